@@ -1,0 +1,100 @@
+"""A picture cut into crops, and the features of its crops put together again.
+
+After moondream/torch/image_crops.py @ 44146f1. Letters of the shapes: N crops, H W pixels or patches, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Image, Resampling
+from torch import Tensor
+from torch.nn import functional as F
+
+from .config import VisionConfig
+
+
+class Tiling(NamedTuple):
+    """How many local crops cover a picture."""
+
+    rows: int
+    columns: int
+
+
+class Crops(NamedTuple):
+    """The crops of one picture, uint8 ``[N, crop_size, crop_size, 3]``: the whole, then the tiles row by row.
+
+    A picture of one tile has one crop here, where the reference encodes the same pixels twice.
+    """
+
+    pixels_NHWC: NDArray[np.uint8]
+    tiling: Tiling
+
+
+def select_tiling(height: int, width: int, config: VisionConfig) -> Tiling:
+    """The number of tiles for a picture of ``height`` x ``width`` pixels, at most ``max_crops`` in all."""
+    h, w = height - 2 * config.margin, width - 2 * config.margin
+    window, most = config.window, config.max_crops
+    if h <= window or w <= window:
+        return Tiling(1, 1)
+    least_rows, least_columns = math.ceil(h / window), math.ceil(w / window)
+    if least_rows * least_columns > most:
+        ratio = math.sqrt(most / (least_rows * least_columns))
+        return Tiling(max(1, math.floor(least_rows * ratio)), max(1, math.floor(least_columns * ratio)))
+    rows = max(math.floor(math.sqrt(most * h / w)), least_rows)
+    columns = max(math.floor(math.sqrt(most * w / h)), least_columns)
+    if rows * columns > most:
+        if columns > rows:
+            columns = math.floor(most / rows)
+        else:
+            rows = math.floor(most / columns)
+    return Tiling(max(1, rows), max(1, columns))
+
+
+def prepare_crops(picture: Image, config: VisionConfig) -> Crops:
+    """Resize an RGB picture (its proportions are not kept) and cut it into overlapping tiles."""
+    side, window = config.crop_size, config.window
+    tiling = select_tiling(picture.height, picture.width, config)
+    whole = np.array(picture.resize((side, side), Resampling.LANCZOS))
+    if tiling == (1, 1):
+        return Crops(whole[None], tiling)
+    size = (tiling.columns * window + 2 * config.margin, tiling.rows * window + 2 * config.margin)
+    resized = np.asarray(picture.resize(size, Resampling.LANCZOS))
+    tiles = [
+        resized[row * window : row * window + side, column * window : column * window + side]
+        for row in range(tiling.rows)
+        for column in range(tiling.columns)
+    ]
+    return Crops(np.stack([whole, *tiles]), tiling)
+
+
+def normalize(pixels_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels in [0, 255] to ``[N, C, H, W]`` in [-1, 1]."""
+    return ((pixels_NHWC.to(dtype) / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)
+
+
+def merge_crops(features_NTC: Tensor, tiling: Tiling, config: VisionConfig) -> Tensor:
+    """Features of one picture's crops to ``[T, 2C]``: the whole beside the tiles, pooled to the grid of one crop.
+
+    Each tile gives up the margin that it shares with a neighbour and keeps that at the border of the picture.
+    """
+    grid, margin = config.grid, config.overlap_margin
+    whole_TC = features_NTC[0]
+    if tiling == (1, 1):
+        return torch.cat([whole_TC, whole_TC], dim=-1)
+    tiles = features_NTC[1:].unflatten(1, (grid, grid))
+    kept_rows = []
+    for row in range(tiling.rows):
+        top, bottom = 0 if row == 0 else margin, grid if row == tiling.rows - 1 else grid - margin
+        kept = []
+        for column in range(tiling.columns):
+            left, right = 0 if column == 0 else margin, grid if column == tiling.columns - 1 else grid - margin
+            kept.append(tiles[row * tiling.columns + column, top:bottom, left:right])
+        kept_rows.append(torch.cat(kept, dim=1))
+    stitched_CHW = torch.cat(kept_rows, dim=0).permute(2, 0, 1)
+    local_TC = F.adaptive_avg_pool2d(stitched_CHW, (grid, grid)).flatten(1).T
+    return torch.cat([whole_TC, local_TC], dim=-1)

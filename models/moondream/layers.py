@@ -1,0 +1,29 @@
+"""The two layers that vision and text share. After moondream/torch/layers.py @ 44146f1."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MLP(nn.Module):
+    """Two linear layers around a GELU in its tanh form."""
+
+    def __init__(self, dim: int, inner_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, inner_dim)
+        self.fc2 = nn.Linear(inner_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., dim]`` to ``[..., out_dim]``."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return out
+
+
+class AttentionWeights(nn.Module):
+    """The linear layers of an attention: queries, keys and values fused, and the projection behind."""
+
+    def __init__(self, dim: int, qkv_dim: int) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(dim, qkv_dim)
+        self.proj = nn.Linear(dim, dim)

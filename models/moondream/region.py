@@ -1,0 +1,70 @@
+"""Places and sizes: numbers to embeddings, hidden states to numbers.
+
+After moondream/torch/region.py @ 44146f1. Letters of the shapes: B rows, C channels, F Fourier features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .config import RegionConfig
+from .layers import MLP
+
+# Sizes run over this many octaves below the whole picture: 2^-10 to 1.
+SIZE_OCTAVES = 10
+
+
+class Region(nn.Module):
+    """The encoders and decoders of coordinates and sizes."""
+
+    def __init__(self, config: RegionConfig) -> None:
+        super().__init__()
+        self.coord_features = nn.Parameter(torch.zeros(1, config.coord_feat_dim // 2), requires_grad=False)
+        self.size_features = nn.Parameter(torch.zeros(2, config.size_feat_dim // 2), requires_grad=False)
+        self.coord_encoder = nn.Linear(config.coord_feat_dim, config.dim)
+        self.size_encoder = nn.Linear(config.size_feat_dim, config.dim)
+        self.coord_decoder = MLP(config.dim, config.inner_dim, config.coord_out_dim)
+        self.size_decoder = MLP(config.dim, config.inner_dim, config.size_out_dim)
+
+    def encode_coordinate(self, value_B1: Tensor) -> Tensor:
+        """Coordinates in [0, 1], ``[B, 1]``, to embeddings ``[B, C]``."""
+        out: Tensor = self.coord_encoder(_fourier(value_B1, self.coord_features))
+        return out
+
+    def encode_size(self, size_B2: Tensor) -> Tensor:
+        """Widths and heights in [1/1024, 1], ``[B, 2]``, to embeddings ``[B, C]``."""
+        out: Tensor = self.size_encoder(_fourier(size_B2, self.size_features))
+        return out
+
+    def decode_coordinate(self, hidden_BC: Tensor) -> Tensor:
+        """Hidden states (before the last norm) to logits over coordinate bins, ``[B, bins]``."""
+        out: Tensor = self.coord_decoder(hidden_BC)
+        return out
+
+    def decode_size(self, hidden_BC: Tensor) -> Tensor:
+        """Hidden states (before the last norm) to logits over width and height bins, ``[B, 2, bins]``."""
+        return self.size_decoder(hidden_BC).unflatten(-1, (2, -1))
+
+
+def bin_to_coordinate(bins: Tensor, count: int) -> Tensor:
+    """Bin 0 .. count-1 to a coordinate in [0, 1): value = bin / count."""
+    return bins.float() / count
+
+
+def bin_to_size(bins: Tensor, count: int) -> Tensor:
+    """Bin 0 .. count-1 to a size in [1/1024, 1]: value = 2^(bin / (count-1) * 10 - 10)."""
+    return torch.exp2(bins.float() / (count - 1) * SIZE_OCTAVES - SIZE_OCTAVES)
+
+
+def size_to_bin(size: Tensor, count: int) -> Tensor:
+    """A size, clamped to [1/1024, 1], to the nearest bin 0 .. count-1."""
+    octaves = torch.log2(size.clamp(2.0**-SIZE_OCTAVES, 1.0)) + SIZE_OCTAVES
+    return (octaves / SIZE_OCTAVES * (count - 1)).round().long()
+
+
+def _fourier(values: Tensor, weights: Tensor) -> Tensor:
+    phase_BF = 2 * math.pi * (values.to(weights.dtype) @ weights)
+    return torch.cat([phase_BF.cos(), phase_BF.sin()], dim=-1)

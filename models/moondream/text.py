@@ -1,0 +1,128 @@
+"""The decoder: embeddings in, hidden states out, over a cache that a batch of sequences shares.
+
+After moondream/torch/text.py and rope.py @ 44146f1. Letters of the shapes: B rows, T new tokens, S cached positions,
+H heads, D channels of a head, C channels, V vocabulary. It knows positions and masks, not what the tokens mean.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import TextConfig
+from .layers import MLP, AttentionWeights
+
+# moondream/torch/rope.py @ 44146f1
+ROTARY_THETA = 10000.0
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer, each ``[layers, B, H, S, D]``; a row's slot is its position."""
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def empty(cls, config: TextConfig, rows: int, positions: int, like: Tensor) -> Cache:
+        """Room for ``positions`` of ``rows`` sequences, on the device and in the type of ``like``."""
+        shape = (config.n_layers, rows, config.n_kv_heads, positions, config.head_dim)
+        return cls(like.new_zeros(shape), like.new_zeros(shape))
+
+
+class TextBlock(nn.Module):
+    """A block whose attention and MLP read the same norm and are added side by side."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.ln = nn.LayerNorm(config.dim)
+        self.attn = AttentionWeights(config.dim, (config.n_heads + 2 * config.n_kv_heads) * config.head_dim)
+        self.mlp = MLP(config.dim, config.ff_dim, config.dim)
+
+    def forward(self, hidden_BTC: Tensor, step: Step, layer: int) -> Tensor:
+        """``[B, T, C]`` to ``[B, T, C]``; keys and values go to the cache."""
+        normed = self.ln(hidden_BTC)
+        heads, kv_heads = self.config.n_heads, self.config.n_kv_heads
+        qkv_BHTD = self.attn.qkv(normed).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+        q, k, v = qkv_BHTD.split([heads, kv_heads, kv_heads], dim=1)
+        q, k = rotate(q, step.rotary), rotate(k, step.rotary)
+        if step.cache is not None:
+            k, v = step.remember(k, v, layer)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=step.mask_B1TS, enable_gqa=heads != kv_heads)
+        out: Tensor = hidden_BTC + self.attn.proj(seen.transpose(1, 2).flatten(2)) + self.mlp(normed)
+        return out
+
+
+class Step(NamedTuple):
+    """What all blocks share in one pass: rotations, mask (None: all see all), and the cache to write and read."""
+
+    rotary: tuple[Tensor, Tensor]
+    mask_B1TS: Tensor | None
+    positions_BT: Tensor
+    cache: Cache | None
+    seen: int
+
+    def remember(self, k_BHTD: Tensor, v_BHTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Write new keys and values at their positions; return all up to position ``seen``."""
+        assert self.cache is not None
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        rows = torch.arange(len(keys), device=keys.device)[:, None]
+        keys[rows, :, self.positions_BT] = k_BHTD.transpose(1, 2)
+        values[rows, :, self.positions_BT] = v_BHTD.transpose(1, 2)
+        return keys[:, :, : self.seen], values[:, :, : self.seen]
+
+
+class Text(nn.Module):
+    """Token embeddings, the blocks, and the head over the vocabulary."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Parameter(torch.zeros(config.vocab_size, config.dim))
+        self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.n_layers))
+        self.post_ln = nn.LayerNorm(config.dim)
+        self.lm_head = nn.Linear(config.dim, config.vocab_size)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids ``[...]`` to embeddings ``[..., C]``."""
+        return F.embedding(ids, self.wte)
+
+    def forward(
+        self, embeds_BTC: Tensor, positions_BT: Tensor, mask_B1TS: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Hidden states of the last block, before the last norm, ``[B, T, C]``.
+
+        With a cache, row b's token t is stored at ``positions_BT[b, t]`` and S is the width of the mask (without a
+        mask: T, the whole of a prefix); without one, S is T.
+        """
+        seen = embeds_BTC.shape[1] if mask_B1TS is None else mask_B1TS.shape[-1]
+        rotary = rotary_table(positions_BT, self.config.rotary_dim)
+        step = Step(rotary, mask_B1TS, positions_BT, cache, seen)
+        hidden_BTC = embeds_BTC
+        for layer, block in enumerate(self.blocks):
+            hidden_BTC = block(hidden_BTC, step, layer)
+        return hidden_BTC
+
+    def logits(self, hidden_BC: Tensor) -> Tensor:
+        """Hidden states to logits over the vocabulary, ``[..., V]``."""
+        out: Tensor = self.lm_head(self.post_ln(hidden_BC))
+        return out
+
+
+def rotary_table(positions_BT: Tensor, rotary_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of each position, float32 ``[B, 1, T, rotary_dim / 2]``."""
+    pairs = torch.arange(0, rotary_dim, 2, device=positions_BT.device, dtype=torch.float32)
+    angles = positions_BT[:, None, :, None].float() * ROTARY_THETA ** (-pairs / rotary_dim)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_BHTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the first channels of each head in pairs (d, d + rotary_dim / 2), in float32; the rest passes."""
+    cos, sin = rotary
+    half = cos.shape[-1]
+    first, second = x_BHTD[..., :half].float(), x_BHTD[..., half : 2 * half].float()
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([turned.to(x_BHTD.dtype), x_BHTD[..., 2 * half :]], dim=-1)

@@ -1,0 +1,108 @@
+"""Flat shapes on a plain ground: where they lie in a picture, and how they are painted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from random import Random
+
+from PIL import Image, ImageDraw
+
+from ..tasks import Box, Spot
+
+KINDS = ("circle", "square", "triangle")
+SIZES = ("large", "small")
+COLOURS = {
+    "red": (214, 48, 49),
+    "orange": (242, 132, 28),
+    "yellow": (248, 208, 52),
+    "green": (46, 160, 88),
+    "blue": (44, 98, 214),
+    "purple": (138, 70, 178),
+}
+GROUNDS = {"white": (250, 250, 247), "grey": (156, 160, 166), "black": (24, 25, 30), "pink": (250, 190, 205)}
+BANDS = {"near the top": (0.0, 0.40), "in the middle": (0.47, 0.53), "near the bottom": (0.60, 1.0)}
+
+# Bounds of the diameter of a circle over the root of the picture's area: the gap between large and small is never blurred.
+_DIAMETERS = {"large": (0.37, 0.44), "small": (0.25, 0.28)}
+# Width and height of each kind over that diameter, so that kinds of one size cover about the same area.
+_EXTENTS = {"circle": (1.0, 1.0), "square": (0.9, 0.9), "triangle": (1.15, 1.02)}
+_EDGE = 0.02
+_GAP = 0.03
+_STEP = 0.12
+_SUPERSAMPLING = 4
+_JITTER = 7
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape: what it is called, and its ``box`` in fractions of the picture."""
+
+    size: str
+    colour: str
+    kind: str
+    band: str
+    box: Box
+
+    @property
+    def centre(self) -> Spot:
+        """The middle of the box, in fractions."""
+        return Spot((self.box.x_min + self.box.x_max) / 2, (self.box.y_min + self.box.y_max) / 2)
+
+
+def arrange(random: Random, count: int, picture: tuple[int, int]) -> tuple[Shape, ...]:
+    """Lay ``count`` shapes into a ``picture`` of (width, height) pixels, left to right, clear of each other.
+
+    No two share both colour and kind, so that "the red circle" is always one. Centres lie at least 0.12 widths apart.
+    """
+    names = random.sample([(colour, kind) for colour in COLOURS for kind in KINDS], count)
+    while True:
+        shapes = [_lay(random, colour, kind, picture) for colour, kind in names]
+        if _is_clear(shapes):
+            return tuple(sorted(shapes, key=lambda shape: shape.centre.x))
+
+
+def paint(random: Random, shapes: Sequence[Shape], ground: str, picture: tuple[int, int]) -> Image.Image:
+    """Paint the shapes with smooth edges on the ``ground``; every colour strays a little from its name's."""
+    width, height = (side * _SUPERSAMPLING for side in picture)
+    image = Image.new("RGB", (width, height), _tint(random, GROUNDS[ground]))
+    pen = ImageDraw.Draw(image)
+    for shape in shapes:
+        left, top, right, bottom = (side * part for side, part in zip((width, height) * 2, shape.box, strict=True))
+        colour = _tint(random, COLOURS[shape.colour])
+        if shape.kind == "circle":
+            pen.ellipse((left, top, right, bottom), fill=colour)
+        elif shape.kind == "square":
+            pen.rectangle((left, top, right, bottom), fill=colour)
+        else:
+            pen.polygon(((left, bottom), ((left + right) / 2, top), (right, bottom)), fill=colour)
+    return image.reduce(_SUPERSAMPLING)
+
+
+def _lay(random: Random, colour: str, kind: str, picture: tuple[int, int]) -> Shape:
+    size = random.choice(SIZES)
+    diameter = random.uniform(*_DIAMETERS[size]) * math.sqrt(picture[0] * picture[1])
+    width, height = (diameter * extent / side for extent, side in zip(_EXTENTS[kind], picture, strict=True))
+    band = random.choice(list(BANDS))
+    above, below = BANDS[band]
+    x = random.uniform(width / 2 + _EDGE, 1 - width / 2 - _EDGE)
+    y = random.uniform(max(above, height / 2 + _EDGE), min(below, 1 - height / 2 - _EDGE))
+    return Shape(size, colour, kind, band, Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+
+
+def _is_clear(shapes: Sequence[Shape]) -> bool:
+    return all(_are_apart(one.box, two.box) for one, two in combinations(shapes, 2)) and all(
+        abs(one.centre.x - two.centre.x) >= _STEP for one, two in combinations(shapes, 2)
+    )
+
+
+def _are_apart(one: Box, two: Box) -> bool:
+    aside = one.x_max + _GAP <= two.x_min or two.x_max + _GAP <= one.x_min
+    return aside or one.y_max + _GAP <= two.y_min or two.y_max + _GAP <= one.y_min
+
+
+def _tint(random: Random, colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, part + random.randint(-_JITTER, _JITTER))) for part in colour)
+    return red, green, blue
