@@ -1,0 +1,36 @@
+# Each target makes its own .venv when there is none. What is there already is not installed again, nor asked for.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
+
+.PHONY: help demo test lint notebooks
+
+help:  ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/runtime  ## draw pictures, annotate them with the embedded model, show what came out
+	$(BIN)/moondream-beam demo
+
+test: .venv/test  ## run all tests, the quick ones first
+	$(BIN)/pytest
+
+lint: .venv/test  ## check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+notebooks: .venv/test  ## run every notebook from top to bottom
+	$(BIN)/jupyter-execute $(wildcard notebooks/*.ipynb)
+
+# Without build isolation the pinned setuptools builds, and a repeated install needs no network.
+.venv/runtime: setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	mkdir -p .venv/house
+	ln -sfn ../.. .venv/house/moondream_beam
+	$(INSTALL) setuptools
+	$(INSTALL) --no-build-isolation --editable .
+	touch $@
+
+.venv/test: .venv/runtime
+	$(INSTALL) --no-build-isolation --editable ".[test]"
+	touch $@

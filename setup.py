@@ -1,0 +1,30 @@
+"""Install the repository root under one import name: the folders stay at the top, ``models`` is not a name for all."""
+
+from __future__ import annotations
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+NAME = "moondream_beam"
+FOLDERS = ["models", "models/moondream", "models/tiny", "transforms", "pipelines"]
+PACKAGE_DIR = {NAME: ".", **{f"{NAME}.{folder.replace('/', '.')}": folder for folder in FOLDERS}}
+
+
+class BuildRoot(build_py):
+    """Of the root's own modules, package only ``__init__.py``: not this file."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """List (package, module, file) of one folder."""
+        modules = super().find_package_modules(package, package_dir)
+        return [module for module in modules if package != NAME or module[1] == "__init__"]
+
+
+setup(
+    package_dir=PACKAGE_DIR,
+    packages=list(PACKAGE_DIR),
+    package_data={
+        NAME: ["py.typed"],
+        f"{NAME}.models.tiny": ["config.json", "tokenizer.json", "model.safetensors", "README.md"],
+    },
+    cmdclass={"build_py": BuildRoot},
+)
