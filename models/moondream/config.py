@@ -134,7 +134,7 @@ class MoondreamConfig:
         image_tokens = self.vision.grid**2
         if self.text.prefix_attn != image_tokens + 1:
             raise ValueError(
-                f"config: prefix_attn is {self.text.prefix_attn}, but a BOS and {image_tokens} patches are {image_tokens + 1}"
+                f"config: prefix_attn {self.text.prefix_attn}: it must be {image_tokens} patches and a BOS"
             )
         if self.vision.window <= 0:
             raise ValueError(f"config: overlap_margin {self.vision.overlap_margin} leaves nothing of a crop")

@@ -26,27 +26,32 @@ Wish = Literal["word", "object", "y", "size"]
 
 @dataclass
 class Row:
-    """One answer being written behind prefix ``prefix`` of the batch.
+    """One answer being written, behind the image prefix of index ``prefix``.
 
     ``limit``: tokens, or objects, at most. ``places``: numbers of objects, x y or x y width height each.
     """
 
-    prefix: int
     prompt: Sequence[int]
     limit: int
     sampling: Sampling
     random: random.Random
     wish: Wish
     sized: bool = False
+    prefix: int = 0
     ids: list[int] = field(default_factory=list)
     places: list[list[float]] = field(default_factory=list)
     steps: int = 0
     finish_reason: FinishReason | None = None
 
     @property
-    def most_steps(self) -> int:
-        """Positions that the answer can take behind the prompt."""
-        return self.limit if self.wish == "word" else self.limit * (3 if self.sized else 2)
+    def room(self) -> int:
+        """Positions that prompt and answer can take behind the prefix, and one on which an ended row idles."""
+        return len(self.prompt) + self.limit * self.stride + 1
+
+    @property
+    def stride(self) -> int:
+        """Positions that one token, or one object, takes."""
+        return 1 if self.wish == "word" else 3 if self.sized else 2
 
 
 def generate(model: MoondreamModel, prefixes: Cache, rows: list[Row]) -> None:
@@ -146,7 +151,7 @@ class _Batch:
         self.model, self.rows = model, rows
         self.prefix_length = prefixes.keys.shape[3]
         self.device = prefixes.keys.device
-        longest = max(len(row.prompt) + row.most_steps for row in rows)
+        longest = max(row.room for row in rows)
         self.cache = Cache.empty(model.config.text, len(rows), self.prefix_length + longest, like=prefixes.keys)
         order = torch.tensor([row.prefix for row in rows], device=self.device)
         for mine, theirs in zip(self.cache, prefixes, strict=True):

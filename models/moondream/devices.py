@@ -1,0 +1,43 @@
+"""Where the network runs, and in which precision: chosen aloud, never changed silently."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name; ``"auto"`` is the first of cuda, mps and cpu that is here.
+
+    Raises:
+        ValueError: there is no device of that name anywhere.
+        RuntimeError: this machine has no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device}: choose auto, cpu, cuda, cuda:N or mps") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"device {device}: this machine has no CUDA device that PyTorch can use; choose cpu")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise RuntimeError(f"device {device}: this machine has no Metal device; choose cpu")
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The precision of that name; ``"auto"`` is float32 on a CPU, else bfloat16 where the chip has it, else float16.
+
+    Raises:
+        ValueError: there is no such precision.
+    """
+    if dtype == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        whole = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if whole else torch.float16
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype}: choose auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
