@@ -1,0 +1,104 @@
+"""What the documents promise holds: snippets run, commands parse, targets and files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PAGES = [path.relative_to(ROOT).as_posix() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("models/**/*.md")])]
+FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block: ``line`` is where its text starts, ``kind`` what stands behind the fence."""
+
+    page: str
+    line: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The fenced blocks of a page."""
+    text = (ROOT / page).read_text()
+    for fence in FENCE.finditer(text):
+        yield Block(page, text[: fence.start(2)].count("\n") + 1, fence[1].strip(), fence[2])
+
+
+def commands(script: str) -> Iterator[list[str]]:
+    """The commands of a shell script as words; ``&&`` separates two."""
+    for line in script.replace("\\\n", " ").splitlines():
+        for command in line.split("&&"):
+            if words := shlex.split(command, comments=True):
+                yield words
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+SNIPPETS = [block for block in BLOCKS if block.kind == "python"]
+SCRIPTS = [block for block in BLOCKS if block.kind in ("sh", "sh run")]
+COMMANDS = [words for block in SCRIPTS for words in commands(block.text)]
+
+
+@pytest.fixture
+def somewhere(tmp_path, monkeypatch) -> Path:
+    """A folder to work in, with three pictures in ``photos``."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for colour in ("red", "green", "blue"):
+        Image.new("RGB", (64, 48), colour).save(f"photos/{colour}.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_says_what_it_is(block):
+    assert block.kind in ("python", "sh", "sh run", "text"), "a block of another kind is tested by nobody"
+
+
+@pytest.mark.parametrize("block", SNIPPETS, ids=str)
+def test_a_python_snippet_runs(block, somewhere):
+    # Empty lines in front, so that a traceback shows the line of the page.
+    code = compile("\n" * (block.line - 1) + block.text, str(ROOT / block.page), "exec")
+    exec(code, {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("block", [block for block in SCRIPTS if block.kind == "sh run"], ids=str)
+def test_a_script_marked_run_runs(block, somewhere):
+    subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], check=True)
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "moondream-beam"], ids=shlex.join)
+def test_a_moondream_beam_command_parses(words):
+    from moondream_beam.pipelines import cli
+
+    cli.parser().parse_known_args(words[1:])
+
+
+def test_a_target_of_make_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    quoted = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)`", (ROOT / page).read_text())}
+    run = {target for words in COMMANDS if words[0] == "make" for target in words[1:]}
+    assert {"demo", "test", "lint"} <= quoted | run <= targets
+
+
+def test_the_architecture_names_every_module_and_no_ghost():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"^([\w-]*[./][\w./-]*|Makefile|LICENSE)  ", text, re.MULTILINE))
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for floor in ("models", "transforms", "pipelines")
+        for path in (ROOT / floor).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert modules - named == set()
