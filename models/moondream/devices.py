@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device's name; whether this machine has that device is not asked: a worker may.
+
+    Raises:
+        ValueError: there is no device of that name anywhere.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ValueError(f"device {device}: choose auto, cpu, cuda, cuda:N or mps")
 
 
 def choose_device(device: str) -> torch.device:
@@ -14,14 +26,16 @@ def choose_device(device: str) -> torch.device:
         ValueError: there is no device of that name anywhere.
         RuntimeError: this machine has no such device.
     """
+    check_device(device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device}: choose auto, cpu, cuda, cuda:N or mps") from error
+    chosen = torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"device {device}: this machine has no CUDA device that PyTorch can use; choose cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise RuntimeError(
+            f"device {device}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
+        )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise RuntimeError(f"device {device}: this machine has no Metal device; choose cpu")
     return chosen

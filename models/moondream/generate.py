@@ -97,12 +97,10 @@ def advance(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Te
 
 def _choose(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> list[int]:
     logits_BV = model.text.logits(hidden_BC).float()
+    # The id that starts an answer may come first (prefill is unmasked in the reference), never later.
+    logits_BV[[index for index, row in enumerate(rows) if row.ids], model.config.tokenizer.answer_id] = -torch.inf
     for index, row in enumerate(rows):
-        if row.wish == "word":
-            # The id that starts an answer may come first (prefill is unmasked in the reference), never later.
-            if row.ids:
-                logits_BV[index, model.config.tokenizer.answer_id] = -torch.inf
-            penalize(logits_BV[index], row.ids, row.sampling.repetition_penalty)
+        penalize(logits_BV[index], row.ids, row.sampling.repetition_penalty)
     # Whether there is another object is no matter of chance.
     temperatures = [row.sampling.temperature if row.wish == "word" else 0.0 for row in rows]
     draws = [row.random.random() if temperature else 0.0 for row, temperature in zip(rows, temperatures, strict=True)]

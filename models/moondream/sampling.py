@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+TINY = torch.finfo(torch.float32).tiny
+
 
 def generator(request_id: str) -> random.Random:
     """The source of a request's draws: the same id draws the same numbers, whatever shares its batch."""
@@ -27,12 +29,21 @@ def penalize(logits_V: Tensor, generated: Sequence[int], penalty: float) -> None
     logits_V[ids] = torch.where(logits > 0, logits / penalty, logits * penalty)
 
 
-def probabilities(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor) -> Tensor:
-    """The distribution that tokens are drawn from, float32 ``[B, V]``; temperatures above 0.
+def probabilities(logits_BV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float]) -> Tensor:
+    """The distribution that tokens are drawn from, float32 ``[B, V]``; temperatures above 0."""
+    temperature_B = torch.tensor(temperatures, device=logits_BV.device, dtype=torch.float32)
+    # Logits below the likeliest: a tiny temperature makes nothing infinite but what is impossible then.
+    below_BV = logits_BV.float() - logits_BV.max(-1, keepdim=True).values
+    probs_BV = (below_BV / temperature_B[:, None].clamp_min(TINY)).softmax(-1)
+    # The sort costs as much as a layer: only the rows that need it pay.
+    if narrow := [index for index, top_p in enumerate(top_ps) if top_p < 1]:
+        top_p_B = torch.tensor([top_ps[index] for index in narrow], device=logits_BV.device, dtype=torch.float32)
+        probs_BV[narrow] = _nucleus(probs_BV[narrow], top_p_B)
+    return probs_BV
 
-    Kept are the likeliest tokens, up to and with the first that brings their sum above ``top_p``.
-    """
-    probs_BV = (logits_BV.float() / temperature_B[:, None]).softmax(-1)
+
+def _nucleus(probs_BV: Tensor, top_p_B: Tensor) -> Tensor:
+    """Keep the likeliest tokens, up to and with the first that brings their sum above ``top_p``."""
     ordered, order = probs_BV.sort(dim=-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     ordered = ordered.masked_fill(before > top_p_B[:, None], 0.0)
@@ -45,11 +56,9 @@ def draw(logits_BV: Tensor, temperatures: Sequence[float], top_ps: Sequence[floa
     likeliest_B = logits_BV.argmax(-1)
     if not any(temperatures):
         return likeliest_B
-    temperature_B, top_p_B, draw_B = (
-        torch.tensor(values, device=logits_BV.device, dtype=torch.float32) for values in (temperatures, top_ps, draws)
-    )
-    greedy_B = temperature_B == 0
-    probs_BV = probabilities(logits_BV, temperature_B.masked_fill(greedy_B, 1.0), top_p_B)
+    probs_BV = probabilities(logits_BV, [temperature or 1.0 for temperature in temperatures], top_ps)
+    greedy_B = torch.tensor([temperature == 0 for temperature in temperatures], device=logits_BV.device)
+    draw_B = torch.tensor(draws, device=logits_BV.device, dtype=torch.float32)
     reached_BV = probs_BV.cumsum(-1)
     drawn_B = (reached_BV > draw_B[:, None] * reached_BV[:, -1:]).int().argmax(-1)
     return torch.where(greedy_B, likeliest_B, drawn_B)

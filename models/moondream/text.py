@@ -63,15 +63,15 @@ class Step(NamedTuple):
     mask_B1TS: Tensor | None
     positions_BT: Tensor
     cache: Cache | None
+    rows_B1: Tensor
     seen: int
 
     def remember(self, k_BHTD: Tensor, v_BHTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Write new keys and values at their positions; return all up to position ``seen``."""
         assert self.cache is not None
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        rows = torch.arange(len(keys), device=keys.device)[:, None]
-        keys[rows, :, self.positions_BT] = k_BHTD.transpose(1, 2)
-        values[rows, :, self.positions_BT] = v_BHTD.transpose(1, 2)
+        keys[self.rows_B1, :, self.positions_BT] = k_BHTD.transpose(1, 2)
+        values[self.rows_B1, :, self.positions_BT] = v_BHTD.transpose(1, 2)
         return keys[:, :, : self.seen], values[:, :, : self.seen]
 
 
@@ -100,7 +100,8 @@ class Text(nn.Module):
         """
         seen = embeds_BTC.shape[1] if mask_B1TS is None else mask_B1TS.shape[-1]
         rotary = rotary_table(positions_BT, self.config.rotary_dim)
-        step = Step(rotary, mask_B1TS, positions_BT, cache, seen)
+        rows_B1 = torch.arange(len(embeds_BTC), device=embeds_BTC.device)[:, None]
+        step = Step(rotary, mask_B1TS, positions_BT, cache, rows_B1, seen)
         hidden_BTC = embeds_BTC
         for layer, block in enumerate(self.blocks):
             hidden_BTC = block(hidden_BTC, step, layer)

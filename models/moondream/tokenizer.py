@@ -15,7 +15,12 @@ class Tokenizer:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
 
     def encode(self, text: str) -> list[int]:
-        """Text, taken as it is, to token ids."""
+        """Text, taken as it is, to token ids.
+
+        Raises:
+            ValueError: the text is not Unicode: it holds half of a surrogate pair.
+        """
+        text.encode()
         return self._tokenizer.encode(text).ids
 
     def decode(self, ids: Sequence[int]) -> str:

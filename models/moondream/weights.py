@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from .config import MoondreamConfig
@@ -61,13 +61,19 @@ class Checkpoint:
         """The network with its weights, ready to infer.
 
         Raises:
-            ValueError: a tensor is missing, left over or of another shape than the configuration says.
+            ValueError: a tensor is missing, left over or of another shape than the configuration says, or the file is
+                not whole.
         """
         config = MoondreamConfig.read(self.folder / CONFIG_FILE)
         with torch.device("meta"):
             model = MoondreamModel(config)
         expected = {PREFIX + name: tensor.shape for name, tensor in model.state_dict().items()}
-        with safe_open(self.folder / WEIGHTS_FILE, framework="pt", device=str(device)) as file:
+        try:
+            weights = safe_open(self.folder / WEIGHTS_FILE, framework="pt", device=str(device))
+        except SafetensorError as error:
+            # A download cut short, or the pointer that git leaves in a file's place without LFS.
+            raise ValueError(f"model {self.folder}: {WEIGHTS_FILE} is not whole ({error}); fetch it again") from error
+        with weights as file:
             found = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             _check(self.folder, expected, found)
             state = {name.removeprefix(PREFIX): file.get_tensor(name).to(dtype) for name in expected}
