@@ -20,7 +20,7 @@ lint: .venv/test  ## check format, style and types
 	$(BIN)/mypy
 
 notebooks: .venv/test  ## run every notebook from top to bottom
-	$(BIN)/jupyter-execute $(wildcard notebooks/*.ipynb)
+	for notebook in $(wildcard notebooks/*.ipynb); do $(BIN)/jupyter-execute $$notebook || exit; done
 
 # Without build isolation the pinned setuptools builds, and a repeated install needs no network.
 .venv/runtime: setup.py pyproject.toml constraints.txt

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -74,14 +77,17 @@ def test_a_python_snippet_runs(block, somewhere):
 
 @pytest.mark.parametrize("block", [block for block in SCRIPTS if block.kind == "sh run"], ids=str)
 def test_a_script_marked_run_runs(block, somewhere):
-    subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], check=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], check=True, env={**os.environ, "PATH": path})
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "moondream-beam"], ids=shlex.join)
 def test_a_moondream_beam_command_parses(words):
     from moondream_beam.pipelines import cli
 
-    cli.parser().parse_known_args(words[1:])
+    _, for_beam = cli.parser().parse_known_args(words[1:])
+    names = {word[2:].split("=")[0] for word in for_beam if word.startswith("--")}
+    assert names <= set(PipelineOptions(for_beam).get_all_options(drop_default=True)), "no such flag, here or in Beam"
 
 
 def test_a_target_of_make_exists():
