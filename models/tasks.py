@@ -123,6 +123,9 @@ class Sampling:
         return CAPTION_MAX_TOKENS[task.length] if isinstance(task, Caption) else DEFAULT_MAX_TOKENS
 
 
+DEFAULT_SAMPLING = Sampling()
+
+
 class Box(NamedTuple):
     """A rectangle in fractions of width and height, in [0, 1], from the top left."""
 
@@ -153,7 +156,8 @@ class Answer:
 class Timings:
     """Milliseconds that a request took: waiting for its turn, seeing the picture, and answering.
 
-    Requests that share a batch share its time: each bears its equal part, so that sums over rows are real.
+    Requests that share a pass share its time, and each bears its equal part, so that sums over requests are real.
+    Only the waiting is a time on the clock.
     """
 
     wait_ms: float = 0.0
@@ -177,7 +181,7 @@ class Request:
     id: str
     picture: Image
     task: Task
-    sampling: Sampling = Sampling()
+    sampling: Sampling = DEFAULT_SAMPLING
 
 
 @dataclass(frozen=True)

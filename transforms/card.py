@@ -1,0 +1,89 @@
+"""What stands beside the rows: the dataset card that makes the folder loadable, and the record of each run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Job
+from .write import make_folder
+
+CARD = """\
+---
+configs:
+- config_name: default
+  data_files: data/*.parquet
+- config_name: errors
+  data_files: errors/*.parquet
+tags:
+- moondream-beam
+---
+# Annotated images
+
+One row for each task on each picture, in `data/`; what could not be answered, and why, in `errors/`.
+Each run has its record in `runs/`.
+
+```python
+from datasets import load_dataset
+
+annotations = load_dataset("{output}", split="train")
+errors = load_dataset("{output}", "errors", split="train")
+```
+"""
+
+VERSIONS = ("moondream-beam", "apache-beam", "torch", "pillow", "pyarrow", "tokenizers")
+
+
+def write_card(output: str) -> None:
+    """Write README.md, and a file of no rows where a folder would lack one: readers want one for the columns."""
+    _write(FileSystems.join(output, "README.md"), CARD.format(output=output))
+    for kind, schema in (("data", ANNOTATION_SCHEMA), ("errors", FAILURE_SCHEMA)):
+        folder = FileSystems.join(output, kind)
+        if not FileSystems.match([FileSystems.join(folder, "*.parquet")])[0].metadata_list:
+            make_folder(folder)
+            with FileSystems.create(FileSystems.join(folder, "part-empty.parquet")) as file:
+                pq.write_table(pa.Table.from_batches([], schema), file)
+
+
+def write_record(output: str, run: str, record: Mapping[str, Any]) -> None:
+    """Write ``runs/<run>.json``."""
+    folder = FileSystems.join(output, "runs")
+    make_folder(folder)
+    _write(FileSystems.join(folder, f"{run}.json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_record(output: str, run: str) -> dict[str, Any]:
+    """Read ``runs/<run>.json``."""
+    with FileSystems.open(FileSystems.join(output, "runs", f"{run}.json")) as file:
+        record: dict[str, Any] = json.loads(file.read())
+    return record
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """What ran: model, tasks, sampling and the versions of all that decides an answer."""
+    return {
+        "model": job.annotator.name,
+        "revision": job.annotator.revision,
+        "tasks": [{"task": task.name, "prompt": task.prompt} for task in job.tasks],
+        "sampling": vars(job.sampling),
+        "versions": {name: installed_version(name) for name in VERSIONS},
+    }
+
+
+def installed_version(name: str) -> str:
+    """The version of a distribution. A worker may have the package without its metadata: no reason to fail a run."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _write(path: str, text: str) -> None:
+    with FileSystems.create(path) as file:
+        file.write(text.encode())

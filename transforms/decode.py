@@ -1,0 +1,71 @@
+"""Bytes to an upright RGB picture. The bytes are not trusted: sizes are checked before pixels are made."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Pixels and pixels a side, read from the header before anything is decoded.
+MAX_PIXELS = 178_956_970
+MAX_SIDE = 65_500
+# Images of the web and of cameras that can be told by their first bytes. Not PostScript, which is a program.
+WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+MARKUP_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<svg")
+
+
+Image.init()
+# A Pillow built without one of the codecs does not know its name.
+FORMATS = tuple(name for name in WANTED_FORMATS if name in Image.OPEN)
+
+
+class UndecodableError(ValueError):
+    """These bytes are no picture, or one beyond the limits."""
+
+
+def decode(content: bytes) -> Image.Image:
+    """The first frame, turned upright by EXIF, in RGB: transparency over white, 16 bits to 8, CMYK to RGB.
+
+    Raises:
+        UndecodableError: the bytes are no picture, broken, cut off or too large.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UndecodableError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UndecodableError(_describe(content)) from error
+    # Pillow's plug-ins raise many kinds for broken files, SyntaxError and struct.error among them.
+    except Exception as error:
+        raise UndecodableError(f"{type(error).__name__}: {error}") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise UndecodableError(f"{width} x {height} pixels are more than {MAX_PIXELS} in all or {MAX_SIDE} a side")
+    if min(width, height) < 1:
+        raise UndecodableError(f"{width} x {height} pixels are no picture")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in SIXTEEN_BIT:
+        # Pillow would clip 16 bits to 8, not scale them.
+        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
+    if image.mode == "F":
+        raise UndecodableError("pixels of floating point have no brightest value to scale by")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image.convert("RGB")
+
+
+def _describe(content: bytes) -> str:
+    if content[:512].lstrip().lower().startswith(MARKUP_STARTS):
+        return "this is a page of HTML or XML, not a picture"
+    return f"no known image format; it starts with {content[:8]!r}"

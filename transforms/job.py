@@ -1,0 +1,133 @@
+"""The whole job as one transform: plan, annotate shard by shard, write, and record what was done."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics.metric import Metrics
+from apache_beam.pvalue import AsSingleton, PCollection
+from apache_beam.utils.shared import Shared
+
+from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
+from .annotate import annotate, check_tasks, share_annotator
+from .card import describe, write_card, write_record
+from .plan import Count, PlanShards, Shard
+from .progress import ProgressNotes
+from .records import ImageRef, Job
+from .summary import Summary, sum_summaries
+from .write import ShardWriter
+
+SHARD_SIZE = 1000
+NAMESPACE = "moondream_beam"
+
+
+class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[str, Any]]]):
+    """Annotate pictures into a folder of Parquet files; run again, it does only what is missing.
+
+    ``shard_size`` pictures go into a file, about; ``min_shards`` makes smaller ones, so that each worker has some.
+    ``about`` is kept in the run's record. The result is that record, one element.
+
+    Raises:
+        ValueError: no task, a task that the annotator can't be asked, or an output that looks like a glob.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        annotator: Annotator,
+        output: str,
+        *,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        shard_size: int = SHARD_SIZE,
+        min_shards: int = 1,
+        run: str | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_tasks(tasks, annotator)
+        if set(output) & set("*?["):
+            raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
+        if shard_size < 1:
+            raise ValueError(f"shard size {shard_size}: give 1 or more")
+        self.job = Job(tuple(tasks), annotator, sampling, run or new_run())
+        self.output, self.shard_size, self.min_shards = output, shard_size, min_shards
+        self.about = dict(about or {})
+
+    def expand(self, refs: PCollection[ImageRef]) -> PCollection[dict[str, Any]]:
+        """Only paths and rows of sums go from stage to stage."""
+        plan = refs | "Plan" >> PlanShards(self.job, self.output, self.shard_size, self.min_shards)
+        noted = plan.counts | "Note the plan" >> beam.Map(_note_plan, self.output, self.job.run)
+        return (
+            plan.shards
+            | "Annotate shards" >> beam.ParDo(_AnnotateShard(self.job, self.output), AsSingleton(noted))
+            | "Sum up" >> beam.CombineGlobally(sum_summaries)
+            | "Record" >> beam.Map(_record, AsSingleton(plan.counts), self.job, self.output, self.about, time.time())
+        )
+
+
+class _AnnotateShard(beam.DoFn):
+    """One shard at a time: its rows stream through the annotator into its files."""
+
+    def __init__(self, job: Job, output: str) -> None:
+        self.job, self.output = job, output
+        self._shared = Shared()
+
+    def setup(self) -> None:
+        self.job = share_annotator(self.job, self._shared)
+
+    def process(self, shard: Shard, plan: Count) -> Iterator[Summary]:
+        """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
+        the notes of a shard mean nothing without it."""
+        number, refs = shard
+        writer = ShardWriter(self.output, self.job.run, number)
+        if writer.is_published:
+            yield writer.published_summary()
+            return
+        notes = ProgressNotes(self.output, self.job.run)
+        summary = Summary()
+        try:
+            for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, run=self.job.run):
+                writer.add(row)
+                summary = summary.plus(row)
+                notes.tell(number, summary)
+            writer.publish()
+        except BaseException:
+            writer.discard()
+            raise
+        notes.tell(number, summary, last=True)
+        for name in ("annotations", "failures", "output_tokens"):
+            Metrics.counter(NAMESPACE, name).inc(getattr(summary, name))
+        yield summary
+
+
+def new_run() -> str:
+    """A name for a run: when it was planned, and a chance that nobody else was at the same second."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
+
+
+def _note_plan(count: Count, output: str, run: str) -> Count:
+    ProgressNotes(output, run).plan(count.pending)
+    return count
+
+
+def _record(
+    summary: Summary, count: Count, job: Job, output: str, about: Mapping[str, Any], started: float
+) -> dict[str, Any]:
+    record = {
+        "run": job.run,
+        **about,
+        **describe(job),
+        "counts": {**count._asdict(), "annotations": summary.annotations, "failures": summary.failures},
+        "balanced": count.pending == summary.rows,
+        "totals": {name: getattr(summary, name) for name in summary._fields[2:]},
+        "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
+        "wall_seconds": round(time.time() - started, 3),
+    }
+    write_card(output)
+    write_record(output, job.run, record)
+    return record

@@ -1,0 +1,64 @@
+"""How far a run is, while it runs: small files beside the unpublished shards, for whoever looks at the output.
+
+Local outputs only: on an object store every note would be a request, and the published shards tell enough.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from apache_beam.io.filesystems import FileSystems
+
+from .summary import Summary, sum_summaries
+
+SECONDS_BETWEEN_NOTES = 0.5
+PLAN_NOTE = "plan.json"
+
+
+class ProgressNotes:
+    """The notes of one run. Each shard has its own, and so needs no lock."""
+
+    def __init__(self, output: str, run: str) -> None:
+        # A drive letter is no scheme: Beam says None for every local path.
+        self.folder = Path(output, "_temporary", f"{run}.notes") if FileSystems.get_scheme(output) is None else None
+        self._last = 0.0
+
+    def plan(self, pending: int) -> None:
+        """Note how many rows the run will have."""
+        self._write(PLAN_NOTE, [pending])
+
+    def tell(self, shard: int, summary: Summary, last: bool = False) -> None:
+        """Note the sums of a shard so far, unless it was just done; ``last`` is always noted."""
+        now = time.monotonic()
+        if last or now - self._last >= SECONDS_BETWEEN_NOTES:
+            self._last = now
+            self._write(f"{shard}.json", summary)
+
+    def read(self) -> tuple[int | None, Summary]:
+        """The number of rows planned (None: not planned yet), and the sums over all shards so far."""
+        planned, summaries = None, []
+        for path in self.folder.glob("*.json") if self.folder else ():
+            values = json.loads(path.read_text())
+            if path.name == PLAN_NOTE:
+                (planned,) = values
+            else:
+                summaries.append(Summary(*values))
+        return planned, sum_summaries(summaries)
+
+    def remove(self) -> None:
+        """Remove the notes, once the run is over."""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, name: str, values: object) -> None:
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / name
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps(values))
+            # A reader sees the old note or the new one, never half of one.
+            draft.replace(path)

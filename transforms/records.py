@@ -1,0 +1,163 @@
+"""The rows that flow and the Arrow schemas that they are written with."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+
+from ..models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
+
+Stage = Literal["list", "fetch", "decode", "answer", "write"]
+
+KEY_DIGITS = 20
+MILLISECONDS = pa.float32()
+
+
+class ImageRef(NamedTuple):
+    """Where a picture lies, its name relative to the input's root, and what to ask of it.
+
+    Without ``tasks`` of its own it is asked those of the job.
+    """
+
+    uri: str
+    filename: str
+    tasks: tuple[Task, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A short name for the picture, the same in every run, without dots."""
+        return hashlib.sha256(self.uri.encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
+
+
+class RowTimings(NamedTuple):
+    """Milliseconds. What a row shared with others (a fetch, a decoding, a pass of the model) it bears an equal part
+    of, so that sums over rows are real; ``wait_ms`` (for a turn) and ``total_ms`` are times on the clock.
+    """
+
+    fetch_ms: float = 0.0
+    decode_ms: float = 0.0
+    wait_ms: float = 0.0
+    encode_ms: float = 0.0
+    generate_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+class Annotation(NamedTuple):
+    """A row of ``data/``: one task on one picture, answered."""
+
+    id: str
+    key: str
+    filename: str
+    uri: str
+    sha256: str
+    width: int
+    height: int
+    task: str
+    prompt: str
+    caption: str | None
+    objects: tuple[Box, ...] | None
+    points: tuple[Spot, ...] | None
+    finish_reason: str
+    input_tokens: int
+    output_tokens: int
+    timings: RowTimings
+    backend: str
+    model: str
+    revision: str
+    run: str
+    created_at: datetime
+
+
+class Failure(NamedTuple):
+    """A row of ``errors/``: one task on one picture that has no answer, and why."""
+
+    id: str
+    key: str
+    filename: str
+    uri: str
+    task: str
+    prompt: str
+    stage: Stage
+    error: str
+    message: str
+    retryable: bool
+    attempts: int
+    backend: str
+    run: str
+    created_at: datetime
+
+
+Row = Annotation | Failure
+
+
+def _struct(names: tuple[str, ...], kind: pa.DataType) -> pa.DataType:
+    return pa.struct([pa.field(name, kind, nullable=False) for name in names])
+
+
+def _required(**fields: pa.DataType) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=False) for name, kind in fields.items()]
+
+
+CREATED_AT = pa.timestamp("ms", tz="UTC")
+
+ANNOTATION_SCHEMA = pa.schema(
+    [
+        *_required(id=pa.string(), key=pa.string(), filename=pa.string(), uri=pa.string(), sha256=pa.string()),
+        *_required(width=pa.int32(), height=pa.int32(), task=pa.string(), prompt=pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("objects", pa.list_(_struct(Box._fields, pa.float32()))),
+        pa.field("points", pa.list_(_struct(Spot._fields, pa.float32()))),
+        *_required(finish_reason=pa.string(), input_tokens=pa.int32(), output_tokens=pa.int32()),
+        *_required(timings=_struct(RowTimings._fields, MILLISECONDS)),
+        *_required(backend=pa.string(), model=pa.string(), revision=pa.string(), run=pa.string()),
+        *_required(created_at=CREATED_AT),
+    ]
+)
+
+FAILURE_SCHEMA = pa.schema(
+    [
+        *_required(id=pa.string(), key=pa.string(), filename=pa.string(), uri=pa.string()),
+        *_required(task=pa.string(), prompt=pa.string(), stage=pa.string(), error=pa.string(), message=pa.string()),
+        *_required(retryable=pa.bool_(), attempts=pa.int32(), backend=pa.string(), run=pa.string()),
+        *_required(created_at=CREATED_AT),
+    ]
+)
+
+
+class Job(NamedTuple):
+    """What a run asks of each picture that has no tasks of its own, and of whom."""
+
+    tasks: tuple[Task, ...]
+    annotator: Annotator
+    sampling: Sampling = DEFAULT_SAMPLING
+    run: str = ""
+
+    def tasks_of(self, ref: ImageRef) -> tuple[Task, ...]:
+        """What is asked of this picture."""
+        return ref.tasks or self.tasks
+
+    def id_of(self, ref: ImageRef, task: Task) -> str:
+        """The name of one task on one picture: sha256 over all that decides the answer, as 64 hex digits."""
+        digest = hashlib.sha256()
+        for part in (ref.uri, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
+            digest.update(part.encode("utf-8", "surrogateescape"))
+            digest.update(b"\0")
+        return digest.hexdigest()
+
+
+def to_table(rows: list[Any], schema: pa.Schema) -> pa.Table:
+    """Rows of one kind as an Arrow table of that schema."""
+    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
+    arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _array(column: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(column, kind)
+    except UnicodeEncodeError:
+        # File names on Linux are bytes: one that is no UTF-8 is written with its odd bytes as escapes.
+        return pa.array([text if text is None else text.encode(errors="backslashreplace").decode() for text in column])
