@@ -61,7 +61,7 @@ def draw(seed: int, size: tuple[int, int] | None = None) -> Scene:
 
 
 def _draw_size(random: Random) -> tuple[int, int]:
-    """Two thirds have a side so short that the tiny model sees them in one crop; the others are cut into tiles."""
-    short = random.randint(_MIN_SIDE, 80) if random.random() < 2 / 3 else random.randint(100, _MAX_SIDE)
+    """Three quarters have a side so short that the tiny model sees them in one crop; the others are cut into tiles."""
+    short = random.randint(_MIN_SIDE, 80) if random.random() < 0.75 else random.randint(100, _MAX_SIDE)
     long = min(_MAX_SIDE, round(short * random.uniform(1.0, _MAX_ASPECT)))
     return (short, long) if random.random() < 0.5 else (long, short)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -25,7 +24,7 @@ COLOURS = {
 GROUNDS = {"white": (250, 250, 247), "grey": (156, 160, 166), "black": (24, 25, 30), "pink": (250, 190, 205)}
 BANDS = {"near the top": (0.0, 0.40), "in the middle": (0.47, 0.53), "near the bottom": (0.60, 1.0)}
 
-# Bounds of the diameter of a circle over the root of the picture's area: the gap between large and small is never blurred.
+# Bounds of a circle's diameter over the root of the picture's area, with a clear gap between large and small.
 _DIAMETERS = {"large": (0.37, 0.44), "small": (0.25, 0.28)}
 # Width and height of each kind over that diameter, so that kinds of one size cover about the same area.
 _EXTENTS = {"circle": (1.0, 1.0), "square": (0.9, 0.9), "triangle": (1.15, 1.02)}
@@ -58,10 +57,12 @@ def arrange(random: Random, count: int, picture: tuple[int, int]) -> tuple[Shape
     No two share both colour and kind, so that "the red circle" is always one. Centres lie at least 0.12 widths apart.
     """
     names = random.sample([(colour, kind) for colour in COLOURS for kind in KINDS], count)
-    while True:
-        shapes = [_lay(random, colour, kind, picture) for colour, kind in names]
-        if _is_clear(shapes):
-            return tuple(sorted(shapes, key=lambda shape: shape.centre.x))
+    shapes: list[Shape] = []
+    while len(shapes) < count:
+        shape = _lay(random, *names[len(shapes)], picture)
+        # Starting over, rather than squeezing the last one in, leaves no place likelier than another.
+        shapes = [*shapes, shape] if all(_are_clear(shape, other) for other in shapes) else []
+    return tuple(sorted(shapes, key=lambda shape: shape.centre.x))
 
 
 def paint(random: Random, shapes: Sequence[Shape], ground: str, picture: tuple[int, int]) -> Image.Image:
@@ -92,15 +93,11 @@ def _lay(random: Random, colour: str, kind: str, picture: tuple[int, int]) -> Sh
     return Shape(size, colour, kind, band, Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2))
 
 
-def _is_clear(shapes: Sequence[Shape]) -> bool:
-    return all(_are_apart(one.box, two.box) for one, two in combinations(shapes, 2)) and all(
-        abs(one.centre.x - two.centre.x) >= _STEP for one, two in combinations(shapes, 2)
-    )
-
-
-def _are_apart(one: Box, two: Box) -> bool:
+def _are_clear(shape: Shape, other: Shape) -> bool:
+    one, two = shape.box, other.box
     aside = one.x_max + _GAP <= two.x_min or two.x_max + _GAP <= one.x_min
-    return aside or one.y_max + _GAP <= two.y_min or two.y_max + _GAP <= one.y_min
+    above = one.y_max + _GAP <= two.y_min or two.y_max + _GAP <= one.y_min
+    return (aside or above) and abs(shape.centre.x - other.centre.x) >= _STEP
 
 
 def _tint(random: Random, colour: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -147,9 +147,7 @@ def _side(random: Random, shapes: Sequence[Shape]) -> tuple[str, str]:
     return random.choice((*asks, (f"What is on the {side}?", name), (f"What is on the far {side}?", name)))
 
 
-def _only(
-    random: Random, shapes: Sequence[Shape], names: Callable[[Shape], tuple[Named, ...]]
-) -> tuple[str, Shape]:
+def _only(random: Random, shapes: Sequence[Shape], names: Callable[[Shape], tuple[Named, ...]]) -> tuple[str, Shape]:
     """A name that fits exactly one of the shapes, and that shape."""
     found = [(name.text, s) for s in shapes for name in names(s) if sum(map(name.fits, shapes)) == 1]
     if len(shapes) > 1:
