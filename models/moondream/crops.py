@@ -36,7 +36,11 @@ class Crops(NamedTuple):
 
 
 def select_tiling(height: int, width: int, config: VisionConfig) -> Tiling:
-    """The number of tiles for a picture of ``height`` x ``width`` pixels, at most ``max_crops`` in all."""
+    """The tiles for a picture of ``height`` x ``width`` pixels.
+
+    They are ``max_crops`` at most, but for a picture more than ten times as long as wide: the reference rounds
+    its short side up to one tile after it has shared them out.
+    """
     h, w = height - 2 * config.margin, width - 2 * config.margin
     window, most = config.window, config.max_crops
     if h <= window or w <= window:

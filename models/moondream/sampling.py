@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# The float32 before 1.
+LAST_DRAW = 1 - 2.0**-24
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -58,7 +60,8 @@ def draw(logits_BV: Tensor, temperatures: Sequence[float], top_ps: Sequence[floa
         return likeliest_B
     probs_BV = probabilities(logits_BV, [temperature or 1.0 for temperature in temperatures], top_ps)
     greedy_B = torch.tensor([temperature == 0 for temperature in temperatures], device=logits_BV.device)
-    draw_B = torch.tensor(draws, device=logits_BV.device, dtype=torch.float32)
+    # In float32 the last draws below 1 would be 1, which no sum exceeds.
+    draw_B = torch.tensor(draws, device=logits_BV.device, dtype=torch.float32).clamp_max(LAST_DRAW)
     reached_BV = probs_BV.cumsum(-1)
     drawn_B = (reached_BV > draw_B[:, None] * reached_BV[:, -1:]).int().argmax(-1)
     return torch.where(greedy_B, likeliest_B, drawn_B)
