@@ -1,0 +1,222 @@
+"""Two networks: the reference checkpoint with what the official code made of it, and a smaller one of other shape."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from moondream_beam.models.moondream.config import MoondreamConfig
+from moondream_beam.models.moondream.crops import prepare_crops
+from moondream_beam.models.moondream.engine import Engine
+from moondream_beam.models.moondream.generate import Row, generate
+from moondream_beam.models.moondream.prompts import prompt_ids
+from moondream_beam.models.moondream.weights import Checkpoint, MoondreamModel
+from moondream_beam.models.tasks import Caption, Detect, Point, Query, Sampling
+
+PUBLIC = Path(__file__).parents[2] / "golden" / "public"
+EXPECTED = json.loads((PUBLIC / "expected.json").read_text())
+CPU = torch.device("cpu")
+MAX_TOKENS, MAX_OBJECTS = EXPECTED["settings"]["max_tokens"], EXPECTED["settings"]["max_objects"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One task on one picture in the reference: what came out, and under which name its first logits lie."""
+
+    name: str
+    picture: int
+    task: object
+    wanted: dict
+    logits: str | None = None
+
+    def __str__(self):
+        return self.name
+
+    @property
+    def sampling(self):
+        return Sampling(max_tokens=MAX_TOKENS, temperature=0)
+
+    @property
+    def finish_reason(self):
+        return "stop" if self.wanted["ended_by"] in ("stop_id", "eos") else "length"
+
+    @property
+    def places(self):
+        """The numbers of each object, x y or x y width height, as the decode loop makes them."""
+        return [
+            [bins / 1024 for bins in places[:2]] + [2 ** (bins / 1023 * 10 - 10) for bins in places[2:]]
+            for places in self.wanted.get("bins", [])
+        ]
+
+
+def runs():
+    for index, image in enumerate(EXPECTED["images"]):
+        for length, wanted in image["caption"].items():
+            yield Run(f"img{index}.caption_{length}", index, Caption(length), wanted, f"caption_{length}")
+        for number, wanted in enumerate(image["query"]):
+            yield Run(f"img{index}.query{number}", index, Query(wanted["question"]), wanted, f"query_{number}")
+        for kind in (Detect, Point):
+            for number, wanted in enumerate(image[kind.name]):
+                task = kind(wanted["object"], MAX_OBJECTS)
+                yield Run(f"img{index}.{kind.name}{number}", index, task, wanted, None if number else kind.name)
+
+
+RUNS = list(runs())
+
+
+def pytest_generate_tests(metafunc):
+    if "run" in metafunc.fixturenames:
+        metafunc.parametrize("run", RUNS, ids=str)
+    if "picture" in metafunc.fixturenames:
+        metafunc.parametrize("picture", range(len(EXPECTED["images"])), ids=[i["name"] for i in EXPECTED["images"]])
+
+
+class Golden:
+    """The reference checkpoint, loaded, and what is expected of it."""
+
+    folder, expected, runs = PUBLIC, EXPECTED, RUNS
+
+    @cached_property
+    def arrays(self):
+        return np.load(PUBLIC / "expected.npz")
+
+    @cached_property
+    def engine(self):
+        return Engine(Checkpoint.at(PUBLIC), CPU, torch.float32)
+
+    @cached_property
+    def pictures(self):
+        return [Image.open(PUBLIC / image["file"]).convert("RGB") for image in EXPECTED["images"]]
+
+    @cached_property
+    def crops(self):
+        return [prepare_crops(picture, self.engine.config.vision) for picture in self.pictures]
+
+    @cached_property
+    def prefixes(self):
+        return self.engine.encode(self.crops)
+
+    def row(self, run):
+        """The row of a run, ready to be written behind ``prefixes``."""
+        config = self.engine.config.tokenizer
+        prompt = prompt_ids(run.task, config.templates, self.engine.tokenizer)
+        return new_row(run.task, prompt, run.picture, run.sampling, MAX_TOKENS)
+
+    def write(self, runs, model=None):
+        """All these runs in one batch."""
+        rows = [self.row(run) for run in runs]
+        generate(model or self.engine.model, self.prefixes, rows)
+        return rows
+
+
+def new_row(task, prompt, prefix=0, sampling=None, max_tokens=20, seed=0):
+    """The row of a task and a prompt, greedy unless a sampling is given."""
+    places = isinstance(task, Detect | Point)
+    return Row(
+        prompt=prompt,
+        limit=task.max_objects if places else max_tokens,
+        sampling=sampling or Sampling(temperature=0),
+        random=random.Random(seed),
+        wish="object" if places else "word",
+        sized=isinstance(task, Detect),
+        prefix=prefix,
+    )
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return Golden()
+
+
+@pytest.fixture(scope="session")
+def make_row():
+    return new_row
+
+
+TOY = {
+    "text": {
+        "dim": 32,
+        "ff_dim": 48,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "max_context": 96,
+        "prefix_attn": 17,
+        "vocab_size": 608,
+    },
+    "vision": {
+        "enc_dim": 24,
+        "enc_n_layers": 2,
+        "enc_ff_dim": 40,
+        "enc_n_heads": 3,
+        "proj_out_dim": 32,
+        "proj_inner_dim": 40,
+        "crop_size": 56,
+        "max_crops": 6,
+        "overlap_margin": 1,
+    },
+    "region": {
+        "dim": 32,
+        "coord_feat_dim": 16,
+        "coord_out_dim": 64,
+        "size_feat_dim": 16,
+        "size_out_dim": 128,
+        "inner_dim": 40,
+    },
+}
+
+
+def write_toy(folder, seed=0, **text):
+    """A checkpoint of random weights and its configuration in a folder, with the reference's tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reference = json.loads((PUBLIC / "config.json").read_text())["config"]
+    config = {**TOY, "text": {**TOY["text"], **text}, "tokenizer": reference["tokenizer"]}
+    (folder / "config.json").write_text(json.dumps({"config": config}))
+    shutil.copy(PUBLIC / "tokenizer.json", folder)
+    random_weights = torch.Generator().manual_seed(seed)
+    shapes = MoondreamModel(MoondreamConfig.read(folder / "config.json")).state_dict()
+    tensors = {
+        f"model.{name}": torch.randn(tensor.shape, generator=random_weights)
+        * (0.1 if name.endswith("bias") else 1.0 if "wte" in name or "features" in name else tensor.shape[-1] ** -0.5)
+        for name, tensor in shapes.items()
+    }
+    # Norms start from what they pass on unchanged.
+    tensors.update(
+        {name: 1 + tensor * 0.1 for name, tensor in tensors.items() if "ln" in name and name.endswith("weight")}
+    )
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_toy(tmp_path_factory):
+    """Write a toy checkpoint into a folder of its own: ``make_toy(seed=0, **text dimensions)``."""
+    return lambda **changes: write_toy(tmp_path_factory.mktemp("toy") / "weights", **changes)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(make_toy):
+    return make_toy()
+
+
+@pytest.fixture(scope="session")
+def toy(toy_folder):
+    return Engine(Checkpoint.at(toy_folder), CPU, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def toy_pictures():
+    """Pictures of noise in several shapes, so that their tilings differ."""
+    noise = np.random.default_rng(0)
+    sizes = [(56, 56), (200, 90), (60, 300), (120, 120), (30, 500)]
+    return [Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
