@@ -1,0 +1,123 @@
+"""Every tensor of a checkpoint is accounted for, and its content is its revision."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from moondream_beam.models.moondream.weights import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Checkpoint
+
+CPU = torch.device("cpu")
+BIAS, TABLE = "model.text.lm_head.bias", "model.text.wte"
+
+
+@pytest.fixture
+def change(toy_folder, tmp_path):
+    """A copy of the toy checkpoint, its tensors changed in place by a function."""
+
+    def change(function):
+        folder = shutil.copytree(toy_folder, tmp_path / "copy", dirs_exist_ok=True)
+        tensors = load_file(folder / WEIGHTS_FILE)
+        function(tensors)
+        save_file(tensors, folder / WEIGHTS_FILE)
+        return Checkpoint.at(folder)
+
+    return change
+
+
+def test_every_tensor_of_the_file_is_in_the_network(golden):
+    state = golden.engine.model.state_dict()
+    tensors = load_file(golden.folder / WEIGHTS_FILE)
+    assert {f"model.{name}" for name in state} == set(tensors)
+    assert all(torch.equal(state[name.removeprefix("model.")], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        (lambda tensors: tensors.pop(BIAS), f"missing: {BIAS}"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "left over: extra"),
+        (lambda tensors: tensors.update({BIAS: torch.zeros(5)}), rf"of another shape: {BIAS} is \[5\], not \[608\]"),
+        (lambda tensors: tensors.update({TABLE: tensors[TABLE].T.contiguous()}), rf"{TABLE} is \[32, 608\], not"),
+    ],
+    ids=["missing", "left over", "of another shape", "transposed"],
+)
+def test_a_tensor_that_does_not_fit_is_named(change, fault, message):
+    with pytest.raises(ValueError, match=message):
+        change(fault).load(CPU, torch.float32)
+
+
+def test_all_faults_are_told_at_once(change):
+    def fault(tensors):
+        tensors["other"] = tensors.pop(BIAS)
+
+    with pytest.raises(ValueError, match=f"missing: {BIAS}; left over: other"):
+        change(fault).load(CPU, torch.float32)
+
+
+def test_of_many_missing_tensors_five_are_named_and_the_rest_counted(change):
+    checkpoint = change(lambda tensors: [tensors.pop(name) for name in list(tensors) if ".region." in name])
+    with pytest.raises(ValueError, match="model.region.coord_decoder.fc1.bias, .* and 9 more"):
+        checkpoint.load(CPU, torch.float32)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_half_precision_checkpoints_load_as_float32(change, toy, stored):
+    def halve(tensors):
+        tensors.update({name: tensor.to(stored) for name, tensor in tensors.items()})
+
+    state = change(halve).load(CPU, torch.float32).state_dict()
+    for name, tensor in toy.model.state_dict().items():
+        assert state[name].dtype == torch.float32
+        assert torch.equal(state[name], tensor.to(stored).float())
+
+
+def test_a_checkpoint_loads_in_the_precision_asked_for(toy_folder):
+    state = Checkpoint.at(toy_folder).load(CPU, torch.bfloat16).state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+
+
+def test_weights_are_not_trained(toy):
+    assert not any(weight.requires_grad for weight in toy.model.parameters())
+    assert not toy.model.training
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE])
+def test_a_file_that_a_folder_lacks_is_named(toy_folder, tmp_path, name):
+    folder = shutil.copytree(toy_folder, tmp_path / "copy")
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=f"there is no {name}"):
+        Checkpoint.at(folder)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b""])
+def test_weights_that_are_not_whole_are_named(toy_folder, tmp_path, content):
+    folder = shutil.copytree(toy_folder, tmp_path / "copy")
+    (folder / WEIGHTS_FILE).write_bytes(content)
+    with pytest.raises(ValueError, match="model.safetensors is not whole .*fetch it again"):
+        Checkpoint.at(folder).load(CPU, torch.float32)
+
+
+def test_weights_cut_short_are_named(toy_folder, tmp_path):
+    folder = shutil.copytree(toy_folder, tmp_path / "copy")
+    whole = (folder / WEIGHTS_FILE).read_bytes()
+    (folder / WEIGHTS_FILE).write_bytes(whole[:-1000])
+    with pytest.raises(ValueError, match="model.safetensors is not whole"):
+        Checkpoint.at(folder).load(CPU, torch.float32)
+
+
+def test_the_revision_follows_the_weights(change, toy_folder):
+    same = change(lambda tensors: None)
+    other = change(lambda tensors: tensors[BIAS].add_(1e-6))
+    assert same.revision == Checkpoint.at(toy_folder).revision != other.revision
+
+
+def test_a_configuration_of_another_network_does_not_fit(toy_folder, tmp_path):
+    folder = shutil.copytree(toy_folder, tmp_path / "copy")
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    content["config"]["text"]["n_layers"] = 3
+    (folder / CONFIG_FILE).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="missing: model.text.blocks.2"):
+        Checkpoint.at(folder).load(CPU, torch.float32)
