@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 
 from ..tasks import Answer, Box, Caption, Detect, Fault, Outcome, Point, Query, Request, Spot, Task, Timings, Tokens
 from .config import MoondreamConfig
 from .crops import Crops, normalize, prepare_crops
-from .devices import choose_device, choose_dtype
+from .devices import check_device, choose_device, choose_dtype
 from .generate import Row, generate
 from .prompts import prompt_ids
 from .sampling import generator
@@ -62,6 +61,7 @@ class Moondream:
         self._checkpoint = find_checkpoint(model)
         self.revision = self._checkpoint.revision
         self._device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
+        check_device(device)
         choose_dtype(dtype, torch.device("cpu"))
         self._engine: Engine | None = None
         self._lock = threading.Lock()
@@ -146,11 +146,10 @@ class Engine:
     def answer_batch(self, requests: Sequence[Request]) -> list[Outcome]:
         """Answer these requests together: one outcome for each, in no particular order."""
         started = time.perf_counter()
-        jobs, pictures, faults = self._prepare(requests)
+        jobs, crops, faults = self._prepare(requests)
         if not jobs:
             return faults
-        crops = self._threads.map(lambda picture: prepare_crops(picture, self.config.vision), pictures)
-        prefixes = self.encode(list(crops))
+        prefixes = self.encode(crops)
         encoded = time.perf_counter()
         generate(self.model, prefixes, [job.row for job in jobs])
         done = time.perf_counter()
@@ -175,24 +174,32 @@ class Engine:
         text(embeds_BTC, positions_BT, cache=prefixes)
         return prefixes
 
-    def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Job], list[Image], list[Outcome]]:
+    def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Job], list[Crops], list[Outcome]]:
+        """Rows and crops of what can be answered, faults of what can't; one picture object is cut once."""
+        pictures = {id(request.picture): request.picture for request in requests}
+        cuts = {
+            key: self._threads.submit(prepare_crops, picture, self.config.vision) for key, picture in pictures.items()
+        }
         jobs, faults = [], []
-        pictures: dict[int, Image] = {}
+        crops: dict[int, Crops] = {}
         for request in requests:
+            key = id(request.picture)
             try:
                 row = self._row(request)
-            except ValueError as error:
+                crops[key] = cuts[key].result()
+            except Exception as error:  # Pillow raises many kinds over a picture that it can't read to the end.
                 faults.append(Outcome(request.id, Fault.of(error), self.backend))
             else:
-                pictures[id(request.picture)] = request.picture
-                row.prefix = list(pictures).index(id(request.picture))
+                row.prefix = list(crops).index(key)
                 jobs.append(_Job(request, row))
-        return jobs, list(pictures.values()), faults
+        return jobs, list(crops.values()), faults
 
     def _row(self, request: Request) -> Row:
         task, text = request.task, self.config.text
         if request.picture.mode != "RGB":
             raise ValueError(f"the picture is {request.picture.mode}; decode it to RGB first")
+        if 0 in request.picture.size:
+            raise ValueError("the picture has no pixels")
         prompt = prompt_ids(task, self.config.tokenizer.templates, self.tokenizer)
         places = isinstance(task, Detect | Point)
         row = Row(
