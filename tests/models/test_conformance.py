@@ -1,0 +1,120 @@
+"""What every annotator promises, whichever runs: see ``Annotator`` in models/tasks.py."""
+
+import itertools
+import pickle
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from moondream_beam.models.moondream.engine import EMBEDDED, Moondream
+from moondream_beam.models.moondream.weights import WEIGHTS_FILE
+from moondream_beam.models.tasks import Answer, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "public"
+ANNOTATORS = {
+    "reference": lambda: Moondream(str(GOLDEN), device="cpu", batch_size=3),
+    "tiny": lambda: Moondream("tiny", device="cpu", batch_size=3),
+}
+TASKS = {Caption: Caption("short"), Query: Query("dog"), Detect: Detect("dog", 2), Point: Point("dog", 2)}
+BRIEF = Sampling(max_tokens=4)
+
+
+@pytest.fixture(scope="module", params=ANNOTATORS)
+def annotator(request):
+    if request.param == "tiny" and not (EMBEDDED["tiny"] / WEIGHTS_FILE).exists():
+        pytest.skip("the embedded checkpoint is not there")
+    return ANNOTATORS[request.param]()
+
+
+@pytest.fixture
+def ask(annotator):
+    """Requests of every task that it can be asked, over a few pictures, without end."""
+
+    def ask():
+        pictures = [Image.new("RGB", size, colour) for size, colour in (((40, 30), "red"), ((300, 900), "blue"))]
+        tasks = [TASKS[kind] for kind in sorted(annotator.tasks, key=lambda kind: kind.name)]
+        for number, (picture, task) in enumerate(itertools.cycle(itertools.product(pictures, tasks))):
+            yield Request(f"request {number}", picture, task, BRIEF)
+
+    return ask
+
+
+def broken(name):
+    """A request that no annotator can answer."""
+    return Request(name, Image.new("RGB", (0, 0)), Caption(), BRIEF)
+
+
+def take(requests, count):
+    return list(itertools.islice(requests, count))
+
+
+def test_it_has_a_name_a_revision_and_tasks(annotator):
+    assert isinstance(annotator.name, str) and annotator.name
+    assert isinstance(annotator.revision, str) and annotator.revision
+    assert isinstance(annotator.tasks, frozenset) and annotator.tasks <= set(TASKS)
+    assert annotator.tasks
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_every_request_has_exactly_one_outcome(annotator, ask, count):
+    requests = take(ask(), count)
+    outcomes = list(annotator.answer(requests))
+    assert all(isinstance(outcome, Outcome) for outcome in outcomes)
+    assert sorted(outcome.id for outcome in outcomes) == sorted(request.id for request in requests)
+
+
+def test_answers_have_the_shape_of_their_task(annotator, ask):
+    requests = {request.id: request for request in take(ask(), 8)}
+    for outcome in annotator.answer(requests.values()):
+        task, answer = requests[outcome.id].task, outcome.result
+        assert isinstance(answer, Answer)
+        assert answer.finish_reason in ("stop", "length")
+        filled = {name for name in ("text", "objects", "points") if getattr(answer, name) is not None}
+        assert filled == {{Detect: "objects", Point: "points"}.get(type(task), "text")}
+        places = answer.objects or answer.points or ()
+        assert len(places) <= 2
+        assert all(0 <= number <= 1 for place in places for number in place)
+        assert all(box.x_min <= box.x_max and box.y_min <= box.y_max for box in answer.objects or ())
+
+
+def test_a_stream_without_end_is_answered_as_it_comes(annotator, ask):
+    stream = annotator.answer(ask())
+    outcomes = take(stream, 9)
+    assert len({outcome.id for outcome in outcomes}) == 9
+    stream.close()
+
+
+def test_a_broken_request_is_a_fault_and_no_exception(annotator, ask):
+    requests = [broken("first"), *take(ask(), 2), broken("middle"), *take(ask(), 1), broken("last")]
+    results = [(outcome.id, type(outcome.result)) for outcome in annotator.answer(requests)]
+    wanted = [(request.id, Answer if request.id.startswith("request") else Fault) for request in requests]
+    assert sorted(results, key=str) == sorted(wanted, key=str)
+
+
+def test_a_fault_says_what_is_wrong_and_where(annotator):
+    (outcome,) = annotator.answer([broken("only")])
+    assert outcome.result.error and outcome.result.message
+    assert outcome.backend
+
+
+def test_nothing_that_it_counts_is_negative(annotator, ask):
+    for outcome in annotator.answer(take(ask(), 5)):
+        timings, tokens = outcome.timings, outcome.tokens
+        assert min(timings.wait_ms, timings.encode_ms, timings.generate_ms, tokens.input, tokens.output) >= 0
+        assert outcome.backend
+
+
+def test_it_travels_to_a_worker(annotator, ask):
+    list(annotator.answer(take(ask(), 1)))
+    arrived = pickle.loads(pickle.dumps(annotator))
+    assert (arrived.name, arrived.revision, arrived.tasks) == (annotator.name, annotator.revision, annotator.tasks)
+    assert len(list(arrived.answer(take(ask(), 4)))) == 4
+
+
+def test_the_same_request_has_the_same_answer(annotator, ask):
+    requests = take(ask(), 8)
+    first, second = (
+        {outcome.id: outcome.result for outcome in annotator.answer(order)} for order in (requests, requests[::-1])
+    )
+    assert first == second
