@@ -1,5 +1,6 @@
 """Annotate image datasets of any size with the Moondream vision-language model, on Apache Beam."""
 
+from .models.moondream.engine import Moondream
 from .models.tasks import (
     Annotator,
     Answer,
@@ -14,18 +15,33 @@ from .models.tasks import (
     Sampling,
     Spot,
 )
+from .transforms.annotate import Annotate, Annotated, annotate
+from .transforms.handler import MoondreamModelHandler
+from .transforms.job import AnnotateToParquet
+from .transforms.read import ReadImages
+from .transforms.records import Annotation, Failure, ImageRef
 
 __all__ = [
+    "Annotate",
+    "AnnotateToParquet",
+    "Annotated",
+    "Annotation",
     "Annotator",
     "Answer",
     "Box",
     "Caption",
     "Detect",
+    "Failure",
     "Fault",
+    "ImageRef",
+    "Moondream",
+    "MoondreamModelHandler",
     "Outcome",
     "Point",
     "Query",
+    "ReadImages",
     "Request",
     "Sampling",
     "Spot",
+    "annotate",
 ]

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import chain
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -40,12 +41,16 @@ def annotate(
     A picture that can't be fetched or decoded is a Failure for each of its tasks, and its neighbours don't notice.
     """
     desk = _Desk(Job(tuple(tasks), annotator, sampling, run))
-    for outcome in annotator.answer(desk.requests(load_ahead(refs, fetch))):
+    requests = desk.requests(load_ahead(refs, fetch))
+    for outcome in annotator.answer(requests):
         while desk.failures:
             yield desk.failures.popleft()
         yield desk.settle(outcome)
-    yield from desk.failures
     yield from desk.unanswered()
+    # An annotator that ended early has not even seen these.
+    for _ in requests:
+        yield from desk.unanswered()
+    yield from desk.failures
 
 
 @dataclass
@@ -90,9 +95,10 @@ class _Desk:
     def unanswered(self) -> Iterator[Failure]:
         """A failure for each request that the annotator passed over in silence."""
         silence = Fault("Unanswered", f"{self.job.annotator.name} ended without an answer", retryable=True)
-        for askers in self.waiting.values():
-            for loaded, task in askers:
-                yield self.failure(loaded.ref, task, "answer", silence)
+        with self.lock:
+            passed_over, self.waiting = self.waiting, {}
+        for loaded, task in chain.from_iterable(passed_over.values()):
+            yield self.failure(loaded.ref, task, "answer", silence)
 
     def annotation(self, loaded: Loaded, task: Task, answer: Answer, outcome: Outcome) -> Annotation:
         """The row of ``data/``."""
@@ -205,20 +211,24 @@ class _AnnotatePictures(beam.DoFn):
 
     def process(
         self, ref: ImageRef, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
-    ) -> Iterator[TaggedOutput[Row]]:
+    ) -> Iterator[TaggedOutput[str, Any]]:
         self.gathered.append((ref, timestamp, window))
         if len(self.gathered) == REFS_AT_ONCE:
             yield from self.flush()
 
-    def finish_bundle(self) -> Iterator[TaggedOutput[Row]]:
+    def finish_bundle(self) -> Iterator[TaggedOutput[str, Any]]:
         yield from self.flush()
 
-    def flush(self) -> Iterator[TaggedOutput[Row]]:
+    def flush(self) -> Iterator[TaggedOutput[str, Any]]:
         gathered, self.gathered = self.gathered, []
-        when = {ref.uri: (timestamp, window) for ref, timestamp, window in gathered}
+        # Lists, since one picture may come at several times: each of them has its rows.
+        times: dict[str, list[tuple[Timestamp, Any]]] = {}
+        for ref, *time_and_window in gathered:
+            for task in self.job.tasks_of(ref):
+                times.setdefault(self.job.id_of(ref, task), []).append(tuple(time_and_window))
         refs = [ref for ref, _, _ in gathered]
         for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling):
-            timestamp, window = when[row.uri]
+            timestamp, window = times[row.id].pop()
             tag = ANNOTATIONS if isinstance(row, Annotation) else FAILURES
             yield TaggedOutput(tag, WindowedValue(row, timestamp, (window,)))
 

@@ -9,13 +9,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import AsSingleton, PCollection
 from apache_beam.utils.shared import Shared
 
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from .annotate import annotate, check_tasks, share_annotator
-from .card import describe, write_card, write_record
+from .card import describe, record_path, write_card, write_record
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .records import ImageRef, Job
@@ -30,10 +31,11 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
     """Annotate pictures into a folder of Parquet files; run again, it does only what is missing.
 
     ``shard_size`` pictures go into a file, about; ``min_shards`` makes smaller ones, so that each worker has some.
-    ``about`` is kept in the run's record. The result is that record, one element.
+    ``run`` is a new name for this run. ``about`` is kept in the run's record. The result is that record, one element.
 
     Raises:
-        ValueError: no task, a task that the annotator can't be asked, or an output that looks like a glob.
+        ValueError: no task, a task that the annotator can't be asked, an output that looks like a glob, or the name of a
+            run that has ended.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
+        if run and FileSystems.exists(record_path(output, run)):
+            raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), annotator, sampling, run or new_run())
         self.output, self.shard_size, self.min_shards = output, shard_size, min_shards
         self.about = dict(about or {})
@@ -95,10 +99,12 @@ class _AnnotateShard(beam.DoFn):
                 writer.add(row)
                 summary = summary.plus(row)
                 notes.tell(number, summary)
-            writer.publish()
+            is_first = writer.publish()
         except BaseException:
             writer.discard()
             raise
+        if not is_first:
+            summary = writer.published_summary()
         notes.tell(number, summary, last=True)
         for name in ("annotations", "failures", "output_tokens"):
             Metrics.counter(NAMESPACE, name).inc(getattr(summary, name))
@@ -111,7 +117,7 @@ def new_run() -> str:
 
 
 def _note_plan(count: Count, output: str, run: str) -> Count:
-    ProgressNotes(output, run).plan(count.pending)
+    ProgressNotes(output, run).plan(count)
     return count
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
+from .plan import Count
 from .summary import Summary, sum_summaries
 
 SECONDS_BETWEEN_NOTES = 0.5
@@ -27,9 +28,9 @@ class ProgressNotes:
         self.folder = Path(output, "_temporary", f"{run}.notes") if FileSystems.get_scheme(output) is None else None
         self._last = 0.0
 
-    def plan(self, pending: int) -> None:
-        """Note how many rows the run will have."""
-        self._write(PLAN_NOTE, [pending])
+    def plan(self, count: Count) -> None:
+        """Note how much the run has to do."""
+        self._write(PLAN_NOTE, count)
 
     def tell(self, shard: int, summary: Summary, last: bool = False) -> None:
         """Note the sums of a shard so far, unless it was just done; ``last`` is always noted."""
@@ -38,13 +39,13 @@ class ProgressNotes:
             self._last = now
             self._write(f"{shard}.json", summary)
 
-    def read(self) -> tuple[int | None, Summary]:
-        """The number of rows planned (None: not planned yet), and the sums over all shards so far."""
+    def read(self) -> tuple[Count | None, Summary]:
+        """What was planned (None: not planned yet), and the sums over all shards so far."""
         planned, summaries = None, []
         for path in self.folder.glob("*.json") if self.folder else ():
             values = json.loads(path.read_text())
             if path.name == PLAN_NOTE:
-                (planned,) = values
+                planned = Count(*values)
             else:
                 summaries.append(Summary(*values))
         return planned, sum_summaries(summaries)

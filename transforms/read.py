@@ -52,8 +52,9 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
         """Create the patterns, list them, and spread the references over the workers."""
         return (
             pbegin
-            | "Patterns" >> beam.Create(self.patterns)
-            | "List" >> beam.FlatMap(list_images)
+            # As bytes, which file names are: Beam takes only text that is UTF-8.
+            | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
+            | "List" >> beam.FlatMap(lambda pattern: list_images(os.fsdecode(pattern)))
             | "Key by picture" >> beam.WithKeys(lambda ref: ref.key)
             | "Group by picture" >> beam.GroupByKey()
             | "One of each" >> beam.MapTuple(lambda _, refs: min(refs, key=lambda ref: ref.filename))
@@ -77,7 +78,7 @@ def list_images(pattern: str) -> Iterator[ImageRef]:
         yield ImageRef(uri=path, filename=os.path.relpath(path, root))
 
 
-def matches_anything(patterns: Iterable[str]) -> str | None:
+def without_pictures(patterns: Iterable[str]) -> str | None:
     """The first pattern that matches no picture; None when each matches one."""
     for pattern in patterns:
         if next(list_images(os.path.abspath(pattern)), None) is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ class Moondream:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch size {batch_size}: give 1 or more")
         self.name = model
-        self._checkpoint = find_checkpoint(model)
-        self.revision = self._checkpoint.revision
+        # A worker finds the embedded one in its own package, and a folder from whatever folder it runs in.
+        self._source = model if model in EMBEDDED else os.path.abspath(model)
+        self.revision = find_checkpoint(self._source).revision
         self._device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
         check_device(device)
         choose_dtype(dtype, torch.device("cpu"))
@@ -81,24 +83,28 @@ class Moondream:
         """
         with self._lock:
             if self._engine is None:
-                if Checkpoint.at(self._checkpoint.folder).revision != self.revision:
+                checkpoint = find_checkpoint(self._source)
+                if checkpoint.revision != self.revision:
                     raise RuntimeError(f"model {self.name}: the weights are not those that the job was planned with")
                 if self._threads is not None:
                     torch.set_num_threads(self._threads)
                 device = choose_device(self._device)
-                self._engine = Engine(self._checkpoint, device, choose_dtype(self._dtype, device))
+                self._engine = Engine(checkpoint, device, choose_dtype(self._dtype, device))
             return self._engine
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answer a stream of requests; they come out batch by batch."""
         engine = self.load()
         batch_size = self._batch_size or engine.default_batch_size()
-        stream = iter(requests)
-        while batch := list(islice(stream, batch_size)):
+        arrivals = ((request, time.perf_counter()) for request in requests)
+        while batch := list(islice(arrivals, batch_size)):
             # Threads of one process take turns: the model is one.
             with self._lock:
-                outcomes = engine.answer_batch(batch)
-            yield from outcomes
+                started = time.perf_counter()
+                outcomes = engine.answer_batch([request for request, _ in batch])
+            waits_ms = {request.id: 1000 * (started - arrived) for request, arrived in batch}
+            for outcome in outcomes:
+                yield replace(outcome, timings=replace(outcome.timings, wait_ms=waits_ms[outcome.id]))
 
 
 def find_checkpoint(model: str) -> Checkpoint:
@@ -110,7 +116,7 @@ def find_checkpoint(model: str) -> Checkpoint:
     folder = EMBEDDED.get(model, Path(model))
     if not folder.is_dir():
         raise ValueError(f"model {model}: no such folder; give one with config.json and model.safetensors, or 'tiny'")
-    return Checkpoint.at(folder.absolute())
+    return Checkpoint.at(folder)
 
 
 @dataclass

@@ -1,0 +1,19 @@
+"""What goes wrong before any work starts, told in one line and apart from what goes wrong later."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+class CannotStartError(Exception):
+    """Bad arguments, or something that the job needs is not there: exit status 2."""
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Within this block, the errors that bad arguments raise mean that nothing has been done."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        raise CannotStartError(str(error)) from error

@@ -1,0 +1,22 @@
+"""A worker process of this machine: Beam's harness, whose log goes to the process that started it and nowhere else.
+
+Run by the runner as ``python -m moondream_beam.pipelines.worker``; the harness finds its addresses in the environment.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from apache_beam.runners.worker import sdk_worker_main
+
+
+def main() -> None:
+    """Serve until the runner hangs up."""
+    # Importing Beam leaves a handler behind that would print each record a second time, onto the progress bar.
+    logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+    sdk_worker_main.main(sys.argv)
+
+
+if __name__ == "__main__":
+    main()
