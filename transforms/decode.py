@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Pixels and pixels a side, read from the header before anything is decoded.
 MAX_PIXELS = 178_956_970
@@ -13,7 +15,16 @@ MAX_SIDE = 65_500
 WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 MARKUP_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<svg")
-
+# What undoes each EXIF orientation; 1, and any number that is none, is upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Image.init()
 # A Pillow built without one of the codecs does not know its name.
@@ -30,15 +41,41 @@ def decode(content: bytes) -> Image.Image:
     Raises:
         UndecodableError: the bytes are no picture, broken, cut off or too large.
     """
+    return make_pixels(open_picture(content))
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """A picture as its header tells it, within the limits. Its pixels are not made yet.
+
+    Raises:
+        UndecodableError: the bytes are no picture, or one too large.
+    """
+    with _telling_what_is_wrong():
+        try:
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise UndecodableError(_describe(content)) from error
+        _check_size(image)
+        return image
+
+
+def make_pixels(image: Image.Image) -> Image.Image:
+    """The pixels of an opened picture, upright and in RGB.
+
+    Raises:
+        UndecodableError: it is broken or cut off.
+    """
+    with _telling_what_is_wrong(), image:
+        image.load()
+        return _to_rgb(_turn_upright(image))
+
+
+@contextmanager
+def _telling_what_is_wrong() -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_size(image)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        yield
     except UndecodableError:
         raise
-    except UnidentifiedImageError as error:
-        raise UndecodableError(_describe(content)) from error
     # Pillow's plug-ins raise many kinds for broken files, SyntaxError and struct.error among them.
     except Exception as error:
         raise UndecodableError(f"{type(error).__name__}: {error}") from error
@@ -50,6 +87,16 @@ def _check_size(image: Image.Image) -> None:
         raise UndecodableError(f"{width} x {height} pixels are more than {MAX_PIXELS} in all or {MAX_SIDE} a side")
     if min(width, height) < 1:
         raise UndecodableError(f"{width} x {height} pixels are no picture")
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # EXIF that can't be read turns nothing; the pixels are as good as without it.
+    except Exception:
+        return image
+    turn = TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,69 @@
+"""The bytes of a file, or why they can't be had."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from moondream_beam.transforms import fetch as module
+from moondream_beam.transforms.fetch import fetch
+
+
+def test_gives_the_bytes_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"na\xefve [1]*.jpg")
+    path.write_bytes(b"\0\1\2")
+    assert fetch(str(path)) == b"\0\1\2"
+
+
+def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="gone.jpg"):
+        fetch(str(tmp_path / "gone.jpg"))
+
+
+def test_a_link_to_nowhere_is_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "link.jpg").symlink_to("gone.jpg")
+    with pytest.raises(FileNotFoundError, match="link.jpg"):
+        fetch(str(tmp_path / "link.jpg"))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        fetch(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "secret.jpg"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    with pytest.raises(PermissionError, match="secret.jpg"):
+        fetch(str(path))
+
+
+def test_an_empty_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(ValueError, match="empty"):
+        fetch(str(tmp_path / "empty.jpg"))
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_its_own() -> None:
+    with pytest.raises(ValueError, match="null"):
+        fetch("a\0b.jpg")
+
+
+def test_files_are_refused_from_one_byte_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 1 << 20)
+    path = tmp_path / "large.jpg"
+    path.write_bytes(b"x" * (1 << 20))
+    assert len(fetch(str(path))) == 1 << 20
+    path.write_bytes(b"x" * ((1 << 20) + 1))
+    with pytest.raises(ValueError, match="larger than 1 MiB"):
+        fetch(str(path))
+
+
+def test_a_file_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 1 << 16)
+    with pytest.raises(ValueError, match="larger"):
+        fetch("/dev/zero")

@@ -1,0 +1,126 @@
+"""What is no picture, or one too large, is an UndecodableError that says why, and never anything else."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moondream_beam.transforms import decode as module
+from moondream_beam.transforms.decode import UndecodableError, decode
+
+
+def noise(width: int = 64, height: int = 48) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """The header of a PNG of that size, and hardly a pixel."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO"])
+@pytest.mark.parametrize("kept", [0.01, 0.1, 0.5, 0.9])
+def test_a_file_that_is_cut_off_is_undecodable(kind: str, kept: float) -> None:
+    content = encoded(noise(), kind)
+    with pytest.raises(UndecodableError, match=r"\w{4}"):
+        decode(content[: max(1, int(kept * len(content)))])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO"])
+def test_flipped_bytes_give_a_picture_or_an_undecodable_error(kind: str) -> None:
+    content, draw = encoded(noise(24, 16), kind), random.Random(kind)
+    for _ in range(60):
+        broken = bytearray(content)
+        for _ in range(draw.choice([1, 3, 30])):
+            broken[draw.randrange(min(len(broken), draw.choice([40, 10**6])))] = draw.randrange(256)
+        try:
+            assert decode(bytes(broken)).mode == "RGB"
+        except UndecodableError as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no known image format"),
+        (b"\0", "no known image format"),
+        (random.Random(0).randbytes(4096), "no known image format; it starts with b'"),
+        (b"<!DOCTYPE html><title>404</title>", "HTML"),
+        (b"\n  <html><body>Not found</body></html>", "HTML"),
+        (b'<?xml version="1.0"?><svg/>', "XML, not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no known image format"),
+        (b"%PDF-1.4\n", "no known image format"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "no known image format"),
+    ],
+)
+def test_what_is_no_picture_is_told(content: bytes, message: str) -> None:
+    with pytest.raises(UndecodableError, match=message):
+        decode(content)
+
+
+def test_a_header_that_claims_billions_of_pixels_is_refused_at_once(memory_peak) -> None:
+    with pytest.raises(UndecodableError, match=r"3600000000 pixels"):
+        decode(png_claiming(60_000, 60_000))
+    assert memory_peak() < 10 << 20
+
+
+def test_a_side_longer_than_a_jpeg_may_have_is_refused() -> None:
+    with pytest.raises(UndecodableError, match=r"65535 x 1 pixels are more than .* or 65500 a side"):
+        decode(png_claiming(65_535, 1))
+
+
+def test_a_strip_as_long_as_a_jpeg_may_be_is_a_picture() -> None:
+    assert decode(encoded(Image.new("RGB", (65_500, 1)), "JPEG")).size == (65_500, 1)
+
+
+def test_sizes_are_refused_from_one_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PIXELS", 64 * 48)
+    monkeypatch.setattr(module, "MAX_SIDE", 64)
+    assert decode(encoded(noise(64, 48))).size == (64, 48)
+    with pytest.raises(UndecodableError, match="64 x 49 pixels are more than 3072 in all"):
+        decode(encoded(noise(64, 49)))
+    with pytest.raises(UndecodableError, match="65 x 1 pixels are more than 3072 in all or 64 a side"):
+        decode(encoded(noise(65, 1)))
+
+
+def test_no_pixels_are_made_of_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PIXELS", 10)
+    # Were they made, the missing ones would be found missing.
+    with pytest.raises(UndecodableError, match="8 x 8 pixels are more"):
+        decode(png_claiming(8, 8))
+
+
+def test_a_picture_of_no_width_is_refused() -> None:
+    with pytest.raises(UndecodableError):
+        decode(png_claiming(0, 5))
+
+
+def test_floating_point_is_refused_with_the_reason() -> None:
+    content = encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+    with pytest.raises(UndecodableError, match="floating point"):
+        decode(content)
+
+
+def test_a_limit_of_pillow_that_somebody_set_lower_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UndecodableError, match="DecompressionBomb"):
+        decode(encoded(noise()))
