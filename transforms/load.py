@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,7 +13,7 @@ from itertools import islice
 from PIL.Image import Image
 
 from ..models.tasks import Fault
-from .decode import decode
+from .decode import make_pixels, open_picture
 from .records import ImageRef, Stage
 
 Fetch = Callable[[str], bytes]
@@ -20,14 +21,21 @@ Fetch = Callable[[str], bytes]
 LOAD_THREADS = 8
 # Pictures under way or waiting: enough for a batch to be ready when the last one ends.
 PICTURES_AHEAD = 16
+# Pixels of those: sixteen of a 16-megapixel camera, a gigabyte in Pillow, where a pixel takes four bytes. While one is
+# converted it may take four times that.
+PIXELS_AHEAD = 256 << 20
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A picture with the sha256 of its bytes; ``started`` is on the clock of ``time.perf_counter``."""
+    """A picture with the sha256 of its bytes; ``started`` is on the clock of ``time.perf_counter``.
+
+    ``pixels`` are those that its header told.
+    """
 
     ref: ImageRef
     picture: Image
+    pixels: int
     sha256: str
     started: float
     fetch_ms: float
@@ -43,8 +51,43 @@ class Unloadable:
     fault: Fault
 
 
-def load(ref: ImageRef, fetch: Fetch) -> Loaded | Unloadable:
-    """Fetch and decode one picture. What goes wrong is told, not raised."""
+class Room:
+    """Room for so many pixels: whoever finds none waits. A picture larger than all of it has it alone."""
+
+    def __init__(self, pixels: int) -> None:
+        self.pixels, self.taken, self.closed = pixels, 0, False
+        self._changed = threading.Condition()
+
+    def take(self, pixels: int) -> None:
+        """Wait for room, and take it.
+
+        Raises:
+            RuntimeError: the room was closed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or not self.taken or self.taken + pixels <= self.pixels)
+            if self.closed:
+                raise RuntimeError("nobody waits for this picture any more")
+            self.taken += pixels
+
+    def give_back(self, pixels: int) -> None:
+        """Make room for others."""
+        with self._changed:
+            self.taken -= pixels
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nobody in any more, nor wait."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+
+
+def load(ref: ImageRef, fetch: Fetch, room: Room) -> Loaded | Unloadable:
+    """Fetch and decode one picture, once its pixels have room; the caller gives that back for what is loaded.
+
+    What goes wrong is told, not raised.
+    """
     started = time.perf_counter()
     try:
         content = fetch(ref.uri)
@@ -52,29 +95,47 @@ def load(ref: ImageRef, fetch: Fetch) -> Loaded | Unloadable:
         return Unloadable(ref, "fetch", Fault.of(error))
     fetched = time.perf_counter()
     try:
-        picture = decode(content)
+        image = open_picture(content)
     except ValueError as error:
         return Unloadable(ref, "decode", Fault.of(error))
-    decoded = time.perf_counter()
+    pixels = image.width * image.height
+    opened = time.perf_counter()
+    room.take(pixels)
+    entered = time.perf_counter()
+    try:
+        picture = make_pixels(image)
+    except ValueError as error:
+        room.give_back(pixels)
+        return Unloadable(ref, "decode", Fault.of(error))
+    decode_ms = 1000 * (opened - fetched + time.perf_counter() - entered)
     digest = sha256(content).hexdigest()
-    return Loaded(ref, picture, digest, started, 1000 * (fetched - started), 1000 * (decoded - fetched))
+    return Loaded(ref, picture, pixels, digest, started, 1000 * (fetched - started), decode_ms)
 
 
 def load_ahead(refs: Iterable[ImageRef], fetch: Fetch) -> Iterator[Loaded | Unloadable]:
-    """Load ``PICTURES_AHEAD`` of them at once. They come as they are ready: a slow one keeps nobody waiting."""
+    """Load ``PICTURES_AHEAD`` of them at once, and no more than ``PIXELS_AHEAD``.
+
+    They come as they are ready, the oldest first: a slow one keeps nobody waiting, and each that goes makes way.
+    """
     stream = iter(refs)
-    under_way: set[Future[Loaded | Unloadable]] = set()
+    room = Room(PIXELS_AHEAD)
+    under_way: list[Future[Loaded | Unloadable]] = []
     with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
         try:
             while True:
                 for ref in islice(stream, PICTURES_AHEAD - len(under_way)):
-                    under_way.add(pool.submit(load, ref, fetch))
+                    under_way.append(pool.submit(load, ref, fetch, room))
                 if not under_way:
                     return
-                ready, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    yield future.result()
+                ready = wait(under_way, return_when=FIRST_COMPLETED).done
+                future = next(future for future in under_way if future in ready)
+                under_way.remove(future)
+                loaded = future.result()
+                if isinstance(loaded, Loaded):
+                    room.give_back(loaded.pixels)
+                yield loaded
         finally:
             # Whoever stops listening does not wait for what nobody will see.
+            room.close()
             for future in under_way:
                 future.cancel()
