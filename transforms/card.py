@@ -52,17 +52,22 @@ def write_card(output: str) -> None:
 
 
 def write_record(output: str, run: str, record: Mapping[str, Any]) -> None:
-    """Write ``runs/<run>.json``."""
-    folder = FileSystems.join(output, "runs")
-    make_folder(folder)
-    _write(FileSystems.join(folder, f"{run}.json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    """Write the record of a run."""
+    path = record_path(output, run)
+    make_folder(FileSystems.split(path)[0])
+    _write(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_record(output: str, run: str) -> dict[str, Any]:
-    """Read ``runs/<run>.json``."""
-    with FileSystems.open(FileSystems.join(output, "runs", f"{run}.json")) as file:
+    """Read the record of a run."""
+    with FileSystems.open(record_path(output, run)) as file:
         record: dict[str, Any] = json.loads(file.read())
     return record
+
+
+def record_path(output: str, run: str) -> str:
+    """Where the record of a run stands once it has ended."""
+    return FileSystems.join(output, "runs", f"{run}.json")
 
 
 def describe(job: Job) -> dict[str, Any]:

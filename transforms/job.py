@@ -34,8 +34,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
     ``run`` is a new name for this run. ``about`` is kept in the run's record. The result is that record, one element.
 
     Raises:
-        ValueError: no task, a task that the annotator can't be asked, an output that looks like a glob, or the name of a
-            run that has ended.
+        ValueError: no task, a task that the annotator can't be asked, an output that looks like a glob, or a run of
+            that name has ended.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from apache_beam.pvalue import AsSingleton, PCollection
 
 from ..models.tasks import Task
 from .records import ImageRef, Job
+from .write import matching
 
 Shard = tuple[int, Iterable[ImageRef]]
 IDS_AT_ONCE = 65_536
@@ -49,7 +51,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         done = (
             refs.pipeline
             | "Output" >> beam.Create([self.output])
-            | "List parts" >> beam.FlatMap(list_parts)
+            | "List parts" >> beam.FlatMap(list_parts, but_of=self.job.run)
             | "Spread parts" >> beam.Reshuffle()
             | "Read ids" >> beam.FlatMap(read_ids)
         )
@@ -109,10 +111,14 @@ def shard_of(ref: ImageRef, count: Count, shard_size: int, min_shards: int) -> i
     return int(ref.key, 16) % shards
 
 
-def list_parts(output: str) -> list[str]:
-    """The published files of an output, data and errors."""
-    patterns = [FileSystems.join(output, kind, "*.parquet") for kind in ("data", "errors")]
-    return [metadata.path for result in FileSystems.match(patterns) for metadata in result.metadata_list]
+def list_parts(output: str, but_of: str) -> list[str]:
+    """The published files of an output, data and errors, but for those of one run.
+
+    A run does not look at its own: a runner that plans it anew, for a lost worker, must come to the same shards.
+    """
+    paths = matching(*(FileSystems.join(output, kind, "*.parquet") for kind in ("data", "errors")))
+    own = re.compile(rf"part-{re.escape(but_of)}-\d+(-\d+)?\.parquet")
+    return [path for path in paths if not own.fullmatch(FileSystems.split(path)[1])]
 
 
 def read_ids(path: str) -> Iterator[tuple[Any, Any]]:

@@ -42,15 +42,22 @@ class ShardWriter:
         """Take a row; it is written with others as enough of them have come."""
         (self._data if isinstance(row, Annotation) else self._errors).add(row)
 
-    def publish(self) -> None:
-        """Close and rename: first the failures, then the data, its first file last of all."""
+    def publish(self) -> bool:
+        """Close and rename: first the failures, then the data, its first file last of all.
+
+        False, and nothing is published, where another attempt came first: its rows may be counted already.
+        """
         self._data.close(at_least_one=True)
         self._errors.close()
+        if self.is_published:
+            self.discard()
+            return False
         # An earlier attempt may have died halfway: what it left is no longer true.
         self._errors.unpublish()
         self._data.unpublish()
         self._errors.publish()
         self._data.publish()
+        return True
 
     def published_summary(self) -> Summary:
         """The sums over the rows that an earlier attempt published."""
