@@ -10,7 +10,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from .annotate import annotate, check_tasks
-from .records import ImageRef, Row
+from .records import ImageRef, Job, Row
 
 Rows = tuple[Row, ...]
 
@@ -45,16 +45,16 @@ class MoondreamModelHandler(ModelHandler[bytes, Rows, Annotator]):
     def run_inference(
         self, batch: Sequence[bytes], model: Annotator, inference_args: Mapping[str, Any] | None = None
     ) -> Iterator[Rows]:
-        """The rows of each picture, in the order of the batch."""
-        contents = {f"sha256:{sha256(content).hexdigest()}": content for content in batch}
+        """The rows of each picture, in the order of the batch and of the tasks."""
+        uris = [f"sha256:{sha256(content).hexdigest()}" for content in batch]
+        contents = dict(zip(uris, batch, strict=True))
         refs = [ImageRef(uri, filename="") for uri in contents]
-        rows: dict[str, list[Row]] = {uri: [] for uri in contents}
-        for row in annotate(refs, self.tasks, model, sampling=self.sampling, fetch=contents.__getitem__):
-            rows[row.uri].append(row)
-        order = {(task.name, task.prompt): index for index, task in enumerate(self.tasks)}
-        for content in batch:
-            mine = rows[f"sha256:{sha256(content).hexdigest()}"]
-            yield tuple(sorted(mine, key=lambda row: order[row.task, row.prompt]))
+        job = Job(self.tasks, model, self.sampling)
+        rows = {
+            row.id: row for row in annotate(refs, job.tasks, model, sampling=job.sampling, fetch=contents.__getitem__)
+        }
+        for uri in uris:
+            yield tuple(rows[job.id_of(ImageRef(uri, filename=""), task)] for task in job.tasks)
 
     def get_num_bytes(self, batch: Sequence[bytes]) -> int:
         """Bytes of the image files. Beam's own way is to pickle the batch and measure that."""
