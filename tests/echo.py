@@ -1,0 +1,105 @@
+"""Echo: an annotator of plain rules, as quick as it is dull, and as badly behaved as a test wants it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+from PIL import Image
+
+from moondream_beam.models.tasks import (
+    Answer,
+    Box,
+    Caption,
+    Detect,
+    Fault,
+    Outcome,
+    Point,
+    Query,
+    Request,
+    Spot,
+    Task,
+    Timings,
+    Tokens,
+)
+
+BOX, SPOT = Box(0.25, 0.25, 0.75, 0.5), Spot(0.5, 0.25)
+TIMINGS, TOKENS = Timings(wait_ms=1.0, encode_ms=2.0, generate_ms=3.0), Tokens(input=7, output=3)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A caption tells size and mean colour, a query is echoed, a box and a spot lie where they always lie.
+
+    Requests are answered a batch at a time, the last of a batch first. ``in_a_thread`` it pulls requests while answers
+    go out. The fields that end in ``_on`` hold prompts, or sizes of pictures, that bring it to a fault, to silence or
+    down; ``ends_after`` is the number of requests after which it looks at no more.
+    """
+
+    tasks: ClassVar[frozenset[type[Task]]] = frozenset({Caption, Query, Detect, Point})
+    name: str = "echo"
+    revision: str = "1"
+    batch_size: int = 4
+    in_a_thread: bool = False
+    faults_on: tuple[object, ...] = ()
+    silent_on: tuple[object, ...] = ()
+    dies_on: tuple[object, ...] = ()
+    ends_after: int | None = None
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        arrivals = pulled_in_a_thread(requests) if self.in_a_thread else iter(requests)
+        arrivals = islice(arrivals, self.ends_after)
+        while batch := list(islice(arrivals, self.batch_size)):
+            for request in reversed(batch):
+                marks = {request.task.prompt, request.picture.size}
+                if marks & set(self.dies_on):
+                    raise RuntimeError("echo died")
+                if not marks & set(self.silent_on):
+                    fault = Fault("Tired", "echo is tired", retryable=True) if marks & set(self.faults_on) else None
+                    yield Outcome(request.id, fault or reply(request), "plain rules", TIMINGS, TOKENS)
+
+
+class Deaf(Echo):
+    """Can only be asked for captions."""
+
+    tasks: ClassVar[frozenset[type[Task]]] = frozenset({Caption})
+
+
+class Stray(Echo):
+    """Answers what nobody asked."""
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        for outcome in super().answer(requests):
+            yield outcome
+            yield Outcome("not yours", outcome.result, outcome.backend)
+
+
+def reply(request: Request) -> Answer:
+    match request.task:
+        case Caption():
+            colour = request.picture.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+            return Answer("stop", text=f"{request.picture.width} x {request.picture.height}, {colour}")
+        case Query(question):
+            return Answer("length", text=question)
+        case Detect():
+            return Answer("stop", objects=(BOX,))
+        case Point():
+            return Answer("stop", points=(SPOT,))
+
+
+def pulled_in_a_thread(requests: Iterable[Request]) -> Iterator[Request]:
+    arrived: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+
+    def pull() -> None:
+        for request in requests:
+            arrived.put(request)
+        arrived.put(None)
+
+    thread = threading.Thread(target=pull)
+    thread.start()
+    yield from iter(arrived.get, None)
+    thread.join()
