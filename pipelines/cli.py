@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("annotate", annotate, "annotate pictures into a Parquet dataset"),
         ("demo", demo, "draw pictures and annotate them with the embedded model"),
     ):
-        command = commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
+        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False)
         module.add_options(command)
         command.set_defaults(run=module.run)
     return parser

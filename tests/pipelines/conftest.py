@@ -1,0 +1,38 @@
+"""A folder of drawn pictures, and the command as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
+from moondream_beam.pipelines.cli import main
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Four scenes, one in a folder of its own, and a file that is no picture."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for name, seed in zip(("a.png", "b.jpg", "c.webp", "more/d.bmp"), TEST_SEEDS, strict=False):
+        draw(seed).image.save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"<html>not found</html>")
+    return folder
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run ``moondream-beam`` with these words: exit status, standard output, standard error."""
+
+    def run(*words: Any) -> tuple[int, str, str]:
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as exit:
+            status = int(str(exit.code))
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run

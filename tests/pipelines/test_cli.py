@@ -1,0 +1,78 @@
+"""What the command says to bad arguments: one clear line, exit status 2, and nothing done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
+
+
+@pytest.mark.parametrize(
+    "words, cure",
+    [
+        (("annotate", "--model", "tiny", "--output", "out"), "give a file, a folder or a glob"),
+        (("annotate", "nowhere/*.jpg", "--model", "tiny", "--output", "out"), "no picture there"),
+        (("annotate", "pictures", "--model", "tiny"), "--output"),
+        (("annotate", "pictures", "--model", "no/such", "--output", "out"), "no such folder"),
+        (("annotate", "pictures", "--model", "pictures", "--output", "out"), "there is no config.json"),
+        ((*GOOD, "--cation"), "unknown option --cation"),
+        ((*GOOD, "--caption", "tall"), "choose short, normal or long"),
+        ((*GOOD, "--query", " "), "the prompt is empty"),
+        ((*GOOD, "--prompts", "nowhere.txt"), "can't read nowhere.txt"),
+        ((*GOOD, "--caption", "--caption"), "asked twice"),
+        ((*GOOD, "--device", "abacus"), "choose auto, cpu, cuda"),
+        ((*GOOD, "--dtype", "int3"), "float32"),
+        ((*GOOD, "--batch-size", "0"), "give 1 or more"),
+        ((*GOOD, "--temperature", "-1"), "give 0 or more"),
+        ((*GOOD, "--top-p", "0"), "give more than 0"),
+        ((*GOOD, "--max-tokens", "0"), "give 1 or more"),
+        ((*GOOD, "--workers", "0"), "give 1 or more"),
+        ((*GOOD, "--limit", "0"), "give 1 or more"),
+        ((*GOOD, "--shard-size", "0"), "give 1 or more"),
+        ((*GOOD, "--max-failure-rate", "2"), "a share from 0 to 1"),
+        ((*GOOD, "--workers", "2", "--runner", "DirectRunner"), "--workers is for this machine"),
+        (("annotate", "pictures", "--model", "tiny", "--output", "out*"), "which mean a pattern"),
+        (("demo", "--cation"), "unknown option --cation"),
+        (("anotate",), "invalid choice"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_bad_argument_is_told_in_one_line_before_any_work(words, cure, pictures, command, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    status, said, complained = command(*words)
+    assert status == 2
+    assert cure in complained.splitlines()[-1]
+    assert "Traceback" not in complained and said == ""
+    assert {path.name for path in pictures.parent.iterdir()} == {"pictures"}
+
+
+def test_help_names_every_subcommand(command):
+    status, said, _ = command("--help")
+    assert status == 0
+    assert "annotate" in said and "demo" in said
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_nothing_half_done_and_can_go_on(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    for copy in range(400):
+        (pictures / f"copy-{copy}.png").hardlink_to(pictures / "a.png")
+    words = ["annotate", str(pictures), "--model", "tiny", "--output", str(out), "--caption", "--shard-size", "40"]
+    running = subprocess.Popen([sys.executable, "-m", "moondream_beam.pipelines.cli", *words], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("data/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(running.pid, signal.SIGINT)
+    _, complained = running.communicate(timeout=60)
+    assert running.returncode == 130, complained.decode()
+    assert b"goes on where this one stopped" in complained and b"Traceback" not in complained
+    assert list(out.glob("_temporary/*.parquet")) == []
+    status, said, _ = command(*words, "--max-failure-rate", "0.5")
+    assert status == 0 and "balances" in said and "had their rows already" in said
+    assert "405 asked" not in said
