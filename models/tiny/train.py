@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch import distributed as workers
-from torch import multiprocessing as processes
+from torch.multiprocessing.spawn import spawn
 
 from ..moondream.config import MoondreamConfig
 from ..moondream.weights import CONFIG_FILE, PREFIX, TOKENIZER_FILE, WEIGHTS_FILE, MoondreamModel
@@ -169,7 +169,7 @@ def main() -> None:
     (folder / CONFIG_FILE).write_text(json.dumps(build_config(tokenizer), indent=1) + "\n", encoding="utf-8")
     # What is left of an interrupted run would make the workers wait for it.
     (folder / _MEETING_FILE).unlink(missing_ok=True)
-    processes.spawn(_work, (options,), options.workers)
+    spawn(_work, (options,), options.workers)
 
 
 def _work(rank: int, options: argparse.Namespace) -> None:
