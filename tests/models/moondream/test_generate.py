@@ -291,10 +291,20 @@ def test_the_shared_prefixes_are_not_written_to(scene):
     assert torch.equal(scene.prefixes.keys, before)
 
 
-def test_a_row_of_places_draws_no_chance(scene):
-    rows = [Row([9, 8], 3, Sampling(temperature=5.0), random.Random(seed), "object", sized=True) for seed in range(2)]
-    generate(scene.model, scene.prefixes, rows)
-    assert rows[0].places == rows[1].places
+def test_an_ended_row_idles_within_its_room(scene, monkeypatch):
+    """One long prompt ends at once, and waits while two short ones, too many to drop it, go on past its room."""
+    asked = [(0, Caption(), [7] * 12, 1), (1, Caption(), [8], 13), (2, Query(), [9], 13)]
+    monkeypatch.setattr(scene, "model", biased(scene.model, {0: -50.0}))
+    assert scene.write(asked) == [scene.write([one])[0] for one in asked]
+
+
+def test_whether_there_is_another_object_is_no_matter_of_chance(scene):
+    """The end is hardly less likely than going on, and the temperature high."""
+    model = biased(scene.model, {9: 1000.0, 0: 990.0})
+    rows = [Row([9, 8], 4, Sampling(temperature=50.0), random.Random(seed), "object", sized=True) for seed in range(8)]
+    generate(model, scene.prefixes, rows)
+    assert {row.finish_reason for row in rows} == {"length"}
+    assert all(row.places == rows[0].places for row in rows)
 
 
 def test_a_penalty_makes_repeats_rarer(golden):
