@@ -239,5 +239,5 @@ def _refuse_blank(task: str, text: str) -> None:
 
 
 def _refuse_below_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} {value}: give 1 or more")
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} {value}: give a whole number, 1 or more")

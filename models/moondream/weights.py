@@ -43,45 +43,47 @@ class Checkpoint:
 
     @classmethod
     def at(cls, folder: Path) -> Checkpoint:
-        """The checkpoint in a local folder; its revision is the start of the sha256 of the weights.
+        """The checkpoint in a local folder; its revision is the start of the sha256 over its three files.
 
         Raises:
-            ValueError: the folder lacks a file.
+            ValueError: the folder lacks a file, or one is not whole; a tensor is missing, left over or of another shape
+                than the configuration says.
         """
-        for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
+        names = (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE)
+        for name in names:
             if not (folder / name).is_file():
                 raise ValueError(f"model {folder}: there is no {name} in this folder")
+        _check_tensors(folder)
         digest = hashlib.sha256()
-        with (folder / WEIGHTS_FILE).open("rb") as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
+        for name in names:
+            with (folder / name).open("rb") as file:
+                while block := file.read(READ_BYTES):
+                    digest.update(block)
         return cls(folder, digest.hexdigest()[:REVISION_DIGITS])
 
     def load(self, device: torch.device, dtype: torch.dtype) -> MoondreamModel:
-        """The network with its weights, ready to infer.
-
-        Raises:
-            ValueError: a tensor is missing, left over or of another shape than the configuration says, or the file is
-                not whole.
-        """
-        config = MoondreamConfig.read(self.folder / CONFIG_FILE)
-        with torch.device("meta"):
-            model = MoondreamModel(config)
-        expected = {PREFIX + name: tensor.shape for name, tensor in model.state_dict().items()}
-        try:
-            weights = safe_open(self.folder / WEIGHTS_FILE, framework="pt", device=str(device))
-        except SafetensorError as error:
-            # A download cut short, or the pointer that git leaves in a file's place without LFS.
-            raise ValueError(f"model {self.folder}: {WEIGHTS_FILE} is not whole ({error}); fetch it again") from error
-        with weights as file:
-            found = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _check(self.folder, expected, found)
-            state = {name.removeprefix(PREFIX): file.get_tensor(name).to(dtype) for name in expected}
+        """The network with its weights, ready to infer."""
+        model = _empty_model(self.folder)
+        with safe_open(self.folder / WEIGHTS_FILE, framework="pt", device=str(device)) as file:
+            state = {name: file.get_tensor(PREFIX + name).to(dtype) for name in model.state_dict()}
         model.load_state_dict(state, assign=True)
         return model.requires_grad_(False).eval()
 
 
-def _check(folder: Path, expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> None:
+def _empty_model(folder: Path) -> MoondreamModel:
+    with torch.device("meta"):
+        return MoondreamModel(MoondreamConfig.read(folder / CONFIG_FILE))
+
+
+def _check_tensors(folder: Path) -> None:
+    """Hold the names and shapes in the file's header against the configuration; no weight is read."""
+    expected = {PREFIX + name: tensor.shape for name, tensor in _empty_model(folder).state_dict().items()}
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+            found = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        # A download cut short, or the pointer that git leaves in a file's place without LFS.
+        raise ValueError(f"model {folder}: {WEIGHTS_FILE} is not whole ({error}); fetch it again") from error
     missing, left_over = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     misshapen = [
         f"{name} is {list(found[name])}, not {list(shape)}"

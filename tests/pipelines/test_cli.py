@@ -31,7 +31,7 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
         ((*GOOD, "--batch-size", "0"), "give 1 or more"),
         ((*GOOD, "--temperature", "-1"), "give 0 or more"),
         ((*GOOD, "--top-p", "0"), "give more than 0"),
-        ((*GOOD, "--max-tokens", "0"), "give 1 or more"),
+        ((*GOOD, "--max-tokens", "0"), "give a whole number"),
         ((*GOOD, "--workers", "0"), "give 1 or more"),
         ((*GOOD, "--limit", "0"), "give 1 or more"),
         ((*GOOD, "--shard-size", "0"), "give 1 or more"),

@@ -46,7 +46,7 @@ def test_every_tensor_of_the_file_is_in_the_network(golden):
 )
 def test_a_tensor_that_does_not_fit_is_named(change, fault, message):
     with pytest.raises(ValueError, match=message):
-        change(fault).load(CPU, torch.float32)
+        change(fault)
 
 
 def test_all_faults_are_told_at_once(change):
@@ -54,13 +54,12 @@ def test_all_faults_are_told_at_once(change):
         tensors["other"] = tensors.pop(BIAS)
 
     with pytest.raises(ValueError, match=f"missing: {BIAS}; left over: other"):
-        change(fault).load(CPU, torch.float32)
+        change(fault)
 
 
 def test_of_many_missing_tensors_five_are_named_and_the_rest_counted(change):
-    checkpoint = change(lambda tensors: [tensors.pop(name) for name in list(tensors) if ".region." in name])
     with pytest.raises(ValueError, match="model.region.coord_decoder.fc1.bias, .* and 9 more"):
-        checkpoint.load(CPU, torch.float32)
+        change(lambda tensors: [tensors.pop(name) for name in list(tensors) if ".region." in name])
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
@@ -97,7 +96,7 @@ def test_weights_that_are_not_whole_are_named(toy_folder, tmp_path, content):
     folder = shutil.copytree(toy_folder, tmp_path / "copy")
     (folder / WEIGHTS_FILE).write_bytes(content)
     with pytest.raises(ValueError, match="model.safetensors is not whole .*fetch it again"):
-        Checkpoint.at(folder).load(CPU, torch.float32)
+        Checkpoint.at(folder)
 
 
 def test_weights_cut_short_are_named(toy_folder, tmp_path):
@@ -105,7 +104,7 @@ def test_weights_cut_short_are_named(toy_folder, tmp_path):
     whole = (folder / WEIGHTS_FILE).read_bytes()
     (folder / WEIGHTS_FILE).write_bytes(whole[:-1000])
     with pytest.raises(ValueError, match="model.safetensors is not whole"):
-        Checkpoint.at(folder).load(CPU, torch.float32)
+        Checkpoint.at(folder)
 
 
 def test_the_revision_follows_the_weights(change, toy_folder):
@@ -114,10 +113,17 @@ def test_the_revision_follows_the_weights(change, toy_folder):
     assert same.revision == Checkpoint.at(toy_folder).revision != other.revision
 
 
+@pytest.mark.parametrize("name", [CONFIG_FILE, TOKENIZER_FILE])
+def test_the_revision_follows_configuration_and_tokenizer_too(toy_folder, tmp_path, name):
+    folder = shutil.copytree(toy_folder, tmp_path / "copy")
+    (folder / name).write_text((folder / name).read_text() + "\n")
+    assert Checkpoint.at(folder).revision != Checkpoint.at(toy_folder).revision
+
+
 def test_a_configuration_of_another_network_does_not_fit(toy_folder, tmp_path):
     folder = shutil.copytree(toy_folder, tmp_path / "copy")
     content = json.loads((folder / CONFIG_FILE).read_text())
     content["config"]["text"]["n_layers"] = 3
     (folder / CONFIG_FILE).write_text(json.dumps(content))
     with pytest.raises(ValueError, match="missing: model.text.blocks.2"):
-        Checkpoint.at(folder).load(CPU, torch.float32)
+        Checkpoint.at(folder)
