@@ -80,7 +80,7 @@ def _answer(row: dict[str, object]) -> str:
         return caption
     places = row["objects"] if row["objects"] is not None else row["points"]
     assert isinstance(places, list)
-    return "; ".join(" ".join(f"{name} {value:.2f}" for name, value in place.items()) for place in places) or "none"
+    return " ".join(f"({', '.join(f'{number:.2f}' for number in place.values())})" for place in places) or "none"
 
 
 def _annotate_arguments(pictures: Path, output: Path) -> argparse.Namespace:

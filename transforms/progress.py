@@ -5,6 +5,7 @@ Local outputs only: on an object store every note would be a request, and the pu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -51,9 +52,11 @@ class ProgressNotes:
         return planned, sum_summaries(summaries)
 
     def remove(self) -> None:
-        """Remove the notes, once the run is over."""
+        """Remove the notes, once the run is over, and the folder around them if nobody else has anything there."""
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.folder.parent.rmdir()
 
     def _write(self, name: str, values: object) -> None:
         if self.folder:
