@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
@@ -35,6 +34,8 @@ from datasets import load_dataset
 annotations = load_dataset("{output}", split="train")
 errors = load_dataset("{output}", "errors", split="train")
 ```
+
+Of a part without rows, as `errors/` should be, `datasets` says that it "corresponds to no data".
 """
 
 VERSIONS = ("moondream-beam", "apache-beam", "torch", "pillow", "pyarrow", "tokenizers")
@@ -48,7 +49,7 @@ def write_card(output: str) -> None:
         if not FileSystems.match([FileSystems.join(folder, "*.parquet")])[0].metadata_list:
             make_folder(folder)
             with FileSystems.create(FileSystems.join(folder, "part-empty.parquet")) as file:
-                pq.write_table(pa.Table.from_batches([], schema), file)
+                pq.ParquetWriter(file, schema).close()
 
 
 def write_record(output: str, run: str, record: Mapping[str, Any]) -> None:

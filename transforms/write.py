@@ -137,7 +137,9 @@ class _Parts:
         if self.writer is None:
             self._open_file()
         assert self.writer is not None
-        self.writer.write_table(table)
+        # A row group of no rows is one that `datasets` can't read.
+        if table.num_rows:
+            self.writer.write_table(table)
         self.written_bytes += table.nbytes
         if self.written_bytes >= FILE_BYTES:
             self._close_file()

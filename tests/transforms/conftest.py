@@ -6,6 +6,9 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
+from rows import annotation, failure
+
+from moondream_beam.transforms.records import Annotation, Failure
 
 
 @pytest.fixture
@@ -14,3 +17,13 @@ def memory_peak() -> Iterator[Callable[[], int]]:
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+
+
+@pytest.fixture
+def rows() -> Callable[..., list[Annotation | Failure]]:
+    """Makes so many annotations, a0 and on, or failures, f0 and on."""
+
+    def make(count: int, failed: bool = False) -> list[Annotation | Failure]:
+        return [failure(id=f"f{index}") if failed else annotation(id=f"a{index}") for index in range(count)]
+
+    return make
