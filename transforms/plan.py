@@ -117,7 +117,7 @@ def list_parts(output: str, but_of: str) -> list[str]:
     A run does not look at its own: a runner that plans it anew, for a lost worker, must come to the same shards.
     """
     paths = matching(*(FileSystems.join(output, kind, "*.parquet") for kind in ("data", "errors")))
-    own = re.compile(rf"part-{re.escape(but_of)}-\d+(-\d+)?\.parquet")
+    own = re.compile("part-" + re.escape(but_of) + r"-\d{5,}(-\d+)?\.parquet")
     return [path for path in paths if not own.fullmatch(FileSystems.split(path)[1])]
 
 

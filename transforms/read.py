@@ -73,7 +73,10 @@ def list_images(pattern: str) -> Iterator[ImageRef]:
         root, paths = os.path.dirname(pattern), iter([pattern])
     else:
         root = _root(pattern)
-        paths = (path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path))
+        # Of "nothing/**" Python's glob says that there is "nothing/".
+        paths = (
+            path for path in glob.iglob(pattern, recursive=True) if os.path.lexists(path) and not os.path.isdir(path)
+        )
     for path in paths:
         yield ImageRef(uri=path, filename=os.path.relpath(path, root))
 
