@@ -39,7 +39,7 @@ def test_lossless_formats_give_the_very_pixels(kind: str) -> None:
     assert close(decode(encoded(quarters(), kind)), quarters(), 0)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "JPEG2000", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "WEBP", "AVIF", "JPEG2000", "GIF"])
 def test_lossy_formats_give_the_colours(kind: str) -> None:
     assert close(decode(encoded(quarters(), kind)), quarters(), 8)
 
