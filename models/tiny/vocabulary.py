@@ -34,16 +34,17 @@ def build_tokenizer() -> Tokenizer:
 
 
 def build_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of config.json for this tokenizer; the templates follow those of the official model."""
+    """The content of config.json for this tokenizer."""
+    return {
+        "architectures": ["HfMoondream"],
+        "model_type": "moondream1",
+        "config": {**_dimensions(tokenizer.get_vocab_size()), "tokenizer": _prompts(tokenizer)},
+        "torch_dtype": "float16",
+    }
 
-    def prefix(word: str) -> list[int]:
-        return [1, *tokenizer.encode(word).ids, 2]
 
-    lengths = {name: [*prefix("describe"), *tokenizer.encode(name).ids, 3] for name in ("short", "normal", "long")}
-    asked = {task: {"prefix": prefix(task), "suffix": [3]} for task in ("query", "detect", "point")}
-    ids = {"bos_id": 0, "eos_id": 0, "answer_id": 3, "thinking_id": 4, "coord_id": 5, "size_id": 6}
-    ids |= {"start_ground_points_id": 7, "end_ground_id": 9}
-    sections: dict[str, Any] = {
+def _dimensions(vocabulary: int) -> dict[str, Any]:
+    return {
         "text": {
             "dim": 128,
             "ff_dim": 512,
@@ -52,7 +53,7 @@ def build_config(tokenizer: Tokenizer) -> dict[str, Any]:
             "n_kv_heads": 4,
             "max_context": 1024,
             "prefix_attn": _GRID**2 + 1,
-            "vocab_size": tokenizer.get_vocab_size(),
+            "vocab_size": vocabulary,
         },
         "vision": {
             "enc_dim": 128,
@@ -75,14 +76,20 @@ def build_config(tokenizer: Tokenizer) -> dict[str, Any]:
             "size_out_dim": 2048,
             "inner_dim": 128,
         },
-        "tokenizer": {**ids, "templates": {"caption": lengths, **asked}},
     }
-    return {
-        "architectures": ["HfMoondream"],
-        "model_type": "moondream1",
-        "config": sections,
-        "torch_dtype": "float16",
-    }
+
+
+def _prompts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Control ids and templates after those of the official model."""
+
+    def prefix(word: str) -> list[int]:
+        return [1, *tokenizer.encode(word).ids, 2]
+
+    lengths = {name: [*prefix("describe"), *tokenizer.encode(name).ids, 3] for name in ("short", "normal", "long")}
+    asked = {task: {"prefix": prefix(task), "suffix": [3]} for task in ("query", "detect", "point")}
+    ids = {"bos_id": 0, "eos_id": 0, "answer_id": 3, "thinking_id": 4, "coord_id": 5, "size_id": 6}
+    ids |= {"start_ground_points_id": 7, "end_ground_id": 9}
+    return {**ids, "templates": {"caption": lengths, **asked}}
 
 
 def _words() -> list[str]:
