@@ -20,6 +20,7 @@ from ..transforms.card import read_record
 from ..transforms.job import SHARD_SIZE, AnnotateToParquet, new_run
 from ..transforms.progress import ProgressNotes
 from ..transforms.read import ReadImages, without_pictures
+from ..transforms.write import anchor
 from .ledger import balance_sheet, exit_status
 from .progress import show_progress
 from .runner import local_runner
@@ -99,8 +100,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
     with starting():
         _check(args)
         options = beam_options(beam_arguments)
-        if "://" not in args.output:
-            args.output = os.path.abspath(args.output)
+        args.output = anchor(args.output)
         local = args.runner == LOCAL_RUNNER
         pipeline = beam.Pipeline(local_runner(options, args.workers) if local else args.runner, options=options)
         build(pipeline, args, name)

@@ -13,9 +13,13 @@ def fetch(uri: str) -> bytes:
 
     Raises:
         OSError: it can't be read.
-        ValueError: it is empty or larger than ``MAX_FILE_BYTES``.
+        ValueError: it is a named pipe, empty or larger than ``MAX_FILE_BYTES``.
     """
-    with Path(uri).open("rb") as file:
+    path = Path(uri)
+    if path.is_fifo():
+        # To open it would be to wait for somebody to write into it.
+        raise ValueError("this is a named pipe")
+    with path.open("rb") as file:
         # Read, not trusted to stat: a pipe or a growing file has no size to ask for.
         content = file.read(MAX_FILE_BYTES + 1)
     if not content:

@@ -21,7 +21,7 @@ from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .records import ImageRef, Job
 from .summary import Summary, sum_summaries
-from .write import ShardWriter
+from .write import ShardWriter, anchor
 
 SHARD_SIZE = 1000
 NAMESPACE = "moondream_beam"
@@ -59,7 +59,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         if run and FileSystems.exists(record_path(output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), annotator, sampling, run or new_run())
-        self.output, self.shard_size, self.min_shards = output, shard_size, min_shards
+        self.output, self.shard_size, self.min_shards = anchor(output), shard_size, min_shards
         self.about = dict(about or {})
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[dict[str, Any]]:

@@ -13,23 +13,8 @@ from apache_beam.pvalue import PBegin, PCollection
 from .records import ImageRef
 
 JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
-EXTENSIONS = frozenset(
-    (
-        *JPEG_EXTENSIONS,
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".ico",
-    )
-)
+OTHER_EXTENSIONS = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".ico")
+EXTENSIONS = frozenset((*JPEG_EXTENSIONS, *OTHER_EXTENSIONS))
 
 
 class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
@@ -90,11 +75,16 @@ def without_pictures(patterns: Iterable[str]) -> str | None:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_complain):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
                 yield os.path.join(parent, name)
+
+
+def _complain(error: OSError) -> None:
+    """A folder that can't be listed stops the job: passed over, its pictures would be missing without a word."""
+    raise error
 
 
 def _root(pattern: str) -> str:

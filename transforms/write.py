@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -159,6 +160,11 @@ class _Parts:
             self.writer.close()
             self.file.close()
             self.writer = None
+
+
+def anchor(output: str) -> str:
+    """An output that means the same in whatever folder a worker runs: a local path made absolute, a URL as it is."""
+    return os.path.abspath(output) if FileSystems.get_scheme(output) is None else output
 
 
 def temporary_folder(output: str) -> str:

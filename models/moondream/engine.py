@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ MOST_ROWS = 32
 CACHE_BYTES = 2 << 30
 CROPS_PER_PASS = 64
 CROP_THREADS = 4
+# Pixels of the pictures held at once, whatever the batch size: they may be anybody's, and a gigabyte each.
+PIXELS_AT_ONCE = 256 << 20
 
 
 class Moondream:
@@ -96,8 +97,7 @@ class Moondream:
         """Answer a stream of requests; they come out batch by batch."""
         engine = self.load()
         batch_size = self._batch_size or engine.default_batch_size()
-        arrivals = ((request, time.perf_counter()) for request in requests)
-        while batch := list(islice(arrivals, batch_size)):
+        for batch in _gather(requests, batch_size):
             # Threads of one process take turns: the model is one.
             with self._lock:
                 started = time.perf_counter()
@@ -105,6 +105,20 @@ class Moondream:
             waits_ms = {request.id: 1000 * (started - arrived) for request, arrived in batch}
             for outcome in outcomes:
                 yield replace(outcome, timings=replace(outcome.timings, wait_ms=waits_ms[outcome.id]))
+
+
+def _gather(requests: Iterable[Request], batch_size: int) -> Iterator[list[tuple[Request, float]]]:
+    """Batches of requests with the time of their arrival, ``PIXELS_AT_ONCE`` or ``batch_size`` of them at most."""
+    batch: list[tuple[Request, float]] = []
+    pictures: dict[int, int] = {}
+    for request in requests:
+        batch.append((request, time.perf_counter()))
+        pictures[id(request.picture)] = request.picture.width * request.picture.height
+        if len(batch) == batch_size or sum(pictures.values()) >= PIXELS_AT_ONCE:
+            yield batch
+            batch, pictures = [], {}
+    if batch:
+        yield batch
 
 
 def find_checkpoint(model: str) -> Checkpoint:

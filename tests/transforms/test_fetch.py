@@ -48,6 +48,12 @@ def test_an_empty_file_is_told(tmp_path: Path) -> None:
         fetch(str(tmp_path / "empty.jpg"))
 
 
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ValueError, match="named pipe"):
+        fetch(str(tmp_path / "pipe.jpg"))
+
+
 def test_a_name_that_no_file_can_have_is_an_error_of_its_own() -> None:
     with pytest.raises(ValueError, match="null"):
         fetch("a\0b.jpg")

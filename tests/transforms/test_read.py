@@ -154,3 +154,19 @@ def test_patterns_that_overlap_give_each_picture_once(photos: Path, monkeypatch:
     assert sorted(ref.uri for ref in refs) == sorted(str(photos / name) for name in [*IN_ALL, "notes.txt"])
     # Of several names for one picture the first of the alphabet stays: which one must not depend on the runner.
     assert {ref.filename for ref in refs if "summer" in ref.uri} == {"a.jpg", "sea/d.webp"}
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.jpg").touch()
+    (tmp_path / "shut").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="shut"):
+        list(list_images(str(tmp_path)))

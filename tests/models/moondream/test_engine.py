@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from moondream_beam.models.moondream import engine
 from moondream_beam.models.moondream.engine import Engine, Moondream
 from moondream_beam.models.moondream.weights import WEIGHTS_FILE, Checkpoint
 from moondream_beam.models.tasks import Answer, Box, Caption, Detect, Fault, Point, Query, Request, Sampling
@@ -284,6 +285,25 @@ def test_it_loads_once_and_only_when_asked(toy_folder, requests, monkeypatch):
     list(stream)
     list(moondream.answer(requests))
     assert len(loads) == 1
+
+
+def test_a_batch_holds_no_more_pictures_than_fit_the_bound_on_pixels(toy_folder, monkeypatch):
+    held = []
+    answer_batch = Engine.answer_batch
+    monkeypatch.setattr(
+        Engine, "answer_batch", lambda self, batch: held.append(len(batch)) or answer_batch(self, batch)
+    )
+    monkeypatch.setattr(engine, "PIXELS_AT_ONCE", 2 * 64 * 64)
+    large, small = Image.new("RGB", (64, 64)), Image.new("RGB", (8, 8))
+    pictures = [small, large, large, large, small, large, large]
+    requests = [Request(str(index), picture, Query("?"), Sampling(2, 0)) for index, picture in enumerate(pictures)]
+    # One picture that several requests share is held once.
+    assert len(answers(load(toy_folder, batch_size=5), requests)) == len(pictures)
+    assert held == [5, 2]
+    held.clear()
+    requests = [Request(str(index), large.copy(), Query("?"), Sampling(2, 0)) for index in range(5)]
+    assert len(answers(load(toy_folder, batch_size=5), requests)) == 5
+    assert held == [2, 2, 1]
 
 
 def test_threads_of_one_process_share_the_engine(toy_folder, requests):
