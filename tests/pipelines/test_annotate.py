@@ -10,6 +10,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from photographs import take_photographs
 
 from moondream_beam import Annotate, Caption, Detect, Moondream, Query, ReadImages
 from moondream_beam.pipelines.runner import local_runner
@@ -97,6 +98,17 @@ def test_values_of_beam_options_are_not_recorded(pictures, tmp_path, command):
     status, said, complained = command(*words, "--s3_secret_access_key", "hunter2")
     assert status == 0
     assert "hunter2" not in said + complained + "".join(path.read_text() for path in (out / "runs").iterdir())
+
+
+@pytest.mark.slow
+def test_real_photographs_of_every_kind_end_with_one_row_each(tmp_path, command):
+    sizes = take_photographs(tmp_path / "photos")
+    out = tmp_path / "out"
+    words = ("annotate", f"{tmp_path}/photos/*", "--model", "tiny", "--output", out, "--caption", "--max-tokens", "8")
+    status, said, _ = command(*words)
+    assert status == 0 and f"{len(sizes)} asked = {len(sizes)} in data/ + 0 in errors/: balances" in said
+    assert {row["filename"]: (row["width"], row["height"]) for row in rows(out)} == sizes
+    assert len(rows(out)) == len(sizes)
 
 
 @pytest.mark.slow
