@@ -83,8 +83,8 @@ class Lesson:
 class Teacher:
     """Turns scenes into lessons and lessons into batches, by the templates of one configuration."""
 
-    def __init__(self, config: MoondreamConfig, tokenizer: Tokenizer) -> None:
-        self.config, self.tokenizer = config, tokenizer
+    def __init__(self, config: MoondreamConfig, tokenizer: Tokenizer, things: int = 1) -> None:
+        self.config, self.tokenizer, self.things = config, tokenizer, things
         self.ids = config.tokenizer
 
     def batch(self, scenes: Sequence[Scene]) -> Batch:
@@ -112,7 +112,7 @@ class Teacher:
         )
 
     def lesson(self, scene: Scene) -> Lesson:
-        """A caption, some questions, and something to detect or point at."""
+        """A caption, some questions, and ``things`` names to detect or point at."""
         random = Random(scene.seed)
         vision = self.config.vision
         crops = prepare_crops(scene.image, vision)
@@ -124,10 +124,11 @@ class Teacher:
         prefix, suffix = templates.query
         for question, answer in random.sample(scene.questions, count):
             self._tell(lesson, [*prefix, *self._encode(question), *suffix, *suffix], answer)
-        sized = random.random() < 0.65
-        prefix, suffix = templates.detect if sized else templates.point
-        name, shapes = random.choice(scene.things)
-        self._show(random, lesson, [*prefix, *self._encode(f" {name}"), *suffix], shapes, sized)
+        for _ in range(self.things):
+            sized = random.random() < 0.65
+            prefix, suffix = templates.detect if sized else templates.point
+            name, shapes = random.choice(scene.things)
+            self._show(random, lesson, [*prefix, *self._encode(f" {name}"), *suffix], shapes, sized)
         return lesson
 
     def _encode(self, text: str) -> list[int]:

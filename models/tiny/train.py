@@ -70,7 +70,7 @@ class Training:
         torch.manual_seed(options.seed)
         self.rank, self.options, self.folder = rank, options, Path(options.output)
         config = MoondreamConfig.read(self.folder / CONFIG_FILE)
-        self.teacher = Teacher(config, Tokenizer.from_file(str(self.folder / TOKENIZER_FILE)))
+        self.teacher = Teacher(config, Tokenizer.from_file(str(self.folder / TOKENIZER_FILE)), options.things)
         self.pupil = Pupil(config)
         self.weights = [weight for weight in self.pupil.parameters() if weight.requires_grad]
         matrices = [weight for weight in self.weights if weight.dim() == 2]
@@ -152,10 +152,11 @@ def main() -> None:
     parser.add_argument(
         "--output", required=True, help="folder for the checkpoint; training goes on from what is in it"
     )
-    parser.add_argument("--steps", type=int, default=4_800)
+    parser.add_argument("--steps", type=int, default=3_300)
     parser.add_argument("--stop", type=int, help="interrupt the training after this step")
-    parser.add_argument("--looking", type=int, default=1_200, help="first steps, in which only the eyes learn")
+    parser.add_argument("--looking", type=int, default=900, help="first steps, in which only the eyes learn")
     parser.add_argument("--batch", type=int, default=64, help="pictures a step, of all workers together")
+    parser.add_argument("--things", type=int, default=1, help="names to detect or point at for each picture")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights")
     parser.add_argument("--log-every", type=int, default=50)
