@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..moondream.engine import Moondream
-from ..tasks import Annotator, Answer, Box, Caption, Detect, Point, Query, Request, Sampling, Spot, Task
+from ..tasks import Annotator, Answer, Box, Caption, Detect, Fault, Point, Query, Request, Sampling, Spot, Task
 from .scenes import EVALUATION_SEEDS, Scene, draw
 
 GREEDY = Sampling(temperature=0.0)
@@ -45,19 +45,16 @@ def evaluate(annotator: Annotator, scenes: Iterable[Scene], sampling: Sampling =
     """Put every exam of the scenes to the annotator.
 
     Texts count when right word for word. Boxes count by their overlap (intersection over union) with the object that
-    they match best, points when they lie within an object of their own; both out of the objects there are, or found
-    if that is more, so that what is missed and what is invented both cost a full object.
+    they match best, out of the objects there are, or found if that is more: what is missed and what is invented both
+    cost a full object. Points count when they lie within an object of their own, once out of the points given and once
+    out of the objects there are.
     """
     exams = {str(number): exam for number, exam in enumerate(exam for scene in scenes for exam in set_exams(scene))}
     tallies: dict[str, Tally] = {}
     requests = (Request(id, exam.scene.image, exam.task, sampling) for id, exam in exams.items())
     for outcome in annotator.answer(requests):
-        exam = exams[outcome.id]
-        tally = tallies.setdefault(exam.heading, Tally())
-        if isinstance(outcome.result, Answer):
-            tally.add(*_mark(outcome.result, exam.right))
-        else:
-            tally.add(0.0, 1 if isinstance(exam.right, str) else len(exam.right))
+        for heading, right, possible in _mark(exams[outcome.id], outcome.result):
+            tallies.setdefault(heading, Tally()).add(right, possible)
     return tallies
 
 
@@ -81,10 +78,22 @@ def overlap(one: Box, two: Box) -> float:
     return common / (_area(one) + _area(two) - common) if common else 0.0
 
 
-def _mark(answer: Answer, right: str | tuple[Box, ...]) -> tuple[float, int]:
-    if isinstance(right, str):
-        return float(answer.text == right), 1
-    found: Sequence[Box | Spot] = answer.points if answer.objects is None else answer.objects  # type: ignore[assignment]
+def _mark(exam: Exam, result: Answer | Fault) -> Iterator[tuple[str, float, int]]:
+    """What an answer adds to which headings: points of right ones and of possible ones."""
+    if isinstance(exam.right, str):
+        yield exam.heading, float(isinstance(result, Answer) and result.text == exam.right), 1
+        return
+    found: Sequence[Box | Spot] = [] if isinstance(result, Fault) else [*(result.objects or ()), *(result.points or ())]
+    fit = _match(found, exam.right)
+    if isinstance(exam.task, Detect):
+        yield exam.heading, fit, max(len(found), len(exam.right))
+    else:
+        yield exam.heading, fit, len(found)
+        yield "objects pointed at", fit, len(exam.right)
+
+
+def _match(found: Sequence[Box | Spot], right: Sequence[Box]) -> float:
+    """The sum of fits, best first, each place and each object once."""
     fits = sorted(((_fit(one, box), i, j) for i, one in enumerate(found) for j, box in enumerate(right)), reverse=True)
     total, taken, matched = 0.0, set[int](), set[int]()
     for fit, i, j in fits:
@@ -92,7 +101,7 @@ def _mark(answer: Answer, right: str | tuple[Box, ...]) -> tuple[float, int]:
             total += fit
             taken.add(i)
             matched.add(j)
-    return total, max(len(found), len(right))
+    return total
 
 
 def _fit(found: Box | Spot, box: Box) -> float:
