@@ -21,6 +21,7 @@ from ..transforms.job import SHARD_SIZE, AnnotateToParquet, new_run
 from ..transforms.progress import ProgressNotes
 from ..transforms.read import ReadImages, without_pictures
 from ..transforms.write import anchor
+from .interrupt import unwrapped_interrupts
 from .ledger import balance_sheet, exit_status
 from .progress import show_progress
 from .runner import local_runner
@@ -106,7 +107,8 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         build(pipeline, args, name)
         if local:
             _say_where(args)
-    with show_progress(ProgressNotes(args.output, name)) if local else contextlib.nullcontext():
+    progress = show_progress(ProgressNotes(args.output, name)) if local else contextlib.nullcontext()
+    with unwrapped_interrupts(), progress:
         pipeline.run().wait_until_finish()
     record = read_record(args.output, name)
     print(balance_sheet(record, args.output))

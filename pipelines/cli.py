@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from . import annotate, demo
+from .interrupt import not_about_interrupts
 from .starting import CannotStartError
 
 BAD_ARGUMENTS, INTERRUPTED = 2, 130
@@ -18,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args, others = parser.parse_known_args(argv)
     # Importing Beam leaves a handler behind, and its warnings are about options that nobody gave.
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.addFilter(not_about_interrupts)
+    logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     try:
         status: int = args.run(args, others)

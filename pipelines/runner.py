@@ -27,5 +27,6 @@ def local_runner(options: PipelineOptions, workers: int) -> FnApiRunner:
 def _environment(workers: int) -> Environment:
     if workers == 1:
         return EmbeddedPythonEnvironment.default()
-    command = f"{shlex.quote(sys.executable)} -m {__package__}.worker"
+    # Beam starts it through a shell; with exec there is none left in between for Ctrl-C to end.
+    command = f"exec {shlex.quote(sys.executable)} -m {__package__}.worker"
     return SubprocessSDKEnvironment.from_command_string(command)

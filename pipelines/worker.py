@@ -6,6 +6,7 @@ Run by the runner as ``python -m moondream_beam.pipelines.worker``; the harness 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 from apache_beam.runners.worker import sdk_worker_main
@@ -15,6 +16,8 @@ def main() -> None:
     """Serve until the runner hangs up."""
     # Importing Beam leaves a handler behind that would print each record a second time, onto the progress bar.
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+    # Ctrl-C reaches every process of a terminal; what follows from it is for the one that was started to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sdk_worker_main.main(sys.argv)
 
 
