@@ -21,7 +21,7 @@ DEMO_SEEDS = range(2**43, 2**43 + 48)
 EXTENSIONS = ("jpg", "png", "webp", "bmp")
 ROWS_SHOWN = 8
 COLUMNS = ("filename", "task", "prompt", "answer")
-TASKS = (Caption(), Query("How many shapes are there?"), Detect("circle"), Point("square"))
+TASKS = (Caption(), Query("How many shapes are there?"), Detect("shape"), Point("triangle"))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
