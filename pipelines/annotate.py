@@ -131,8 +131,6 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not args.inputs:
-        raise ValueError("no input: give a file, a folder or a glob")
     if (nothing := without_pictures(args.inputs)) is not None:
         raise ValueError(f"input {nothing}: no picture there; check the path, and quote a glob")
     for option in ("workers", "limit"):

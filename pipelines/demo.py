@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..models.tasks import Caption, Detect, Point, Query
 from ..models.tiny.scenes import draw
 from . import annotate
 from .starting import starting
@@ -21,7 +20,7 @@ DEMO_SEEDS = range(2**43, 2**43 + 48)
 EXTENSIONS = ("jpg", "png", "webp", "bmp")
 ROWS_SHOWN = 8
 COLUMNS = ("filename", "task", "prompt", "answer")
-TASKS = (Caption(), Query("How many shapes are there?"), Detect("shape"), Point("triangle"))
+TASKS = ("--caption", "normal", "--query", "How many shapes are there?", "--detect", "shape", "--point", "triangle")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +87,4 @@ def _annotate_arguments(pictures: Path, output: Path) -> argparse.Namespace:
     annotate.add_options(parser)
     # One failure in 48 is meant; the likeliest words, since the same demo should tell the same story.
     options = ["--model", "tiny", "--temperature", "0", "--max-failure-rate", "0.05"]
-    args = parser.parse_args([os.fspath(pictures), "--output", os.fspath(output), *options])
-    args.tasks = list(TASKS)
-    return args
+    return parser.parse_args([os.fspath(pictures), "--output", os.fspath(output), *TASKS, *options])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..transforms.card import record_path
+
 OUT_OF_BALANCE = "DOES NOT BALANCE; run the same command again, and tell us"
 
 
@@ -20,7 +22,7 @@ def balance_sheet(record: Mapping[str, Any], output: str) -> str:
         lines.append(
             f"pace     {pictures} pictures in {seconds:.1f} s, {pictures / seconds:.1f} a second, start included"
         )
-    return "\n".join([*lines, f"output   {output}", f"record   {output}/runs/{record['run']}.json"])
+    return "\n".join([*lines, f"output   {output}", f"record   {record_path(output, record['run'])}"])
 
 
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:

@@ -45,7 +45,7 @@ def rates(planned: Count, done: Summary, seconds: float) -> str:
 
 
 def _show_bar(notes: ProgressNotes, over: threading.Event, stream: TextIO) -> None:
-    planned, started = None, 0.0
+    started = 0.0
     bar: tqdm[None] | None = None
     while True:
         last = over.wait(SECONDS_BETWEEN_LOOKS)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from ..models.tasks import DEFAULT_PROMPT, Caption, Detect, Length, Point, Query, Sampling, Task
+from ..models.tasks import DEFAULT_PROMPT, DEFAULT_SAMPLING, Caption, Detect, Length, Point, Query, Sampling, Task
 
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:
@@ -46,24 +46,27 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """``--max-tokens``, ``--temperature``, ``--top-p`` and ``--repetition-penalty``."""
     group = parser.add_argument_group("sampling", "how words are drawn; boxes and points are always the likeliest")
-    defaults = Sampling()
     group.add_argument(
         "--max-tokens", type=int, metavar="N", help="new tokens at most (64; captions: short 64, normal 256, long 512)"
     )
     group.add_argument(
         "--temperature",
         type=float,
-        default=defaults.temperature,
+        default=DEFAULT_SAMPLING.temperature,
         metavar="T",
         help="0 takes the likeliest token (%(default)s)",
     )
     group.add_argument(
-        "--top-p", type=float, default=defaults.top_p, metavar="P", help="mass of the tokens drawn from (%(default)s)"
+        "--top-p",
+        type=float,
+        default=DEFAULT_SAMPLING.top_p,
+        metavar="P",
+        help="mass of the tokens drawn from (%(default)s)",
     )
     group.add_argument(
         "--repetition-penalty",
         type=float,
-        default=defaults.repetition_penalty,
+        default=DEFAULT_SAMPLING.repetition_penalty,
         metavar="R",
         help="above 1 avoids repeats (%(default)s)",
     )

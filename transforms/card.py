@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Job
-from .write import make_folder
+from .write import make_folder, matching
 
 CARD = """\
 ---
@@ -46,7 +46,7 @@ def write_card(output: str) -> None:
     _write(FileSystems.join(output, "README.md"), CARD.format(output=output))
     for kind, schema in (("data", ANNOTATION_SCHEMA), ("errors", FAILURE_SCHEMA)):
         folder = FileSystems.join(output, kind)
-        if not FileSystems.match([FileSystems.join(folder, "*.parquet")])[0].metadata_list:
+        if not matching(FileSystems.join(folder, "*.parquet")):
             make_folder(folder)
             with FileSystems.create(FileSystems.join(folder, "part-empty.parquet")) as file:
                 pq.ParquetWriter(file, schema).close()

@@ -12,10 +12,9 @@ import shutil
 import time
 from pathlib import Path
 
-from apache_beam.io.filesystems import FileSystems
-
 from .plan import Count
 from .summary import Summary, sum_summaries
+from .write import is_local, temporary_folder
 
 SECONDS_BETWEEN_NOTES = 0.5
 PLAN_NOTE = "plan.json"
@@ -25,8 +24,7 @@ class ProgressNotes:
     """The notes of one run. Each shard has its own, and so needs no lock."""
 
     def __init__(self, output: str, run: str) -> None:
-        # A drive letter is no scheme: Beam says None for every local path.
-        self.folder = Path(output, "_temporary", f"{run}.notes") if FileSystems.get_scheme(output) is None else None
+        self.folder = Path(temporary_folder(output), f"{run}.notes") if is_local(output) else None
         self._last = 0.0
 
     def plan(self, count: Count) -> None:

@@ -162,9 +162,14 @@ class _Parts:
             self.writer = None
 
 
+def is_local(output: str) -> bool:
+    """Whether an output is a path of this machine. A drive letter is no scheme: Beam knows."""
+    return FileSystems.get_scheme(output) is None
+
+
 def anchor(output: str) -> str:
     """An output that means the same in whatever folder a worker runs: a local path made absolute, a URL as it is."""
-    return os.path.abspath(output) if FileSystems.get_scheme(output) is None else output
+    return os.path.abspath(output) if is_local(output) else output
 
 
 def temporary_folder(output: str) -> str:

@@ -59,10 +59,15 @@ def bin_to_size(bins: Tensor, count: int) -> Tensor:
     return torch.exp2(bins.float() / (count - 1) * SIZE_OCTAVES - SIZE_OCTAVES)
 
 
+def size_among_bins(size: Tensor, count: int) -> Tensor:
+    """Where a size, clamped to [1/1024, 1], lies among bins 0 .. count-1: between two of them as a rule."""
+    octaves = torch.log2(size.clamp(2.0**-SIZE_OCTAVES, 1.0)) + SIZE_OCTAVES
+    return octaves / SIZE_OCTAVES * (count - 1)
+
+
 def size_to_bin(size: Tensor, count: int) -> Tensor:
     """A size, clamped to [1/1024, 1], to the nearest bin 0 .. count-1."""
-    octaves = torch.log2(size.clamp(2.0**-SIZE_OCTAVES, 1.0)) + SIZE_OCTAVES
-    return (octaves / SIZE_OCTAVES * (count - 1)).round().long()
+    return size_among_bins(size, count).round().long()
 
 
 def _fourier(values: Tensor, weights: Tensor) -> Tensor:

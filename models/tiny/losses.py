@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..moondream.crops import normalize
-from ..moondream.region import SIZE_OCTAVES
+from ..moondream.region import size_among_bins
 from ..moondream.weights import MoondreamModel
 from .lessons import IGNORED, Batch
 
@@ -57,8 +57,7 @@ def measure(model: MoondreamModel, hidden_BTC: Tensor, batch: Batch) -> Losses:
     coordinate_logits = model.region.decode_coordinate(hidden_BTC[located])
     size_logits = model.region.decode_size(hidden_BTC[sized])
     coordinates = batch.due_BT3[located][:, 0] * coordinate_logits.shape[-1]
-    octaves = (torch.log2(batch.due_BT3[sized][:, 1:]) + SIZE_OCTAVES) / SIZE_OCTAVES
-    sizes = octaves * (size_logits.shape[-1] - 1)
+    sizes = size_among_bins(batch.due_BT3[sized][:, 1:], size_logits.shape[-1])
     return Losses(words, _miss(coordinate_logits, coordinates), _miss(size_logits, sizes))
 
 
