@@ -1,6 +1,6 @@
 """Annotate image datasets of any size with the Moondream vision-language model, on Apache Beam."""
 
-from .models.moondream.engine import Moondream
+from .models.moondream.annotator import Moondream
 from .models.tasks import (
     Annotator,
     Answer,

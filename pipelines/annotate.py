@@ -13,8 +13,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 from apache_beam.transforms.combiners import Top
 
+from ..models.moondream.annotator import Moondream
 from ..models.moondream.devices import DTYPES, choose_device
-from ..models.moondream.engine import Moondream
 from ..models.tasks import Query
 from ..transforms.card import read_record
 from ..transforms.job import SHARD_SIZE, AnnotateToParquet, new_run

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..moondream.engine import Moondream
+from ..moondream.annotator import Moondream
 from ..tasks import Annotator, Answer, Box, Caption, Detect, Fault, Point, Query, Request, Sampling, Spot, Task
 from .scenes import EVALUATION_SEEDS, Scene, draw
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from moondream_beam.models.moondream.engine import EMBEDDED, Moondream
+from moondream_beam.models.moondream.annotator import EMBEDDED, Moondream
 from moondream_beam.models.moondream.weights import WEIGHTS_FILE
 from moondream_beam.models.tasks import Answer, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from moondream_beam.models.moondream.annotator import EMBEDDED, Moondream
 from moondream_beam.models.moondream.config import MoondreamConfig
-from moondream_beam.models.moondream.engine import EMBEDDED, Moondream
 from moondream_beam.models.moondream.weights import (
     CONFIG_FILE,
     TOKENIZER_FILE,

@@ -11,7 +11,7 @@ import pytest
 from echo import Echo
 from photographs import take_photographs
 
-from moondream_beam.models.moondream.engine import Moondream
+from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.tasks import Annotator, Caption, Detect, Point, Query, Sampling
 from moondream_beam.transforms.annotate import Annotate
 from moondream_beam.transforms.job import AnnotateToParquet

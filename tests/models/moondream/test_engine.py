@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from moondream_beam.models.moondream import engine
-from moondream_beam.models.moondream.engine import Engine, Moondream
+from moondream_beam.models.moondream import annotator
+from moondream_beam.models.moondream.annotator import Moondream
+from moondream_beam.models.moondream.engine import Engine
 from moondream_beam.models.moondream.weights import WEIGHTS_FILE, Checkpoint
 from moondream_beam.models.tasks import Answer, Box, Caption, Detect, Fault, Point, Query, Request, Sampling
 
@@ -293,7 +294,7 @@ def test_a_batch_holds_no_more_pictures_than_fit_the_bound_on_pixels(toy_folder,
     monkeypatch.setattr(
         Engine, "answer_batch", lambda self, batch: held.append(len(batch)) or answer_batch(self, batch)
     )
-    monkeypatch.setattr(engine, "PIXELS_AT_ONCE", 2 * 64 * 64)
+    monkeypatch.setattr(annotator, "PIXELS_AT_ONCE", 2 * 64 * 64)
     large, small = Image.new("RGB", (64, 64)), Image.new("RGB", (8, 8))
     pictures = [small, large, large, large, small, large, large]
     requests = [Request(str(index), picture, Query("?"), Sampling(2, 0)) for index, picture in enumerate(pictures)]
