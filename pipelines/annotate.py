@@ -13,16 +13,16 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 from apache_beam.transforms.combiners import Top
 
-from ..models.moondream.annotator import Moondream
-from ..models.moondream.devices import DTYPES, choose_device
+from ..models.moondream.devices import choose_device
 from ..models.tasks import Query
 from ..transforms.card import read_record
 from ..transforms.job import SHARD_SIZE, AnnotateToParquet, new_run
 from ..transforms.progress import ProgressNotes
-from ..transforms.read import ReadImages, without_pictures
 from ..transforms.write import anchor
+from .inputs import add_input_options, check_inputs, read_inputs
 from .interrupt import unwrapped_interrupts
 from .ledger import balance_sheet, exit_status
+from .models import add_model_options, annotator_of
 from .progress import show_progress
 from .runner import local_runner
 from .starting import starting
@@ -35,14 +35,10 @@ SHARDS_PER_WORKER = 4
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this command; all others are Beam's."""
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="a file, a folder or a glob; quote globs with **")
+    add_input_options(parser)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where rows go; run again to go on")
     add_task_options(parser)
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, help="'tiny' (embedded, knows shapes only) or a folder of weights")
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
-    model.add_argument("--dtype", default="auto", choices=("auto", *DTYPES), help="precision (%(default)s)")
-    model.add_argument("--batch-size", type=int, metavar="N", help="requests answered at once (by memory)")
+    add_model_options(parser)
     add_sampling_options(parser)
     job = parser.add_argument_group("job", "every Beam option may follow as well")
     job.add_argument("--runner", default=LOCAL_RUNNER, help="this machine, or one of Beam's runners (%(default)s)")
@@ -64,13 +60,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
     Raises:
         ValueError: an option makes no sense.
     """
-    annotator = Moondream(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        batch_size=args.batch_size,
-        threads=_threads(args) if args.runner == LOCAL_RUNNER else None,
-    )
+    annotator = annotator_of(args, _threads(args) if args.runner == LOCAL_RUNNER else None)
     job = AnnotateToParquet(
         args.tasks or [Query()],
         annotator,
@@ -81,7 +71,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
         run=run,
         about={"command": "annotate", "options": _options(args)},
     )
-    refs = pipeline | "Read images" >> ReadImages(*args.inputs)
+    refs = read_inputs(pipeline, args)
     if args.limit is not None:
         refs = (
             refs
@@ -131,8 +121,7 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if (nothing := without_pictures(args.inputs)) is not None:
-        raise ValueError(f"input {nothing}: no picture there; check the path, and quote a glob")
+    check_inputs(args)
     for option in ("workers", "limit"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise ValueError(f"--{option} {getattr(args, option)}: give 1 or more")
