@@ -16,8 +16,7 @@ from .generate import Row, generate
 from .prompts import prompt_ids
 from .sampling import generator
 from .text import Cache
-from .tokenizer import Tokenizer
-from .weights import TOKENIZER_FILE, Checkpoint, MoondreamModel
+from .weights import Checkpoint, MoondreamModel
 
 MOST_ROWS = 32
 # What the cache of one batch may take, where the batch size is ours to choose.
@@ -39,7 +38,7 @@ class Engine:
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         self.model: MoondreamModel = checkpoint.load(device, dtype)
-        self.tokenizer = Tokenizer(checkpoint.folder / TOKENIZER_FILE)
+        self.tokenizer = checkpoint.tokenizer()
         self.device, self.dtype = device, dtype
         self.backend = f"local/{device.type}/{str(dtype).removeprefix('torch.')}"
         self._threads = ThreadPoolExecutor(CROP_THREADS, thread_name_prefix="crops")
@@ -79,12 +78,14 @@ class Engine:
         for part in pixels_NHWC.split(CROPS_PER_PASS):
             features.append(vision.encode(normalize(part.to(self.device), self.dtype)))
         image_BTC = vision.project(torch.cat(features), [crops.tiling for crops in pictures])
-        bos = torch.full((len(pictures), 1), self.config.tokenizer.bos_id, device=self.device)
-        embeds_BTC = torch.cat([text.embed(bos), image_BTC], dim=1)
+        opening = [self.config.tokenizer.bos_id, *self.config.tokenizer.before_image]
+        opening_BT = torch.tensor(opening, device=self.device).expand(len(pictures), -1)
+        embeds_BTC = torch.cat([text.embed(opening_BT), image_BTC], dim=1)
         length = embeds_BTC.shape[1]
         prefixes = Cache.empty(self.config.text, len(pictures), length, like=embeds_BTC)
         positions_BT = torch.arange(length, device=self.device).expand(len(pictures), -1)
-        text(embeds_BTC, positions_BT, cache=prefixes)
+        causal = None if self.config.text.prefix_attn else positions_BT[:, None, None] <= positions_BT[:, None, :, None]
+        text(embeds_BTC, positions_BT, causal, prefixes)
         return prefixes
 
     def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Job], list[Crops], list[Outcome]]:
@@ -124,7 +125,7 @@ class Engine:
             sized=isinstance(task, Detect),
         )
         # An answer that would not fit the context ends where the context ends, and says "length".
-        room = text.max_context - text.prefix_attn - len(prompt) - 1
+        room = text.max_context - self.config.prefix_length - len(prompt) - 1
         row.limit = min(row.limit, room // row.stride)
         if row.limit < 1:
             raise ValueError(f"the prompt of {len(prompt)} tokens leaves no room for an answer; ask a shorter one")
@@ -140,7 +141,7 @@ class Engine:
         else:
             answer = Answer(row.finish_reason, text=self.tokenizer.decode(row.ids))
         written = len(row.ids) + row.stride * len(row.places)
-        tokens = Tokens(self.config.text.prefix_attn + len(row.prompt), written)
+        tokens = Tokens(self.config.prefix_length + len(row.prompt), written)
         return Outcome(job.request.id, answer, self.backend, timings, tokens)
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from moondream_beam.models.moondream import annotator
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.engine import Engine
-from moondream_beam.models.moondream.weights import WEIGHTS_FILE, Checkpoint
+from moondream_beam.models.moondream.files import WEIGHTS_FILE
+from moondream_beam.models.moondream.weights import Checkpoint
 from moondream_beam.models.tasks import Answer, Box, Caption, Detect, Fault, Point, Query, Request, Sampling
 
 WARM = Sampling(max_tokens=12, temperature=0.8)
