@@ -1,7 +1,7 @@
 """Every number of the network. The defaults are Moondream 2B of revision 2025-06-21.
 
 Source of the figures: moondream/torch/config.py @ 44146f1 (github.com/vikhyat/moondream). Other generations are these
-same numbers with others in their place: see generations.py.
+same numbers with others in their place: see releases.py.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from torch import nn
 
 from .config import MoondreamConfig, read_json
 from .files import CONFIG_FILE, check_tokenizer, read_shapes, tokenizer_file, weight_files
-from .generations import GENERATIONS, Generation, decide
 from .names import Naming, Shape
 from .region import Region
+from .releases import GENERATIONS, Generation, decide
 from .text import Text
 from .tokenizer import Tokenizer
 from .vision import Vision
