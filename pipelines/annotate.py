@@ -60,7 +60,8 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
     Raises:
         ValueError: an option makes no sense.
     """
-    annotator = annotator_of(args, _threads(args) if args.runner == LOCAL_RUNNER else None)
+    here = args.runner == LOCAL_RUNNER
+    annotator = annotator_of(args, _threads(args) if here else None, here=here)
     job = AnnotateToParquet(
         args.tasks or [Query()],
         annotator,

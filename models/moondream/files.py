@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from .tokenizer import END, Tokenizer
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"
 # In the place of the weights where they are cut into several files: which tensor is in which.
 INDEX_FILE = "model.safetensors.index.json"
+# Of a sha256 in hexadecimal.
+REVISION_DIGITS = 12
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -69,6 +72,11 @@ def tokenizer_file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"tokenizer {path}: no such file")
     return path
+
+
+def tokenizer_digest(path: Path) -> str:
+    """The start of the sha256 over a tokenizer.json."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:REVISION_DIGITS]
 
 
 def read_shapes(weights: tuple[Path, ...]) -> dict[str, Shape]:

@@ -135,7 +135,7 @@ def decide(
         return possible[0]
     code = _text(folder / CODE_FILE)
     certain = [each for each in possible if code and each.written in code and each.unwritten not in code]
-    if not certain and family == "2025" and (_says_so(content) or _is_starmie(tokenizer)):
+    if not certain and family == "2025" and (_says_so(content) or (tokenizer and is_starmie(tokenizer))):
         certain = [RELEASES["2025-06-21"]]
     if len(certain) != 1:
         names = ", ".join(generation.name for generation in possible)
@@ -156,6 +156,6 @@ def _says_so(content: dict[str, Any]) -> bool:
     return tokenizer.get("bos_id") == _LATEST.tokenizer.bos_id and "answer_id" in tokenizer
 
 
-def _is_starmie(tokenizer: Path | None) -> bool:
-    """Whether the control tokens of 2025-06-21 are where its weights have them."""
-    return tokenizer is not None and Tokenizer(tokenizer).token(_LATEST.tokenizer.bos_id) == END
+def is_starmie(tokenizer: Path) -> bool:
+    """Whether there is a tokenizer in this file that has the control tokens where those of 2025-06-21 are."""
+    return tokenizer.is_file() and Tokenizer(tokenizer).token(_LATEST.tokenizer.bos_id) == END

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from .config import MoondreamConfig, read_json
-from .files import CONFIG_FILE, check_tokenizer, read_shapes, tokenizer_file, weight_files
+from .files import CONFIG_FILE, REVISION_DIGITS, check_tokenizer, read_shapes, tokenizer_file, weight_files
 from .names import Naming, Shape
 from .region import Region
 from .releases import GENERATIONS, Generation, decide
@@ -23,7 +23,6 @@ from .tokenizer import Tokenizer
 from .vision import Vision
 
 NAMES_SHOWN = 5
-REVISION_DIGITS = 12
 READ_BYTES = 1 << 22
 
 
@@ -70,11 +69,11 @@ class Checkpoint:
         """
         try:
             folder = path if path.is_dir() else path.parent
-            weights = weight_files(path)
-            words = tokenizer_file(tokenizer or folder)
             settings = folder / CONFIG_FILE
             if path.is_dir() and not settings.is_file():
                 raise ValueError(f"there is no {CONFIG_FILE} in this folder")
+            weights = weight_files(path)
+            words = tokenizer_file(tokenizer or folder)
             content = read_json(settings) if settings.is_file() else {}
             generation, config, naming = recognize(read_shapes(weights), content, folder, release, words)
             check_tokenizer(words, config)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from moondream_beam.models.moondream.annotator import EMBEDDED, Moondream
+from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.config import MoondreamConfig
 from moondream_beam.models.moondream.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from moondream_beam.models.moondream.sources import EMBEDDED
 from moondream_beam.models.moondream.tokenizer import Tokenizer as Words
 from moondream_beam.models.moondream.weights import Checkpoint, MoondreamModel
 from moondream_beam.models.tasks import DEFAULT_PROMPT, Box, Query, Request
