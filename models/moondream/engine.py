@@ -230,7 +230,10 @@ class Engine:
         return prefixes
 
     def _settle(self, job: Job) -> None:
-        self._owners.pop(job).settle(outcome_of(job, self.config, self.tokenizer, self.backend))
+        stream = self._owners.pop(job)
+        # What nobody listens to may end in the middle of a place.
+        if not stream.closed:
+            stream.settle(outcome_of(job, self.config, self.tokenizer, self.backend))
 
     def _fail(self, job: Job, fault: Fault) -> None:
         self._owners.pop(job).settle(Outcome(job.id, fault, self.backend))
