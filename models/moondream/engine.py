@@ -226,7 +226,7 @@ class Engine:
         prefixes = Cache.empty(self.config.text, len(pictures), length, like=embeds_BTC)
         positions_BT = torch.arange(length, device=self.device).expand(len(pictures), -1)
         causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()[None, None]
-        text(embeds_BTC, positions_BT, None if self.config.text.prefix_attn else causal, prefixes)
+        text.memorize(embeds_BTC, positions_BT, None if self.config.text.prefix_attn else causal, prefixes)
         return prefixes
 
     def _settle(self, job: Job) -> None:
