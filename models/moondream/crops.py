@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Image, Resampling
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from .config import VisionConfig
+from .resize import Resize, resize
 
 
 class Tiling(NamedTuple):
@@ -59,15 +60,15 @@ def select_tiling(height: int, width: int, config: VisionConfig) -> Tiling:
     return Tiling(max(1, rows), max(1, columns))
 
 
-def prepare_crops(picture: Image, config: VisionConfig) -> Crops:
+def prepare_crops(picture: Image, config: VisionConfig, resize: Resize = resize) -> Crops:
     """Resize an RGB picture (its proportions are not kept) and cut it into overlapping tiles."""
     side, window = config.crop_size, config.window
     tiling = select_tiling(picture.height, picture.width, config)
-    whole = np.array(picture.resize((side, side), Resampling.LANCZOS))
     if tiling == (1, 1):
+        (whole,) = resize(picture, [(side, side)])
         return Crops(whole[None], tiling)
     size = (tiling.columns * window + 2 * config.margin, tiling.rows * window + 2 * config.margin)
-    resized = np.asarray(picture.resize(size, Resampling.LANCZOS))
+    whole, resized = resize(picture, [(side, side), size])
     tiles = [
         resized[row * window : row * window + side, column * window : column * window + side]
         for row in range(tiling.rows)

@@ -19,6 +19,7 @@ from .config import MoondreamConfig
 from .crops import Crops, normalize, prepare_crops
 from .jobs import Cut, Job, new_row, outcome_of
 from .memory import MOST_SLOTS, free_memory, is_out_of_memory, slots_that_fit, spare_rows
+from .resize import resize, resize_on
 from .slots import Slots
 from .stream import Stream
 from .text import Cache
@@ -51,6 +52,8 @@ class Engine:
         self.backend = f"local/{device.type}/{str(dtype).removeprefix('torch.')}"
         self.crops_per_pass = CROPS_PER_CPU_PASS if device.type == "cpu" else CROPS_PER_PASS
         self.most_slots = batch_size or MOST_SLOTS
+        # On a GPU it takes a fraction of the time, and the CPU has pictures to decode.
+        self._resize = resize_on(device) if device.type == "cuda" else resize
         self._cutters = ThreadPoolExecutor(CROP_THREADS, thread_name_prefix="crops")
         self._turn = threading.Condition()
         self._driving = False
@@ -70,7 +73,7 @@ class Engine:
         stream = Stream(
             requests,
             new_row=lambda request: new_row(request, self.config, self.tokenizer),
-            cut=lambda picture: prepare_crops(picture, self.config.vision),
+            cut=lambda picture: prepare_crops(picture, self.config.vision, self._resize),
             cutters=self._cutters,
             turn=self._turn,
             backend=self.backend,
