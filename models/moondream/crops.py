@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .config import VisionConfig
+from .resize import Resize, resize
 
 # Pixels of a longer side below which the generations of 2024 see a picture whole.
 SMALL = 512
@@ -31,8 +32,8 @@ class Tiling(NamedTuple):
 class Crops(NamedTuple):
     """The crops of one picture, ``[N, crop_size, crop_size, 3]`` in [0, 255]: the whole, then the tiles row by row.
 
-    uint8, or float32 where the whole is the mean of the tiles' pixels. A picture of one tile has one crop here, where
-    the reference encodes the same pixels twice.
+    uint8, or float32 in 2024, where the whole may be the mean of the tiles' pixels. A picture of one tile has one crop
+    here, where the reference encodes the same pixels twice.
     """
 
     pixels_NHWC: NDArray[np.uint8] | NDArray[np.float32]
@@ -81,29 +82,33 @@ def select_size(height: int, width: int, config: VisionConfig) -> Tiling:
     )
 
 
-def prepare_crops(picture: Image, config: VisionConfig) -> Crops:
-    """Resize an RGB picture (its proportions are not kept) and cut it into tiles, as its generation does."""
+def prepare_crops(picture: Image, config: VisionConfig, resize: Resize = resize) -> Crops:
+    """Resize an RGB picture (its proportions are not kept) and cut it into tiles, as its generation does.
+
+    ``resize`` is for the overlapping tiles; the others are few, and always made by Pillow.
+    """
     if config.tiling == "overlapping":
-        return _overlapping_crops(picture, config)
+        return _overlapping_crops(picture, config, resize)
     side = config.crop_size
     tiling = select_size(picture.height, picture.width, config) if config.tiling == "four sizes" else Tiling(1, 1)
-    resized = np.array(picture.resize((tiling.columns * side, tiling.rows * side), Resampling.BICUBIC))
+    size = (tiling.columns * side, tiling.rows * side)
+    resized = np.asarray(picture.resize(size, Resampling.BICUBIC), dtype=np.float32)
     if tiling == (1, 1):
         return Crops(resized[None], tiling)
     tiles = resized.reshape(tiling.rows, side, tiling.columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
     blocks = resized.reshape(side, tiling.rows, side, tiling.columns, 3)
-    whole = blocks.mean((1, 3), dtype=np.float32)
-    return Crops(np.concatenate([whole[None], tiles.astype(np.float32)]), tiling)
+    whole = blocks.mean((1, 3))
+    return Crops(np.concatenate([whole[None], tiles]), tiling)
 
 
-def _overlapping_crops(picture: Image, config: VisionConfig) -> Crops:
+def _overlapping_crops(picture: Image, config: VisionConfig, resize: Resize) -> Crops:
     side, window = config.crop_size, config.window
     tiling = select_tiling(picture.height, picture.width, config)
-    whole = np.array(picture.resize((side, side), Resampling.LANCZOS))
     if tiling == (1, 1):
+        (whole,) = resize(picture, [(side, side)])
         return Crops(whole[None], tiling)
     size = (tiling.columns * window + 2 * config.margin, tiling.rows * window + 2 * config.margin)
-    resized = np.asarray(picture.resize(size, Resampling.LANCZOS))
+    whole, resized = resize(picture, [(side, side), size])
     tiles = [
         resized[row * window : row * window + side, column * window : column * window + side]
         for row in range(tiling.rows)

@@ -87,7 +87,7 @@ def test_a_checkpoint_answers_the_same_under_each_naming(golden, rename, naming)
     sampling = Sampling(max_tokens=6, temperature=0)
     tasks = [Caption(), Query("What is it?"), Detect("dog", 2), Point("cat", 2)]
     requests = [Request(task.name, golden.pictures[0], task, sampling) for task in tasks]
-    ours, theirs = ({each.id: each.result for each in any.answer_batch(requests)} for any in (engine, golden.engine))
+    ours, theirs = ({each.id: each.result for each in any.answer(requests)} for any in (engine, golden.engine))
     assert ours == theirs
 
 

@@ -233,7 +233,7 @@ def engine(oracle, tmp_path_factory):
 
 def ask(engine, picture, task, most=12):
     request = Request("1", picture, task, Sampling(max_tokens=most, temperature=0))
-    (outcome,) = engine.answer_batch([request])
+    (outcome,) = engine.answer([request])
     return outcome
 
 
@@ -278,5 +278,5 @@ def test_pictures_of_all_sizes_together_are_as_alone(engine):
         Request(str(number), noise(*size, seed=number), Query("What?"), Sampling(max_tokens=5, temperature=0))
         for number, size in enumerate(SIZES)
     ]
-    together = {outcome.id: outcome.result.text for outcome in engine.answer_batch(requests)}
+    together = {outcome.id: outcome.result.text for outcome in engine.answer(requests)}
     assert together == {each.id: ask(engine, each.picture, each.task, 5).result.text for each in requests}

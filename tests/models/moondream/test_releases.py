@@ -150,7 +150,7 @@ def set_tokenizer(folder, **changes):
 
 def detect(checkpoint, picture):
     engine = Engine(checkpoint, CPU, torch.float32)
-    (outcome,) = engine.answer_batch([Request("1", picture, Detect("dog", 1))])
+    (outcome,) = engine.answer([Request("1", picture, Detect("dog", 1))])
     return outcome.result.objects
 
 
@@ -181,7 +181,7 @@ def test_only_where_an_id_starts_answers_it_can_not_come_later(folder, toy_pictu
     engine = Engine(Checkpoint.at(folder, release="2025-03-27"), CPU, torch.float32)
     seen = []
     engine.tokenizer.decode = lambda ids: str(seen.extend(ids))
-    engine.answer_batch([Request("1", toy_pictures[0], Query("dog"), Sampling(max_tokens=6, temperature=0))])
+    list(engine.answer([Request("1", toy_pictures[0], Query("dog"), Sampling(max_tokens=6, temperature=0))]))
     assert seen.count(3) == count
 
 
