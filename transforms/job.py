@@ -17,6 +17,7 @@ from apache_beam.utils.shared import Shared
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from .annotate import annotate, check_tasks, share_annotator
 from .card import describe, record_path, write_card, write_record
+from .fetch import Fetcher
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .records import ImageRef, Job
@@ -49,6 +50,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         min_shards: int = 1,
         run: str | None = None,
         about: Mapping[str, Any] | None = None,
+        fetch: Fetcher | None = None,
     ) -> None:
         super().__init__()
         check_tasks(tasks, annotator)
@@ -60,7 +62,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), annotator, sampling, run or new_run())
         self.output, self.shard_size, self.min_shards = anchor(output), shard_size, min_shards
-        self.about = dict(about or {})
+        self.about, self.fetch = dict(about or {}), fetch
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[dict[str, Any]]:
         """Only paths and rows of sums go from stage to stage."""
@@ -68,7 +70,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         noted = plan.counts | "Note the plan" >> beam.Map(_note_plan, self.output, self.job.run)
         return (
             plan.shards
-            | "Annotate shards" >> beam.ParDo(_AnnotateShard(self.job, self.output), AsSingleton(noted))
+            | "Annotate shards" >> beam.ParDo(_AnnotateShard(self.job, self.output, self.fetch), AsSingleton(noted))
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
             | "Record" >> beam.Map(_record, AsSingleton(plan.counts), self.job, self.output, self.about, time.time())
         )
@@ -77,12 +79,13 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
 class _AnnotateShard(beam.DoFn):
     """One shard at a time: its rows stream through the annotator into its files."""
 
-    def __init__(self, job: Job, output: str) -> None:
-        self.job, self.output = job, output
-        self._shared = Shared()
+    def __init__(self, job: Job, output: str, fetch: Fetcher | None = None) -> None:
+        self.job, self.output, self.fetch = job, output, fetch or Fetcher()
+        self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
         self.job = share_annotator(self.job, self._shared)
+        self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
 
     def process(self, shard: Shard, plan: Count) -> Iterator[Summary]:
         """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
@@ -95,7 +98,9 @@ class _AnnotateShard(beam.DoFn):
         notes = ProgressNotes(self.output, self.job.run)
         summary = Summary()
         try:
-            for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, run=self.job.run):
+            for row in annotate(
+                refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, run=self.job.run, fetch=self.fetch
+            ):
                 writer.add(row)
                 summary = summary.plus(row)
                 notes.tell(number, summary)

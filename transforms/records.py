@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
+from .uris import shown
 
 Stage = Literal["list", "fetch", "decode", "answer", "write"]
 
@@ -19,17 +20,20 @@ MILLISECONDS = pa.float32()
 class ImageRef(NamedTuple):
     """Where a picture lies, its name relative to the input's root, and what to ask of it.
 
-    Without ``tasks`` of its own it is asked those of the job.
+    Without ``tasks`` of its own it is asked those of the job. ``columns`` are what a manifest says beside each of its
+    tasks and is kept. A ``problem`` is why there is no picture to look for: all that was asked has failed.
     """
 
     uri: str
     filename: str
     tasks: tuple[Task, ...] = ()
+    columns: tuple[tuple[Any, ...], ...] = ()
+    problem: str = ""
 
     @property
     def key(self) -> str:
         """A short name for the picture, the same in every run, without dots."""
-        return hashlib.sha256(self.uri.encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
+        return hashlib.sha256(shown(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
 
 
 class RowTimings(NamedTuple):
@@ -142,7 +146,13 @@ class Job(NamedTuple):
     def id_of(self, ref: ImageRef, task: Task) -> str:
         """The name of one task on one picture: sha256 over all that decides the answer, as 64 hex digits."""
         digest = hashlib.sha256()
-        for part in (ref.uri, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
+        for part in (
+            shown(ref.uri),
+            task_digest(task),
+            repr(self.sampling),
+            self.annotator.name,
+            self.annotator.revision,
+        ):
             digest.update(part.encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()
