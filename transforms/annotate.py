@@ -37,9 +37,8 @@ def annotate(
     run: str = "",
     fetch: Fetch | None = None,
 ) -> Iterator[Row]:
-    """Exactly one row for each task on each picture, as they come ready; no Beam needed.
+    """Exactly one row for each task on each picture, as they come ready; no Beam needed. ``fetch``: ``Fetcher()``.
 
-    ``fetch`` gives the content behind a URI; it is a ``Fetcher`` unless another is given.
     A picture that can't be fetched or decoded is a Failure for each of its tasks, and its neighbours don't notice.
     """
     desk = _Desk(Job(tuple(tasks), annotator, sampling, run))
