@@ -141,8 +141,15 @@ class Job(NamedTuple):
 
     def id_of(self, ref: ImageRef, task: Task) -> str:
         """The name of one task on one picture: sha256 over all that decides the answer, as 64 hex digits."""
+        return self._digest(ref.uri, task)
+
+    def question_of(self, sha256: str, task: Task) -> str:
+        """The name of one task on these bytes, wherever they lie: it seeds the draws, and is asked once."""
+        return self._digest(f"sha256:{sha256}", task)
+
+    def _digest(self, picture: str, task: Task) -> str:
         digest = hashlib.sha256()
-        for part in (ref.uri, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
+        for part in (picture, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
             digest.update(part.encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()

@@ -166,10 +166,10 @@ class _Parts:
         self.written_bytes = 0
 
     def _close_file(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-            self.file.close()
-            self.writer = None
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with self.file:
+                writer.close()
 
 
 def move(source: str, target: str) -> None:
