@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from ..models.tasks import Fault
-from .retries import FetchError, forbidden
+from .patience import FetchError, forbidden
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], list[str]]

@@ -12,7 +12,7 @@ from typing import Any
 from azure.core import exceptions
 from azure.storage.blob import BlobPrefix, BlobServiceClient
 
-from .retries import cut_off, forbidden, of_status, timed_out, too_large
+from .patience import cut_off, forbidden, of_status, timed_out, too_large
 from .stores import CONNECT_SECONDS, READ_SECONDS, Entry, Page
 from .uris import scheme_of
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from .patience import Patience
 from .records import ImageRef
-from .retries import Patience
 from .stores import Stores
 from .uris import scheme_of, split_bucket
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .retries import Patience, too_large
+from .patience import Patience, too_large
 from .stores import Stores
 from .uris import BUCKETS, DATA, LOCAL, WEB, path_of, scheme_of
 from .web import PROJECT, Web

@@ -14,7 +14,7 @@ from google.auth import exceptions as auth
 from google.cloud.storage import Client
 from google.cloud.storage.exceptions import DataCorruption
 
-from .retries import cut_off, forbidden, of_status, timed_out, too_large
+from .patience import cut_off, forbidden, of_status, timed_out, too_large
 from .stores import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, Page
 from .uris import split_bucket
 

@@ -11,7 +11,7 @@ from typing import Any
 from pyarrow import fs
 
 from ..models.tasks import Fault
-from .retries import FetchError, forbidden, missing, timed_out, too_large
+from .patience import FetchError, forbidden, missing, timed_out, too_large
 from .stores import CHUNK_BYTES, Entry, Page
 from .uris import split_bucket
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,9 +18,11 @@ from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from .annotate import annotate, check_tasks, share_annotator
 from .card import describe, record_path, write_card, write_record
 from .fetch import Fetcher
+from .lease import give_up, held, lost
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .records import ImageRef, Job
+from .stop import TooManyFailures, telling_what_failed
 from .summary import Summary, sum_summaries
 from .write import ShardWriter, anchor
 
@@ -32,6 +34,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
     """Annotate pictures into a folder of Parquet files; run again, it does only what is missing.
 
     ``shard_size`` pictures go into a file, about; ``min_shards`` makes smaller ones, so that each worker has some.
+    ``retry_errors`` asks anew what is in ``errors/``. ``dedup`` asks pictures of the same bytes once in the whole run,
+    and reads each twice to that end. A ``max_failure_rate`` above 0 ends the run early if a larger share fails.
     ``run`` is a new name for this run. ``about`` is kept in the run's record. The result is that record, one element.
 
     Raises:
@@ -48,6 +52,9 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         sampling: Sampling = DEFAULT_SAMPLING,
         shard_size: int = SHARD_SIZE,
         min_shards: int = 1,
+        retry_errors: bool = False,
+        dedup: bool = False,
+        max_failure_rate: float = 0.0,
         run: str | None = None,
         about: Mapping[str, Any] | None = None,
         fetch: Fetcher | None = None,
@@ -61,16 +68,27 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         if run and FileSystems.exists(record_path(output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), annotator, sampling, run or new_run())
-        self.output, self.shard_size, self.min_shards = anchor(output), shard_size, min_shards
-        self.about, self.fetch = dict(about or {}), fetch
+        self.output = anchor(output)
+        self.fetch = fetch or Fetcher()
+        self.plan = PlanShards(
+            self.job,
+            self.output,
+            shard_size,
+            min_shards,
+            retry_errors=retry_errors,
+            dedup=self.fetch if dedup else None,
+        )
+        self.max_failure_rate = max_failure_rate
+        self.about = dict(about or {})
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[dict[str, Any]]:
         """Only paths and rows of sums go from stage to stage."""
-        plan = refs | "Plan" >> PlanShards(self.job, self.output, self.shard_size, self.min_shards)
+        plan = refs | "Plan" >> self.plan
         noted = plan.counts | "Note the plan" >> beam.Map(_note_plan, self.output, self.job.run)
         return (
             plan.shards
-            | "Annotate shards" >> beam.ParDo(_AnnotateShard(self.job, self.output, self.fetch), AsSingleton(noted))
+            | "Annotate shards"
+            >> beam.ParDo(_AnnotateShard(self.job, self.output, self.max_failure_rate, self.fetch), AsSingleton(noted))
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
             | "Record" >> beam.Map(_record, AsSingleton(plan.counts), self.job, self.output, self.about, time.time())
         )
@@ -79,8 +97,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
 class _AnnotateShard(beam.DoFn):
     """One shard at a time: its rows stream through the annotator into its files."""
 
-    def __init__(self, job: Job, output: str, fetch: Fetcher | None = None) -> None:
-        self.job, self.output, self.fetch = job, output, fetch or Fetcher()
+    def __init__(self, job: Job, output: str, max_failure_rate: float = 0.0, fetch: Fetcher | None = None) -> None:
+        self.job, self.output, self.max_failure_rate, self.fetch = job, output, max_failure_rate, fetch or Fetcher()
         self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
@@ -91,29 +109,41 @@ class _AnnotateShard(beam.DoFn):
         """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
         the notes of a shard mean nothing without it."""
         number, refs = shard
-        writer = ShardWriter(self.output, self.job.run, number)
-        if writer.is_published:
-            yield writer.published_summary()
-            return
-        notes = ProgressNotes(self.output, self.job.run)
-        summary = Summary()
-        try:
-            for row in annotate(
-                refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, run=self.job.run, fetch=self.fetch
-            ):
-                writer.add(row)
-                summary = summary.plus(row)
-                notes.tell(number, summary)
-            is_first = writer.publish()
-        except BaseException:
-            writer.discard()
-            raise
-        if not is_first:
-            summary = writer.published_summary()
-        notes.tell(number, summary, last=True)
+        with held(self.output, self.job.run) as token:
+            writer = ShardWriter(self.output, self.job.run, number)
+            if writer.is_published:
+                yield writer.published_summary()
+                return
+            notes = ProgressNotes(self.output, self.job.run)
+            try:
+                summary = self._write(writer, refs, notes, number)
+                if not token.is_there():
+                    raise lost(self.output, self.job.run)
+                with telling_what_failed(self.output):
+                    if not writer.publish():
+                        summary = writer.published_summary()
+                    notes.tell(number, summary, last=True)
+            except BaseException:
+                writer.discard()
+                raise
         for name in ("annotations", "failures", "output_tokens"):
             Metrics.counter(NAMESPACE, name).inc(getattr(summary, name))
         yield summary
+
+    def _write(self, writer: ShardWriter, refs: Iterable[ImageRef], notes: ProgressNotes, number: int) -> Summary:
+        summary = Summary()
+        # Of a run into an object store, whose notes would be requests, a worker sees the shard that it is at.
+        limit = TooManyFailures(self.max_failure_rate, lambda: notes.read()[1] if notes.folder else summary)
+        limit.check()
+        job = self.job
+        for row in annotate(refs, job.tasks, job.annotator, sampling=job.sampling, run=job.run, fetch=self.fetch):
+            summary = summary.plus(row)
+            with telling_what_failed(self.output):
+                writer.add(row)
+                told = notes.tell(number, summary)
+            if told:
+                limit.check()
+        return summary
 
 
 def new_run() -> str:
@@ -122,7 +152,8 @@ def new_run() -> str:
 
 
 def _note_plan(count: Count, output: str, run: str) -> Count:
-    ProgressNotes(output, run).plan(count)
+    with telling_what_failed(output):
+        ProgressNotes(output, run).plan(count)
     return count
 
 
@@ -139,6 +170,8 @@ def _record(
         "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - started, 3),
     }
-    write_card(output)
-    write_record(output, job.run, record)
+    with telling_what_failed(output):
+        write_card(output)
+        write_record(output, job.run, record)
+    give_up(output, job.run)
     return record

@@ -14,8 +14,8 @@ from PIL.Image import Image
 
 from ..models.tasks import Fault
 from .decode import make_pixels, open_picture
+from .patience import FetchError
 from .records import ImageRef, Stage
-from .retries import FetchError
 
 Fetch = Callable[[str], bytes]
 

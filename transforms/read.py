@@ -12,8 +12,8 @@ import apache_beam as beam
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
 from .buckets import Bucket, Folder
+from .patience import Patience
 from .records import ImageRef
-from .retries import Patience
 from .stores import Stores
 from .uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, split_bucket
 

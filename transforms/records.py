@@ -35,6 +35,14 @@ class ImageRef(NamedTuple):
         """A short name for the picture, the same in every run, without dots."""
         return hashlib.sha256(shown(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
 
+    def columns_of(self, task: Task) -> tuple[Any, ...]:
+        """What is kept beside one of its tasks."""
+        return self.columns[self.tasks.index(task)] if self.columns else ()
+
+    def asking(self, tasks: tuple[Task, ...]) -> ImageRef:
+        """The same picture, asked some of its tasks only."""
+        return self._replace(tasks=tasks, columns=tuple(map(self.columns_of, tasks)) if self.columns else ())
+
 
 class RowTimings(NamedTuple):
     """Milliseconds. What a row shared with others (a fetch, a decoding, a pass of the model) it bears an equal part
@@ -145,14 +153,15 @@ class Job(NamedTuple):
 
     def id_of(self, ref: ImageRef, task: Task) -> str:
         """The name of one task on one picture: sha256 over all that decides the answer, as 64 hex digits."""
+        return self._digest(shown(ref.uri), task)
+
+    def question_of(self, sha256: str, task: Task) -> str:
+        """The name of one task on these bytes, wherever they lie: it seeds the draws, and is asked once."""
+        return self._digest(f"sha256:{sha256}", task)
+
+    def _digest(self, picture: str, task: Task) -> str:
         digest = hashlib.sha256()
-        for part in (
-            shown(ref.uri),
-            task_digest(task),
-            repr(self.sampling),
-            self.annotator.name,
-            self.annotator.revision,
-        ):
+        for part in (picture, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
             digest.update(part.encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()

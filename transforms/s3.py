@@ -12,7 +12,7 @@ from botocore import exceptions
 from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
-from .retries import cut_off, forbidden, of_status, timed_out, too_large
+from .patience import cut_off, forbidden, of_status, timed_out, too_large
 from .stores import CHUNK_BYTES, CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, Page
 from .uris import split_bucket
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from .retries import Patience
+from .patience import Patience
 
 # The module here that knows the scheme, what it needs that may be missing, and how to get it.
 CLIENTS = {

@@ -17,7 +17,7 @@ import urllib3
 from ..models.tasks import Fault
 from .addresses import Resolve, addresses_of, is_public, literal, look_up, not_allowed
 from .connections import Gates, cut_after, kept_short
-from .retries import FetchError, cut_off, of_status, timed_out, too_large
+from .patience import FetchError, cut_off, of_status, timed_out, too_large
 from .uris import WEB, check_uri, scheme_of
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0

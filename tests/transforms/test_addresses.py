@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from moondream_beam.transforms.addresses import addresses_of, is_public, literal, look_up
-from moondream_beam.transforms.retries import FetchError
+from moondream_beam.transforms.patience import FetchError
 
 PRIVATE = [
     "0.0.0.0",

@@ -119,7 +119,8 @@ def test_an_annotator_that_ends_early_leaves_failures(refs: list[ImageRef], answ
     rows = list(annotate([*refs, *refs], TASKS, Echo(ends_after=answered)))
     assert set(Counter(row.id for row in rows).values()) == {2}
     assert len(rows) == 8 * COUNT
-    assert sum(isinstance(row, Annotation) for row in rows) == answered
+    # The second of two pictures of the same bytes bears the answer to the first.
+    assert sum(isinstance(row, Annotation) for row in rows) == min(2 * answered, 8 * (COUNT - 1))
     assert {row.stage for row in rows if row.uri == refs[-1].uri} == {"fetch"}
 
 
@@ -162,9 +163,10 @@ def test_references_are_taken_as_they_are_needed(refs: list[ImageRef]) -> None:
         nonlocal taken
         while True:
             taken += 1
-            yield refs[taken % COUNT]
+            yield ImageRef(f"{refs[0].uri}#{taken}", "")
 
-    rows = annotate(endless(), TASKS, Echo())
+    # Bytes of their own, as more may follow the end of a PNG.
+    rows = annotate(endless(), TASKS, Echo(), fetch=lambda uri: fetch(refs[0].uri) + uri.encode())
     for _ in range(100):
         next(rows)
     assert taken <= 25 + 2 + 16

@@ -11,8 +11,8 @@ from buckets import Bucket
 from moondream_beam.transforms import fetch as module
 from moondream_beam.transforms.buckets import Folder, split_glob
 from moondream_beam.transforms.fetch import Fetcher
+from moondream_beam.transforms.patience import FetchError
 from moondream_beam.transforms.read import ReadImages, list_images, list_top, without_pictures
-from moondream_beam.transforms.retries import FetchError
 from moondream_beam.transforms.stores import Stores
 
 KINDS = ["s3", "gs", "az"]

@@ -17,7 +17,7 @@ from webserver import Visit, serving
 from moondream_beam.models.tasks import Fault
 from moondream_beam.transforms import connections, web
 from moondream_beam.transforms.fetch import Fetcher
-from moondream_beam.transforms.retries import FetchError, Patience
+from moondream_beam.transforms.patience import FetchError, Patience
 from moondream_beam.transforms.web import Web
 
 QUICK = Patience(tries=3, seconds=5, first_pause=0.001)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from moondream_beam.models.tasks import Fault
-from moondream_beam.transforms.retries import FetchError, Patience, cut_off, missing, of_status
+from moondream_beam.transforms.patience import FetchError, Patience, cut_off, missing, of_status
 
 QUICK = Patience(tries=4, seconds=5, first_pause=0.001)
 
