@@ -160,6 +160,7 @@ class Desk:
             revision=job.annotator.revision,
             run=job.run,
             created_at=datetime.now(timezone.utc),
+            columns=ref.columns_of(asked.task),
         )
 
     def _failure(self, ref: ImageRef, task: Task, stage: Stage, fault: Fault, backend: str = "") -> Failure:

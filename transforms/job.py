@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import AsSingleton, PCollection
@@ -21,10 +22,10 @@ from .fetch import Fetcher
 from .lease import give_up, held, lost
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
-from .records import ImageRef, Job
+from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_what_failed
 from .summary import Summary, sum_summaries
-from .write import ShardWriter, anchor
+from .write import ShardWriter, anchor, check_kept
 
 SHARD_SIZE = 1000
 NAMESPACE = "moondream_beam"
@@ -36,7 +37,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
     ``shard_size`` pictures go into a file, about; ``min_shards`` makes smaller ones, so that each worker has some.
     ``retry_errors`` asks anew what is in ``errors/``. ``dedup`` asks pictures of the same bytes once in the whole run,
     and reads each twice to that end. A ``max_failure_rate`` above 0 ends the run early if a larger share fails.
-    ``run`` is a new name for this run. ``about`` is kept in the run's record. The result is that record, one element.
+    ``columns`` are those of a manifest that references bring and rows keep. ``run`` is a new name for this run.
+    ``about`` is kept in the run's record. The result is that record, one element.
 
     Raises:
         ValueError: no task, a task that the annotator can't be asked, an output that looks like a glob, or a run of
@@ -57,6 +59,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         max_failure_rate: float = 0.0,
         run: str | None = None,
         about: Mapping[str, Any] | None = None,
+        columns: Sequence[pa.Field] = (),
         fetch: Fetcher | None = None,
     ) -> None:
         super().__init__()
@@ -67,8 +70,9 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         if run and FileSystems.exists(record_path(output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
-        self.job = Job(tuple(tasks), annotator, sampling, run or new_run())
+        self.job = Job(tuple(tasks), annotator, sampling, run or new_run(), tuple(columns))
         self.output = anchor(output)
+        check_kept(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
         self.plan = PlanShards(
             self.job,
@@ -110,7 +114,7 @@ class _AnnotateShard(beam.DoFn):
         the notes of a shard mean nothing without it."""
         number, refs = shard
         with held(self.output, self.job.run) as token:
-            writer = ShardWriter(self.output, self.job.run, number)
+            writer = ShardWriter(self.output, self.job.run, number, self.job.columns)
             if writer.is_published:
                 yield writer.published_summary()
                 return
@@ -171,7 +175,7 @@ def _record(
         "wall_seconds": round(time.time() - started, 3),
     }
     with telling_what_failed(output):
-        write_card(output)
+        write_card(output, job.columns)
         write_record(output, job.run, record)
     give_up(output, job.run)
     return record

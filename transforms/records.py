@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -81,6 +82,8 @@ class Annotation(NamedTuple):
     revision: str
     run: str
     created_at: datetime
+    # Last, and as many as the schema has more of: what a manifest said, and was to be kept.
+    columns: tuple[Any, ...] = ()
 
 
 class Failure(NamedTuple):
@@ -139,13 +142,27 @@ FAILURE_SCHEMA = pa.schema(
 )
 
 
+def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
+    """The schema of ``data/`` with these columns of a manifest at its end.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    names = [*ANNOTATION_SCHEMA.names, *(column.name for column in columns)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"column {name} can't be kept: there is one of this name, rename it in the manifest")
+    return pa.schema([*ANNOTATION_SCHEMA, *columns])
+
+
 class Job(NamedTuple):
-    """What a run asks of each picture that has no tasks of its own, and of whom."""
+    """What a run asks of each picture that has no tasks of its own, and of whom; ``columns`` are kept on its rows."""
 
     tasks: tuple[Task, ...]
     annotator: Annotator
     sampling: Sampling = DEFAULT_SAMPLING
     run: str = ""
+    columns: tuple[pa.Field, ...] = ()
 
     def tasks_of(self, ref: ImageRef) -> tuple[Task, ...]:
         """What is asked of this picture."""
@@ -169,6 +186,9 @@ class Job(NamedTuple):
 
 def to_table(rows: list[Any], schema: pa.Schema) -> pa.Table:
     """Rows of one kind as an Arrow table of that schema."""
+    if schema.names[: len(ANNOTATION_SCHEMA)] == ANNOTATION_SCHEMA.names:
+        nothing = (None,) * (len(schema) - len(ANNOTATION_SCHEMA))
+        rows = [(*row[:-1], *(row.columns or nothing)) for row in rows]
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
     arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
