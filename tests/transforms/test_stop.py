@@ -17,8 +17,10 @@ from moondream_beam.transforms.summary import Summary
 @pytest.mark.parametrize(
     ("rate", "annotations", "failures", "stops"),
     [
-        (0.1, 90, 10, False),
-        (0.1, 89, 11, True),
+        (0.1, 81, 19, False),
+        (0.1, 80, 20, True),
+        (0.1, 8900, 1100, True),
+        (0.1, 9100, 900, False),
         (0.1, 0, ROWS_BEFORE_STOPPING - 1, False),
         (0.1, 0, ROWS_BEFORE_STOPPING, True),
         (1.0, 0, 10_000, False),
