@@ -1,14 +1,16 @@
 """Start the command again and again without importing it again: a process that has it imported, and forks.
 
-Run as a script: each line on standard input is a list of words in JSON and the name of a log. A child in a session of
-its own runs the command with them; the ids of what its annotator is asked go to the log, a line each. The child's id is
-printed, and when it has ended, its exit status.
+Run as a script: each line on standard input is JSON. To start is words for the command, the name of a log and how large
+a file may become (null: as large as it likes); a child in a session of its own runs the command, the ids of what its
+annotator is asked go to the log, a line each, what it says to a file beside it, and its process id is printed. To wait
+is such an id, and its exit status is printed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -36,13 +38,21 @@ class Launcher:
         self._process.kill()
         self._process.communicate()
 
-    def start(self, *words: Any) -> int:
+    def start(self, *words: Any, largest_file: int | None = None) -> int:
         """Start the command; the id of its process group."""
-        return int(self._ask(json.dumps([[str(word) for word in words], str(self.log)])))
+        return self._ask([[str(word) for word in words], str(self.log), largest_file])
 
-    def ended(self) -> int:
+    def ended(self, process: int) -> int:
         """Wait for the end of what was started; its exit status, negative for a signal."""
-        return int(self._ask(None))
+        return self._ask(process)
+
+    def run(self, *words: Any, **limits: Any) -> int:
+        """Start the command and wait for its end; its exit status."""
+        return self.ended(self.start(*words, **limits))
+
+    def said(self) -> str:
+        """What all commands have said so far."""
+        return _beside(str(self.log)).read_text()
 
     def asked(self) -> list[str]:
         """The ids of all requests that were asked so far."""
@@ -55,30 +65,40 @@ class Launcher:
             assert time.monotonic() < end, "nothing happens"
             time.sleep(0.01)
 
-    def _ask(self, line: str | None) -> str:
+    def _ask(self, order: Any) -> int:
         assert self._process.stdin is not None and self._process.stdout is not None
-        if line is not None:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        return self._process.stdout.readline()
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+def _beside(log: str) -> Path:
+    return Path(f"{log}.said")
 
 
 def serve() -> None:
-    """Fork a command for each line."""
+    """Do what each line says."""
     from moondream_beam.models.moondream.annotator import Moondream
     from moondream_beam.pipelines.cli import main
 
     real = Moondream.answer
     for line in sys.stdin:
-        words, log = json.loads(line)
+        order = json.loads(line)
+        if isinstance(order, int):
+            print(os.waitstatus_to_exitcode(os.waitpid(order, 0)[1]), flush=True)
+            continue
+        words, log, largest_file = order
         child = os.fork()
         if not child:
             os.setsid()
             # The lines of the launcher are not the command's to print on.
-            quiet = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1, 2):
-                os.dup2(quiet, descriptor)
+            said = os.open(_beside(log), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(said, 1)
+            os.dup2(said, 2)
             target = os.open(log, os.O_WRONLY | os.O_APPEND)
+            if largest_file is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
             def noted(requests: Iterable[Request], target: int = target) -> Iterator[Request]:
                 for request in requests:
@@ -86,9 +106,10 @@ def serve() -> None:
                     yield request
 
             Moondream.answer = lambda self, requests: real(self, noted(requests))  # type: ignore[method-assign]
-            os._exit(main(words))
+            status = main(words)
+            sys.stdout.flush()
+            os._exit(status)
         print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
