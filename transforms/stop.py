@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,8 @@ from .summary import Summary
 
 # Below so many rows a failure rate says nothing yet.
 ROWS_BEFORE_STOPPING = 100
+# Standard deviations by which failures must pass what is allowed, so that no run stops for a streak of bad luck.
+CERTAINTY = 3.0
 
 
 class StoppedError(RuntimeError):
@@ -17,7 +20,7 @@ class StoppedError(RuntimeError):
 
 
 class TooManyFailures:
-    """Raises when a run's failures pass what is allowed, looking at ``ROWS_BEFORE_STOPPING`` rows or more.
+    """Raises when a run's failures surely pass what is allowed, looking at ``ROWS_BEFORE_STOPPING`` rows or more.
 
     ``look`` tells the sums over all of the run that can be seen from here. A rate of 0 allows all: it is about the
     exit status, not about stopping.
@@ -35,7 +38,8 @@ class TooManyFailures:
         if not self.limit:
             return
         seen = self.look()
-        if seen.rows >= ROWS_BEFORE_STOPPING and seen.failures > self.limit * seen.rows:
+        luck = CERTAINTY * math.sqrt(seen.rows * self.limit * (1 - self.limit))
+        if seen.rows >= ROWS_BEFORE_STOPPING and seen.failures > self.limit * seen.rows + luck:
             raise StoppedError(
                 f"stopped: {seen.failures} of {seen.rows} rows failed, more than the {self.limit:g} of"
                 " --max-failure-rate; what was published stays, and the same command goes on"
