@@ -33,4 +33,6 @@ notebooks: .venv/test  ## run every notebook from top to bottom
 
 .venv/test: .venv/runtime
 	$(INSTALL) --no-build-isolation --editable ".[test]"
+# The official client of Moondream Cloud, without the gigabyte of kernels that it is packaged with and does not load.
+	$(INSTALL) --no-deps moondream
 	touch $@

@@ -31,6 +31,8 @@ from .tasks import add_sampling_options, add_task_options, sampling_of
 LOCAL_RUNNER = "local"
 # So that a worker that was dealt hard shards does not keep the others waiting at the end.
 SHARDS_PER_WORKER = 4
+# The tasks have a place of their own in the record, and a webhook's address may hold a secret.
+UNRECORDED = ("command", "run", "tasks", "webhook")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -136,11 +138,14 @@ def _threads(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    # Ours only: Beam's may hold credentials. The tasks have a place of their own in the record.
-    return {name: value for name, value in vars(args).items() if name not in ("command", "run", "tasks")}
+    # Ours only: Beam's may hold credentials.
+    return {name: value for name, value in vars(args).items() if name not in UNRECORDED}
 
 
 def _say_where(args: argparse.Namespace) -> None:
+    if args.backend != "local":
+        print(f"{args.backend} answers and is paid for, pictures go there; rows go to {args.output}", file=sys.stderr)
+        return
     device = choose_device(args.device).type
     note = ": no accelerator is used, the time left shows as it goes" if device == "cpu" else ""
     print(f"{args.model} on {device}{note}; rows go to {args.output}", file=sys.stderr)

@@ -17,6 +17,7 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from ..models.hosted.bill import Hosted
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Answer, Fault, Outcome, Request, Sampling, Task
 from .fetch import fetch
 from .load import Fetch, Loaded, Unloadable, load_ahead
@@ -74,7 +75,7 @@ class _Desk:
                 name = self.job.id_of(loaded.ref, task)
                 with self.lock:
                     self.waiting.setdefault(name, []).append((loaded, task))
-                yield Request(name, loaded.picture, task, self.job.sampling)
+                yield Request(name, loaded.picture, task, self.job.sampling, loaded.ref.uri)
 
     def settle(self, outcome: Outcome) -> Row:
         """The row that an outcome amounts to.
@@ -89,7 +90,7 @@ class _Desk:
             if not self.waiting[outcome.id]:
                 del self.waiting[outcome.id]
         if isinstance(outcome.result, Fault):
-            return self.failure(loaded.ref, task, "answer", outcome.result, outcome.backend)
+            return self.failure(loaded.ref, task, "answer", outcome.result, outcome.backend, outcome.hosted)
         return self.annotation(loaded, task, outcome.result, outcome)
 
     def unanswered(self) -> Iterator[Failure]:
@@ -129,13 +130,22 @@ class _Desk:
                 total_ms=1000 * (time.perf_counter() - loaded.started),
             ),
             backend=outcome.backend,
-            model=job.annotator.name,
-            revision=job.annotator.revision,
+            model=outcome.model or job.annotator.name,
+            revision=outcome.revision or job.annotator.revision,
             run=job.run,
             created_at=datetime.now(timezone.utc),
+            hosted=outcome.hosted,
         )
 
-    def failure(self, ref: ImageRef, task: Task, stage: Stage, fault: Fault, backend: str = "") -> Failure:
+    def failure(
+        self,
+        ref: ImageRef,
+        task: Task,
+        stage: Stage,
+        fault: Fault,
+        backend: str = "",
+        hosted: Hosted | None = None,
+    ) -> Failure:
         """The row of ``errors/``."""
         return Failure(
             id=self.job.id_of(ref, task),
@@ -152,6 +162,7 @@ class _Desk:
             backend=backend,
             run=self.job.run,
             created_at=datetime.now(timezone.utc),
+            hosted=hosted,
         )
 
 

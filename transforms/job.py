@@ -17,6 +17,7 @@ from apache_beam.utils.shared import Shared
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from .annotate import annotate, check_tasks, share_annotator
 from .card import describe, record_path, write_card, write_record
+from .paid import forget, keep_beside
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .records import ImageRef, Job
@@ -58,7 +59,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         if run and FileSystems.exists(record_path(output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
-        self.job = Job(tuple(tasks), annotator, sampling, run or new_run())
+        self.job = Job(tuple(tasks), keep_beside(annotator, anchor(output)), sampling, run or new_run())
         self.output, self.shard_size, self.min_shards = anchor(output), shard_size, min_shards
         self.about = dict(about or {})
 
@@ -93,10 +94,11 @@ class _AnnotateShard(beam.DoFn):
             yield writer.published_summary()
             return
         notes = ProgressNotes(self.output, self.job.run)
-        summary = Summary()
+        summary, ids = Summary(), []
         try:
             for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, run=self.job.run):
                 writer.add(row)
+                ids.append(row.id)
                 summary = summary.plus(row)
                 notes.tell(number, summary)
             is_first = writer.publish()
@@ -105,6 +107,7 @@ class _AnnotateShard(beam.DoFn):
             raise
         if not is_first:
             summary = writer.published_summary()
+        forget(self.job.annotator, ids)
         notes.tell(number, summary, last=True)
         for name in ("annotations", "failures", "output_tokens"):
             Metrics.counter(NAMESPACE, name).inc(getattr(summary, name))

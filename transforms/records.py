@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from ..models.hosted.bill import Hosted
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 
 Stage = Literal["list", "fetch", "decode", "answer", "write"]
@@ -69,6 +70,7 @@ class Annotation(NamedTuple):
     revision: str
     run: str
     created_at: datetime
+    hosted: Hosted | None = None
 
 
 class Failure(NamedTuple):
@@ -88,6 +90,7 @@ class Failure(NamedTuple):
     backend: str
     run: str
     created_at: datetime
+    hosted: Hosted | None = None
 
 
 Row = Annotation | Failure
@@ -101,6 +104,17 @@ def _required(**fields: pa.DataType) -> list[pa.Field]:
     return [pa.field(name, kind, nullable=False) for name, kind in fields.items()]
 
 
+HOSTED = pa.field(
+    "hosted",
+    pa.struct(
+        [
+            *_required(job=pa.string(), units=pa.float64()),
+            pa.field("usd", pa.float64()),
+            *_required(estimated=pa.bool_()),
+            pa.field("told", pa.string()),
+        ]
+    ),
+)
 CREATED_AT = pa.timestamp("ms", tz="UTC")
 
 ANNOTATION_SCHEMA = pa.schema(
@@ -114,6 +128,7 @@ ANNOTATION_SCHEMA = pa.schema(
         *_required(timings=_struct(RowTimings._fields, MILLISECONDS)),
         *_required(backend=pa.string(), model=pa.string(), revision=pa.string(), run=pa.string()),
         *_required(created_at=CREATED_AT),
+        HOSTED,
     ]
 )
 
@@ -123,6 +138,7 @@ FAILURE_SCHEMA = pa.schema(
         *_required(task=pa.string(), prompt=pa.string(), stage=pa.string(), error=pa.string(), message=pa.string()),
         *_required(retryable=pa.bool_(), attempts=pa.int32(), backend=pa.string(), run=pa.string()),
         *_required(created_at=CREATED_AT),
+        HOSTED,
     ]
 )
 

@@ -1,0 +1,88 @@
+"""Hosted APIs on the command line: which one, for how much money, and what is sent to it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+from ..models.fal import MODELS, Fal
+from ..models.hosted.annotator import HostedAnnotator
+from ..models.moondream.annotator import Moondream
+from ..models.tasks import Annotator
+
+LOCAL = "local"
+PAID_OPTIONS = ("max_cost", "price", "send_urls", "webhook")
+
+
+def add_hosted_options(parser: argparse.ArgumentParser) -> None:
+    """``--backend``, ``--fallback`` and what goes with them."""
+    group = parser.add_argument_group("hosted APIs", "paid for, and never asked unless named here")
+    group.add_argument("--backend", default=LOCAL, choices=(LOCAL, *APIS), help="who answers (%(default)s)")
+    group.add_argument(
+        "--fallback",
+        choices=("none", *APIS),
+        default="none",
+        help="who answers where there is no accelerator, the model can't load, or a row fails (%(default)s)",
+    )
+    group.add_argument("--max-cost", type=float, metavar="USD", help="what this run may cost, on this machine")
+    group.add_argument("--price", type=float, metavar="USD", help="what one of fal's billable units costs")
+    group.add_argument("--send-urls", action="store_true", help="send public http(s) addresses instead of pictures")
+    group.add_argument("--webhook", metavar="URL", help="an address that fal tells of each job as well")
+
+
+def check_hosted(args: argparse.Namespace) -> None:
+    """Refuse options that don't go together.
+
+    Raises:
+        ValueError: they don't.
+    """
+    if args.backend != LOCAL and args.fallback != "none":
+        raise ValueError("--fallback is for the local backend; an API has none")
+    if args.backend == LOCAL and args.fallback == "none":
+        for option in PAID_OPTIONS:
+            if getattr(args, option):
+                raise ValueError(f"--{option.replace('_', '-')} is for a hosted API: name one with --backend")
+    if args.max_cost is not None and args.runner != LOCAL:
+        raise ValueError("--max-cost counts the workers of this machine; other runners have more than it knows of")
+
+
+def hosted_of(args: argparse.Namespace) -> HostedAnnotator:
+    """The API that ``--backend`` names, ready to be asked if the workers are processes of this machine.
+
+    Raises:
+        ValueError: its key or its extra is missing, or it has no such model.
+    """
+    return _ready(args, APIS[args.backend](args, args.model))
+
+
+def fallback_of(args: argparse.Namespace, engine: Moondream) -> Annotator:
+    """The engine, with the API behind it that ``--fallback`` names, if any."""
+    if args.fallback == "none":
+        return engine
+    raise ValueError(f"--fallback {args.fallback} is not there yet; name it as --backend")
+
+
+def _fal(args: argparse.Namespace, model: str | None) -> Fal:
+    return Fal(
+        model or MODELS[0],
+        price=args.price,
+        max_cost=_share(args),
+        send_urls=args.send_urls,
+        webhook=args.webhook,
+        **({"batch_size": args.batch_size} if args.batch_size else {}),
+    )
+
+
+def _share(args: argparse.Namespace) -> float | None:
+    """What one of the processes may spend, rounded down: together they stay below what was allowed."""
+    return None if args.max_cost is None else math.floor(args.max_cost / args.workers * 1e9) / 1e9
+
+
+def _ready(args: argparse.Namespace, hosted: HostedAnnotator) -> HostedAnnotator:
+    if args.runner == LOCAL:
+        hosted.check()
+    return hosted
+
+
+APIS: dict[str, Callable[[argparse.Namespace, str | None], HostedAnnotator]] = {"fal": _fal}
