@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,14 @@ from .weights import Checkpoint
 
 # The folder beside this one: the embedded checkpoint.
 EMBEDDED = {"tiny": Path(__file__).parents[1] / "tiny"}
-# Pixels of the pictures held at once, whatever the batch size: they may be anybody's, and a gigabyte each.
-PIXELS_AT_ONCE = 256 << 20
 
 
 class Moondream:
     """A Moondream checkpoint as an Annotator. It loads when first asked, once in a process, and pickles unloaded.
 
     ``model``: ``"tiny"`` or a folder with config.json, model.safetensors and tokenizer.json. ``device``: auto, cpu,
-    cuda, cuda:N or mps. ``dtype``: auto, float32, bfloat16 or float16. ``batch_size``: requests answered at once.
-    ``threads``: CPU threads of a process.
+    cuda, cuda:N or mps. ``dtype``: auto, float32, bfloat16 or float16. ``batch_size``: requests answered at once,
+    None for as many as the device's memory holds. ``threads``: CPU threads of a process.
 
     Raises:
         ValueError: there is no such model, device or dtype.
@@ -75,38 +71,15 @@ class Moondream:
                 checkpoint = find_checkpoint(self._source)
                 if checkpoint.revision != self.revision:
                     raise RuntimeError(f"model {self.name}: the weights are not those that the job was planned with")
-                if self._threads is not None:
-                    torch.set_num_threads(self._threads)
                 device = choose_device(self._device)
-                self._engine = Engine(checkpoint, device, choose_dtype(self._dtype, device))
+                self._engine = Engine(
+                    checkpoint, device, choose_dtype(self._dtype, device), self._batch_size, self._threads
+                )
             return self._engine
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Answer a stream of requests; they come out batch by batch."""
-        engine = self.load()
-        batch_size = self._batch_size or engine.default_batch_size()
-        for batch in _gather(requests, batch_size):
-            # Threads of one process take turns: the model is one.
-            with self._lock:
-                started = time.perf_counter()
-                outcomes = engine.answer_batch([request for request, _ in batch])
-            waits_ms = {request.id: 1000 * (started - arrived) for request, arrived in batch}
-            for outcome in outcomes:
-                yield replace(outcome, timings=replace(outcome.timings, wait_ms=waits_ms[outcome.id]))
-
-
-def _gather(requests: Iterable[Request], batch_size: int) -> Iterator[list[tuple[Request, float]]]:
-    """Batches of requests with the time of their arrival, ``PIXELS_AT_ONCE`` or ``batch_size`` of them at most."""
-    batch: list[tuple[Request, float]] = []
-    pictures: dict[int, int] = {}
-    for request in requests:
-        batch.append((request, time.perf_counter()))
-        pictures[id(request.picture)] = request.picture.width * request.picture.height
-        if len(batch) == batch_size or sum(pictures.values()) >= PIXELS_AT_ONCE:
-            yield batch
-            batch, pictures = [], {}
-    if batch:
-        yield batch
+        """Answer a stream of requests; outcomes come as they are ready. Callers in several threads share the slots."""
+        yield from self.load().answer(requests)
 
 
 def find_checkpoint(model: str) -> Checkpoint:

@@ -16,7 +16,7 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The decoder. ``prefix_attn``: how many first positions (BOS and picture) see each other both ways."""
+    """The decoder. ``prefix_attn``: how many first positions (BOS and picture) see each other both ways; 0: none do."""
 
     dim: int = 2048
     ff_dim: int = 8192
@@ -131,13 +131,18 @@ class MoondreamConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
 
     def __post_init__(self) -> None:
-        image_tokens = self.vision.grid**2
-        if self.text.prefix_attn != image_tokens + 1:
+        if self.text.prefix_attn not in (0, self.prefix_length):
             raise ValueError(
-                f"config: prefix_attn {self.text.prefix_attn}: it must be {image_tokens} patches and a BOS"
+                f"config: prefix_attn {self.text.prefix_attn}: it must be {self.vision.grid**2} patches and a BOS, "
+                "or 0 where each position sees only those before it"
             )
         if self.vision.window <= 0:
             raise ValueError(f"config: overlap_margin {self.vision.overlap_margin} leaves nothing of a crop")
+
+    @property
+    def prefix_length(self) -> int:
+        """Positions before the prompt: BOS and the picture's patches."""
+        return self.vision.grid**2 + 1
 
     @classmethod
     def read(cls, path: Path) -> MoondreamConfig:

@@ -1,4 +1,4 @@
-"""The decoder: embeddings in, hidden states out, over a cache that a batch of sequences shares.
+"""The decoder: embeddings in, hidden states out, over a cache that many sequences share.
 
 After moondream/torch/text.py and rope.py @ 44146f1. Letters of the shapes: B rows, T new tokens, S cached positions,
 H heads, D channels of a head, C channels, V vocabulary. It knows positions and masks, not what the tokens mean.
@@ -6,6 +6,7 @@ H heads, D channels of a head, C channels, V vocabulary. It knows positions and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,10 +21,24 @@ ROTARY_THETA = 10000.0
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer, each ``[layers, B, H, S, D]``; a row's slot is its position."""
+    """Keys and values of every layer, each ``[layers, B, H, S, D]``; where a token lies in S is its position."""
 
     keys: Tensor
     values: Tensor
+
+    def rows(self, start: int, end: int) -> Cache:
+        """The same memory, of some rows only."""
+        return Cache(self.keys[:, start:end], self.values[:, start:end])
+
+    def copy(self, rows: Sequence[int], theirs: Cache, positions: int) -> None:
+        """Fill the first positions of these rows with those of as many rows of another cache."""
+        for mine, other in zip(self, theirs, strict=True):
+            mine[:, rows, :, :positions] = other[:, :, :, :positions]
+
+    def move(self, row: int, to: int, positions: int) -> None:
+        """Copy the first positions of one row over those of another."""
+        for tensor in self:
+            tensor[:, to, :, :positions] = tensor[:, row, :, :positions]
 
     @classmethod
     def empty(cls, config: TextConfig, rows: int, positions: int, like: Tensor) -> Cache:
