@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 from ..models.fal import MODELS, Fal
+from ..models.fallback import Fallback
 from ..models.hosted.annotator import HostedAnnotator
 from ..models.moondream.annotator import Moondream
 from ..models.tasks import Annotator
@@ -60,7 +61,8 @@ def fallback_of(args: argparse.Namespace, engine: Moondream) -> Annotator:
     """The engine, with the API behind it that ``--fallback`` names, if any."""
     if args.fallback == "none":
         return engine
-    raise ValueError(f"--fallback {args.fallback} is not there yet; name it as --backend")
+    model = args.model if args.fallback == "fal" and args.model in MODELS else None
+    return Fallback(engine, _ready(args, APIS[args.fallback](args, model)))
 
 
 def _fal(args: argparse.Namespace, model: str | None) -> Fal:

@@ -27,13 +27,18 @@ def encode(picture: Image.Image) -> bytes:
         raise ValueError(f"the picture is {picture.mode}; decode it to RGB first")
     if 0 in picture.size:
         raise ValueError("the picture has no pixels")
-    scale = LONGEST_SIDE / max(picture.size)
-    if scale < 1:
-        width, height = (max(1, round(side * scale)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    shrink(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
+
+
+def shrink(picture: Image.Image) -> Image.Image:
+    """A picture of at most ``LONGEST_SIDE`` a side; the very same one where it is."""
+    scale = LONGEST_SIDE / max(1, *picture.size)
+    if scale >= 1:
+        return picture
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 class Encoder:
