@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
+from ..models.cloud import PRICES, MoondreamCloud
 from ..models.fal import MODELS, Fal
 from ..models.fallback import Fallback
 from ..models.hosted.annotator import HostedAnnotator
@@ -22,12 +23,16 @@ def add_hosted_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", default=LOCAL, choices=(LOCAL, *APIS), help="who answers (%(default)s)")
     group.add_argument(
         "--fallback",
-        choices=("none", *APIS),
+        choices=("none", "fal", "cloud"),
         default="none",
         help="who answers where there is no accelerator, the model can't load, or a row fails (%(default)s)",
     )
     group.add_argument("--max-cost", type=float, metavar="USD", help="what this run may cost, on this machine")
-    group.add_argument("--price", type=float, metavar="USD", help="what one of fal's billable units costs")
+    group.add_argument(
+        "--price",
+        metavar="USD",
+        help="of a billable unit at fal, or IN/OUT of a million tokens at Moondream Cloud",
+    )
     group.add_argument("--send-urls", action="store_true", help="send public http(s) addresses instead of pictures")
     group.add_argument("--webhook", metavar="URL", help="an address that fal tells of each job as well")
 
@@ -68,12 +73,46 @@ def fallback_of(args: argparse.Namespace, engine: Moondream) -> Annotator:
 def _fal(args: argparse.Namespace, model: str | None) -> Fal:
     return Fal(
         model or MODELS[0],
-        price=args.price,
+        price=_fal_price(args.price),
         max_cost=_share(args),
         send_urls=args.send_urls,
         webhook=args.webhook,
         **({"batch_size": args.batch_size} if args.batch_size else {}),
     )
+
+
+def _cloud(args: argparse.Namespace, model: str | None) -> MoondreamCloud:
+    return MoondreamCloud(
+        *([model] if model else []),
+        prices=_cloud_prices(args.price),
+        max_cost=_share(args),
+        send_urls=args.send_urls,
+    )
+
+
+def _cloud_batch(args: argparse.Namespace, model: str | None) -> MoondreamCloud:
+    return MoondreamCloud(
+        *([model] if model else []),
+        batch=True,
+        prices=_cloud_prices(args.price),
+        max_cost=_share(args),
+        send_urls=args.send_urls,
+    )
+
+
+def _fal_price(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise ValueError(f"--price {text}: give the dollars that a billable unit costs, such as 0.001") from None
+
+
+def _cloud_prices(text: str | None) -> tuple[float, float]:
+    try:
+        into, out = (float(part) for part in text.split("/")) if text else PRICES
+    except ValueError:
+        raise ValueError(f"--price {text}: give dollars for a million tokens in and out, such as 0.3/1") from None
+    return into, out
 
 
 def _share(args: argparse.Namespace) -> float | None:
@@ -87,4 +126,8 @@ def _ready(args: argparse.Namespace, hosted: HostedAnnotator) -> HostedAnnotator
     return hosted
 
 
-APIS: dict[str, Callable[[argparse.Namespace, str | None], HostedAnnotator]] = {"fal": _fal}
+APIS: dict[str, Callable[[argparse.Namespace, str | None], HostedAnnotator]] = {
+    "fal": _fal,
+    "cloud": _cloud,
+    "cloud-batch": _cloud_batch,
+}

@@ -81,7 +81,7 @@ class Caller:
         try:
             return self.flights.poll()
         except AccountError as error:
-            self._refuse(error, drain_s=0.0)
+            self._refuse(error)
             return True
 
     def _send(self) -> bool:
@@ -135,8 +135,8 @@ class Caller:
         if entry.state == "asked":
             self.settler.lose([item], "the worker that waited for it is gone")
             return
-        items = [item if place == item.id else None for place in entry.places]
         if entry.state == "done":
+            items = [item if place == item.id else None for place in entry.places]
             self.settler.bill(entry, [item])
             try:
                 self.settler.deliver(entry, items)
@@ -144,7 +144,7 @@ class Caller:
                 # Another version of this package took that for an answer.
                 self.packer.add(item, self.desk.clock.now())
         else:
-            self.flights.add(entry, items, own=False)
+            self.flights.take_up(entry, item)
 
     def _lose_patience(self, hopeless: bool) -> bool:
         """Nothing can be sent: nobody waits for ever."""
@@ -191,7 +191,7 @@ class Caller:
             return False
         except AccountError as error:
             desk.journal.drop(entry)
-            self._refuse(error, DRAIN_S)
+            self._refuse(error)
             return False
         except CallError as error:
             desk.journal.drop(entry)
@@ -200,7 +200,7 @@ class Caller:
         for item in unit.items:
             item.sent = desk.clock.now()
         desk.journal.note(entry, "accepted")
-        self.flights.add(entry, list(unit.items), own=True, failures=unit.failures)
+        self.flights.add(entry, unit)
         return True
 
     def _not_accepted(self, unit: Unit, error: CallError) -> None:
@@ -222,5 +222,6 @@ class Caller:
         else:
             self.packer.later(unit, now + backoff(unit.tries))
 
-    def _refuse(self, error: AccountError, drain_s: float) -> None:
-        self.refusal, self.drained_at = error, self.desk.clock.now() + drain_s
+    def _refuse(self, error: AccountError) -> None:
+        if self.refusal is None:
+            self.refusal, self.drained_at = error, self.desk.clock.now() + DRAIN_S

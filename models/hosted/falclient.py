@@ -11,7 +11,7 @@ import httpx
 from fal_client.client import USER_AGENT, BackupDomainTransport, Status, StorageSettings, SyncRequestHandle
 
 from .ends import CallError, NotSentError, PollError, ThrottledError, UnavailableError
-from .policy import PolicyTransport
+from .policy import Connections, PolicyTransport
 
 # Uploads are public to whoever has the link, and would stay for ever.
 UPLOADS = StorageSettings(expires_in="1h")
@@ -34,9 +34,8 @@ class FalClient(fal_client.SyncClient):
     def _get_cdn_client(self) -> httpx.Client:
         token = self._token_manager.get_token()
         headers = {"Authorization": f"{token.token_type} {token.token}"}
-        # A client as the transport, since a bare transport does not look for a proxy in the environment.
-        inner = BackupDomainTransport()
-        client = httpx.Client(transport=PolicyTransport(inner, "fal's storage", token.token), headers=headers)
+        policy = PolicyTransport(Connections(), "fal's storage", token.token)
+        client = httpx.Client(transport=policy, headers=headers)
         self._storage.append(client)
         return client
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..tasks import Fault
 from .ends import (
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 # How long a job may take from the moment it was accepted.
 JOB_DEADLINE_S = 1800.0
-# How often a job that the API failed at is sent again before it is cut in two.
-JOB_TRIES = 2
 
 
 @dataclass(eq=False)
@@ -43,7 +41,7 @@ class Flight:
     own: bool
     started: float
     poll_at: float
-    failures: int = 0
+    unit: Unit
     polls: int = 0
     misses: int = 0
     asked_twice: bool = False
@@ -62,11 +60,16 @@ class Flights:
     settler: Settler
     flights: list[Flight] = field(default_factory=list)
 
-    def add(self, entry: Entry, items: list[Item | None], own: bool, failures: int = 0) -> None:
-        """Look after a job from now on: its own first pause if we sent it, at once if another did."""
+    def add(self, entry: Entry, unit: Unit) -> None:
+        """Look after a job that was just sent."""
         now = self.desk.clock.now()
-        pause = self.desk.service.pause(0) if own else 0.0
-        self.flights.append(Flight(entry, items, own, now, now + pause, failures))
+        self.flights.append(Flight(entry, list(unit.items), True, now, now + self.desk.service.pause(0), unit))
+
+    def take_up(self, entry: Entry, item: Item) -> None:
+        """Look after a job that somebody sent before, of which this is the first item to come again."""
+        now = self.desk.clock.now()
+        items = [item if place == item.id else None for place in entry.places]
+        self.flights.append(Flight(entry, items, False, now, now, Unit((item,), now, now)))
 
     def join(self, item: Item) -> bool:
         """Whether an item belongs to a job that was taken up again, where it now has its place."""
@@ -95,10 +98,13 @@ class Flights:
 
     def hang_up(self) -> None:
         """Nobody listens any more: what can still be cancelled is; the journal keeps what became of the rest."""
+        desk = self.desk
         for flight in list(self.flights):
             with suppress(CallError, AccountError):
-                if flight.own and self.desk.service.cancel(flight.entry.job):
-                    self.desk.journal.note(flight.entry, "cancelled")
+                if flight.own and desk.service.cancel(flight.entry.job):
+                    desk.journal.note(flight.entry, "cancelled")
+                elif flight.own and not desk.service.remembers and (done := desk.service.poll(flight.entry.job)):
+                    self._keep(flight, done)
             self._land(flight)
 
     def _ask(self, flight: Flight) -> None:
@@ -106,6 +112,11 @@ class Flights:
         flight.polls += 1
         try:
             done = desk.service.poll(flight.entry.job)
+        except AccountError:
+            self._land(flight)
+            if not desk.service.remembers:
+                desk.journal.drop(flight.entry)
+            raise
         except PollError as error:
             self._missed(flight, error)
         except CallError as error:
@@ -121,19 +132,21 @@ class Flights:
             self._give_up(flight)
 
     def _done(self, flight: Flight, done: Done) -> None:
-        entry, desk = flight.entry, self.desk
-        places = len(entry.places)
-        entry.answer = done.answer
-        entry.units, entry.usd, entry.estimated = desk.budget.bill(done, places)
+        entry = flight.entry
+        self._keep(flight, done)
         self._land(flight)
         self.settler.bill(entry, flight.present)
         try:
             self.settler.deliver(entry, flight.items)
         except UnfitError as error:
-            desk.journal.drop(entry)
+            self.desk.journal.drop(entry)
             self.settler.misfit(self._unit(flight), error)
-        else:
-            desk.journal.note(entry, "done")
+
+    def _keep(self, flight: Flight, done: Done) -> None:
+        entry = flight.entry
+        entry.answer = done.answer
+        entry.units, entry.usd, entry.estimated = self.desk.budget.bill(done, len(entry.places))
+        self.desk.journal.note(entry, "done")
 
     def _missed(self, flight: Flight, error: PollError) -> None:
         """The asking failed, not the job: ask again, never send again."""
@@ -151,7 +164,7 @@ class Flights:
         """The job failed."""
         desk, entry = self.desk, flight.entry
         again = isinstance(error, UnavailableError) and error.again
-        if again and not flight.asked_twice:
+        if again and desk.service.remembers and not flight.asked_twice:
             # A second look costs nothing, and sometimes there is an answer after all.
             flight.asked_twice = True
             flight.poll_at = desk.clock.now() + backoff(1)
@@ -166,9 +179,9 @@ class Flights:
             self.settler.reject(flight.items, error)
         elif isinstance(error, ThrottledError):
             desk.governor.throttled(error.retry_after)
-            self.settler.send_again(flight.present, cut=False)
+            self.settler.resend(self._unit(flight), cut=False)
         elif isinstance(error, GoneError):
-            self.settler.send_again(flight.present, cut=False)
+            self.settler.resend(self._unit(flight), cut=False)
         else:
             assert isinstance(error, NotSentError | UnavailableError), error
             desk.governor.failed()
@@ -177,13 +190,14 @@ class Flights:
     def _send_again(self, flight: Flight, error: CallError, again: bool) -> None:
         unit = self._unit(flight)
         unit.failures += 1
-        if again and unit.failures <= JOB_TRIES:
+        unit.last_fault = Fault("Unavailable", brief(error), retryable=True)
+        if again and unit.failures <= self.desk.service.job_tries:
             self.settler.packer.later(unit, self.desk.clock.now() + backoff(unit.failures))
         elif len(unit.items) > 1:
             # One picture may be what brings the API down.
             self.settler.resend(unit, cut=True)
         else:
-            self.settler.fail(unit.items, Fault("Unavailable", brief(error), retryable=True), flight.entry.job)
+            self.settler.fail(unit.items, unit.last_fault, flight.entry.job)
 
     def _give_up(self, flight: Flight) -> None:
         """It took too long: ask for its end, and if it just came, for its answer."""
@@ -209,5 +223,4 @@ class Flights:
             self.desk.journal.leave(flight.entry)
 
     def _unit(self, flight: Flight) -> Unit:
-        now = self.desk.clock.now()
-        return Unit(tuple(flight.present), now, now, failures=flight.failures)
+        return replace(flight.unit, items=tuple(flight.present))

@@ -138,6 +138,21 @@ class PolicyTransport(httpx.BaseTransport):
         return RejectedError(said, kind, named, inputs)
 
 
+class Connections(httpx.BaseTransport):
+    """Connections that look for a proxy in the environment, which a bare transport does not."""
+
+    def __init__(self) -> None:
+        self._client = httpx.Client(follow_redirects=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; the body of the answer is still to be read."""
+        return self._client.send(request, stream=True)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
 def _read(response: httpx.Response, deadline: float) -> bytes:
     """The body as it is, within size and time."""
     body = bytearray()

@@ -81,11 +81,17 @@ class Reply(NamedTuple):
 
 
 class Service(Protocol):
-    """One API. All errors are those of ends.py."""
+    """One API. All errors are those of ends.py.
+
+    ``remembers``: it keeps jobs and their answers for a while; otherwise an answer comes with the call or never.
+    ``job_tries``: how often a job that it failed at is sent again.
+    """
 
     backend: str
     most_items: int
     most_bytes: int
+    remembers: bool
+    job_tries: int
 
     def submit(self, items: Sequence[Item]) -> str:
         """Send a job; its id. This is what is paid for."""

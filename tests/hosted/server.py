@@ -37,6 +37,8 @@ class Exchange(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.end_headers()
+        # Also where the client speaks HTTP/1.0 to its proxy.
+        self.close_connection = False
         try:
             self.connection = self.server.context.wrap_socket(self.connection, server_side=True)
         except (OSError, ssl.SSLError):
@@ -95,7 +97,9 @@ class Exchange(BaseHTTPRequestHandler):
         """End the connection without another word."""
         self.close_connection = True
         with contextlib.suppress(OSError):
-            self.connection.detach_and_close() if hasattr(self.connection, "detach_and_close") else _close(self)
+            # Whoever holds the socket open besides us would keep it from being reset.
+            self.rfile.close()
+            self.connection.close()
 
     def finish(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -105,12 +109,6 @@ class Exchange(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
-
-
-def _close(exchange: Exchange) -> None:
-    # Whoever holds the socket open besides us would keep it from being reset.
-    exchange.rfile.close()
-    exchange.connection.close()
 
 
 class Server(ThreadingHTTPServer):
