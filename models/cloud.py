@@ -15,6 +15,8 @@ from .tasks import Answer, Box, Caption, Detect, Fault, Point, Query, Spot, Task
 MODELS = ("moondream3.1-9B-A2B", "moondream3-preview")
 # Dollars for a million tokens in and out, of moondream3.1-9B-A2B; https://moondream.ai/pricing of 2026-10-07.
 PRICES = (0.30, 1.00)
+# Of the 100,000 that a file may have.
+BATCH_SIZE, MOST_BATCH_SIZE = 1000, 100_000
 # What a picture is taken to use where the API does not tell: the average of the example in the docs of its batches.
 USUAL_TOKENS = (1500, 50)
 
@@ -23,7 +25,7 @@ class MoondreamCloud(HostedAnnotator):
     """Moondream 3 at Moondream Cloud, which is paid for by the token; the key is the worker's ``MOONDREAM_API_KEY``.
 
     ``model`` is the API's name for it. ``prices`` are the dollars for a million tokens in and out. ``batch`` asks its
-    Batch API: half of these prices, and hours instead of seconds.
+    Batch API: half of these prices, ``batch_size`` requests a file, and hours instead of seconds.
 
     Raises:
         ValueError: a number makes no sense.
@@ -39,6 +41,7 @@ class MoondreamCloud(HostedAnnotator):
         *,
         concurrency: int = 8,
         batch: bool = False,
+        batch_size: int = BATCH_SIZE,
         prices: tuple[float, float] = PRICES,
         max_cost: float | None = None,
         send_urls: bool = False,
@@ -49,9 +52,11 @@ class MoondreamCloud(HostedAnnotator):
             raise ValueError("model: give the API's name for it, such as " + " or ".join(MODELS))
         if len(prices) != 2 or not all(0 <= price < float("inf") for price in prices):
             raise ValueError(f"prices {prices}: give the dollars for a million tokens in, and for a million out")
+        if not 1 <= batch_size <= MOST_BATCH_SIZE:
+            raise ValueError(f"batch size {batch_size}: a batch takes 1 to {MOST_BATCH_SIZE} requests")
         if batch and send_urls:
             raise ValueError("send urls: a batch holds pictures, not addresses")
-        self.name, self.batch = model, batch
+        self.name, self.batch, self._batch_size = model, batch, batch_size
         self.revision = "api.moondream.ai/v1"
         self._prices = (prices[0] / 2, prices[1] / 2) if batch else prices
 
@@ -60,7 +65,7 @@ class MoondreamCloud(HostedAnnotator):
         from .hosted.calls import CloudCalls
 
         if self.batch:
-            return CloudBatches(key, self.name, self._prices)
+            return CloudBatches(key, self.name, self._prices, self._batch_size)
         return CloudCalls(key, self.name, self._prices, self.concurrency)
 
     def _budget(self) -> Budget:

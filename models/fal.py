@@ -89,7 +89,7 @@ class Fal(HostedAnnotator):
 class FalQueue:
     """The queue of the endpoint as the caller sees it."""
 
-    most_bytes, remembers, job_tries = MOST_BODY_BYTES, True, 2
+    most_bytes, remembers, job_tries, deadline_s = MOST_BODY_BYTES, True, 2, 1800.0
 
     def __init__(
         self, client: FalClient, model: str, batch_size: int, price: float | None, webhook: str | None

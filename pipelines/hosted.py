@@ -94,6 +94,7 @@ def _cloud_batch(args: argparse.Namespace, model: str | None) -> MoondreamCloud:
     return MoondreamCloud(
         *([model] if model else []),
         batch=True,
+        **({"batch_size": args.batch_size} if args.batch_size else {}),
         prices=_cloud_prices(args.price),
         max_cost=_share(args),
         send_urls=args.send_urls,

@@ -17,8 +17,8 @@ from .ends import LostAnswerError, PollError, UnavailableError, UnfitError, brie
 from .policy import Connections, PolicyTransport
 from .service import Done, Item, Reply
 
-# Far below the 100,000 lines and 2 GB that the API takes: what a worker holds in memory, in one part of the upload.
-MOST_ITEMS, MOST_BYTES = 1000, 40 << 20
+# Far below the 2 GB that the API takes: what a worker holds in memory, and one part of the upload.
+MOST_BYTES = 40 << 20
 FIRST_POLL_S, POLL_GROWTH, LONGEST_POLL_S = 5.0, 1.3, 60.0
 BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 # The API's names for failures that are its own.
@@ -28,10 +28,10 @@ PASSING = ("processing_error",)
 class CloudBatches:
     """The Batch API as the caller sees it: a job is a file of requests."""
 
-    most_items, most_bytes, remembers, job_tries = MOST_ITEMS, MOST_BYTES, True, 2
+    most_bytes, remembers, job_tries, deadline_s = MOST_BYTES, True, 2, 48 * 3600.0
 
-    def __init__(self, key: str, model: str, prices: tuple[float, float]) -> None:
-        self.key, self.model, self.prices = key, model, prices
+    def __init__(self, key: str, model: str, prices: tuple[float, float], batch_size: int) -> None:
+        self.key, self.model, self.prices, self.most_items = key, model, prices, batch_size
         self.backend = f"cloud-batch/{model}"
         self._client: httpx.Client | None = None
 

@@ -30,7 +30,7 @@ BUSY = ("queue is full", "request timeout")
 class CloudCalls:
     """The realtime API as the caller sees it: a job is one call, and its answer is had with it or never."""
 
-    most_items, most_bytes, remembers, job_tries = 1, 1 << 62, False, 6
+    most_items, most_bytes, remembers, job_tries, deadline_s = 1, 1 << 62, False, 6, 1800.0
 
     def __init__(self, key: str, model: str, prices: tuple[float, float], threads: int) -> None:
         self.key, self.model, self.prices, self.threads = key, model, prices, threads

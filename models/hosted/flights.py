@@ -28,9 +28,6 @@ from .settling import Desk, Settler
 
 log = logging.getLogger(__name__)
 
-# How long a job may take from the moment it was accepted.
-JOB_DEADLINE_S = 1800.0
-
 
 @dataclass(eq=False)
 class Flight:
@@ -128,7 +125,7 @@ class Flights:
                 self._done(flight, done)
                 return
             flight.poll_at = desk.clock.now() + desk.service.pause(flight.polls)
-        if flight in self.flights and desk.clock.now() - flight.started > JOB_DEADLINE_S:
+        if flight in self.flights and desk.clock.now() - flight.started > desk.service.deadline_s:
             self._give_up(flight)
 
     def _done(self, flight: Flight, done: Done) -> None:
@@ -212,7 +209,7 @@ class Flights:
                     return
         desk.journal.note(flight.entry, "cancelled" if cancelled else "accepted")
         self._land(flight)
-        message = f"no answer within {JOB_DEADLINE_S:.0f} s; it may have been billed"
+        message = f"no answer within {desk.service.deadline_s:.0f} s; it may have been billed"
         self.settler.fail(flight.present, Fault("TooSlow", message, retryable=True), flight.entry.job)
 
     def _land(self, flight: Flight) -> None:

@@ -84,7 +84,7 @@ class Service(Protocol):
     """One API. All errors are those of ends.py.
 
     ``remembers``: it keeps jobs and their answers for a while; otherwise an answer comes with the call or never.
-    ``job_tries``: how often a job that it failed at is sent again.
+    ``job_tries``: how often a job that it failed at is sent again. ``deadline_s``: how long a job may take.
     """
 
     backend: str
@@ -92,6 +92,7 @@ class Service(Protocol):
     most_bytes: int
     remembers: bool
     job_tries: int
+    deadline_s: float
 
     def submit(self, items: Sequence[Item]) -> str:
         """Send a job; its id. This is what is paid for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +10,14 @@ from .clock import QuickClock
 from .server import Server, serving
 
 OTHERS = ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "FAL_KEY_ID", "FAL_KEY_SECRET")
+
+
+def leave_home(patch: pytest.MonkeyPatch, server: Server) -> None:
+    """Let this process find the server in the place of all APIs."""
+    for name in OTHERS:
+        patch.delenv(name, raising=False)
+    for name, value in server.environment.items():
+        patch.setenv(name, value)
 
 
 @pytest.fixture
@@ -25,9 +32,6 @@ def api(
 ) -> Iterator[Server]:
     """A server for this test, with its keys and the way to it in the environment."""
     with serving(tmp_path_factory.mktemp("api")) as server:
-        for name in OTHERS:
-            monkeypatch.delenv(name, raising=False)
-        for name, value in server.environment.items():
-            monkeypatch.setitem(os.environ, name, value)
+        leave_home(monkeypatch, server)
         server.now = clock.now
         yield server

@@ -141,7 +141,7 @@ class Server(ThreadingHTTPServer):
         }
 
     def api_of(self, host: str) -> Any:
-        return self.cloud if host.endswith("moondream.ai") else self.fal
+        return self.cloud if host in ("api.moondream.ai", "storage.example.com") else self.fal
 
     def count(self, operation: str) -> int:
         """How many calls of a kind came in."""

@@ -166,6 +166,13 @@ def test_public_addresses_are_named_and_all_others_are_sent(api, clock):
 
 
 def test_numbers_that_make_no_sense_are_refused():
-    for wrong in ({"prices": (1.0,)}, {"prices": (-1.0, 1.0)}, {"max_cost": 0}, {"concurrency": 0}, {"model": " "}):
-        with pytest.raises(ValueError, match="give"):
+    for wrong in (
+        {"prices": (1.0,)},
+        {"prices": (-1.0, 1.0)},
+        {"max_cost": 0},
+        {"concurrency": 0},
+        {"model": " "},
+        {"batch_size": 0},
+    ):
+        with pytest.raises(ValueError, match="give|takes"):
             MoondreamCloud(**wrong)
