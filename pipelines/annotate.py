@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentP
 from apache_beam.transforms.combiners import Top
 
 from ..models.moondream.devices import choose_device
+from ..models.moondream.hub import OFFICIAL
 from ..transforms.card import read_record
 from ..transforms.job import new_run
 from ..transforms.lease import claimed
@@ -121,6 +122,9 @@ def _threads(args: argparse.Namespace) -> int:
 
 
 def _say_where(args: argparse.Namespace) -> None:
+    if args.backend != "local":
+        print(f"{args.backend} answers and is paid for, pictures go there; rows go to {args.output}", file=sys.stderr)
+        return
     device = choose_device(args.device).type
     note = ": no accelerator is used, the time left shows as it goes" if device == "cpu" else ""
-    print(f"{args.model} on {device}{note}; rows go to {args.output}", file=sys.stderr)
+    print(f"{args.model or OFFICIAL} on {device}{note}; rows go to {args.output}", file=sys.stderr)

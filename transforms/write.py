@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
-from .summary import SUMMED_COLUMNS, Summary, sum_summaries
+from .summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
 
 # Bytes in memory, before compression: what a reader of one row group, or of one file, must hold. A single row that is
 # larger has a row group, or a file, of its own.
@@ -65,8 +65,8 @@ class ShardWriter:
 
     def published_summary(self) -> Summary:
         """The sums over the rows that an earlier attempt published."""
-        failures = Summary(failures=sum(len(table) for table in self._errors.read(["id"])))
-        return sum_summaries([failures, *(Summary.of_table(table) for table in self._data.read(SUMMED_COLUMNS))])
+        failures = (Summary.of_failures(table) for table in self._errors.read(BILLED_COLUMNS))
+        return sum_summaries([*failures, *(Summary.of_table(table) for table in self._data.read(SUMMED_COLUMNS))])
 
     def discard(self) -> None:
         """Remove what was written and not published."""
