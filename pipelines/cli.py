@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from . import annotate, demo
-from .interrupt import not_about_interrupts
+from .interrupt import not_about_ends_on_purpose
 from .starting import CannotStartError
 
 BAD_ARGUMENTS, INTERRUPTED = 2, 130
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, others = parser.parse_known_args(argv)
     # Importing Beam leaves a handler behind, and its warnings are about options that nobody gave.
     handler = logging.StreamHandler()
-    handler.addFilter(not_about_interrupts)
+    handler.addFilter(not_about_ends_on_purpose)
     logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     try:

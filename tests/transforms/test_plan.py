@@ -80,7 +80,7 @@ def test_merging_asks_each_task_once_whatever_the_order() -> None:
 def test_there_are_enough_shards_for_the_workers_and_no_more_than_pictures(
     pictures: int, size: int, least: int, shards: int
 ) -> None:
-    drawn = {shard_of(ref, Count(pictures), size, least) for ref in REFS}
+    drawn = {shard_of(ref.key, Count(pictures), size, least) for ref in REFS}
     assert drawn == set(range(shards))
 
 
