@@ -273,9 +273,9 @@ def test_what_is_wrong_is_said_in_one_line_before_any_work(url, files, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("scheme, package", [("gs", "gcsfs"), ("s3", "s3fs")])
+@pytest.mark.parametrize("scheme, package", [("gs", "gcp"), ("s3", "aws"), ("az", "azure")])
 def test_the_package_that_a_store_needs_is_named(scheme, package):
-    with pytest.raises(ValueError, match=f"model {scheme}://b/weights: reading it needs {package}, which is not inst"):
+    with pytest.raises(ValueError, match=rf"reading it needs moondream-beam\[{package}\], which is not inst"):
         on_cpu(f"{scheme}://b/weights")
 
 
