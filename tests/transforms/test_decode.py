@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-import pillow_heif
 import pytest
+from hostile import encoded
 from PIL import ExifTags, Image, ImageCms
 
 from moondream_beam.transforms import decode as module
 from moondream_beam.transforms.decode import UndecodableError, decode, formats, make_pixels
 
-# Tests write HEIF, too.
-pillow_heif.register_heif_opener()
-
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def quarters() -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import random
 import struct
 import time
@@ -11,40 +10,18 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-import pillow_heif
 import pytest
+from hostile import KINDS, encoded, png_claiming
 from PIL import Image
 
 from moondream_beam.transforms import decode as module
 from moondream_beam.transforms.decode import UndecodableError, decode
-
-# Tests write HEIF, too.
-pillow_heif.register_heif_opener()
 
 
 def noise(width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """The header of a PNG of that size, and hardly a pixel."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
-    )
-
-
-KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO")
 # Ways to write a picture that a reader goes other ways through.
 WAYS = {
     **{kind: (kind, {}) for kind in KINDS},
