@@ -5,17 +5,34 @@ from __future__ import annotations
 import contextlib
 import random
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import KINDS, encoded, png_claiming
+from hostile import KINDS, encoded, make_hostile, png_claiming
 from PIL import Image
 
 from moondream_beam.transforms import decode as module
 from moondream_beam.transforms.decode import UndecodableError, decode
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from moondream_beam.transforms.decode import UndecodableError, decode
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (300 << 20),) * 2)
+for path in Path(sys.argv[1]).iterdir():
+    try:
+        decode(path.read_bytes())
+        print(path.name, "decoded", sep=" = ")
+    except UndecodableError as error:
+        print(path.name, repr(str(error)).replace(" = ", "")[1:], sep=" = ")
+"""
 
 
 def noise(width: int = 64, height: int = 48) -> Image.Image:
@@ -165,6 +182,18 @@ def test_a_bomb_in_the_words_around_a_picture_is_refused_or_passed_over(
     with contextlib.suppress(UndecodableError):
         assert decode(content[:end] + bomb + content[end:]).size == (64, 48)
     assert memory_peak() < 80 << 20
+
+
+@pytest.mark.slow
+def test_where_memory_is_short_a_large_picture_is_undecodable_and_the_next_is_decoded(tmp_path: Path) -> None:
+    make_hostile(tmp_path / "hostile", noise(320, 240))
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, tmp_path / "hostile"], capture_output=True, text=True, check=True
+    )
+    told = dict(line.split(" = ") for line in done.stdout.splitlines())
+    assert len(told) == len(list((tmp_path / "hostile").iterdir()))
+    assert told["zeros.png"].startswith("MemoryError")
+    assert told["a jpeg.png"] == told["bomb by frames.gif"] == told["more behind it.png"] == "decoded"
 
 
 def test_a_limit_of_pillow_that_somebody_set_lower_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
