@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
 
-.PHONY: help demo test lint notebooks corpus
+.PHONY: help demo test lint notebooks azurite corpus
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,11 @@ lint: .venv/test  ## check format, style and types
 
 notebooks: .venv/test  ## run every notebook from top to bottom
 	for notebook in $(wildcard notebooks/*.ipynb); do $(BIN)/jupyter-execute $$notebook || exit; done
+
+azurite: .venv/azurite  ## install the emulator of Azure's blobs, without which its tests are skipped; needs Node
+
+.venv/azurite:
+	npm install --silent --prefix $@ azurite@3.35.0
 
 # Without build isolation the pinned setuptools builds, and a repeated install needs no network.
 .venv/runtime: setup.py pyproject.toml constraints.txt

@@ -186,11 +186,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a request has no answer. ``retryable``: the same request may succeed later."""
+    """Why a request has no answer, after so many ``attempts``. ``retryable``: the same request may succeed later."""
 
     error: str
     message: str
     retryable: bool = False
+    attempts: int = 1
 
     @classmethod
     def of(cls, error: BaseException, *, retryable: bool = False) -> Fault:

@@ -19,7 +19,7 @@ from ..transforms.lease import claimed
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
 from ..transforms.write import anchor
-from .inputs import add_input_options, check_inputs, read_inputs
+from .inputs import add_input_options, inputs_of
 from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from .ledger import balance_sheet, exit_status
@@ -48,8 +48,10 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
     Raises:
         ValueError: an option makes no sense.
     """
-    job = job_of(args, annotator_of(args, _threads(args) if args.runner == LOCAL_RUNNER else None), run)
-    refs = read_inputs(pipeline, args)
+    here = args.runner == LOCAL_RUNNER
+    inputs = inputs_of(args)
+    job = job_of(args, inputs, annotator_of(args, _threads(args) if here else None, here=here), run)
+    refs = inputs.read(pipeline)
     if args.limit is not None:
         refs = (
             refs
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
     name = new_run()
     with contextlib.ExitStack() as stack:
         with starting():
-            _check(args)
+            check_job(args)
             options = beam_options(beam_arguments)
             args.output = anchor(args.output)
             local = args.runner == LOCAL_RUNNER
@@ -112,11 +114,6 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     if unknown:
         raise ValueError(f"unknown option {unknown[0]}: see moondream-beam annotate --help")
     return PipelineOptions(list(arguments))
-
-
-def _check(args: argparse.Namespace) -> None:
-    check_inputs(args)
-    check_job(args)
 
 
 def _threads(args: argparse.Namespace) -> int:

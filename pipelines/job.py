@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..models.tasks import Annotator, Query
+from ..models.tasks import Annotator
 from ..transforms.job import SHARD_SIZE, AnnotateToParquet
+from ..transforms.uris import shown
+from .inputs import Inputs
 from .tasks import sampling_of
 
 LOCAL_RUNNER = "local"
@@ -52,14 +54,14 @@ def check_job(args: argparse.Namespace) -> None:
         raise ValueError(f"--max-failure-rate {args.max_failure_rate}: give a share from 0 to 1")
 
 
-def job_of(args: argparse.Namespace, annotator: Annotator, run: str) -> AnnotateToParquet:
+def job_of(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: str) -> AnnotateToParquet:
     """The job that the options ask for.
 
     Raises:
         ValueError: an option makes no sense.
     """
     return AnnotateToParquet(
-        args.tasks or [Query()],
+        inputs.tasks,
         annotator,
         args.output,
         sampling=sampling_of(args),
@@ -70,9 +72,12 @@ def job_of(args: argparse.Namespace, annotator: Annotator, run: str) -> Annotate
         max_failure_rate=args.max_failure_rate,
         run=run,
         about={"command": "annotate", "options": _options(args)},
+        columns=inputs.columns.kept,
+        fetch=inputs.fetch,
     )
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     # Ours only: Beam's may hold credentials. The tasks have a place of their own in the record.
-    return {name: value for name, value in vars(args).items() if name not in ("command", "run", "tasks")}
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "run", "tasks")}
+    return {**options, "inputs": [shown(pattern) for pattern in args.inputs]}

@@ -13,7 +13,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from .desk import Desk
-from .fetch import fetch
+from .fetch import Fetcher
 from .load import Fetch, load_ahead
 from .records import Annotation, Failure, ImageRef, Job, Row
 
@@ -29,15 +29,15 @@ def annotate(
     *,
     sampling: Sampling = DEFAULT_SAMPLING,
     run: str = "",
-    fetch: Fetch = fetch,
+    fetch: Fetch | None = None,
 ) -> Iterator[Row]:
-    """Exactly one row for each task on each picture, as they come ready; no Beam needed.
+    """Exactly one row for each task on each picture, as they come ready; no Beam needed. ``fetch``: ``Fetcher()``.
 
     A picture that can't be fetched or decoded is a Failure for each of its tasks, and its neighbours don't notice.
     Of pictures with the very same bytes one is asked; the others bear its answer, and neither tokens nor its time.
     """
     desk = Desk(Job(tuple(tasks), annotator, sampling, run))
-    requests = desk.requests(load_ahead(refs, fetch))
+    requests = desk.requests(load_ahead(refs, fetch or Fetcher()))
     for outcome in annotator.answer(requests):
         yield from desk.ready()
         yield from desk.settle(outcome)
@@ -77,27 +77,37 @@ class Annotate(beam.PTransform[PCollection[ImageRef], Annotated]):
         ValueError: no task, or one that the annotator can't be asked.
     """
 
-    def __init__(self, tasks: Sequence[Task], annotator: Annotator, *, sampling: Sampling = DEFAULT_SAMPLING) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        annotator: Annotator,
+        *,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        fetch: Fetcher | None = None,
+    ) -> None:
         super().__init__()
         check_tasks(tasks, annotator)
-        self.job = Job(tuple(tasks), annotator, sampling)
+        self.job, self.fetch = Job(tuple(tasks), annotator, sampling), fetch or Fetcher()
 
     def expand(self, refs: PCollection[ImageRef]) -> Annotated:
         """One step with two outputs."""
-        rows = refs | "Annotate pictures" >> beam.ParDo(_AnnotatePictures(self.job)).with_outputs(ANNOTATIONS, FAILURES)
+        rows = refs | "Annotate pictures" >> beam.ParDo(_AnnotatePictures(self.job, self.fetch)).with_outputs(
+            ANNOTATIONS, FAILURES
+        )
         return Annotated(rows[ANNOTATIONS], rows[FAILURES])
 
 
 class _AnnotatePictures(beam.DoFn):
     """Gathers references, so that pictures of one bundle share batches; rows keep their reference's window."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, fetch: Fetcher) -> None:
+        self.job, self.fetch = job, fetch
         self.gathered: list[tuple[ImageRef, Timestamp, Any]] = []
-        self._shared = Shared()
+        self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
         self.job = share_annotator(self.job, self._shared)
+        self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
 
     def start_bundle(self) -> None:
         self.gathered = []
@@ -120,7 +130,7 @@ class _AnnotatePictures(beam.DoFn):
             for task in self.job.tasks_of(ref):
                 times.setdefault(self.job.id_of(ref, task), []).append(tuple(time_and_window))
         refs = [ref for ref, _, _ in gathered]
-        for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling):
+        for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, fetch=self.fetch):
             timestamp, window = times[row.id].pop()
             tag = ANNOTATIONS if isinstance(row, Annotation) else FAILURES
             yield TaggedOutput(tag, WindowedValue(row, timestamp, (window,)))

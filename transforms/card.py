@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Job
+from .records import FAILURE_SCHEMA, Job, annotation_schema
 from .write import matching, write_whole
 
 CARD = """\
@@ -42,10 +43,10 @@ Of a part without rows, as `errors/` should be, `datasets` says that it "corresp
 VERSIONS = ("moondream-beam", "apache-beam", "torch", "pillow", "pyarrow", "tokenizers")
 
 
-def write_card(output: str) -> None:
+def write_card(output: str, columns: Sequence[pa.Field] = ()) -> None:
     """Write README.md, and a file of no rows where a folder would lack one: readers want one for the columns."""
     write_whole(output, FileSystems.join(output, "README.md"), CARD.format(output=output).encode())
-    for kind, schema in (("data", ANNOTATION_SCHEMA), ("errors", FAILURE_SCHEMA)):
+    for kind, schema in (("data", annotation_schema(columns)), ("errors", FAILURE_SCHEMA)):
         folder = FileSystems.join(output, kind)
         if not matching(FileSystems.join(folder, "*.parquet")):
             empty = io.BytesIO()

@@ -10,7 +10,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .fetch import fetch
+from .fetch import Fetcher
 from .load import LOAD_THREADS, Fetch
 from .records import ImageRef
 
@@ -25,8 +25,8 @@ class NameByBytes(beam.DoFn):
     What can't be read is named by its key: it fails where it is annotated, and has its row there.
     """
 
-    def __init__(self, fetch: Fetch = fetch) -> None:
-        self.fetch = fetch
+    def __init__(self, fetch: Fetch | None = None) -> None:
+        self.fetch = fetch or Fetcher()
         self._gathered: list[ImageRef] = []
 
     def start_bundle(self) -> None:
@@ -49,6 +49,8 @@ class NameByBytes(beam.DoFn):
             return list(zip(pool.map(self._name, gathered), gathered, strict=True))
 
     def _name(self, ref: ImageRef) -> str:
+        if ref.problem:
+            return ref.key
         try:
             return sha256(self.fetch(ref.uri)).hexdigest()
         except (OSError, ValueError):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..models.tasks import Answer, Fault, Outcome, Request, Task
 from .load import Loaded, Unloadable
 from .records import Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage
+from .uris import shown
 
 # Answers that are remembered for pictures of the same bytes that are yet to come: those of a shard, whatever is asked.
 ANSWERS_KEPT = 16_384
@@ -134,7 +135,7 @@ class Desk:
             id=job.id_of(ref, asked.task),
             key=ref.key,
             filename=ref.filename,
-            uri=ref.uri,
+            uri=shown(ref.uri),
             sha256=asked.sha256,
             width=asked.width,
             height=asked.height,
@@ -159,6 +160,7 @@ class Desk:
             revision=job.annotator.revision,
             run=job.run,
             created_at=datetime.now(timezone.utc),
+            columns=ref.columns_of(asked.task),
         )
 
     def _failure(self, ref: ImageRef, task: Task, stage: Stage, fault: Fault, backend: str = "") -> Failure:
@@ -166,14 +168,14 @@ class Desk:
             id=self.job.id_of(ref, task),
             key=ref.key,
             filename=ref.filename,
-            uri=ref.uri,
+            uri=shown(ref.uri),
             task=task.name,
             prompt=task.prompt,
             stage=stage,
             error=fault.error,
             message=fault.message,
             retryable=fault.retryable,
-            attempts=1,
+            attempts=fault.attempts,
             backend=backend,
             run=self.job.run,
             created_at=datetime.now(timezone.utc),

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import AsSingleton, PCollection
@@ -17,13 +18,14 @@ from apache_beam.utils.shared import Shared
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from .annotate import annotate, check_tasks, share_annotator
 from .card import describe, record_path, write_card, write_record
+from .fetch import Fetcher
 from .lease import give_up, held, lost
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
-from .records import ImageRef, Job
+from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_what_failed
 from .summary import Summary, sum_summaries
-from .write import ShardWriter, anchor
+from .write import ShardWriter, anchor, check_kept
 
 SHARD_SIZE = 1000
 NAMESPACE = "moondream_beam"
@@ -35,7 +37,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
     ``shard_size`` pictures go into a file, about; ``min_shards`` makes smaller ones, so that each worker has some.
     ``retry_errors`` asks anew what is in ``errors/``. ``dedup`` asks pictures of the same bytes once in the whole run,
     and reads each twice to that end. A ``max_failure_rate`` above 0 ends the run early if a larger share fails.
-    ``run`` is a new name for this run. ``about`` is kept in the run's record. The result is that record, one element.
+    ``columns`` are those of a manifest that references bring and rows keep. ``run`` is a new name for this run.
+    ``about`` is kept in the run's record. The result is that record, one element.
 
     Raises:
         ValueError: no task, a task that the annotator can't be asked, an output that looks like a glob, or a run of
@@ -56,6 +59,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         max_failure_rate: float = 0.0,
         run: str | None = None,
         about: Mapping[str, Any] | None = None,
+        columns: Sequence[pa.Field] = (),
+        fetch: Fetcher | None = None,
     ) -> None:
         super().__init__()
         check_tasks(tasks, annotator)
@@ -65,9 +70,18 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         if run and FileSystems.exists(record_path(output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
-        self.job = Job(tuple(tasks), annotator, sampling, run or new_run())
+        self.job = Job(tuple(tasks), annotator, sampling, run or new_run(), tuple(columns))
         self.output = anchor(output)
-        self.plan = PlanShards(self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, dedup=dedup)
+        check_kept(self.output, annotation_schema(columns))
+        self.fetch = fetch or Fetcher()
+        self.plan = PlanShards(
+            self.job,
+            self.output,
+            shard_size,
+            min_shards,
+            retry_errors=retry_errors,
+            dedup=self.fetch if dedup else None,
+        )
         self.max_failure_rate = max_failure_rate
         self.about = dict(about or {})
 
@@ -78,7 +92,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         return (
             plan.shards
             | "Annotate shards"
-            >> beam.ParDo(_AnnotateShard(self.job, self.output, self.max_failure_rate), AsSingleton(noted))
+            >> beam.ParDo(_AnnotateShard(self.job, self.output, self.max_failure_rate, self.fetch), AsSingleton(noted))
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
             | "Record" >> beam.Map(_record, AsSingleton(plan.counts), self.job, self.output, self.about, time.time())
         )
@@ -87,19 +101,20 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
 class _AnnotateShard(beam.DoFn):
     """One shard at a time: its rows stream through the annotator into its files."""
 
-    def __init__(self, job: Job, output: str, max_failure_rate: float = 0.0) -> None:
-        self.job, self.output, self.max_failure_rate = job, output, max_failure_rate
-        self._shared = Shared()
+    def __init__(self, job: Job, output: str, max_failure_rate: float = 0.0, fetch: Fetcher | None = None) -> None:
+        self.job, self.output, self.max_failure_rate, self.fetch = job, output, max_failure_rate, fetch or Fetcher()
+        self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
         self.job = share_annotator(self.job, self._shared)
+        self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
 
     def process(self, shard: Shard, plan: Count) -> Iterator[Summary]:
         """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
         the notes of a shard mean nothing without it."""
         number, refs = shard
         with held(self.output, self.job.run) as token:
-            writer = ShardWriter(self.output, self.job.run, number)
+            writer = ShardWriter(self.output, self.job.run, number, self.job.columns)
             if writer.is_published:
                 yield writer.published_summary()
                 return
@@ -124,7 +139,8 @@ class _AnnotateShard(beam.DoFn):
         # Of a run into an object store, whose notes would be requests, a worker sees the shard that it is at.
         limit = TooManyFailures(self.max_failure_rate, lambda: notes.read()[1] if notes.folder else summary)
         limit.check()
-        for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, run=self.job.run):
+        job = self.job
+        for row in annotate(refs, job.tasks, job.annotator, sampling=job.sampling, run=job.run, fetch=self.fetch):
             summary = summary.plus(row)
             with telling_what_failed(self.output):
                 writer.add(row)
@@ -159,7 +175,7 @@ def _record(
         "wall_seconds": round(time.time() - started, 3),
     }
     with telling_what_failed(output):
-        write_card(output)
+        write_card(output, job.columns)
         write_record(output, job.run, record)
     give_up(output, job.run)
     return record

@@ -14,6 +14,7 @@ from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 
 from ..models.tasks import Task
 from .dedup import NameByBytes, Named
+from .fetch import Fetcher
 from .lease import claim
 from .records import ImageRef, Job
 from .retry import forget
@@ -54,7 +55,8 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
     """Join the references with the ids in the output, drop what is done, and group the rest into shards.
 
     About ``shard_size`` pictures make a shard, and there are at least ``min_shards`` of them. With ``retry_errors`` a
-    row in ``errors/`` is not done, and is taken out of there. With ``dedup`` pictures of the same bytes share a shard.
+    row in ``errors/`` is not done, and is taken out of there. With ``dedup``, by which they are read, pictures of the
+    same bytes share a shard.
     The output is this run's from here on.
     """
 
@@ -66,7 +68,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         min_shards: int,
         *,
         retry_errors: bool = False,
-        dedup: bool = False,
+        dedup: Fetcher | None = None,
     ) -> None:
         super().__init__()
         self.job, self.output, self.shard_size, self.min_shards = job, output, shard_size, min_shards
@@ -96,7 +98,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
             | "Reference" >> beam.Map(lambda left: left[0])
         )
         if self.dedup:
-            named = pending | "Spread" >> beam.Reshuffle() | "Name by bytes" >> beam.ParDo(NameByBytes())
+            named = pending | "Spread" >> beam.Reshuffle() | "Name by bytes" >> beam.ParDo(NameByBytes(self.dedup))
         else:
             named = pending | "Name by place" >> beam.Map(lambda ref: (ref.key, ref))
         # Nothing is asked again before its old row is gone.
@@ -137,7 +139,7 @@ class _Leave(beam.DoFn):
                 else:
                     done.add(row.id)
         left = tuple(task for name, task in asked.items() if name not in done)
-        yield ref._replace(tasks=left), Count(bool(left), len(left), len(done), len(failed - done))
+        yield ref.asking(left), Count(bool(left), len(left), len(done), len(failed - done))
 
 
 def _claim(output: str, run: str) -> str:
@@ -152,11 +154,15 @@ def _draw(named: Named, count: Count, size: int, least: int, _: int) -> tuple[in
 
 def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef | None:
     """References to one picture as one, with all that any of them asks, each once; None when there is none."""
-    same = sorted(refs, key=lambda ref: ref.filename)
+    same = sorted(refs, key=lambda ref: (ref.filename, repr(ref.columns)))
     if not same:
         return None
-    asked = dict.fromkeys(task for ref in same for task in (ref.tasks or tasks))
-    return same[0]._replace(tasks=tuple(asked))
+    asked: dict[Task, tuple[Any, ...]] = {}
+    for ref in same:
+        for task in ref.tasks or tasks:
+            asked.setdefault(task, ref.columns_of(task))
+    columns = tuple(asked.values()) if any(asked.values()) else ()
+    return same[0]._replace(tasks=tuple(asked), columns=columns)
 
 
 def sum_counts(counts: Iterable[Count]) -> Count:

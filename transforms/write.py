@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, to_table
+from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
 from .summary import SUMMED_COLUMNS, Summary, sum_summaries
 
 # Bytes in memory, before compression: what a reader of one row group, or of one file, must hold. A single row that is
@@ -32,9 +32,9 @@ class ShardWriter:
     shard is whole, and ``is_published`` says so to a second attempt.
     """
 
-    def __init__(self, output: str, run: str, shard: int) -> None:
+    def __init__(self, output: str, run: str, shard: int, columns: Sequence[pa.Field] = ()) -> None:
         self.name = f"part-{run}-{shard:05d}"
-        self._data = _Parts(output, "data", self.name, ANNOTATION_SCHEMA)
+        self._data = _Parts(output, "data", self.name, annotation_schema(columns))
         self._errors = _Parts(output, "errors", self.name, FAILURE_SCHEMA)
 
     @property
@@ -190,6 +190,23 @@ def write_whole(output: str, path: str, content: bytes) -> None:
     with FileSystems.create(draft) as file:
         file.write(content)
     move(draft, path)
+
+
+def check_kept(output: str, schema: pa.Schema) -> None:
+    """Refuse an output whose rows have other columns: no reader takes files of several kinds for one table.
+
+    Raises:
+        ValueError: it has.
+    """
+    for path in matching(FileSystems.join(output, "data", "*.parquet"))[:1]:
+        with FileSystems.open(path) as file:
+            there = pq.read_schema(file)
+        if there.names != schema.names:
+            kept = [name for name in there.names if name not in ANNOTATION_SCHEMA.names]
+            raise ValueError(
+                f"output {output} was begun with kept columns {', '.join(kept) or 'none'}:"
+                " keep the same, in the same order, or choose another output"
+            )
 
 
 def is_local(output: str) -> bool:

@@ -14,8 +14,10 @@ from PIL import Image
 
 from moondream_beam.models.tasks import Caption, Detect, Point, Query
 from moondream_beam.transforms.annotate import annotate, check_tasks
-from moondream_beam.transforms.fetch import fetch
+from moondream_beam.transforms.fetch import Fetcher
 from moondream_beam.transforms.records import Annotation, Failure, ImageRef, Job, Row, RowTimings
+
+fetch = Fetcher()
 
 TASKS = (Caption(), Query("Why?"), Detect("dog"), Point("dog"))
 COUNT = 21
