@@ -21,7 +21,7 @@ from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
 from ..transforms.write import anchor
 from .inputs import add_input_options, inputs_of
-from .interrupt import unwrapped_interrupts
+from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from .ledger import balance_sheet, exit_status
 from .models import add_model_options, annotator_of
@@ -91,12 +91,12 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
 
 
 def _run(pipeline: beam.Pipeline) -> str | None:
-    """Run it to its end; why it stopped before, if it did so on purpose."""
+    """Run it to its end; why it stopped before, if that can be told in a line."""
     try:
         with unwrapped_interrupts():
             pipeline.run().wait_until_finish()
     except Exception as error:
-        if (reason := stop_reason(error)) is None:
+        if (reason := stop_reason(error) or worker_death(error)) is None:
             raise
         return reason
     return None
