@@ -48,8 +48,9 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
     Raises:
         ValueError: an option makes no sense.
     """
+    here = args.runner == LOCAL_RUNNER
     inputs = inputs_of(args)
-    job = job_of(args, inputs, annotator_of(args, _threads(args) if args.runner == LOCAL_RUNNER else None), run)
+    job = job_of(args, inputs, annotator_of(args, _threads(args) if here else None, here=here), run)
     refs = inputs.read(pipeline)
     if args.limit is not None:
         refs = (

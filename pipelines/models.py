@@ -6,22 +6,47 @@ import argparse
 
 from ..models.moondream.annotator import Moondream
 from ..models.moondream.devices import DTYPES
+from ..models.moondream.hub import OFFICIAL
 from ..models.tasks import Annotator
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """``--model``, ``--device``, ``--dtype`` and ``--batch-size``."""
+    """``--model``, ``--revision``, ``--tokenizer``, ``--device``, ``--dtype`` and ``--batch-size``."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=True, help="'tiny' (embedded, knows shapes only) or a folder of weights")
+    group.add_argument(
+        "--model",
+        default=OFFICIAL,
+        help="a repository on the Hugging Face hub, a folder of weights here or in a bucket, one .safetensors, or "
+        "'tiny' (embedded, knows shapes only) (%(default)s)",
+    )
+    group.add_argument(
+        "--revision",
+        help="branch, tag or commit on the hub; of other weights, the release that they are, as 2025-01-09",
+    )
+    group.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or a folder with one (the model's own)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     group.add_argument("--dtype", default="auto", choices=("auto", *DTYPES), help="precision (%(default)s)")
     group.add_argument("--batch-size", type=int, metavar="N", help="requests answered at once (by memory)")
 
 
-def annotator_of(args: argparse.Namespace, threads: int | None) -> Annotator:
+def annotator_of(args: argparse.Namespace, threads: int | None, *, here: bool) -> Annotator:
     """The annotator that the options ask for, with so many CPU threads a process (None: as many as there are).
+
+    ``here``: it will run on this machine, so that its weights may as well be fetched before anything starts.
 
     Raises:
         ValueError: there is no such model, or an option makes no sense.
+        RuntimeError: the weights can't be fetched.
     """
-    return Moondream(args.model, device=args.device, dtype=args.dtype, batch_size=args.batch_size, threads=threads)
+    annotator = Moondream(
+        args.model,
+        args.revision,
+        args.tokenizer,
+        device=args.device,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        threads=threads,
+    )
+    if here:
+        annotator.fetch()
+    return annotator

@@ -17,7 +17,7 @@ from moondream_beam.models.tasks import Caption, Detect, Outcome, Query, Request
 from moondream_beam.transforms import dedup, desk
 from moondream_beam.transforms.annotate import annotate
 from moondream_beam.transforms.dedup import NameByBytes
-from moondream_beam.transforms.fetch import fetch
+from moondream_beam.transforms.fetch import read_file
 from moondream_beam.transforms.records import Annotation, Failure, ImageRef, Job
 
 TASKS = (Caption(), Detect("dog"))
@@ -108,7 +108,7 @@ def test_so_many_copies_wait_and_no_more(refs: list[ImageRef], monkeypatch: pyte
             yield ImageRef(f"{refs[0].uri}#{taken}", "")
 
     echo = Counting(batch_size=1)
-    rows = annotate(endless(), (Caption(),), echo, fetch=lambda uri: fetch(refs[0].uri))
+    rows = annotate(endless(), (Caption(),), echo, fetch=lambda uri: read_file(refs[0].uri))
     for _ in range(200):
         next(rows)
     assert taken <= 200 + 2 * 10 + 16

@@ -44,6 +44,11 @@ def test_a_prefix_that_is_not_the_picture_is_refused(read):
         read({"config": {"text": {"prefix_attn": 700}}})
 
 
+def test_a_prefix_may_be_causal_and_is_as_long(read):
+    config = read({"config": {"text": {"prefix_attn": 0}}})
+    assert (config.text.prefix_attn, config.prefix_length) == (0, 730)
+
+
 def test_a_margin_that_eats_the_crop_is_refused(read):
     with pytest.raises(ValueError, match="overlap_margin 14 leaves nothing"):
         read({"config": {"vision": {"overlap_margin": 14}}})

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moondream_beam.models.moondream.weights import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Checkpoint
+from moondream_beam.models.moondream.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from moondream_beam.models.moondream.weights import Checkpoint
 
 CPU = torch.device("cpu")
 BIAS, TABLE = "model.text.lm_head.bias", "model.text.wte"
