@@ -1,7 +1,8 @@
 """Seconds and peak memory of planning: from manifests, or a folder, to the shards of a run; nothing is annotated.
 
 ``python benchmarks/planning.py --rows 10000 100000 1000000 --files 100000``. Each size runs in a process of its own,
-whose peak is that of all it does, Beam's runner included; a plan of nothing, which it also measures, is what imports take.
+whose peak is that of all it does, Beam's runner included; a plan of nothing, which it also measures, is what imports
+take.
 """
 
 from __future__ import annotations
@@ -81,12 +82,15 @@ def plan(source: Path) -> None:
             shards = (refs | PlanShards(job, f"{output}/out", SHARD_SIZE, 1)).shards
             sizes = shards | "Sizes" >> beam.MapTuple(lambda _, refs: sum(1 for _ in refs))
             told = sizes | beam.combiners.ToList()
-            _ = told | "Tell" >> beam.Map(
-                lambda all_, path: Path(path).write_text(f"{len(all_)} {sum(all_)}"), str(seen)
-            )
+            _ = told | "Tell" >> beam.Map(tell, str(seen))
         counted = seen.read_text()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"{time.perf_counter() - started:.1f} {peak} {counted}")
+
+
+def tell(sizes: list[int], path: str) -> None:
+    """How many shards there are, and how many pictures in them."""
+    Path(path).write_text(f"{len(sizes)} {sum(sizes)}")
 
 
 if __name__ == "__main__":
