@@ -10,7 +10,6 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import AsSingleton, PCollection
 from apache_beam.utils.shared import Shared
@@ -26,7 +25,7 @@ from .progress import ProgressNotes
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_what_failed
 from .summary import Summary, sum_summaries
-from .write import ShardWriter, anchor, check_kept
+from .write import ShardWriter, anchor, check_kept, is_there
 
 SHARD_SIZE = 1000
 NAMESPACE = "moondream_beam"
@@ -69,7 +68,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
-        if run and FileSystems.exists(record_path(output, run)):
+        if run and is_there(record_path(output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.output = anchor(output)
         self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))
