@@ -24,6 +24,7 @@ from .interrupt import unwrapped_interrupts
 from .ledger import balance_sheet, exit_status
 from .models import add_model_options, annotator_of
 from .progress import show_progress
+from .refusal import unwrapped_refusals
 from .runner import local_runner
 from .starting import starting
 from .tasks import add_sampling_options, add_task_options, sampling_of
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         if local:
             _say_where(args)
     progress = show_progress(ProgressNotes(args.output, name)) if local else contextlib.nullcontext()
-    with unwrapped_interrupts(), progress:
+    with unwrapped_refusals(), unwrapped_interrupts(), progress:
         pipeline.run().wait_until_finish()
     record = read_record(args.output, name)
     print(balance_sheet(record, args.output))
