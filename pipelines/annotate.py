@@ -17,15 +17,16 @@ from ..models.moondream.hub import OFFICIAL
 from ..transforms.card import read_record
 from ..transforms.job import new_run
 from ..transforms.lease import claimed
+from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
-from ..transforms.write import anchor
 from .inputs import add_input_options, inputs_of
 from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from .ledger import balance_sheet, exit_status
 from .models import add_model_options, annotator_of
 from .progress import show_progress
+from .refusal import unwrapped_refusals
 from .runner import local_runner
 from .starting import starting
 from .tasks import add_sampling_options, add_task_options
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
 def _run(pipeline: beam.Pipeline) -> str | None:
     """Run it to its end; why it stopped before, if that can be told in a line."""
     try:
-        with unwrapped_interrupts():
+        with unwrapped_refusals(), unwrapped_interrupts():
             pipeline.run().wait_until_finish()
     except Exception as error:
         if (reason := stop_reason(error) or worker_death(error)) is None:

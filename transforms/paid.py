@@ -11,7 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 from ..models.hosted.annotator import Paid
 from ..models.hosted.journal import LocalStore, Store
 from ..models.tasks import Annotator, Outcome, Request, Task
-from .write import is_local, make_folder, matching
+from .output import is_local, make_folder, matching
 
 FOLDER = "_paid"
 

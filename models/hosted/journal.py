@@ -79,8 +79,11 @@ class LocalStore:
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there, and the folder with its last one."""
+        path = Path(self.folder, name)
+        # A crash may have left a draft.
+        path.with_suffix(".draft").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            Path(self.folder, name).unlink()
             os.rmdir(self.folder)
 
 

@@ -9,7 +9,7 @@ import pytest
 from .clock import QuickClock
 from .server import Server, serving
 
-OTHERS = ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "FAL_KEY_ID", "FAL_KEY_SECRET")
+OTHERS = ("ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "FAL_KEY_ID", "FAL_KEY_SECRET")
 
 
 def leave_home(patch: pytest.MonkeyPatch, server: Server) -> None:

@@ -134,6 +134,9 @@ class Server(ThreadingHTTPServer):
         return {
             "HTTPS_PROXY": proxy,
             "https_proxy": proxy,
+            # Beam's workers speak to their runner as well.
+            "NO_PROXY": "localhost,127.0.0.1,::1",
+            "no_proxy": "localhost,127.0.0.1,::1",
             "SSL_CERT_FILE": str(self.authority),
             "FAL_KEY": self.fal.key,
             "FAL_HOME_DIR": str(self.authority.parent / "no-fal-home"),
