@@ -197,6 +197,8 @@ class Caller:
             desk.journal.drop(entry)
             self._not_accepted(unit, error)
             return False
+        if desk.service.remembers:
+            desk.governor.answered()
         for item in unit.items:
             item.sent = desk.clock.now()
         desk.journal.note(entry, "accepted")

@@ -120,6 +120,8 @@ class Flights:
             self._failed(flight, error)
         else:
             flight.misses = 0
+            if desk.service.remembers:
+                desk.governor.answered()
             if done is not None:
                 desk.governor.succeeded()
                 self._done(flight, done)
@@ -168,7 +170,7 @@ class Flights:
             return
         self._land(flight)
         if isinstance(error, LostAnswerError) or (isinstance(error, GoneError) and entry.state != "cancelled"):
-            desk.governor.failed()
+            desk.governor.failed(job=True)
             self.settler.lose(flight.present, str(error))
             return
         desk.journal.drop(entry)
@@ -181,7 +183,7 @@ class Flights:
             self.settler.resend(self._unit(flight), cut=False)
         else:
             assert isinstance(error, NotSentError | UnavailableError), error
-            desk.governor.failed()
+            desk.governor.failed(job=True)
             self._send_again(flight, error, again or isinstance(error, NotSentError))
 
     def _send_again(self, flight: Flight, error: CallError, again: bool) -> None:

@@ -32,8 +32,8 @@ class Governor:
     """Gate, circuit breaker and limit on jobs in flight, shared by all streams of a process.
 
     The gate: whoever is throttled closes it for all. The limit: halved when throttled, one more for each job that
-    ends well. The breaker: after ``FAILURES_TO_OPEN`` failures in a row nothing is sent for a while, which doubles;
-    then one job at a time, until one succeeds.
+    ends well. The breaker: after ``FAILURES_TO_OPEN`` calls in a row that failed, or jobs, nothing is sent for a while,
+    which doubles; then one job at a time, until one succeeds.
     """
 
     def __init__(self, clock: Clock, most_in_flight: int) -> None:
@@ -41,7 +41,7 @@ class Governor:
         self.in_flight = 0
         self._limit = float(most_in_flight)
         self._gate_until = self._open_until = float("-inf")
-        self._failures = self._throttles = 0
+        self._calls_failed = self._jobs_failed = self._throttles = 0
         self._failing_since: float | None = None
         self._open_s = OPEN_S
         self._lock = threading.Lock()
@@ -49,7 +49,11 @@ class Governor:
     @property
     def limit(self) -> int:
         """How many jobs may be in flight."""
-        return 1 if self._failures >= FAILURES_TO_OPEN else max(1, int(self._limit))
+        return 1 if self._is_failing else max(1, int(self._limit))
+
+    @property
+    def _is_failing(self) -> bool:
+        return max(self._calls_failed, self._jobs_failed) >= FAILURES_TO_OPEN
 
     @property
     def has_room(self) -> bool:
@@ -84,28 +88,39 @@ class Governor:
             self._gate_until = max(self._gate_until, self.clock.now() + seconds)
             return seconds
 
-    def failed(self) -> None:
-        """Count a failure of the API, and leave it alone where it was one too many."""
+    def failed(self, job: bool = False) -> None:
+        """Count a call that failed, or a job; leave the API alone where it was one too many."""
         with self._lock:
             now = self.clock.now()
-            self._failures += 1
+            self._calls_failed += not job
+            self._jobs_failed += job
             if self._failing_since is None:
                 self._failing_since = now
-            if self._failures >= FAILURES_TO_OPEN and now >= self._open_until:
+            if self._is_failing and now >= self._open_until:
                 self._open_until = now + self._open_s
                 self._open_s = min(LONGEST_OPEN_S, 2 * self._open_s)
 
-    def succeeded(self) -> None:
-        """The API works."""
+    def answered(self) -> None:
+        """A call was answered: the API is there."""
         with self._lock:
-            self._failures = self._throttles = 0
-            self._failing_since = None
-            self._open_until, self._open_s = float("-inf"), OPEN_S
+            self._calls_failed = 0
+            if self._jobs_failed < FAILURES_TO_OPEN:
+                self._close()
+
+    def succeeded(self) -> None:
+        """A job ended well: the API works."""
+        with self._lock:
+            self._calls_failed = self._jobs_failed = self._throttles = 0
             self._limit = min(float(self.most_in_flight), self._limit + 1)
+            self._close()
+
+    def _close(self) -> None:
+        self._failing_since = None
+        self._open_until, self._open_s = float("-inf"), OPEN_S
 
     def failing_s(self) -> float:
         """For how long the breaker has been letting through one job at a time, with no success; 0: it is not."""
         with self._lock:
-            if self._failing_since is None or self._failures < FAILURES_TO_OPEN:
+            if self._failing_since is None or not self._is_failing:
                 return 0.0
             return self.clock.now() - self._failing_since

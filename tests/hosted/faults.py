@@ -56,11 +56,11 @@ def answer(status: int, body: Any = None, **headers: str) -> Callable[..., Respo
 
 
 def changed(change: Callable[[Any], Any]) -> Callable[..., Respond]:
-    """The answer, its JSON changed."""
+    """The answer, its JSON changed where it is a success."""
 
     def act(exchange: Any, response: Respond) -> Respond:
         status, body, headers = response
-        return status, json.dumps(change(json.loads(body))), headers
+        return status, json.dumps(change(json.loads(body))) if status < 300 else body, headers
 
     return act
 

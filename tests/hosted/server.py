@@ -76,6 +76,7 @@ class Exchange(BaseHTTPRequestHandler):
                 response = fault.act(self, response)
                 if response is None:
                     return
+                break
         self.send(response)
 
     def read_body(self) -> bytes:
