@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from .summary import Summary
+from .uris import BUCKETS, scheme_of
 
 # Below so many rows a failure rate says nothing yet.
 ROWS_BEFORE_STOPPING = 100
@@ -50,14 +51,22 @@ class TooManyFailures:
 def telling_what_failed(output: str) -> Iterator[None]:
     """Within this block an OSError is the output's: its disk is full, or it can't be reached.
 
+    Beam's clients of buckets raise errors of their own, of no common kind: there it is any error.
+
     Raises:
         StoppedError: instead of it.
     """
+    in_bucket = scheme_of(output) in BUCKETS
     try:
         yield
-    except OSError as error:
+    except StoppedError:
+        raise
+    except Exception as error:
+        if not in_bucket and not isinstance(error, OSError):
+            raise
+        told = " ".join(str(error).split())
         raise StoppedError(
-            f"stopped: can't write to {output}: {error}; once that is cured the same command goes on"
+            f"stopped: can't write to {output}: {told}; once that is cured the same command goes on"
         ) from error
 
 

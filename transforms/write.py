@@ -10,10 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
-from .summary import SUMMED_COLUMNS, Summary, sum_summaries
+from .summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
+from .uris import LOCAL, scheme_of
 
 # Bytes in memory, before compression: what a reader of one row group, or of one file, must hold. A single row that is
 # larger has a row group, or a file, of its own.
@@ -40,7 +42,7 @@ class ShardWriter:
     @property
     def is_published(self) -> bool:
         """Whether an earlier attempt at this shard of this run came to its end."""
-        return FileSystems.exists(self._data.final_path(0))
+        return is_there(self._data.final_path(0))
 
     def add(self, row: Row) -> None:
         """Take a row; it is written with others as enough of them have come."""
@@ -65,8 +67,8 @@ class ShardWriter:
 
     def published_summary(self) -> Summary:
         """The sums over the rows that an earlier attempt published."""
-        failures = Summary(failures=sum(len(table) for table in self._errors.read(["id"])))
-        return sum_summaries([failures, *(Summary.of_table(table) for table in self._data.read(SUMMED_COLUMNS))])
+        failures = (Summary.of_failures(table) for table in self._errors.read(BILLED_COLUMNS))
+        return sum_summaries([*failures, *(Summary.of_table(table) for table in self._data.read(SUMMED_COLUMNS))])
 
     def discard(self) -> None:
         """Remove what was written and not published."""
@@ -226,8 +228,8 @@ def temporary_folder(output: str) -> str:
 
 def make_folder(path: str) -> None:
     """Make a folder and those above it; that it is there already is no error."""
-    # Two workers may do so at the same moment, and Beam's mkdirs refuses what exists.
-    if not FileSystems.exists(path):
+    # Buckets have no folders. Two workers may do so at the same moment, and Beam's mkdirs refuses what exists.
+    if scheme_of(path) in (LOCAL, "hdfs") and not is_there(path):
         with contextlib.suppress(OSError):
             FileSystems.mkdirs(path)
 
@@ -243,7 +245,21 @@ def _sync(path: str) -> None:
             os.close(descriptor)
 
 
+def is_there(path: str) -> bool:
+    """Whether there is a file, or a folder, of this name."""
+    try:
+        return FileSystems.exists(path)
+    except BeamIOError as error:
+        # In Azure, Beam raises where there is none.
+        if any(getattr(reason, "code", None) == 404 for reason in (error.exception_details or {}).values()):
+            return False
+        raise
+
+
 def matching(*patterns: str) -> list[str]:
     """The files that these patterns match."""
-    matches = FileSystems.match(list(patterns)) if patterns else []
-    return [metadata.path for result in matches for metadata in result.metadata_list]
+    globs = [pattern for pattern in patterns if "*" in pattern]
+    # In Azure, Beam raises where a name without wildcards matches nothing.
+    named = [path for path in patterns if path not in globs and is_there(path)]
+    matches = FileSystems.match(globs) if globs else []
+    return named + [metadata.path for result in matches for metadata in result.metadata_list]
