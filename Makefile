@@ -40,6 +40,8 @@ azurite: .venv/azurite  ## install the emulator of Azure's blobs, without which 
 
 .venv/test: .venv/runtime
 	$(INSTALL) --no-build-isolation --editable ".[test]"
+# The official client of Moondream Cloud, without the gigabyte of kernels that it is packaged with and does not load.
+	$(INSTALL) --no-deps moondream
 	touch $@
 
 # The source of the very Pillow that is installed. To hand it over pip asks it for metadata, which takes pybind11.

@@ -106,7 +106,9 @@ def gcs_error(status: int) -> tuple[str, bytes]:
 
 def azure_error(status: int) -> tuple[str, bytes]:
     code = {503: "ServerBusy", 403: "AuthorizationFailure", 404: "BlobNotFound"}.get(status, "InternalError")
-    return "application/xml", f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
+    # An answer of 500 may come from something in between, which says less.
+    message = "" if status == 500 else "<Message>no</Message>"
+    return "application/xml", f"<?xml version='1.0'?><Error><Code>{code}</Code>{message}</Error>".encode()
 
 
 def azurite() -> str | None:

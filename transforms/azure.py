@@ -103,10 +103,12 @@ def _told_plainly(uri: str) -> Iterator[None]:
         raise forbidden(f"{uri}: {type(error).__name__}") from error
     except (exceptions.ServiceRequestTimeoutError, exceptions.ServiceResponseTimeoutError) as error:
         raise timed_out(f"{uri} does not answer in time") from error
-    except exceptions.HttpResponseError as error:
-        if error.status_code and error.status_code >= 400:
-            raise of_status(error.status_code, uri) from error
-        # The body broke off.
-        raise cut_off(f"the connection for {uri} failed: {type(error).__name__}") from error
-    except (exceptions.AzureError, ConnectionError) as error:
-        raise cut_off(f"the connection for {uri} failed: {type(error).__name__}") from error
+    except (exceptions.AzureError, ConnectionError, TypeError) as error:
+        # Of an answer without a message the client makes a TypeError.
+        cause = error.__context__ if isinstance(error, TypeError) else error
+        if isinstance(error, TypeError) and not isinstance(cause, exceptions.AzureError):
+            raise
+        # Without a status, or with one of success, the body broke off.
+        if isinstance(cause, exceptions.HttpResponseError) and (cause.status_code or 0) >= 400:
+            raise of_status(cause.status_code or 0, uri) from error
+        raise cut_off(f"the connection for {uri} failed: {type(cause).__name__}") from error

@@ -11,14 +11,17 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from ..models.tasks import Task
 from .dedup import NameByBytes, Named
 from .fetch import Fetcher
 from .lease import claim
+from .output import matching
+from .packing import PackBy, Packed, Packer, bucket_of, number_of_ref, pack, unpack, unpack_all
 from .records import ImageRef, Job
 from .retry import forget
-from .write import matching
 
 Shard = tuple[int, Iterable[ImageRef]]
 FORGET = "forget"
@@ -75,39 +78,37 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         self.retry_errors, self.dedup = retry_errors, dedup
 
     def expand(self, refs: PCollection[ImageRef]) -> Plan:
-        """Everything that is compared, counted and grouped is an id or a path."""
-        left = (refs | "Key by picture" >> beam.WithKeys(lambda ref: ref.key), self._done(refs.pipeline))
-        left = left | "Join" >> beam.CoGroupByKey()
+        """Everything that is compared, counted and grouped is an id or a path, and goes in packs."""
+        wanted = refs | "Pack references" >> beam.ParDo(PackBy(number_of_ref)).with_output_types(Packed)
+        left = (wanted, self._done(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
         left = left | "What is left" >> beam.ParDo(_Leave(self.job, self.retry_errors)).with_outputs(
             FORGET, main="left"
         )
-        counts = (
-            left["left"]
-            | "Count a picture" >> beam.Map(lambda left: left[1])
-            | "Count" >> beam.CombineGlobally(sum_counts)
-        )
+        counts = left["left"] | "Their counts" >> beam.Map(lambda left: left[1])
+        counts = counts | "Count" >> beam.CombineGlobally(sum_counts)
         forgotten = (
             left[FORGET]
             | "By file" >> beam.GroupByKey()
             | "Forget failures" >> beam.Map(lambda file, output: forget(output, *file), self.output)
             | "Forgotten" >> beam.CombineGlobally(sum)
         )
-        pending = (
-            left["left"]
-            | "Drop what is done" >> beam.Filter(lambda left: left[1].pending > 0)
-            | "Reference" >> beam.Map(lambda left: left[0])
-        )
+        named = left["left"] | "References" >> beam.Map(lambda left: left[0]).with_output_types(bytes)
         if self.dedup:
-            named = pending | "Spread" >> beam.Reshuffle() | "Name by bytes" >> beam.ParDo(NameByBytes(self.dedup))
-        else:
-            named = pending | "Name by place" >> beam.Map(lambda ref: (ref.key, ref))
+            named = named | "Spread" >> beam.Reshuffle() | "Each" >> beam.FlatMap(unpack)
+            named = named | "Name by bytes" >> beam.MapTuple(lambda _, ref: ref) | beam.ParDo(NameByBytes(self.dedup))
+            named = named | "Pack names" >> beam.ParDo(PackBy(_number_of_named)).with_output_types(Packed)
+            named = named | "Packs" >> beam.Values()
         # Nothing is asked again before its old row is gone.
         sides = (AsSingleton(counts), self.shard_size, self.min_shards, AsSingleton(forgotten))
-        return Plan(
-            named | "Draw a shard" >> beam.Map(_draw, *sides) | "Group into shards" >> beam.GroupByKey(), counts
+        shards = (
+            named
+            | "Draw shards" >> beam.ParDo(_Draw(), *sides).with_output_types(Packed)
+            | "Group into shards" >> beam.GroupByKey()
+            | "Unpack" >> beam.MapTuple(lambda number, packs: (number, list(unpack_all(packs))))
         )
+        return Plan(shards, counts)
 
-    def _done(self, pipeline: beam.Pipeline) -> PCollection[tuple[str, Done]]:
+    def _done(self, pipeline: beam.Pipeline) -> PCollection[Packed]:
         return (
             pipeline
             | "Output" >> beam.Create([self.output])
@@ -115,31 +116,63 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
             | "List parts" >> beam.FlatMap(list_parts, but_of=self.job.run)
             | "Spread parts" >> beam.Reshuffle()
             | "Read ids" >> beam.FlatMap(read_ids)
+            | "Pack ids" >> beam.ParDo(PackBy(_number_of_done)).with_output_types(Packed)
         )
 
 
 class _Leave(beam.DoFn):
-    """One picture's references and done ids to what is left of it, with its count, and the failures to forget."""
+    """A bucket of references and done ids to what is left of them, with its count, and the failures to forget."""
 
     def __init__(self, job: Job, retry_errors: bool) -> None:
         self.job, self.retry_errors = job, retry_errors
 
-    def process(self, group: tuple[str, tuple[Iterable[ImageRef], Iterable[Done]]]) -> Iterator[Any]:
-        _, (refs, rows) = group
+    def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
+        _, (packs, done_packs) = group
+        same: dict[str, list[ImageRef]] = {}
+        for ref in unpack_all(packs):
+            same.setdefault(ref.key, []).append(ref)
+        rows: dict[str, list[Done]] = {}
+        for key, row in unpack_all(done_packs):
+            if key in same:
+                rows.setdefault(key, []).append(row)
+        named, counts = [], []
+        for key, refs in same.items():
+            left, count, forgotten = self._left(refs, rows.get(key, ()))
+            counts.append(count)
+            yield from (TaggedOutput(FORGET, each) for each in forgotten)
+            if left.tasks:
+                named.append((key, left))
+        if counts:
+            yield pack(named), sum_counts(counts)
+
+    def _left(self, refs: Iterable[ImageRef], rows: Iterable[Done]) -> tuple[ImageRef, Count, list[tuple[str, str]]]:
+        """One picture, asked what is left of it; with its count, and (file, id) of each failure to forget."""
         ref = merge(refs, self.job.tasks)
-        if ref is None:
-            return
         asked = {self.job.id_of(ref, task): task for task in ref.tasks}
-        done, failed = set(), set()
+        done, failed, forgotten = set(), set(), []
         for row in rows:
             if row.id in asked:
                 if row.failed_in and self.retry_errors:
                     failed.add(row.id)
-                    yield TaggedOutput(FORGET, (row.failed_in, row.id))
+                    forgotten.append((row.failed_in, row.id))
                 else:
                     done.add(row.id)
         left = tuple(task for name, task in asked.items() if name not in done)
-        yield ref.asking(left), Count(bool(left), len(left), len(done), len(failed - done))
+        return ref.asking(left), Count(bool(left), len(left), len(done), len(failed - done)), forgotten
+
+
+class _Draw(beam.DoFn):
+    """Packs of named references to packs of those of one shard."""
+
+    def start_bundle(self) -> None:
+        self._packer = Packer()
+
+    def process(self, packed: bytes, count: Count, size: int, least: int, _: int) -> Iterator[Packed]:
+        for name, ref in unpack(packed):
+            yield from self._packer.add(shard_of(name, count, size, least), ref)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from map(GlobalWindows.windowed_value, self._packer.rest())
 
 
 def _claim(output: str, run: str) -> str:
@@ -147,16 +180,17 @@ def _claim(output: str, run: str) -> str:
     return output
 
 
-def _draw(named: Named, count: Count, size: int, least: int, _: int) -> tuple[int, ImageRef]:
-    name, ref = named
-    return shard_of(name, count, size, least), ref
+def _number_of_done(done: tuple[str, Done]) -> int:
+    return bucket_of(done[0])
 
 
-def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef | None:
-    """References to one picture as one, with all that any of them asks, each once; None when there is none."""
+def _number_of_named(named: Named) -> int:
+    return bucket_of(named[0])
+
+
+def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef:
+    """References to one picture, one or more, as one, with all that any of them asks, each once."""
     same = sorted(refs, key=lambda ref: (ref.filename, repr(ref.columns)))
-    if not same:
-        return None
     asked: dict[Task, tuple[Any, ...]] = {}
     for ref in same:
         for task in ref.tasks or tasks:

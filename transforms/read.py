@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
 from .buckets import Bucket, Folder
+from .packing import EachOnce
 from .patience import Patience
 from .records import ImageRef
 from .stores import Stores
@@ -48,13 +49,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
             | "List" >> beam.ParDo(_ListTop()).with_outputs(REFS, FOLDERS)
         )
         below = listed[FOLDERS] | "Spread folders" >> beam.Reshuffle() | "List folders" >> beam.ParDo(_ListBelow())
-        return (
-            (listed[REFS], below)
-            | "All" >> beam.Flatten()
-            | "Key by picture" >> beam.WithKeys(lambda ref: ref.key)
-            | "Group by picture" >> beam.GroupByKey()
-            | "One of each" >> beam.MapTuple(lambda _, refs: min(refs, key=lambda ref: ref.filename))
-        )
+        return (listed[REFS], below) | "All" >> beam.Flatten() | "Each once" >> EachOnce()
 
 
 class _ListTop(beam.DoFn):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from .summary import Summary
+from .uris import BUCKETS, scheme_of
 
 # Below so many rows a failure rate says nothing yet.
 ROWS_BEFORE_STOPPING = 100
@@ -50,24 +51,37 @@ class TooManyFailures:
 def telling_what_failed(output: str) -> Iterator[None]:
     """Within this block an OSError is the output's: its disk is full, or it can't be reached.
 
+    Beam's clients of buckets raise errors of their own, of no common kind: there it is any error.
+
     Raises:
         StoppedError: instead of it.
     """
+    in_bucket = scheme_of(output) in BUCKETS
     try:
         yield
-    except OSError as error:
+    except StoppedError:
+        raise
+    except Exception as error:
+        if not in_bucket and not isinstance(error, OSError):
+            raise
+        told = " ".join(str(error).split())
         raise StoppedError(
-            f"stopped: can't write to {output}: {error}; once that is cured the same command goes on"
+            f"stopped: can't write to {output}: {told}; once that is cured the same command goes on"
         ) from error
 
 
 def stop_reason(error: BaseException | None) -> str | None:
-    """What a StoppedError said that stands somewhere in this error's chain; None when there is none.
+    """What a StoppedError said that stands somewhere in this error's chain; None when there is none."""
+    return told_by(StoppedError, error)
+
+
+def told_by(kind: type[Exception], error: BaseException | None) -> str | None:
+    """What an error of this kind said that stands somewhere in an error's chain; None when there is none.
 
     Of an error in a worker process Beam tells no more than its traceback, as text.
     """
     while error is not None:
-        if told := re.search(r"\bStoppedError: (.+)", f"{type(error).__name__}: {error}"):
+        if told := re.search(rf"\b{kind.__name__}: (.+)", f"{type(error).__name__}: {error}"):
             return re.sub(r"\s*\[while running .*", "", told[1])
         error = error.__cause__ or error.__context__
     return None

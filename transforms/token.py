@@ -14,6 +14,8 @@ from typing import Protocol
 
 from apache_beam.io.filesystems import FileSystems
 
+from .output import is_there
+
 try:
     import fcntl
 
@@ -123,7 +125,7 @@ class BeatingToken:
 
     def is_there(self) -> bool:
         """Whether the object is there."""
-        return FileSystems.exists(self.path)
+        return is_there(self.path)
 
     def bury(self, by: Token) -> bool:
         """Remove it if it has not been written for ``LEASE_SECONDS``, on the store's own clock."""

@@ -20,6 +20,7 @@ _SIGNED = re.compile(
 _SECRET = re.compile(
     r"(?<=[?&])(signature|sig|awsaccesskeyid|(?:access_?)?token|api_?key|password|secret)=([^&#]*)", re.I
 )
+_UNSENDABLE = re.compile(r"[\x00-\x20\x7f\\]")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
@@ -81,7 +82,8 @@ def shown(uri: str) -> str:
     if scheme == DATA:
         head, _, content = uri.partition(",")
         return f"{head[:100]},sha256:{_digest(content)}"
-    if scheme in WEB:
+    # Most have neither, and this is asked some times for each.
+    if scheme in WEB and ("?" in uri or "@" in uri):
         unsigned, signed = _SIGNED.subn("", _USER.sub("", uri))
         unsigned = unsigned.rstrip("?&") if signed else unsigned
         return _SECRET.sub(lambda match: f"{match[1]}=sha256:{_digest(match[2])[:16]}", unsigned)
@@ -103,7 +105,7 @@ def _digest(text: str) -> str:
 
 
 def _check_url(url: str) -> None:
-    if any(ord(letter) <= 32 or ord(letter) == 127 or letter == "\\" for letter in url):
+    if _UNSENDABLE.search(url):
         raise ValueError(f"{shown(url)!r} has a space or a control character in it: write it with %")
     try:
         parts = urlsplit(url)

@@ -70,7 +70,6 @@ def test_merging_asks_each_task_once_whatever_the_order() -> None:
     assert merge([own, REFS[0]], TASKS) == merge([REFS[0], own], TASKS)
     assert merge([own, REFS[0]], TASKS) == REFS[0]._replace(tasks=(*TASKS, Query("Who?")))
     assert merge([own], TASKS) == own
-    assert merge([], TASKS) is None
 
 
 @pytest.mark.parametrize(
