@@ -84,11 +84,14 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             else:
                 # Its workers hold it from here on: they go on when this process is gone.
                 claim(args.output, name)
+        notes = ProgressNotes(args.output, name)
         if local:
-            stack.enter_context(show_progress(ProgressNotes(args.output, name)))
+            stack.enter_context(show_progress(notes))
         if (reason := _run(pipeline)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED
+        if not local:
+            notes.remove()
     record = read_record(args.output, name)
     print(balance_sheet(record, args.output))
     return exit_status(record, args.max_failure_rate)
