@@ -16,7 +16,7 @@ from ..models.moondream.devices import choose_device
 from ..models.moondream.hub import OFFICIAL
 from ..transforms.card import read_record
 from ..transforms.job import new_run
-from ..transforms.lease import claimed
+from ..transforms.lease import claim, claimed
 from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
@@ -78,14 +78,20 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             local = args.runner == LOCAL_RUNNER
             pipeline = beam.Pipeline(local_runner(options, args.workers) if local else args.runner, options=options)
             build(pipeline, args, name)
-            stack.enter_context(claimed(args.output, name))
             if local:
+                stack.enter_context(claimed(args.output, name))
                 _say_where(args)
+            else:
+                # Its workers hold it from here on: they go on when this process is gone.
+                claim(args.output, name)
+        notes = ProgressNotes(args.output, name)
         if local:
-            stack.enter_context(show_progress(ProgressNotes(args.output, name)))
+            stack.enter_context(show_progress(notes))
         if (reason := _run(pipeline)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED
+        if not local:
+            notes.remove()
     record = read_record(args.output, name)
     print(balance_sheet(record, args.output))
     return exit_status(record, args.max_failure_rate)

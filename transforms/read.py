@@ -19,8 +19,9 @@ from .stores import Stores
 from .uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, split_bucket
 
 JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
-OTHER_EXTENSIONS = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".ico")
-EXTENSIONS = frozenset((*JPEG_EXTENSIONS, *OTHER_EXTENSIONS))
+OTHER_EXTENSIONS = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".pbm", ".ico")
+HEIF_EXTENSIONS = (".avif", ".heic", ".heif")
+EXTENSIONS = frozenset((*JPEG_EXTENSIONS, *OTHER_EXTENSIONS, *HEIF_EXTENSIONS))
 REFS, FOLDERS = "refs", "folders"
 
 
