@@ -24,6 +24,10 @@ CONNECTIONS = 16
 CHUNK_BYTES = 1 << 20
 
 
+# Where it begins, and how many bytes it has, at least one; None for all of it.
+Part = tuple[int, int] | None
+
+
 class Entry(NamedTuple):
     """Something that lies in a store: an object, or a folder, whose URI ends with a slash."""
 
@@ -41,8 +45,8 @@ class Page(NamedTuple):
 class Store(Protocol):
     """One kind of store. Threads may share it."""
 
-    def read(self, uri: str, limit: int, end: float) -> bytes:
-        """The content of an object; ``end`` is when to give up, on the clock of ``time.monotonic``.
+    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
+        """The content of an object, or a part of it; ``end`` is when to give up, on the clock of ``time.monotonic``.
 
         Raises:
             FetchError: it can't be had.
