@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
 
-.PHONY: help demo test lint notebooks azurite
+.PHONY: help demo test lint notebooks azurite corpus
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -13,6 +13,8 @@ demo: .venv/runtime  ## draw pictures, annotate them with the embedded model, sh
 
 test: .venv/test  ## run all tests, the quick ones first
 	$(BIN)/pytest
+
+corpus: .venv/corpus  ## fetch the pictures that Pillow is tested with, for a test that is skipped without them
 
 lint: .venv/test  ## check format, style and types
 	$(BIN)/ruff format --check .
@@ -38,4 +40,18 @@ azurite: .venv/azurite  ## install the emulator of Azure's blobs, without which 
 
 .venv/test: .venv/runtime
 	$(INSTALL) --no-build-isolation --editable ".[test]"
+# The official client of Moondream Cloud, without the gigabyte of kernels that it is packaged with and does not load.
+	$(INSTALL) --no-deps moondream
+	touch $@
+
+# The source of the very Pillow that is installed. To hand it over pip asks it for metadata, which takes pybind11.
+.venv/corpus: .venv/test
+	rm -rf $@.new
+	$(INSTALL) pybind11
+	$(BIN)/python -m pip download -qq --constraint constraints.txt --no-deps --no-binary :all: --no-build-isolation \
+		--dest $@.new pillow
+	tar -xzf $@.new/[Pp]illow-*.tar.gz -C $@.new
+	rm -rf $@
+	mv $@.new/[Pp]illow-*/Tests/images $@
+	rm -rf $@.new
 	touch $@

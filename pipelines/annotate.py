@@ -13,18 +13,20 @@ from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentP
 from apache_beam.transforms.combiners import Top
 
 from ..models.moondream.devices import choose_device
+from ..models.moondream.hub import OFFICIAL
 from ..transforms.card import read_record
 from ..transforms.job import new_run
 from ..transforms.lease import claimed
+from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
-from ..transforms.write import anchor
 from .inputs import add_input_options, inputs_of
-from .interrupt import unwrapped_interrupts
+from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from .ledger import balance_sheet, exit_status
 from .models import add_model_options, annotator_of
 from .progress import show_progress
+from .refusal import unwrapped_refusals
 from .runner import local_runner
 from .starting import starting
 from .tasks import add_sampling_options, add_task_options
@@ -90,12 +92,12 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
 
 
 def _run(pipeline: beam.Pipeline) -> str | None:
-    """Run it to its end; why it stopped before, if it did so on purpose."""
+    """Run it to its end; why it stopped before, if that can be told in a line."""
     try:
-        with unwrapped_interrupts():
+        with unwrapped_refusals(), unwrapped_interrupts():
             pipeline.run().wait_until_finish()
     except Exception as error:
-        if (reason := stop_reason(error)) is None:
+        if (reason := stop_reason(error) or worker_death(error)) is None:
             raise
         return reason
     return None
@@ -121,6 +123,9 @@ def _threads(args: argparse.Namespace) -> int:
 
 
 def _say_where(args: argparse.Namespace) -> None:
+    if args.backend != "local":
+        print(f"{args.backend} answers and is paid for, pictures go there; rows go to {args.output}", file=sys.stderr)
+        return
     device = choose_device(args.device).type
     note = ": no accelerator is used, the time left shows as it goes" if device == "cpu" else ""
-    print(f"{args.model} on {device}{note}; rows go to {args.output}", file=sys.stderr)
+    print(f"{args.model or OFFICIAL} on {device}{note}; rows go to {args.output}", file=sys.stderr)

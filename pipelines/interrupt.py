@@ -29,6 +29,16 @@ def was_interrupt(error: BaseException | None) -> bool:
     return False
 
 
+def worker_death(error: BaseException) -> str | None:
+    """The line for a worker process that is gone, of which Beam only knows that it says no more; None for the rest."""
+    if "Channel closed prematurely" not in str(error):
+        return None
+    return (
+        "stopped: a worker process was killed or crashed, for want of memory perhaps; what was published stays, and the"
+        " same command goes on"
+    )
+
+
 def not_about_ends_on_purpose(record: logging.LogRecord) -> bool:
     """A filter for log handlers: who pressed Ctrl-C, or is told the reason in a line, needs no traceback."""
     error = record.exc_info[1] if record.exc_info else None

@@ -14,6 +14,8 @@ from .tasks import sampling_of
 LOCAL_RUNNER = "local"
 # So that a worker that was dealt hard shards does not keep the others waiting at the end.
 SHARDS_PER_WORKER = 4
+# The tasks have a place of their own in the record, and a webhook's address may hold a secret.
+UNRECORDED = ("command", "run", "tasks", "webhook")
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +80,6 @@ def job_of(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: 
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    # Ours only: Beam's may hold credentials. The tasks have a place of their own in the record.
-    options = {name: value for name, value in vars(args).items() if name not in ("command", "run", "tasks")}
+    # Ours only: Beam's may hold credentials.
+    options = {name: value for name, value in vars(args).items() if name not in UNRECORDED}
     return {**options, "inputs": [shown(pattern) for pattern in args.inputs]}

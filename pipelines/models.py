@@ -1,4 +1,4 @@
-"""The model on the command line: which one answers, where, and in which precision."""
+"""The model on the command line: which one answers, where, in which precision, and for how much money."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ..models.moondream.annotator import Moondream
 from ..models.moondream.devices import DTYPES
 from ..models.moondream.hub import OFFICIAL
 from ..models.tasks import Annotator
+from .hosted import add_hosted_options, check_hosted, fallback_of, hosted_of
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """``--model``, ``--revision``, ``--tokenizer``, ``--device``, ``--dtype`` and ``--batch-size``."""
+    """Which model, where and in which precision; and hosted APIs."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default=OFFICIAL,
-        help="a repository on the Hugging Face hub, a folder of weights here or in a bucket, one .safetensors, or "
-        "'tiny' (embedded, knows shapes only) (%(default)s)",
+        help="a repository on the Hugging Face hub, a folder of weights here or in a bucket, one .safetensors, 'tiny' "
+        f"(embedded, knows shapes only), or an API's model ({OFFICIAL}; at Moondream Cloud, its own)",
     )
     group.add_argument(
         "--revision",
@@ -27,6 +27,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     group.add_argument("--dtype", default="auto", choices=("auto", *DTYPES), help="precision (%(default)s)")
     group.add_argument("--batch-size", type=int, metavar="N", help="requests answered at once (by memory)")
+    add_hosted_options(parser)
 
 
 def annotator_of(args: argparse.Namespace, threads: int | None, *, here: bool) -> Annotator:
@@ -35,11 +36,14 @@ def annotator_of(args: argparse.Namespace, threads: int | None, *, here: bool) -
     ``here``: it will run on this machine, so that its weights may as well be fetched before anything starts.
 
     Raises:
-        ValueError: there is no such model, or an option makes no sense.
+        ValueError: there is no such model, an option makes no sense, or an API's key or extra is missing.
         RuntimeError: the weights can't be fetched.
     """
-    annotator = Moondream(
-        args.model,
+    check_hosted(args)
+    if args.backend != "local":
+        return hosted_of(args)
+    engine = Moondream(
+        args.model or OFFICIAL,
         args.revision,
         args.tokenizer,
         device=args.device,
@@ -48,5 +52,5 @@ def annotator_of(args: argparse.Namespace, threads: int | None, *, here: bool) -
         threads=threads,
     )
     if here:
-        annotator.fetch()
-    return annotator
+        engine.fetch()
+    return fallback_of(args, engine)

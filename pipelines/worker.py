@@ -5,6 +5,7 @@ Run by the runner as ``python -m moondream_beam.pipelines.worker``; the harness 
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import signal
 import sys
@@ -14,6 +15,7 @@ from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
 def main() -> None:
     """Serve until the runner hangs up."""
+    faulthandler.enable()
     # Importing Beam leaves a handler behind that would print each record a second time, onto the progress bar.
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)
     # It prints each error that it also sends to the process that started it, which has something to say of it.

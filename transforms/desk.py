@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from itertools import chain
 from typing import NamedTuple
 
+from ..models.hosted.bill import Hosted
 from ..models.tasks import Answer, Fault, Outcome, Request, Task
 from .load import Loaded, Unloadable
 from .records import Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage
@@ -59,7 +60,7 @@ class Desk:
                     continue
                 question = self.job.question_of(loaded.sha256, task)
                 if self._is_new(question, self._asked(loaded, task)):
-                    yield Request(question, loaded.picture, task, self.job.sampling)
+                    yield Request(question, loaded.picture, task, self.job.sampling, loaded.ref.uri)
 
     def settle(self, outcome: Outcome) -> Iterator[Row]:
         """The rows that an outcome amounts to: one for each who waited for it.
@@ -126,7 +127,7 @@ class Desk:
 
     def _row(self, asked: Asked, outcome: Outcome) -> Row:
         if isinstance(outcome.result, Fault):
-            return self._failure(asked.ref, asked.task, "answer", outcome.result, outcome.backend)
+            return self._failure(asked.ref, asked.task, "answer", outcome.result, outcome.backend, outcome.hosted)
         return self._annotation(asked, outcome.result, outcome)
 
     def _annotation(self, asked: Asked, answer: Answer, outcome: Outcome) -> Annotation:
@@ -156,14 +157,23 @@ class Desk:
                 total_ms=1000 * (time.perf_counter() - asked.started),
             ),
             backend=outcome.backend,
-            model=job.annotator.name,
-            revision=job.annotator.revision,
+            model=outcome.model or job.annotator.name,
+            revision=outcome.revision or job.annotator.revision,
             run=job.run,
             created_at=datetime.now(timezone.utc),
+            hosted=outcome.hosted,
             columns=ref.columns_of(asked.task),
         )
 
-    def _failure(self, ref: ImageRef, task: Task, stage: Stage, fault: Fault, backend: str = "") -> Failure:
+    def _failure(
+        self,
+        ref: ImageRef,
+        task: Task,
+        stage: Stage,
+        fault: Fault,
+        backend: str = "",
+        hosted: Hosted | None = None,
+    ) -> Failure:
         return Failure(
             id=self.job.id_of(ref, task),
             key=ref.key,
@@ -179,9 +189,10 @@ class Desk:
             backend=backend,
             run=self.job.run,
             created_at=datetime.now(timezone.utc),
+            hosted=hosted,
         )
 
 
 def copy_of(outcome: Outcome) -> Outcome:
-    """The same answer for a picture of the same bytes: it took no time and no tokens, they are on the first row."""
-    return Outcome(outcome.id, outcome.result, outcome.backend)
+    """The same answer for a picture of the same bytes: time, tokens and money that it took are on the first row."""
+    return Outcome(outcome.id, outcome.result, outcome.backend, model=outcome.model, revision=outcome.revision)

@@ -19,12 +19,14 @@ from .annotate import annotate, check_tasks, share_annotator
 from .card import describe, record_path, write_card, write_record
 from .fetch import Fetcher
 from .lease import give_up, held, lost
+from .output import anchor, is_there
+from .paid import Noted, forget, keep_beside
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_what_failed
 from .summary import Summary, sum_summaries
-from .write import ShardWriter, anchor, check_kept, is_there
+from .write import ShardWriter, check_kept
 
 SHARD_SIZE = 1000
 NAMESPACE = "moondream_beam"
@@ -69,8 +71,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         if run and is_there(record_path(output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
-        self.job = Job(tuple(tasks), annotator, sampling, run or new_run(), tuple(columns))
         self.output = anchor(output)
+        self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))
         check_kept(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
         self.plan = PlanShards(
@@ -117,14 +119,15 @@ class _AnnotateShard(beam.DoFn):
             if writer.is_published:
                 yield writer.published_summary()
                 return
-            notes = ProgressNotes(self.output, self.job.run)
+            notes, annotator = ProgressNotes(self.output, self.job.run), Noted(self.job.annotator)
             try:
-                summary = self._write(writer, refs, notes, number)
+                summary = self._write(writer, refs, notes, number, annotator)
                 if not token.is_there():
                     raise lost(self.output, self.job.run)
                 with telling_what_failed(self.output):
                     if not writer.publish():
                         summary = writer.published_summary()
+                    forget(self.job.annotator, annotator.ids)
                     notes.tell(number, summary, last=True)
             except BaseException:
                 writer.discard()
@@ -133,13 +136,15 @@ class _AnnotateShard(beam.DoFn):
             Metrics.counter(NAMESPACE, name).inc(getattr(summary, name))
         yield summary
 
-    def _write(self, writer: ShardWriter, refs: Iterable[ImageRef], notes: ProgressNotes, number: int) -> Summary:
+    def _write(
+        self, writer: ShardWriter, refs: Iterable[ImageRef], notes: ProgressNotes, number: int, annotator: Annotator
+    ) -> Summary:
         summary = Summary()
         # Of a run into an object store, whose notes would be requests, a worker sees the shard that it is at.
         limit = TooManyFailures(self.max_failure_rate, lambda: notes.read()[1] if notes.folder else summary)
         limit.check()
         job = self.job
-        for row in annotate(refs, job.tasks, job.annotator, sampling=job.sampling, run=job.run, fetch=self.fetch):
+        for row in annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch):
             summary = summary.plus(row)
             with telling_what_failed(self.output):
                 writer.add(row)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from ..models.hosted.bill import Hosted
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 from .uris import shown
 
@@ -82,6 +83,7 @@ class Annotation(NamedTuple):
     revision: str
     run: str
     created_at: datetime
+    hosted: Hosted | None = None
     # Last, and as many as the schema has more of: what a manifest said, and was to be kept.
     columns: tuple[Any, ...] = ()
 
@@ -103,6 +105,7 @@ class Failure(NamedTuple):
     backend: str
     run: str
     created_at: datetime
+    hosted: Hosted | None = None
 
 
 Row = Annotation | Failure
@@ -116,6 +119,17 @@ def _required(**fields: pa.DataType) -> list[pa.Field]:
     return [pa.field(name, kind, nullable=False) for name, kind in fields.items()]
 
 
+HOSTED = pa.field(
+    "hosted",
+    pa.struct(
+        [
+            *_required(job=pa.string(), units=pa.float64()),
+            pa.field("usd", pa.float64()),
+            *_required(estimated=pa.bool_()),
+            pa.field("told", pa.string()),
+        ]
+    ),
+)
 CREATED_AT = pa.timestamp("ms", tz="UTC")
 
 ANNOTATION_SCHEMA = pa.schema(
@@ -129,6 +143,7 @@ ANNOTATION_SCHEMA = pa.schema(
         *_required(timings=_struct(RowTimings._fields, MILLISECONDS)),
         *_required(backend=pa.string(), model=pa.string(), revision=pa.string(), run=pa.string()),
         *_required(created_at=CREATED_AT),
+        HOSTED,
     ]
 )
 
@@ -138,6 +153,7 @@ FAILURE_SCHEMA = pa.schema(
         *_required(task=pa.string(), prompt=pa.string(), stage=pa.string(), error=pa.string(), message=pa.string()),
         *_required(retryable=pa.bool_(), attempts=pa.int32(), backend=pa.string(), run=pa.string()),
         *_required(created_at=CREATED_AT),
+        HOSTED,
     ]
 )
 

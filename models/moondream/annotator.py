@@ -84,6 +84,10 @@ class Moondream:
                 )
             return self._engine
 
+    def falls_to_cpu(self) -> bool:
+        """Whether this machine has no accelerator, where any would have done."""
+        return self._device == "auto" and choose_device("auto").type == "cpu"
+
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answer a stream of requests; outcomes come as they are ready. Callers in several threads share the slots."""
         yield from self.load().answer(requests)

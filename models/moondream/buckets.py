@@ -34,7 +34,15 @@ from .weights import Checkpoint, recognize
 
 WEIGHTS_SUFFIX = ".safetensors"
 # What tells one content of an object from another, in the words of the several stores, the surest first.
-MARKS = ("etag", "ETag", "md5Hash", "content_md5", "generation", "LastModified", "last_modified", "mtime", "created")
+MARKS = ("md5Hash", "content_md5", "generation", "ETag", "etag", "LastModified", "last_modified", "mtime", "created")
+# What to install for which scheme.
+EXTRAS = {
+    "gs": "moondream-beam[gcp]",
+    "gcs": "moondream-beam[gcp]",
+    "s3": "moondream-beam[aws]",
+    "az": "moondream-beam[azure]",
+    "abfs": "moondream-beam[azure]",
+}
 # As the library for safetensors has it.
 MOST_HEADER_BYTES = 100_000_000
 
@@ -194,8 +202,8 @@ def _told(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        package = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}.get(url.split(":", 1)[0], "a package of fsspec's")
-        raise ValueError(f"model {url}: reading it needs {package}, which is not installed: {error}") from error
+        package = EXTRAS.get(url.split(":", 1)[0], "a package of fsspec's")
+        raise ValueError(f"model {url}: reading it needs {package}, which is not installed ({error})") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"model {url}: there is nothing there") from error
     except PermissionError as error:

@@ -123,7 +123,7 @@ class Templates:
             "long": (1, 32708, 2, 4059, 3),
         }
     )
-    query: tuple[Piece, Piece] = ((1, 15381, 2), (3,))
+    query: tuple[Piece, Piece] | None = ((1, 15381, 2), (3,))
     detect: tuple[Piece, Piece] | None = ((1, 7235, 476, 2), (3,))
     point: tuple[Piece, Piece] | None = ((1, 2581, 2), (3,))
     query_suffixes: int = 2
@@ -136,8 +136,9 @@ class Templates:
         if "caption" in section:
             known["caption"] = {length: _piece(piece) for length, piece in (section["caption"] or {}).items()}
         for task in ("query", "detect", "point"):
-            if section.get(task):
-                known[task] = (_piece(section[task]["prefix"]), _piece(section[task]["suffix"]))
+            if task in section:
+                around = section[task]
+                known[task] = around and (_piece(around["prefix"]), _piece(around["suffix"]))
         return replace(self, **known)
 
 

@@ -31,14 +31,14 @@ def prompt_ids(task: Task, templates: Templates, tokenizer: Tokenizer) -> list[i
             known = ", ".join(templates.caption) or "none: ask a question"
             raise ValueError(f"this generation of the model knows no {task.length} caption; it knows {known}")
         return _encoded([templates.caption[task.length]], tokenizer)
+    around = {Query: templates.query, Detect: templates.detect, Point: templates.point}[type(task)]
+    if around is None:
+        raise ValueError(f"this generation of the model can't {task.name}; choose another with --model or --revision")
+    prefix, suffix = around
     if isinstance(task, Query):
-        prefix, suffix = templates.query
         suffixes = [suffix] * templates.query_suffixes
         return _encoded([prefix, templates.question_lead + task.question, *suffixes], tokenizer)
-    template = templates.detect if isinstance(task, Detect) else templates.point
-    if template is None:
-        raise ValueError(f"this generation of the model can't {task.name}; choose one of 2025")
-    return _encoded([template[0], templates.object_lead + task.object, template[1]], tokenizer)
+    return _encoded([prefix, templates.object_lead + task.object, suffix], tokenizer)
 
 
 def _encoded(pieces: list[Piece], tokenizer: Tokenizer) -> list[int]:

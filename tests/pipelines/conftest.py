@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hosted.fixtures import api, clock
 from launcher import Launcher
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.cli import main
+
+__all__ = ["api", "clock"]
 
 
 @pytest.fixture

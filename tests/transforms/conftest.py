@@ -18,9 +18,17 @@ from moondream_beam.transforms.records import Annotation, Failure
 
 @pytest.fixture
 def memory_peak() -> Iterator[Callable[[], int]]:
-    """Tells the most bytes that Python held at once since the test began."""
+    """Tells how many bytes more Python held at once, at most, than when it was last asked, or the test began."""
     tracemalloc.start()
-    yield lambda: tracemalloc.get_traced_memory()[1]
+    held = 0
+
+    def grown() -> int:
+        nonlocal held
+        before, (held, peak) = held, tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        return peak - before
+
+    yield grown
     tracemalloc.stop()
 
 

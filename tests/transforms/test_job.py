@@ -90,7 +90,14 @@ def test_every_task_on_every_picture_is_one_row_in_data_or_in_errors(photos: Pat
         "failures": 4,
     }
     assert record["balanced"] is True
-    assert record["totals"] == {"input_tokens": 140, "output_tokens": 60, "encode_ms": 40.0, "generate_ms": 60.0}
+    paid = {"billed_units": 0.0, "usd": 0.0}
+    assert record["totals"] == {
+        "input_tokens": 140,
+        "output_tokens": 60,
+        "encode_ms": 40.0,
+        "generate_ms": 60.0,
+        **paid,
+    }
     assert (record["model"], record["revision"], record["run"]) == ("echo", "1", "one")
     assert record["tasks"] == [{"task": "caption", "prompt": "normal"}, {"task": "detect", "prompt": "dog"}]
     assert record["sampling"] == vars(Sampling())
@@ -165,7 +172,7 @@ def test_a_second_attempt_at_a_published_shard_is_skipped_and_counted(photos: Pa
     (first,) = shard(out, refs)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
     (second,) = shard(out, refs, by=Echo(dies_on=("normal",)))
-    assert second == first == (20, 4, 140, 60, 40.0, 60.0)
+    assert second == first == (20, 4, 140, 60, 40.0, 60.0, 0.0, 0.0)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")} == before
 
 

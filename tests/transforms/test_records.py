@@ -28,10 +28,11 @@ JOB = Job((Caption(),), Echo(), Sampling(), run="one")
 def test_columns_are_those_of_the_design_in_its_order() -> None:
     assert ", ".join(ANNOTATION_SCHEMA.names) == (
         "id, key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, finish_reason, "
-        "input_tokens, output_tokens, timings, backend, model, revision, run, created_at"
+        "input_tokens, output_tokens, timings, backend, model, revision, run, created_at, hosted"
     )
     assert ", ".join(FAILURE_SCHEMA.names) == (
-        "id, key, filename, uri, task, prompt, stage, error, message, retryable, attempts, backend, run, created_at"
+        "id, key, filename, uri, task, prompt, stage, error, message, retryable, attempts, backend, run, created_at, "
+        "hosted"
     )
 
 
@@ -41,8 +42,8 @@ def test_rows_and_schemas_name_the_same_columns_in_the_same_order(row: type, sch
 
 
 def test_only_what_a_task_does_not_give_may_be_null() -> None:
-    assert [field.name for field in ANNOTATION_SCHEMA if field.nullable] == ["caption", "objects", "points"]
-    assert not any(field.nullable for field in FAILURE_SCHEMA)
+    assert [field.name for field in ANNOTATION_SCHEMA if field.nullable] == ["caption", "objects", "points", "hosted"]
+    assert [field.name for field in FAILURE_SCHEMA if field.nullable] == ["hosted"]
 
 
 def test_annotations_come_back_from_arrow_as_they_were() -> None:

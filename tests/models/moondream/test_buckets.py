@@ -189,6 +189,19 @@ def test_content_that_changed_since_the_job_was_planned_is_refused(bucket, files
         model.load()
 
 
+def test_content_that_changes_under_a_copy_is_refused(bucket, files, cache, monkeypatch):
+    model, get_file = on_cpu(bucket), Bucket.get_file
+
+    def get_and_change(self, rpath, lpath, **options):
+        get_file(self, rpath, lpath, **options)
+        put(bucket, {"config.json": files["config.json"] + b"\n"})
+
+    monkeypatch.setattr(Bucket, "get_file", get_and_change)
+    with pytest.raises(RuntimeError, match="the weights changed while they were copied"):
+        model.load()
+    assert not (cache / model.revision).exists()
+
+
 def test_a_copy_that_breaks_off_leaves_nothing_and_is_made_anew(bucket, cache, monkeypatch):
     model = on_cpu(bucket)
     Bucket.faults["get_file"] = ConnectionResetError(errno.ECONNRESET, "connection reset")
@@ -260,9 +273,9 @@ def test_what_is_wrong_is_said_in_one_line_before_any_work(url, files, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("scheme, package", [("gs", "gcsfs"), ("s3", "s3fs")])
+@pytest.mark.parametrize("scheme, package", [("gs", "gcp"), ("s3", "aws"), ("az", "azure")])
 def test_the_package_that_a_store_needs_is_named(scheme, package):
-    with pytest.raises(ValueError, match=f"model {scheme}://b/weights: reading it needs {package}, which is not inst"):
+    with pytest.raises(ValueError, match=rf"reading it needs moondream-beam\[{package}\], which is not inst"):
         on_cpu(f"{scheme}://b/weights")
 
 

@@ -1,5 +1,6 @@
 """A model is found and fetched by its name on the hub: pinned, whole, once; and what can go wrong is told in a line."""
 
+import errno
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import sys
 import pytest
 import torch
 from hub import TOKEN, Hub, point_client_at
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load, save
 
@@ -252,6 +254,26 @@ def test_where_nothing_answers_it_is_said(monkeypatch, cache):
         on_cpu("some/model")
     with pytest.raises(RuntimeError, match="can't be reached"):
         Moondream().fetch()
+
+
+def test_a_client_that_was_told_to_stay_offline_says_so(hub, files, monkeypatch):
+    hub.add("some/model", files)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(RuntimeError, match="can't be reached .*offline.* and the cache of the hub does not hold"):
+        on_cpu("some/model")
+    assert hub.seen == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told(hub, files, monkeypatch, cache):
+    hub.add("some/model", files)
+    model = on_cpu("some/model")
+
+    def fill(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", fill)
+    with pytest.raises(RuntimeError, match=f"model some/model: the disk of {cache} is full; free some, or set HF_HOME"):
+        model.load()
 
 
 def test_a_disk_without_room_is_refused_before_the_download(hub, files, monkeypatch):
