@@ -105,10 +105,19 @@ def open_store(scheme: str) -> Store:
     Raises:
         RuntimeError: it is not installed, or finds nothing to sign in with.
     """
-    module, needed, extra = CLIENTS[scheme]
+    require_client(scheme)
+    store: Store = importlib.import_module(f".{CLIENTS[scheme][0]}", __package__).open_store()
+    return store
+
+
+def require_client(scheme: str) -> None:
+    """See that what a scheme needs is there.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    _, needed, extra = CLIENTS[scheme]
     try:
         importlib.import_module(needed)
     except ImportError as error:
         raise RuntimeError(f"{scheme}:// needs {needed}: pip install '{extra}'") from error
-    store: Store = importlib.import_module(f".{module}", __package__).open_store()
-    return store
