@@ -1,4 +1,4 @@
-"""Seconds and peak memory of planning: from manifests, or a folder, to the shards of a run; nothing is annotated.
+"""Seconds, by the clock and of a core, and peak memory of planning: manifests or folders to shards, nothing more.
 
 ``python benchmarks/planning.py --rows 10000 100000 1000000 --files 100000``. Each size runs in a process of its own,
 whose peak is that of all it does, Beam's runner included; a plan of nothing, which it also measures, is what imports
@@ -43,11 +43,11 @@ def main() -> None:
     if args.plan:
         plan(Path(args.plan))
         return
-    print("| input | seconds | peak memory, MiB | shards | pictures |\n|---|---|---|---|---|")
+    print("| input | seconds | of a core | peak memory, MiB | shards | pictures |\n|---|---|---|---|---|---|")
     kinds = (
         ("manifest rows", [0, *args.rows]),
-        ("manifest rows, all done", args.done),
         ("files in a folder", args.files),
+        ("manifest rows, all done", args.done),
     )
     for kind, sizes in kinds:
         for size in sizes:
@@ -87,8 +87,10 @@ def url(index: int) -> str:
 def measure(name: str, source: Path) -> None:
     """One line of the table."""
     command = [sys.executable, __file__, "--plan", str(source)]
-    seconds, peak, shards, pictures = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    print(f"| {name} | {seconds} | {peak} | {shards} | {pictures} |", flush=True)
+    seconds, core, peak, shards, pictures = subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.split()
+    print(f"| {name} | {seconds} | {core} | {peak} | {shards} | {pictures} |", flush=True)
 
 
 def plan(source: Path) -> None:
@@ -107,7 +109,7 @@ def plan(source: Path) -> None:
             _ = told | "Tell" >> beam.Map(tell, str(seen))
         counted = seen.read_text()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"{time.perf_counter() - started:.1f} {peak} {counted}")
+    print(f"{time.perf_counter() - started:.1f} {time.process_time():.1f} {peak} {counted}")
 
 
 def tell(sizes: list[int], path: str) -> None:

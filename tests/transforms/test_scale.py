@@ -19,7 +19,7 @@ MEBIBYTES = 100
 def plan(source: Path) -> tuple[int, int]:
     """Peak memory in MiB, and pictures, of a plan in a process of its own."""
     done = subprocess.run([sys.executable, PLANNING, "--plan", source], capture_output=True, text=True, check=True)
-    _, peak, _, pictures = done.stdout.split()
+    _, _, peak, _, pictures = done.stdout.split()
     return int(peak), int(pictures)
 
 
