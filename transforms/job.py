@@ -69,9 +69,9 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
-        if run and is_there(record_path(output, run)):
-            raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.output = anchor(output)
+        if run and is_there(record_path(self.output, run)):
+            raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))
         check_kept(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
