@@ -180,7 +180,8 @@ class _Feed:
         self._stream = iter(requests)
         self._held: dict[str, list[tuple[Request, int]]] = {}
         self._pixels = 0
-        self._lock = threading.Lock()
+        # Two, since the next request may take its time, and those that were answered need not wait for it.
+        self._pulling, self._lock = threading.Lock(), threading.Lock()
         self._is_closed = False
         self.error: BaseException | None = None
 
@@ -188,7 +189,7 @@ class _Feed:
         return self
 
     def __next__(self) -> Request:
-        with self._lock:
+        with self._pulling:
             if self._is_closed:
                 raise StopIteration
             try:
@@ -198,14 +199,17 @@ class _Feed:
             except BaseException as error:
                 self.error = error
                 raise
-            pixels = request.picture.width * request.picture.height
-            kept = request
+            self._hold(request)
+            return request
+
+    def _hold(self, request: Request) -> None:
+        pixels, kept = request.picture.width * request.picture.height, request
+        with self._lock:
             if self._pixels + pixels > PIXELS_KEPT:
                 kept = replace(request, picture=shrink(request.picture))
                 pixels = kept.picture.width * kept.picture.height
             self._pixels += pixels
             self._held.setdefault(request.id, []).append((kept, pixels))
-            return request
 
     def settle(self, name: str) -> Request | None:
         """The request that an outcome is about; None where nobody asked."""
@@ -221,7 +225,7 @@ class _Feed:
 
     def take_over(self) -> Iterator[Request]:
         """What was not answered, and all that is still to come; the engine gets no more."""
-        with self._lock:
+        with self._pulling, self._lock:
             self._is_closed = True
             left = [request for held in self._held.values() for request, _ in held]
         yield from left

@@ -156,10 +156,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds that a request took: waiting for its turn, seeing the picture, and answering.
+    """Milliseconds that a request took: waiting for its turn, on the clock; seeing the picture; and answering.
 
-    Requests that share a pass share its time, and each bears its equal part, so that sums over requests are real.
-    Only the waiting is a time on the clock.
+    Requests that share a pass share its time, and each bears its part, so that sums over requests are real.
     """
 
     wait_ms: float = 0.0
@@ -189,11 +188,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a request has no answer. ``retryable``: the same request may succeed later."""
+    """Why a request has no answer, after so many ``attempts``. ``retryable``: the same request may succeed later."""
 
     error: str
     message: str
     retryable: bool = False
+    attempts: int = 1
 
     @classmethod
     def of(cls, error: BaseException, *, retryable: bool = False) -> Fault:

@@ -17,6 +17,8 @@ def balance_sheet(record: Mapping[str, Any], output: str) -> str:
     asked, pictures = counts["pending"], counts["pictures"]
     came_out = f"{counts['annotations']} in data/ + {counts['failures']} in errors/"
     lines = [f"ledger   {asked} asked = {came_out}: {'balances' if record['balanced'] else OUT_OF_BALANCE}"]
+    if counts["retried"]:
+        lines.append(f"again    {counts['retried']} of them had failed before")
     if counts["done"]:
         lines.append(f"before   {counts['done']} more were asked, and had their rows already")
     if pictures:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from ..models.hosted.annotator import Paid
+from ..models.hosted.ends import AccountError
 from ..models.hosted.journal import LocalStore, Store
-from ..models.tasks import Annotator
+from ..models.tasks import Annotator, Outcome, Request, Task
+from .records import Row
+from .stop import StoppedError
 from .write import is_local, make_folder, matching
 
 FOLDER = "_paid"
@@ -49,6 +52,47 @@ class BeamStore:
         except BeamIOError:
             if FileSystems.exists(path):
                 raise
+
+
+@dataclass
+class Noted:
+    """An annotator that notes the ids of what it has answered."""
+
+    annotator: Annotator
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The annotator's own, as the others."""
+        return self.annotator.name
+
+    @property
+    def revision(self) -> str:
+        """Which state of the model."""
+        return self.annotator.revision
+
+    @property
+    def tasks(self) -> frozenset[type[Task]]:
+        """The kinds of task that it can be asked."""
+        return self.annotator.tasks
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        """Answer a stream, and note what has been."""
+        for outcome in self.annotator.answer(requests):
+            self.ids.append(outcome.id)
+            yield outcome
+
+
+def stopping_when_refused(rows: Iterable[Row]) -> Iterator[Row]:
+    """These rows, until the API refuses us altogether.
+
+    Raises:
+        StoppedError: it does. The journal keeps what was answered.
+    """
+    try:
+        yield from rows
+    except AccountError as error:
+        raise StoppedError(f"stopped: {error}; what was answered is kept, and the same command goes on") from error
 
 
 def keep_beside(annotator: Annotator, output: str) -> Annotator:

@@ -10,15 +10,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
-from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, to_table
+from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
 from .summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
+from .uris import LOCAL, scheme_of
 
-# Both are compared with bytes in memory, before compression: what a reader of one row group, or one file, must hold.
+# Bytes in memory, before compression: what a reader of one row group, or of one file, must hold. A single row that is
+# larger has a row group, or a file, of its own.
 ROW_GROUP_BYTES = 16 << 20
 FILE_BYTES = 512 << 20
+# Rows that are made Arrow at once, and the characters in them: one text may be as long as thousands of others.
 ROWS_AT_ONCE = 256
+TEXT_AT_ONCE = 1 << 20
 COMPRESSION, COMPRESSION_LEVEL = "zstd", 3
 
 
@@ -29,15 +34,15 @@ class ShardWriter:
     shard is whole, and ``is_published`` says so to a second attempt.
     """
 
-    def __init__(self, output: str, run: str, shard: int) -> None:
+    def __init__(self, output: str, run: str, shard: int, columns: Sequence[pa.Field] = ()) -> None:
         self.name = f"part-{run}-{shard:05d}"
-        self._data = _Parts(output, "data", self.name, ANNOTATION_SCHEMA)
+        self._data = _Parts(output, "data", self.name, annotation_schema(columns))
         self._errors = _Parts(output, "errors", self.name, FAILURE_SCHEMA)
 
     @property
     def is_published(self) -> bool:
         """Whether an earlier attempt at this shard of this run came to its end."""
-        return FileSystems.exists(self._data.final_path(0))
+        return is_there(self._data.final_path(0))
 
     def add(self, row: Row) -> None:
         """Take a row; it is written with others as enough of them have come."""
@@ -79,6 +84,7 @@ class _Parts:
         self.temporary_folder = temporary_folder(output)
         self.name, self.schema = name, schema
         self.rows: list[Any] = []
+        self.text = 0
         self.tables: list[pa.Table] = []
         self.paths: list[str] = []
         self.written_bytes = 0
@@ -92,21 +98,20 @@ class _Parts:
 
     def add(self, row: Any) -> None:
         self.rows.append(row)
-        if len(self.rows) == ROWS_AT_ONCE:
+        self.text += sum(len(value) for value in row if isinstance(value, str))
+        if len(self.rows) == ROWS_AT_ONCE or self.text >= TEXT_AT_ONCE:
             self._pack()
-            if sum(table.nbytes for table in self.tables) >= ROW_GROUP_BYTES:
-                self._write_group()
 
     def close(self, at_least_one: bool = False) -> None:
         self._pack()
-        if self.tables[0].num_rows or len(self.tables) > 1 or (at_least_one and not self.paths):
+        if self.tables or (at_least_one and not self.paths):
             self._write_group()
         self._close_file()
 
     def publish(self) -> None:
         make_folder(self.folder)
         for part in reversed(range(len(self.paths))):
-            FileSystems.rename([self.paths[part]], [self.final_path(part)])
+            move(self.paths[part], self.final_path(part))
 
     def published(self) -> list[str]:
         stem = FileSystems.join(self.folder, self.name)
@@ -129,12 +134,21 @@ class _Parts:
 
     def _pack(self) -> None:
         """Rows as Python objects take ten times the memory that they take as Arrow."""
-        self.tables.append(to_table(self.rows, self.schema))
-        self.rows = []
+        table = to_table(self.rows, self.schema)
+        self.rows, self.text = [], 0
+        if self.tables and self._packed_bytes() + table.nbytes > ROW_GROUP_BYTES:
+            self._write_group()
+        if table.num_rows:
+            self.tables.append(table)
+
+    def _packed_bytes(self) -> int:
+        return sum(table.nbytes for table in self.tables)
 
     def _write_group(self) -> None:
-        table = pa.concat_tables(self.tables)
+        table = pa.concat_tables([self.schema.empty_table(), *self.tables])
         self.tables = []
+        if self.writer is not None and self.written_bytes + table.nbytes > FILE_BYTES:
+            self._close_file()
         if self.writer is None:
             self._open_file()
         assert self.writer is not None
@@ -142,8 +156,6 @@ class _Parts:
         if table.num_rows:
             self.writer.write_table(table)
         self.written_bytes += table.nbytes
-        if self.written_bytes >= FILE_BYTES:
-            self._close_file()
 
     def _open_file(self) -> None:
         make_folder(self.temporary_folder)
@@ -156,10 +168,47 @@ class _Parts:
         self.written_bytes = 0
 
     def _close_file(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-            self.file.close()
-            self.writer = None
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with self.file:
+                writer.close()
+
+
+def move(source: str, target: str) -> None:
+    """Give a file its final name, in one step. On a disk it is safe there against a loss of power too."""
+    local = is_local(target)
+    if local:
+        _sync(source)
+    FileSystems.rename([source], [target])
+    if local:
+        _sync(os.path.dirname(target))
+
+
+def write_whole(output: str, path: str, content: bytes) -> None:
+    """Write a file below the output that is seen whole or not at all, in place of what was there."""
+    make_folder(temporary_folder(output))
+    make_folder(FileSystems.split(path)[0])
+    draft = FileSystems.join(temporary_folder(output), f"{FileSystems.split(path)[1]}-{uuid.uuid4().hex}")
+    with FileSystems.create(draft) as file:
+        file.write(content)
+    move(draft, path)
+
+
+def check_kept(output: str, schema: pa.Schema) -> None:
+    """Refuse an output whose rows have other columns: no reader takes files of several kinds for one table.
+
+    Raises:
+        ValueError: it has.
+    """
+    for path in matching(FileSystems.join(output, "data", "*.parquet"))[:1]:
+        with FileSystems.open(path) as file:
+            there = pq.read_schema(file)
+        if there.names != schema.names:
+            kept = [name for name in there.names if name not in ANNOTATION_SCHEMA.names]
+            raise ValueError(
+                f"output {output} was begun with kept columns {', '.join(kept) or 'none'}:"
+                " keep the same, in the same order, or choose another output"
+            )
 
 
 def is_local(output: str) -> bool:
@@ -179,13 +228,38 @@ def temporary_folder(output: str) -> str:
 
 def make_folder(path: str) -> None:
     """Make a folder and those above it; that it is there already is no error."""
-    # Two workers may do so at the same moment, and Beam's mkdirs refuses what exists.
-    if not FileSystems.exists(path):
+    # Buckets have no folders. Two workers may do so at the same moment, and Beam's mkdirs refuses what exists.
+    if scheme_of(path) in (LOCAL, "hdfs") and not is_there(path):
         with contextlib.suppress(OSError):
             FileSystems.mkdirs(path)
 
 
+def _sync(path: str) -> None:
+    is_file = os.path.isfile(path)
+    # Windows can't open a folder, nor sync what is only read.
+    if is_file or hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(path, os.O_RDWR if is_file else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def is_there(path: str) -> bool:
+    """Whether there is a file, or a folder, of this name."""
+    try:
+        return FileSystems.exists(path)
+    except BeamIOError as error:
+        # In Azure, Beam raises where there is none.
+        if any(getattr(reason, "code", None) == 404 for reason in (error.exception_details or {}).values()):
+            return False
+        raise
+
+
 def matching(*patterns: str) -> list[str]:
     """The files that these patterns match."""
-    matches = FileSystems.match(list(patterns)) if patterns else []
-    return [metadata.path for result in matches for metadata in result.metadata_list]
+    globs = [pattern for pattern in patterns if "*" in pattern]
+    # In Azure, Beam raises where a name without wildcards matches nothing.
+    named = [path for path in patterns if path not in globs and is_there(path)]
+    matches = FileSystems.match(globs) if globs else []
+    return named + [metadata.path for result in matches for metadata in result.metadata_list]

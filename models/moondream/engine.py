@@ -19,11 +19,11 @@ from .config import MoondreamConfig
 from .crops import Crops, normalize, prepare_crops
 from .jobs import Cut, Job, new_row, outcome_of
 from .memory import MOST_SLOTS, free_memory, is_out_of_memory, slots_that_fit, spare_rows
+from .resize import resize, resize_on
 from .slots import Slots
 from .stream import Stream
 from .text import Cache
-from .tokenizer import Tokenizer
-from .weights import TOKENIZER_FILE, Checkpoint, MoondreamModel
+from .weights import Checkpoint, MoondreamModel
 
 # An accelerator wants many at once; a CPU is as quick with few, and they take less memory.
 CROPS_PER_PASS, CROPS_PER_CPU_PASS = 64, 8
@@ -46,11 +46,13 @@ class Engine:
         threads: int | None = None,
     ) -> None:
         self.model: MoondreamModel = checkpoint.load(device, dtype)
-        self.tokenizer = Tokenizer(checkpoint.folder / TOKENIZER_FILE)
+        self.tokenizer = checkpoint.tokenizer()
         self.device, self.dtype, self.batch_size, self.threads = device, dtype, batch_size, threads
         self.backend = f"local/{device.type}/{str(dtype).removeprefix('torch.')}"
         self.crops_per_pass = CROPS_PER_CPU_PASS if device.type == "cpu" else CROPS_PER_PASS
         self.most_slots = batch_size or MOST_SLOTS
+        # On a GPU it takes a fraction of the time, and the CPU has pictures to decode.
+        self._resize = resize_on(device) if device.type == "cuda" else resize
         self._cutters = ThreadPoolExecutor(CROP_THREADS, thread_name_prefix="crops")
         self._turn = threading.Condition()
         self._driving = False
@@ -70,7 +72,7 @@ class Engine:
         stream = Stream(
             requests,
             new_row=lambda request: new_row(request, self.config, self.tokenizer),
-            cut=lambda picture: prepare_crops(picture, self.config.vision),
+            cut=lambda picture: prepare_crops(picture, self.config.vision, self._resize),
             cutters=self._cutters,
             turn=self._turn,
             backend=self.backend,
@@ -220,13 +222,14 @@ class Engine:
         for part in pixels_NHWC.split(self.crops_per_pass):
             features.append(vision.encode(normalize(part.to(self.device), self.dtype)))
         image_BTC = vision.project(torch.cat(features), [crops.tiling for crops in pictures])
-        bos = torch.full((len(pictures), 1), self.config.tokenizer.bos_id, device=self.device)
-        embeds_BTC = torch.cat([text.embed(bos), image_BTC], dim=1)
+        opening = [self.config.tokenizer.bos_id, *self.config.tokenizer.before_image]
+        opening_BT = torch.tensor(opening, device=self.device).expand(len(pictures), -1)
+        embeds_BTC = torch.cat([text.embed(opening_BT), image_BTC], dim=1)
         length = self.config.prefix_length
         prefixes = Cache.empty(self.config.text, len(pictures), length, like=embeds_BTC)
         positions_BT = torch.arange(length, device=self.device).expand(len(pictures), -1)
         causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()[None, None]
-        text(embeds_BTC, positions_BT, None if self.config.text.prefix_attn else causal, prefixes)
+        text.memorize(embeds_BTC, positions_BT, None if self.config.text.prefix_attn else causal, prefixes)
         return prefixes
 
     def _settle(self, job: Job) -> None:

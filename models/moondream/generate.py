@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..tasks import Detect, FinishReason, Point, Sampling, Task
-from .region import bin_to_coordinate, bin_to_size
+from .region import bin_to_coordinate
 from .sampling import draw, penalize
 from .weights import MoondreamModel
 
@@ -81,7 +81,8 @@ def advance(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Te
 def _choose(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
     logits_BV = model.text.logits(hidden_BC).float()
     # The id that starts an answer may come first (prefill is unmasked in the reference), never later.
-    logits_BV[[index for index, row in enumerate(rows) if row.ids], model.config.tokenizer.answer_id] = -torch.inf
+    if (answer_id := model.config.tokenizer.answer_id) is not None:
+        logits_BV[[index for index, row in enumerate(rows) if row.ids], answer_id] = -torch.inf
     for index, row in enumerate(rows):
         penalize(logits_BV[index], row.ids, row.sampling.repetition_penalty)
     # Whether there is another object is no matter of chance.
@@ -91,7 +92,8 @@ def _choose(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Te
 
 
 def _take_token(model: MoondreamModel, row: Row, token: int) -> None:
-    if token == model.config.tokenizer.eos_id:
+    special = model.config.tokenizer
+    if token == special.eos_id or (token in special.end_ids and row.wish == "word"):
         row.finish_reason = "stop"
     elif row.wish == "word":
         row.ids.append(token)
@@ -117,7 +119,7 @@ def _take_coordinates(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[R
 
 def _take_sizes(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
     logits = model.region.decode_size(hidden_BC)
-    sizes_B2 = bin_to_size(logits.argmax(-1), logits.shape[-1])
+    sizes_B2 = model.region.sizes_of(logits.argmax(-1), logits.shape[-1])
     for row, size in zip(rows, sizes_B2.tolist(), strict=True):
         row.places[-1].extend(size)
         row.wish = "object"

@@ -13,8 +13,9 @@ from PIL import Image
 from moondream_beam.models.cloud import MoondreamCloud
 from moondream_beam.models.fal import Fal
 from moondream_beam.models.fallback import Fallback
-from moondream_beam.models.moondream.annotator import EMBEDDED, Moondream
-from moondream_beam.models.moondream.weights import WEIGHTS_FILE
+from moondream_beam.models.moondream.annotator import Moondream
+from moondream_beam.models.moondream.files import WEIGHTS_FILE
+from moondream_beam.models.moondream.sources import EMBEDDED
 from moondream_beam.models.tasks import Answer, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "public"

@@ -86,7 +86,7 @@ def test_a_run_leaves_its_record_and_no_temporary_file(pictures, tmp_path, comma
     command("annotate", pictures, "--model", "tiny", "--output", out, "--caption", "--temperature", "0")
     kept = record(out)
     assert kept["model"] == "tiny" and kept["revision"] and kept["balanced"]
-    assert kept["counts"] == {"pictures": 5, "pending": 5, "done": 0, "annotations": 4, "failures": 1}
+    assert kept["counts"] == {"pictures": 5, "pending": 5, "done": 0, "retried": 0, "annotations": 4, "failures": 1}
     assert kept["options"]["temperature"] == 0 and kept["sampling"]["temperature"] == 0
     assert kept["totals"]["output_tokens"] == sum(row["output_tokens"] for row in rows(out))
     assert [path for path in out.rglob("*") if "_temporary" in path.parts and path.is_file()] == []

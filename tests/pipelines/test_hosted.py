@@ -118,9 +118,9 @@ def test_a_refused_account_is_one_line(api, photos, out, command, workers):
     api.faults.append(Fault("submit", answer(403, {"detail": "User is locked.\nTop up."}), times=10**9))
     words = ("--backend", "fal", "--query", "What?", "--workers", workers, "--output", out)
     status, said, complained = command("annotate", photos, *words)
-    assert status == 2 and not said
+    assert status == 1 and not said
     assert complained.splitlines()[1:] == [
-        "moondream-beam annotate: fal answered 403: User is locked. Top up.; what was answered is kept, "
+        "moondream-beam annotate: stopped: fal answered 403: User is locked. Top up.; what was answered is kept, "
         "and the same command goes on"
     ]
 
@@ -136,7 +136,6 @@ def test_a_refused_account_is_one_line(api, photos, out, command, workers):
         (("--backend", "fal", "--fallback", "cloud"), "--fallback is for the local backend"),
         (("--model", "tiny", "--max-cost", "1"), "--max-cost is for a hosted API: name one with --backend"),
         (("--model", "tiny", "--send-urls"), "--send-urls is for a hosted API: name one with --backend"),
-        (("--output", "out2"), "--model: give 'tiny' or a folder of weights"),
         (
             ("--backend", "fal", "--runner", "FlinkRunner", "--price", "1", "--max-cost", "1"),
             "--max-cost counts",

@@ -56,7 +56,7 @@ def test_rows_on_disk_are_hidden_until_they_are_published(
     out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1)
-    writer = fill(ShardWriter(str(out), "one", 0), *rows(ROWS_AT_ONCE))
+    writer = fill(ShardWriter(str(out), "one", 0), *rows(2 * ROWS_AT_ONCE))
     (hidden,) = files(out)
     assert hidden.startswith("_temporary/part-one-00000-")
     writer.publish()
@@ -104,8 +104,8 @@ def test_files_and_row_groups_are_bounded_by_their_bytes(
     out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_256 = module.to_table(rows(ROWS_AT_ONCE), ANNOTATION_SCHEMA).nbytes
-    monkeypatch.setattr(module, "ROW_GROUP_BYTES", int(1.5 * of_256))
-    monkeypatch.setattr(module, "FILE_BYTES", int(3.5 * of_256))
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", int(2.5 * of_256))
+    monkeypatch.setattr(module, "FILE_BYTES", int(4.5 * of_256))
     fill(ShardWriter(str(out), "one", 3), *rows(9 * ROWS_AT_ONCE + 5)).publish()
     assert files(out) == [f"data/part-one-00003{part}.parquet" for part in ("-1", "-2", "")]
     groups = {
@@ -116,6 +116,34 @@ def test_files_and_row_groups_are_bounded_by_their_bytes(
     two = 2 * ROWS_AT_ONCE
     assert groups == {"part-one-00003": [two, two], "part-one-00003-1": [two, two], "part-one-00003-2": [256 + 5]}
     assert len(set(ids(out, "data"))) == 9 * ROWS_AT_ONCE + 5
+
+
+def test_texts_as_large_as_they_come_keep_to_the_bounds(
+    out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch, memory_peak: Callable[[], int]
+) -> None:
+    text, bound = "x" * 100_000, 1 << 20
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", bound)
+    monkeypatch.setattr(module, "TEXT_AT_ONCE", bound // 4)
+    monkeypatch.setattr(module, "FILE_BYTES", 4 * bound)
+    writer = ShardWriter(str(out), "one", 0)
+    for index in range(120):
+        writer.add(rows(1)[0]._replace(id=str(index), caption=f"{index}{text}"))
+    writer.publish()
+    assert len(ids(out, "data")) == 120
+    written = [pq.ParquetFile(path).metadata for path in (out / "data").iterdir()]
+    assert len(written) == 4
+    sizes = [[file.row_group(group).total_byte_size for group in range(file.num_row_groups)] for file in written]
+    assert max(sum(groups) for groups in sizes) <= 4 * bound and max(map(max, sizes)) <= bound
+    assert memory_peak() < 4 * bound
+
+
+def test_a_row_larger_than_a_file_may_be_has_one_of_its_own(
+    out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ROW_GROUP_BYTES", "TEXT_AT_ONCE", "FILE_BYTES"):
+        monkeypatch.setattr(module, name, 1000)
+    fill(ShardWriter(str(out), "one", 0), *(row._replace(caption="x" * 5000) for row in rows(3))).publish()
+    assert [pq.read_table(path).num_rows for path in (out / "data").iterdir()] == [1, 1, 1]
 
 
 @dataclass
