@@ -17,9 +17,9 @@ from ..models.moondream.hub import OFFICIAL
 from ..transforms.card import read_record
 from ..transforms.job import new_run
 from ..transforms.lease import claimed
+from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
-from ..transforms.write import anchor
 from .inputs import add_input_options, inputs_of
 from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of

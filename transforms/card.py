@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from .output import matching, write_whole
 from .records import FAILURE_SCHEMA, Job, annotation_schema
-from .write import matching, write_whole
 
 CARD = """\
 ---

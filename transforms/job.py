@@ -19,13 +19,14 @@ from .annotate import annotate, check_tasks, share_annotator
 from .card import describe, record_path, write_card, write_record
 from .fetch import Fetcher
 from .lease import give_up, held, lost
+from .output import anchor, is_there
 from .paid import Noted, forget, keep_beside, stopping_when_refused
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_what_failed
 from .summary import Summary, sum_summaries
-from .write import ShardWriter, anchor, check_kept, is_there
+from .write import ShardWriter, check_kept
 
 SHARD_SIZE = 1000
 NAMESPACE = "moondream_beam"

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 from apache_beam.io.filesystems import FileSystems
 
+from .output import is_local, make_folder, matching, temporary_folder
 from .stop import StoppedError
 from .token import CAN_LOCK, LEASE_SECONDS, BeatingToken, LockedToken, Token
-from .write import is_local, make_folder, matching, temporary_folder
 
 # Of two that begin at once both withdraw, and try again after pauses of their own.
 CLAIM_ATTEMPTS, CLAIM_PAUSE = 4, 0.4

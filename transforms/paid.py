@@ -12,9 +12,9 @@ from ..models.hosted.annotator import Paid
 from ..models.hosted.ends import AccountError
 from ..models.hosted.journal import LocalStore, Store
 from ..models.tasks import Annotator, Outcome, Request, Task
+from .output import is_local, make_folder, matching
 from .records import Row
 from .stop import StoppedError
-from .write import is_local, make_folder, matching
 
 FOLDER = "_paid"
 

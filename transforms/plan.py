@@ -18,10 +18,10 @@ from ..models.tasks import Task
 from .dedup import NameByBytes, Named
 from .fetch import Fetcher
 from .lease import claim
+from .output import matching
 from .packing import PackBy, Packed, Packer, bucket_of, number_of_ref, pack, unpack, unpack_all
 from .records import ImageRef, Job
 from .retry import forget
-from .write import matching
 
 Shard = tuple[int, Iterable[ImageRef]]
 FORGET = "forget"

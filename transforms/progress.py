@@ -12,9 +12,9 @@ import shutil
 import time
 from pathlib import Path
 
+from .output import is_local, temporary_folder
 from .plan import Count
 from .summary import Summary, sum_summaries
-from .write import is_local, temporary_folder
 
 SECONDS_BETWEEN_NOTES = 0.5
 PLAN_NOTE = "plan.json"

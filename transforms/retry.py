@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from .write import COMPRESSION, COMPRESSION_LEVEL, make_folder, move, temporary_folder
+from .output import make_folder, move, temporary_folder
+from .write import COMPRESSION, COMPRESSION_LEVEL
 
 ROWS_AT_ONCE = 4096
 

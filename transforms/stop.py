@@ -71,12 +71,17 @@ def telling_what_failed(output: str) -> Iterator[None]:
 
 
 def stop_reason(error: BaseException | None) -> str | None:
-    """What a StoppedError said that stands somewhere in this error's chain; None when there is none.
+    """What a StoppedError said that stands somewhere in this error's chain; None when there is none."""
+    return told_by(StoppedError, error)
+
+
+def told_by(kind: type[Exception], error: BaseException | None) -> str | None:
+    """What an error of this kind said that stands somewhere in an error's chain; None when there is none.
 
     Of an error in a worker process Beam tells no more than its traceback, as text.
     """
     while error is not None:
-        if told := re.search(r"\bStoppedError: (.+)", f"{type(error).__name__}: {error}"):
+        if told := re.search(rf"\b{kind.__name__}: (.+)", f"{type(error).__name__}: {error}"):
             return re.sub(r"\s*\[while running .*", "", told[1])
         error = error.__cause__ or error.__context__
     return None

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from apache_beam.io.filesystems import FileSystems
 
-from .write import is_there
+from .output import is_there
 
 try:
     import fcntl

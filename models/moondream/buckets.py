@@ -34,7 +34,7 @@ from .weights import Checkpoint, recognize
 
 WEIGHTS_SUFFIX = ".safetensors"
 # What tells one content of an object from another, in the words of the several stores, the surest first.
-MARKS = ("etag", "ETag", "md5Hash", "content_md5", "generation", "LastModified", "last_modified", "mtime", "created")
+MARKS = ("md5Hash", "content_md5", "generation", "ETag", "etag", "LastModified", "last_modified", "mtime", "created")
 # What to install for which scheme.
 EXTRAS = {
     "gs": "moondream-beam[gcp]",

