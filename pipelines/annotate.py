@@ -126,5 +126,9 @@ def _say_where(args: argparse.Namespace) -> None:
         print(f"{args.backend} answers and is paid for, pictures go there; rows go to {args.output}", file=sys.stderr)
         return
     device = choose_device(args.device).type
+    if device == "cpu" and args.device == "auto" and args.fallback != "none":
+        # The worker finds the same and says it.
+        print(f"rows go to {args.output}", file=sys.stderr)
+        return
     note = ": no accelerator is used, the time left shows as it goes" if device == "cpu" else ""
     print(f"{args.model or OFFICIAL} on {device}{note}; rows go to {args.output}", file=sys.stderr)

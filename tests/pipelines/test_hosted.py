@@ -23,7 +23,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hosted.faults import Fault, answer
+from hosted.faults import Fault, answer, reset
 from hosted.pictures import numbered
 
 from moondream_beam.pipelines import annotate
@@ -111,6 +111,15 @@ def test_the_budget_holds_and_what_it_leaves_is_retryable(api, photos, out, comm
     assert status == 1 and "8 in data/ + 12 in errors/" in said and "bill     $2.00" in said
     assert api.fal.units == 2.0
     assert {(row["error"], row["retryable"]) for row in rows(out, "errors")} == {("BudgetSpent", True)}
+
+
+def test_a_lost_answer_is_asked_anew_on_demand_only(api, photos, out, command):
+    api.faults.append(Fault("submit", reset, before=False, times=1))
+    words = ("--backend", "fal", "--query", "What?", "--max-failure-rate", "1", "--output", out)
+    assert "4 in data/ + 16 in errors/" in command("annotate", photos, *words)[1]
+    assert "0 asked" in command("annotate", photos, *words)[1] and len(api.fal.jobs) == 2
+    assert "16 asked = 16 in data/" in command("annotate", photos, *words, "--retry-errors")[1]
+    assert len(api.fal.jobs) == 3 and not (out / "_paid").exists()
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
@@ -232,13 +241,14 @@ def test_the_key_is_in_no_row_log_error_or_record(api, photos, out, command, cap
         Fault("result", answer(422, {"detail": [fault]}), times=1),
     ]
     caplog.set_level(logging.DEBUG)
-    words = ("--backend", "fal", "--query", "What?", "--webhook", "https://example.org/?secret=hook", "--output", out)
+    words = ("--backend", "fal", "--query", "What?", "--webhook", "https://example.org/?word=sesame", "--output", out)
     status, said, complained = command("annotate", photos, *words)
     assert status == 1 and "19 in data/ + 1 in errors/" in said
     (row,) = rows(out, "errors")
     assert row["message"] == "bad: I don't like ***"
-    text = said + complained + caplog.text + "".join(everything(out))
-    assert "fal-test" not in text and "secret=hook" not in text
+    kept = "".join(everything(out))
+    assert "sesame" not in kept and api.fal.webhooks
+    assert "fal-test" not in said + complained + caplog.text + kept
     api.faults.append(Fault("submit", answer(401, {"detail": echo}), times=1))
     _, said, complained = command("annotate", draw(out.parent / "more", 1), *words)
     assert "I don't like ***" in complained and "fal-test" not in said + complained + caplog.text
