@@ -56,9 +56,10 @@ class BeamStore:
 
 @dataclass
 class Noted:
-    """An annotator that notes the ids of what it has answered."""
+    """An annotator that notes the ids of what it has answered, in a shard of a run: ``scope`` is ``run/shard``."""
 
     annotator: Annotator
+    scope: str
     ids: list[str] = field(default_factory=list)
 
     @property
@@ -78,9 +79,18 @@ class Noted:
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answer a stream, and note what has been."""
-        for outcome in self.annotator.answer(requests):
+        if isinstance(self.annotator, Paid):
+            outcomes = self.annotator.answer(requests, self.scope)
+        else:
+            outcomes = self.annotator.answer(requests)
+        for outcome in outcomes:
             self.ids.append(outcome.id)
             yield outcome
+
+    def forget(self) -> None:
+        """What was answered has published rows."""
+        if isinstance(self.annotator, Paid):
+            self.annotator.forget(self.ids, self.scope)
 
 
 def stopping_when_refused(rows: Iterable[Row]) -> Iterator[Row]:
@@ -103,9 +113,3 @@ def keep_beside(annotator: Annotator, output: str) -> Annotator:
     store: Store = LocalStore(folder) if is_local(output) else BeamStore(folder)
     kept: Annotator = annotator.beside(store)
     return kept
-
-
-def forget(annotator: Annotator, ids: Iterable[str]) -> None:
-    """These requests have published rows."""
-    if isinstance(annotator, Paid):
-        annotator.forget(ids)

@@ -255,6 +255,16 @@ def test_the_key_is_in_no_row_log_error_or_record(api, photos, out, command, cap
 
 
 @pytest.mark.slow
+def test_processes_share_the_budget(api, photos, out, command):
+    words = ("--backend", "fal", "--price", "1", "--max-cost", "3", "--query", "What?", "--batch-size", "2")
+    status, said, _ = command("annotate", photos, *words, "--workers", "2", "--output", out)
+    assert status == 1 and "20 asked" in said and "balances" in said
+    # A picture is a quarter; a process that was dealt less may leave some of its share.
+    assert 1.5 <= api.fal.units <= 3.0 and max(api.fal.asked.values()) == 1
+    assert sum(row["hosted"]["usd"] for row in rows(out)) == pytest.approx(api.fal.units)
+
+
+@pytest.mark.slow
 def test_killed_again_and_again_it_pays_for_each_picture_once(api, tmp_path, out):
     photos = draw(tmp_path / "photos", 200)
     api.fal.polls_to_end = 6
