@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+from .ends import AccountError
+
 State = Literal["asked", "accepted", "cancelled", "done"]
 
 
@@ -225,5 +227,10 @@ class Journal:
                 self._by_id.pop(place, None)
 
     def _write(self, entry: Entry) -> None:
-        if self.store is not None:
+        if self.store is None:
+            return
+        try:
             self.store.write(entry.name, json.dumps(asdict(entry)).encode())
+        except OSError as error:
+            # Nothing is sent that is not noted.
+            raise AccountError(f"can't write the journal of paid jobs: {error}") from error

@@ -170,6 +170,14 @@ def test_an_answer_that_another_shard_has_costs_nothing(api, new):
     assert len(api.fal.jobs) == 1
 
 
+def test_nothing_is_sent_that_can_not_be_noted(api, tmp_path, clock):
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    fal = Fal(clock=clock).beside(LocalStore(str(tmp_path / "gone" / "_paid")))
+    with pytest.raises(AccountError, match="can't write the journal of paid jobs"):
+        list(fal.answer(requests(4)))
+    assert not api.calls
+
+
 def test_the_key_is_in_no_file(api, new, folder):
     list(new().answer(requests(8)))
     text = "".join(path.read_text() for path in folder.iterdir())
