@@ -26,7 +26,6 @@ from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from .ledger import balance_sheet, exit_status
 from .models import add_model_options, annotator_of
 from .progress import show_progress
-from .refusal import unwrapped_refusals
 from .runner import local_runner
 from .starting import starting
 from .tasks import add_sampling_options, add_task_options
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
 def _run(pipeline: beam.Pipeline) -> str | None:
     """Run it to its end; why it stopped before, if that can be told in a line."""
     try:
-        with unwrapped_refusals(), unwrapped_interrupts():
+        with unwrapped_interrupts():
             pipeline.run().wait_until_finish()
     except Exception as error:
         if (reason := stop_reason(error) or worker_death(error)) is None:
@@ -133,5 +132,9 @@ def _say_where(args: argparse.Namespace) -> None:
         print(f"{args.backend} answers and is paid for, pictures go there; rows go to {args.output}", file=sys.stderr)
         return
     device = choose_device(args.device).type
+    if device == "cpu" and args.device == "auto" and args.fallback != "none":
+        # The worker finds the same and says it.
+        print(f"rows go to {args.output}", file=sys.stderr)
+        return
     note = ": no accelerator is used, the time left shows as it goes" if device == "cpu" else ""
     print(f"{args.model or OFFICIAL} on {device}{note}; rows go to {args.output}", file=sys.stderr)

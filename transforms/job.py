@@ -20,7 +20,7 @@ from .card import describe, record_path, write_card, write_record
 from .fetch import Fetcher
 from .lease import give_up, held, lost
 from .output import anchor, is_there
-from .paid import Noted, forget, keep_beside
+from .paid import Noted, keep_beside, stopping_when_refused
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .records import ImageRef, Job, annotation_schema
@@ -119,7 +119,10 @@ class _AnnotateShard(beam.DoFn):
             if writer.is_published:
                 yield writer.published_summary()
                 return
-            notes, annotator = ProgressNotes(self.output, self.job.run), Noted(self.job.annotator)
+            notes, annotator = (
+                ProgressNotes(self.output, self.job.run),
+                Noted(self.job.annotator, f"{self.job.run}/{number}"),
+            )
             try:
                 summary = self._write(writer, refs, notes, number, annotator)
                 if not token.is_there():
@@ -127,7 +130,7 @@ class _AnnotateShard(beam.DoFn):
                 with telling_what_failed(self.output):
                     if not writer.publish():
                         summary = writer.published_summary()
-                    forget(self.job.annotator, annotator.ids)
+                    annotator.forget()
                     notes.tell(number, summary, last=True)
             except BaseException:
                 writer.discard()
@@ -144,7 +147,8 @@ class _AnnotateShard(beam.DoFn):
         limit = TooManyFailures(self.max_failure_rate, lambda: notes.read()[1] if notes.folder else summary)
         limit.check()
         job = self.job
-        for row in annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch):
+        rows = annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch)
+        for row in stopping_when_refused(rows):
             summary = summary.plus(row)
             with telling_what_failed(self.output):
                 writer.add(row)
