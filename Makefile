@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
 
-.PHONY: help demo test lint notebooks
+.PHONY: help demo test lint notebooks azurite corpus
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -14,6 +14,8 @@ demo: .venv/runtime  ## draw pictures, annotate them with the embedded model, sh
 test: .venv/test  ## run all tests, the quick ones first
 	$(BIN)/pytest
 
+corpus: .venv/corpus  ## fetch the pictures that Pillow is tested with, for a test that is skipped without them
+
 lint: .venv/test  ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -21,6 +23,12 @@ lint: .venv/test  ## check format, style and types
 
 notebooks: .venv/test  ## run every notebook from top to bottom
 	for notebook in $(wildcard notebooks/*.ipynb); do $(BIN)/jupyter-execute $$notebook || exit; done
+
+azurite: .venv/azurite/node_modules  ## install the emulator of Azure's blobs, else its tests are skipped; needs Node
+
+.venv/azurite/node_modules:
+	mkdir -p .venv/azurite
+	npm install --silent --prefix .venv/azurite azurite@3.35.0
 
 # Without build isolation the pinned setuptools builds, and a repeated install needs no network.
 .venv/runtime: setup.py pyproject.toml constraints.txt
@@ -33,4 +41,18 @@ notebooks: .venv/test  ## run every notebook from top to bottom
 
 .venv/test: .venv/runtime
 	$(INSTALL) --no-build-isolation --editable ".[test]"
+# The official client of Moondream Cloud, without the gigabyte of kernels that it is packaged with and does not load.
+	$(INSTALL) --no-deps moondream
+	touch $@
+
+# The source of the very Pillow that is installed. To hand it over pip asks it for metadata, which takes pybind11.
+.venv/corpus: .venv/test
+	rm -rf $@.new
+	$(INSTALL) pybind11
+	$(BIN)/python -m pip download -qq --constraint constraints.txt --no-deps --no-binary :all: --no-build-isolation \
+		--dest $@.new pillow
+	tar -xzf $@.new/[Pp]illow-*.tar.gz -C $@.new
+	rm -rf $@
+	mv $@.new/[Pp]illow-*/Tests/images $@
+	rm -rf $@.new
 	touch $@

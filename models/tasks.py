@@ -10,6 +10,8 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
 
 from PIL.Image import Image
 
+from .hosted.bill import Hosted
+
 Length = Literal["short", "normal", "long"]
 FinishReason = Literal["stop", "length"]
 
@@ -154,10 +156,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds that a request took: waiting for its turn, seeing the picture, and answering.
+    """Milliseconds that a request took: waiting for its turn, on the clock; seeing the picture; and answering.
 
-    Requests that share a pass share its time, and each bears its equal part, so that sums over requests are real.
-    Only the waiting is a time on the clock.
+    Requests that share a pass share its time, and each bears its part, so that sums over requests are real.
     """
 
     wait_ms: float = 0.0
@@ -175,22 +176,24 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One task on one upright RGB picture. Draws are seeded by ``id``; requests that share one picture object
-    and follow each other share its encoding."""
+    """One task on one upright RGB picture, which came from ``uri`` if that is known. Draws are seeded by ``id``;
+    requests that share one picture object and follow each other share its encoding."""
 
     id: str
     picture: Image
     task: Task
     sampling: Sampling = DEFAULT_SAMPLING
+    uri: str | None = None
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a request has no answer. ``retryable``: the same request may succeed later."""
+    """Why a request has no answer, after so many ``attempts``. ``retryable``: the same request may succeed later."""
 
     error: str
     message: str
     retryable: bool = False
+    attempts: int = 1
 
     @classmethod
     def of(cls, error: BaseException, *, retryable: bool = False) -> Fault:
@@ -200,13 +203,17 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one request: an answer or a fault, and what it took on which ``backend``."""
+    """The end of one request: an answer or a fault, and what it took on which ``backend``. ``model`` and ``revision``
+    are empty unless another model answered than the one that was asked."""
 
     id: str
     result: Answer | Fault
     backend: str
     timings: Timings = Timings()
     tokens: Tokens = Tokens()
+    hosted: Hosted | None = None
+    model: str = ""
+    revision: str = ""
 
 
 class Annotator(Protocol):

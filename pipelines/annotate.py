@@ -7,30 +7,31 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 from apache_beam.transforms.combiners import Top
 
 from ..models.moondream.devices import choose_device
-from ..models.tasks import Query
+from ..models.moondream.hub import OFFICIAL
 from ..transforms.card import read_record
-from ..transforms.job import SHARD_SIZE, AnnotateToParquet, new_run
+from ..transforms.job import new_run
+from ..transforms.lease import claim, claimed
+from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
-from ..transforms.write import anchor
-from .inputs import add_input_options, check_inputs, read_inputs
-from .interrupt import unwrapped_interrupts
+from ..transforms.stop import stop_reason
+from .inputs import add_input_options, inputs_of
+from .interrupt import unwrapped_interrupts, worker_death
+from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from .ledger import balance_sheet, exit_status
 from .models import add_model_options, annotator_of
 from .progress import show_progress
+from .report import try_report
 from .runner import local_runner
 from .starting import starting
-from .tasks import add_sampling_options, add_task_options, sampling_of
+from .tasks import add_sampling_options, add_task_options
 
-LOCAL_RUNNER = "local"
-# So that a worker that was dealt hard shards does not keep the others waiting at the end.
-SHARDS_PER_WORKER = 4
+STOPPED = 1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,18 +41,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_task_options(parser)
     add_model_options(parser)
     add_sampling_options(parser)
-    job = parser.add_argument_group("job", "every Beam option may follow as well")
-    job.add_argument("--runner", default=LOCAL_RUNNER, help="this machine, or one of Beam's runners (%(default)s)")
-    job.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (%(default)s)")
-    job.add_argument("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="pictures a file (%(default)s)")
-    job.add_argument("--limit", type=int, metavar="N", help="annotate N pictures only, always the same ones")
-    job.add_argument(
-        "--max-failure-rate",
-        type=float,
-        default=0.0,
-        metavar="R",
-        help="share of rows in errors/ above which the exit status is 1 (%(default)s)",
-    )
+    add_job_options(parser)
+    parser.add_argument("--no-report", action="store_true", help="write no report.html at the end")
 
 
 def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
@@ -60,18 +51,10 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
     Raises:
         ValueError: an option makes no sense.
     """
-    annotator = annotator_of(args, _threads(args) if args.runner == LOCAL_RUNNER else None)
-    job = AnnotateToParquet(
-        args.tasks or [Query()],
-        annotator,
-        args.output,
-        sampling=sampling_of(args),
-        shard_size=args.shard_size,
-        min_shards=1 if args.workers == 1 else SHARDS_PER_WORKER * args.workers,
-        run=run,
-        about={"command": "annotate", "options": _options(args)},
-    )
-    refs = read_inputs(pipeline, args)
+    here = args.runner == LOCAL_RUNNER
+    inputs = inputs_of(args)
+    job = job_of(args, inputs, annotator_of(args, _threads(args) if here else None, here=here), run)
+    refs = inputs.read(pipeline)
     if args.limit is not None:
         refs = (
             refs
@@ -88,21 +71,45 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         CannotStartError: bad arguments, or a device that is not there.
     """
     name = new_run()
-    with starting():
-        _check(args)
-        options = beam_options(beam_arguments)
-        args.output = anchor(args.output)
-        local = args.runner == LOCAL_RUNNER
-        pipeline = beam.Pipeline(local_runner(options, args.workers) if local else args.runner, options=options)
-        build(pipeline, args, name)
+    with contextlib.ExitStack() as stack:
+        with starting():
+            check_job(args)
+            options = beam_options(beam_arguments)
+            args.output = anchor(args.output)
+            local = args.runner == LOCAL_RUNNER
+            pipeline = beam.Pipeline(local_runner(options, args.workers) if local else args.runner, options=options)
+            build(pipeline, args, name)
+            if local:
+                stack.enter_context(claimed(args.output, name))
+                _say_where(args)
+            else:
+                # Its workers hold it from here on: they go on when this process is gone.
+                claim(args.output, name)
+        notes = ProgressNotes(args.output, name)
         if local:
-            _say_where(args)
-    progress = show_progress(ProgressNotes(args.output, name)) if local else contextlib.nullcontext()
-    with unwrapped_interrupts(), progress:
-        pipeline.run().wait_until_finish()
+            stack.enter_context(show_progress(notes))
+        if (reason := _run(pipeline)) is not None:
+            print(f"moondream-beam annotate: {reason}", file=sys.stderr)
+            return STOPPED
+        if not local:
+            notes.remove()
     record = read_record(args.output, name)
     print(balance_sheet(record, args.output))
+    if not args.no_report:
+        try_report(args.output)
     return exit_status(record, args.max_failure_rate)
+
+
+def _run(pipeline: beam.Pipeline) -> str | None:
+    """Run it to its end; why it stopped before, if that can be told in a line."""
+    try:
+        with unwrapped_interrupts():
+            pipeline.run().wait_until_finish()
+    except Exception as error:
+        if (reason := stop_reason(error) or worker_death(error)) is None:
+            raise
+        return reason
+    return None
 
 
 def beam_options(arguments: Sequence[str]) -> PipelineOptions:
@@ -120,27 +127,18 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     return PipelineOptions(list(arguments))
 
 
-def _check(args: argparse.Namespace) -> None:
-    check_inputs(args)
-    for option in ("workers", "limit"):
-        if getattr(args, option) is not None and getattr(args, option) < 1:
-            raise ValueError(f"--{option} {getattr(args, option)}: give 1 or more")
-    if args.workers > 1 and args.runner != LOCAL_RUNNER:
-        raise ValueError("--workers is for this machine; other runners have options of their own")
-    if not 0 <= args.max_failure_rate <= 1:
-        raise ValueError(f"--max-failure-rate {args.max_failure_rate}: give a share from 0 to 1")
-
-
 def _threads(args: argparse.Namespace) -> int:
     return max(1, (os.cpu_count() or 1) // args.workers)
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    # Ours only: Beam's may hold credentials. The tasks have a place of their own in the record.
-    return {name: value for name, value in vars(args).items() if name not in ("command", "run", "tasks")}
-
-
 def _say_where(args: argparse.Namespace) -> None:
+    if args.backend != "local":
+        print(f"{args.backend} answers and is paid for, pictures go there; rows go to {args.output}", file=sys.stderr)
+        return
     device = choose_device(args.device).type
+    if device == "cpu" and args.device == "auto" and args.fallback != "none":
+        # The worker finds the same and says it.
+        print(f"rows go to {args.output}", file=sys.stderr)
+        return
     note = ": no accelerator is used, the time left shows as it goes" if device == "cpu" else ""
-    print(f"{args.model} on {device}{note}; rows go to {args.output}", file=sys.stderr)
+    print(f"{args.model or OFFICIAL} on {device}{note}; rows go to {args.output}", file=sys.stderr)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import sys
 from collections.abc import Sequence
 
 from . import annotate, demo, report
-from .interrupt import not_about_interrupts
+from .interrupt import not_about_ends_on_purpose
 from .starting import CannotStartError
 
 BAD_ARGUMENTS, INTERRUPTED = 2, 130
@@ -18,9 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; the exit status: 0 done, 1 too many failures, 2 bad arguments or nothing could start."""
     parser = build_parser()
     args, others = parser.parse_known_args(argv)
+    if not faulthandler.is_enabled():
+        # A decoder in C that crashes takes the process with it: let it at least say where.
+        faulthandler.enable()
     # Importing Beam leaves a handler behind, and its warnings are about options that nobody gave.
     handler = logging.StreamHandler()
-    handler.addFilter(not_about_interrupts)
+    handler.addFilter(not_about_ends_on_purpose)
     logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     try:

@@ -1,10 +1,12 @@
-"""Ctrl-C while Beam is at work. Beam takes it for an error of the step it hit: logs it, and wraps it in another."""
+"""Ends on purpose while Beam is at work: it takes them for errors of the step they hit, logs and wraps them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Iterator
+
+from ..transforms.stop import stop_reason
 
 
 @contextlib.contextmanager
@@ -27,6 +29,17 @@ def was_interrupt(error: BaseException | None) -> bool:
     return False
 
 
-def not_about_interrupts(record: logging.LogRecord) -> bool:
-    """A filter for log handlers: somebody who pressed Ctrl-C needs no traceback to know."""
-    return not (record.exc_info and was_interrupt(record.exc_info[1]))
+def worker_death(error: BaseException) -> str | None:
+    """The line for a worker process that is gone, of which Beam only knows that it says no more; None for the rest."""
+    if "Channel closed prematurely" not in str(error):
+        return None
+    return (
+        "stopped: a worker process was killed or crashed, for want of memory perhaps; what was published stays, and the"
+        " same command goes on"
+    )
+
+
+def not_about_ends_on_purpose(record: logging.LogRecord) -> bool:
+    """A filter for log handlers: who pressed Ctrl-C, or is told the reason in a line, needs no traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not was_interrupt(error) and stop_reason(error) is None and "StoppedError: " not in record.getMessage()

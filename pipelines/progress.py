@@ -37,11 +37,20 @@ def show_progress(notes: ProgressNotes, stream: TextIO | None = None) -> Iterato
 
 
 def rates(planned: Count, done: Summary, seconds: float) -> str:
-    """Pictures and tokens a second, and failures so far."""
+    """Pictures and tokens a second, failures and the bill so far."""
     # All tasks of a picture come together, or nearly so.
     pictures = done.rows * planned.pictures / max(1, planned.pending)
     seconds = max(seconds, 1e-9)
-    return f"{pictures / seconds:.1f} images/s, {done.output_tokens / seconds:.0f} tokens/s, {done.failures} errors"
+    told = [f"{pictures / seconds:.1f} images/s", f"{done.output_tokens / seconds:.0f} tokens/s"]
+    told += [f"{done.failures} errors", bill_in_words(done.billed_units, done.usd)]
+    return ", ".join(filter(None, told))
+
+
+def bill_in_words(units: float, usd: float) -> str:
+    """Dollars where a price is known, units where it is not; empty where nothing was billed."""
+    if usd:
+        return f"${usd:.4f}" if usd < 1 else f"${usd:.2f}"
+    return f"{units:g} units billed" if units else ""
 
 
 def _show_bar(notes: ProgressNotes, over: threading.Event, stream: TextIO) -> None:

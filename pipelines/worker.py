@@ -5,20 +5,28 @@ Run by the runner as ``python -m moondream_beam.pipelines.worker``; the harness 
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import signal
 import sys
 
-from apache_beam.runners.worker import sdk_worker_main
+from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
 
 def main() -> None:
     """Serve until the runner hangs up."""
+    faulthandler.enable()
     # Importing Beam leaves a handler behind that would print each record a second time, onto the progress bar.
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+    # It prints each error that it also sends to the process that started it, which has something to say of it.
+    setattr(sdk_worker, "print", _say_nothing)  # noqa: B010
     # Ctrl-C reaches every process of a terminal; what follows from it is for the one that was started to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sdk_worker_main.main(sys.argv)
+
+
+def _say_nothing(*args: object, **options: object) -> None:
+    """Not even what it was given."""
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ class Page:
         self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+
+    def close(self) -> None:
+        self._socket.close()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._calls += 1
@@ -98,7 +101,8 @@ def chromium(program: str = "chromium") -> Iterator[Page]:
         command = [program, *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
         browser = subprocess.Popen(command, stderr=said, stdout=subprocess.DEVNULL)
         try:
-            yield Page(_tab(_address(said)))
+            with closing(Page(_tab(_address(said)))) as page:
+                yield page
         finally:
             browser.terminate()
             browser.wait(30)

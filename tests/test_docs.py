@@ -59,6 +59,8 @@ COMMANDS = [words for block in SCRIPTS for words in commands(block.text)]
 def somewhere(tmp_path, monkeypatch) -> Path:
     """A folder to work in, with three pictures in ``photos``."""
     monkeypatch.chdir(tmp_path)
+    # What `datasets` remembers of another output of the same name is not true of this one.
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     Path("photos").mkdir()
     for colour in ("red", "green", "blue"):
         Image.new("RGB", (64, 48), colour).save(f"photos/{colour}.jpg")

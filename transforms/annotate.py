@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from itertools import chain
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -17,10 +11,11 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..models.tasks import DEFAULT_SAMPLING, Annotator, Answer, Fault, Outcome, Request, Sampling, Task
-from .fetch import fetch
-from .load import Fetch, Loaded, Unloadable, load_ahead
-from .records import Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage
+from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
+from .desk import Desk
+from .fetch import Fetcher
+from .load import Fetch, load_ahead
+from .records import Annotation, Failure, ImageRef, Job, Row
 
 ANNOTATIONS, FAILURES = "annotations", "failures"
 # References that an element-wise transform gathers before it answers them: many batches of any engine.
@@ -34,125 +29,23 @@ def annotate(
     *,
     sampling: Sampling = DEFAULT_SAMPLING,
     run: str = "",
-    fetch: Fetch = fetch,
+    fetch: Fetch | None = None,
 ) -> Iterator[Row]:
-    """Exactly one row for each task on each picture, as they come ready; no Beam needed.
+    """Exactly one row for each task on each picture, as they come ready; no Beam needed. ``fetch``: ``Fetcher()``.
 
     A picture that can't be fetched or decoded is a Failure for each of its tasks, and its neighbours don't notice.
+    Of pictures with the very same bytes one is asked; the others bear its answer, and neither tokens nor its time.
     """
-    desk = _Desk(Job(tuple(tasks), annotator, sampling, run))
-    requests = desk.requests(load_ahead(refs, fetch))
+    desk = Desk(Job(tuple(tasks), annotator, sampling, run))
+    requests = desk.requests(load_ahead(refs, fetch or Fetcher()))
     for outcome in annotator.answer(requests):
-        while desk.failures:
-            yield desk.failures.popleft()
-        yield desk.settle(outcome)
+        yield from desk.ready()
+        yield from desk.settle(outcome)
     yield from desk.unanswered()
     # An annotator that ended early has not even seen these.
     for _ in requests:
         yield from desk.unanswered()
-    yield from desk.failures
-
-
-@dataclass
-class _Desk:
-    """What is under way between the references that came in and the rows that go out."""
-
-    job: Job
-    failures: deque[Failure] = field(default_factory=deque)
-    # Lists, since somebody may send the same request twice: it then has two rows.
-    waiting: dict[str, list[tuple[Loaded, Task]]] = field(default_factory=dict)
-    # An annotator may pull requests in one thread and give outcomes in another.
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def requests(self, pictures: Iterable[Loaded | Unloadable]) -> Iterator[Request]:
-        """A request for each task of each picture; pictures that could not be had become failures."""
-        for loaded in pictures:
-            for task in self.job.tasks_of(loaded.ref):
-                if isinstance(loaded, Unloadable):
-                    self.failures.append(self.failure(loaded.ref, task, loaded.stage, loaded.fault))
-                    continue
-                name = self.job.id_of(loaded.ref, task)
-                with self.lock:
-                    self.waiting.setdefault(name, []).append((loaded, task))
-                yield Request(name, loaded.picture, task, self.job.sampling)
-
-    def settle(self, outcome: Outcome) -> Row:
-        """The row that an outcome amounts to.
-
-        Raises:
-            RuntimeError: nobody asked for it. An annotator that does so can't be trusted with the rest either.
-        """
-        with self.lock:
-            if outcome.id not in self.waiting:
-                raise RuntimeError(f"{self.job.annotator.name} answered {outcome.id}, which nobody asked")
-            loaded, task = self.waiting[outcome.id].pop(0)
-            if not self.waiting[outcome.id]:
-                del self.waiting[outcome.id]
-        if isinstance(outcome.result, Fault):
-            return self.failure(loaded.ref, task, "answer", outcome.result, outcome.backend)
-        return self.annotation(loaded, task, outcome.result, outcome)
-
-    def unanswered(self) -> Iterator[Failure]:
-        """A failure for each request that the annotator passed over in silence."""
-        silence = Fault("Unanswered", f"{self.job.annotator.name} ended without an answer", retryable=True)
-        with self.lock:
-            passed_over, self.waiting = self.waiting, {}
-        for loaded, task in chain.from_iterable(passed_over.values()):
-            yield self.failure(loaded.ref, task, "answer", silence)
-
-    def annotation(self, loaded: Loaded, task: Task, answer: Answer, outcome: Outcome) -> Annotation:
-        """The row of ``data/``."""
-        ref, job, took = loaded.ref, self.job, outcome.timings
-        sharers = len(job.tasks_of(ref))
-        return Annotation(
-            id=outcome.id,
-            key=ref.key,
-            filename=ref.filename,
-            uri=ref.uri,
-            sha256=loaded.sha256,
-            width=loaded.picture.width,
-            height=loaded.picture.height,
-            task=task.name,
-            prompt=task.prompt,
-            caption=answer.text,
-            objects=answer.objects,
-            points=answer.points,
-            finish_reason=answer.finish_reason,
-            input_tokens=outcome.tokens.input,
-            output_tokens=outcome.tokens.output,
-            timings=RowTimings(
-                fetch_ms=loaded.fetch_ms / sharers,
-                decode_ms=loaded.decode_ms / sharers,
-                wait_ms=took.wait_ms,
-                encode_ms=took.encode_ms,
-                generate_ms=took.generate_ms,
-                total_ms=1000 * (time.perf_counter() - loaded.started),
-            ),
-            backend=outcome.backend,
-            model=job.annotator.name,
-            revision=job.annotator.revision,
-            run=job.run,
-            created_at=datetime.now(timezone.utc),
-        )
-
-    def failure(self, ref: ImageRef, task: Task, stage: Stage, fault: Fault, backend: str = "") -> Failure:
-        """The row of ``errors/``."""
-        return Failure(
-            id=self.job.id_of(ref, task),
-            key=ref.key,
-            filename=ref.filename,
-            uri=ref.uri,
-            task=task.name,
-            prompt=task.prompt,
-            stage=stage,
-            error=fault.error,
-            message=fault.message,
-            retryable=fault.retryable,
-            attempts=1,
-            backend=backend,
-            run=self.job.run,
-            created_at=datetime.now(timezone.utc),
-        )
+    yield from desk.ready()
 
 
 def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
@@ -184,27 +77,37 @@ class Annotate(beam.PTransform[PCollection[ImageRef], Annotated]):
         ValueError: no task, or one that the annotator can't be asked.
     """
 
-    def __init__(self, tasks: Sequence[Task], annotator: Annotator, *, sampling: Sampling = DEFAULT_SAMPLING) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        annotator: Annotator,
+        *,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        fetch: Fetcher | None = None,
+    ) -> None:
         super().__init__()
         check_tasks(tasks, annotator)
-        self.job = Job(tuple(tasks), annotator, sampling)
+        self.job, self.fetch = Job(tuple(tasks), annotator, sampling), fetch or Fetcher()
 
     def expand(self, refs: PCollection[ImageRef]) -> Annotated:
         """One step with two outputs."""
-        rows = refs | "Annotate pictures" >> beam.ParDo(_AnnotatePictures(self.job)).with_outputs(ANNOTATIONS, FAILURES)
+        rows = refs | "Annotate pictures" >> beam.ParDo(_AnnotatePictures(self.job, self.fetch)).with_outputs(
+            ANNOTATIONS, FAILURES
+        )
         return Annotated(rows[ANNOTATIONS], rows[FAILURES])
 
 
 class _AnnotatePictures(beam.DoFn):
     """Gathers references, so that pictures of one bundle share batches; rows keep their reference's window."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, fetch: Fetcher) -> None:
+        self.job, self.fetch = job, fetch
         self.gathered: list[tuple[ImageRef, Timestamp, Any]] = []
-        self._shared = Shared()
+        self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
         self.job = share_annotator(self.job, self._shared)
+        self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
 
     def start_bundle(self) -> None:
         self.gathered = []
@@ -227,7 +130,7 @@ class _AnnotatePictures(beam.DoFn):
             for task in self.job.tasks_of(ref):
                 times.setdefault(self.job.id_of(ref, task), []).append(tuple(time_and_window))
         refs = [ref for ref, _, _ in gathered]
-        for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling):
+        for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, fetch=self.fetch):
             timestamp, window = times[row.id].pop()
             tag = ANNOTATIONS if isinstance(row, Annotation) else FAILURES
             yield TaggedOutput(tag, WindowedValue(row, timestamp, (window,)))

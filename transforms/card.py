@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Job
-from .write import make_folder, matching
+from .output import matching, write_whole
+from .records import FAILURE_SCHEMA, Job, annotation_schema
 
 CARD = """\
 ---
@@ -41,22 +43,21 @@ Of a part without rows, as `errors/` should be, `datasets` says that it "corresp
 VERSIONS = ("moondream-beam", "apache-beam", "torch", "pillow", "pyarrow", "tokenizers")
 
 
-def write_card(output: str) -> None:
+def write_card(output: str, columns: Sequence[pa.Field] = ()) -> None:
     """Write README.md, and a file of no rows where a folder would lack one: readers want one for the columns."""
-    _write(FileSystems.join(output, "README.md"), CARD.format(output=output))
-    for kind, schema in (("data", ANNOTATION_SCHEMA), ("errors", FAILURE_SCHEMA)):
+    write_whole(output, FileSystems.join(output, "README.md"), CARD.format(output=output).encode())
+    for kind, schema in (("data", annotation_schema(columns)), ("errors", FAILURE_SCHEMA)):
         folder = FileSystems.join(output, kind)
         if not matching(FileSystems.join(folder, "*.parquet")):
-            make_folder(folder)
-            with FileSystems.create(FileSystems.join(folder, "part-empty.parquet")) as file:
-                pq.ParquetWriter(file, schema).close()
+            empty = io.BytesIO()
+            pq.ParquetWriter(empty, schema).close()
+            write_whole(output, FileSystems.join(folder, "part-empty.parquet"), empty.getvalue())
 
 
 def write_record(output: str, run: str, record: Mapping[str, Any]) -> None:
     """Write the record of a run."""
-    path = record_path(output, run)
-    make_folder(FileSystems.split(path)[0])
-    _write(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    write_whole(output, record_path(output, run), text.encode())
 
 
 def read_record(output: str, run: str) -> dict[str, Any]:
@@ -88,8 +89,3 @@ def installed_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _write(path: str, text: str) -> None:
-    with FileSystems.create(path) as file:
-        file.write(text.encode())

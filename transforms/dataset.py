@@ -15,9 +15,9 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from fsspec import AbstractFileSystem
 
+from .output import anchor, is_local, matching
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA
 from .suspicion import define_suspicions
-from .write import anchor, is_local, matching
 
 PROTOCOL = "beam"
 ROWS_AT_ONCE = 1024
@@ -133,8 +133,21 @@ class BeamFiles(AbstractFileSystem):  # type: ignore[misc]
         """The file, to be read."""
         if mode != "rb":
             raise PermissionError(f"{path}: opened for {mode}, and this only reads")
-        return FileSystems.open(self._strip_protocol(path), compression_type="uncompressed")
+        return _LetGo(FileSystems.open(self._strip_protocol(path), compression_type="uncompressed"))
 
     def modified(self, path: str) -> datetime:
         """Always the same moment: what is published does not change."""
         return datetime.fromtimestamp(0, timezone.utc)
+
+
+class _LetGo:
+    """An open file that is closed when nobody has it any more: DuckDB does not close those it was given."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __del__(self) -> None:
+        self._file.close()

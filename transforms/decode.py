@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -12,8 +13,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 65_500
 # Images of the web and of cameras that can be told by their first bytes. Not PostScript, which is a program.
-WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO")
 SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+HEIF_STARTS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
 MARKUP_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<svg")
 # What undoes each EXIF orientation; 1, and any number that is none, is upright.
 TURNS = {
@@ -26,13 +28,21 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-Image.init()
-# A Pillow built without one of the codecs does not know its name.
-FORMATS = tuple(name for name in WANTED_FORMATS if name in Image.OPEN)
-
 
 class UndecodableError(ValueError):
     """These bytes are no picture, or one beyond the limits."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that can be decoded here: a Pillow built without a codec does not know its name, and HEIF, which the
+    cameras of telephones write, needs the extra ``heif``."""
+    Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener(thumbnails=False)
+    return tuple(name for name in WANTED_FORMATS if name in Image.OPEN)
 
 
 def decode(content: bytes) -> Image.Image:
@@ -52,7 +62,7 @@ def open_picture(content: bytes) -> Image.Image:
     """
     with _telling_what_is_wrong():
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=formats())
         except UnidentifiedImageError as error:
             raise UndecodableError(_describe(content)) from error
         _check_size(image)
@@ -105,6 +115,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
     if image.mode == "F":
         raise UndecodableError("pixels of floating point have no brightest value to scale by")
+    if image.mode == "La":
+        # Gray with alpha already multiplied in: Pillow knows the way to plain alpha, and none to RGBA.
+        image = image.convert("LA")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, "white")
@@ -115,4 +128,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _describe(content: bytes) -> str:
     if content[:512].lstrip().lower().startswith(MARKUP_STARTS):
         return "this is a page of HTML or XML, not a picture"
+    if content[4:12] in HEIF_STARTS:
+        installed = "HEIF" in formats()
+        return "a broken HEIF" if installed else "a HEIF: install the extra heif, as in moondream-beam[heif]"
     return f"no known image format; it starts with {content[:8]!r}"

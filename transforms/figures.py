@@ -17,7 +17,8 @@ PHASES = ("fetch", "decode", "encode", "generate")
 
 
 class Totals(NamedTuple):
-    """Over all rows of all runs. ``pictures`` are different ones; ``twice`` are rows whose id is there already."""
+    """Over all rows of all runs. ``pictures`` are different ones; ``twice`` are rows whose id is there already;
+    ``usd`` is what hosted APIs billed, None where none was asked."""
 
     pictures: int
     annotations: int
@@ -25,8 +26,7 @@ class Totals(NamedTuple):
     twice: int
     input_tokens: int
     output_tokens: int
-    suspicious: int
-    cost: float | None
+    usd: float | None
 
 
 class Spread(NamedTuple):
@@ -86,24 +86,27 @@ class RunRows(NamedTuple):
 
 def totals(dataset: Dataset) -> Totals:
     """The sums over all rows."""
-    cost = "sum(cost_usd)" if "cost_usd" in dataset.columns("data") else "NULL"
     (sums,) = dataset.tuples(
-        f"SELECT count(*), count(*) - count(DISTINCT id), coalesce(sum(input_tokens), 0)::BIGINT, "
-        f"coalesce(sum(output_tokens), 0)::BIGINT, {cost} FROM data"
+        "SELECT count(*), count(*) - count(DISTINCT id), coalesce(sum(input_tokens), 0)::BIGINT, "
+        "coalesce(sum(output_tokens), 0)::BIGINT FROM data"
     )
-    annotations, twice, input_tokens, output_tokens, cost_usd = sums
+    annotations, twice, input_tokens, output_tokens = sums
+    # What failed at an API may have been paid for too.
+    ((usd,),) = dataset.tuples(
+        "SELECT sum(hosted.usd) FROM (SELECT hosted FROM data UNION ALL SELECT hosted FROM errors)"
+    )
     ((failures,),) = dataset.tuples("SELECT count(*) FROM errors")
     ((pictures,),) = dataset.tuples(
         "SELECT count(DISTINCT key) FROM (SELECT key FROM data UNION ALL SELECT key FROM errors)"
     )
-    ((suspicious,),) = dataset.tuples("SELECT count(*) FROM judged WHERE len(suspicions) > 0")
-    return Totals(pictures, annotations, failures, twice, input_tokens, output_tokens, suspicious, cost_usd)
+    return Totals(pictures, annotations, failures, twice, input_tokens, output_tokens, usd)
 
 
-def suspicion_counts(dataset: Dataset) -> dict[str, int]:
-    """How many rows are suspicious of what, each kind named, also those of none."""
-    found = dict(dataset.tuples("SELECT unnest(suspicions) AS kind, count(*) FROM judged GROUP BY kind"))
-    return {suspicion.name: found.get(suspicion.name, 0) for suspicion in SUSPICIONS}
+def suspicious(dataset: Dataset) -> tuple[int, dict[str, int]]:
+    """How many rows are suspicious, and how many of what: each kind is named, also those of no row."""
+    kinds = ", ".join(f"count(*) FILTER (WHERE list_contains(suspicions, '{kind.name}'))" for kind in SUSPICIONS)
+    ((rows, *counts),) = dataset.tuples(f"SELECT count(*), {kinds} FROM judged WHERE len(suspicions) > 0")
+    return rows, dict(zip((kind.name for kind in SUSPICIONS), counts, strict=True))
 
 
 def spread(dataset: Dataset, number: str, where: str = "true") -> Spread | None:

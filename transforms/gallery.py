@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from .dataset import Dataset, literal
-from .fetch import fetch
-from .load import Loaded, Unloadable, load_ahead
+from .fetch import Fetcher
+from .load import Fetch, Loaded, Unloadable, load_ahead
 from .records import ImageRef
 from .suspicion import SUSPICIONS
 
@@ -51,12 +51,11 @@ def choose(dataset: Dataset) -> list[Shown]:
     some = f"SELECT key FROM data ORDER BY key LIMIT {RANDOM_PICTURES * TASKS_FORESEEN}"
     for (key,) in dataset.tuples(f"SELECT DISTINCT key FROM ({some}) ORDER BY key LIMIT {RANDOM_PICTURES}"):
         chosen[key] = ["random"]
+    kinds = "SELECT unnest(suspicions) AS kind, id, key FROM judged WHERE len(suspicions) > 0"
+    found = dict(dataset.tuples(f"SELECT kind, min_by(key, id, {SUSPICIOUS_PICTURES}) FROM ({kinds}) GROUP BY kind"))
     for suspicion in SUSPICIONS:
-        query = "SELECT id, key FROM judged WHERE list_contains(suspicions, ?) ORDER BY id LIMIT ?"
-        for _, key in dataset.tuples(query, suspicion.name, SUSPICIOUS_PICTURES):
-            kinds = chosen.setdefault(key, [])
-            if suspicion.name not in kinds:
-                kinds.append(suspicion.name)
+        for key in dict.fromkeys(found.get(suspicion.name, ())):
+            chosen.setdefault(key, []).append(suspicion.name)
     return _with_rows(dataset, chosen)
 
 
@@ -86,17 +85,29 @@ def add_thumbnails(pictures: Iterable[Shown]) -> None:
     """Fetch and decode the pictures, many at once, and make them small. One that can't be had has its reason."""
     by_uri = {picture.uri: picture for picture in pictures}
     refs = [ImageRef(picture.uri, picture.filename) for picture in by_uri.values()]
-    for loaded in load_ahead(refs, fetch):
+    for loaded in load_ahead(refs, _fetch_if_possible(Fetcher())):
         picture = by_uri[loaded.ref.uri]
         if isinstance(loaded, Unloadable):
-            picture.trouble = "the picture is no longer there" if loaded.stage == "fetch" else "no picture any more"
+            picture.trouble = "can't be had from here" if loaded.stage == "fetch" else "is no picture any more"
         else:
             picture.thumbnail = thumbnail(loaded.picture)
             picture.trouble = _changed(loaded, picture)
 
 
+def _fetch_if_possible(fetch: Fetch) -> Fetch:
+    """To look at rows one need not be able to fetch their pictures: a missing client is like a missing file."""
+
+    def fetch_or_miss(uri: str) -> bytes:
+        try:
+            return fetch(uri)
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+    return fetch_or_miss
+
+
 def _changed(loaded: Loaded, picture: Shown) -> str:
-    return "" if loaded.sha256 == picture.sha256 else "the picture has changed since"
+    return "" if loaded.sha256 == picture.sha256 else "has changed since"
 
 
 def thumbnail(picture: Image.Image) -> bytes:

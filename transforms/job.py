@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
+import pyarrow as pa
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import AsSingleton, PCollection
 from apache_beam.utils.shared import Shared
@@ -17,11 +17,16 @@ from apache_beam.utils.shared import Shared
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from .annotate import annotate, check_tasks, share_annotator
 from .card import describe, record_path, write_card, write_record
+from .fetch import Fetcher
+from .lease import give_up, held, lost
+from .output import anchor, is_there
+from .paid import Noted, keep_beside, stopping_when_refused
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
-from .records import ImageRef, Job
+from .records import ImageRef, Job, annotation_schema
+from .stop import TooManyFailures, telling_what_failed
 from .summary import Summary, sum_summaries
-from .write import ShardWriter, anchor
+from .write import ShardWriter, check_kept
 
 SHARD_SIZE = 1000
 NAMESPACE = "moondream_beam"
@@ -31,7 +36,10 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
     """Annotate pictures into a folder of Parquet files; run again, it does only what is missing.
 
     ``shard_size`` pictures go into a file, about; ``min_shards`` makes smaller ones, so that each worker has some.
-    ``run`` is a new name for this run. ``about`` is kept in the run's record. The result is that record, one element.
+    ``retry_errors`` asks anew what is in ``errors/``. ``dedup`` asks pictures of the same bytes once in the whole run,
+    and reads each twice to that end. A ``max_failure_rate`` above 0 ends the run early if a larger share fails.
+    ``columns`` are those of a manifest that references bring and rows keep. ``run`` is a new name for this run.
+    ``about`` is kept in the run's record. The result is that record, one element.
 
     Raises:
         ValueError: no task, a task that the annotator can't be asked, an output that looks like a glob, or a run of
@@ -47,8 +55,13 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         sampling: Sampling = DEFAULT_SAMPLING,
         shard_size: int = SHARD_SIZE,
         min_shards: int = 1,
+        retry_errors: bool = False,
+        dedup: bool = False,
+        max_failure_rate: float = 0.0,
         run: str | None = None,
         about: Mapping[str, Any] | None = None,
+        columns: Sequence[pa.Field] = (),
+        fetch: Fetcher | None = None,
     ) -> None:
         super().__init__()
         check_tasks(tasks, annotator)
@@ -56,19 +69,31 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
-        if run and FileSystems.exists(record_path(output, run)):
+        self.output = anchor(output)
+        if run and is_there(record_path(self.output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
-        self.job = Job(tuple(tasks), annotator, sampling, run or new_run())
-        self.output, self.shard_size, self.min_shards = anchor(output), shard_size, min_shards
+        self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))
+        check_kept(self.output, annotation_schema(columns))
+        self.fetch = fetch or Fetcher()
+        self.plan = PlanShards(
+            self.job,
+            self.output,
+            shard_size,
+            min_shards,
+            retry_errors=retry_errors,
+            dedup=self.fetch if dedup else None,
+        )
+        self.max_failure_rate = max_failure_rate
         self.about = dict(about or {})
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[dict[str, Any]]:
         """Only paths and rows of sums go from stage to stage."""
-        plan = refs | "Plan" >> PlanShards(self.job, self.output, self.shard_size, self.min_shards)
+        plan = refs | "Plan" >> self.plan
         noted = plan.counts | "Note the plan" >> beam.Map(_note_plan, self.output, self.job.run)
         return (
             plan.shards
-            | "Annotate shards" >> beam.ParDo(_AnnotateShard(self.job, self.output), AsSingleton(noted))
+            | "Annotate shards"
+            >> beam.ParDo(_AnnotateShard(self.job, self.output, self.max_failure_rate, self.fetch), AsSingleton(noted))
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
             | "Record" >> beam.Map(_record, AsSingleton(plan.counts), self.job, self.output, self.about, time.time())
         )
@@ -77,38 +102,60 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
 class _AnnotateShard(beam.DoFn):
     """One shard at a time: its rows stream through the annotator into its files."""
 
-    def __init__(self, job: Job, output: str) -> None:
-        self.job, self.output = job, output
-        self._shared = Shared()
+    def __init__(self, job: Job, output: str, max_failure_rate: float = 0.0, fetch: Fetcher | None = None) -> None:
+        self.job, self.output, self.max_failure_rate, self.fetch = job, output, max_failure_rate, fetch or Fetcher()
+        self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
         self.job = share_annotator(self.job, self._shared)
+        self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
 
     def process(self, shard: Shard, plan: Count) -> Iterator[Summary]:
         """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
         the notes of a shard mean nothing without it."""
         number, refs = shard
-        writer = ShardWriter(self.output, self.job.run, number)
-        if writer.is_published:
-            yield writer.published_summary()
-            return
-        notes = ProgressNotes(self.output, self.job.run)
-        summary = Summary()
-        try:
-            for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, run=self.job.run):
-                writer.add(row)
-                summary = summary.plus(row)
-                notes.tell(number, summary)
-            is_first = writer.publish()
-        except BaseException:
-            writer.discard()
-            raise
-        if not is_first:
-            summary = writer.published_summary()
-        notes.tell(number, summary, last=True)
+        with held(self.output, self.job.run) as token:
+            writer = ShardWriter(self.output, self.job.run, number, self.job.columns)
+            if writer.is_published:
+                yield writer.published_summary()
+                return
+            notes, annotator = (
+                ProgressNotes(self.output, self.job.run),
+                Noted(self.job.annotator, f"{self.job.run}/{number}"),
+            )
+            try:
+                summary = self._write(writer, refs, notes, number, annotator)
+                if not token.is_there():
+                    raise lost(self.output, self.job.run)
+                with telling_what_failed(self.output):
+                    if not writer.publish():
+                        summary = writer.published_summary()
+                    annotator.forget()
+                    notes.tell(number, summary, last=True)
+            except BaseException:
+                writer.discard()
+                raise
         for name in ("annotations", "failures", "output_tokens"):
             Metrics.counter(NAMESPACE, name).inc(getattr(summary, name))
         yield summary
+
+    def _write(
+        self, writer: ShardWriter, refs: Iterable[ImageRef], notes: ProgressNotes, number: int, annotator: Annotator
+    ) -> Summary:
+        summary = Summary()
+        # Of a run into an object store, whose notes would be requests, a worker sees the shard that it is at.
+        limit = TooManyFailures(self.max_failure_rate, lambda: notes.read()[1] if notes.folder else summary)
+        limit.check()
+        job = self.job
+        rows = annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch)
+        for row in stopping_when_refused(rows):
+            summary = summary.plus(row)
+            with telling_what_failed(self.output):
+                writer.add(row)
+                told = notes.tell(number, summary)
+            if told:
+                limit.check()
+        return summary
 
 
 def new_run() -> str:
@@ -117,7 +164,8 @@ def new_run() -> str:
 
 
 def _note_plan(count: Count, output: str, run: str) -> Count:
-    ProgressNotes(output, run).plan(count)
+    with telling_what_failed(output):
+        ProgressNotes(output, run).plan(count)
     return count
 
 
@@ -134,6 +182,8 @@ def _record(
         "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - started, 3),
     }
-    write_card(output)
-    write_record(output, job.run, record)
+    with telling_what_failed(output):
+        write_card(output, job.columns)
+        write_record(output, job.run, record)
+    give_up(output, job.run)
     return record

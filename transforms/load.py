@@ -14,6 +14,7 @@ from PIL.Image import Image
 
 from ..models.tasks import Fault
 from .decode import make_pixels, open_picture
+from .patience import FetchError
 from .records import ImageRef, Stage
 
 Fetch = Callable[[str], bytes]
@@ -89,8 +90,12 @@ def load(ref: ImageRef, fetch: Fetch, room: Room) -> Loaded | Unloadable:
     What goes wrong is told, not raised.
     """
     started = time.perf_counter()
+    if ref.problem:
+        return Unloadable(ref, "list", Fault("ValueError", ref.problem))
     try:
         content = fetch(ref.uri)
+    except FetchError as error:
+        return Unloadable(ref, "fetch", error.fault)
     except (OSError, ValueError) as error:
         return Unloadable(ref, "fetch", Fault.of(error))
     fetched = time.perf_counter()

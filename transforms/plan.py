@@ -10,14 +10,30 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.pvalue import AsSingleton, PCollection
+from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from ..models.tasks import Task
+from .archives import home_of, in_order
+from .dedup import NameByBytes, Named
+from .fetch import Fetcher
+from .lease import claim
+from .output import matching
+from .packing import PackBy, Packed, Packer, bucket_of, number_of_ref, pack, unpack, unpack_all
 from .records import ImageRef, Job
-from .write import matching
+from .retry import forget
 
 Shard = tuple[int, Iterable[ImageRef]]
+FORGET = "forget"
 IDS_AT_ONCE = 65_536
+
+
+class Done(NamedTuple):
+    """A row in the output: its request, and the file of ``errors/`` that it stands in (none: it is in ``data/``)."""
+
+    id: str
+    failed_in: str = ""
 
 
 class Plan(NamedTuple):
@@ -28,76 +44,160 @@ class Plan(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How much there is to do: pictures with something left, their requests, and requests already in the output."""
+    """How much there is to do: pictures with something left, their requests, and requests already in the output.
+
+    Of those to do, ``retried`` have failed before.
+    """
 
     pictures: int = 0
     pending: int = 0
     done: int = 0
+    retried: int = 0
 
 
 class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
     """Join the references with the ids in the output, drop what is done, and group the rest into shards.
 
-    About ``shard_size`` pictures make a shard, and there are at least ``min_shards`` of them.
+    About ``shard_size`` pictures make a shard, and there are at least ``min_shards`` of them. With ``retry_errors`` a
+    row in ``errors/`` is not done, and is taken out of there. With ``dedup``, by which they are read, pictures of the
+    same bytes share a shard.
+    The output is this run's from here on.
     """
 
-    def __init__(self, job: Job, output: str, shard_size: int, min_shards: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        output: str,
+        shard_size: int,
+        min_shards: int,
+        *,
+        retry_errors: bool = False,
+        dedup: Fetcher | None = None,
+    ) -> None:
         super().__init__()
         self.job, self.output, self.shard_size, self.min_shards = job, output, shard_size, min_shards
+        self.retry_errors, self.dedup = retry_errors, dedup
 
     def expand(self, refs: PCollection[ImageRef]) -> Plan:
-        """Everything that is compared, counted and grouped is an id or a path."""
-        wanted = refs | "Key by picture" >> beam.WithKeys(lambda ref: ref.key)
-        done = (
-            refs.pipeline
-            | "Output" >> beam.Create([self.output])
-            | "List parts" >> beam.FlatMap(list_parts, but_of=self.job.run)
-            | "Spread parts" >> beam.Reshuffle()
-            | "Read ids" >> beam.FlatMap(read_ids)
+        """Everything that is compared, counted and grouped is an id or a path, and goes in packs."""
+        wanted = refs | "Pack references" >> beam.ParDo(PackBy(number_of_ref)).with_output_types(Packed)
+        left = (wanted, self._done(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
+        left = left | "What is left" >> beam.ParDo(_Leave(self.job, self.retry_errors)).with_outputs(
+            FORGET, main="left"
         )
-        open_refs = (wanted, done) | "Join" >> beam.CoGroupByKey() | "What is left" >> beam.ParDo(_Leave(self.job))
-        counts = (
-            open_refs
-            | "Count a picture" >> beam.Map(lambda left: left[1])
-            | "Count" >> beam.CombineGlobally(sum_counts)
+        counts = left["left"] | "Their counts" >> beam.Map(lambda left: left[1])
+        counts = counts | "Count" >> beam.CombineGlobally(sum_counts)
+        forgotten = (
+            left[FORGET]
+            | "By file" >> beam.GroupByKey()
+            | "Forget failures" >> beam.Map(lambda file, output: forget(output, *file), self.output)
+            | "Forgotten" >> beam.CombineGlobally(sum)
         )
+        named = left["left"] | "References" >> beam.Map(lambda left: left[0]).with_output_types(bytes)
+        if self.dedup:
+            named = named | "Spread" >> beam.Reshuffle() | "Each" >> beam.FlatMap(unpack)
+            named = named | "Name by bytes" >> beam.MapTuple(lambda _, ref: ref) | beam.ParDo(NameByBytes(self.dedup))
+            named = named | "Pack names" >> beam.ParDo(PackBy(_number_of_named)).with_output_types(Packed)
+            named = named | "Packs" >> beam.Values()
+        # Nothing is asked again before its old row is gone.
+        sides = (AsSingleton(counts), self.shard_size, self.min_shards, AsSingleton(forgotten))
         shards = (
-            open_refs
-            | "Drop what is done" >> beam.Filter(lambda left: left[1].pending > 0)
-            | "Draw a shard"
-            >> beam.Map(
-                lambda left, count, size, least: (shard_of(left[0], count, size, least), left[0]),
-                AsSingleton(counts),
-                self.shard_size,
-                self.min_shards,
-            )
+            named
+            | "Draw shards" >> beam.ParDo(_Draw(), *sides).with_output_types(Packed)
             | "Group into shards" >> beam.GroupByKey()
+            | "Unpack" >> beam.MapTuple(lambda number, packs: (number, sorted(unpack_all(packs), key=in_order)))
         )
         return Plan(shards, counts)
 
+    def _done(self, pipeline: beam.Pipeline) -> PCollection[Packed]:
+        return (
+            pipeline
+            | "Output" >> beam.Create([self.output])
+            | "Claim" >> beam.Map(_claim, self.job.run)
+            | "List parts" >> beam.FlatMap(list_parts, but_of=self.job.run)
+            | "Spread parts" >> beam.Reshuffle()
+            | "Read ids" >> beam.FlatMap(read_ids)
+            | "Pack ids" >> beam.ParDo(PackBy(_number_of_done)).with_output_types(Packed)
+        )
+
 
 class _Leave(beam.DoFn):
-    """One picture's references and done ids to what is left of it, with its count."""
+    """A bucket of references and done ids to what is left of them, with its count, and the failures to forget."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, retry_errors: bool) -> None:
+        self.job, self.retry_errors = job, retry_errors
 
-    def process(self, group: tuple[str, tuple[Iterable[ImageRef], Iterable[str]]]) -> Iterator[tuple[ImageRef, Count]]:
-        _, (refs, done) = group
+    def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
+        _, (packs, done_packs) = group
+        same: dict[str, list[ImageRef]] = {}
+        for ref in unpack_all(packs):
+            same.setdefault(ref.key, []).append(ref)
+        rows: dict[str, list[Done]] = {}
+        for key, row in unpack_all(done_packs):
+            if key in same:
+                rows.setdefault(key, []).append(row)
+        named, counts = [], []
+        for key, refs in same.items():
+            left, count, forgotten = self._left(refs, rows.get(key, ()))
+            counts.append(count)
+            yield from (TaggedOutput(FORGET, each) for each in forgotten)
+            if left.tasks:
+                named.append((home_of(left), left))
+        if counts:
+            yield pack(named), sum_counts(counts)
+
+    def _left(self, refs: Iterable[ImageRef], rows: Iterable[Done]) -> tuple[ImageRef, Count, list[tuple[str, str]]]:
+        """One picture, asked what is left of it; with its count, and (file, id) of each failure to forget."""
         ref = merge(refs, self.job.tasks)
-        if ref is not None:
-            done = frozenset(done)
-            left = tuple(task for task in ref.tasks if self.job.id_of(ref, task) not in done)
-            yield ref._replace(tasks=left), Count(bool(left), len(left), len(ref.tasks) - len(left))
+        asked = {self.job.id_of(ref, task): task for task in ref.tasks}
+        done, failed, forgotten = set(), set(), []
+        for row in rows:
+            if row.id in asked:
+                if row.failed_in and self.retry_errors:
+                    failed.add(row.id)
+                    forgotten.append((row.failed_in, row.id))
+                else:
+                    done.add(row.id)
+        left = tuple(task for name, task in asked.items() if name not in done)
+        return ref.asking(left), Count(bool(left), len(left), len(done), len(failed - done)), forgotten
 
 
-def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef | None:
-    """References to one picture as one, with all that any of them asks, each once; None when there is none."""
-    same = sorted(refs, key=lambda ref: ref.filename)
-    if not same:
-        return None
-    asked = dict.fromkeys(task for ref in same for task in (ref.tasks or tasks))
-    return same[0]._replace(tasks=tuple(asked))
+class _Draw(beam.DoFn):
+    """Packs of named references to packs of those of one shard."""
+
+    def start_bundle(self) -> None:
+        self._packer = Packer()
+
+    def process(self, packed: bytes, count: Count, size: int, least: int, _: int) -> Iterator[Packed]:
+        for name, ref in unpack(packed):
+            yield from self._packer.add(shard_of(name, count, size, least), ref)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from map(GlobalWindows.windowed_value, self._packer.rest())
+
+
+def _claim(output: str, run: str) -> str:
+    claim(output, run)
+    return output
+
+
+def _number_of_done(done: tuple[str, Done]) -> int:
+    return bucket_of(done[0])
+
+
+def _number_of_named(named: Named) -> int:
+    return bucket_of(named[0])
+
+
+def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef:
+    """References to one picture, one or more, as one, with all that any of them asks, each once."""
+    same = sorted(refs, key=lambda ref: (ref.filename, repr(ref.columns)))
+    asked: dict[Task, tuple[Any, ...]] = {}
+    for ref in same:
+        for task in ref.tasks or tasks:
+            asked.setdefault(task, ref.columns_of(task))
+    columns = tuple(asked.values()) if any(asked.values()) else ()
+    return same[0]._replace(tasks=tuple(asked), columns=columns)
 
 
 def sum_counts(counts: Iterable[Count]) -> Count:
@@ -105,10 +205,10 @@ def sum_counts(counts: Iterable[Count]) -> Count:
     return Count(*(sum(column) for column in zip(Count(), *counts, strict=True)))
 
 
-def shard_of(ref: ImageRef, count: Count, shard_size: int, min_shards: int) -> int:
-    """The shard of a picture: drawn by its key, the same on every worker and in every retry."""
+def shard_of(name: str, count: Count, shard_size: int, min_shards: int) -> int:
+    """The shard of a picture: drawn by its name in hex, the same on every worker and in every retry."""
     shards = max(math.ceil(count.pictures / shard_size), min(min_shards, count.pictures))
-    return int(ref.key, 16) % shards
+    return int(name, 16) % shards
 
 
 def list_parts(output: str, but_of: str) -> list[str]:
@@ -121,8 +221,10 @@ def list_parts(output: str, but_of: str) -> list[str]:
     return [path for path in paths if not own.fullmatch(FileSystems.split(path)[1])]
 
 
-def read_ids(path: str) -> Iterator[tuple[Any, Any]]:
-    """The (key, id) of every row of a published file, a batch at a time."""
+def read_ids(path: str) -> Iterator[tuple[str, Done]]:
+    """The key of the picture and the id of every row of a published file, a batch at a time."""
+    failed_in = path if FileSystems.split(FileSystems.split(path)[0])[1] == "errors" else ""
     with FileSystems.open(path) as file:
         for batch in pq.ParquetFile(file).iter_batches(IDS_AT_ONCE, columns=["key", "id"]):
-            yield from zip(batch["key"].to_pylist(), batch["id"].to_pylist(), strict=True)
+            for key, name in zip(batch["key"].to_pylist(), batch["id"].to_pylist(), strict=True):
+                yield key, Done(name, failed_in)

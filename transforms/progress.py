@@ -12,9 +12,9 @@ import shutil
 import time
 from pathlib import Path
 
+from .output import is_local, temporary_folder
 from .plan import Count
 from .summary import Summary, sum_summaries
-from .write import is_local, temporary_folder
 
 SECONDS_BETWEEN_NOTES = 0.5
 PLAN_NOTE = "plan.json"
@@ -31,12 +31,14 @@ class ProgressNotes:
         """Note how much the run has to do."""
         self._write(PLAN_NOTE, count)
 
-    def tell(self, shard: int, summary: Summary, last: bool = False) -> None:
-        """Note the sums of a shard so far, unless it was just done; ``last`` is always noted."""
+    def tell(self, shard: int, summary: Summary, last: bool = False) -> bool:
+        """Note the sums of a shard so far, unless that was just done; ``last`` is always noted. Whether it was time."""
         now = time.monotonic()
-        if last or now - self._last >= SECONDS_BETWEEN_NOTES:
-            self._last = now
-            self._write(f"{shard}.json", summary)
+        if not last and now - self._last < SECONDS_BETWEEN_NOTES:
+            return False
+        self._last = now
+        self._write(f"{shard}.json", summary)
+        return True
 
     def read(self) -> tuple[Count | None, Summary]:
         """What was planned (None: not planned yet), and the sums over all shards so far."""

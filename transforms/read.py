@@ -1,4 +1,4 @@
-"""Where the pictures are: patterns to references. Local files, folders and globs so far."""
+"""Where the pictures are: files, folders and globs, on disk or in a bucket, and URLs, to references."""
 
 from __future__ import annotations
 
@@ -6,85 +6,162 @@ import glob
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
+from typing import Any
 
 import apache_beam as beam
-from apache_beam.pvalue import PBegin, PCollection
+from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
+from .archives import list_members
+from .buckets import Bucket, Folder
+from .packing import EachOnce
+from .patience import Patience
 from .records import ImageRef
+from .stores import Stores
+from .uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, split_bucket
 
 JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
-OTHER_EXTENSIONS = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".ico")
-EXTENSIONS = frozenset((*JPEG_EXTENSIONS, *OTHER_EXTENSIONS))
+OTHER_EXTENSIONS = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".pbm", ".ico")
+HEIF_EXTENSIONS = (".avif", ".heic", ".heif")
+EXTENSIONS = frozenset((*JPEG_EXTENSIONS, *OTHER_EXTENSIONS, *HEIF_EXTENSIONS))
+REFS, FOLDERS = "refs", "folders"
 
 
 class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
-    """References to the pictures that the patterns match: files, folders (walked, by extension) and globs.
+    """References to the pictures that the patterns match: files, folders (walked, by extension), globs and URLs.
 
-    ``**`` in a glob crosses folders. A picture that several patterns match comes once.
+    Files may lie on disk or in a bucket (``s3://``, ``gs://``, ``az://``, ``hdfs://``). ``**`` in a glob crosses
+    folders. Of a ``.tar`` that is named, or matched by a glob, its members are the pictures. An ``http(s)://`` or
+    ``data:`` URI is one picture. A picture that several patterns match comes once.
 
     Raises:
-        ValueError: there is no pattern.
+        ValueError: there is no pattern, or one that can't be any.
     """
 
     def __init__(self, *patterns: str) -> None:
         super().__init__()
         if not patterns:
             raise ValueError("no input: give a file, a folder or a glob")
-        # Workers may run in another folder than the command that plans the job.
-        self.patterns = [os.path.abspath(pattern) for pattern in patterns]
+        self.patterns = [anchored(pattern) for pattern in patterns]
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
-        """Create the patterns, list them, and spread the references over the workers."""
-        return (
+        """List one level, spread the folders below over the workers, list those; then each picture once."""
+        listed = (
             pbegin
             # As bytes, which file names are: Beam takes only text that is UTF-8.
             | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
-            | "List" >> beam.FlatMap(lambda pattern: list_images(os.fsdecode(pattern)))
-            | "Key by picture" >> beam.WithKeys(lambda ref: ref.key)
-            | "Group by picture" >> beam.GroupByKey()
-            | "One of each" >> beam.MapTuple(lambda _, refs: min(refs, key=lambda ref: ref.filename))
+            | "List" >> beam.ParDo(_ListTop()).with_outputs(REFS, FOLDERS)
+        )
+        below = listed[FOLDERS] | "Spread folders" >> beam.Reshuffle() | "List folders" >> beam.ParDo(_ListBelow())
+        return (
+            (listed[REFS], below)
+            | "All" >> beam.Flatten()
+            | "Each once" >> EachOnce()
+            | "Look into archives" >> beam.FlatMap(list_members, EXTENSIONS)
         )
 
 
-def list_images(pattern: str) -> Iterator[ImageRef]:
-    """The pictures that one absolute pattern matches, in no order.
+class _ListTop(beam.DoFn):
+    def __init__(self) -> None:
+        self.stores = Stores()
+
+    def process(self, pattern: bytes) -> Iterator[TaggedOutput[str, Any]]:
+        for found in list_top(os.fsdecode(pattern), self.stores):
+            yield TaggedOutput(FOLDERS if isinstance(found, Folder) else REFS, found)
+
+
+class _ListBelow(beam.DoFn):
+    def __init__(self) -> None:
+        self.stores = Stores()
+
+    def process(self, folder: Folder) -> Iterator[ImageRef]:
+        yield from list_below(folder, self.stores)
+
+
+def anchored(pattern: str) -> str:
+    """A pattern that means the same on every worker, which may run in another folder than who plans the job.
+
+    Raises:
+        ValueError: it can't be any.
+    """
+    scheme = scheme_of(pattern)
+    if scheme == LOCAL:
+        return os.path.abspath(path_of(pattern))
+    if scheme not in BUCKETS:
+        return check_uri(pattern)
+    if not split_bucket(pattern)[0]:
+        raise ValueError(f"{pattern} names no bucket")
+    return pattern
+
+
+def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef]:
+    """The pictures that one anchored pattern matches, in no order.
 
     A name that exists is that name, whatever brackets it has. Below a folder, hidden files and those without an
     image's extension are passed over; a file named, or matched by a glob, is taken as it is.
     """
-    if os.path.isdir(pattern):
-        root, paths = pattern, _walk(pattern)
+    stores = stores or Stores()
+    for found in list_top(pattern, stores):
+        if isinstance(found, Folder):
+            yield from list_below(found, stores)
+        else:
+            yield found
+
+
+def list_top(pattern: str, stores: Stores) -> Iterator[ImageRef | Folder]:
+    """The pictures on the first level of a pattern, and the folders that may hold more."""
+    scheme = scheme_of(pattern)
+    if scheme in BUCKETS:
+        yield from _bucket(stores).top(pattern)
+    elif scheme != LOCAL:
+        yield ImageRef(pattern, basename(pattern))
+    elif os.path.isdir(pattern):
+        yield from _level(pattern, pattern)
     elif os.path.lexists(pattern):
-        root, paths = os.path.dirname(pattern), iter([pattern])
+        yield ImageRef(pattern, os.path.basename(pattern))
     else:
         root = _root(pattern)
-        # Of "nothing/**" Python's glob says that there is "nothing/".
-        paths = (
-            path for path in glob.iglob(pattern, recursive=True) if os.path.lexists(path) and not os.path.isdir(path)
-        )
-    for path in paths:
-        yield ImageRef(uri=path, filename=os.path.relpath(path, root))
+        for path in glob.iglob(pattern, recursive=True):
+            # Of "nothing/**" Python's glob says that there is "nothing/".
+            if os.path.lexists(path) and not os.path.isdir(path):
+                yield ImageRef(path, os.path.relpath(path, root))
+
+
+def list_below(folder: Folder, stores: Stores) -> Iterator[ImageRef]:
+    """The pictures in a folder, however deep they lie."""
+    if scheme_of(folder.uri) in BUCKETS:
+        yield from _bucket(stores).below(folder)
+        return
+    for found in _level(folder.uri, folder.root):
+        if isinstance(found, Folder):
+            yield from list_below(found, stores)
+        else:
+            yield found
 
 
 def without_pictures(patterns: Iterable[str]) -> str | None:
     """The first pattern that matches no picture; None when each matches one."""
+    stores = Stores()
     for pattern in patterns:
-        if next(list_images(os.path.abspath(pattern)), None) is None:
+        if next(list_images(anchored(pattern), stores), None) is None:
             return pattern
     return None
 
 
-def _walk(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder, onerror=_complain):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                yield os.path.join(parent, name)
+def _bucket(stores: Stores) -> Bucket:
+    return Bucket(stores, Patience(), EXTENSIONS)
 
 
-def _complain(error: OSError) -> None:
-    """A folder that can't be listed stops the job: passed over, its pictures would be missing without a word."""
-    raise error
+def _level(folder: str, root: str) -> Iterator[ImageRef | Folder]:
+    """What is in a folder of this machine. One that can't be listed stops the job: passed over, its pictures would be
+    missing without a word."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield Folder(entry.path, root, "")
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not entry.is_dir():
+                yield ImageRef(entry.path, os.path.relpath(entry.path, root))
 
 
 def _root(pattern: str) -> str:

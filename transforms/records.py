@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from ..models.hosted.bill import Hosted
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
+from .uris import shown
 
 Stage = Literal["list", "fetch", "decode", "answer", "write"]
 
@@ -19,17 +22,28 @@ MILLISECONDS = pa.float32()
 class ImageRef(NamedTuple):
     """Where a picture lies, its name relative to the input's root, and what to ask of it.
 
-    Without ``tasks`` of its own it is asked those of the job.
+    Without ``tasks`` of its own it is asked those of the job. ``columns`` are what a manifest says beside each of its
+    tasks and is kept. A ``problem`` is why there is no picture to look for: all that was asked has failed.
     """
 
     uri: str
     filename: str
     tasks: tuple[Task, ...] = ()
+    columns: tuple[tuple[Any, ...], ...] = ()
+    problem: str = ""
 
     @property
     def key(self) -> str:
         """A short name for the picture, the same in every run, without dots."""
-        return hashlib.sha256(self.uri.encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
+        return hashlib.sha256(shown(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
+
+    def columns_of(self, task: Task) -> tuple[Any, ...]:
+        """What is kept beside one of its tasks."""
+        return self.columns[self.tasks.index(task)] if self.columns else ()
+
+    def asking(self, tasks: tuple[Task, ...]) -> ImageRef:
+        """The same picture, asked some of its tasks only."""
+        return self._replace(tasks=tasks, columns=tuple(map(self.columns_of, tasks)) if self.columns else ())
 
 
 class RowTimings(NamedTuple):
@@ -69,6 +83,9 @@ class Annotation(NamedTuple):
     revision: str
     run: str
     created_at: datetime
+    hosted: Hosted | None = None
+    # Last, and as many as the schema has more of: what a manifest said, and was to be kept.
+    columns: tuple[Any, ...] = ()
 
 
 class Failure(NamedTuple):
@@ -88,6 +105,7 @@ class Failure(NamedTuple):
     backend: str
     run: str
     created_at: datetime
+    hosted: Hosted | None = None
 
 
 Row = Annotation | Failure
@@ -101,6 +119,17 @@ def _required(**fields: pa.DataType) -> list[pa.Field]:
     return [pa.field(name, kind, nullable=False) for name, kind in fields.items()]
 
 
+HOSTED = pa.field(
+    "hosted",
+    pa.struct(
+        [
+            *_required(job=pa.string(), units=pa.float64()),
+            pa.field("usd", pa.float64()),
+            *_required(estimated=pa.bool_()),
+            pa.field("told", pa.string()),
+        ]
+    ),
+)
 CREATED_AT = pa.timestamp("ms", tz="UTC")
 
 ANNOTATION_SCHEMA = pa.schema(
@@ -114,6 +143,7 @@ ANNOTATION_SCHEMA = pa.schema(
         *_required(timings=_struct(RowTimings._fields, MILLISECONDS)),
         *_required(backend=pa.string(), model=pa.string(), revision=pa.string(), run=pa.string()),
         *_required(created_at=CREATED_AT),
+        HOSTED,
     ]
 )
 
@@ -123,17 +153,32 @@ FAILURE_SCHEMA = pa.schema(
         *_required(task=pa.string(), prompt=pa.string(), stage=pa.string(), error=pa.string(), message=pa.string()),
         *_required(retryable=pa.bool_(), attempts=pa.int32(), backend=pa.string(), run=pa.string()),
         *_required(created_at=CREATED_AT),
+        HOSTED,
     ]
 )
 
 
+def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
+    """The schema of ``data/`` with these columns of a manifest at its end.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    names = [*ANNOTATION_SCHEMA.names, *(column.name for column in columns)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"column {name} can't be kept: there is one of this name, rename it in the manifest")
+    return pa.schema([*ANNOTATION_SCHEMA, *columns])
+
+
 class Job(NamedTuple):
-    """What a run asks of each picture that has no tasks of its own, and of whom."""
+    """What a run asks of each picture that has no tasks of its own, and of whom; ``columns`` are kept on its rows."""
 
     tasks: tuple[Task, ...]
     annotator: Annotator
     sampling: Sampling = DEFAULT_SAMPLING
     run: str = ""
+    columns: tuple[pa.Field, ...] = ()
 
     def tasks_of(self, ref: ImageRef) -> tuple[Task, ...]:
         """What is asked of this picture."""
@@ -141,8 +186,15 @@ class Job(NamedTuple):
 
     def id_of(self, ref: ImageRef, task: Task) -> str:
         """The name of one task on one picture: sha256 over all that decides the answer, as 64 hex digits."""
+        return self._digest(shown(ref.uri), task)
+
+    def question_of(self, sha256: str, task: Task) -> str:
+        """The name of one task on these bytes, wherever they lie: it seeds the draws, and is asked once."""
+        return self._digest(f"sha256:{sha256}", task)
+
+    def _digest(self, picture: str, task: Task) -> str:
         digest = hashlib.sha256()
-        for part in (ref.uri, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
+        for part in (picture, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
             digest.update(part.encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()
@@ -150,6 +202,9 @@ class Job(NamedTuple):
 
 def to_table(rows: list[Any], schema: pa.Schema) -> pa.Table:
     """Rows of one kind as an Arrow table of that schema."""
+    if schema.names[: len(ANNOTATION_SCHEMA)] == ANNOTATION_SCHEMA.names:
+        nothing = (None,) * (len(schema) - len(ANNOTATION_SCHEMA))
+        rows = [(*row[:-1], *(row.columns or nothing)) for row in rows]
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
     arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)

@@ -10,11 +10,12 @@ import pyarrow.compute as pc
 
 from .records import Annotation, Row
 
-SUMMED_COLUMNS = ("input_tokens", "output_tokens", "timings")
+SUMMED_COLUMNS = ("input_tokens", "output_tokens", "timings", "hosted")
+BILLED_COLUMNS = ("hosted",)
 
 
 class Summary(NamedTuple):
-    """Rows, tokens and milliseconds, as sums."""
+    """Rows, tokens, milliseconds, and what hosted APIs billed, as sums."""
 
     annotations: int = 0
     failures: int = 0
@@ -22,6 +23,8 @@ class Summary(NamedTuple):
     output_tokens: int = 0
     encode_ms: float = 0.0
     generate_ms: float = 0.0
+    billed_units: float = 0.0
+    usd: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -30,8 +33,10 @@ class Summary(NamedTuple):
 
     def plus(self, row: Row) -> Summary:
         """These sums and one more row."""
+        billed_units = self.billed_units + (row.hosted.units if row.hosted else 0.0)
+        usd = self.usd + ((row.hosted.usd or 0.0) if row.hosted else 0.0)
         if not isinstance(row, Annotation):
-            return self._replace(failures=self.failures + 1)
+            return self._replace(failures=self.failures + 1, billed_units=billed_units, usd=usd)
         return Summary(
             annotations=self.annotations + 1,
             failures=self.failures,
@@ -39,6 +44,8 @@ class Summary(NamedTuple):
             output_tokens=self.output_tokens + row.output_tokens,
             encode_ms=self.encode_ms + row.timings.encode_ms,
             generate_ms=self.generate_ms + row.timings.generate_ms,
+            billed_units=billed_units,
+            usd=usd,
         )
 
     @classmethod
@@ -55,7 +62,19 @@ class Summary(NamedTuple):
             output_tokens=total("output_tokens"),
             encode_ms=total("timings.encode_ms"),
             generate_ms=total("timings.generate_ms"),
+            **_billed(table),
         )
+
+    @classmethod
+    def of_failures(cls, table: pa.Table) -> Summary:
+        """The sums over rows of ``errors/``, of which at least ``BILLED_COLUMNS`` were read."""
+        return cls(failures=len(table), **_billed(table))
+
+
+def _billed(table: pa.Table) -> dict[str, Any]:
+    hosted = table["hosted"].combine_chunks()
+    columns = {"billed_units": "units", "usd": "usd"}
+    return {name: pc.sum(pc.struct_field(hosted, column), min_count=0).as_py() for name, column in columns.items()}
 
 
 def sum_summaries(summaries: Iterable[Summary]) -> Summary:

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import duckdb
 
-# A text that says the same again: fewer than this share of its runs of LOOP_WINDOW characters are different.
-LOOP_DISTINCT, LOOP_WINDOW, LOOP_LENGTH = 0.5, 8, 40
+# A text that says the same again: of the runs of LOOP_WINDOW characters in its end fewer than this share are different,
+# in any script. Models that loop do so to their end.
+LOOP_DISTINCT, LOOP_WINDOW, LOOP_LENGTH, LOOP_END = 0.5, 8, 40, 400
 # One text on so many pictures; shorter ones, such as "yes", are answers.
 SHARED_PICTURES, SHARED_LENGTH = 5, 24
 REFUSAL = (
     r"^\s*(i['’]?m sorry|i am sorry|sorry,|i apologi[sz]e|as an ai\b|"
-    r"i (can['’]?t|cannot|can not|am unable|['’]m unable|am not able|don['’]t have the ability)\b|unable to )"
+    r"i (can['’]?t|cannot|can not|don['’]t have the ability)\b|i(['’]m| am) (unable|not able)\b|unable to )"
     r"|\b(cannot|can['’]t|unable to|not able to) (assist|help|comply|provide|fulfil)"
 )
 BOILERPLATE = (
@@ -20,10 +21,10 @@ BOILERPLATE = (
     r"(the|this) (image|picture|photo|photograph|scene) (is|shows|depicts|features|displays|captures|presents|"
     r"contains|portrays|showcases|consists)\b|(an?|the) (image|picture|photo|photograph) (of|showing|depicting)\b)"
 )
-_WINDOWS = f"length(caption) - {LOOP_WINDOW - 1}"
-_DISTINCT_WINDOWS = (
-    f"list_unique(list_transform(range(1, {_WINDOWS} + 1), lambda place: substring(caption, place, {LOOP_WINDOW})))"
-)
+_END = f"right(caption, {LOOP_END})"
+_WINDOWS = f"least(length(caption), {LOOP_END}) - {LOOP_WINDOW - 1}"
+_WINDOW = f"substring({_END}, place, {LOOP_WINDOW})"
+_DISTINCT_WINDOWS = f"list_unique(list_transform(range(1, {_WINDOWS} + 1), lambda place: {_WINDOW}))"
 
 
 class Suspicion(NamedTuple):
@@ -38,7 +39,7 @@ SUSPICIONS = (
     Suspicion(
         "empty",
         "no text where there should be one",
-        "task IN ('caption', 'query') AND coalesce(trim(caption), '') = ''",
+        "task IN ('caption', 'query') AND regexp_full_match(coalesce(caption, ''), '\\s*')",
     ),
     Suspicion("cut off", "the answer ended at its limit of tokens", "finish_reason = 'length'"),
     Suspicion(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,13 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, to_table
-from .summary import SUMMED_COLUMNS, Summary, sum_summaries
+from .output import is_there, make_folder, matching, move, temporary_folder
+from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
+from .summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
 
-# Both are compared with bytes in memory, before compression: what a reader of one row group, or one file, must hold.
+# Bytes in memory, before compression: what a reader of one row group, or of one file, must hold. A single row that is
+# larger has a row group, or a file, of its own.
 ROW_GROUP_BYTES = 16 << 20
 FILE_BYTES = 512 << 20
+# Rows that are made Arrow at once, and the characters in them: one text may be as long as thousands of others.
 ROWS_AT_ONCE = 256
+TEXT_AT_ONCE = 1 << 20
 COMPRESSION, COMPRESSION_LEVEL = "zstd", 3
 
 
@@ -29,15 +32,15 @@ class ShardWriter:
     shard is whole, and ``is_published`` says so to a second attempt.
     """
 
-    def __init__(self, output: str, run: str, shard: int) -> None:
+    def __init__(self, output: str, run: str, shard: int, columns: Sequence[pa.Field] = ()) -> None:
         self.name = f"part-{run}-{shard:05d}"
-        self._data = _Parts(output, "data", self.name, ANNOTATION_SCHEMA)
+        self._data = _Parts(output, "data", self.name, annotation_schema(columns))
         self._errors = _Parts(output, "errors", self.name, FAILURE_SCHEMA)
 
     @property
     def is_published(self) -> bool:
         """Whether an earlier attempt at this shard of this run came to its end."""
-        return FileSystems.exists(self._data.final_path(0))
+        return is_there(self._data.final_path(0))
 
     def add(self, row: Row) -> None:
         """Take a row; it is written with others as enough of them have come."""
@@ -62,8 +65,8 @@ class ShardWriter:
 
     def published_summary(self) -> Summary:
         """The sums over the rows that an earlier attempt published."""
-        failures = Summary(failures=sum(len(table) for table in self._errors.read(["id"])))
-        return sum_summaries([failures, *(Summary.of_table(table) for table in self._data.read(SUMMED_COLUMNS))])
+        failures = (Summary.of_failures(table) for table in self._errors.read(BILLED_COLUMNS))
+        return sum_summaries([*failures, *(Summary.of_table(table) for table in self._data.read(SUMMED_COLUMNS))])
 
     def discard(self) -> None:
         """Remove what was written and not published."""
@@ -79,6 +82,7 @@ class _Parts:
         self.temporary_folder = temporary_folder(output)
         self.name, self.schema = name, schema
         self.rows: list[Any] = []
+        self.text = 0
         self.tables: list[pa.Table] = []
         self.paths: list[str] = []
         self.written_bytes = 0
@@ -92,21 +96,20 @@ class _Parts:
 
     def add(self, row: Any) -> None:
         self.rows.append(row)
-        if len(self.rows) == ROWS_AT_ONCE:
+        self.text += sum(len(value) for value in row if isinstance(value, str))
+        if len(self.rows) == ROWS_AT_ONCE or self.text >= TEXT_AT_ONCE:
             self._pack()
-            if sum(table.nbytes for table in self.tables) >= ROW_GROUP_BYTES:
-                self._write_group()
 
     def close(self, at_least_one: bool = False) -> None:
         self._pack()
-        if self.tables[0].num_rows or len(self.tables) > 1 or (at_least_one and not self.paths):
+        if self.tables or (at_least_one and not self.paths):
             self._write_group()
         self._close_file()
 
     def publish(self) -> None:
         make_folder(self.folder)
         for part in reversed(range(len(self.paths))):
-            FileSystems.rename([self.paths[part]], [self.final_path(part)])
+            move(self.paths[part], self.final_path(part))
 
     def published(self) -> list[str]:
         stem = FileSystems.join(self.folder, self.name)
@@ -129,12 +132,21 @@ class _Parts:
 
     def _pack(self) -> None:
         """Rows as Python objects take ten times the memory that they take as Arrow."""
-        self.tables.append(to_table(self.rows, self.schema))
-        self.rows = []
+        table = to_table(self.rows, self.schema)
+        self.rows, self.text = [], 0
+        if self.tables and self._packed_bytes() + table.nbytes > ROW_GROUP_BYTES:
+            self._write_group()
+        if table.num_rows:
+            self.tables.append(table)
+
+    def _packed_bytes(self) -> int:
+        return sum(table.nbytes for table in self.tables)
 
     def _write_group(self) -> None:
-        table = pa.concat_tables(self.tables)
+        table = pa.concat_tables([self.schema.empty_table(), *self.tables])
         self.tables = []
+        if self.writer is not None and self.written_bytes + table.nbytes > FILE_BYTES:
+            self._close_file()
         if self.writer is None:
             self._open_file()
         assert self.writer is not None
@@ -142,8 +154,6 @@ class _Parts:
         if table.num_rows:
             self.writer.write_table(table)
         self.written_bytes += table.nbytes
-        if self.written_bytes >= FILE_BYTES:
-            self._close_file()
 
     def _open_file(self) -> None:
         make_folder(self.temporary_folder)
@@ -156,36 +166,24 @@ class _Parts:
         self.written_bytes = 0
 
     def _close_file(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-            self.file.close()
-            self.writer = None
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with self.file:
+                writer.close()
 
 
-def is_local(output: str) -> bool:
-    """Whether an output is a path of this machine. A drive letter is no scheme: Beam knows."""
-    return FileSystems.get_scheme(output) is None
+def check_kept(output: str, schema: pa.Schema) -> None:
+    """Refuse an output whose rows have other columns: no reader takes files of several kinds for one table.
 
-
-def anchor(output: str) -> str:
-    """An output that means the same in whatever folder a worker runs: a local path made absolute, a URL as it is."""
-    return os.path.abspath(output) if is_local(output) else output
-
-
-def temporary_folder(output: str) -> str:
-    """Where files lie before they are published, on the same file system as the output."""
-    return FileSystems.join(output, "_temporary")
-
-
-def make_folder(path: str) -> None:
-    """Make a folder and those above it; that it is there already is no error."""
-    # Two workers may do so at the same moment, and Beam's mkdirs refuses what exists.
-    if not FileSystems.exists(path):
-        with contextlib.suppress(OSError):
-            FileSystems.mkdirs(path)
-
-
-def matching(*patterns: str) -> list[str]:
-    """The files that these patterns match."""
-    matches = FileSystems.match(list(patterns)) if patterns else []
-    return [metadata.path for result in matches for metadata in result.metadata_list]
+    Raises:
+        ValueError: it has.
+    """
+    for path in matching(FileSystems.join(output, "data", "*.parquet"))[:1]:
+        with FileSystems.open(path) as file:
+            there = pq.read_schema(file)
+        if there.names != schema.names:
+            kept = [name for name in there.names if name not in ANNOTATION_SCHEMA.names]
+            raise ValueError(
+                f"output {output} was begun with kept columns {', '.join(kept) or 'none'}:"
+                " keep the same, in the same order, or choose another output"
+            )

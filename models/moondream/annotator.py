@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..tasks import Caption, Detect, Outcome, Point, Query, Request, Task
+from ..tasks import Outcome, Request
 from .devices import check_device, choose_device, choose_dtype
 from .engine import Engine
-from .weights import Checkpoint
-
-# The folder beside this one: the embedded checkpoint.
-EMBEDDED = {"tiny": Path(__file__).parents[1] / "tiny"}
-# Pixels of the pictures held at once, whatever the batch size: they may be anybody's, and a gigabyte each.
-PIXELS_AT_ONCE = 256 << 20
+from .hub import OFFICIAL
+from .sources import find_source
 
 
 class Moondream:
     """A Moondream checkpoint as an Annotator. It loads when first asked, once in a process, and pickles unloaded.
 
-    ``model``: ``"tiny"`` or a folder with config.json, model.safetensors and tokenizer.json. ``device``: auto, cpu,
-    cuda, cuda:N or mps. ``dtype``: auto, float32, bfloat16 or float16. ``batch_size``: requests answered at once.
-    ``threads``: CPU threads of a process.
+    ``model``: a repository on the Hugging Face hub; a folder, here or in a bucket, with config.json, model.safetensors
+    and tokenizer.json, or one .safetensors; or ``"tiny"``. ``revision``: a branch, tag or commit on the hub; for files
+    elsewhere, the release that they are of, where nothing tells. ``tokenizer``: a tokenizer.json, or a folder with one,
+    in the place of the checkpoint's own. ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: auto, float32, bfloat16
+    or float16. ``batch_size``: requests answered at once, None for as many as the device's memory holds. ``threads``:
+    CPU threads of a process.
 
     Raises:
         ValueError: there is no such model, device or dtype.
+        RuntimeError: the model is where nothing can be reached.
     """
-
-    tasks: frozenset[type[Task]] = frozenset({Caption, Query, Detect, Point})
 
     def __init__(
         self,
-        model: str,
+        model: str = OFFICIAL,
+        revision: str | None = None,
+        tokenizer: str | None = None,
         *,
         device: str = "auto",
         dtype: str = "auto",
@@ -47,13 +43,12 @@ class Moondream:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch size {batch_size}: give 1 or more")
-        self.name = model
-        # A worker finds the embedded one in its own package, and a folder from whatever folder it runs in.
-        self._source = model if model in EMBEDDED else os.path.abspath(model)
-        self.revision = find_checkpoint(self._source).revision
-        self._device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
         check_device(device)
         choose_dtype(dtype, torch.device("cpu"))
+        self.name = model
+        self._source = find_source(model, revision, tokenizer)
+        self.revision, self.tasks = self._source.revision, self._source.tasks
+        self._device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
@@ -63,59 +58,36 @@ class Moondream:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
+    def fetch(self) -> None:
+        """Bring the weights to this machine, if they are not; without it, ``load`` does.
+
+        Raises:
+            ValueError: they are gone, or closed to us.
+            RuntimeError: they can't be reached, or the disk is full.
+        """
+        self._source.fetch()
+
     def load(self) -> Engine:
         """The engine of this process, with the weights on its device.
 
         Raises:
             ValueError: the weights don't fit their configuration.
-            RuntimeError: the device is not there, or the weights are not those that the job was planned with.
+            RuntimeError: the device is not there, the weights can't be fetched, or they are not those that the job was
+                planned with.
         """
         with self._lock:
             if self._engine is None:
-                checkpoint = find_checkpoint(self._source)
-                if checkpoint.revision != self.revision:
-                    raise RuntimeError(f"model {self.name}: the weights are not those that the job was planned with")
-                if self._threads is not None:
-                    torch.set_num_threads(self._threads)
+                checkpoint = self._source.checkpoint()
                 device = choose_device(self._device)
-                self._engine = Engine(checkpoint, device, choose_dtype(self._dtype, device))
+                self._engine = Engine(
+                    checkpoint, device, choose_dtype(self._dtype, device), self._batch_size, self._threads
+                )
             return self._engine
 
+    def falls_to_cpu(self) -> bool:
+        """Whether this machine has no accelerator, where any would have done."""
+        return self._device == "auto" and choose_device("auto").type == "cpu"
+
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Answer a stream of requests; they come out batch by batch."""
-        engine = self.load()
-        batch_size = self._batch_size or engine.default_batch_size()
-        for batch in _gather(requests, batch_size):
-            # Threads of one process take turns: the model is one.
-            with self._lock:
-                started = time.perf_counter()
-                outcomes = engine.answer_batch([request for request, _ in batch])
-            waits_ms = {request.id: 1000 * (started - arrived) for request, arrived in batch}
-            for outcome in outcomes:
-                yield replace(outcome, timings=replace(outcome.timings, wait_ms=waits_ms[outcome.id]))
-
-
-def _gather(requests: Iterable[Request], batch_size: int) -> Iterator[list[tuple[Request, float]]]:
-    """Batches of requests with the time of their arrival, ``PIXELS_AT_ONCE`` or ``batch_size`` of them at most."""
-    batch: list[tuple[Request, float]] = []
-    pictures: dict[int, int] = {}
-    for request in requests:
-        batch.append((request, time.perf_counter()))
-        pictures[id(request.picture)] = request.picture.width * request.picture.height
-        if len(batch) == batch_size or sum(pictures.values()) >= PIXELS_AT_ONCE:
-            yield batch
-            batch, pictures = [], {}
-    if batch:
-        yield batch
-
-
-def find_checkpoint(model: str) -> Checkpoint:
-    """The checkpoint behind a model's name: an embedded one, or a local folder.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folder = EMBEDDED.get(model, Path(model))
-    if not folder.is_dir():
-        raise ValueError(f"model {model}: no such folder; give one with config.json and model.safetensors, or 'tiny'")
-    return Checkpoint.at(folder)
+        """Answer a stream of requests; outcomes come as they are ready. Callers in several threads share the slots."""
+        yield from self.load().answer(requests)

@@ -16,6 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .config import VisionConfig
+from .resize import Resize, resize
+
+# Pixels of a longer side below which the generations of 2024 see a picture whole.
+SMALL = 512
 
 
 class Tiling(NamedTuple):
@@ -26,12 +30,13 @@ class Tiling(NamedTuple):
 
 
 class Crops(NamedTuple):
-    """The crops of one picture, uint8 ``[N, crop_size, crop_size, 3]``: the whole, then the tiles row by row.
+    """The crops of one picture, ``[N, crop_size, crop_size, 3]`` in [0, 255]: the whole, then the tiles row by row.
 
-    A picture of one tile has one crop here, where the reference encodes the same pixels twice.
+    uint8, or float32 in 2024, where the whole may be the mean of the tiles' pixels. A picture of one tile has one crop
+    here, where the reference encodes the same pixels twice.
     """
 
-    pixels_NHWC: NDArray[np.uint8]
+    pixels_NHWC: NDArray[np.uint8] | NDArray[np.float32]
     tiling: Tiling
 
 
@@ -59,15 +64,51 @@ def select_tiling(height: int, width: int, config: VisionConfig) -> Tiling:
     return Tiling(max(1, rows), max(1, columns))
 
 
-def prepare_crops(picture: Image, config: VisionConfig) -> Crops:
-    """Resize an RGB picture (its proportions are not kept) and cut it into overlapping tiles."""
+def select_size(height: int, width: int, config: VisionConfig) -> Tiling:
+    """The tiles, one or two a side, for a picture of ``height`` x ``width`` pixels, as in 2024.
+
+    After moondream/vision_encoder.py @ ffbf822, whose second wish compares heights with widths.
+    """
+    side = config.crop_size
+    if max(height, width) < SMALL:
+        return Tiling(1, 1)
+    sizes = [Tiling(rows, columns) for rows in (1, 2) for columns in (1, 2)]
+    return min(
+        sizes,
+        key=lambda size: (
+            abs(size.columns / size.rows - width / height),
+            abs(size.rows * side - width) + abs(size.columns * side - height),
+        ),
+    )
+
+
+def prepare_crops(picture: Image, config: VisionConfig, resize: Resize = resize) -> Crops:
+    """Resize an RGB picture (its proportions are not kept) and cut it into tiles, as its generation does.
+
+    ``resize`` is for the overlapping tiles; the others are few, and always made by Pillow.
+    """
+    if config.tiling == "overlapping":
+        return _overlapping_crops(picture, config, resize)
+    side = config.crop_size
+    tiling = select_size(picture.height, picture.width, config) if config.tiling == "four sizes" else Tiling(1, 1)
+    size = (tiling.columns * side, tiling.rows * side)
+    resized = np.asarray(picture.resize(size, Resampling.BICUBIC), dtype=np.float32)
+    if tiling == (1, 1):
+        return Crops(resized[None], tiling)
+    tiles = resized.reshape(tiling.rows, side, tiling.columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+    blocks = resized.reshape(side, tiling.rows, side, tiling.columns, 3)
+    whole = blocks.mean((1, 3))
+    return Crops(np.concatenate([whole[None], tiles]), tiling)
+
+
+def _overlapping_crops(picture: Image, config: VisionConfig, resize: Resize) -> Crops:
     side, window = config.crop_size, config.window
     tiling = select_tiling(picture.height, picture.width, config)
-    whole = np.array(picture.resize((side, side), Resampling.LANCZOS))
     if tiling == (1, 1):
+        (whole,) = resize(picture, [(side, side)])
         return Crops(whole[None], tiling)
     size = (tiling.columns * window + 2 * config.margin, tiling.rows * window + 2 * config.margin)
-    resized = np.asarray(picture.resize(size, Resampling.LANCZOS))
+    whole, resized = resize(picture, [(side, side), size])
     tiles = [
         resized[row * window : row * window + side, column * window : column * window + side]
         for row in range(tiling.rows)
@@ -78,16 +119,23 @@ def prepare_crops(picture: Image, config: VisionConfig) -> Crops:
 
 def normalize(pixels_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
     """Pixels in [0, 255] to ``[N, C, H, W]`` in [-1, 1]."""
-    return ((pixels_NHWC.to(dtype) / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)
+    # Means of grey levels would lose in half precision what makes them means; grey levels are all in it.
+    if pixels_NHWC.dtype == torch.uint8:
+        pixels_NHWC = pixels_NHWC.to(dtype)
+    return ((pixels_NHWC / 255 - 0.5) / 0.5).to(dtype).permute(0, 3, 1, 2)
 
 
 def merge_crops(features_NTC: Tensor, tiling: Tiling, config: VisionConfig) -> Tensor:
     """Features of one picture's crops to ``[T, 2C]``: the whole beside the tiles, pooled to the grid of one crop.
 
+    Where the generation has no tiles it is the whole alone, ``[T, C]``.
+
     Each tile gives up the margin that it shares with a neighbour and keeps that at the border of the picture.
     """
     grid, margin = config.grid, config.overlap_margin
     whole_TC = features_NTC[0]
+    if config.tiling == "none":
+        return whole_TC
     if tiling == (1, 1):
         return torch.cat([whole_TC, whole_TC], dim=-1)
     tiles = features_NTC[1:].unflatten(1, (grid, grid))

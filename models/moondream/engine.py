@@ -1,150 +1,282 @@
-"""The engine: a loaded checkpoint that answers a batch of pictures and prompts at a time."""
+"""The engine: a loaded checkpoint that keeps its slots full, whoever asks.
+
+Requests of all callers share the slots: a slot whose answer ends is filled at once by the next one that is prefilled,
+while the others go on. There is no thread of its own: the callers that wait for outcomes take turns to drive it.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 
-from ..tasks import Answer, Box, Detect, Fault, Outcome, Point, Request, Spot, Timings, Tokens
+from ..tasks import Fault, Outcome, Request
 from .config import MoondreamConfig
 from .crops import Crops, normalize, prepare_crops
-from .generate import Row, generate
-from .prompts import prompt_ids
-from .sampling import generator
+from .jobs import Cut, Job, new_row, outcome_of
+from .memory import MOST_SLOTS, free_memory, is_out_of_memory, slots_that_fit, spare_rows
+from .resize import resize, resize_on
+from .slots import Slots
+from .stream import Stream
 from .text import Cache
-from .tokenizer import Tokenizer
-from .weights import TOKENIZER_FILE, Checkpoint, MoondreamModel
+from .weights import Checkpoint, MoondreamModel
 
-MOST_ROWS = 32
-# What the cache of one batch may take, where the batch size is ours to choose.
-CACHE_BYTES = 2 << 30
-CROPS_PER_PASS = 64
+# An accelerator wants many at once; a CPU is as quick with few, and they take less memory.
+CROPS_PER_PASS, CROPS_PER_CPU_PASS = 64, 8
 CROP_THREADS = 4
+# A cache is made this much wider at a time, in positions.
+WIDTH_STEP = 256
 
-
-@dataclass
-class _Job:
-    """A request and its row, while it is being answered."""
-
-    request: Request
-    row: Row
+logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """A loaded checkpoint."""
+    """A loaded checkpoint. ``batch_size``: slots, None for as many as fit the free memory of the device."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
         self.model: MoondreamModel = checkpoint.load(device, dtype)
-        self.tokenizer = Tokenizer(checkpoint.folder / TOKENIZER_FILE)
-        self.device, self.dtype = device, dtype
+        self.tokenizer = checkpoint.tokenizer()
+        self.device, self.dtype, self.batch_size, self.threads = device, dtype, batch_size, threads
         self.backend = f"local/{device.type}/{str(dtype).removeprefix('torch.')}"
-        self._threads = ThreadPoolExecutor(CROP_THREADS, thread_name_prefix="crops")
+        self.crops_per_pass = CROPS_PER_CPU_PASS if device.type == "cpu" else CROPS_PER_PASS
+        self.most_slots = batch_size or MOST_SLOTS
+        # On a GPU it takes a fraction of the time, and the CPU has pictures to decode.
+        self._resize = resize_on(device) if device.type == "cuda" else resize
+        self._cutters = ThreadPoolExecutor(CROP_THREADS, thread_name_prefix="crops")
+        self._turn = threading.Condition()
+        self._driving = False
+        self._streams: list[Stream] = []
+        self._slots: Slots | None = None
+        self._owners: dict[Job, Stream] = {}
+        # The prefix of the picture that was encoded last: more of its requests may come.
+        self._held: tuple[Cut, Cache] | None = None
 
     @property
     def config(self) -> MoondreamConfig:
         """The numbers of the network."""
         return self.model.config
 
-    def default_batch_size(self) -> int:
-        """As many rows as the memory set aside for their cache holds at full length."""
-        text = self.config.text
-        row_bytes = 2 * text.n_layers * text.n_kv_heads * text.head_dim * text.max_context * self.dtype.itemsize
-        return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        """Answer a stream: one outcome for every request, as they are ready."""
+        stream = Stream(
+            requests,
+            new_row=lambda request: new_row(request, self.config, self.tokenizer),
+            cut=lambda picture: prepare_crops(picture, self.config.vision, self._resize),
+            cutters=self._cutters,
+            turn=self._turn,
+            backend=self.backend,
+            jobs_ahead=self.most_slots,
+        )
+        with self._turn:
+            self._streams.append(stream)
+        try:
+            while outcomes := self._next(stream):
+                yield from outcomes
+        finally:
+            stream.close()
+
+    def _next(self, stream: Stream) -> list[Outcome]:
+        """The next outcomes of a stream, none where it is over. Who waits drives the engine, unless somebody does."""
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: stream.outbox or stream.is_over or (not self._driving and self._has_work()))
+                if stream.outbox:
+                    outcomes = list(stream.outbox)
+                    stream.outbox.clear()
+                    return outcomes
+                if stream.error:
+                    raise stream.error
+                if stream.is_over:
+                    return []
+                self._driving = True
+            try:
+                self._advance()
+            finally:
+                with self._turn:
+                    self._driving = False
+                    self._turn.notify_all()
+
+    def _has_work(self) -> bool:
+        return bool(self._owners) or any(stream.is_ready for stream in self._streams)
 
     @torch.inference_mode()
-    def answer_batch(self, requests: Sequence[Request]) -> list[Outcome]:
-        """Answer these requests together: one outcome for each, in no particular order."""
+    def _advance(self) -> None:
+        """Fill the slots and take one step."""
+        # The number of threads is one of the thread that runs the network, which may be another each time.
+        if self.threads is not None and torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            self._leave_closed_streams()
+            self._fill_slots()
+            if self._slots is not None and self._slots.active:
+                self._step(self._slots)
+        except BaseException as error:
+            if not is_out_of_memory(error):
+                self._break_off(error)
+                raise
+            # Nothing may keep what the failed pass had allocated: not even the traceback.
+            error.__traceback__ = None
+            self._make_do_with_less(Fault.of(error, retryable=True))
+
+    def _fill_slots(self) -> None:
+        while self._slots is None or (not self._slots.waiting and len(self._slots.active) < self._slots.count):
+            jobs = self._take_ready(self._slots.spare if self._slots else spare_rows(self.most_slots))
+            if not jobs:
+                return
+            slots = self._slots_for(jobs)
+            # They may have been taken for more spare rows than there are now.
+            self._put_back(jobs[slots.spare :])
+            ended = self._prefill(slots, jobs[: slots.spare])
+            slots.fill()
+            # Somebody may wait for these: what is to come after them can wait for a step.
+            if ended:
+                return
+
+    def _take_ready(self, most: int) -> list[Job]:
+        """Jobs of all callers in turn, whose pictures could be cut."""
+        jobs: list[Job] = []
+        with self._turn:
+            # Who was first is last the next time.
+            self._streams = [*self._streams[1:], *self._streams[:1]]
+        for stream in self._streams:
+            taken = stream.take(most - len(jobs))
+            self._owners.update(dict.fromkeys(taken, stream))
+            for job in taken:
+                if error := job.cut.exception():
+                    self._fail(job, Fault.of(error))
+                else:
+                    jobs.append(job)
+        return jobs
+
+    def _slots_for(self, jobs: Sequence[Job]) -> Slots:
+        """The slots, made anew where they are too narrow for one of these jobs."""
+        needed = self.config.prefix_length + max(job.row.room for job in jobs)
+        if self._slots is None or self._slots.width < needed:
+            if self._slots is not None:
+                # It happens a few times in the life of a process, and all begin anew.
+                self._put_back(self._slots.jobs)
+            width = min(self.config.text.max_context, -(-needed // WIDTH_STEP) * WIDTH_STEP)
+            self._slots = None
+            if self.batch_size is None:
+                memory = free_memory(self.device, self.config, self.crops_per_pass, self.dtype)
+                self.most_slots = min(self.most_slots, slots_that_fit(memory, self.config, width, self.dtype))
+            self._slots = Slots(self.model, self.most_slots, spare_rows(self.most_slots), width)
+        return self._slots
+
+    def _prefill(self, slots: Slots, jobs: list[Job]) -> list[Job]:
+        """Encode pictures, run prompts; the jobs that are over with their first token."""
         started = time.perf_counter()
-        jobs, crops, faults = self._prepare(requests)
-        if not jobs:
-            return faults
-        prefixes = self.encode(crops)
+        prefixes, crops = self._prefixes(jobs)
+        self._synchronize()
         encoded = time.perf_counter()
-        generate(self.model, prefixes, [job.row for job in jobs])
-        done = time.perf_counter()
-        timings = Timings(
-            encode_ms=1000 * (encoded - started) / len(jobs), generate_ms=1000 * (done - encoded) / len(jobs)
-        )
-        return [*faults, *(self._outcome(job, timings) for job in jobs)]
+        ended = slots.prefill(jobs, prefixes)
+        answered = time.perf_counter()
+        cuts = [job.cut for job in jobs]
+        for job in jobs:
+            job.wait_ms += 1000 * (started - job.arrived)
+            # By crops: large pictures are most of the work.
+            job.encode_ms += 1000 * (encoded - started) * crops[job.cut] / sum(crops.values()) / cuts.count(job.cut)
+            job.generate_ms += 1000 * (answered - encoded) / len(jobs)
+        for job in ended:
+            self._settle(job)
+        return ended
+
+    def _prefixes(self, jobs: Sequence[Job]) -> tuple[list[Cache], dict[Cut, float]]:
+        """The image prefix of each job, a cache of one row, and how much of the work each picture was."""
+        known = dict([self._held] if self._held else [])
+        fresh = [cut for cut in dict.fromkeys(job.cut for job in jobs) if cut not in known]
+        if fresh:
+            prefixes = self.encode([cut.result() for cut in fresh])
+            known.update({cut: prefixes.rows(index, index + 1) for index, cut in enumerate(fresh)})
+        last = jobs[-1].cut
+        # A copy, that the others of its batch be freed.
+        self._held = (last, Cache(*(tensor.clone() for tensor in known[last])))
+        crops = {cut: float(len(cut.result().pixels_NHWC)) for cut in fresh} or dict.fromkeys(known, 1.0)
+        return [known[job.cut] for job in jobs], {cut: crops.get(cut, 0.0) for cut in known}
+
+    def _step(self, slots: Slots) -> None:
+        started, jobs = time.perf_counter(), list(slots.active)
+        ended = slots.step()
+        took_ms = 1000 * (time.perf_counter() - started)
+        for job in jobs:
+            job.generate_ms += took_ms / len(jobs)
+        for job in ended:
+            self._settle(job)
 
     def encode(self, pictures: Sequence[Crops]) -> Cache:
         """Crops of B pictures to the keys and values of their image prefixes, ``[layers, B, H, P, D]``."""
         vision, text = self.model.vision, self.model.text
         features = []
         pixels_NHWC = torch.cat([torch.from_numpy(crops.pixels_NHWC) for crops in pictures])
-        for part in pixels_NHWC.split(CROPS_PER_PASS):
+        for part in pixels_NHWC.split(self.crops_per_pass):
             features.append(vision.encode(normalize(part.to(self.device), self.dtype)))
         image_BTC = vision.project(torch.cat(features), [crops.tiling for crops in pictures])
-        bos = torch.full((len(pictures), 1), self.config.tokenizer.bos_id, device=self.device)
-        embeds_BTC = torch.cat([text.embed(bos), image_BTC], dim=1)
-        length = embeds_BTC.shape[1]
+        opening = [self.config.tokenizer.bos_id, *self.config.tokenizer.before_image]
+        opening_BT = torch.tensor(opening, device=self.device).expand(len(pictures), -1)
+        embeds_BTC = torch.cat([text.embed(opening_BT), image_BTC], dim=1)
+        length = self.config.prefix_length
         prefixes = Cache.empty(self.config.text, len(pictures), length, like=embeds_BTC)
         positions_BT = torch.arange(length, device=self.device).expand(len(pictures), -1)
-        text(embeds_BTC, positions_BT, cache=prefixes)
+        causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()[None, None]
+        text.memorize(embeds_BTC, positions_BT, None if self.config.text.prefix_attn else causal, prefixes)
         return prefixes
 
-    def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Job], list[Crops], list[Outcome]]:
-        """Rows and crops of what can be answered, faults of what can't; one picture object is cut once."""
-        pictures = {id(request.picture): request.picture for request in requests}
-        cuts = {
-            key: self._threads.submit(prepare_crops, picture, self.config.vision) for key, picture in pictures.items()
-        }
-        jobs, faults = [], []
-        crops: dict[int, Crops] = {}
-        for request in requests:
-            key = id(request.picture)
-            try:
-                row = self._row(request)
-                crops[key] = cuts[key].result()
-            except Exception as error:  # Pillow raises many kinds over a picture that it can't read to the end.
-                faults.append(Outcome(request.id, Fault.of(error), self.backend))
-            else:
-                row.prefix = list(crops).index(key)
-                jobs.append(_Job(request, row))
-        return jobs, list(crops.values()), faults
+    def _settle(self, job: Job) -> None:
+        stream = self._owners.pop(job)
+        # What nobody listens to may end in the middle of a place.
+        if not stream.closed:
+            stream.settle(outcome_of(job, self.config, self.tokenizer, self.backend))
 
-    def _row(self, request: Request) -> Row:
-        task, text = request.task, self.config.text
-        if request.picture.mode != "RGB":
-            raise ValueError(f"the picture is {request.picture.mode}; decode it to RGB first")
-        if 0 in request.picture.size:
-            raise ValueError("the picture has no pixels")
-        prompt = prompt_ids(task, self.config.tokenizer.templates, self.tokenizer)
-        places = isinstance(task, Detect | Point)
-        row = Row(
-            prompt=prompt,
-            limit=task.max_objects if isinstance(task, Detect | Point) else request.sampling.budget(task),
-            sampling=request.sampling,
-            random=generator(request.id),
-            wish="object" if places else "word",
-            sized=isinstance(task, Detect),
-        )
-        # An answer that would not fit the context ends where the context ends, and says "length".
-        room = text.max_context - text.prefix_attn - len(prompt) - 1
-        row.limit = min(row.limit, room // row.stride)
-        if row.limit < 1:
-            raise ValueError(f"the prompt of {len(prompt)} tokens leaves no room for an answer; ask a shorter one")
-        return row
+    def _fail(self, job: Job, fault: Fault) -> None:
+        self._owners.pop(job).settle(Outcome(job.id, fault, self.backend))
 
-    def _outcome(self, job: _Job, timings: Timings) -> Outcome:
-        row, task = job.row, job.request.task
-        assert row.finish_reason is not None
-        if isinstance(task, Detect):
-            answer = Answer(row.finish_reason, objects=tuple(_box(*place) for place in row.places))
-        elif isinstance(task, Point):
-            answer = Answer(row.finish_reason, points=tuple(Spot(*place) for place in row.places))
-        else:
-            answer = Answer(row.finish_reason, text=self.tokenizer.decode(row.ids))
-        written = len(row.ids) + row.stride * len(row.places)
-        tokens = Tokens(self.config.text.prefix_attn + len(row.prompt), written)
-        return Outcome(job.request.id, answer, self.backend, timings, tokens)
+    def _put_back(self, jobs: Sequence[Job]) -> None:
+        for job in reversed(jobs):
+            self._owners.pop(job).put_back(job)
 
+    def _leave_closed_streams(self) -> None:
+        """Forget callers that are gone. Their answers end where they are, to leave their slots at the next step."""
+        with self._turn:
+            self._streams = [stream for stream in self._streams if not (stream.closed or stream.is_over)]
+        for job, stream in self._owners.items():
+            if stream.closed:
+                job.row.finish_reason = "length"
 
-def _box(x: float, y: float, width: float, height: float) -> Box:
-    """Centre and size to corners, clamped to the picture (the reference lets boxes hang over its edge)."""
-    corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    return Box(*(min(1.0, max(0.0, corner)) for corner in corners))
+    def _make_do_with_less(self, fault: Fault) -> None:
+        """Begin anew, with half of the slots and crops at once; what does not fit alone either has failed."""
+        jobs, self._slots, self._held = list(self._owners), None, None
+        if len(jobs) == self.most_slots == self.crops_per_pass == 1:
+            self._fail(jobs[0], fault)
+            return
+        self._put_back(jobs)
+        self.most_slots, self.crops_per_pass = max(1, self.most_slots // 2), max(1, self.crops_per_pass // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.warning("out of memory: %d answers at once from now on", self.most_slots)
+
+    def _break_off(self, error: BaseException) -> None:
+        """Nobody gets an answer any more that was being written."""
+        self._slots, self._held = None, None
+        self._owners.clear()
+        with self._turn:
+            for stream in self._streams:
+                stream.error = error
+            self._streams = []
+
+    def _synchronize(self) -> None:
+        """Wait for what was started, where a device works on its own: only then the clock tells what it took."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()

@@ -7,16 +7,17 @@ from torch.nn import functional as F
 
 
 class MLP(nn.Module):
-    """Two linear layers around a GELU in its tanh form."""
+    """Two linear layers around a GELU: in its tanh form, unless ``gelu`` is "none", which is the exact one."""
 
-    def __init__(self, dim: int, inner_dim: int, out_dim: int) -> None:
+    def __init__(self, dim: int, inner_dim: int, out_dim: int, gelu: str = "tanh") -> None:
         super().__init__()
+        self.gelu = gelu
         self.fc1 = nn.Linear(dim, inner_dim)
         self.fc2 = nn.Linear(inner_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., dim]`` to ``[..., out_dim]``."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate=self.gelu))
         return out
 
 

@@ -22,6 +22,7 @@ class Region(nn.Module):
 
     def __init__(self, config: RegionConfig) -> None:
         super().__init__()
+        self.size_scale = config.size_scale
         self.coord_features = nn.Parameter(torch.zeros(1, config.coord_feat_dim // 2), requires_grad=False)
         self.size_features = nn.Parameter(torch.zeros(2, config.size_feat_dim // 2), requires_grad=False)
         self.coord_encoder = nn.Linear(config.coord_feat_dim, config.dim)
@@ -47,6 +48,10 @@ class Region(nn.Module):
     def decode_size(self, hidden_BC: Tensor) -> Tensor:
         """Hidden states (before the last norm) to logits over width and height bins, ``[B, 2, bins]``."""
         return self.size_decoder(hidden_BC).unflatten(-1, (2, -1))
+
+    def sizes_of(self, bins: Tensor, count: int) -> Tensor:
+        """Bin 0 .. count-1 to a size, on the scale of the checkpoint's generation."""
+        return bin_to_size(bins, count) if self.size_scale == "log" else bin_to_coordinate(bins, count)
 
 
 def bin_to_coordinate(bins: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The decoder: embeddings in, hidden states out, over a cache that a batch of sequences shares.
+"""The decoder: embeddings in, hidden states out, over a cache that many sequences share.
 
 After moondream/torch/text.py and rope.py @ 44146f1. Letters of the shapes: B rows, T new tokens, S cached positions,
 H heads, D channels of a head, C channels, V vocabulary. It knows positions and masks, not what the tokens mean.
@@ -6,7 +6,8 @@ H heads, D channels of a head, C channels, V vocabulary. It knows positions and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,24 @@ ROTARY_THETA = 10000.0
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer, each ``[layers, B, H, S, D]``; a row's slot is its position."""
+    """Keys and values of every layer, each ``[layers, B, H, S, D]``; where a token lies in S is its position."""
 
     keys: Tensor
     values: Tensor
+
+    def rows(self, start: int, end: int) -> Cache:
+        """The same memory, of some rows only."""
+        return Cache(self.keys[:, start:end], self.values[:, start:end])
+
+    def copy(self, rows: Sequence[int], theirs: Cache, positions: int) -> None:
+        """Fill the first positions of these rows with those of as many rows of another cache."""
+        for mine, other in zip(self, theirs, strict=True):
+            mine[:, rows, :, :positions] = other[:, :, :, :positions]
+
+    def move(self, row: int, to: int, positions: int) -> None:
+        """Copy the first positions of one row over those of another."""
+        for tensor in self:
+            tensor[:, to, :, :positions] = tensor[:, row, :, :positions]
 
     @classmethod
     def empty(cls, config: TextConfig, rows: int, positions: int, like: Tensor) -> Cache:
@@ -45,15 +60,20 @@ class TextBlock(nn.Module):
     def forward(self, hidden_BTC: Tensor, step: Step, layer: int) -> Tensor:
         """``[B, T, C]`` to ``[B, T, C]``; keys and values go to the cache."""
         normed = self.ln(hidden_BTC)
-        heads, kv_heads = self.config.n_heads, self.config.n_kv_heads
-        qkv_BHTD = self.attn.qkv(normed).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
-        q, k, v = qkv_BHTD.split([heads, kv_heads, kv_heads], dim=1)
-        q, k = rotate(q, step.rotary), rotate(k, step.rotary)
+        q, k, v = self.look(normed, step)
         if step.cache is not None:
             k, v = step.remember(k, v, layer)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=step.mask_B1TS, enable_gqa=heads != kv_heads)
+        grouped = q.shape[1] != k.shape[1]
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=step.mask_B1TS, enable_gqa=grouped)
         out: Tensor = hidden_BTC + self.attn.proj(seen.transpose(1, 2).flatten(2)) + self.mlp(normed)
         return out
+
+    def look(self, normed_BTC: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``[B, H, T, D]``, rotated."""
+        heads, kv_heads = self.config.n_heads, self.config.n_kv_heads
+        qkv_BHTD = self.attn.qkv(normed_BTC).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+        q, k, v = qkv_BHTD.split([heads, kv_heads, kv_heads], dim=1)
+        return rotate(q, step.rotary), rotate(k, step.rotary), v
 
 
 class Step(NamedTuple):
@@ -98,14 +118,27 @@ class Text(nn.Module):
         With a cache, row b's token t is stored at ``positions_BT[b, t]`` and S is the width of the mask (without a
         mask: T, the whole of a prefix); without one, S is T.
         """
-        seen = embeds_BTC.shape[1] if mask_B1TS is None else mask_B1TS.shape[-1]
-        rotary = rotary_table(positions_BT, self.config.rotary_dim)
-        rows_B1 = torch.arange(len(embeds_BTC), device=embeds_BTC.device)[:, None]
-        step = Step(rotary, mask_B1TS, positions_BT, cache, rows_B1, seen)
+        step = self._step(embeds_BTC, positions_BT, mask_B1TS, cache)
         hidden_BTC = embeds_BTC
         for layer, block in enumerate(self.blocks):
             hidden_BTC = block(hidden_BTC, step, layer)
         return hidden_BTC
+
+    def memorize(self, embeds_BTC: Tensor, positions_BT: Tensor, mask_B1TS: Tensor | None, cache: Cache) -> None:
+        """As ``forward``, for the cache alone: the last block gives its keys and values, and is not run to its end."""
+        step = self._step(embeds_BTC, positions_BT, mask_B1TS, cache)
+        *blocks, last = cast("list[TextBlock]", list(self.blocks))
+        hidden_BTC = embeds_BTC
+        for layer, block in enumerate(blocks):
+            hidden_BTC = block(hidden_BTC, step, layer)
+        _, k, v = last.look(last.ln(hidden_BTC), step)
+        step.remember(k, v, len(blocks))
+
+    def _step(self, embeds_BTC: Tensor, positions_BT: Tensor, mask_B1TS: Tensor | None, cache: Cache | None) -> Step:
+        seen = embeds_BTC.shape[1] if mask_B1TS is None else mask_B1TS.shape[-1]
+        rotary = rotary_table(positions_BT, self.config.rotary_dim)
+        rows_B1 = torch.arange(len(embeds_BTC), device=embeds_BTC.device)[:, None]
+        return Step(rotary, mask_B1TS, positions_BT, cache, rows_B1, seen)
 
     def logits(self, hidden_BC: Tensor) -> Tensor:
         """Hidden states to logits over the vocabulary, ``[..., V]``."""

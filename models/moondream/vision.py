@@ -22,10 +22,10 @@ class VisionBlock(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.n_heads = config.enc_n_heads
-        self.ln1 = nn.LayerNorm(config.enc_dim)
+        self.ln1 = nn.LayerNorm(config.enc_dim, config.norm_eps)
         self.attn = AttentionWeights(config.enc_dim, 3 * config.enc_dim)
-        self.ln2 = nn.LayerNorm(config.enc_dim)
-        self.mlp = MLP(config.enc_dim, config.enc_ff_dim, config.enc_dim)
+        self.ln2 = nn.LayerNorm(config.enc_dim, config.norm_eps)
+        self.mlp = MLP(config.enc_dim, config.enc_ff_dim, config.enc_dim, config.gelu)
 
     def forward(self, hidden_NTC: Tensor) -> Tensor:
         """``[N, T, C]`` to ``[N, T, C]``."""
@@ -47,8 +47,8 @@ class Vision(nn.Module):
         self.patch_emb = nn.Linear(patch_dim, config.enc_dim)
         self.pos_emb = nn.Parameter(torch.zeros(1, config.grid**2, config.enc_dim))
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.enc_n_layers))
-        self.post_ln = nn.LayerNorm(config.enc_dim)
-        self.proj_mlp = MLP(2 * config.enc_dim, config.proj_inner_dim, config.proj_out_dim)
+        self.post_ln = nn.LayerNorm(config.enc_dim, config.norm_eps)
+        self.proj_mlp = MLP(config.proj_in_dim, config.proj_inner_dim, config.proj_out_dim, config.gelu)
 
     def encode(self, pixels_NCHW: Tensor) -> Tensor:
         """Normalised crops to features ``[N, T, C]``, whatever pictures the crops belong to."""

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from ..moondream.config import MoondreamConfig
 from ..moondream.crops import Crops, Tiling, prepare_crops
-from ..tasks import Length
+from ..moondream.prompts import prompt_ids
+from ..moondream.tokenizer import Tokenizer
+from ..tasks import Caption, Detect, Length, Point, Query, Task
 from .marks import Marks, mark, outline
 from .scenes import Scene
 from .shapes import Shape
@@ -118,24 +119,21 @@ class Teacher:
         crops = prepare_crops(scene.image, vision)
         outlines_NTC = outline(torch.from_numpy(crops.pixels_NHWC), scene.ground, vision.grid)
         lesson = Lesson(crops, mark(scene, vision.grid), outlines_NTC)
-        templates = self.ids.templates
         length, count = random.choice(_CONTENTS)
-        self._tell(lesson, templates.caption[length], scene.captions[length])
-        prefix, suffix = templates.query
+        self._tell(lesson, self._prompt(Caption(length)), scene.captions[length])
         for question, answer in random.sample(scene.questions, count):
-            self._tell(lesson, [*prefix, *self._encode(question), *suffix, *suffix], answer)
+            self._tell(lesson, self._prompt(Query(question)), answer)
         for _ in range(self.things):
             sized = random.random() < 0.65
-            prefix, suffix = templates.detect if sized else templates.point
             name, shapes = random.choice(scene.things)
-            self._show(random, lesson, [*prefix, *self._encode(f" {name}"), *suffix], shapes, sized)
+            self._show(random, lesson, self._prompt(Detect(name) if sized else Point(name)), shapes, sized)
         return lesson
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text).ids
+    def _prompt(self, task: Task) -> list[int]:
+        return prompt_ids(task, self.ids.templates, self.tokenizer)
 
     def _tell(self, lesson: Lesson, prompt: Sequence[int], text: str) -> None:
-        answer = self._encode(text)
+        answer = self.tokenizer.encode(text)
         ids = [*prompt, *answer]
         due_ids = [IGNORED] * (len(prompt) - 1) + [*answer, self.ids.eos_id]
         lesson.add(self.config.text.prefix_attn, ids, due_ids, [_NOTHING] * len(ids), [_NOTHING] * len(ids))

@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch import distributed as workers
 from torch.multiprocessing.spawn import spawn
 
 from ..moondream.config import MoondreamConfig
-from ..moondream.weights import CONFIG_FILE, PREFIX, TOKENIZER_FILE, WEIGHTS_FILE, MoondreamModel
+from ..moondream.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from ..moondream.names import WRAPPED
+from ..moondream.tokenizer import Tokenizer
+from ..moondream.weights import MoondreamModel
 from .lessons import Batch, Teacher
 from .losses import fraction_right, look, measure, read
 from .marks import Marker, Outliner
@@ -70,7 +72,7 @@ class Training:
         torch.manual_seed(options.seed)
         self.rank, self.options, self.folder = rank, options, Path(options.output)
         config = MoondreamConfig.read(self.folder / CONFIG_FILE)
-        self.teacher = Teacher(config, Tokenizer.from_file(str(self.folder / TOKENIZER_FILE)), options.things)
+        self.teacher = Teacher(config, Tokenizer(self.folder / TOKENIZER_FILE), options.things)
         self.pupil = Pupil(config)
         self.weights = [weight for weight in self.pupil.parameters() if weight.requires_grad]
         matrices = [weight for weight in self.weights if weight.dim() == 2]
@@ -136,7 +138,7 @@ class Training:
         unfinished = self.folder / f"{_STATE_FILE}.part"
         torch.save(state, unfinished)
         unfinished.replace(self.folder / _STATE_FILE)
-        tensors = {PREFIX + name: tensor.half() for name, tensor in self.pupil.model.state_dict().items()}
+        tensors = {WRAPPED + name: tensor.half() for name, tensor in self.pupil.model.state_dict().items()}
         save_file(tensors, self.folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
     def _resume(self) -> None:

@@ -19,6 +19,16 @@ from . import words
 
 FOLDER = Path(__file__).parent
 RUNS_CHARTED, RUNS_LISTED = 2, 20
+# A record may be of an older version, or of somebody else.
+BLANK = {
+    "model": "",
+    "revision": "",
+    "sampling": {},
+    "versions": {},
+    "options": {},
+    "balanced": True,
+    "wall_seconds": 0,
+}
 SHADES = 6
 FILTERS = (words.count, words.share, words.milliseconds, words.number, words.moment, words.place, words.option)
 
@@ -43,14 +53,14 @@ def _source(text: str) -> str:
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
-    runs, records = figures.run_rows(dataset), dataset.records()
+    runs, records = figures.run_rows(dataset), [{**BLANK, **record} for record in dataset.records()]
     pictures = choose(dataset)
     add_thumbnails(pictures)
-    totals = figures.totals(dataset)
+    suspicious, counts = figures.suspicious(dataset)
     return {
         "name": "/".join(dataset.output.replace("\\", "/").rstrip("/").split("/")[-2:]),
         "now": datetime.now(timezone.utc),
-        "totals": totals,
+        "totals": figures.totals(dataset),
         "runs": _runs(runs, records),
         "charted": [figures.moments(dataset, run) for run in _longest(runs)],
         "latest": records[-1] if records else None,
@@ -59,14 +69,10 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
         "asked": figures.asked(dataset),
         "errors": figures.error_groups(dataset),
         "openings": figures.openings(dataset),
-        "suspicions": [(*kind[:2], count) for kind, count in _suspicions(dataset)],
+        "suspicious": suspicious,
+        "suspicions": [(kind.name, kind.meaning, counts[kind.name]) for kind in SUSPICIONS],
         "pictures": [_card(picture) for picture in pictures],
     }
-
-
-def _suspicions(dataset: Dataset) -> list[tuple[Any, int]]:
-    counts = figures.suspicion_counts(dataset)
-    return [(suspicion, counts[suspicion.name]) for suspicion in SUSPICIONS]
 
 
 def _longest(runs: list[figures.RunRows]) -> list[figures.RunRows]:

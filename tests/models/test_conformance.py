@@ -5,10 +5,17 @@ import pickle
 from pathlib import Path
 
 import pytest
+from hosted.clock import QuickClock
+from hosted.fixtures import leave_home
+from hosted.server import serving
 from PIL import Image
 
-from moondream_beam.models.moondream.annotator import EMBEDDED, Moondream
-from moondream_beam.models.moondream.weights import WEIGHTS_FILE
+from moondream_beam.models.cloud import MoondreamCloud
+from moondream_beam.models.fal import Fal
+from moondream_beam.models.fallback import Fallback
+from moondream_beam.models.moondream.annotator import Moondream
+from moondream_beam.models.moondream.files import WEIGHTS_FILE
+from moondream_beam.models.moondream.sources import EMBEDDED
 from moondream_beam.models.tasks import Answer, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "public"
@@ -16,15 +23,26 @@ ANNOTATORS = {
     "reference": lambda: Moondream(str(GOLDEN), device="cpu", batch_size=3),
     "tiny": lambda: Moondream("tiny", device="cpu", batch_size=3),
 }
+HOSTED = {
+    "fal": lambda: Fal(clock=QuickClock()),
+    "cloud": lambda: MoondreamCloud(clock=QuickClock()),
+    "cloud batch": lambda: MoondreamCloud(batch=True, batch_size=8, clock=QuickClock()),
+    "fallback": lambda: Fallback(Moondream("tiny", device="cpu", batch_size=3), Fal(clock=QuickClock())),
+}
 TASKS = {Caption: Caption("short"), Query: Query("dog"), Detect: Detect("dog", 2), Point: Point("dog", 2)}
 BRIEF = Sampling(max_tokens=4)
 
 
-@pytest.fixture(scope="module", params=ANNOTATORS)
-def annotator(request):
+@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED])
+def annotator(request, tmp_path_factory):
+    if request.param in HOSTED:
+        with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("api")) as server:
+            leave_home(patch, server)
+            yield HOSTED[request.param]()
+        return
     if request.param == "tiny" and not (EMBEDDED["tiny"] / WEIGHTS_FILE).exists():
         pytest.skip("the embedded checkpoint is not there")
-    return ANNOTATORS[request.param]()
+    yield ANNOTATORS[request.param]()
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from moondream_beam.models.moondream.annotator import EMBEDDED
 from moondream_beam.models.moondream.config import MoondreamConfig
 from moondream_beam.models.moondream.crops import select_tiling
-from moondream_beam.models.moondream.weights import CONFIG_FILE
+from moondream_beam.models.moondream.files import CONFIG_FILE
+from moondream_beam.models.moondream.sources import EMBEDDED
 from moondream_beam.models.tiny.scenes import (
     EVALUATION_SEEDS,
     TEST_SEEDS,

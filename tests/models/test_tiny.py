@@ -11,15 +11,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from moondream_beam.models.moondream.annotator import EMBEDDED, Moondream
+from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.config import MoondreamConfig
-from moondream_beam.models.moondream.weights import (
-    CONFIG_FILE,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
-    Checkpoint,
-    MoondreamModel,
-)
+from moondream_beam.models.moondream.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from moondream_beam.models.moondream.sources import EMBEDDED
+from moondream_beam.models.moondream.tokenizer import Tokenizer as Words
+from moondream_beam.models.moondream.weights import Checkpoint, MoondreamModel
 from moondream_beam.models.tasks import DEFAULT_PROMPT, Box, Query, Request
 from moondream_beam.models.tiny import train
 from moondream_beam.models.tiny.evaluate import evaluate, overlap
@@ -46,7 +43,7 @@ def tiny() -> MoondreamModel:
 
 
 def teacher() -> Teacher:
-    return Teacher(MoondreamConfig.read(FOLDER / CONFIG_FILE), Tokenizer.from_file(str(FOLDER / TOKENIZER_FILE)))
+    return Teacher(MoondreamConfig.read(FOLDER / CONFIG_FILE), Words(FOLDER / TOKENIZER_FILE))
 
 
 def test_the_checkpoint_takes_eight_megabytes_at_most() -> None:

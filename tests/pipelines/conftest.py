@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hosted.fixtures import api, clock
+from launcher import Launcher
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.cli import main
+
+__all__ = ["api", "clock"]
 
 
 @pytest.fixture
@@ -36,3 +40,11 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         return status, printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    """Runs the command in processes of their own."""
+    launcher = Launcher(tmp_path / "asked")
+    yield launcher
+    launcher.close()

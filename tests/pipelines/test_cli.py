@@ -16,11 +16,13 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
 @pytest.mark.parametrize(
     "words, cure",
     [
-        (("annotate", "--model", "tiny", "--output", "out"), "give a file, a folder or a glob"),
+        (("annotate", "--model", "tiny", "--output", "out"), "give a file, a folder, a glob or a --manifest"),
         (("annotate", "nowhere/*.jpg", "--model", "tiny", "--output", "out"), "no picture there"),
         (("annotate", "pictures", "--model", "tiny"), "--output"),
-        (("annotate", "pictures", "--model", "no/such", "--output", "out"), "no such folder"),
+        (("annotate", "pictures", "--model", "no/such/folder", "--output", "out"), "no such folder"),
         (("annotate", "pictures", "--model", "pictures", "--output", "out"), "there is no config.json"),
+        ((*GOOD, "--revision", "2025-01-09"), "it is embedded and has one revision"),
+        (("annotate", "pictures", "--model", "gs://b/weights", "--output", "out"), "needs moondream-beam[gcp]"),
         ((*GOOD, "--cation"), "unknown option --cation"),
         ((*GOOD, "--caption", "tall"), "choose short, normal or long"),
         ((*GOOD, "--query", " "), "the prompt is empty"),

@@ -8,7 +8,14 @@ from moondream_beam.pipelines.ledger import balance_sheet, exit_status
 
 
 def record(annotations: int, failures: int, done: int = 0) -> dict:
-    counts = {"pictures": 5, "pending": 10, "done": done, "annotations": annotations, "failures": failures}
+    counts = {
+        "pictures": 5,
+        "pending": 10,
+        "done": done,
+        "retried": 0,
+        "annotations": annotations,
+        "failures": failures,
+    }
     return {"run": "r1", "wall_seconds": 2.0, "balanced": annotations + failures == 10, "counts": counts}
 
 

@@ -13,6 +13,14 @@ from moondream_beam.transforms.progress import ProgressNotes
 from moondream_beam.transforms.summary import Summary
 
 
+def test_rates_tell_the_bill_in_dollars_or_in_units_or_not_at_all():
+    done = Summary(annotations=20, billed_units=5.5)
+    assert rates(Count(10, 20), done, 2.0) == "5.0 images/s, 0 tokens/s, 0 errors, 5.5 units billed"
+    assert rates(Count(10, 20), done._replace(usd=0.0012), 2.0).endswith("0 errors, $0.0012")
+    assert rates(Count(10, 20), done._replace(usd=12.5), 2.0).endswith("0 errors, $12.50")
+    assert rates(Count(10, 20), Summary(annotations=20), 2.0).endswith("0 errors")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

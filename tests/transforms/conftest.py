@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from buckets import SERVERS, Bucket, make_bucket
+from faultproxy import Proxy
 from rows import annotation, failure
 
 from moondream_beam.transforms.records import Annotation, Failure
@@ -13,9 +18,17 @@ from moondream_beam.transforms.records import Annotation, Failure
 
 @pytest.fixture
 def memory_peak() -> Iterator[Callable[[], int]]:
-    """Tells the most bytes that Python held at once since the test began."""
+    """Tells how many bytes more Python held at once, at most, than when it was last asked, or the test began."""
     tracemalloc.start()
-    yield lambda: tracemalloc.get_traced_memory()[1]
+    held = 0
+
+    def grown() -> int:
+        nonlocal held
+        before, (held, peak) = held, tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        return peak - before
+
+    yield grown
     tracemalloc.stop()
 
 
@@ -25,5 +38,35 @@ def rows() -> Callable[..., list[Annotation | Failure]]:
 
     def make(count: int, failed: bool = False) -> list[Annotation | Failure]:
         return [failure(id=f"f{index}") if failed else annotation(id=f"a{index}") for index in range(count)]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stores() -> Iterator[Callable[[str], Proxy]]:
+    """Starts the server of a kind when it is first asked for, one for all tests."""
+    with contextlib.ExitStack() as running:
+        started: dict[str, Proxy] = {}
+
+        def start(kind: str) -> Proxy:
+            if kind not in started:
+                started[kind] = running.enter_context(SERVERS[kind]())
+            started[kind].reset()
+            return started[kind]
+
+        yield start
+
+
+@pytest.fixture
+def bucket_of(stores: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Bucket]:
+    """Makes an empty bucket of a kind, which all clients of this process then find."""
+
+    def make(kind: str) -> Bucket:
+        bucket = make_bucket(kind, stores(kind))
+        for name, value in bucket.env.items():
+            monkeypatch.setenv(name, value)
+        # As a pipeline does, when it is made.
+        FileSystems.set_options(PipelineOptions(["--no_auth", "--project=test"]))
+        return bucket
 
     return make

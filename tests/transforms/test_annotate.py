@@ -14,8 +14,10 @@ from PIL import Image
 
 from moondream_beam.models.tasks import Caption, Detect, Point, Query
 from moondream_beam.transforms.annotate import annotate, check_tasks
-from moondream_beam.transforms.fetch import fetch
+from moondream_beam.transforms.fetch import Fetcher
 from moondream_beam.transforms.records import Annotation, Failure, ImageRef, Job, Row, RowTimings
+
+fetch = Fetcher()
 
 TASKS = (Caption(), Query("Why?"), Detect("dog"), Point("dog"))
 COUNT = 21
@@ -117,7 +119,8 @@ def test_an_annotator_that_ends_early_leaves_failures(refs: list[ImageRef], answ
     rows = list(annotate([*refs, *refs], TASKS, Echo(ends_after=answered)))
     assert set(Counter(row.id for row in rows).values()) == {2}
     assert len(rows) == 8 * COUNT
-    assert sum(isinstance(row, Annotation) for row in rows) == answered
+    # The second of two pictures of the same bytes bears the answer to the first.
+    assert sum(isinstance(row, Annotation) for row in rows) == min(2 * answered, 8 * (COUNT - 1))
     assert {row.stage for row in rows if row.uri == refs[-1].uri} == {"fetch"}
 
 
@@ -160,9 +163,10 @@ def test_references_are_taken_as_they_are_needed(refs: list[ImageRef]) -> None:
         nonlocal taken
         while True:
             taken += 1
-            yield refs[taken % COUNT]
+            yield ImageRef(f"{refs[0].uri}#{taken}", "")
 
-    rows = annotate(endless(), TASKS, Echo())
+    # Bytes of their own, as more may follow the end of a PNG.
+    rows = annotate(endless(), TASKS, Echo(), fetch=lambda uri: fetch(refs[0].uri) + uri.encode())
     for _ in range(100):
         next(rows)
     assert taken <= 25 + 2 + 16

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from hostile import encoded
+from PIL import ExifTags, Image, ImageCms
 
-from moondream_beam.transforms.decode import decode
+from moondream_beam.transforms import decode as module
+from moondream_beam.transforms.decode import UndecodableError, decode, formats, make_pixels
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def quarters() -> Image.Image:
@@ -80,6 +74,52 @@ def test_alpha_is_laid_over_white(kind: str) -> None:
     picture = decode(encoded(image, kind, **options))
     assert picture.getpixel((1, 1)) == WHITE
     assert picture.getpixel((6, 6)) == pytest.approx((255, 127, 127), abs=1)
+
+
+@pytest.mark.parametrize("adobe", [True, False])
+def test_cmyk_in_jpeg_is_what_adobe_made_it(adobe: bool) -> None:
+    """Inverted, whether the marker that says so is there or not: who else writes it does as Adobe does."""
+    content = encoded(quarters().convert("CMYK"), "JPEG")
+    marker = content.index(b"\xff\xee\x00\x0eAdobe")
+    without = content[:marker] + content[marker + 16 :]
+    assert close(decode(content if adobe else without), quarters(), 8)
+
+
+def test_lab_becomes_rgb() -> None:
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(quarters(), *profiles, outputMode="LAB")
+    assert close(decode(encoded(lab, "TIFF")), quarters(), 8)
+
+
+def test_a_palette_with_alpha_is_laid_over_white() -> None:
+    image = Image.new("RGBA", (4, 2), (*RED, 0))
+    image.paste((*BLUE, 255), (2, 0, 4, 2))
+    picture = decode(encoded(image.quantize(), "PNG"))
+    assert (picture.getpixel((0, 0)), picture.getpixel((3, 0))) == (WHITE, BLUE)
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("PA", (0, 0)), ("La", (0, 0)), ("LA", (9, 0)), ("RGBa", (0, 0, 0, 0))])
+def test_what_is_all_transparent_is_white_in_every_mode_with_alpha(mode: str, colour: tuple[int, ...]) -> None:
+    assert make_pixels(Image.new(mode, (2, 2), colour)).getpixel((1, 1)) == WHITE
+
+
+def test_a_heif_is_a_picture() -> None:
+    assert close(decode(encoded(quarters(), "HEIF")), quarters(), 8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_heif_is_turned_upright_once(orientation: int) -> None:
+    image = quarters()
+    # Written as telephones do: as a property of the picture, and in its EXIF.
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    assert close(decode(encoded(image, "HEIF")), UPRIGHT[orientation](quarters()), 8)
+
+
+def test_a_heif_without_its_extra_is_told_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(quarters(), "HEIF")
+    monkeypatch.setattr(module, "formats", lambda: tuple(set(formats()) - {"HEIF"}))
+    with pytest.raises(UndecodableError, match=r"moondream-beam\[heif\]"):
+        decode(content)
 
 
 def test_gray_with_alpha_is_laid_over_white() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from moondream_beam.transforms import fetch as module
-from moondream_beam.transforms.fetch import fetch
+from moondream_beam.transforms.fetch import Fetcher
+
+fetch = Fetcher()
 
 
 def test_gives_the_bytes_of_a_file(tmp_path: Path) -> None:
@@ -73,3 +75,36 @@ def test_a_file_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 1 << 16)
     with pytest.raises(ValueError, match="larger"):
         fetch("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("uri", "content"),
+    [
+        ("data:image/png;base64,aGVsbG8=", b"hello"),
+        ("data:;base64,aGVsbG8=", b"hello"),
+        ("DATA:text/plain;charset=utf-8;base64,aGVsbG8%3D", b"hello"),
+        ("data:,a%20b", b"a b"),
+    ],
+)
+def test_a_data_uri_is_its_content(uri: str, content: bytes) -> None:
+    assert Fetcher()(uri) == content
+
+
+@pytest.mark.parametrize(
+    ("uri", "complaint"),
+    [
+        ("data:image/png;base64,aGVsbG8", "broken"),
+        ("data:image/png;base64,aGV sbG8=", "broken"),
+        ("data:image/png;base64,", "empty"),
+        ("data:image/png", "no head"),
+    ],
+)
+def test_a_data_uri_that_is_not_well_formed_is_told(uri: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Fetcher()(uri)
+
+
+def test_a_data_uri_is_not_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_DATA_URI", 1 << 20)
+    with pytest.raises(ValueError, match="more than 1 Mi characters"):
+        Fetcher()("data:," + "x" * (1 << 20))

@@ -20,9 +20,11 @@ from moondream_beam.models.tasks import Caption, Detect, Query, Sampling, Task
 from moondream_beam.transforms import job as module
 from moondream_beam.transforms.annotate import Annotate, annotate
 from moondream_beam.transforms.job import AnnotateToParquet
+from moondream_beam.transforms.lease import claim
 from moondream_beam.transforms.plan import Count, shard_of
 from moondream_beam.transforms.read import ReadImages, list_images
 from moondream_beam.transforms.records import ImageRef
+from moondream_beam.transforms.stop import StoppedError
 from moondream_beam.transforms.summary import Summary
 
 TASKS = (Caption(), Detect("dog"))
@@ -74,14 +76,28 @@ def test_every_task_on_every_picture_is_one_row_in_data_or_in_errors(photos: Pat
     assert len(ids(out)) == 24
     assert {row["filename"]: row["stage"] for row in errors} == {"page.jpg": "decode", "empty.jpg": "fetch"}
     assert {row["run"] for row in data + errors} == {"one"}
-    shards = {shard_of(ref, Count(pictures=12), 4, 1) for ref in list_images(str(photos))}
+    shards = {shard_of(ref.key, Count(pictures=12), 4, 1) for ref in list_images(str(photos))}
     assert {path.name for path in (out / "data").iterdir()} == {f"part-one-{shard:05d}.parquet" for shard in shards}
     assert not [path for path in out.rglob("_temporary/*") if path.suffix == ".parquet"]
 
     assert record == json.loads((out / "runs" / "one.json").read_text())
-    assert record["counts"] == {"pictures": 12, "pending": 24, "done": 0, "annotations": 20, "failures": 4}
+    assert record["counts"] == {
+        "pictures": 12,
+        "pending": 24,
+        "done": 0,
+        "retried": 0,
+        "annotations": 20,
+        "failures": 4,
+    }
     assert record["balanced"] is True
-    assert record["totals"] == {"input_tokens": 140, "output_tokens": 60, "encode_ms": 40.0, "generate_ms": 60.0}
+    paid = {"billed_units": 0.0, "usd": 0.0}
+    assert record["totals"] == {
+        "input_tokens": 140,
+        "output_tokens": 60,
+        "encode_ms": 40.0,
+        "generate_ms": 60.0,
+        **paid,
+    }
     assert (record["model"], record["revision"], record["run"]) == ("echo", "1", "one")
     assert record["tasks"] == [{"task": "caption", "prompt": "normal"}, {"task": "detect", "prompt": "dog"}]
     assert record["sampling"] == vars(Sampling())
@@ -98,13 +114,13 @@ def test_run_again_it_does_nothing_and_then_only_what_is_new(photos: Path, out: 
     run(photos, out)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
     again = run(photos, out)
-    assert again["counts"] == {"pictures": 0, "pending": 0, "done": 24, "annotations": 0, "failures": 0}
+    assert again["counts"] == {"pictures": 0, "pending": 0, "done": 24, "retried": 0, "annotations": 0, "failures": 0}
     assert again["balanced"] is True
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")} == before
 
     Image.new("RGB", (50, 50)).save(photos / "new.webp")
     more = run(photos, out, tasks=(*TASKS, Query("Why?")))
-    assert more["counts"] == {"pictures": 13, "pending": 15, "done": 24, "annotations": 13, "failures": 2}
+    assert more["counts"] == {"pictures": 13, "pending": 15, "done": 24, "retried": 0, "annotations": 13, "failures": 2}
     assert len(ids(out)) == 39
     new = [(row["filename"], row["task"]) for row in rows(out, "data") if row["run"] == more["run"]]
     assert sorted(new) == sorted(
@@ -133,6 +149,7 @@ def shard(out: Path, refs: list[ImageRef], by: Echo | None = None, number: int =
     """One attempt of a worker at a shard of the run "one"."""
     dofn = module._AnnotateShard(module.Job(TASKS, by or Echo(), run="one"), str(out))
     dofn.setup()
+    claim(str(out), "one")
     return dofn.process((number, refs), Count())
 
 
@@ -155,7 +172,7 @@ def test_a_second_attempt_at_a_published_shard_is_skipped_and_counted(photos: Pa
     (first,) = shard(out, refs)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
     (second,) = shard(out, refs, by=Echo(dies_on=("normal",)))
-    assert second == first == (20, 4, 140, 60, 40.0, 60.0)
+    assert second == first == (20, 4, 140, 60, 40.0, 60.0, 0.0, 0.0)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")} == before
 
 
@@ -184,7 +201,7 @@ def test_a_disk_that_fails_ends_the_run_and_leaves_no_half_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoppedError, match="stopped: can't write to .*No space left"):
         list(shard(out, list(list_images(str(photos)))))
     assert not list(out.rglob("*.parquet"))
 
@@ -192,7 +209,7 @@ def test_a_disk_that_fails_ends_the_run_and_leaves_no_half_file(
 def test_no_pictures_are_an_empty_dataset_with_its_columns(tmp_path: Path, out: Path) -> None:
     (tmp_path / "nothing").mkdir()
     record = run(tmp_path / "nothing", out)
-    assert record["counts"] == {"pictures": 0, "pending": 0, "done": 0, "annotations": 0, "failures": 0}
+    assert record["counts"] == {"pictures": 0, "pending": 0, "done": 0, "retried": 0, "annotations": 0, "failures": 0}
     assert record["balanced"] is True
     tables = {kind: pa.concat_tables(map(pq.read_table, (out / kind).glob("*"))) for kind in ("data", "errors")}
     assert [len(table) for table in tables.values()] == [0, 0]

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from moondream_beam.transforms import load as module
-from moondream_beam.transforms.fetch import fetch
+from moondream_beam.transforms.fetch import Fetcher
 from moondream_beam.transforms.load import PICTURES_AHEAD, Loaded, Room, Unloadable, load_ahead
 from moondream_beam.transforms.records import ImageRef
+
+fetch = Fetcher()
 
 PATIENCE = 20.0
 

@@ -17,6 +17,7 @@ from moondream_beam.transforms.records import (
     Failure,
     ImageRef,
     Job,
+    annotation_schema,
     to_table,
 )
 
@@ -27,21 +28,22 @@ JOB = Job((Caption(),), Echo(), Sampling(), run="one")
 def test_columns_are_those_of_the_design_in_its_order() -> None:
     assert ", ".join(ANNOTATION_SCHEMA.names) == (
         "id, key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, finish_reason, "
-        "input_tokens, output_tokens, timings, backend, model, revision, run, created_at"
+        "input_tokens, output_tokens, timings, backend, model, revision, run, created_at, hosted"
     )
     assert ", ".join(FAILURE_SCHEMA.names) == (
-        "id, key, filename, uri, task, prompt, stage, error, message, retryable, attempts, backend, run, created_at"
+        "id, key, filename, uri, task, prompt, stage, error, message, retryable, attempts, backend, run, created_at, "
+        "hosted"
     )
 
 
 @pytest.mark.parametrize(("row", "schema"), [(Annotation, ANNOTATION_SCHEMA), (Failure, FAILURE_SCHEMA)])
 def test_rows_and_schemas_name_the_same_columns_in_the_same_order(row: type, schema: pa.Schema) -> None:
-    assert list(row._fields) == schema.names
+    assert [name for name in row._fields if name != "columns"] == schema.names
 
 
 def test_only_what_a_task_does_not_give_may_be_null() -> None:
-    assert [field.name for field in ANNOTATION_SCHEMA if field.nullable] == ["caption", "objects", "points"]
-    assert not any(field.nullable for field in FAILURE_SCHEMA)
+    assert [field.name for field in ANNOTATION_SCHEMA if field.nullable] == ["caption", "objects", "points", "hosted"]
+    assert [field.name for field in FAILURE_SCHEMA if field.nullable] == ["hosted"]
 
 
 def test_annotations_come_back_from_arrow_as_they_were() -> None:
@@ -66,6 +68,29 @@ def test_annotations_come_back_from_arrow_as_they_were() -> None:
     assert back[0]["timings"] == rows[0].timings._asdict()
     assert back[0]["created_at"] == NOW
     assert back[4]["prompt"] == "Où est le chien ? 🐕"
+
+
+def test_columns_of_a_manifest_stand_behind_the_others_and_may_be_null() -> None:
+    kept = (pa.field("split", pa.string()), pa.field("score", pa.float64()))
+    table = to_table([annotation(columns=("train", 0.5)), annotation()], annotation_schema(kept))
+    assert table.schema.names == [*ANNOTATION_SCHEMA.names, "split", "score"]
+    assert table.select(["split", "score"]).to_pylist() == [
+        {"split": "train", "score": 0.5},
+        {"split": None, "score": None},
+    ]
+
+
+@pytest.mark.parametrize("names", [["caption"], ["a", "b", "a"]])
+def test_a_column_of_a_name_that_is_taken_is_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="can't be kept"):
+        annotation_schema([pa.field(name, pa.string()) for name in names])
+
+
+def test_a_reference_that_is_asked_less_keeps_what_stands_beside_the_rest() -> None:
+    why, who = Query("Why?"), Query("Who?")
+    ref = ImageRef("/a.jpg", "a.jpg", (why, who), (("because",), ("me",)))
+    assert ref.asking((who,)) == ref._replace(tasks=(who,), columns=(("me",),))
+    assert ref.columns_of(why) == ("because",)
 
 
 def test_failures_come_back_from_arrow_as_they_were() -> None:

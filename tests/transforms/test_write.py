@@ -9,7 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystems import FileSystems
+from rows import annotation, failure
 
+from moondream_beam.models.hosted.bill import Hosted
 from moondream_beam.transforms import write as module
 from moondream_beam.transforms.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure
 from moondream_beam.transforms.write import ROWS_AT_ONCE, ShardWriter
@@ -54,7 +56,7 @@ def test_rows_on_disk_are_hidden_until_they_are_published(
     out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1)
-    writer = fill(ShardWriter(str(out), "one", 0), *rows(ROWS_AT_ONCE))
+    writer = fill(ShardWriter(str(out), "one", 0), *rows(2 * ROWS_AT_ONCE))
     (hidden,) = files(out)
     assert hidden.startswith("_temporary/part-one-00000-")
     writer.publish()
@@ -102,8 +104,8 @@ def test_files_and_row_groups_are_bounded_by_their_bytes(
     out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_256 = module.to_table(rows(ROWS_AT_ONCE), ANNOTATION_SCHEMA).nbytes
-    monkeypatch.setattr(module, "ROW_GROUP_BYTES", int(1.5 * of_256))
-    monkeypatch.setattr(module, "FILE_BYTES", int(3.5 * of_256))
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", int(2.5 * of_256))
+    monkeypatch.setattr(module, "FILE_BYTES", int(4.5 * of_256))
     fill(ShardWriter(str(out), "one", 3), *rows(9 * ROWS_AT_ONCE + 5)).publish()
     assert files(out) == [f"data/part-one-00003{part}.parquet" for part in ("-1", "-2", "")]
     groups = {
@@ -114,6 +116,34 @@ def test_files_and_row_groups_are_bounded_by_their_bytes(
     two = 2 * ROWS_AT_ONCE
     assert groups == {"part-one-00003": [two, two], "part-one-00003-1": [two, two], "part-one-00003-2": [256 + 5]}
     assert len(set(ids(out, "data"))) == 9 * ROWS_AT_ONCE + 5
+
+
+def test_texts_as_large_as_they_come_keep_to_the_bounds(
+    out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch, memory_peak: Callable[[], int]
+) -> None:
+    text, bound = "x" * 100_000, 1 << 20
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", bound)
+    monkeypatch.setattr(module, "TEXT_AT_ONCE", bound // 4)
+    monkeypatch.setattr(module, "FILE_BYTES", 4 * bound)
+    writer = ShardWriter(str(out), "one", 0)
+    for index in range(120):
+        writer.add(rows(1)[0]._replace(id=str(index), caption=f"{index}{text}"))
+    writer.publish()
+    assert len(ids(out, "data")) == 120
+    written = [pq.ParquetFile(path).metadata for path in (out / "data").iterdir()]
+    assert len(written) == 4
+    sizes = [[file.row_group(group).total_byte_size for group in range(file.num_row_groups)] for file in written]
+    assert max(sum(groups) for groups in sizes) <= 4 * bound and max(map(max, sizes)) <= bound
+    assert memory_peak() < 4 * bound
+
+
+def test_a_row_larger_than_a_file_may_be_has_one_of_its_own(
+    out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ROW_GROUP_BYTES", "TEXT_AT_ONCE", "FILE_BYTES"):
+        monkeypatch.setattr(module, name, 1000)
+    fill(ShardWriter(str(out), "one", 0), *(row._replace(caption="x" * 5000) for row in rows(3))).publish()
+    assert [pq.read_table(path).num_rows for path in (out / "data").iterdir()] == [1, 1, 1]
 
 
 @dataclass
@@ -188,7 +218,9 @@ def test_shards_and_runs_stand_beside_each_other(out: Path, rows: Rows) -> None:
 @pytest.mark.usefixtures("small_files")
 def test_the_sums_of_what_was_published_are_those_of_the_rows(out: Path, rows: Rows) -> None:
     writer = fill(ShardWriter(str(out), "one", 0), *rows(300), *rows(3, failed=True))
+    writer.add(failure(hosted=Hosted("job", 1.5, None, False, None)))
+    writer.add(annotation(hosted=Hosted("job", 100.0, 0.25, True, "{}")))
     writer.publish()
-    assert writer.published_summary() == (300, 3, 2100, 900, 600.0, 1200.0)
+    assert writer.published_summary() == (301, 4, 2107, 903, 602.0, 1204.0, 101.5, 0.25)
     ShardWriter(str(out), "one", 1).publish()
-    assert ShardWriter(str(out), "one", 1).published_summary() == (0, 0, 0, 0, 0.0, 0.0)
+    assert ShardWriter(str(out), "one", 1).published_summary() == (0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)

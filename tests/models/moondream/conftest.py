@@ -18,8 +18,10 @@ from safetensors.torch import save_file
 from moondream_beam.models.moondream.config import MoondreamConfig
 from moondream_beam.models.moondream.crops import prepare_crops
 from moondream_beam.models.moondream.engine import Engine
-from moondream_beam.models.moondream.generate import Row, generate
+from moondream_beam.models.moondream.generate import Row, first_wish
+from moondream_beam.models.moondream.jobs import Job
 from moondream_beam.models.moondream.prompts import prompt_ids
+from moondream_beam.models.moondream.slots import Slots
 from moondream_beam.models.moondream.weights import Checkpoint, MoondreamModel
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Sampling
 
@@ -110,16 +112,40 @@ class Golden:
         """The row of a run, ready to be written behind ``prefixes``."""
         config = self.engine.config.tokenizer
         prompt = prompt_ids(run.task, config.templates, self.engine.tokenizer)
-        return new_row(run.task, prompt, run.picture, run.sampling, MAX_TOKENS)
+        return new_row(run.task, prompt, run.sampling, MAX_TOKENS)
 
-    def write(self, runs, model=None):
-        """All these runs in one batch."""
+    def write(self, runs, model=None, count=None):
+        """All these runs, in so many slots; None: all at once."""
         rows = [self.row(run) for run in runs]
-        generate(model or self.engine.model, self.prefixes, rows)
+        pictures = [run.picture for run in runs]
+        write_rows(model or self.engine.model, rows, [self.prefixes.rows(p, p + 1) for p in pictures], count)
         return rows
 
 
-def new_row(task, prompt, prefix=0, sampling=None, max_tokens=20, seed=0):
+def write_rows(model, rows, prefixes, count=None, spare=None):
+    """Write every row to its end, behind its prefix, in so many slots; how many were active at each step."""
+    count, active = count or len(rows), []
+    slots = Slots(
+        model, count, spare or count, max(p.keys.shape[3] + r.room for r, p in zip(rows, prefixes, strict=True))
+    )
+    queue = [
+        (Job(str(number), None, None, row), prefix)
+        for number, (row, prefix) in enumerate(zip(rows, prefixes, strict=True))
+    ]
+    with torch.inference_mode():
+        while queue or slots.jobs:
+            if queue and not slots.waiting:
+                jobs, its_prefixes = zip(*queue[: slots.spare], strict=True)
+                queue = queue[slots.spare :]
+                slots.prefill(jobs, its_prefixes)
+                slots.fill()
+            if slots.active:
+                active.append(len(slots.active))
+                slots.step()
+    return active
+
+
+def new_row(task, prompt, sampling=None, max_tokens=20, seed=0):
     """The row of a task and a prompt, greedy unless a sampling is given."""
     places = isinstance(task, Detect | Point)
     return Row(
@@ -127,9 +153,8 @@ def new_row(task, prompt, prefix=0, sampling=None, max_tokens=20, seed=0):
         limit=task.max_objects if places else max_tokens,
         sampling=sampling or Sampling(temperature=0),
         random=random.Random(seed),
-        wish="object" if places else "word",
+        wish=first_wish(task),
         sized=isinstance(task, Detect),
-        prefix=prefix,
     )
 
 
@@ -141,6 +166,11 @@ def golden():
 @pytest.fixture(scope="session")
 def make_row():
     return new_row
+
+
+@pytest.fixture(scope="session", name="write_rows")
+def write_rows_fixture():
+    return write_rows
 
 
 TOY = {

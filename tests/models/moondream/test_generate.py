@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from moondream_beam.models.moondream.crops import normalize, prepare_crops
-from moondream_beam.models.moondream.generate import Row, _Batch, advance, generate
+from moondream_beam.models.moondream.generate import Row
 from moondream_beam.models.moondream.region import bin_to_coordinate, bin_to_size
+from moondream_beam.models.moondream.slots import run_prompts
 from moondream_beam.models.moondream.text import Cache
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Sampling
 
@@ -34,10 +35,23 @@ def test_logits_behind_the_prompt_are_those_of_the_reference(golden, batch_size)
     assert len(runs) == 32
     for start in range(0, len(runs), batch_size):
         part = runs[start : start + batch_size]
-        hidden = _Batch(model, golden.prefixes, [golden.row(run) for run in part]).prefill()
+        hidden = behind_prompts(model, [golden.row(run) for run in part], [prefix_of(golden, run) for run in part])
         for logits, run in zip(model.text.logits(hidden), part, strict=True):
             expected = torch.from_numpy(golden.arrays[f"img{run.picture}.{run.logits}.first_logits"])
             assert (logits - expected).norm() / expected.norm() < 1e-4, run
+
+
+def prefix_of(golden, run):
+    return golden.prefixes.rows(run.picture, run.picture + 1)
+
+
+def behind_prompts(model, rows, prefixes):
+    """The hidden states behind the prompts of rows, run together."""
+    length = prefixes[0].keys.shape[3]
+    cache = Cache.empty(model.config.text, len(rows), length + max(row.room for row in rows), like=model.text.wte)
+    for index, prefix in enumerate(prefixes):
+        cache.copy([index], prefix, length)
+    return run_prompts(model, [row.prompt for row in rows], [length] * len(rows), cache)
 
 
 def test_all_runs_in_one_batch_are_those_of_the_reference(golden):
@@ -108,7 +122,7 @@ def test_the_answer_id_comes_first_or_never(golden):
     assert any(len(ids) > 1 for ids in words)
 
 
-def test_text_without_a_picture_is_that_of_the_reference(golden, make_row):
+def test_text_without_a_picture_is_that_of_the_reference(golden, make_row, write_rows):
     model = golden.engine.model
     nothing = Cache.empty(model.config.text, 1, 0, like=golden.prefixes.keys)
     for index, wanted in enumerate(golden.expected["text_only"]):
@@ -119,7 +133,7 @@ def test_text_without_a_picture_is_that_of_the_reference(golden, make_row):
         expected = torch.from_numpy(golden.arrays[f"textonly_{index}.first_logits"])
         assert (model.text.logits(hidden[0, -1]) - expected).norm() / expected.norm() < 1e-4
         row = make_row(Query(), wanted["prompt"], max_tokens=24)
-        generate(model, nothing, [row])
+        write_rows(model, [row], [nothing])
         assert row.ids == wanted["ids"]
 
 
@@ -175,7 +189,7 @@ def naive(model, image_TC, task, prompt, limit):
 class Scene:
     """A toy network, its pictures, and a mix of tasks with prompts and limits of many lengths."""
 
-    def __init__(self, engine, pictures, make_row):
+    def __init__(self, engine, pictures, make_row, write_rows):
         self.model, vision = deepcopy(engine.model), engine.model.vision
         # So that answers end, now and then, by themselves.
         self.model.text.lm_head.bias[0] += 1.2
@@ -184,7 +198,7 @@ class Scene:
             vision.project(vision.encode(normalize(torch.from_numpy(pixels), torch.float32)), [tiling])[0]
             for pixels, tiling in crops
         ]
-        self.prefixes, self.make_row = engine.encode(crops), make_row
+        self.prefixes, self.make_row, self.write_rows = engine.encode(crops), make_row, write_rows
         dice = random.Random(5)
         tasks = (Caption(), Query(), Detect("a", 4), Point("a", 5), Detect("a", 1), Point("a", 2))
         self.asked = [
@@ -199,13 +213,14 @@ class Scene:
         ]
 
     def rows(self, asked):
-        return [
-            self.make_row(task, prompt, picture, max_tokens=max_tokens) for picture, task, prompt, max_tokens in asked
-        ]
+        return [self.make_row(task, prompt, max_tokens=max_tokens) for _, task, prompt, max_tokens in asked]
 
-    def write(self, asked):
+    def prefixes_of(self, asked):
+        return [self.prefixes.rows(picture, picture + 1) for picture, *_ in asked]
+
+    def write(self, asked, **slots):
         rows = self.rows(asked)
-        generate(self.model, self.prefixes, rows)
+        self.write_rows(self.model, rows, self.prefixes_of(asked), **slots)
         return [written(row) for row in rows]
 
 
@@ -214,8 +229,8 @@ def written(row):
 
 
 @pytest.fixture(scope="module")
-def scene(toy, toy_pictures, make_row):
-    return Scene(toy, toy_pictures, make_row)
+def scene(toy, toy_pictures, make_row, write_rows):
+    return Scene(toy, toy_pictures, make_row, write_rows)
 
 
 @pytest.fixture(scope="module")
@@ -251,38 +266,19 @@ def test_shuffled_batches_are_as_each_without_a_cache(scene, expected, size):
         assert scene.write([scene.asked[index] for index in part]) == [expected[index] for index in part]
 
 
+@pytest.mark.parametrize("count, spare", [(1, 1), (2, 3), (7, 2), (30, 30)])
+def test_slots_that_are_filled_again_write_as_each_without_a_cache(scene, expected, count, spare):
+    order = random.Random(count).sample(range(len(expected)), len(expected))
+    found = scene.write([scene.asked[index] for index in order], count=count, spare=spare)
+    assert found == [expected[index] for index in order]
+
+
 def test_prompts_padded_to_the_widest_end_as_unpadded(scene):
-    rows = scene.rows(scene.asked)
+    rows, prefixes = scene.rows(scene.asked), scene.prefixes_of(scene.asked)
     assert len({len(row.prompt) for row in rows}) > 5
-    together = _Batch(scene.model, scene.prefixes, rows).prefill()
-    alone = [_Batch(scene.model, scene.prefixes, [row]).prefill() for row in rows]
+    together = behind_prompts(scene.model, rows, prefixes)
+    alone = [behind_prompts(scene.model, [row], [prefix]) for row, prefix in zip(rows, prefixes, strict=True)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
-
-
-def test_rows_go_on_unchanged_when_others_are_dropped(scene):
-    kept = [1, 4, 5, 9]
-
-    def decode(keep_them):
-        batch = _Batch(scene.model, scene.prefixes, scene.rows(scene.asked[:12]))
-        embeds, results = advance(scene.model, batch.prefill(), batch.rows), []
-        for step in range(3):
-            if step == 1 and keep_them:
-                batch.keep(kept)
-                embeds = embeds[kept]
-            hidden = batch.decode(embeds)
-            results.append(hidden if len(hidden) == len(kept) else hidden[kept])
-            embeds = hidden
-        return torch.stack(results)
-
-    assert torch.allclose(decode(True), decode(False), atol=1e-5)
-
-
-def test_a_batch_sheds_its_ended_rows(scene, monkeypatch):
-    sizes = []
-    decode = _Batch.decode
-    monkeypatch.setattr(_Batch, "decode", lambda self, embeds: sizes.append(len(embeds)) or decode(self, embeds))
-    scene.write([(0, Caption(), [7], limit) for limit in (1, 1, 1, 16)])
-    assert sizes[0] == 1
 
 
 def test_the_shared_prefixes_are_not_written_to(scene):
@@ -291,23 +287,16 @@ def test_the_shared_prefixes_are_not_written_to(scene):
     assert torch.equal(scene.prefixes.keys, before)
 
 
-def test_an_ended_row_idles_within_its_room(scene, monkeypatch):
-    """One long prompt ends at once, and waits while two short ones, too many to drop it, go on past its room."""
-    asked = [(0, Caption(), [7] * 12, 1), (1, Caption(), [8], 13), (2, Query(), [9], 13)]
-    monkeypatch.setattr(scene, "model", biased(scene.model, {0: -50.0}))
-    assert scene.write(asked) == [scene.write([one])[0] for one in asked]
-
-
-def test_whether_there_is_another_object_is_no_matter_of_chance(scene):
+def test_whether_there_is_another_object_is_no_matter_of_chance(scene, write_rows):
     """The end is hardly less likely than going on, and the temperature high."""
     model = biased(scene.model, {9: 1000.0, 0: 990.0})
     rows = [Row([9, 8], 4, Sampling(temperature=50.0), random.Random(seed), "object", sized=True) for seed in range(8)]
-    generate(model, scene.prefixes, rows)
+    write_rows(model, rows, [scene.prefixes.rows(0, 1)] * len(rows))
     assert {row.finish_reason for row in rows} == {"length"}
     assert all(row.places == rows[0].places for row in rows)
 
 
-def test_a_penalty_makes_repeats_rarer(golden):
+def test_a_penalty_makes_repeats_rarer(golden, write_rows):
     """A head that never ends goes in circles."""
     model = biased(golden.engine.model, {0: -50.0})
 
@@ -316,7 +305,7 @@ def test_a_penalty_makes_repeats_rarer(golden):
         rows = [golden.row(run) for run in runs]
         for row in rows:
             row.sampling = replace(row.sampling, repetition_penalty=penalty)
-        generate(model, golden.prefixes, rows)
+        write_rows(model, rows, [prefix_of(golden, run) for run in runs])
         return sum(len(row.ids) - len(set(row.ids)) for row in rows)
 
     assert repeats(1.0) > repeats(1.3) > repeats(100.0) == 0

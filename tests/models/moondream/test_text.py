@@ -56,3 +56,16 @@ def test_tokens_through_a_cache_are_as_all_at_once(make_toy, kv_heads):
         for start, end in ((0, 4), (4, 5), (5, 9))
     ]
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_is_memorized_is_as_what_a_whole_pass_leaves(toy, causal):
+    text = toy.model.text
+    embeds = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(9).expand(2, -1)
+    mask = torch.ones(9, 9).tril().bool()[None, None] if causal else None
+    whole, short = (Cache.empty(text.config, 2, 9, like=embeds) for _ in range(2))
+    text(embeds, positions, mask, whole)
+    text.memorize(embeds, positions, mask, short)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(short, whole, strict=True))
+    assert short.keys[-1].abs().min() > 0

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moondream_beam.models.moondream.weights import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Checkpoint
+from moondream_beam.models.moondream.files import CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from moondream_beam.models.moondream.weights import Checkpoint
 
 CPU = torch.device("cpu")
 BIAS, TABLE = "model.text.lm_head.bias", "model.text.wte"
@@ -127,3 +128,92 @@ def test_a_configuration_of_another_network_does_not_fit(toy_folder, tmp_path):
     (folder / CONFIG_FILE).write_text(json.dumps(content))
     with pytest.raises(ValueError, match="missing: model.text.blocks.2"):
         Checkpoint.at(folder)
+
+
+@pytest.fixture
+def copied(toy_folder, tmp_path):
+    return shutil.copytree(toy_folder, tmp_path / "copy")
+
+
+def cut_in_two(folder):
+    """The weights in two files, with their index."""
+    tensors = load_file(folder / WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).unlink()
+    shards = {"model-00001-of-00002.safetensors": sorted(tensors)[::2], "model-00002-of-00002.safetensors": []}
+    shards["model-00002-of-00002.safetensors"] = sorted(tensors)[1::2]
+    for shard, names in shards.items():
+        save_file({name: tensors[name] for name in names}, folder / shard)
+    set_index(folder, {name: shard for shard, names in shards.items() for name in names})
+
+
+def set_index(folder, entries):
+    (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": entries}))
+
+
+def test_weights_in_several_files_are_read_through_their_index(copied, toy):
+    cut_in_two(copied)
+    state = Checkpoint.at(copied).load(CPU, torch.float32).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in toy.model.state_dict().items())
+
+
+def test_a_part_of_the_weights_that_is_not_there_is_named(copied):
+    cut_in_two(copied)
+    (copied / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ValueError, match="index.json names model-00002-of-00002.safetensors, which is not in this"):
+        Checkpoint.at(copied)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "weights.bin", 3])
+def test_an_index_can_not_lead_out_of_the_folder(copied, name):
+    (copied / WEIGHTS_FILE).unlink()
+    set_index(copied, {"model.text.wte": name})
+    with pytest.raises(ValueError, match="which is no .safetensors beside it"):
+        Checkpoint.at(copied)
+
+
+@pytest.mark.parametrize("entries", [None, {}, []])
+def test_an_index_that_names_nothing_is_refused(copied, entries):
+    (copied / WEIGHTS_FILE).unlink()
+    set_index(copied, entries)
+    with pytest.raises(ValueError, match="has no weight_map; fetch it again"):
+        Checkpoint.at(copied)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickles_are_not_read(copied, name):
+    (copied / WEIGHTS_FILE).rename(copied / name)
+    with pytest.raises(ValueError, match=f"{name} is not read, as pickles may run code: convert it"):
+        Checkpoint.at(copied)
+    with pytest.raises(ValueError, match="weights are read from .safetensors only, not from .(bin|pt)"):
+        Checkpoint.at(copied / name)
+
+
+def test_one_file_may_be_named(copied, toy, toy_folder):
+    (copied / WEIGHTS_FILE).rename(copied / "mine.safetensors")
+    checkpoint = Checkpoint.at(copied / "mine.safetensors")
+    assert checkpoint.revision == Checkpoint.at(toy_folder).revision
+    state = checkpoint.load(CPU, torch.float32).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in toy.model.state_dict().items())
+
+
+def test_beside_one_file_the_configuration_may_be_missing(copied):
+    """Then the numbers are those of its release, which these weights don't have."""
+    (copied / CONFIG_FILE).unlink()
+    with pytest.raises(ValueError, match=r"vision.patch_emb.weight is \[24, 588\], not \[1152, 588"):
+        Checkpoint.at(copied / WEIGHTS_FILE)
+
+
+@pytest.mark.parametrize("name", ["", TOKENIZER_FILE])
+def test_another_tokenizer_may_be_named_as_a_file_or_a_folder(copied, toy_folder, tmp_path, name):
+    (tmp_path / "words").mkdir()
+    (copied / TOKENIZER_FILE).rename(tmp_path / "words" / TOKENIZER_FILE)
+    with pytest.raises(ValueError, match="there is no tokenizer.json in this folder; name one with --tokenizer PATH"):
+        Checkpoint.at(copied)
+    checkpoint = Checkpoint.at(copied, tokenizer=tmp_path / "words" / name)
+    assert checkpoint.tokenizer().encode("dog") == Checkpoint.at(toy_folder).tokenizer().encode("dog")
+
+
+def test_a_tokenizer_that_can_not_be_read_is_refused(copied):
+    (copied / TOKENIZER_FILE).write_text("{}")
+    with pytest.raises(ValueError, match="tokenizer .*tokenizer.json: it can't be read .*; fetch it again"):
+        Checkpoint.at(copied)

@@ -1,0 +1,88 @@
+"""What the engine is measured against, over the same network: one picture at a time, and static batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from moondream_beam.models.moondream.crops import Crops, Tiling, normalize, prepare_crops
+from moondream_beam.models.moondream.engine import Engine
+from moondream_beam.models.moondream.generate import advance
+from moondream_beam.models.moondream.jobs import new_row
+from moondream_beam.models.moondream.slots import run_prompts
+from moondream_beam.models.moondream.text import Cache
+from moondream_beam.models.tasks import Request
+
+
+def naive(engine: Engine, requests: Sequence[Request]) -> int:
+    """One picture at a time, as the reference runs: a picture of one tile is encoded twice, every pass looks at the
+    whole context through a mask, every token is waited for. The number of new tokens."""
+    with torch.inference_mode():
+        return sum(_one(engine, request) for request in requests)
+
+
+def _one(engine: Engine, request: Request) -> int:
+    model, config = engine.model, engine.config
+    context, length = config.text.max_context, config.prefix_length
+    crops = prepare_crops(request.picture, config.vision)
+    pixels = crops.pixels_NHWC if len(crops.pixels_NHWC) > 1 else crops.pixels_NHWC.repeat(2, axis=0)
+    features = model.vision.encode(normalize(torch.from_numpy(pixels).to(engine.device), engine.dtype))
+    if crops.tiling == Tiling(1, 1):
+        features = features[:1]
+    image_BTC = model.vision.project(features, [crops.tiling])
+    bos = torch.full((1, 1), config.tokenizer.bos_id, device=engine.device)
+    cache = Cache.empty(config.text, 1, context, like=image_BTC)
+    positions = torch.arange(context, device=engine.device)
+    prefix_mask = (positions < length).expand(1, 1, length, context)
+    embeds_BTC = torch.cat([model.text.embed(bos), image_BTC], dim=1)
+    model.text(embeds_BTC, positions[None, :length], prefix_mask, cache)
+    row = new_row(request, config, engine.tokenizer)
+    embeds_BTC = model.text.embed(torch.tensor([row.prompt], device=engine.device))
+    tokens, position = 0, length
+    while True:
+        fed = positions[None, position : position + embeds_BTC.shape[1]]
+        hidden_BTC = model.text(embeds_BTC, fed, positions <= fed[:, None, :, None], cache)
+        position += embeds_BTC.shape[1]
+        embeds_BTC = advance(model, hidden_BTC[:, -1], [row])[:, None]
+        tokens += 1
+        if row.finish_reason:
+            return tokens
+
+
+def static(engine: Engine, requests: Sequence[Request], size: int) -> int:
+    """Batches of so many requests: each is written until its longest answer ends, then comes the next. Crops are cut
+    by threads, before the batch that wants them. The number of new tokens."""
+    tokens = 0
+    with torch.inference_mode(), ThreadPoolExecutor(4) as threads:
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
+            crops = list(threads.map(lambda r: prepare_crops(r.picture, engine.config.vision), batch))
+            tokens += _batch(engine, batch, crops)
+    return tokens
+
+
+def _batch(engine: Engine, requests: Sequence[Request], crops: Sequence[Crops]) -> int:
+    model, length = engine.model, engine.config.prefix_length
+    prefixes = engine.encode(crops)
+    rows = [new_row(request, engine.config, engine.tokenizer) for request in requests]
+    width = length + max(row.room for row in rows) + 1
+    cache = Cache.empty(engine.config.text, len(rows), width, like=model.text.wte)
+    cache.copy(range(len(rows)), prefixes, length)
+    embeds_BC = advance(model, run_prompts(model, [row.prompt for row in rows], [length] * len(rows), cache), rows)
+    positions_BT = torch.tensor([[length + len(row.prompt)] for row in rows], device=engine.device)
+    last = torch.tensor([[length + row.room] for row in rows], device=engine.device)
+    while alive := [index for index, row in enumerate(rows) if row.finish_reason is None]:
+        seen = torch.arange(int(positions_BT.max()) + 1, device=engine.device)
+        hidden_BC = model.text(embeds_BC[:, None], positions_BT, seen <= positions_BT[:, None, :, None], cache)[:, 0]
+        embeds_BC[alive] = advance(model, hidden_BC[alive], [rows[index] for index in alive])
+        # A row that has ended goes on with its last token, in place, until all have.
+        positions_BT = torch.minimum(positions_BT + 1, last)
+    return sum(len(row.ids) + row.stride * len(row.places) for row in rows)
+
+
+def continuous(engine: Engine, requests: Sequence[Request]) -> Iterator[int]:
+    """The engine itself; the new tokens of each request."""
+    for outcome in engine.answer(requests):
+        yield outcome.tokens.output

@@ -1,0 +1,82 @@
+"""What the arithmetic of a device allows: the least time in which a workload could be answered on it.
+
+Each phase takes at least its operations over what the device does a second, and at least its bytes over what it moves
+a second. Both rates are measured here, by one large matrix product and one large sum. A multiplication and an addition
+are two operations; norms, activations and rotations count nothing, and no pass waits for another.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from moondream_beam.models.moondream.config import MoondreamConfig
+
+
+@dataclass(frozen=True)
+class Device:
+    """Operations and bytes a second, as measured."""
+
+    flops: float
+    bytes: float
+
+
+def measure(device: torch.device, dtype: torch.dtype) -> Device:
+    """The rates of a device: the best of several products of square matrices, and sums over memory."""
+    side = 2048 if device.type == "cpu" else 8192
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    block = torch.randn(1 << 27, device=device)
+    product = _best(lambda: matrix @ matrix, device)
+    read = _best(lambda: block.sum(), device)
+    return Device(2 * side**3 / product, block.nbytes / read)
+
+
+def _best(work, device: torch.device) -> float:
+    times = []
+    for _ in range(6):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def least_seconds(
+    config: MoondreamConfig,
+    device: Device,
+    crops: int,
+    images: int,
+    prompt: int,
+    tokens: int,
+    slots: int,
+    itemsize: int,
+) -> dict[str, float]:
+    """The least time of each phase for ``images`` pictures of ``crops`` crops each with one prompt of ``prompt`` ids,
+    and ``tokens`` new tokens in all, ``slots`` at a time."""
+    vision, text = config.vision, config.text
+    grid, prefix = vision.grid**2, config.prefix_length
+    eyes = vision.enc_n_layers * (4 * vision.enc_dim**2 + 2 * vision.enc_dim * vision.enc_ff_dim)
+    eyes += vision.in_channels * vision.enc_patch_size**2 * vision.enc_dim
+    projection = 2 * vision.enc_dim * vision.proj_inner_dim + vision.proj_inner_dim * vision.proj_out_dim
+    heads = (2 * text.n_heads + 2 * text.n_kv_heads) * text.head_dim
+    blocks = text.n_layers * (text.dim * heads + 2 * text.dim * text.ff_dim)
+    head = text.dim * text.vocab_size
+    look = 4 * vision.enc_n_layers * grid**2 * vision.enc_dim
+    attend = 4 * text.n_layers * text.n_heads * text.head_dim
+    seen = prefix + prompt + tokens / max(1, images) / 2
+    remembered = 2 * text.n_layers * text.n_kv_heads * text.head_dim * seen * itemsize
+    return {
+        "encode": images * (crops * (2 * grid * eyes + look) + 2 * grid * projection) / device.flops,
+        "prefill": images
+        * (2 * (prefix + prompt) * blocks + attend * (prefix * prefix + prompt * seen) + 2 * head)
+        / device.flops,
+        "decode": max(
+            tokens * (2 * (blocks + head) + attend * seen) / device.flops,
+            tokens * ((blocks + head) * itemsize / slots + remembered) / device.bytes,
+        ),
+    }

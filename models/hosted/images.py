@@ -1,0 +1,87 @@
+"""Pictures on their way to an API: small enough to send, or public enough to be named."""
+
+from __future__ import annotations
+
+import base64
+import io
+from ipaddress import ip_address
+from urllib.parse import parse_qsl, urlsplit
+
+from PIL import Image
+
+# Moondream looks at no more than 1,512 pixels a side: what is larger would be sent for nothing.
+LONGEST_SIDE = 1536
+JPEG_QUALITY = 90
+MOST_URL_CHARS = 2048
+# What opens a private object for whoever holds the link.
+SECRET_FIELDS = ("signature", "sig", "token", "access_token", "key", "api_key", "password", "credential")
+
+
+def encode(picture: Image.Image) -> bytes:
+    """An upright RGB picture as JPEG, at most ``LONGEST_SIDE`` a side.
+
+    Raises:
+        ValueError: the picture has no pixels, or is not RGB.
+    """
+    if picture.mode != "RGB":
+        raise ValueError(f"the picture is {picture.mode}; decode it to RGB first")
+    if 0 in picture.size:
+        raise ValueError("the picture has no pixels")
+    buffer = io.BytesIO()
+    shrink(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def shrink(picture: Image.Image) -> Image.Image:
+    """A picture of at most ``LONGEST_SIDE`` a side; the very same one where it is."""
+    scale = LONGEST_SIDE / max(1, *picture.size)
+    if scale >= 1:
+        return picture
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+class Encoder:
+    """``encode`` that remembers the last picture: requests about one picture follow each other."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Image.Image, bytes] | None = None
+
+    def __call__(self, picture: Image.Image) -> bytes:
+        """The picture as JPEG.
+
+        Raises:
+            ValueError: the picture has no pixels, or is not RGB.
+        """
+        if self._last is None or self._last[0] is not picture:
+            self._last = (picture, encode(picture))
+        return self._last[1]
+
+
+def data_uri(jpeg: bytes) -> str:
+    """JPEG bytes as text that stands in the place of a URL."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def public_url(uri: str | None) -> str | None:
+    """The URI, if anybody may fetch it: http(s), a host with a public name or address, no credentials in it."""
+    if not uri or len(uri) > MOST_URL_CHARS or not uri.isascii():
+        return None
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.password is not None:
+        return None
+    fields = [name.lower().rsplit("-", 1)[-1] for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    if any(name in SECRET_FIELDS for name in fields):
+        return None
+    try:
+        return uri if ip_address(host).is_global else None
+    except ValueError:
+        name = host.rstrip(".")
+        local = "." not in name or name.endswith((".local", ".localhost", ".internal", ".lan", ".home.arpa"))
+        # A last label of digits is an address in one of its odd spellings.
+        return None if local or name.rsplit(".", 1)[-1].isdigit() else uri

@@ -1,0 +1,36 @@
+"""Pictures that carry a number which survives JPEG and resizing, so that a server can say whose caption is whose."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from PIL import Image
+
+SIDE, BLOCK = 4, 16
+
+
+def numbered(number: int, size: tuple[int, int] | None = None) -> Image.Image:
+    """A picture of sixteen black and white blocks: the bits of the number, the lowest first."""
+    small = Image.new("L", (SIDE, SIDE))
+    small.putdata([255 * (number >> bit & 1) for bit in range(SIDE * SIDE)])
+    return small.resize(size or (SIDE * BLOCK, SIDE * BLOCK), Image.Resampling.NEAREST).convert("RGB")
+
+
+def number_of(content: bytes) -> int:
+    """The number of an image file."""
+    image = Image.open(io.BytesIO(content)).convert("L")
+    width, height = image.size
+    number = 0
+    for bit in range(SIDE * SIDE):
+        row, column = divmod(bit, SIDE)
+        x, y = (2 * column + 1) * width // (2 * SIDE), (2 * row + 1) * height // (2 * SIDE)
+        number |= int(image.getpixel((x, y)) > 127) << bit
+    return number
+
+
+def number_of_data_uri(uri: str) -> int:
+    """The number of a picture in a data URI."""
+    head, _, body = uri.partition(",")
+    assert head == "data:image/jpeg;base64", head
+    return number_of(base64.b64decode(body, validate=True))

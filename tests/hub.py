@@ -1,0 +1,181 @@
+"""A hub on this machine that speaks as the real one does, to the real client: repositories, commits, gates, ranges."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import constants
+
+TOKEN = "hf_of_a_friend"
+
+
+@dataclass
+class Repository:
+    """Files by commit, and commits by branch or tag. ``gate``: "", "closed" or "hidden", to all but friends."""
+
+    commits: dict[str, dict[str, bytes]]
+    refs: dict[str, str]
+    gate: str = ""
+
+
+@dataclass
+class Hub:
+    """What the server serves and has seen. ``cut``: by file, after how many bytes its next transfers break off."""
+
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    cut: dict[str, list[int]] = field(default_factory=dict)
+    seen: list[tuple[str, str, str | None]] = field(default_factory=list)
+    tokens: set[str | None] = field(default_factory=set)
+    failing: int = 0
+    url: str = ""
+
+    def add(self, name, files, *refs, gate=""):
+        """A commit of these files in a repository, under these branches or tags; its hash."""
+        commit = hashlib.sha1(name.encode() + b"".join(key.encode() + files[key] for key in sorted(files))).hexdigest()
+        repository = self.repositories.setdefault(name, Repository({}, {}, gate))
+        repository.commits[commit] = files
+        repository.refs |= dict.fromkeys(refs or ("main",), commit)
+        return commit
+
+    def fetched(self, file):
+        """The ranges in which the content of a file was asked for."""
+        return [part for method, path, part in self.seen if method == "GET" and path.endswith(f"/{file}")]
+
+    @contextmanager
+    def serving(self, monkeypatch, cache):
+        """Serve to the client of this process, which keeps what it fetches in the folder ``cache``."""
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{server.server_address[1]}"
+        point_client_at(monkeypatch, self.url, cache)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+def point_client_at(monkeypatch, url, cache):
+    """What HF_ENDPOINT and HF_HUB_CACHE do to a process that starts with them."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    # It asks again after a second, then two, then four. And it keeps of a broken transfer what fills a piece.
+    wait = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: wait(min(seconds, 0.01)))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+
+
+def _handler(hub):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def do_HEAD(self):
+            self.answer()
+
+        def do_GET(self):
+            self.answer()
+
+        def answer(self):
+            path = unquote(urlsplit(self.path).path)
+            hub.seen.append((self.command, path, self.headers.get("Range")))
+            if hub.failing:
+                return self.send(hub.failing, b"", {})
+            if info := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?(/.*)?", path):
+                return self.info(*info.groups()[:3])
+            if file := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                return self.file(*file.groups())
+            return self.send(404, b"{}", {})
+
+        def find(self, name, revision, content):
+            """The commit, or None where the answer is an error that has been sent."""
+            token = self.headers.get("Authorization")
+            hub.tokens.add(token)
+            friend, repository = token == f"Bearer {TOKEN}", hub.repositories.get(name)
+            if repository is None or (repository.gate == "hidden" and not friend):
+                # To strangers the real one says of what does not exist that they may not know.
+                return self.refuse(404 if friend else 401, "RepoNotFound")
+            if repository.gate == "closed" and content and not friend:
+                return self.refuse(401, "GatedRepo")
+            commit = repository.refs.get(revision, revision)
+            if commit not in repository.commits:
+                return self.refuse(404, "RevisionNotFound")
+            return commit
+
+        def info(self, name, kind, revision):
+            commit = self.find(name, revision or "main", content=False)
+            if commit is None:
+                return
+            files = hub.repositories[name].commits[commit]
+            if kind == "tree":
+                listed = [
+                    {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    | ({"lfs": {"oid": _sha(data), "size": len(data), "pointerSize": 134}} if _is_large(path) else {})
+                    for path, data in files.items()
+                ]
+            else:
+                listed = {
+                    "id": name,
+                    "modelId": name,
+                    "sha": commit,
+                    "siblings": [{"rfilename": each} for each in files],
+                }
+                listed |= {"private": False, "gated": False, "downloads": 0, "likes": 0, "tags": []}
+            self.send(200, json.dumps(listed).encode(), {"Content-Type": "application/json"})
+
+        def file(self, name, revision, path):
+            commit = self.find(name, revision, content=True)
+            if commit is None:
+                return
+            data = hub.repositories[name].commits[commit].get(path)
+            if data is None:
+                return self.refuse(404, "EntryNotFound", commit)
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{_sha(data)}"', "Accept-Ranges": "bytes"}
+            if _is_large(path):
+                headers |= {"X-Linked-ETag": f'"{_sha(data)}"', "X-Linked-Size": str(len(data))}
+            status, body = 200, data
+            if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+                start, end = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)
+                status, body = 206, data[start : end + 1]
+                headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
+            cuts = hub.cut.get(path)
+            self.send(status, body, headers, cuts.pop(0) if cuts and self.command == "GET" else None)
+
+        def refuse(self, status, code, commit=None):
+            headers = {"X-Error-Code": code, "X-Error-Message": code}
+            self.send(status, b"{}", headers | ({"X-Repo-Commit": commit} if commit else {}))
+
+        def send(self, status, body, headers, cut=None):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body[:cut])
+            if cut is not None:
+                self.close_connection = True
+
+    return Handler
+
+
+def _sha(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def _is_large(path):
+    return path.endswith(".safetensors")

@@ -1,0 +1,322 @@
+"""Whatever goes wrong between us and fal: each request has one outcome, and nothing is paid for twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hosted.asking import ended, requests, right
+from hosted.faults import Fault, answer, changed, ends_early, garbled, reset, reset_in_the_middle, silent
+
+from moondream_beam.models.fal import Fal
+from moondream_beam.models.hosted import policy
+from moondream_beam.models.hosted.ends import AccountError
+from moondream_beam.models.tasks import Fault as Untold
+
+NGINX = answer(502, "<html><center>nginx</center></html>")
+ANSWERS = {
+    "429": answer(429, {"detail": "slow down"}),
+    "429 wait": answer(429, {"detail": "slow down"}, Retry_After="3"),
+    "503 wait": answer(503, {"detail": "busy"}, Retry_After="3"),
+    "409": answer(409, {"detail": "conflict"}),
+    "408": answer(408, {"detail": "timeout"}),
+    "500": answer(500, {"detail": "Internal Server Error"}),
+    "502 json": answer(502, {"detail": "bad gateway"}),
+    "502 nginx": NGINX,
+    "503 of fal": answer(503, "nginx", x_fal_request_id="1"),
+    "504 user": answer(504, {"detail": "Request timed out"}, X_Fal_Request_Timeout_Type="user"),
+}
+BROKEN = {
+    "reset": reset,
+    "reset in the middle": reset_in_the_middle,
+    "ends early": ends_early,
+}
+GARBLED = {
+    "cut": garbled(lambda text: text[:15]),
+    "html": garbled(lambda text: "<html>moved</html>"),
+    "empty": garbled(lambda text: ""),
+    "list": garbled(lambda text: "[]"),
+}
+
+
+def by(table):
+    return pytest.mark.parametrize("act", table.values(), ids=table)
+
+
+def looks(table, but=()):
+    """At a status, and at a result ``but`` for what means there that the job itself failed."""
+    cases = [("status", name) for name in table] + [("result", name) for name in table if name not in but]
+    ids = [f"{operation} {name}" for operation, name in cases]
+    return pytest.mark.parametrize(
+        ("operation", "act"), [(operation, table[name]) for operation, name in cases], ids=ids
+    )
+
+
+@pytest.fixture
+def fal(api, clock):
+    return Fal(batch_size=4, clock=clock)
+
+
+def assert_nothing_was_paid_twice(api):
+    assert max(api.fal.asked.values()) == 1
+
+
+@by(ANSWERS)
+def test_a_submission_that_was_refused_is_sent_again(api, fal, act):
+    api.faults.append(Fault("submit", act, times=3))
+    assert ended(fal.answer(requests(12))) == right(12)
+    assert len(api.fal.jobs) == 3 and api.count("submit") == 6
+
+
+@looks(ANSWERS, but=("500", "502 json", "504 user"))
+def test_a_look_that_failed_is_taken_again_and_no_job_is_sent_again(api, fal, operation, act):
+    api.faults.append(Fault(operation, act, times=3))
+    assert ended(fal.answer(requests(12))) == right(12)
+    assert len(api.fal.jobs) == 3
+
+
+@looks(BROKEN)
+def test_a_look_whose_answer_was_lost_is_taken_again(api, fal, operation, act):
+    api.faults.append(Fault(operation, act, before=False, times=3))
+    assert ended(fal.answer(requests(12))) == right(12)
+    assert len(api.fal.jobs) == 3
+
+
+@looks(GARBLED, but=("list",))
+def test_a_look_that_makes_no_sense_is_taken_again(api, fal, operation, act):
+    api.faults.append(Fault(operation, act, before=False, times=3))
+    assert ended(fal.answer(requests(12))) == right(12)
+    assert len(api.fal.jobs) == 3
+
+
+@pytest.mark.parametrize("key", ["status", "logs", "queue_position"])
+def test_a_status_without_a_key_is_asked_for_again(api, fal, key):
+    act = changed(lambda body: {name: value for name, value in body.items() if name != key})
+    api.faults.append(Fault("status", act, before=False, times=3))
+    assert ended(fal.answer(requests(12))) == right(12)
+    assert len(api.fal.jobs) == 3
+
+
+def test_a_status_that_nobody_knows_is_asked_for_again(api, fal):
+    api.faults.append(Fault("status", changed(lambda body: {**body, "status": "FAILED"}), before=False, times=3))
+    assert ended(fal.answer(requests(12))) == right(12)
+    assert len(api.fal.jobs) == 3
+
+
+@by(BROKEN | {"before it was read": "before"})
+def test_a_lost_answer_to_a_submission_is_never_sent_again_by_itself(api, fal, act):
+    before = act == "before"
+    api.faults.append(Fault("submit", reset if before else act, before=before, times=2))
+    outcomes = list(fal.answer(requests(12)))
+    told = ended(outcomes)
+    lost = [number for number, text in told.items() if text == "LostAnswer"]
+    assert len(lost) == 8 and {**told, **right(lost)} == right(12)
+    faults = [outcome.result for outcome in outcomes if isinstance(outcome.result, Untold)]
+    assert all(fault.retryable and "--retry-errors" in fault.message for fault in faults)
+    assert_nothing_was_paid_twice(api)
+    assert api.count("submit") == 3
+
+
+@by(GARBLED | {"no urls": changed(lambda body: {"request_id": body["request_id"]})})
+def test_a_garbled_answer_to_a_submission_is_found_again_by_its_header(api, fal, act):
+    api.faults.append(Fault("submit", act, before=False, times=2))
+    assert ended(fal.answer(requests(12))) == right(12)
+    assert len(api.fal.jobs) == 3
+
+
+def test_a_garbled_answer_without_a_header_is_lost(api, fal):
+    api.faults.append(Fault("submit", lambda call, response: (200, "<html>", {}), before=False, times=1))
+    assert list(ended(fal.answer(requests(4))).values()) == ["LostAnswer"] * 4
+    assert_nothing_was_paid_twice(api)
+
+
+@pytest.mark.parametrize("job", ["../../../other/app", "", "x" * 200, "a b"])
+def test_a_job_is_not_asked_after_by_a_name_that_could_lead_elsewhere(api, fal, job):
+    api.faults.append(Fault("submit", changed(lambda body: {**body, "request_id": job}), before=False, times=1))
+    assert list(ended(fal.answer(requests(4))).values()) == ["LostAnswer"] * 4
+    assert api.count("status") == 0
+
+
+def test_the_key_follows_no_address_that_an_answer_names(api, fal):
+    elsewhere = "https://storage.example.com/steal"
+    urls = dict.fromkeys(("status_url", "response_url", "cancel_url"), elsewhere)
+    api.faults.append(Fault("submit", changed(lambda body: {**body, **urls}), before=False, times=3))
+    api.faults.append(Fault("status", answer(302, "", Location=elsewhere), times=2))
+    assert ended(fal.answer(requests(12))) == right(12)
+    assert set(api.keys) == {"queue.fal.run"}
+
+
+@pytest.mark.parametrize("operation", ["submit", "status", "result"])
+def test_an_answer_that_does_not_come_is_not_waited_for_without_end(api, fal, monkeypatch, operation):
+    for phase in ("submit", "poll", "result"):
+        monkeypatch.setitem(policy.CALL_S, phase, 0.3)
+    api.faults.append(Fault(operation, silent(10.0), before=False, times=1))
+    told = ended(fal.answer(requests(4)))
+    assert told == right(4) if operation != "submit" else set(told.values()) == {"LostAnswer"}
+    assert_nothing_was_paid_twice(api)
+
+
+def test_an_api_that_can_not_be_reached_is_tried_again(api, fal):
+    api.unreachable["queue.fal.run"] = 3
+    assert ended(fal.answer(requests(12))) == right(12)
+    assert len(api.fal.jobs) == 3
+
+
+def test_an_answer_too_large_is_none(api, fal, monkeypatch):
+    monkeypatch.setattr(policy, "MOST_ANSWER_BYTES", 2000)
+    api.faults.append(Fault("result", changed(lambda body: {**body, "timings": "x" * 3000}), before=False, times=1))
+    assert ended(fal.answer(requests(4))) == right(4)
+    assert len(api.fal.jobs) == 1
+
+
+def test_a_job_that_failed_is_looked_at_twice(api, fal):
+    api.faults.append(Fault("result", ANSWERS["500"], times=1))
+    assert ended(fal.answer(requests(4))) == right(4)
+    assert len(api.fal.jobs) == 1, "it flipped to success"
+
+
+def test_a_job_that_failed_for_good_is_sent_again(api, fal):
+    api.faults.append(Fault("result", ANSWERS["500"], times=2))
+    assert ended(fal.answer(requests(4))) == right(4)
+    assert len(api.fal.jobs) == 2, "a failure is not charged"
+
+
+def test_a_job_that_the_api_says_is_not_worth_a_retry_is_not_sent_again_whole(api, fal):
+    act = answer(500, {"detail": "no"}, x_fal_needs_retry="0")
+    api.faults.append(Fault("result", act, times=1))
+    assert ended(fal.answer(requests(4))) == right(4)
+    assert sorted(len(job.pictures) for job in api.fal.jobs.values()) == [2, 2, 4]
+
+
+@pytest.mark.parametrize("poison_is", ["index", "input", "nothing", "crash"])
+@pytest.mark.parametrize("poison", [{5}, {1, 6}])
+def test_a_picture_that_the_model_fails_at_fails_alone(api, clock, poison_is, poison):
+    api.fal.poison, api.fal.poison_is = poison, poison_is
+    told = ended(Fal(batch_size=8, clock=clock).answer(requests(16)))
+    bad = dict.fromkeys(poison, "Unavailable" if poison_is == "crash" else "Rejected")
+    assert told == {**right(16), **bad}
+    jobs = len(api.fal.jobs)
+    if poison_is in ("index", "input"):
+        assert jobs == 3, "named: the innocent are sent once more, as one job"
+    elif poison_is == "nothing":
+        assert jobs <= 2 + 2 * 3 * len(poison), "found by halves"
+
+
+def test_an_index_out_of_range_names_nobody(api, fal):
+    fault = {"type": "missing", "loc": ["body", "inputs", 99, "image_url"], "msg": "Field required"}
+    api.faults.append(Fault("result", answer(422, {"detail": [fault]}), times=1))
+    assert ended(fal.answer(requests(4))) == right(4)
+
+
+def test_a_schema_error_at_the_submission_is_a_rejection_too(api, fal):
+    fault = {"type": "missing", "loc": ["body", "inputs", 2, "image_url"], "msg": "Field required"}
+    api.faults.append(Fault("submit", answer(422, {"detail": [fault]}), times=1))
+    outcomes = list(fal.answer(requests(4)))
+    assert ended(outcomes) == {**right(4), 2: "Rejected"}
+    assert [o.result.message for o in outcomes if o.id == "r2"] == ["missing: Field required"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: {**body, "outputs": body["outputs"][:-1]},
+        lambda body: {**body, "outputs": [*body["outputs"], "one more"]},
+        lambda body: {**body, "outputs": []},
+        lambda body: {**body, "outputs": "text"},
+        lambda body: {name: value for name, value in body.items() if name != "outputs"},
+        lambda body: [],
+    ],
+    ids=["one short", "one more", "none", "text", "missing", "list"],
+)
+def test_outputs_that_do_not_fit_are_never_zipped(api, fal, change):
+    act = changed(lambda body: change(body) if not isinstance(body, dict) or len(body["outputs"]) == 4 else body)
+    api.faults.append(Fault("result", act, before=False, times=10**9))
+    outcomes = list(fal.answer(requests(8)))
+    assert ended(outcomes) == right(8)
+    assert sorted(len(job.pictures) for job in api.fal.jobs.values()) == [2, 2, 2, 2, 4, 4]
+    assert {outcome.hosted.units for outcome in outcomes} == {0.5}, "both jobs were billed"
+
+
+def test_an_output_that_never_fits_ends_with_a_fault(api, fal):
+    api.faults.append(Fault("result", changed(lambda body: {**body, "outputs": []}), before=False, times=10**9))
+    assert ended(fal.answer(requests(2))) == {0: "Unfit", 1: "Unfit"}
+    assert len(api.fal.jobs) == 3
+
+
+@pytest.mark.parametrize("output", [None, "", "  \n", 7, {}])
+def test_an_output_that_says_nothing_is_a_fault_of_its_own(api, fal, output):
+    act = changed(lambda body: {**body, "outputs": [output, *body["outputs"][1:]]})
+    api.faults.append(Fault("result", act, before=False, times=1))
+    assert ended(fal.answer(requests(4))) == {**right(4), 0: "EmptyAnswer"}
+    assert len(api.fal.jobs) == 1, "it was paid for"
+
+
+def test_a_partial_output_was_cut_off(api, fal):
+    api.faults.append(Fault("result", changed(lambda body: {**body, "partial": True}), before=False, times=1))
+    reasons = {outcome.result.finish_reason for outcome in fal.answer(requests(4))}
+    assert reasons == {"length"}
+
+
+@pytest.mark.parametrize("timings", [None, "fast", {"inference": "soon", "x": float("nan")}, {"inference": -5}])
+def test_timings_of_any_kind_are_borne(api, fal, timings):
+    act = garbled(lambda text: json.dumps({**json.loads(text), "timings": timings, "filenames": 5}))
+    api.faults.append(Fault("result", act, before=False, times=1))
+    assert ended(fal.answer(requests(4))) == right(4)
+
+
+@pytest.mark.parametrize("operation", ["status", "result"])
+def test_a_job_that_is_gone_is_not_paid_for_again(api, fal, operation):
+    api.faults.append(Fault(operation, answer(404, {"status": "NOT_FOUND"}), times=1))
+    told = ended(fal.answer(requests(8)))
+    assert list(told.values()).count("LostAnswer") == 4
+    assert_nothing_was_paid_twice(api)
+
+
+def test_a_result_that_is_still_in_progress_is_waited_for(api, fal):
+    api.faults.append(Fault("result", answer(400, {"detail": "Request is still in progress"}), times=2))
+    assert ended(fal.answer(requests(4))) == right(4)
+    assert len(api.fal.jobs) == 1
+
+
+def test_a_job_that_is_stuck_is_cancelled_and_a_fault(api, fal):
+    api.fal.polls_to_end = 10**9
+    assert set(ended(fal.answer(requests(4))).values()) == {"TooSlow"}
+    (job,) = api.fal.jobs.values()
+    assert job.cancelled and api.count("cancel") == 1
+
+
+def test_a_job_that_ended_just_as_it_was_cancelled_is_fetched(api, fal, clock):
+    stuck = answer(202, {"status": "IN_PROGRESS", "logs": None})
+    api.faults.append(Fault("status", stuck, times=10**9, where=lambda call: clock.now() < 2800.0))
+    assert ended(fal.answer(requests(4))) == right(4)
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_refused_account_stops_the_job_in_one_line_without_the_key(api, clock, status):
+    said = {"detail": f"invalid\nkey {api.fal.key}"}
+    api.faults.append(Fault("submit", answer(status, said), times=10**9))
+    with pytest.raises(AccountError, match=f"fal answered {status}: invalid key") as refusal:
+        list(Fal(clock=clock).answer(requests(200)))
+    assert api.fal.key not in str(refusal.value) and api.count("submit") == 1
+
+
+def test_an_endpoint_that_is_not_there_stops_the_job(api, fal):
+    api.faults.append(Fault("submit", answer(404, {"detail": "Application not found"}), times=1))
+    with pytest.raises(AccountError, match="404: Application not found"):
+        list(fal.answer(requests(4)))
+
+
+def test_jobs_in_flight_are_still_fetched_when_the_account_is_locked(api, fal):
+    api.fal.locked_after = 2
+    outcomes = []
+    with pytest.raises(AccountError, match="403: User is locked. Reason: Exhausted balance"):
+        for outcome in fal.answer(requests(40)):
+            outcomes.append(outcome)
+    assert ended(outcomes) == right(8)
+
+
+def test_a_missing_key_is_one_line_with_the_cure(api, fal, monkeypatch):
+    monkeypatch.delenv("FAL_KEY")
+    with pytest.raises(AccountError, match="no FAL_KEY in the environment; get a key at https://fal.ai"):
+        list(fal.answer(requests(1)))
+    assert not api.calls

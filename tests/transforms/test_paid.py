@@ -1,0 +1,111 @@
+"""Annotators that cost money inside the job: the ledger balances whatever their API does."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from echo import Echo
+from hosted import faults as wire
+from hosted.clock import QuickClock
+from hosted.faults import Fault, answer, changed, garbled
+from hosted.fixtures import api, clock
+from hosted.pictures import numbered
+
+from moondream_beam import AnnotateToParquet, Fallback, Moondream, Query, ReadImages
+from moondream_beam.models.fal import Fal
+from moondream_beam.models.hosted.journal import LocalStore
+from moondream_beam.transforms.paid import FOLDER, BeamStore, keep_beside
+
+__all__ = ["api", "clock"]
+
+SHARE = 0.05
+REFUSED = {
+    "429": answer(429, "{}"),
+    "429 wait": answer(429, "{}", Retry_After="5"),
+    "500": answer(500, {"detail": "x"}),
+    "502": answer(502, {"detail": "x"}),
+    "502 nginx": answer(502, "<html>nginx</html>"),
+    "503": answer(503, {"detail": "x"}),
+    "504": answer(504, {"detail": "x"}, X_Fal_Request_Timeout_Type="user"),
+}
+LOST = (wire.reset, wire.reset_in_the_middle, wire.ends_early)
+RESULTS = (
+    lambda body: {**body, "outputs": body["outputs"][1:]},
+    lambda body: {**body, "outputs": [*body["outputs"], "more"]},
+    lambda body: {**body, "outputs": [None, *body["outputs"][1:]]},
+    lambda body: {**body, "partial": True},
+    lambda body: {},
+)
+
+
+def all_faults() -> list[Fault]:
+    """Every kind of fault, at each place where it can be, with a share of its own."""
+    kinds = [
+        *(Fault(at, act) for at in ("submit", "status", "result") for act in REFUSED.values()),
+        *(Fault(at, act, before=False) for at in ("submit", "status", "result") for act in LOST),
+        *(Fault(at, garbled(lambda text: text[:9]), before=False) for at in ("submit", "status", "result")),
+        Fault("submit", wire.reset),
+        Fault("status", changed(lambda body: {"status": "FAILED"}), before=False),
+        Fault("status", changed(lambda body: {"status": body["status"]}), before=False),
+        *(Fault("result", changed(change), before=False) for change in RESULTS),
+        Fault("status", answer(404, {"status": "NOT_FOUND"})),
+        Fault("result", answer(404, {"status": "NOT_FOUND"})),
+    ]
+    for seed, fault in enumerate(kinds):
+        fault.share = SHARE
+        fault.seed = seed
+        fault.__post_init__()
+    return kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("poison_is", ["index", "nothing"])
+def test_a_thousand_pictures_balance_under_five_percent_of_every_fault(api, tmp_path, poison_is):
+    folder, out, count = tmp_path / "photos", tmp_path / "out", 1000
+    folder.mkdir()
+    for number in range(count):
+        numbered(number).save(folder / f"{number}.png")
+    api.faults += all_faults()
+    api.fal.poison, api.fal.poison_is = set(range(0, count, 20)), poison_is
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        fal = Fal(price=1.0, clock=QuickClock())
+        _ = pipeline | ReadImages(str(folder)) | AnnotateToParquet([Query("What?")], fal, str(out), shard_size=300)
+
+    data, errors = (
+        pa.concat_tables(pq.read_table(path) for path in (out / kind).glob("*.parquet")).to_pylist()
+        for kind in ("data", "errors")
+    )
+    assert len({row["filename"] for row in data + errors}) == len(data) + len(errors) == count
+    assert all(row["caption"] == f"What? | {Path(row['filename']).stem}" for row in data), "each its own"
+    kinds = Counter(row["error"] for row in errors)
+    assert set(kinds) <= {"LostAnswer", "Rejected", "EmptyAnswer", "Unavailable", "Unfit"} and len(data) > count / 4
+    told = {int(Path(row["filename"]).stem) for row in errors if row["error"] == "Rejected"}
+    assert told <= api.fal.poison
+    assert sum(row["hosted"]["units"] for row in data + errors) <= api.fal.units + 1e-6
+    assert all(fault.hits for fault in api.faults), "every kind of fault has struck"
+    assert not (out / FOLDER).exists()
+
+
+def test_a_store_on_any_file_system_keeps_small_files(tmp_path):
+    store = pickle.loads(pickle.dumps(BeamStore(str(tmp_path / "a" / "b"))))
+    assert list(store.names()) == [] and store.read("x.json") is None
+    store.write("x.json", b"1")
+    store.write("x.json", b"2")
+    assert (list(store.names()), store.read("x.json")) == (["x.json"], b"2")
+    store.remove("x.json")
+    store.remove("x.json")
+    assert list(store.names()) == []
+
+
+def test_the_journal_lies_beside_the_output_of_who_costs_money(tmp_path):
+    echo = Echo()
+    assert keep_beside(echo, str(tmp_path)) is echo
+    assert keep_beside(Fal(), str(tmp_path))._store == LocalStore(str(tmp_path / FOLDER))
+    behind = keep_beside(Fallback(Moondream("tiny"), Fal()), str(tmp_path))
+    assert behind.api._store == LocalStore(str(tmp_path / FOLDER))

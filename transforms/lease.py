@@ -1,0 +1,142 @@
+"""One run at a time in an output: each leaves a token there, and looks for those of others.
+
+Two that begin at once see each other, since each writes before it looks. A run that was taken for dead has no token any
+more, and can't publish: whoever has the output need not fear it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+
+from apache_beam.io.filesystems import FileSystems
+
+from .output import is_local, make_folder, matching, temporary_folder
+from .stop import StoppedError
+from .token import CAN_LOCK, LEASE_SECONDS, BeatingToken, LockedToken, Token
+
+# Of two that begin at once both withdraw, and try again after pauses of their own.
+CLAIM_ATTEMPTS, CLAIM_PAUSE = 4, 0.4
+SUFFIX = ".lock"
+
+
+class TakenError(ValueError):
+    """Another run is at work in this output."""
+
+
+@contextlib.contextmanager
+def claimed(output: str, run: str) -> Iterator[None]:
+    """Within this block the output is this run's, and it leaves no token behind.
+
+    Raises:
+        TakenError: another run is at work there.
+    """
+    token = _claim(output, run)
+    try:
+        yield
+    finally:
+        _remove(token, output)
+
+
+def claim(output: str, run: str) -> None:
+    """Make the output this run's, unless it is so already; what dead runs left in ``_temporary`` is removed.
+
+    Raises:
+        TakenError: another run is at work there.
+    """
+    _claim(output, run).let_go()
+
+
+@contextlib.contextmanager
+def held(output: str, run: str) -> Iterator[Token]:
+    """Within this block other runs see that this one is at work.
+
+    Raises:
+        StoppedError: another run took this one for dead, and may be at work.
+    """
+    token = _token(output, run)
+    if not token.hold():
+        raise lost(output, run)
+    try:
+        yield token
+    finally:
+        token.let_go()
+
+
+def lost(output: str, run: str) -> StoppedError:
+    """What a run whose token is gone has to say."""
+    return StoppedError(f"stopped: run {run} has no token in {output}; another run took it for dead, or is elsewhere")
+
+
+def give_up(output: str, run: str) -> None:
+    """Remove this run's token, unless processes of it are still at work."""
+    _remove(_token(output, run), output)
+
+
+def _claim(output: str, run: str) -> Token:
+    token = _token(output, run)
+    if token.hold():
+        return token
+    for attempt in range(CLAIM_ATTEMPTS):
+        make_folder(temporary_folder(output))
+        token.hold(new=True)
+        # A list, so that all the dead are buried.
+        alive = [other for other in _runs(output) if other != run and not _token(output, other).bury(token)]
+        if not alive and token.is_there():
+            _clean(output, run)
+            return token
+        _remove(token, output)
+        if attempt + 1 < CLAIM_ATTEMPTS:
+            time.sleep(CLAIM_PAUSE * (0.5 + random.random()))
+    wait = "" if _locks(output) else f"; if it is dead, wait {LEASE_SECONDS:.0f} seconds"
+    raise TakenError(f"output {output}: run {', '.join(alive) or run} is at work there, wait for its end{wait}")
+
+
+def _remove(token: Token, output: str) -> None:
+    token.remove()
+    if is_local(output):
+        # The folder too, if nobody else has anything in it.
+        with contextlib.suppress(OSError):
+            os.rmdir(temporary_folder(output))
+
+
+def _clean(output: str, run: str) -> None:
+    """Remove what is in ``_temporary``, but for tokens and for what an earlier attempt of this very run has there."""
+    own = (f"part-{run}-", f"{run}.")
+    if is_local(output):
+        for entry in list(os.scandir(temporary_folder(output))):
+            if not entry.name.startswith(own) and not entry.name.endswith(SUFFIX):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+        return
+    left = [
+        path
+        for path in matching(FileSystems.join(temporary_folder(output), "*"))
+        if not (name := FileSystems.split(path)[1]).startswith(own) and not name.endswith(SUFFIX)
+    ]
+    if left:
+        FileSystems.delete(left)
+
+
+def _runs(output: str) -> list[str]:
+    paths = matching(FileSystems.join(temporary_folder(output), "*" + SUFFIX))
+    return [FileSystems.split(path)[1].removesuffix(SUFFIX) for path in paths]
+
+
+def _path(output: str, run: str) -> str:
+    return FileSystems.join(temporary_folder(output), run + SUFFIX)
+
+
+def _locks(output: str) -> bool:
+    return CAN_LOCK and is_local(output)
+
+
+def _token(output: str, run: str) -> Token:
+    path = _path(output, run)
+    return LockedToken(path) if _locks(output) else BeatingToken(path)

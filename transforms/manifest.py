@@ -1,0 +1,158 @@
+"""Manifests: lists of pictures with what to ask of each, and what to keep beside its rows."""
+
+from __future__ import annotations
+
+import glob
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import PBegin, PCollection
+
+from ..models.tasks import Task
+from .buckets import Bucket, Folder
+from .patience import Patience
+from .read import anchored
+from .records import ImageRef
+from .stores import Stores
+from .tables import KINDS, TableRow, convert, kind_of, read_rows, schema_of
+from .templates import fill, named_columns, value_of
+from .uris import BUCKETS, LOCAL, basename, check_uri, is_path, scheme_of
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a manifest say where a picture lies, what it is called, and what is kept beside its rows.
+
+    ``tasks`` may name columns in braces. Where one does, or something is ``kept``, each row has tasks of its own.
+    """
+
+    uri: str
+    filename: str | None = None
+    tasks: tuple[Task, ...] = ()
+    kept: tuple[pa.Field, ...] = ()
+
+    def names(self) -> list[str]:
+        """All columns that are read, each once.
+
+        Raises:
+            ValueError: a prompt's braces make no sense.
+        """
+        filename = [self.filename] if self.filename else []
+        return list(dict.fromkeys([self.uri, *filename, *named_columns(self.tasks), *(one.name for one in self.kept)]))
+
+
+class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
+    """References to the pictures that manifests list, one for each row: files or globs of ``.csv``, ``.tsv``,
+    ``.jsonl``, ``.ndjson`` and ``.parquet``, on disk or in a bucket.
+
+    A relative path in a manifest is relative to the manifest's folder. A row that names no picture becomes one that
+    fails at stage ``list``. A name is that name, whatever brackets it has.
+
+    Raises:
+        ValueError: a pattern can't be any.
+    """
+
+    def __init__(self, patterns: Sequence[str], columns: Columns) -> None:
+        super().__init__()
+        self.patterns, self.columns = [anchored(pattern) for pattern in patterns], columns
+
+    def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
+        """List the manifests, spread them over the workers, read them."""
+        return (
+            pbegin
+            | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
+            | "List" >> beam.FlatMap(lambda pattern: map(os.fsencode, list_manifests(os.fsdecode(pattern))))
+            | "Each once" >> beam.Distinct()
+            | "Read" >> beam.FlatMap(lambda path, columns: read_manifest(os.fsdecode(path), columns), self.columns)
+        )
+
+
+def list_manifests(pattern: str) -> Iterator[str]:
+    """The manifests that an anchored pattern matches.
+
+    Raises:
+        ValueError: one of them is none by its name.
+    """
+    if scheme_of(pattern) in BUCKETS:
+        bucket, found = Bucket(Stores(), Patience(), frozenset(KINDS)), []
+        for top in bucket.top(pattern):
+            found += list(bucket.below(top)) if isinstance(top, Folder) else [top]
+        paths = [ref.uri for ref in found]
+    elif scheme_of(pattern) != LOCAL:
+        raise ValueError(f"manifest {pattern}: give a file or a bucket's path")
+    else:
+        paths = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+    for path in sorted(paths):
+        kind_of(path)
+        yield path
+
+
+def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:
+    """A reference for each row."""
+    folder = posixpath.dirname(path)
+    own_tasks = bool(columns.kept or named_columns(columns.tasks))
+    for row in read_rows(path, columns.names()):
+        try:
+            if row.problem:
+                raise ValueError(row.problem)
+            yield _reference(row.values, columns, folder, own_tasks)
+        except ValueError as error:
+            yield _problem(path, row, columns.tasks if own_tasks else (), str(error))
+
+
+def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]) -> Columns:
+    """The columns, with the types of those to ``keep``, once each pattern's first manifest was seen to have them all.
+
+    Raises:
+        ValueError: a pattern matches nothing, or a column is not there.
+    """
+    wanted = dict.fromkeys([*columns.names(), *keep])
+    kept: tuple[pa.Field, ...] = ()
+    for pattern in patterns:
+        first = next(list_manifests(anchored(pattern)), None)
+        if first is None:
+            raise ValueError(f"manifest {pattern}: no such file")
+        schema = schema_of(first)
+        for name in wanted:
+            if name not in schema.names:
+                there = ", ".join(schema.names[:20])
+                raise ValueError(f"manifest {first} has no column {name!r}; it has {there}")
+        kept = kept or tuple(_plain(schema.field(name)) for name in keep)
+    return replace(columns, kept=kept)
+
+
+def _reference(values: dict[str, Any], columns: Columns, folder: str, own_tasks: bool) -> ImageRef:
+    given = values.get(columns.uri)
+    if given is None or given == "":
+        raise ValueError(f"column {columns.uri} is empty")
+    if not isinstance(given, str):
+        raise ValueError(f"column {columns.uri} holds no text")
+    uri = check_uri(given)
+    if is_path(uri) and not os.path.isabs(uri):
+        uri, name = f"{folder}/{uri}", posixpath.normpath(uri)
+    else:
+        name = basename(uri)
+    if columns.filename:
+        name = value_of(values, columns.filename)
+    if not own_tasks:
+        return ImageRef(uri, name)
+    tasks = tuple(dict.fromkeys(fill(task, values) for task in columns.tasks))
+    kept = tuple(convert(values.get(field.name), field) for field in columns.kept)
+    return ImageRef(uri, name, tasks, (kept,) * len(tasks) if kept else ())
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    """A column as it is written: where it came as numbers into a dictionary, as what those stand for."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return pa.field(field.name, kind)
+
+
+def _problem(path: str, row: TableRow, tasks: tuple[Task, ...], why: str) -> ImageRef:
+    """A picture that nobody can look for, named by where it should have been told."""
+    place = f"{path}#{row.number}"
+    return ImageRef(place, posixpath.basename(place), tasks, problem=f"{posixpath.basename(place)}: {why}")

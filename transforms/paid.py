@@ -1,0 +1,115 @@
+"""The journal of an annotator that costs money, kept beside the output: a crash must not pay twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+
+from ..models.hosted.annotator import Paid
+from ..models.hosted.ends import AccountError
+from ..models.hosted.journal import LocalStore, Store
+from ..models.tasks import Annotator, Outcome, Request, Task
+from .output import is_local, make_folder, matching
+from .records import Row
+from .stop import StoppedError
+
+FOLDER = "_paid"
+
+
+@dataclass(frozen=True)
+class BeamStore:
+    """A folder on any of Beam's file systems, where an object is written whole or not at all."""
+
+    folder: str
+
+    def names(self) -> Iterable[str]:
+        """The files that are there; none where there is no folder."""
+        return [FileSystems.split(path)[1] for path in matching(FileSystems.join(self.folder, "*.json"))]
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None where it is gone."""
+        path = FileSystems.join(self.folder, name)
+        if not FileSystems.exists(path):
+            return None
+        with FileSystems.open(path) as file:
+            content: bytes = file.read()
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, or replace it."""
+        make_folder(self.folder)
+        with FileSystems.create(FileSystems.join(self.folder, name)) as file:
+            file.write(content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        path = FileSystems.join(self.folder, name)
+        try:
+            FileSystems.delete([path])
+        except BeamIOError:
+            if FileSystems.exists(path):
+                raise
+
+
+@dataclass
+class Noted:
+    """An annotator that notes the ids of what it has answered, in a shard of a run: ``scope`` is ``run/shard``."""
+
+    annotator: Annotator
+    scope: str
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The annotator's own, as the others."""
+        return self.annotator.name
+
+    @property
+    def revision(self) -> str:
+        """Which state of the model."""
+        return self.annotator.revision
+
+    @property
+    def tasks(self) -> frozenset[type[Task]]:
+        """The kinds of task that it can be asked."""
+        return self.annotator.tasks
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        """Answer a stream, and note what has been."""
+        if isinstance(self.annotator, Paid):
+            outcomes = self.annotator.answer(requests, self.scope)
+        else:
+            outcomes = self.annotator.answer(requests)
+        for outcome in outcomes:
+            self.ids.append(outcome.id)
+            yield outcome
+
+    def forget(self) -> None:
+        """What was answered has published rows."""
+        if isinstance(self.annotator, Paid):
+            self.annotator.forget(self.ids, self.scope)
+
+
+def stopping_when_refused(rows: Iterable[Row]) -> Iterator[Row]:
+    """These rows, until the API refuses us altogether.
+
+    Raises:
+        StoppedError: it does. The journal keeps what was answered.
+    """
+    try:
+        yield from rows
+    except AccountError as error:
+        raise StoppedError(f"stopped: {error}; what was answered is kept, and the same command goes on") from error
+
+
+def keep_beside(annotator: Annotator, output: str) -> Annotator:
+    """An annotator that costs money, with its journal beside an output; any other as it is."""
+    if not isinstance(annotator, Paid):
+        return annotator
+    folder = FileSystems.join(output, FOLDER)
+    store: Store = LocalStore(folder) if is_local(output) else BeamStore(folder)
+    kept: Annotator = annotator.beside(store)
+    return kept

@@ -1,0 +1,212 @@
+"""Manifests as rows: CSV, JSON Lines and Parquet, a row at a time, and each with its number."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from .uris import is_path, path_of, scheme_of
+
+CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
+KINDS = CSV + JSON_LINES + PARQUET
+# Bytes of one line, or of one value between commas: longer ones are a file without an end of line, or a picture.
+MAX_LINE_BYTES = 8 << 20
+ROWS_AT_ONCE = 1024
+# Lines of JSON by which a column's type is told.
+LINES_LOOKED_AT = 1000
+
+
+class TableRow(NamedTuple):
+    """Values by column, at a line (Parquet: a row), counted from 1; or what is wrong with it."""
+
+    number: int
+    values: dict[str, Any]
+    problem: str = ""
+
+
+def kind_of(path: str) -> str:
+    """The extension that says how a manifest is to be read; a ``.gz`` behind it is passed over.
+
+    Raises:
+        ValueError: it is none of those that can be read.
+    """
+    stem = path[:-3] if path.lower().endswith(".gz") else path
+    kind = posixpath.splitext(stem)[1].lower()
+    if kind not in KINDS or (kind in PARQUET and stem != path):
+        raise ValueError(f"manifest {path}: its name ends with none of {', '.join(KINDS)}")
+    return kind
+
+
+def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
+    """Every row of a manifest, in bounded memory; of Parquet these columns only.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it is no such file.
+    """
+    kind = kind_of(path)
+    with open_file(path) as file:
+        if kind in PARQUET:
+            yield from _parquet_rows(path, file, columns)
+        elif kind in CSV:
+            with _text(file) as text:
+                yield from _csv_rows(path, _csv(text, kind))
+        else:
+            yield from _json_rows(file)
+
+
+def schema_of(path: str) -> pa.Schema:
+    """The columns of a manifest. Those of CSV are text; those of JSON Lines are what its first lines hold.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it is no such file, or has no header.
+    """
+    kind = kind_of(path)
+    with open_file(path) as file:
+        if kind in PARQUET:
+            return _parquet(path, file).schema_arrow
+        if kind in CSV:
+            with _text(file) as text:
+                return pa.schema([(name, pa.string()) for name in _header(path, _csv(text, kind))])
+        rows = [row.values for row, _ in zip(_json_rows(file), range(LINES_LOOKED_AT), strict=False)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.schema([(name, _type_of([row.get(name) for row in rows])) for name in names])
+
+
+def open_file(path: str) -> Any:
+    """A file of this machine or of a bucket, open for reading; ``.gz`` is unpacked."""
+    if scheme_of(path) == "az":
+        path = _as_azfs(path)
+    if is_path(path) or path.lower().startswith("file://"):
+        # Beam would take a name for text that is UTF-8.
+        return gzip.open(path_of(path)) if path.lower().endswith(".gz") else open(path_of(path), "rb")
+    return FileSystems.open(path)
+
+
+def convert(value: Any, field: pa.Field) -> Any:
+    """A value that goes into a column of this type: as it is, or as text where the column is text.
+
+    Raises:
+        ValueError: it does not go there.
+    """
+    if pa.types.is_string(field.type):
+        told = value is None or isinstance(value, str)
+        return value if told else json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        pa.scalar(value, field.type)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"column {field.name}: {str(value)[:50]!r} is no {field.type}") from error
+    return value
+
+
+def _as_azfs(path: str) -> str:
+    """Beam's name for the same blob, which tells the account."""
+    pairs = (part.partition("=") for part in os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";"))
+    account = {name: value for name, _, value in pairs}.get("AccountName") or os.environ.get(
+        "AZURE_STORAGE_ACCOUNT_NAME"
+    )
+    if not account:
+        raise RuntimeError("az:// needs AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCOUNT_NAME")
+    return f"azfs://{account}/{path.split('://', 1)[1]}"
+
+
+def _text(file: Any) -> io.TextIOWrapper:
+    # Names of local files may be no UTF-8: they come out as they went in.
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _csv(text: io.TextIOWrapper, kind: str) -> Any:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    return csv.reader(text, delimiter="\t" if kind == ".tsv" else ",", strict=True)
+
+
+def _header(path: str, reader: Any) -> list[str]:
+    header: list[str] = next(reader, [])
+    if not header or len(set(header)) < len(header):
+        raise ValueError(f"manifest {path}: its first line must name its columns, each once")
+    return header
+
+
+def _csv_rows(path: str, reader: Any) -> Iterator[TableRow]:
+    header = _header(path, reader)
+    while True:
+        number = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            yield TableRow(number, {}, f"this is no CSV: {error}")
+            continue
+        if fields is None:
+            return
+        if len(fields) == len(header):
+            yield TableRow(number, dict(zip(header, fields, strict=True)))
+        elif fields:
+            yield TableRow(number, {}, f"{len(fields)} fields, where the header has {len(header)}")
+
+
+def _json_rows(file: Any) -> Iterator[TableRow]:
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        problem = ""
+        if len(line) > MAX_LINE_BYTES:
+            problem = f"the line has more than {MAX_LINE_BYTES >> 20} MiB"
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE_BYTES)
+        elif not line.strip():
+            continue
+        try:
+            values = {} if problem else json.loads(line)
+        except (ValueError, RecursionError) as error:
+            values, problem = {}, f"this is no JSON: {error}"
+        if not isinstance(values, dict):
+            values, problem = {}, "this is no JSON object"
+        yield TableRow(number, values, problem)
+
+
+def _parquet(path: str, file: Any) -> Any:
+    try:
+        return pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"manifest {path}: this is no Parquet file: {error}") from error
+
+
+def _parquet_rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
+    table = _parquet(path, file)
+    present = [name for name in columns if name in table.schema_arrow.names]
+    number = 0
+    for batch in table.iter_batches(ROWS_AT_ONCE, columns=present):
+        for values in batch.to_pylist():
+            number += 1
+            yield TableRow(number, values)
+
+
+def _is_exact(value: int | float) -> bool:
+    return isinstance(value, float) or abs(value) <= 2**53
+
+
+# The first that all values fit; text takes what is left.
+_TYPES: tuple[tuple[Callable[[Any], bool], pa.DataType], ...] = (
+    (lambda value: isinstance(value, bool), pa.bool_()),
+    (lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63, pa.int64()),
+    (lambda value: isinstance(value, int | float) and not isinstance(value, bool) and _is_exact(value), pa.float64()),
+)
+
+
+def _type_of(values: Sequence[Any]) -> pa.DataType:
+    there = [value for value in values if value is not None]
+    for fits, kind in _TYPES:
+        if there and all(map(fits, there)):
+            return kind
+    return pa.string()

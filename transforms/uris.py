@@ -1,0 +1,125 @@
+"""What a URI says: its scheme, its bucket, the name in it, and how much of it may be shown."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+from urllib.parse import unquote, urlsplit
+
+LOCAL, WEB, DATA = "file", ("http", "https"), "data"
+# Ours: tar:OFFSET:SIZE:ARCHIVE#NAME, of which rows show what follows the numbers.
+TAR = "tar"
+BUCKETS = ("s3", "gs", "az", "azfs", "hdfs")
+SCHEMES = (LOCAL, *WEB, DATA, *BUCKETS)
+# What follows a drive letter is a path: one letter is no scheme.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_MEMBER = re.compile(r"tar:\d+:\d+:")
+# The parameters with which S3 and GCS sign a URL for some hours: another signature is the same picture.
+_SIGNED = re.compile(
+    r"(?:(?<=[?&])x-(?:amz|goog)-[a-z0-9-]+=[^&#]*&?|[?&]x-(?:amz|goog)-[a-z0-9-]+=[^&#]*(?=#|$))", re.I
+)
+# Parameters that let whoever reads them in. Their values may also tell pictures apart, so a digest stands for them.
+_SECRET = re.compile(
+    r"(?<=[?&])(signature|sig|awsaccesskeyid|(?:access_?)?token|api_?key|password|secret)=([^&#]*)", re.I
+)
+_UNSENDABLE = re.compile(r"[\x00-\x20\x7f\\]")
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+
+
+def scheme_of(uri: str) -> str:
+    """The scheme of a URI, in lower case; that of a path is ``file``."""
+    if uri[:5].lower() == "data:":
+        return DATA
+    if _MEMBER.match(uri):
+        return TAR
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else LOCAL
+
+
+def is_path(uri: str) -> bool:
+    """Whether this is a path of this machine, not a URI with a scheme."""
+    return scheme_of(uri) == LOCAL and not uri.lower().startswith("file://")
+
+
+def path_of(uri: str) -> str:
+    """The path of a local file that is given as a path or as ``file:///path``."""
+    return uri if is_path(uri) else unquote(urlsplit(uri).path)
+
+
+def split_bucket(uri: str) -> tuple[str, str]:
+    """The bucket and the name in it, which is taken as it is: ``%``, ``?`` and ``#`` mean themselves."""
+    bucket, _, name = uri.split("://", 1)[1].partition("/")
+    return bucket, name
+
+
+def check_uri(uri: str) -> str:
+    """The URI of one picture, as it was given.
+
+    Raises:
+        ValueError: there is none, or it can't be one.
+    """
+    if not uri.strip():
+        raise ValueError("there is no URI")
+    scheme = scheme_of(uri)
+    if scheme not in SCHEMES:
+        raise ValueError(f"{scheme}:// is none of {', '.join(f'{name}://' for name in SCHEMES if name != DATA)}")
+    if scheme in WEB:
+        _check_url(uri)
+    elif scheme in BUCKETS and not all(split_bucket(uri)):
+        raise ValueError(f"{uri} names no bucket, or nothing in it")
+    elif scheme == DATA and "," not in uri:
+        raise ValueError("this data: URI has no comma, and so no data")
+    elif scheme == LOCAL and not path_of(uri):
+        raise ValueError(f"{uri} has no path")
+    elif "\0" in uri:
+        raise ValueError("a path can't hold a null byte")
+    return uri
+
+
+def shown(uri: str) -> str:
+    """The URI as it stands in rows and messages, by which a picture is known from run to run.
+
+    Of a signed URL the signature is left out, of a token a digest is shown, of a data: URI the sha256 of its content.
+    All others are shown as they are.
+    """
+    scheme = scheme_of(uri)
+    if scheme == TAR:
+        return uri.split(":", 3)[3]
+    if scheme == DATA:
+        head, _, content = uri.partition(",")
+        return f"{head[:100]},sha256:{_digest(content)}"
+    # Most have neither, and this is asked some times for each.
+    if scheme in WEB and ("?" in uri or "@" in uri):
+        unsigned, signed = _SIGNED.subn("", _USER.sub("", uri))
+        unsigned = unsigned.rstrip("?&") if signed else unsigned
+        return _SECRET.sub(lambda match: f"{match[1]}=sha256:{_digest(match[2])[:16]}", unsigned)
+    return uri
+
+
+def basename(uri: str) -> str:
+    """The last part of a URI's path; empty for data:."""
+    scheme = scheme_of(uri)
+    if scheme == DATA:
+        return ""
+    if scheme in WEB:
+        return posixpath.basename(unquote(urlsplit(uri).path))
+    return posixpath.basename(split_bucket(uri)[1] if scheme in BUCKETS else path_of(uri))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _check_url(url: str) -> None:
+    if _UNSENDABLE.search(url):
+        raise ValueError(f"{shown(url)!r} has a space or a control character in it: write it with %")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{shown(url)} is no URL: {error}") from error
+    if not host:
+        raise ValueError(f"{shown(url)} names no host")
+    if "@" in parts.netloc:
+        raise ValueError(f"{shown(url)} was given with a user name or a password, which are not sent: leave them out")
