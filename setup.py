@@ -6,7 +6,11 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 NAME = "moondream_beam"
-FOLDERS = ["models", "models/hosted", "models/moondream", "models/tiny", "transforms", "pipelines", "pipelines/page"]
+FOLDERS = [
+    *("models", "models/hosted", "models/moondream", "models/tiny"),
+    *("transforms", "transforms/export"),
+    *("pipelines", "pipelines/page"),
+]
 PACKAGE_DIR = {NAME: ".", **{f"{NAME}.{folder.replace('/', '.')}": folder for folder in FOLDERS}}
 
 

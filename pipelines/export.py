@@ -1,0 +1,60 @@
+"""``moondream-beam export``: an output in the shapes that training tools read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..transforms.dataset import Dataset
+from ..transforms.export.formats import FORMATS, SHARES_NAME
+from ..transforms.export.names import place
+from ..transforms.export.wide import Selection
+from ..transforms.fetch import Fetcher
+from .starting import no_others, starting
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    parser.add_argument("output", metavar="OUT", help="the folder that annotate wrote")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=tuple(FORMATS),
+        help="sidecar: a .txt for each picture, a caption a line; imagefolder: pictures and metadata.jsonl; "
+        "webdataset: tars of pictures and JSON; coco: boxes; jsonl: a line a picture",
+    )
+    parser.add_argument(
+        "destination",
+        metavar="DEST",
+        help="a new folder; for coco and jsonl a new file; for sidecar also the root of the pictures",
+    )
+    parser.add_argument(
+        "--where", default="true", metavar="SQL", help="rows to take, such as \"task = 'caption' AND width >= 512\""
+    )
+    parser.add_argument("--drop-suspicious", action="store_true", help="leave out what the report calls suspicious")
+    parser.add_argument(
+        "--allow-private-addresses", action="store_true", help="let http(s) reach this machine and its private networks"
+    )
+
+
+def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+    """Run the command; the exit status: 1 where a picture is left out that should be there.
+
+    Raises:
+        CannotStartError: unknown arguments, no output there, a destination that is taken, or no row left.
+    """
+    with starting():
+        no_others(args, others)
+        destination = place(args.destination)
+        dataset = Dataset(args.output)
+    with dataset:
+        with starting():
+            selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
+            left = FORMATS[args.to](selection, destination, Fetcher(args.allow_private_addresses))
+        print(f"{selection.answers} answers on {selection.pictures} pictures as {args.to} in {destination}")
+        if selection.older:
+            print(f"{selection.older} rows have a later answer to the same question, and are left out", file=sys.stderr)
+        for reason, pictures in left.items():
+            print(f"{pictures} of the pictures: {reason}", file=sys.stderr)
+    return 1 if any(reason != SHARES_NAME for reason in left) else 0

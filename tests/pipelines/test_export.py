@@ -1,0 +1,49 @@
+"""``moondream-beam export``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from outputs import publish, some_of_each
+
+
+@pytest.fixture
+def out(tmp_path):
+    return publish(tmp_path / "out", *some_of_each(tmp_path / "photos"))
+
+
+def test_it_says_what_went_where(out, tmp_path, command):
+    status, said, complained = command("export", out, "--to", "jsonl", tmp_path / "rows.jsonl", "--drop-suspicious")
+    assert (status, complained) == (0, "")
+    assert said == f"12 answers on 3 pictures as jsonl in {tmp_path}/rows.jsonl\n"
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_is_left_out_is_told_and_is_no_success(out, tmp_path, command):
+    status, _, complained = command("export", out, "--to", "sidecar", tmp_path / "texts")
+    assert (status, complained) == (1, "1 of the pictures: has no text\n")
+
+
+def test_a_condition_chooses_rows(out, tmp_path, command):
+    where = "task = 'detect' AND filename LIKE '%.png'"
+    status, _, _ = command("export", out, "--to", "coco", tmp_path / "coco.json", "--where", where)
+    assert status == 0 and len(json.loads((tmp_path / "coco.json").read_text())["annotations"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words, cure",
+    [
+        (("OUT", "--to", "jsonl", "gs://bucket/rows"), "to a folder of this machine"),
+        (("OUT", "--to", "jsonl", "OUT"), "is there already"),
+        (("OUT", "--to", "jsonl", "new", "--where", "widht > 1"), "widht"),
+        (("OUT", "--to", "jsonl", "new", "--frobnicate"), "unknown option --frobnicate"),
+        (("OUT", "--to", "yaml", "new"), "invalid choice"),
+        (("nowhere", "--to", "jsonl", "new"), "give the folder that annotate wrote"),
+    ],
+)
+def test_a_bad_argument_is_told_in_one_line(words, cure, out, command, monkeypatch):
+    monkeypatch.chdir(out.parent)
+    status, said, complained = command("export", *(out if word == "OUT" else word for word in words))
+    assert status == 2 and said == "" and cure in complained.splitlines()[-1] and "Traceback" not in complained
+    assert not (out.parent / "new").exists()

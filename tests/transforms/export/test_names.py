@@ -1,0 +1,48 @@
+"""Exported files lie below their destination, whatever the data says."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from moondream_beam.transforms.export.names import NAME_BYTES, key_name, place, relative_name
+
+
+@pytest.mark.parametrize(
+    "filename, path",
+    [
+        ("a.jpg", "a.txt"),
+        ("sub/a.b.jpg", "sub/a.b.txt"),
+        ("no extension", "no extension.txt"),
+        ("/etc/passwd", "etc/passwd.txt"),
+        ("../../a.jpg", "_/_/a.txt"),
+        ("..\\..\\a.jpg", "_/_/a.txt"),
+        ("sub/../../a.jpg", "sub/_/_/a.txt"),
+        ("./a.jpg", "a.txt"),
+        ("..", "_.txt"),
+        ("", "_.txt"),
+        ("a\x00\n.jpg", "a__.txt"),
+        ("Zürich/日本.jpg", "Zürich/日本.txt"),
+    ],
+)
+def test_a_name_leads_nowhere_else(filename, path):
+    assert relative_name(filename, ".txt").as_posix() == path
+
+
+def test_a_name_is_not_longer_than_a_disk_takes():
+    (part,) = relative_name("日" * 1000 + ".jpg", ".txt").parts
+    assert len(part.encode()) <= NAME_BYTES + len(".txt")
+
+
+@pytest.mark.parametrize("key", ["../../../../etc/pass", "..", "", "a" * 19, "test-train-validation", "0" * 19 + "\n"])
+def test_a_key_that_is_none_of_ours_is_a_digest(key):
+    assert re.fullmatch("[0-9a-f]{20}", key_name(key)) and key_name(key) != key
+    assert key_name("0123456789abcdef0123") == "0123456789abcdef0123"
+
+
+def test_a_destination_is_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert place("there") == tmp_path / "there"
+    with pytest.raises(ValueError, match="copy it from there"):
+        place("gs://bucket/there")

@@ -1,0 +1,188 @@
+"""The shapes: sidecar, imagefolder, webdataset, coco and jsonl."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ..load import Fetch
+from .names import key_name, new_file, new_folder, relative_name
+from .pictures import Packed, with_pictures
+from .wide import Selection
+
+# A tar that is read from front to back: as many pictures as others put into one, and not more bytes than that.
+TAR_PICTURES, TAR_BYTES = 10_000, 1 << 30
+ANOTHER_TEXT = "has another text there already"
+NO_TEXT = "has no text"
+SHARES_NAME = "shares its name with another: its text has its key in its name"
+
+Left = Counter[str]
+Format = Callable[[Selection, Path, Fetch], Left]
+
+
+def to_jsonl(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+    """One JSON object a line, one line a picture, into a file."""
+    asked = selection.asked()
+    with new_file(destination) as file:
+        for row in selection.wide(asked):
+            file.write(_json(row) + "\n")
+    return Left()
+
+
+def to_imagefolder(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+    """Pictures named by their keys, and metadata.jsonl with their ``file_name``.
+
+    Of names as they were ``datasets`` would make splits, where one of them sounds like test or train.
+    """
+    asked, left = selection.asked(), Left()
+    with new_folder(destination) as folder, (folder / "metadata.jsonl").open("x", encoding="utf-8") as metadata:
+        for packed in _present(with_pictures(selection.wide(asked), fetch), left):
+            key = key_name(packed.row["key"])
+            path = Path("images", key[:2], f"{key}.{packed.extension}")
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(packed.content)
+            metadata.write(_json({"file_name": path.as_posix(), **packed.row}) + "\n")
+    return left
+
+
+def to_webdataset(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+    """Tars of KEY.jpg, or whatever the picture is, each with its KEY.json."""
+    asked, left = selection.asked(), Left()
+    with new_folder(destination) as folder, ExitStack() as stack:
+        tar, pictures, size = None, 0, 0
+        for packed in _present(with_pictures(selection.wide(asked), fetch), left):
+            if tar is None or pictures % TAR_PICTURES == 0 or size >= TAR_BYTES:
+                stack.close()
+                number = len(list(folder.iterdir()))
+                tar, size = stack.enter_context(tarfile.open(folder / f"{number:06d}.tar", "x")), 0
+            pictures, size = pictures + 1, size + len(packed.content)
+            key = key_name(packed.row["key"])
+            _add(tar, f"{key}.{packed.extension}", packed.content)
+            _add(tar, f"{key}.json", _json(packed.row).encode())
+    return left
+
+
+def to_coco(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+    """One JSON file of boxes in pixels; what was looked for are its categories. Pictures without boxes are in it too.
+
+    Raises:
+        ValueError: nothing was looked for.
+    """
+    found = [(task, prompt) for task, prompt, _ in selection.asked() if task == "detect"]
+    if not found:
+        raise ValueError("none of these rows is a detection, and coco is about boxes: choose another shape")
+    categories = {prompt: number for number, (_, prompt) in enumerate(found, 1)}
+    with new_file(destination) as file:
+        listed = [{"id": number, "name": prompt} for prompt, number in categories.items()]
+        file.write(f'{{"info": {{"description": "moondream-beam"}},\n"categories": {_json(listed)},\n"images": [\n')
+        _write_list(file, _coco_images(selection))
+        file.write('],\n"annotations": [\n')
+        _write_list(file, _coco_boxes(selection, categories))
+        file.write("]}\n")
+    return Left()
+
+
+def to_sidecar(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+    """A text file for each picture, named like it, with each of its captions on a line.
+
+    Where the selection has no captions, answers to queries stand in for them.
+    """
+    left = Left()
+    for row in selection.dataset.rows(_texts(selection)):
+        if not row["texts"]:
+            left[NO_TEXT] += 1
+            continue
+        suffix = f"-{key_name(row['key'])}.txt" if row["shares"] else ".txt"
+        left[SHARES_NAME] += row["shares"]
+        path = destination / relative_name(row["filename"], suffix)
+        text = "\n".join(row["texts"]) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            left[ANOTHER_TEXT] += not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text
+    return +left
+
+
+def _texts(selection: Selection) -> str:
+    """A query of each picture's texts, and whether its name without extension is another's too."""
+    captions = any(asked.task == "caption" for asked in selection.asked())
+    return f"""
+        SELECT key, filename, texts,
+            count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
+        FROM (
+            SELECT key, min(filename) AS filename,
+                list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY prompt)
+                    FILTER (WHERE task = '{"caption" if captions else "query"}' AND trim(caption) != '') AS texts
+            FROM {selection.rows} GROUP BY key)
+        ORDER BY filename, key
+    """
+
+
+FORMATS: dict[str, Format] = {
+    "sidecar": to_sidecar,
+    "imagefolder": to_imagefolder,
+    "webdataset": to_webdataset,
+    "coco": to_coco,
+    "jsonl": to_jsonl,
+}
+
+
+def _coco_images(selection: Selection) -> Iterator[dict[str, Any]]:
+    query = f"""
+        SELECT row_number() OVER (ORDER BY key) AS id, min(filename) AS file_name, any_value(width) AS width,
+            any_value(height) AS height, any_value(uri) AS coco_url, key
+        FROM {selection.rows} WHERE task = 'detect' GROUP BY key ORDER BY key
+    """
+    return selection.dataset.rows(query)
+
+
+def _coco_boxes(selection: Selection, categories: dict[str, int]) -> Iterator[dict[str, Any]]:
+    query = f"""
+        SELECT dense_rank() OVER (ORDER BY key) AS image, width, height, prompt, objects
+        FROM {selection.rows} WHERE task = 'detect' ORDER BY key, prompt
+    """
+    number = 0
+    for row in selection.dataset.rows(query):
+        for box in row["objects"] or ():
+            number += 1
+            x, y = box["x_min"] * row["width"], box["y_min"] * row["height"]
+            width, height = box["x_max"] * row["width"] - x, box["y_max"] * row["height"] - y
+            yield {
+                "id": number,
+                "image_id": row["image"],
+                "category_id": categories[row["prompt"]],
+                "bbox": [round(side, 2) for side in (x, y, width, height)],
+                "area": round(width * height, 2),
+                "iscrowd": 0,
+            }
+
+
+def _write_list(file: Any, values: Iterator[dict[str, Any]]) -> None:
+    for number, value in enumerate(values):
+        file.write(("," if number else "") + _json(value) + "\n")
+
+
+def _present(pictures: Iterator[Packed], left: Left) -> Iterator[Packed]:
+    for packed in pictures:
+        if packed.problem:
+            left[packed.problem] += 1
+        else:
+            yield packed
+
+
+def _add(tar: tarfile.TarFile, member: str, content: bytes) -> None:
+    info = tarfile.TarInfo(member)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
