@@ -67,6 +67,11 @@ def held(output: str, run: str) -> Iterator[Token]:
         token.let_go()
 
 
+def at_work(output: str) -> list[str]:
+    """The runs that are at work in an output, as far as can be seen from here."""
+    return [run for run in _runs(output) if _token(output, run).is_held()]
+
+
 def lost(output: str, run: str) -> StoppedError:
     """What a run whose token is gone has to say."""
     return StoppedError(f"stopped: run {run} has no token in {output}; another run took it for dead, or is elsewhere")

@@ -1,6 +1,6 @@
 """How far a run is, while it runs: small files beside the unpublished shards, for whoever looks at the output.
 
-Local outputs only: on an object store every note would be a request, and the published shards tell enough.
+On an object store, where every note is a request, only the plan is noted: the published shards tell the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import shutil
 import time
 from pathlib import Path
 
-from .output import is_local, temporary_folder
+from apache_beam.io.filesystems import FileSystems
+
+from .output import is_local, is_there, temporary_folder, write_whole
 from .plan import Count
 from .summary import Summary, sum_summaries
 
@@ -24,12 +26,25 @@ class ProgressNotes:
     """The notes of one run. Each shard has its own, and so needs no lock."""
 
     def __init__(self, output: str, run: str) -> None:
+        self.output, self.far_plan = output, FileSystems.join(temporary_folder(output), f"{run}.{PLAN_NOTE}")
         self.folder = Path(temporary_folder(output), f"{run}.notes") if is_local(output) else None
         self._last = 0.0
 
     def plan(self, count: Count) -> None:
         """Note how much the run has to do."""
-        self._write(PLAN_NOTE, count)
+        if self.folder:
+            self._write(PLAN_NOTE, count)
+        else:
+            write_whole(self.output, self.far_plan, json.dumps(count).encode())
+
+    def read_plan(self) -> Count | None:
+        """What was planned, wherever the output is; None: not planned yet, or the run has ended."""
+        if self.folder:
+            return self.read()[0]
+        if not is_there(self.far_plan):
+            return None
+        with FileSystems.open(self.far_plan) as file:
+            return Count(*json.loads(file.read()))
 
     def tell(self, shard: int, summary: Summary, last: bool = False) -> bool:
         """Note the sums of a shard so far, unless that was just done; ``last`` is always noted. Whether it was time."""
@@ -57,6 +72,8 @@ class ProgressNotes:
             shutil.rmtree(self.folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()
+        elif is_there(self.far_plan):
+            FileSystems.delete([self.far_plan])
 
     def _write(self, name: str, values: object) -> None:
         if self.folder:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from typing import Protocol
 
 from apache_beam.io.filesystems import FileSystems
@@ -37,6 +38,9 @@ class Token(Protocol):
 
     def is_there(self) -> bool:
         """Whether nobody has taken this run for dead."""
+
+    def is_held(self) -> bool:
+        """Whether a process of its run is at work, as far as can be seen without leaving a sign."""
 
     def bury(self, by: Token) -> bool:
         """Remove the token of a run that is dead; False: it is alive. ``by`` is one that was written just now."""
@@ -79,6 +83,20 @@ class LockedToken:
             return os.path.samestat(os.stat(self.path), os.fstat(self._file))
         except FileNotFoundError:
             return False
+
+    def is_held(self) -> bool:
+        """Whether somebody has locked it."""
+        try:
+            file = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+        return False
 
     def bury(self, by: Token) -> bool:
         """Remove it if nobody has locked it."""
@@ -126,6 +144,10 @@ class BeatingToken:
     def is_there(self) -> bool:
         """Whether the object is there."""
         return is_there(self.path)
+
+    def is_held(self) -> bool:
+        """Whether it was written within ``LEASE_SECONDS``, by this machine's clock."""
+        return self.is_there() and time.time() - FileSystems.last_updated(self.path) < LEASE_SECONDS
 
     def bury(self, by: Token) -> bool:
         """Remove it if it has not been written for ``LEASE_SECONDS``, on the store's own clock."""

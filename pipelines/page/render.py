@@ -15,7 +15,7 @@ from ...transforms import figures
 from ...transforms.dataset import Dataset
 from ...transforms.gallery import TEXT_CHARACTERS, Shown, add_thumbnails, choose
 from ...transforms.suspicion import SUSPICIONS
-from . import words
+from .. import words
 
 FOLDER = Path(__file__).parent
 RUNS_CHARTED, RUNS_LISTED = 2, 20

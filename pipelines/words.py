@@ -7,7 +7,7 @@ import math
 from datetime import datetime, timezone
 from typing import Any
 
-from ...transforms.gallery import PLACES_OF_A_ROW, TEXT_CHARACTERS
+from ..transforms.gallery import PLACES_OF_A_ROW, TEXT_CHARACTERS
 
 
 def count(value: int) -> str:
@@ -40,6 +40,15 @@ def milliseconds(value: float) -> str:
         if value >= size:
             return f"{number(value / size)} {unit}"
     return f"{number(value)} ms"
+
+
+def duration(seconds: float) -> str:
+    """A time to come, no finer than one can know it."""
+    for unit, size, smaller in (("d", 86_400, "h"), ("h", 3600, "min"), ("min", 60, "s")):
+        if seconds >= size:
+            rest = int(seconds % size // {"h": 3600, "min": 60, "s": 1}[smaller])
+            return f"{int(seconds // size)} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{seconds:.0f} s"
 
 
 def moment(value: datetime | float) -> str:

@@ -1,0 +1,103 @@
+"""``moondream-beam status``: how far the runs of an output are, from any machine that can read it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TextIO
+
+from ..transforms.status import RunStatus, Watch
+from .starting import no_others, starting
+from .words import duration, moment, number, share
+
+RUNS_TOLD = 10
+SECONDS_BETWEEN_LOOKS = 5.0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    parser.add_argument("output", metavar="OUT", help="the folder that annotate writes to, on disk or in a bucket")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=SECONDS_BETWEEN_LOOKS,
+        metavar="SECONDS",
+        help="look again and again (every %(const)s s), until no run is at work",
+    )
+
+
+def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+    """Run the command; the exit status.
+
+    Raises:
+        CannotStartError: unknown arguments, or nothing there.
+    """
+    with starting():
+        no_others(args, others)
+        if args.watch is not None and not args.watch > 0:
+            raise ValueError(f"--watch {args.watch}: give more than 0 seconds")
+        watch = Watch(args.output)
+        runs = watch.look()
+        if not runs:
+            raise ValueError(f"{args.output}: no run there; give the folder that annotate writes to")
+    if args.watch is None:
+        print("\n".join(told(runs)))
+        return 0
+    try:
+        keep_telling(watch, args.watch, sys.stdout)
+    except KeyboardInterrupt:
+        # Whoever watched has seen enough; the run goes on.
+        print(file=sys.stderr)
+    return 0
+
+
+def keep_telling(watch: Watch, seconds: float, stream: TextIO) -> None:
+    """Tell how far the runs are until none is at work: in place on a terminal, elsewhere when something changed."""
+    before: list[str] = []
+    while True:
+        runs = watch.look()
+        lines = told(runs)
+        if lines != before:
+            up = f"\x1b[{len(before)}F\x1b[J" if before and stream.isatty() else ""
+            print(up + "\n".join(lines), file=stream, flush=True)
+        if all(run.state != "running" for run in runs):
+            return
+        before = lines
+        time.sleep(seconds)
+
+
+def told(runs: Sequence[RunStatus], now: datetime | None = None) -> list[str]:
+    """A line for each of the latest runs, and one for all that is there."""
+    now = now or datetime.now(timezone.utc)
+    lines = [f"{run.run}  {in_words(run, now)}" for run in runs[-RUNS_TOLD:]]
+    if len(runs) > RUNS_TOLD:
+        lines.insert(0, f"{len(runs) - RUNS_TOLD} earlier runs")
+    annotations, failures = (
+        sum(counts) for counts in zip(*((run.annotations, run.failures) for run in runs), strict=True)
+    )
+    return [*lines, f"in all {annotations:,} rows in data/ and {failures:,} in errors/"]
+
+
+def in_words(run: RunStatus, now: datetime) -> str:
+    """How far a run is."""
+    words = [f"{run.state}:", f"{run.rows:,}"]
+    if run.planned:
+        words.append(f"of {run.planned.pending:,} answers ({share(run.rows, run.planned.pending)}),")
+    else:
+        words.append("answers,")
+    words.append(f"{run.failures:,} errors")
+    if run.record and not run.record.get("balanced", True):
+        words.append("– does not balance")
+    if (rate := run.rate(now)) is not None:
+        words[-1] += ","
+        words.append(f"{number(rate)} a second")
+    if run.state == "running" and (left := run.seconds_left(now)) is not None:
+        words[-1] += ","
+        words.append(f"{duration(left)} left")
+    if run.state == "stopped":
+        words[-1] += f"{f', last row at {moment(run.last)}' if run.last else ''}; the same command goes on from there"
+    return " ".join(words)

@@ -1,0 +1,82 @@
+"""``moondream-beam status``."""
+
+from __future__ import annotations
+
+import io
+import threading
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from outputs import publish, some_of_each
+from rows import NOW
+
+from moondream_beam.pipelines.status import keep_telling, told
+from moondream_beam.transforms.card import write_record
+from moondream_beam.transforms.lease import claimed
+from moondream_beam.transforms.plan import Count
+from moondream_beam.transforms.status import RunStatus, Watch
+
+RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
+
+
+@pytest.mark.parametrize(
+    "run, words",
+    [
+        (RUN, "r  running: 50 of 200 answers (25 %), 10 errors, 5 a second, 30 s left"),
+        (RUN._replace(planned=None), "r  running: 50 answers, 10 errors, 5 a second"),
+        (RUN._replace(annotations=0, failures=0), "r  running: 0 of 200 answers (0 %), 0 errors, 0 a second"),
+        (
+            RUN._replace(state="stopped", planned=None),
+            "r  stopped: 50 answers, 10 errors, last row at 02 Jan 2030, 03:04 UTC; "
+            "the same command goes on from there",
+        ),
+        (
+            RUN._replace(state="ended", record={"balanced": False, "wall_seconds": 25.0}),
+            "r  ended: 50 of 200 answers (25 %), 10 errors – does not balance, 2 a second",
+        ),
+    ],
+)
+def test_a_run_is_told_in_a_line(run, words):
+    assert told([run], NOW + timedelta(seconds=10))[0] == words
+
+
+def test_of_many_runs_the_latest_are_told_and_all_are_counted():
+    lines = told([RUN._replace(run=f"r{index:02}") for index in range(25)], NOW)
+    assert lines[0] == "15 earlier runs" and lines[1].startswith("r15 ") and len(lines) == 12
+    assert lines[-1] == "in all 1,000 rows in data/ and 250 in errors/"
+
+
+def test_the_command_tells_of_an_output(tmp_path, command):
+    out = publish(tmp_path, *some_of_each(tmp_path / "photos"))
+    status, said, complained = command("status", out)
+    assert (status, complained) == (0, "")
+    assert said.splitlines()[-1] == "in all 13 rows in data/ and 2 in errors/"
+
+
+def test_watching_ends_with_the_run_and_says_what_changed(tmp_path):
+    run = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-abcd"
+    stream = io.StringIO()
+    with claimed(str(tmp_path), run):
+        watcher = threading.Thread(target=keep_telling, args=(Watch(str(tmp_path)), 0.05, stream))
+        watcher.start()
+        publish(tmp_path, *some_of_each(tmp_path / "photos"), run=run)
+        while "15 answers" not in stream.getvalue():
+            assert watcher.is_alive()
+        write_record(str(tmp_path), run, {"run": run, "counts": {"pending": 15}, "wall_seconds": 1.0})
+    watcher.join(30)
+    assert "ended: 15 of 15 answers" in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "words, cure",
+    [
+        (("nowhere",), "no run there"),
+        (("nowhere", "--watch", "0"), "more than 0 seconds"),
+        (("nowhere", "--wacht"), "unknown option --wacht"),
+        (("http://example.com/out",), "rows go to a folder"),
+    ],
+)
+def test_a_bad_argument_is_told_in_one_line(words, cure, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, said, complained = command("status", *words)
+    assert status == 2 and said == "" and cure in complained.splitlines()[-1] and "Traceback" not in complained
