@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from . import annotate, demo, export, report, status
+from . import annotate, demo, estimate, export, report, status
 from .interrupt import not_about_ends_on_purpose
 from .starting import CannotStartError
 
@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module, summary in (
         ("annotate", annotate, "annotate pictures into a Parquet dataset"),
+        ("estimate", estimate, "annotate a sample, and say how long and how much all of it would take"),
         ("status", status, "say how far the runs of an output are"),
         ("report", report, "write one page to look at: pictures, figures, errors, what ran"),
         ("export", export, "write an output in the shapes that training tools read"),
