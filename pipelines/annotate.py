@@ -15,11 +15,11 @@ from apache_beam.transforms.combiners import Top
 from ..models.moondream.devices import choose_device
 from ..models.moondream.hub import OFFICIAL
 from ..transforms.card import read_record
-from ..transforms.job import new_run
 from ..transforms.lease import claimed
 from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
+from .cluster import add_cluster_options, check_cluster, run_of, sliced
 from .inputs import add_input_options, inputs_of
 from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
@@ -42,6 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_sampling_options(parser)
     add_job_options(parser)
+    add_cluster_options(parser)
 
 
 def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
@@ -60,7 +61,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
             | "Limit" >> Top.Smallest(args.limit, key=lambda ref: ref.key)
             | "Each" >> beam.FlatMap(lambda chosen: chosen)
         )
-    refs | "Annotate" >> job
+    sliced(refs, args) | "Annotate" >> job
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
@@ -69,10 +70,11 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
     Raises:
         CannotStartError: bad arguments, or a device that is not there.
     """
-    name = new_run()
     with contextlib.ExitStack() as stack:
         with starting():
             check_job(args)
+            check_cluster(args)
+            name = run_of(args)
             options = beam_options(beam_arguments)
             args.output = anchor(args.output)
             local = args.runner == LOCAL_RUNNER
