@@ -19,7 +19,7 @@ from ..transforms.lease import claimed
 from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
-from .cluster import add_cluster_options, check_cluster, run_of, sliced
+from .cluster import add_cluster_options, check_cluster, hints_of, run_of, sliced
 from .inputs import add_input_options, inputs_of
 from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
@@ -61,7 +61,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
             | "Limit" >> Top.Smallest(args.limit, key=lambda ref: ref.key)
             | "Each" >> beam.FlatMap(lambda chosen: chosen)
         )
-    sliced(refs, args) | "Annotate" >> job
+    sliced(refs, args) | "Annotate" >> job.with_resource_hints(**hints_of(args))
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:

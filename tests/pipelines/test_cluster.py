@@ -9,11 +9,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.transforms.environments import DockerEnvironment
 from launcher import Launcher
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
+from moondream_beam.pipelines.annotate import build
+from moondream_beam.pipelines.cli import build_parser
 
 PICTURES = 60
 
@@ -105,3 +109,31 @@ def test_the_same_slice_twice_at_once_is_refused(tmp_path, words, launcher: Laun
     assert launcher.run(*words, "--slice", "0/2") == 2
     assert "is at work there, wait for its end" in launcher.said()
     assert launcher.ended(first) == 0
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (("--gpu", "nvidia-l4"), "--gpu is for workers elsewhere"),
+        (("--worker-memory", "16GB"), "--worker-memory is for workers elsewhere"),
+        (("--runner", "DataflowRunner", "--gpu", "L4;count:8"), "give a type such as nvidia-l4"),
+        (("--runner", "DataflowRunner", "--worker-memory", "plenty"), "give a size such as 16GB"),
+    ],
+)
+def test_what_workers_can_not_have_is_refused_in_a_line(pictures, command, tmp_path, options, told):
+    status, _, said = command("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", *options)
+    assert status == 2 and said.count("\n") == 1 and told in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_asks_for_workers_with_a_gpu_where_the_model_is(pictures, tmp_path):
+    words = ["annotate", str(pictures), "--output", str(tmp_path / "out"), "--model", "tiny"]
+    words += ["--runner", "FnApiRunner", "--gpu", "nvidia-l4", "--worker-memory", "16GB"]
+    args = build_parser().parse_args(words)
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    build(pipeline, args, "run")
+    proto = pipeline.to_runner_api(default_environment=DockerEnvironment.from_container_image("workers"))
+    hints = [dict(one.resource_hints) for one in proto.components.environments.values() if one.resource_hints]
+    assert [set(one.values()) for one in hints] == [
+        {b"type:nvidia-l4;count:1;install-nvidia-driver", b"1", b"16000000000"}
+    ]
