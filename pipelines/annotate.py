@@ -20,6 +20,7 @@ from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
 from .cluster import add_cluster_options, check_cluster, hints_of, run_of, sliced
+from .gpus import gpus_of
 from .inputs import add_input_options, inputs_of
 from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
@@ -78,7 +79,8 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             options = beam_options(beam_arguments)
             args.output = anchor(args.output)
             local = args.runner == LOCAL_RUNNER
-            pipeline = beam.Pipeline(local_runner(options, args.workers) if local else args.runner, options=options)
+            runner = local_runner(options, args.workers, gpus_of(args)) if local else args.runner
+            pipeline = beam.Pipeline(runner, options=options)
             build(pipeline, args, name)
             stack.enter_context(claimed(args.output, name))
             if local:
@@ -121,7 +123,9 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
 
 
 def _threads(args: argparse.Namespace) -> int:
-    return max(1, (os.cpu_count() or 1) // args.workers)
+    # Schedulers give a process some of a machine's processors, and see to it that it has no more.
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors // args.workers)
 
 
 def _say_where(args: argparse.Namespace) -> None:
