@@ -19,7 +19,7 @@ from ..transforms.lease import claimed
 from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
-from .cluster import add_cluster_options, check_cluster, hints_of, run_of, sliced
+from .cluster import add_cluster_options, check_cluster, hints_of, run_of, say_of_runner, sliced
 from .gpus import gpus_of
 from .inputs import add_input_options, inputs_of
 from .interrupt import unwrapped_interrupts, worker_death
@@ -85,6 +85,8 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             stack.enter_context(claimed(args.output, name))
             if local:
                 _say_where(args)
+            elif (said := say_of_runner(args.runner)) is not None:
+                print(said, file=sys.stderr)
         if local:
             stack.enter_context(show_progress(ProgressNotes(args.output, name)))
         if (reason := _run(pipeline)) is not None:

@@ -37,11 +37,23 @@ def check_cluster(args: argparse.Namespace) -> None:
         if getattr(args, option) and args.runner == LOCAL_RUNNER:
             raise ValueError(f"--{option.replace('_', '-')} is for workers elsewhere: name their --runner")
     hints_of(args)
+    if "dask" in args.runner.lower():
+        raise ValueError(
+            f"--runner {args.runner}: Beam's runner for Dask drops what a step gives at the end of a bundle, and says"
+            " nothing; use --slice, with a command for each of its workers"
+        )
     if slice_of(args) and args.retry_errors:
         # Failures of one slice share files with those of another, if an earlier run had no slices or others.
         raise ValueError(
             "--retry-errors rewrites what other slices wrote: give it without --slice, while none is at work"
         )
+
+
+def say_of_runner(name: str) -> str | None:
+    """What somebody should know of a runner before it starts."""
+    if name.lower() not in ("direct", "directrunner"):
+        return None
+    return f"{name} first tries to download a program of Beam's, without a time limit; --runner {LOCAL_RUNNER} does not"
 
 
 def hints_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from launcher import Launcher
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.annotate import build
 from moondream_beam.pipelines.cli import build_parser
+from moondream_beam.pipelines.cluster import say_of_runner
 
 PICTURES = 60
 
@@ -137,3 +138,27 @@ def test_the_command_asks_for_workers_with_a_gpu_where_the_model_is(pictures, tm
     assert [set(one.values()) for one in hints] == [
         {b"type:nvidia-l4;count:1;install-nvidia-driver", b"1", b"16000000000"}
     ]
+
+
+@pytest.mark.parametrize("runner", ["dask", "DaskRunner", "apache_beam.runners.dask.dask_runner.DaskRunner"])
+def test_dask_is_refused_since_it_loses_rows(pictures, command, tmp_path, runner):
+    words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", runner)
+    status, _, said = command(*words)
+    assert status == 2 and said.count("\n") == 1 and "says nothing; use --slice" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_direct_runner_does_first_is_said(pictures, command, tmp_path):
+    # The download hits the wall around the network of these tests, after which Beam goes on without it.
+    words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", "DirectRunner")
+    status, _, said = command(*words, "--max-failure-rate", 1)
+    assert status == 0 and "DirectRunner first tries to download a program of Beam's" in said
+    assert len(ids(tmp_path / "out")) == 5
+    assert say_of_runner("direct") and say_of_runner("FlinkRunner") is say_of_runner("local") is None
+
+
+def test_a_runner_that_is_not_installed_or_is_none_is_told_in_a_line(pictures, command, tmp_path):
+    for runner in ("NoSuchRunner", "no.such.Runner"):
+        words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", runner)
+        status, _, said = command(*words)
+        assert status == 2 and said.count("\n") == 1
