@@ -24,10 +24,11 @@ lint: .venv/test  ## check format, style and types
 notebooks: .venv/test  ## run every notebook from top to bottom
 	for notebook in $(wildcard notebooks/*.ipynb); do $(BIN)/jupyter-execute $$notebook || exit; done
 
-azurite: .venv/azurite  ## install the emulator of Azure's blobs, without which its tests are skipped; needs Node
+azurite: .venv/azurite/node_modules  ## install the emulator of Azure's blobs, else its tests are skipped; needs Node
 
-.venv/azurite:
-	npm install --silent --prefix $@ azurite@3.35.0
+.venv/azurite/node_modules:
+	mkdir -p .venv/azurite
+	npm install --silent --prefix .venv/azurite azurite@3.35.0
 
 # Without build isolation the pinned setuptools builds, and a repeated install needs no network.
 .venv/runtime: setup.py pyproject.toml constraints.txt

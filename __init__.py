@@ -1,5 +1,8 @@
 """Annotate image datasets of any size with the Moondream vision-language model, on Apache Beam."""
 
+from .models.cloud import MoondreamCloud
+from .models.fal import Fal
+from .models.fallback import Fallback
 from .models.moondream.annotator import Moondream
 from .models.tasks import (
     Annotator,
@@ -32,9 +35,12 @@ __all__ = [
     "Caption",
     "Detect",
     "Failure",
+    "Fal",
+    "Fallback",
     "Fault",
     "ImageRef",
     "Moondream",
+    "MoondreamCloud",
     "MoondreamModelHandler",
     "Outcome",
     "Point",

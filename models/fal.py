@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .hosted.annotator import HostedAnnotator
 from .hosted.budget import Budget
-from .hosted.ends import AccountError, CallError, LostAnswerError, PollError, UnfitError
+from .hosted.ends import AccountError, CallError, GoneError, LostAnswerError, PollError, UnfitError
 from .hosted.governor import Clock
 from .hosted.images import data_uri
 from .hosted.service import Done, Item, Reply
@@ -119,6 +119,8 @@ class FalQueue:
 
     def poll(self, job: str) -> Done | None:
         """How the job is: None while it goes on."""
+        if not JOB_ID.fullmatch(job):
+            raise GoneError("the journal names no job of fal's")
         handle = self.client.get_handle(ENDPOINT, job)
         try:
             status = handle.status(with_logs=log.isEnabledFor(logging.DEBUG))

@@ -55,20 +55,20 @@ class Fallback:
         """The same annotator, with the API's journal in this store."""
         return Fallback(self.engine, self.api.beside(store))
 
-    def forget(self, ids: Iterable[str]) -> None:
+    def forget(self, ids: Iterable[str], scope: str = "") -> None:
         """These requests have their rows."""
-        self.api.forget(ids)
+        self.api.forget(ids, scope)
 
-    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Answer a stream of requests, the API's outcomes among the engine's.
+    def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
+        """Answer a stream of requests, the API's outcomes among the engine's. ``scope`` is for the API's journal.
 
         Raises:
             AccountError: the API is needed and refuses us.
         """
         if self._find_out() is None:
-            yield from self._with_engine(requests)
+            yield from self._with_engine(requests, scope)
         else:
-            yield from self._without_engine(requests)
+            yield from self._without_engine(requests, scope)
 
     def _forget_state(self) -> None:
         self._lock = threading.Lock()
@@ -93,7 +93,7 @@ class Fallback:
         self._why_out, self._is_broken = why, broken
         log.warning("%s: %s answers instead of %s, and is paid for", why, self.api.api, self.name)
 
-    def _with_engine(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+    def _with_engine(self, requests: Iterable[Request], scope: str) -> Iterator[Outcome]:
         feed = _Feed(requests)
         failed: list[tuple[Request, Outcome]] = []
         with closing(_as_generator(self.engine.answer(feed))) as outcomes:
@@ -113,13 +113,13 @@ class Fallback:
                 else:
                     yield outcome
                 if len(failed) >= GATHERED:
-                    yield from self._second_opinion(failed)
+                    yield from self._second_opinion(failed, scope)
                     failed = []
-        yield from self._second_opinion(failed)
+        yield from self._second_opinion(failed, scope)
         if self._is_broken:
-            yield from self._without_engine(feed.take_over())
+            yield from self._without_engine(feed.take_over(), scope)
 
-    def _without_engine(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+    def _without_engine(self, requests: Iterable[Request], scope: str) -> Iterator[Outcome]:
         ended: deque[Outcome] = deque()
         unfit: list[Request] = []
 
@@ -133,7 +133,7 @@ class Fallback:
                     ended.extend(self._unaskable(unfit))
                     unfit.clear()
 
-        for outcome in self.api.answer(askable()):
+        for outcome in self.api.answer(askable(), scope):
             yield self._signed(outcome)
             while ended:
                 yield ended.popleft()
@@ -149,14 +149,14 @@ class Fallback:
             message = f"{self._why_out}; {self.api.api} can't be asked to {request.task.name}"
             yield Outcome(request.id, Fault("EngineOut", message, retryable=True), f"local/{self.name}")
 
-    def _second_opinion(self, failed: list[tuple[Request, Outcome]]) -> Iterator[Outcome]:
+    def _second_opinion(self, failed: list[tuple[Request, Outcome]], scope: str) -> Iterator[Outcome]:
         """The API's answers to what the engine failed at; where both fail, both say why."""
         firsts: dict[str, list[Outcome]] = {}
         for request, outcome in failed:
             firsts.setdefault(request.id, []).append(outcome)
         if not failed:
             return
-        for outcome in self.api.answer(request for request, _ in failed):
+        for outcome in self.api.answer((request for request, _ in failed), scope):
             first = firsts[outcome.id].pop().result
             assert isinstance(first, Fault)
             if isinstance(outcome.result, Fault):

@@ -15,7 +15,7 @@ from apache_beam.transforms.combiners import Top
 from ..models.moondream.devices import choose_device
 from ..models.moondream.hub import OFFICIAL
 from ..transforms.card import read_record
-from ..transforms.lease import claimed
+from ..transforms.lease import claim, claimed
 from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
@@ -27,7 +27,6 @@ from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from .ledger import balance_sheet, exit_status
 from .models import add_model_options, annotator_of
 from .progress import show_progress
-from .refusal import unwrapped_refusals
 from .runner import local_runner
 from .starting import starting
 from .tasks import add_sampling_options, add_task_options
@@ -82,16 +81,22 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             runner = local_runner(options, args.workers, gpus_of(args)) if local else args.runner
             pipeline = beam.Pipeline(runner, options=options)
             build(pipeline, args, name)
-            stack.enter_context(claimed(args.output, name))
             if local:
+                stack.enter_context(claimed(args.output, name))
                 _say_where(args)
-            elif (said := say_of_runner(args.runner)) is not None:
-                print(said, file=sys.stderr)
+            else:
+                if (said := say_of_runner(args.runner)) is not None:
+                    print(said, file=sys.stderr)
+                # Its workers hold it from here on: they go on when this process is gone.
+                claim(args.output, name)
+        notes = ProgressNotes(args.output, name)
         if local:
-            stack.enter_context(show_progress(ProgressNotes(args.output, name)))
+            stack.enter_context(show_progress(notes))
         if (reason := _run(pipeline)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED
+        if not local:
+            notes.remove()
     record = read_record(args.output, name)
     print(balance_sheet(record, args.output))
     return exit_status(record, args.max_failure_rate)
@@ -100,7 +105,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
 def _run(pipeline: beam.Pipeline) -> str | None:
     """Run it to its end; why it stopped before, if that can be told in a line."""
     try:
-        with unwrapped_refusals(), unwrapped_interrupts():
+        with unwrapped_interrupts():
             pipeline.run().wait_until_finish()
     except Exception as error:
         if (reason := stop_reason(error) or worker_death(error)) is None:
@@ -135,5 +140,9 @@ def _say_where(args: argparse.Namespace) -> None:
         print(f"{args.backend} answers and is paid for, pictures go there; rows go to {args.output}", file=sys.stderr)
         return
     device = choose_device(args.device).type
+    if device == "cpu" and args.device == "auto" and args.fallback != "none":
+        # The worker finds the same and says it.
+        print(f"rows go to {args.output}", file=sys.stderr)
+        return
     note = ": no accelerator is used, the time left shows as it goes" if device == "cpu" else ""
     print(f"{args.model or OFFICIAL} on {device}{note}; rows go to {args.output}", file=sys.stderr)

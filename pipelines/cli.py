@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from . import annotate, demo
 from .interrupt import not_about_ends_on_purpose
-from .refusal import not_about_refusals
 from .starting import CannotStartError
 
 BAD_ARGUMENTS, INTERRUPTED = 2, 130
@@ -26,7 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Importing Beam leaves a handler behind, and its warnings are about options that nobody gave.
     handler = logging.StreamHandler()
     handler.addFilter(not_about_ends_on_purpose)
-    handler.addFilter(not_about_refusals)
     logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     try:

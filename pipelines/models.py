@@ -51,6 +51,7 @@ def annotator_of(args: argparse.Namespace, threads: int | None, *, here: bool) -
         batch_size=args.batch_size,
         threads=threads,
     )
-    if here:
+    # Where an API stands in, weights that can't be had are no reason not to start.
+    if here and args.fallback == "none":
         engine.fetch()
     return fallback_of(args, engine)

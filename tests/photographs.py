@@ -6,9 +6,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pillow_heif
 import skimage
 import sklearn
 from PIL import ExifTags, Image
+
+# To write it; the package registers it by itself to read.
+pillow_heif.register_heif_opener()
 
 SOURCES = {
     "astronaut": Path(skimage.__file__).parent / "data" / "astronaut.png",
@@ -30,6 +34,8 @@ def take_photographs(folder: Path) -> dict[str, tuple[int, int]]:
     chelsea, hopper = photos["chelsea"], photos["hopper"]
     hopper.save(folder / "rgb.png")
     hopper.save(folder / "rgb.webp")
+    hopper.save(folder / "rgb.avif")
+    hopper.save(folder / "rgb.heic")
     hopper.convert("L").save(folder / "gray.jpg")
     hopper.convert("L").save(folder / "gray.png")
     hopper.convert("1").save(folder / "one bit.png")

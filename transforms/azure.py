@@ -13,7 +13,7 @@ from azure.core import exceptions
 from azure.storage.blob import BlobPrefix, BlobServiceClient
 
 from .patience import cut_off, forbidden, of_status, timed_out, too_large
-from .stores import CONNECT_SECONDS, READ_SECONDS, Entry, Page
+from .stores import CONNECT_SECONDS, READ_SECONDS, Entry, Page, Part
 from .uris import scheme_of
 
 CONNECTION, ACCOUNT, KEY = "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"
@@ -27,12 +27,13 @@ class Azure:
         self._services: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def read(self, uri: str, limit: int, end: float) -> bytes:
+    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
         """The content of a blob."""
         container, name, _ = self._find(uri)
         content = bytearray()
+        span = {"offset": part[0], "length": part[1]} if part else {}
         with _told_plainly(uri):
-            for piece in container.download_blob(name, max_concurrency=1).chunks():
+            for piece in container.download_blob(name, max_concurrency=1, **span).chunks():
                 content += piece
                 if len(content) > limit:
                     raise too_large(limit)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from .archives import Member, member_of
 from .patience import Patience, too_large
 from .stores import Stores
-from .uris import BUCKETS, DATA, LOCAL, WEB, path_of, scheme_of
+from .uris import BUCKETS, DATA, LOCAL, TAR, WEB, path_of, scheme_of
 from .web import PROJECT, Web
 
 # Larger files are refused: no photograph needs more, and many of them are open at once.
@@ -66,6 +67,8 @@ class Fetcher:
         scheme = scheme_of(uri)
         if scheme == LOCAL:
             content = read_file(path_of(uri))
+        elif scheme == TAR:
+            content = self._read_member(member_of(uri))
         elif scheme == DATA:
             content = decode_data(uri)
         elif scheme in WEB:
@@ -78,6 +81,24 @@ class Fetcher:
             raise ValueError(f"{scheme}:// can't be fetched")
         if not content:
             raise ValueError("the file is empty")
+        return content
+
+    def _read_member(self, member: Member) -> bytes:
+        if member.size > MAX_FILE_BYTES:
+            raise too_large(MAX_FILE_BYTES)
+        if not member.size:
+            return b""
+        scheme = scheme_of(member.archive)
+        if scheme == LOCAL:
+            with open(path_of(member.archive), "rb") as file:
+                file.seek(member.offset)
+                content = file.read(member.size)
+        else:
+            store = self.clients.stores.of(scheme)
+            part = (member.offset, member.size)
+            content = self.patience.call(lambda end: store.read(member.archive, MAX_FILE_BYTES, end, part))
+        if len(content) != member.size:
+            raise ValueError("the archive is shorter than it was when it was listed")
         return content
 
 

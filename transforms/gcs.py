@@ -15,7 +15,7 @@ from google.cloud.storage import Client
 from google.cloud.storage.exceptions import DataCorruption
 
 from .patience import cut_off, forbidden, of_status, timed_out, too_large
-from .stores import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, Page
+from .stores import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, Page, Part
 from .uris import split_bucket
 
 TIMEOUT = (CONNECT_SECONDS, READ_SECONDS)
@@ -33,13 +33,14 @@ class Gcs:
         # Otherwise it keeps ten connections, and threads make and drop the others.
         self.client._http.mount("https://", adapter)
 
-    def read(self, uri: str, limit: int, end: float) -> bytes:
+    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
         """The content of an object."""
         bucket, name = split_bucket(uri)
         content = _Bounded(uri, limit, end)
         with _told_plainly(uri):
             blob = self.client.bucket(bucket).blob(name)
-            blob.download_to_file(content, timeout=TIMEOUT, retry=None)
+            span = {"start": part[0], "end": sum(part) - 1} if part else {}
+            blob.download_to_file(content, timeout=TIMEOUT, retry=None, **span)
         return content.getvalue()
 
     def page(self, prefix: str, deep: bool, token: Any) -> Page:

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from ..models.tasks import Fault
 from .patience import FetchError, forbidden, missing, timed_out, too_large
-from .stores import CHUNK_BYTES, Entry, Page
+from .stores import CHUNK_BYTES, Entry, Page, Part
 from .uris import split_bucket
 
 
@@ -23,12 +23,13 @@ class Hdfs:
         self._nodes: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def read(self, uri: str, limit: int, end: float) -> bytes:
+    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
         """The content of a file."""
         node, path = split_bucket(uri)
         content = bytearray()
-        with _told_plainly(uri), self._node(node).open_input_stream(f"/{path}") as file:
-            while piece := file.read(CHUNK_BYTES):
+        with _told_plainly(uri), self._node(node).open_input_file(f"/{path}") as file:
+            file.seek(part[0] if part else 0)
+            while piece := file.read(min(CHUNK_BYTES, part[1] - len(content)) if part else CHUNK_BYTES):
                 content += piece
                 if len(content) > limit:
                     raise too_large(limit)

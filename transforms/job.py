@@ -21,7 +21,7 @@ from .card import describe, record_path, write_card, write_record
 from .fetch import Fetcher
 from .lease import give_up, held, lost
 from .output import anchor, is_there
-from .paid import Noted, forget, keep_beside
+from .paid import Noted, keep_beside, stopping_when_refused
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .records import ImageRef, Job, annotation_schema
@@ -70,9 +70,9 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
-        if run and is_there(record_path(output, run)):
-            raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.output = anchor(output)
+        if run and is_there(record_path(self.output, run)):
+            raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))
         check_kept(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
@@ -133,7 +133,10 @@ class _AnnotateShard(beam.DoFn):
             if writer.is_published:
                 yield writer.published_summary()
                 return
-            notes, annotator = ProgressNotes(self.output, self.job.run), Noted(self.job.annotator)
+            notes, annotator = (
+                ProgressNotes(self.output, self.job.run),
+                Noted(self.job.annotator, f"{self.job.run}/{number}"),
+            )
             try:
                 summary = self._write(writer, refs, notes, number, annotator)
                 if not token.is_there():
@@ -141,7 +144,7 @@ class _AnnotateShard(beam.DoFn):
                 with telling_what_failed(self.output):
                     if not writer.publish():
                         summary = writer.published_summary()
-                    forget(self.job.annotator, annotator.ids)
+                    annotator.forget()
                     notes.tell(number, summary, last=True)
             except BaseException:
                 writer.discard()
@@ -158,7 +161,8 @@ class _AnnotateShard(beam.DoFn):
         limit = TooManyFailures(self.max_failure_rate, lambda: notes.read()[1] if notes.folder else summary)
         limit.check()
         job = self.job
-        for row in annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch):
+        rows = annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch)
+        for row in stopping_when_refused(rows):
             summary = summary.plus(row)
             with telling_what_failed(self.output):
                 writer.add(row)

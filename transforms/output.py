@@ -9,7 +9,8 @@ import uuid
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
-from .uris import LOCAL, scheme_of
+from .stores import require_client
+from .uris import BUCKETS, LOCAL, path_of, scheme_of
 
 
 def move(source: str, target: str) -> None:
@@ -38,8 +39,21 @@ def is_local(output: str) -> bool:
 
 
 def anchor(output: str) -> str:
-    """An output that means the same in whatever folder a worker runs: a local path made absolute, a URL as it is."""
-    return os.path.abspath(output) if is_local(output) else output
+    """An output that means the same in whatever folder a worker runs: a local path made absolute, a URL as it is.
+
+    Raises:
+        ValueError: Beam can't write there.
+        RuntimeError: the client for it is not installed.
+    """
+    scheme = scheme_of(output)
+    if scheme == LOCAL:
+        return os.path.abspath(path_of(output))
+    if scheme == "az":
+        raise ValueError(f"output {output}: name the account too, as azfs://ACCOUNT/{output[len('az://') :]}")
+    if scheme not in BUCKETS:
+        raise ValueError(f"output {output}: rows go to a folder, or to one of s3://, gs://, azfs:// and hdfs://")
+    require_client(scheme)
+    return output
 
 
 def temporary_folder(output: str) -> str:

@@ -9,9 +9,12 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from ..models.hosted.annotator import Paid
+from ..models.hosted.ends import AccountError
 from ..models.hosted.journal import LocalStore, Store
 from ..models.tasks import Annotator, Outcome, Request, Task
 from .output import is_local, make_folder, matching
+from .records import Row
+from .stop import StoppedError
 
 FOLDER = "_paid"
 
@@ -53,9 +56,10 @@ class BeamStore:
 
 @dataclass
 class Noted:
-    """An annotator that notes the ids of what it has answered."""
+    """An annotator that notes the ids of what it has answered, in a shard of a run: ``scope`` is ``run/shard``."""
 
     annotator: Annotator
+    scope: str
     ids: list[str] = field(default_factory=list)
 
     @property
@@ -75,9 +79,30 @@ class Noted:
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answer a stream, and note what has been."""
-        for outcome in self.annotator.answer(requests):
+        if isinstance(self.annotator, Paid):
+            outcomes = self.annotator.answer(requests, self.scope)
+        else:
+            outcomes = self.annotator.answer(requests)
+        for outcome in outcomes:
             self.ids.append(outcome.id)
             yield outcome
+
+    def forget(self) -> None:
+        """What was answered has published rows."""
+        if isinstance(self.annotator, Paid):
+            self.annotator.forget(self.ids, self.scope)
+
+
+def stopping_when_refused(rows: Iterable[Row]) -> Iterator[Row]:
+    """These rows, until the API refuses us altogether.
+
+    Raises:
+        StoppedError: it does. The journal keeps what was answered.
+    """
+    try:
+        yield from rows
+    except AccountError as error:
+        raise StoppedError(f"stopped: {error}; what was answered is kept, and the same command goes on") from error
 
 
 def keep_beside(annotator: Annotator, output: str) -> Annotator:
@@ -88,9 +113,3 @@ def keep_beside(annotator: Annotator, output: str) -> Annotator:
     store: Store = LocalStore(folder) if is_local(output) else BeamStore(folder)
     kept: Annotator = annotator.beside(store)
     return kept
-
-
-def forget(annotator: Annotator, ids: Iterable[str]) -> None:
-    """These requests have published rows."""
-    if isinstance(annotator, Paid):
-        annotator.forget(ids)

@@ -14,6 +14,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..models.tasks import Task
+from .archives import home_of, in_order
 from .dedup import NameByBytes, Named
 from .fetch import Fetcher
 from .lease import claim
@@ -104,7 +105,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
             named
             | "Draw shards" >> beam.ParDo(_Draw(), *sides).with_output_types(Packed)
             | "Group into shards" >> beam.GroupByKey()
-            | "Unpack" >> beam.MapTuple(lambda number, packs: (number, list(unpack_all(packs))))
+            | "Unpack" >> beam.MapTuple(lambda number, packs: (number, sorted(unpack_all(packs), key=in_order)))
         )
         return Plan(shards, counts)
 
@@ -141,7 +142,7 @@ class _Leave(beam.DoFn):
             counts.append(count)
             yield from (TaggedOutput(FORGET, each) for each in forgotten)
             if left.tasks:
-                named.append((key, left))
+                named.append((home_of(left), left))
         if counts:
             yield pack(named), sum_counts(counts)
 

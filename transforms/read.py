@@ -11,6 +11,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
+from .archives import list_members
 from .buckets import Bucket, Folder
 from .packing import EachOnce
 from .patience import Patience
@@ -19,8 +20,9 @@ from .stores import Stores
 from .uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, split_bucket
 
 JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
-OTHER_EXTENSIONS = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".ico")
-EXTENSIONS = frozenset((*JPEG_EXTENSIONS, *OTHER_EXTENSIONS))
+OTHER_EXTENSIONS = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".pbm", ".ico")
+HEIF_EXTENSIONS = (".avif", ".heic", ".heif")
+EXTENSIONS = frozenset((*JPEG_EXTENSIONS, *OTHER_EXTENSIONS, *HEIF_EXTENSIONS))
 REFS, FOLDERS = "refs", "folders"
 
 
@@ -28,7 +30,8 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """References to the pictures that the patterns match: files, folders (walked, by extension), globs and URLs.
 
     Files may lie on disk or in a bucket (``s3://``, ``gs://``, ``az://``, ``hdfs://``). ``**`` in a glob crosses
-    folders. An ``http(s)://`` or ``data:`` URI is one picture. A picture that several patterns match comes once.
+    folders. Of a ``.tar`` that is named, or matched by a glob, its members are the pictures. An ``http(s)://`` or
+    ``data:`` URI is one picture. A picture that several patterns match comes once.
 
     Raises:
         ValueError: there is no pattern, or one that can't be any.
@@ -49,7 +52,12 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
             | "List" >> beam.ParDo(_ListTop()).with_outputs(REFS, FOLDERS)
         )
         below = listed[FOLDERS] | "Spread folders" >> beam.Reshuffle() | "List folders" >> beam.ParDo(_ListBelow())
-        return (listed[REFS], below) | "All" >> beam.Flatten() | "Each once" >> EachOnce()
+        return (
+            (listed[REFS], below)
+            | "All" >> beam.Flatten()
+            | "Each once" >> EachOnce()
+            | "Look into archives" >> beam.FlatMap(list_members, EXTENSIONS)
+        )
 
 
 class _ListTop(beam.DoFn):

@@ -13,7 +13,7 @@ from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from .patience import cut_off, forbidden, of_status, timed_out, too_large
-from .stores import CHUNK_BYTES, CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, Page
+from .stores import CHUNK_BYTES, CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, Page, Part
 from .uris import split_bucket
 
 
@@ -31,11 +31,15 @@ class S3:
         )
         self.client: Any = boto3.session.Session().client("s3", config=config)
 
-    def read(self, uri: str, limit: int, end: float) -> bytes:
+    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
         """The content of an object."""
         bucket, key = split_bucket(uri)
         content = bytearray()
-        with _told_plainly(uri), contextlib.closing(self.client.get_object(Bucket=bucket, Key=key)["Body"]) as body:
+        span = {"Range": f"bytes={part[0]}-{sum(part) - 1}"} if part else {}
+        with (
+            _told_plainly(uri),
+            contextlib.closing(self.client.get_object(Bucket=bucket, Key=key, **span)["Body"]) as body,
+        ):
             # Until nothing comes: only then does the client compare what came with what was announced.
             while piece := body.read(CHUNK_BYTES):
                 content += piece

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import time
 from collections.abc import Callable, Iterator
 
 from .summary import Summary
@@ -14,6 +15,8 @@ from .uris import BUCKETS, scheme_of
 ROWS_BEFORE_STOPPING = 100
 # Standard deviations by which failures must pass what is allowed, so that no run stops for a streak of bad luck.
 CERTAINTY = 3.0
+# Looking is never more than a twentieth of the work, however many shards there are to look at.
+WORK_PER_LOOK = 20
 
 
 class StoppedError(RuntimeError):
@@ -29,6 +32,7 @@ class TooManyFailures:
 
     def __init__(self, max_failure_rate: float, look: Callable[[], Summary]) -> None:
         self.limit, self.look = max_failure_rate, look
+        self._next_look = 0.0
 
     def check(self) -> None:
         """Compare.
@@ -36,9 +40,11 @@ class TooManyFailures:
         Raises:
             StoppedError: the rate is passed.
         """
-        if not self.limit:
+        started = time.monotonic()
+        if not self.limit or started < self._next_look:
             return
         seen = self.look()
+        self._next_look = started + WORK_PER_LOOK * (time.monotonic() - started)
         luck = CERTAINTY * math.sqrt(seen.rows * self.limit * (1 - self.limit))
         if seen.rows >= ROWS_BEFORE_STOPPING and seen.failures > self.limit * seen.rows + luck:
             raise StoppedError(

@@ -24,6 +24,10 @@ CONNECTIONS = 16
 CHUNK_BYTES = 1 << 20
 
 
+# Where it begins, and how many bytes it has, at least one; None for all of it.
+Part = tuple[int, int] | None
+
+
 class Entry(NamedTuple):
     """Something that lies in a store: an object, or a folder, whose URI ends with a slash."""
 
@@ -41,8 +45,8 @@ class Page(NamedTuple):
 class Store(Protocol):
     """One kind of store. Threads may share it."""
 
-    def read(self, uri: str, limit: int, end: float) -> bytes:
-        """The content of an object; ``end`` is when to give up, on the clock of ``time.monotonic``.
+    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
+        """The content of an object, or a part of it; ``end`` is when to give up, on the clock of ``time.monotonic``.
 
         Raises:
             FetchError: it can't be had.
@@ -101,10 +105,19 @@ def open_store(scheme: str) -> Store:
     Raises:
         RuntimeError: it is not installed, or finds nothing to sign in with.
     """
-    module, needed, extra = CLIENTS[scheme]
+    require_client(scheme)
+    store: Store = importlib.import_module(f".{CLIENTS[scheme][0]}", __package__).open_store()
+    return store
+
+
+def require_client(scheme: str) -> None:
+    """See that what a scheme needs is there.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    _, needed, extra = CLIENTS[scheme]
     try:
         importlib.import_module(needed)
     except ImportError as error:
         raise RuntimeError(f"{scheme}:// needs {needed}: pip install '{extra}'") from error
-    store: Store = importlib.import_module(f".{module}", __package__).open_store()
-    return store

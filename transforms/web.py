@@ -52,8 +52,7 @@ class Web:
             ValueError: it has more than ``limit`` bytes, or the URL is none.
         """
         for _ in range(MAX_REDIRECTS + 1):
-            parts = urlsplit(check_uri(url))
-            host = parts.hostname or ""
+            host = _host(check_uri(url))
             with self.gates.through(host), _told_plainly(host, end), self._response(url, host, end) as response:
                 location = response.headers.get("Location")
                 if response.status not in REDIRECTS or not location:
@@ -103,7 +102,7 @@ class Web:
     def _through_proxy(self, proxy: str, host: str, port: int, scheme: str) -> urllib3.HTTPConnectionPool:
         """Somebody's proxy looks names up by itself, and is trusted with where they lead; what we can see we check."""
         address = literal(host)
-        inside = host == "localhost" or host.endswith((".localhost", ".internal"))
+        inside = f".{host.rstrip('.')}".endswith((".localhost", ".internal"))
         if not self.allow_private and (inside or (address is not None and not is_public(address))):
             raise not_allowed(host)
         with self._lock:
@@ -132,6 +131,15 @@ def _get(
         assert_same_host=False,
         timeout=timeout,
     )
+
+
+def _host(url: str) -> str:
+    """The host as it is looked up; a name of other letters in the form that name servers know."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError as error:
+        raise ValueError(f"{host} is no name of a host: {error}") from error
 
 
 def _target(url: str) -> str:

@@ -29,8 +29,11 @@ class Paid(Protocol):
     def beside(self, store: Store) -> Any:
         """The same annotator, with its journal in this store."""
 
-    def forget(self, ids: Iterable[str]) -> None:
-        """These requests have their rows: nobody will ask them again."""
+    def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
+        """Answer a stream of requests; ``scope`` tells the run and the shard that ask, as ``run/shard``."""
+
+    def forget(self, ids: Iterable[str], scope: str = "") -> None:
+        """These requests have their rows: nobody will ask them again in that scope."""
 
 
 class HostedAnnotator:
@@ -82,15 +85,15 @@ class HostedAnnotator:
         if not os.environ.get(self.key_variable):
             raise ValueError(f"{self.api}: no {self.key_variable} in the environment; get a key at {self.key_page}")
 
-    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Answer a stream of requests; they come out as their jobs end.
+    def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
+        """Answer a stream of requests; they come out as their jobs end. ``scope`` is for the journal: ``run/shard``.
 
         Raises:
             AccountError: no key, or the API refuses it, or there is no money left.
         """
         desk = self._open()
         try:
-            yield from Caller(desk, requests).answer()
+            yield from Caller(desk, requests, scope).answer()
         finally:
             with self._lock:
                 self._streams -= 1
@@ -103,10 +106,10 @@ class HostedAnnotator:
         other._store = store
         return other
 
-    def forget(self, ids: Iterable[str]) -> None:
-        """These requests have their rows: nobody will ask them again."""
+    def forget(self, ids: Iterable[str], scope: str = "") -> None:
+        """These requests have their rows: nobody will ask them again in that scope."""
         if self._desk:
-            self._desk.journal.forget(ids)
+            self._desk.journal.forget(ids, scope)
 
     def _open(self) -> Desk:
         with self._lock:

@@ -13,7 +13,7 @@ import httpx
 from ..cloud import cost_of, question_of, reply_to, tokens_of
 from ..tasks import Fault
 from .calls import API, BASE_URL
-from .ends import LostAnswerError, PollError, UnavailableError, UnfitError, brief
+from .ends import GoneError, LostAnswerError, PollError, UnavailableError, UnfitError, brief
 from .policy import Connections, PolicyTransport
 from .service import Done, Item, Reply
 
@@ -53,6 +53,8 @@ class CloudBatches:
 
     def poll(self, job: str) -> Done | None:
         """How a batch is: None while it goes on."""
+        if not BATCH_ID.fullmatch(job):
+            raise GoneError("the journal names no batch")
         batch = self._ask("GET", f"/batch/{job}", "poll")
         status = batch.get("status")
         if status == "failed":

@@ -33,8 +33,8 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 2.0
 class Caller:
     """One stream of requests through an API."""
 
-    def __init__(self, desk: Desk, requests: Iterable[Request]) -> None:
-        self.desk, self.stream = desk, iter(requests)
+    def __init__(self, desk: Desk, requests: Iterable[Request], scope: str = "") -> None:
+        self.desk, self.stream, self.scope = desk, iter(requests), scope
         self.packer = Packer(desk.service.most_items, desk.service.most_bytes)
         self.settler = Settler(desk, self.packer)
         self.flights = Flights(desk, self.settler)
@@ -128,7 +128,7 @@ class Caller:
             return
         if self.flights.join(item):
             return
-        entry = self.desk.journal.find(item.id)
+        entry = self.desk.journal.find(item.id, self.scope)
         if entry is None:
             self.packer.add(item, self.desk.clock.now())
             return
@@ -181,7 +181,7 @@ class Caller:
     def _submit(self, unit: Unit) -> bool:
         """Send a job; whether it was accepted."""
         desk = self.desk
-        entry = desk.journal.ask([item.id for item in unit.items])
+        entry = desk.journal.ask([item.id for item in unit.items], self.scope)
         try:
             entry.job = desk.service.submit(unit.items)
         except LostAnswerError as error:

@@ -83,6 +83,7 @@ class Governor:
         """Close the gate for all, for as long as the API asks or longer; the seconds."""
         with self._lock:
             self._throttles += 1
+            self._failing_since = self.clock.now() if self._failing_since is None else self._failing_since
             self._limit = max(1.0, self._limit / 2)
             seconds = max(retry_after or 0.0, backoff(self._throttles))
             self._gate_until = max(self._gate_until, self.clock.now() + seconds)
@@ -119,8 +120,7 @@ class Governor:
         self._open_until, self._open_s = float("-inf"), OPEN_S
 
     def failing_s(self) -> float:
-        """For how long the breaker has been letting through one job at a time, with no success; 0: it is not."""
+        """For how long the API has failed or throttled us many times in a row; 0: it does not."""
         with self._lock:
-            if self._failing_since is None or not self._is_failing:
-                return 0.0
-            return self.clock.now() - self._failing_since
+            is_bad = self._is_failing or self._throttles >= FAILURES_TO_OPEN
+            return self.clock.now() - self._failing_since if is_bad and self._failing_since is not None else 0.0

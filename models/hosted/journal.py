@@ -3,6 +3,9 @@
 A job is one small file that is replaced whole, which every file system can do, object stores too. It says ``asked``
 before the job is sent, ``accepted`` once the API gave it an id, and ``done`` with the answer. Whoever is asked the same
 request again, in this process or after a crash in another, goes on from there.
+
+Who asks says in which scope, ``run/shard``. What another shard of the same run has under way is its own business: it
+may be well, and ask the same of a picture of the same bytes. What other runs left is nobody's any more.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
+
+from .ends import AccountError
 
 State = Literal["asked", "accepted", "cancelled", "done"]
 
@@ -100,6 +105,12 @@ class Entry:
     units: float = 0.0
     usd: float = 0.0
     estimated: bool = False
+    scope: str = ""
+
+    def concerns(self, scope: str) -> bool:
+        """Whether this is anybody's business in that scope."""
+        run = scope.rpartition("/")[0]
+        return self.scope == scope or not run or self.scope.rpartition("/")[0] != run
 
 
 class Journal:
@@ -108,7 +119,7 @@ class Journal:
     def __init__(self, endpoint: str, store: Store | None) -> None:
         self.endpoint, self.store = endpoint, store
         self._entries: dict[str, Entry] = {}
-        self._by_id: dict[str, Entry] = {}
+        self._by_id: dict[str, list[Entry]] = {}
         # Under way in this process, and files of other APIs.
         self._live: set[str] = set()
         self._foreign: set[str] = set()
@@ -123,18 +134,22 @@ class Journal:
                 if name not in self._entries and name not in self._foreign:
                     self._load(name)
 
-    def find(self, request_id: str) -> Entry | None:
-        """The job that holds a request, unless it is under way in this very process."""
+    def find(self, request_id: str, scope: str = "") -> Entry | None:
+        """The job that holds a request, unless it is under way in this very process or in another shard."""
         with self._lock:
-            entry = self._by_id.get(request_id)
-            if entry is None or entry.name in self._live:
-                return None
-            # Its writer may have gone on since it was read.
-            return entry if entry.state == "done" else self._load(entry.name)
+            for entry in list(self._by_id.get(request_id, ())):
+                if entry.name in self._live:
+                    continue
+                if entry.state == "done":
+                    return entry
+                # Its writer may have gone on since it was read.
+                if entry.concerns(scope) and (now := self._load(entry.name)) and request_id in now.places:
+                    return now
+            return None
 
-    def ask(self, ids: Sequence[str]) -> Entry:
+    def ask(self, ids: Sequence[str], scope: str = "") -> Entry:
         """Note a job that is about to be sent."""
-        entry = Entry(f"{uuid.uuid4().hex}.json", self.endpoint, list(ids))
+        entry = Entry(f"{uuid.uuid4().hex}.json", self.endpoint, list(ids), scope=scope)
         if self.store is not None:
             with self._lock:
                 self._index(entry)
@@ -157,24 +172,22 @@ class Journal:
         """Forget a job: it was not paid, or what it holds is asked anew."""
         with self._lock:
             self._live.discard(entry.name)
-            self._entries.pop(entry.name, None)
-            for name in entry.places:
-                if name and self._by_id.get(name) is entry:
-                    del self._by_id[name]
+            self._unindex(entry.name)
             if self.store is not None:
                 self.store.remove(entry.name)
 
-    def forget(self, ids: Iterable[str]) -> None:
-        """Forget requests that have their rows."""
-        touched: dict[str, Entry] = {}
+    def forget(self, ids: Iterable[str], scope: str = "") -> None:
+        """Forget requests that have their rows in this scope."""
         with self._lock:
-            for name in ids:
-                entry = self._by_id.pop(name, None)
-                if entry:
-                    entry.places = [None if place == name else place for place in entry.places]
-                    touched[entry.name] = entry
-            for entry in touched.values():
+            told = set(ids)
+            found = {entry.name: entry for name in told for entry in self._by_id.get(name, ())}
+            for entry in found.values():
+                if entry.name in self._live or not entry.concerns(scope):
+                    continue
+                self._unindex(entry.name)
+                entry.places = [None if place in told else place for place in entry.places]
                 if any(entry.places):
+                    self._index(entry)
                     self._write(entry)
                 else:
                     self.drop(entry)
@@ -184,8 +197,7 @@ class Journal:
         assert self.store is not None
         content = self.store.read(name)
         if content is None:
-            if old := self._entries.get(name):
-                self.drop(old)
+            self._unindex(name)
             return None
         try:
             entry = Entry(**json.loads(content))
@@ -200,9 +212,25 @@ class Journal:
         return entry
 
     def _index(self, entry: Entry) -> None:
+        self._unindex(entry.name)
         self._entries[entry.name] = entry
-        self._by_id.update((name, entry) for name in entry.places if name)
+        for name in filter(None, entry.places):
+            self._by_id.setdefault(name, []).append(entry)
+
+    def _unindex(self, name: str) -> None:
+        old = self._entries.pop(name, None)
+        for place in filter(None, old.places if old else ()):
+            left = [entry for entry in self._by_id.get(place, ()) if entry.name != name]
+            if left:
+                self._by_id[place] = left
+            else:
+                self._by_id.pop(place, None)
 
     def _write(self, entry: Entry) -> None:
-        if self.store is not None:
+        if self.store is None:
+            return
+        try:
             self.store.write(entry.name, json.dumps(asdict(entry)).encode())
+        except OSError as error:
+            # Nothing is sent that is not noted.
+            raise AccountError(f"can't write the journal of paid jobs: {error}") from error

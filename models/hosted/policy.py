@@ -99,8 +99,8 @@ class PolicyTransport(httpx.BaseTransport):
         said = self.clean(f"{self.api} answered {status}: {_words(detail) or body[:200].decode(errors='replace')}")
         if status in (401, 402, 403):
             return AccountError(said)
-        if status == 429:
-            wait = retry_after_of(headers)
+        wait = retry_after_of(headers)
+        if status == 429 or (status == 503 and wait is not None):
             return (PollError if phase in ("poll", "result") else ThrottledError)(said, wait)
         if status == 404 and phase in ("poll", "result"):
             return GoneError(said)

@@ -92,6 +92,14 @@ def test_a_run_leaves_its_record_and_no_temporary_file(pictures, tmp_path, comma
     assert [path for path in out.rglob("*") if "_temporary" in path.parts and path.is_file()] == []
 
 
+def test_a_runner_of_beam_leaves_no_temporary_file_either(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    words = ("annotate", pictures / "a.png", "--model", "tiny", "--output", out, "--caption", "short")
+    assert command(*words, "--runner", "FnApiRunner")[0] == 0
+    assert len(rows(out)) == 1
+    assert not (out / "_temporary").exists()
+
+
 def test_values_of_beam_options_are_not_recorded(pictures, tmp_path, command):
     out = tmp_path / "out"
     words = ("annotate", pictures / "a.png", "--model", "tiny", "--output", out, "--caption", "short")

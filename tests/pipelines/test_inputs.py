@@ -111,6 +111,22 @@ def test_a_bucket_without_its_client_names_the_extra(
         assert status == 2 and f"pip install 'moondream-beam[{extra}]'" in complained and complained.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("output", "cure"),
+    [
+        ("az://box/out", "azfs://ACCOUNT/box/out"),
+        ("https://h/out", "s3://, gs://"),
+        ("s3://bucket/out", "pip install 'moondream-beam[aws]'"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_with_its_cure(
+    pictures: Path, command: Command, monkeypatch: pytest.MonkeyPatch, output: str, cure: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    status, _, complained = command("annotate", pictures, "--model", "tiny", "--output", output)
+    assert status == 2 and cure in complained and complained.count("\n") == 1
+
+
 def test_addresses_of_this_machine_are_reached_only_when_that_is_said(tmp_path: Path, command: Command) -> None:
     out, url = tmp_path / "out", "http://127.0.0.1:9/a.jpg"
     command(*words(out, url))

@@ -20,10 +20,10 @@ from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.transforms.plan import Count, shard_of
 from moondream_beam.transforms.records import ImageRef, Job
 
-PICTURES, SHARD_SIZE, KILLS, BATCH = 250, 10, 10, 32
-QUESTIONS = tuple(f"What colour is shape number {number}?" for number in range(7))
+PICTURES, SHARD_SIZE, KILLS, BATCH = 125, 5, 10, 32
+QUESTIONS = tuple(f"What colour is shape number {number}?" for number in range(15))
 TASKS = (Caption("short"), *map(Query, QUESTIONS))
-OPTIONS = ("--caption", "short", *(word for text in QUESTIONS for word in ("--query", text)), "--max-tokens", 2)
+OPTIONS = ("--caption", "short", *(word for text in QUESTIONS for word in ("--query", text)), "--max-tokens", 1)
 
 
 def published(out: Path) -> list[dict]:
@@ -35,7 +35,7 @@ def published(out: Path) -> list[dict]:
 def test_a_job_killed_ten_times_ends_with_each_row_once(tmp_path: Path, launcher: Launcher) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
-    job = Job(TASKS, Moondream("tiny"), Sampling(max_tokens=2))
+    job = Job(TASKS, Moondream("tiny"), Sampling(max_tokens=1))
     refs, uri_of = [], {}
     for index, seed in zip(range(PICTURES), TEST_SEEDS, strict=False):
         path = photos / f"{index}.png"

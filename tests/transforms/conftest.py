@@ -7,6 +7,8 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 from buckets import SERVERS, Bucket, make_bucket
 from faultproxy import Proxy
 from rows import annotation, failure
@@ -63,6 +65,8 @@ def bucket_of(stores: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch) -
         bucket = make_bucket(kind, stores(kind))
         for name, value in bucket.env.items():
             monkeypatch.setenv(name, value)
+        # As a pipeline does, when it is made.
+        FileSystems.set_options(PipelineOptions(["--no_auth", "--project=test"]))
         return bucket
 
     return make

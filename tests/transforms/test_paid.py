@@ -17,7 +17,7 @@ from hosted.faults import Fault, answer, changed, garbled
 from hosted.fixtures import api, clock
 from hosted.pictures import numbered
 
-from moondream_beam import AnnotateToParquet, Query, ReadImages
+from moondream_beam import AnnotateToParquet, Fallback, Moondream, Query, ReadImages
 from moondream_beam.models.fal import Fal
 from moondream_beam.models.hosted.journal import LocalStore
 from moondream_beam.transforms.paid import FOLDER, BeamStore, keep_beside
@@ -107,3 +107,5 @@ def test_the_journal_lies_beside_the_output_of_who_costs_money(tmp_path):
     echo = Echo()
     assert keep_beside(echo, str(tmp_path)) is echo
     assert keep_beside(Fal(), str(tmp_path))._store == LocalStore(str(tmp_path / FOLDER))
+    behind = keep_beside(Fallback(Moondream("tiny"), Fal()), str(tmp_path))
+    assert behind.api._store == LocalStore(str(tmp_path / FOLDER))

@@ -45,6 +45,8 @@ def test_each_photograph_is_one_row_a_task_with_its_upright_size(tmp_path: Path)
     for name in (
         "rgb.png",
         "rgb.webp",
+        "rgb.avif",
+        "rgb.heic",
         "gray.jpg",
         "gray.png",
         "one bit.png",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from moondream_beam.transforms.stop import (
     ROWS_BEFORE_STOPPING,
+    WORK_PER_LOOK,
     StoppedError,
     TooManyFailures,
     stop_reason,
@@ -36,6 +39,22 @@ def test_a_run_stops_where_a_larger_share_fails_than_was_allowed(
             limit.check()
     else:
         limit.check()
+
+
+def test_a_look_that_takes_long_is_not_repeated_at_once() -> None:
+    looks = []
+
+    def slow() -> Summary:
+        looks.append(time.sleep(0.02))
+        return Summary()
+
+    limit = TooManyFailures(0.1, slow)
+    for _ in range(10):
+        limit.check()
+    assert len(looks) == 1
+    time.sleep(0.02 * (WORK_PER_LOOK + 5))
+    limit.check()
+    assert len(looks) == 2
 
 
 def test_the_reason_is_found_behind_the_errors_it_became() -> None:

@@ -73,6 +73,16 @@ def test_gives_the_content_and_says_who_asks() -> None:
     assert headers["user-agent"].startswith("moondream-beam/") and headers["host"] == server.url.removeprefix("http://")
 
 
+def test_letters_beyond_ascii_are_sent_in_their_escaped_form() -> None:
+    with serving(ok) as server:
+        client = Web(True, resolve=lambda host, port: {"xn--bcher-kva.example": ["127.0.0.1"]}[host])
+        url = f"http://bücher.example:{server.server_port}/夏/50%25.jpg?q=é"
+        assert client.read(url, LIMIT, time.monotonic() + 5) == b"picture"
+    ((path, headers),) = server.asked
+    assert path == "/%E5%A4%8F/50%25.jpg?q=%C3%A9"
+    assert headers["host"] == f"xn--bcher-kva.example:{server.server_port}"
+
+
 @pytest.mark.parametrize("trouble", [status(500), status(503), status(429), hang_up, half])
 def test_what_passes_is_tried_again(trouble: Any) -> None:
     with serving(in_turn(trouble, trouble, ok)) as server:

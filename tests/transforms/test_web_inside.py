@@ -235,7 +235,7 @@ def test_a_proxy_of_the_environment_is_used_and_given_its_password(monkeypatch: 
     assert headers["proxy-authorization"].startswith("Basic ") and headers["host"] == "photos.example"
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "localhost", "metadata.google.internal", "0x7f.1"])
+@pytest.mark.parametrize("host", ["169.254.169.254", "localhost", "localhost.", "metadata.google.internal", "0x7f.1"])
 def test_a_proxy_is_not_asked_for_what_lies_inside(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     with serving(ok) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)

@@ -158,6 +158,23 @@ def test_a_refused_account_stops_the_job_in_one_line_without_the_key(api, cloud,
     assert api.count("query") <= 8
 
 
+def test_three_hundred_pictures_balance_under_five_percent_of_every_fault(api, cloud):
+    refusals = [answer(status, "{}") for status in (429, 500, 502, 503, 504)]
+    kinds = [Fault("query", act) for act in (*refusals, reset)]
+    kinds += [Fault("query", act, before=False) for act in (reset, reset_in_the_middle, ends_early)]
+    kinds += [
+        Fault("query", changed(change), before=False) for change in (lambda body: {}, lambda body: {"answer": ""})
+    ]
+    for seed, fault in enumerate(kinds):
+        fault.share, fault.seed = 0.05, seed
+        fault.__post_init__()
+    api.faults += kinds
+    told = ended(cloud.answer(requests(300)))
+    wrong = {number: text for number, text in told.items() if text != right([number])[number]}
+    assert len(told) == 300 and set(wrong.values()) == {"LostAnswer", "Unfit", "EmptyAnswer"} and len(wrong) < 120
+    assert max(api.cloud.asked.values()) == 1 and all(fault.hits for fault in kinds)
+
+
 def test_public_addresses_are_named_and_all_others_are_sent(api, clock):
     api.cloud.urls["https://example.org/a.jpg"] = 3
     named = Request("r3", numbered(9), Query(), uri="https://example.org/a.jpg")

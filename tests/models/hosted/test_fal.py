@@ -214,6 +214,13 @@ def test_an_api_that_stays_down_ends_with_a_fault_for_each(api, clock):
     assert api.count("submit") < 60 and not api.fal.jobs
 
 
+def test_an_api_that_throttles_for_ever_ends_with_a_fault_for_each(api, clock):
+    api.faults.append(Fault("submit", answer(429, {"detail": "slow down"}, Retry_After="60"), times=10**9))
+    outcomes = list(Fal(batch_size=1, clock=clock).answer(requests(200)))
+    assert set(ended(outcomes).values()) == {"Unavailable"} and len(outcomes) == 200
+    assert api.count("submit") < 100 and clock.now() < 3 * 3600
+
+
 def test_no_call_is_made_after_the_budget(api, clock):
     # A picture is a quarter of a unit.
     outcomes = list(Fal(price=1.0, max_cost=5.1, batch_size=4, clock=clock).answer(requests(50)))

@@ -17,6 +17,7 @@ NGINX = answer(502, "<html><center>nginx</center></html>")
 ANSWERS = {
     "429": answer(429, {"detail": "slow down"}),
     "429 wait": answer(429, {"detail": "slow down"}, Retry_After="3"),
+    "503 wait": answer(503, {"detail": "busy"}, Retry_After="3"),
     "409": answer(409, {"detail": "conflict"}),
     "408": answer(408, {"detail": "timeout"}),
     "500": answer(500, {"detail": "Internal Server Error"}),

@@ -141,6 +141,43 @@ def test_a_broken_journal_is_said_and_not_passed_over(api, new, folder):
         list(new().answer(requests(1)))
 
 
+@pytest.mark.parametrize("job", ["../../other/app/requests/x", "", "a?b"])
+def test_a_journal_leads_nowhere_else(api, new, folder, job):
+    crash(new().answer(requests(4)), folder, 1)
+    (entry,) = entries(folder)
+    (folder / entry["name"]).write_text(json.dumps({**entry, "state": "accepted", "job": job}))
+    calls = len(api.calls)
+    assert set(ended(new().answer(requests(4))).values()) == {"LostAnswer"} and len(api.calls) == calls
+
+
+def test_what_another_shard_of_the_run_has_under_way_is_its_own_business(api, new, folder):
+    crash(new().answer(requests(4), "one/7"), folder, 1)
+    (entry,) = entries(folder)
+    (folder / entry["name"]).write_text(json.dumps({**entry, "state": "asked"}))
+    other = new()
+    assert ended(other.answer(requests(4), "one/8")) == right(4), "pictures of the same bytes"
+    other.forget([f"r{number}" for number in range(4)], "one/8")
+    assert [entry["scope"] for entry in entries(folder)] == ["one/7"]
+    for scope in ("one/7", "two/8"):
+        assert set(ended(new().answer(requests(4), scope)).values()) == {"LostAnswer"}, "a shard, or run, that is gone"
+    assert len(api.fal.jobs) == 2
+
+
+def test_an_answer_that_another_shard_has_costs_nothing(api, new):
+    fal = new()
+    list(fal.answer(requests(4), "one/7"))
+    assert ended(fal.answer(requests(4), "one/8")) == right(4)
+    assert len(api.fal.jobs) == 1
+
+
+def test_nothing_is_sent_that_can_not_be_noted(api, tmp_path, clock):
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    fal = Fal(clock=clock).beside(LocalStore(str(tmp_path / "gone" / "_paid")))
+    with pytest.raises(AccountError, match="can't write the journal of paid jobs"):
+        list(fal.answer(requests(4)))
+    assert not api.calls
+
+
 def test_the_key_is_in_no_file(api, new, folder):
     list(new().answer(requests(8)))
     text = "".join(path.read_text() for path in folder.iterdir())

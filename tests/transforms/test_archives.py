@@ -1,0 +1,151 @@
+"""Pictures in tar archives."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from pipes import collect
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from buckets import Bucket
+from echo import Echo
+from PIL import Image
+
+from moondream_beam.models.tasks import Caption
+from moondream_beam.transforms import archives as module
+from moondream_beam.transforms.archives import home_of, in_order, list_members, member_of
+from moondream_beam.transforms.fetch import Fetcher
+from moondream_beam.transforms.job import AnnotateToParquet
+from moondream_beam.transforms.read import EXTENSIONS, ReadImages
+from moondream_beam.transforms.records import ImageRef
+from moondream_beam.transforms.uris import shown
+
+NAMES = ["000.jpg", "000.json", "deep/001#a.JPEG", "deep/.hidden.jpg", "000.jpg", "caf\udce9.png", "empty.webp"]
+IN_ALL = ["000.jpg", "deep/001#a.JPEG", "000.jpg#2", "caf\udce9.png", "empty.webp"]
+
+
+def picture(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (10 + number, 8), (number, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def make(path: Path, names: list[str], mode: str = "w") -> str:
+    """An archive in which each picture tells its number by its width; what is called empty is."""
+    with tarfile.open(path, mode) as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            content = b"" if name.startswith("empty") else picture(number)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return str(path)
+
+
+def members(path: str) -> list[ImageRef]:
+    return list(list_members(ImageRef(path, Path(path).name), EXTENSIONS))
+
+
+def test_members_with_an_images_extension_are_found_each_by_a_name_of_its_own(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.tar", NAMES)
+    refs = members(path)
+    assert [ref.filename for ref in refs] == IN_ALL
+    assert [shown(ref.uri) for ref in refs] == [f"{path}#{name}" for name in IN_ALL]
+    assert len({ref.key for ref in refs}) == len(refs)
+
+
+def test_a_member_is_read_where_it_lies(tmp_path: Path) -> None:
+    refs, fetch = members(make(tmp_path / "set #1.tar", NAMES)), Fetcher()
+    assert [fetch(ref.uri) for ref in refs[:4]] == [picture(number) for number in (0, 2, 4, 5)]
+    with pytest.raises(ValueError, match="empty"):
+        fetch(refs[4].uri)
+
+
+def test_a_member_keeps_its_key_when_the_archive_is_packed_anew(tmp_path: Path) -> None:
+    before = {ref.filename: ref.key for ref in members(make(tmp_path / "a.tar", ["b.jpg", "c.jpg"]))}
+    after = {ref.filename: ref.key for ref in members(make(tmp_path / "a.tar", ["a.jpg", "c.jpg", "b.jpg"]))}
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize(("cut", "whole"), [(0, 0), (100, 0), (560, 1), (600, 1), (1200, 1), (1800, 2), (3500, 3)])
+def test_where_an_archive_breaks_off_that_is_one_failure_and_what_came_before_is_found(
+    tmp_path: Path, cut: int, whole: int
+) -> None:
+    path = Path(make(tmp_path / "a.tar", ["a.jpg", "b.jpg", "c.jpg"]))
+    path.write_bytes(path.read_bytes()[:cut])
+    *found, broken = members(str(path))
+    assert len(found) == whole
+    assert broken.uri == str(path) and "broken" in broken.problem
+
+
+def test_a_compressed_archive_is_told_what_to_do_about(tmp_path: Path) -> None:
+    (ref,) = members(make(tmp_path / "a.tar.gz", ["a.jpg"], "w:gz"))
+    assert "uncompress it" in ref.problem
+
+
+def test_an_archive_that_became_shorter_is_told(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.tar", ["a.jpg", "b.jpg"])
+    refs = members(path)
+    Path(path).write_bytes(Path(path).read_bytes()[:1600])
+    with pytest.raises(ValueError, match="shorter"):
+        Fetcher()(refs[1].uri)
+
+
+def test_members_of_one_stretch_share_a_shard_and_are_read_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STRETCH_BYTES", 4096)
+    refs = members(make(tmp_path / "a.tar", [f"{index}.jpg" for index in range(12)]))
+    assert 1 < len({home_of(ref) for ref in refs}) < len(refs)
+    assert sorted(sorted(refs, key=lambda ref: ref.key), key=in_order) == refs
+    assert home_of(ImageRef("/a.jpg", "a.jpg")) == ImageRef("/a.jpg", "a.jpg").key
+
+
+def test_a_uri_from_outside_is_no_member() -> None:
+    with pytest.raises(ValueError, match="no member"):
+        member_of("/etc/passwd")
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs", "az"])
+def test_members_of_archives_in_buckets_are_read_by_ranges(
+    kind: str, bucket_of: Callable[[str], Bucket], tmp_path: Path
+) -> None:
+    bucket = bucket_of(kind)
+    uri = bucket.put("sets/a.tar", Path(make(tmp_path / "a.tar", ["a.jpg", "b.jpg"])).read_bytes())
+    refs, fetch = members(uri), Fetcher()
+    assert [shown(ref.uri) for ref in refs] == [f"{uri}#a.jpg", f"{uri}#b.jpg"]
+    assert [fetch(ref.uri) for ref in refs] == [picture(0), picture(1)]
+
+
+def rows(out: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for path in sorted((out / kind).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_the_whole_job_asks_every_member_once_and_balances(tmp_path: Path) -> None:
+    make(tmp_path / "a.tar", NAMES)
+    broken = Path(make(tmp_path / "b.tar", ["x.jpg", "y.jpg"]))
+    broken.write_bytes(broken.read_bytes()[:1200])
+
+    def run() -> dict[str, Any]:
+        job = AnnotateToParquet((Caption(),), Echo(), str(tmp_path / "out"))
+        (record,) = collect(lambda pipeline: pipeline | ReadImages(f"{tmp_path}/*.tar") | job)
+        return record
+
+    record = run()
+    assert record["balanced"] and record["counts"]["pending"] == 7
+    assert sorted((row["filename"], row["width"]) for row in rows(tmp_path / "out", "data")) == [
+        ("000.jpg", 10),
+        ("000.jpg#2", 14),
+        ("caf\\udce9.png", 15),
+        ("deep/001#a.JPEG", 12),
+        ("x.jpg", 10),
+    ]
+    failed = {(row["filename"], row["stage"]) for row in rows(tmp_path / "out", "errors")}
+    assert failed == {("b.tar", "list"), ("empty.webp", "fetch")}
+    assert run()["counts"]["pending"] == 0
