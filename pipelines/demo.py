@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ..models.tiny.scenes import draw
 from . import annotate
-from .starting import starting
+from .starting import no_others, starting
 
 # Far from all that the embedded model was trained, tested and measured with.
 DEMO_SEEDS = range(2**43, 2**43 + 48)
@@ -37,8 +37,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         CannotStartError: unknown arguments, or a folder that can't be written.
     """
     with starting():
-        if others:
-            raise ValueError(f"unknown option {others[0]}: see moondream-beam demo --help")
+        no_others(args, others)
         pictures, output = Path(args.output, "pictures"), Path(args.output, "out")
         count = draw_pictures(pictures)
     print(f"drew {count} pictures into {pictures}, one of them broken on purpose", file=sys.stderr)
