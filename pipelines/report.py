@@ -11,10 +11,13 @@ import duckdb
 from ..transforms.dataset import Dataset
 from ..transforms.fetch import Fetcher
 from ..transforms.output import is_local, write_whole
+from ..transforms.patience import Patience
 from .page.render import render
 from .starting import no_others, starting
 
 PAGE = "report.html"
+# A page is not worth the wait for a host that is gone.
+THUMBNAIL_PATIENCE = Patience(tries=2, seconds=8)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +30,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_report_option(parser: argparse.ArgumentParser) -> None:
+    """``--no-report``, for commands that end with a report."""
+    parser.add_argument(
+        "--no-report", dest="report", action="store_false", help=f"write no {PAGE} beside the rows when all is done"
+    )
+
+
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """Run the command; the exit status.
 
@@ -35,9 +45,8 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """
     with starting():
         no_others(args, others)
-        dataset = Dataset(args.output)
         try:
-            path = write_report(dataset, Fetcher(args.allow_private_addresses))
+            path = write_report(Dataset(args.output), _fetcher(args))
         except duckdb.Error as error:
             raise ValueError(f"{args.output} can't be read: {_in_a_line(error)}") from error
     print(path)
@@ -53,19 +62,26 @@ def write_report(dataset: Dataset, fetch: Fetcher) -> str:
     return path
 
 
-def try_report(output: str, fetch: Fetcher) -> None:
-    """Write the page of a run that has ended, and say where; one that can't be written does not fail the run.
+def try_report(args: argparse.Namespace) -> None:
+    """Unless ``--no-report``, write the page of a run that has ended, and say where.
 
-    Of an output in a bucket, which may be far away and large, it says how to have one.
+    One that can't be written does not fail the run. Of an output in a bucket, which may be far away and large, it says
+    how to have one.
     """
-    if not is_local(output):
-        print(f"report   moondream-beam report {output}")
+    if not args.report:
+        return
+    if not is_local(args.output):
+        print(f"report   moondream-beam report {args.output}")
         return
     try:
-        print(f"report   {write_report(Dataset(output), fetch)}")
+        print(f"report   {write_report(Dataset(args.output), _fetcher(args))}")
     # Rows are published and the ledger is told: whatever is wrong with a page, the run is not.
     except Exception as error:
         print(f"no report: {_in_a_line(error)}", file=sys.stderr)
+
+
+def _fetcher(args: argparse.Namespace) -> Fetcher:
+    return Fetcher(args.allow_private_addresses, THUMBNAIL_PATIENCE)
 
 
 def _in_a_line(error: Exception) -> str:

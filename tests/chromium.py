@@ -25,8 +25,8 @@ SECONDS_TO_START, ANSWER_SECONDS = 60, 60
 class Page:
     """One tab. ``complaints`` are what it logged: errors of scripts, of its policy, of what it could not load."""
 
-    def __init__(self, url: str) -> None:
-        self._socket = _connect(url)
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
         self._calls = 0
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -98,7 +98,8 @@ def chromium(program: str = "chromium") -> Iterator[Page]:
         command = [program, *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
         browser = subprocess.Popen(command, stderr=said, stdout=subprocess.DEVNULL)
         try:
-            yield Page(_tab(_address(said)))
+            with _connect(_tab(_address(said))) as socket:
+                yield Page(socket)
         finally:
             browser.terminate()
             browser.wait(30)

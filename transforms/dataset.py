@@ -69,6 +69,10 @@ class Dataset:
         """The place of a file of the output."""
         return FileSystems.join(self.output, *names)
 
+    def keep_suspects(self) -> None:
+        """Judge all rows now and once, for the many questions that a page has about suspicious ones."""
+        self.database.execute("CREATE OR REPLACE TEMP TABLE suspects AS FROM main.suspects")
+
     def columns(self, table: str) -> list[str]:
         """The names of a table's columns; what the package itself does not write comes last."""
         return [row[0] for row in self.tuples(f"DESCRIBE {table}")]

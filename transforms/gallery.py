@@ -13,6 +13,7 @@ from .dataset import Dataset, literal
 from .load import Fetch, Loaded, Unloadable, load_ahead
 from .records import ImageRef
 from .suspicion import SUSPICIONS
+from .uris import DATA, scheme_of
 
 # What goes onto a page, so that it stays below ten megabytes whatever the rows hold.
 RANDOM_PICTURES, SUSPICIOUS_PICTURES = 36, 8
@@ -21,6 +22,12 @@ TEXT_CHARACTERS = 600
 THUMBNAIL_SIDE, THUMBNAIL_BYTES, THUMBNAIL_QUALITIES = 360, 24_000, (80, 60, 40, 20)
 # More tasks on one picture than this, and fewer pictures are drawn.
 TASKS_FORESEEN = 64
+# Why there is no thumbnail, or not of the picture that was annotated.
+GONE = "the picture can't be had from its place any more"
+BROKEN = "what lies at its place is no picture any more"
+CHANGED = "the picture has changed since"
+INSIDE = "the picture lies in an archive, which is not searched"
+UNKEPT = "the picture came as a data: URI, which rows don't keep"
 
 
 @dataclass
@@ -83,19 +90,24 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[Shown]:
 
 def add_thumbnails(pictures: Iterable[Shown], fetch: Fetch) -> None:
     """Fetch and decode the pictures, many at once, and make them small. One that can't be had has its reason."""
-    by_uri = {picture.uri: picture for picture in pictures}
-    refs = [ImageRef(picture.uri, picture.filename) for picture in by_uri.values()]
-    for loaded in load_ahead(refs, fetch):
-        picture = by_uri[loaded.ref.uri]
-        if isinstance(loaded, Unloadable):
-            picture.trouble = "the picture is no longer there" if loaded.stage == "fetch" else "no picture any more"
+    by_uri: dict[str, list[Shown]] = {}
+    for picture in pictures:
+        if scheme_of(picture.uri) == DATA:
+            picture.trouble = UNKEPT
         else:
-            picture.thumbnail = thumbnail(loaded.picture)
-            picture.trouble = _changed(loaded, picture)
+            by_uri.setdefault(picture.uri, []).append(picture)
+    for loaded in load_ahead((ImageRef(uri, uri) for uri in by_uri), fetch):
+        small = thumbnail(loaded.picture) if isinstance(loaded, Loaded) else None
+        for picture in by_uri[loaded.ref.uri]:
+            picture.thumbnail, picture.trouble = small, _trouble(loaded, picture)
 
 
-def _changed(loaded: Loaded, picture: Shown) -> str:
-    return "" if loaded.sha256 == picture.sha256 else "the picture has changed since"
+def _trouble(loaded: Loaded | Unloadable, picture: Shown) -> str:
+    if isinstance(loaded, Loaded):
+        return "" if loaded.sha256 == picture.sha256 else CHANGED
+    if loaded.stage != "fetch":
+        return BROKEN
+    return INSIDE if ".tar#" in picture.uri else GONE
 
 
 def thumbnail(picture: Image.Image) -> bytes:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import duckdb
 
-# A text that says the same again: fewer than this share of its runs of LOOP_WINDOW characters are different.
-LOOP_DISTINCT, LOOP_WINDOW, LOOP_LENGTH = 0.5, 8, 40
+# A text that says the same again: fewer than this share of the runs of LOOP_WINDOW characters at its end are different.
+# To find a place in a text takes as long as the text, so that only its last LOOP_LOOKED_AT characters are looked at.
+LOOP_DISTINCT, LOOP_WINDOW, LOOP_LENGTH, LOOP_LOOKED_AT = 0.5, 8, 40, 1000
 # One text on so many pictures; shorter ones, such as "yes", are answers.
 SHARED_PICTURES, SHARED_LENGTH = 5, 24
 REFUSAL = (
@@ -20,9 +21,9 @@ BOILERPLATE = (
     r"(the|this) (image|picture|photo|photograph|scene) (is|shows|depicts|features|displays|captures|presents|"
     r"contains|portrays|showcases|consists)\b|(an?|the) (image|picture|photo|photograph) (of|showing|depicting)\b)"
 )
-_WINDOWS = f"length(caption) - {LOOP_WINDOW - 1}"
+_WINDOWS = f"length(_ending) - {LOOP_WINDOW - 1}"
 _DISTINCT_WINDOWS = (
-    f"list_unique(list_transform(range(1, {_WINDOWS} + 1), lambda place: substring(caption, place, {LOOP_WINDOW})))"
+    f"list_unique(list_transform(range(1, {_WINDOWS} + 1), lambda place: substring(_ending, place, {LOOP_WINDOW})))"
 )
 
 
@@ -38,13 +39,13 @@ SUSPICIONS = (
     Suspicion(
         "empty",
         "no text where there should be one",
-        "task IN ('caption', 'query') AND coalesce(trim(caption), '') = ''",
+        r"task IN ('caption', 'query') AND NOT coalesce(regexp_matches(caption, '[^\s\p{Z}]'), false)",
     ),
     Suspicion("cut off", "the answer ended at its limit of tokens", "finish_reason = 'length'"),
     Suspicion(
         "loop",
         "says the same over and over",
-        f"length(caption) >= {LOOP_LENGTH} AND {_DISTINCT_WINDOWS} < {LOOP_DISTINCT} * ({_WINDOWS})",
+        f"length(_ending) >= {LOOP_LENGTH} AND {_DISTINCT_WINDOWS} < {LOOP_DISTINCT} * ({_WINDOWS})",
     ),
     Suspicion("refusal", "declines instead of answering", f"regexp_matches(caption, $${REFUSAL}$$, 'i')"),
     Suspicion("boilerplate", "opens with words that say nothing", f"regexp_matches(caption, $${BOILERPLATE}$$, 'i')"),
@@ -66,6 +67,8 @@ def define_suspicions(database: duckdb.DuckDBPyConnection) -> None:
     database.execute(f"CREATE VIEW shared_texts AS {SHARED_TEXTS}")
     kinds = ", ".join(f"CASE WHEN {condition} THEN '{name}' END" for name, _, condition in SUSPICIONS)
     database.execute(
-        f"CREATE VIEW judged AS SELECT *, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS suspicions FROM data"
+        f"CREATE VIEW judged AS "
+        f"SELECT * EXCLUDE _ending, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS suspicions "
+        f"FROM (SELECT *, right(caption, {LOOP_LOOKED_AT}) AS _ending FROM data)"
     )
     database.execute("CREATE VIEW suspects AS SELECT id, key, suspicions FROM judged WHERE len(suspicions) > 0")

@@ -44,6 +44,7 @@ def _source(text: str) -> str:
 
 
 def _facts(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
+    dataset.keep_suspects()
     runs, records = figures.run_rows(dataset), dataset.records()
     pictures = choose(dataset)
     add_thumbnails(pictures, fetch)
@@ -55,6 +56,7 @@ def _facts(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
         "runs": _runs(runs, records),
         "charted": [figures.moments(dataset, run) for run in _longest(runs)],
         "latest": records[-1] if records else None,
+        "pace": _pace(records),
         "phases": figures.phases(dataset),
         "spreads": _spreads(dataset),
         "asked": figures.asked(dataset),
@@ -75,6 +77,12 @@ def _longest(runs: list[figures.RunRows]) -> list[figures.RunRows]:
     """The latest of the runs that took some time; the latest of all where none did."""
     some = [run for run in runs if run.last_ms > run.first_ms] or runs
     return some[-RUNS_CHARTED:]
+
+
+def _pace(records: list[dict[str, Any]]) -> float | None:
+    """Pictures a second of the latest run that had any, its start included."""
+    some = [record for record in records if record["counts"]["pictures"] and record["wall_seconds"]]
+    return some[-1]["counts"]["pictures"] / some[-1]["wall_seconds"] if some else None
 
 
 def _spreads(dataset: Dataset) -> list[tuple[str, str, figures.Spread]]:
