@@ -21,7 +21,16 @@ from . import words
 FOLDER = Path(__file__).parent
 RUNS_CHARTED, RUNS_LISTED = 2, 20
 SHADES = 6
-FILTERS = (words.count, words.share, words.milliseconds, words.number, words.moment, words.place, words.option)
+FILTERS = (
+    words.count,
+    words.share,
+    words.milliseconds,
+    words.number,
+    words.dollars,
+    words.moment,
+    words.place,
+    words.option,
+)
 
 
 def render(dataset: Dataset, fetch: Fetch) -> str:

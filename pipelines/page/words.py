@@ -24,6 +24,11 @@ def number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def dollars(value: float) -> str:
+    """A sum of money: cents, and smaller parts of sums below a dollar."""
+    return f"${value:,.2f}" if value >= 1 or not value else f"${number(value)}"
+
+
 def share(part: float, whole: float) -> str:
     """A share in percent; a little is not nothing, and almost all is not all."""
     percent = 100 * part / whole if whole else 0.0

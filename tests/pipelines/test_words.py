@@ -32,6 +32,11 @@ def test_a_little_is_not_nothing_and_almost_all_is_not_all(part, whole, text):
     assert words.share(part, whole) == text
 
 
+@pytest.mark.parametrize("value, text", [(2.5, "$2.50"), (1234.567, "$1,234.57"), (0.00123, "$0.00123"), (0, "$0.00")])
+def test_money_has_cents_and_small_sums_their_digits(value, text):
+    assert words.dollars(value) == text
+
+
 @pytest.mark.parametrize("value, text", [(12.34, "12.3 ms"), (1500, "1.5 s"), (90_000, "1.5 min"), (7_200_000, "2 h")])
 def test_a_duration_is_in_the_largest_unit(value, text):
     assert words.milliseconds(value) == text
