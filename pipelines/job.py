@@ -21,7 +21,7 @@ UNRECORDED = ("command", "run", "tasks", "webhook", "report")
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """``--runner``, ``--workers``, ``--shard-size``, ``--limit``, ``--retry-errors``, ``--dedup`` and
     ``--max-failure-rate``."""
-    job = parser.add_argument_group("job", "every Beam option may follow as well")
+    job = parser.add_argument_group("job", "every Beam option may follow as well, as --name=value")
     job.add_argument("--runner", default=LOCAL_RUNNER, help="this machine, or one of Beam's runners (%(default)s)")
     job.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (%(default)s)")
     job.add_argument("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="pictures a file (%(default)s)")
