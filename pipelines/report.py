@@ -10,7 +10,7 @@ import duckdb
 
 from ..transforms.dataset import Dataset
 from ..transforms.fetch import Fetcher
-from ..transforms.output import is_local, write_whole
+from ..transforms.output import is_local, remove_temporary_folder, write_whole
 from ..transforms.patience import Patience
 from .page.render import render
 from .starting import no_others, starting
@@ -59,6 +59,7 @@ def write_report(dataset: Dataset, fetch: Fetcher) -> str:
         page = render(dataset, fetch)
     path = dataset.path(PAGE)
     write_whole(dataset.output, path, page.encode())
+    remove_temporary_folder(dataset.output)
     return path
 
 

@@ -54,6 +54,7 @@ def test_the_command_writes_one_file_and_says_where(tmp_path, command):
     publish(tmp_path, [annotation()])
     assert command("report", tmp_path) == (0, f"{tmp_path}/report.html\n", "")
     assert "A dog." in (tmp_path / "report.html").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "errors", "report.html"}
     assert command("report", tmp_path)[0] == 0, "again, over the old one"
 
 
