@@ -6,7 +6,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 NAME = "moondream_beam"
-FOLDERS = ["models", "models/hosted", "models/moondream", "models/tiny", "transforms", "pipelines"]
+FOLDERS = ["models", "models/hosted", "models/moondream", "models/tiny", "transforms", "pipelines", "pipelines/page"]
 PACKAGE_DIR = {NAME: ".", **{f"{NAME}.{folder.replace('/', '.')}": folder for folder in FOLDERS}}
 
 
@@ -24,6 +24,7 @@ setup(
     packages=list(PACKAGE_DIR),
     package_data={
         NAME: ["py.typed"],
+        f"{NAME}.pipelines.page": ["*.html", "*.css", "*.js"],
         f"{NAME}.models.tiny": ["config.json", "tokenizer.json", "model.safetensors", "README.md"],
     },
     cmdclass={"build_py": BuildRoot},

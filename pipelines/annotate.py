@@ -27,6 +27,7 @@ from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from .ledger import balance_sheet, exit_status
 from .models import add_model_options, annotator_of
 from .progress import show_progress
+from .report import add_report_option, try_report
 from .runner import local_runner
 from .starting import starting
 from .tasks import add_sampling_options, add_task_options
@@ -43,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_sampling_options(parser)
     add_job_options(parser)
     add_cluster_options(parser)
+    add_report_option(parser)
 
 
 def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
@@ -99,6 +101,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             notes.remove()
     record = read_record(args.output, name)
     print(balance_sheet(record, args.output))
+    try_report(args)
     return exit_status(record, args.max_failure_rate)
 
 

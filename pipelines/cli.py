@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from . import annotate, demo
+from . import annotate, demo, report
 from .interrupt import not_about_ends_on_purpose
 from .starting import CannotStartError
 
@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module, summary in (
         ("annotate", annotate, "annotate pictures into a Parquet dataset"),
+        ("report", report, "write one page to look at: pictures, figures, errors, what ran"),
         ("demo", demo, "draw pictures and annotate them with the embedded model"),
     ):
         command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False)

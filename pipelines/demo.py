@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from ..models.tiny.scenes import draw
 from . import annotate
-from .starting import starting
+from .report import add_report_option
+from .starting import no_others, starting
 
 # Far from all that the embedded model was trained, tested and measured with.
 DEMO_SEEDS = range(2**43, 2**43 + 48)
@@ -28,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="moondream-demo", metavar="FOLDER", help="where pictures and rows go (%(default)s)"
     )
+    add_report_option(parser)
 
 
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
@@ -37,12 +39,11 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         CannotStartError: unknown arguments, or a folder that can't be written.
     """
     with starting():
-        if others:
-            raise ValueError(f"unknown option {others[0]}: see moondream-beam demo --help")
+        no_others(args, others)
         pictures, output = Path(args.output, "pictures"), Path(args.output, "out")
         count = draw_pictures(pictures)
     print(f"drew {count} pictures into {pictures}, one of them broken on purpose", file=sys.stderr)
-    status = annotate.run(_annotate_arguments(pictures, output), [])
+    status = annotate.run(_annotate_arguments(pictures, output, report=args.report), [])
     print()
     for line in table(first_rows(output)):
         print(line)
@@ -82,9 +83,10 @@ def _answer(row: dict[str, object]) -> str:
     return " ".join(f"({', '.join(f'{number:.2f}' for number in place.values())})" for place in places) or "none"
 
 
-def _annotate_arguments(pictures: Path, output: Path) -> argparse.Namespace:
+def _annotate_arguments(pictures: Path, output: Path, *, report: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     annotate.add_options(parser)
     # One failure in 48 is meant; the likeliest words, since the same demo should tell the same story.
     options = ["--model", "tiny", "--temperature", "0", "--max-failure-rate", "0.05"]
+    options += [] if report else ["--no-report"]
     return parser.parse_args([os.fspath(pictures), "--output", os.fspath(output), *TASKS, *options])

@@ -14,8 +14,8 @@ from .tasks import sampling_of
 LOCAL_RUNNER = "local"
 # So that a worker that was dealt hard shards does not keep the others waiting at the end.
 SHARDS_PER_WORKER = 4
-# The tasks have a place of their own in the record, and a webhook's address may hold a secret.
-UNRECORDED = ("command", "run", "tasks", "webhook")
+# The tasks have a place of their own in the record, a webhook's address may hold a secret, a report changes no row.
+UNRECORDED = ("command", "run", "tasks", "webhook", "report")
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 class CannotStartError(Exception):
@@ -17,3 +18,13 @@ def starting() -> Iterator[None]:
         yield
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         raise CannotStartError(str(error)) from error
+
+
+def no_others(args: argparse.Namespace, others: Sequence[str]) -> None:
+    """Refuse what a command's parser left over, where no Beam option may follow.
+
+    Raises:
+        ValueError: there is something.
+    """
+    if others:
+        raise ValueError(f"unknown option {others[0]}: see moondream-beam {args.command} --help")

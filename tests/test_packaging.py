@@ -28,8 +28,9 @@ for module in pkgutil.walk_packages(moondream_beam.__path__, "moondream_beam."):
 
 def package_files() -> set[str]:
     """What users are to get, relative to the package."""
+    page = (path for path in (ROOT / "pipelines/page").iterdir() if path.suffix in (".html", ".css", ".js"))
     modules = (path for floor in ("models", "transforms", "pipelines") for path in (ROOT / floor).rglob("*.py"))
-    return {"__init__.py", "py.typed", *TINY, *(path.relative_to(ROOT).as_posix() for path in modules)}
+    return {"__init__.py", "py.typed", *TINY, *(path.relative_to(ROOT).as_posix() for path in (*modules, *page))}
 
 
 def run(*command: str | Path, **kwargs) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from apache_beam.io.filesystems import FileSystems
 
-from .output import is_local, make_folder, matching, temporary_folder
+from .output import is_local, make_folder, matching, remove_temporary_folder, temporary_folder
 from .slices import Slice, go_together, run_of_file
 from .stop import StoppedError
 from .token import CAN_LOCK, LEASE_SECONDS, BeatingToken, LockedToken, Token
@@ -102,10 +102,7 @@ def _claim(output: str, run: str) -> Token:
 
 def _remove(token: Token, output: str) -> None:
     token.remove()
-    if is_local(output):
-        # The folder too, if nobody else has anything in it.
-        with contextlib.suppress(OSError):
-            os.rmdir(temporary_folder(output))
+    remove_temporary_folder(output)
 
 
 def _entries(output: str) -> list[str]:

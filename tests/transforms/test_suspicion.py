@@ -1,0 +1,90 @@
+"""Which rows are suspicious, and which only look like it."""
+
+from __future__ import annotations
+
+import pytest
+from outputs import LOOP, publish
+from rows import annotation
+
+from moondream_beam.transforms.dataset import Dataset
+from moondream_beam.transforms.suspicion import LOOP_LENGTH, SHARED_PICTURES, SUSPICIONS
+
+PLAIN = "A black dog runs over wet sand, and behind it two children fly a kite in the wind of the evening."
+
+
+def judged(output, *rows):
+    publish(output, [row._replace(id=str(index)) for index, row in enumerate(rows)])
+    with Dataset(str(output)) as dataset:
+        return [kinds for (kinds,) in dataset.tuples("SELECT suspicions FROM judged ORDER BY id::INT")]
+
+
+@pytest.mark.parametrize(
+    "text, kind",
+    [
+        ("", "empty"),
+        (" \n\t ", "empty"),
+        (LOOP, "loop"),
+        ("ha" * 40, "loop"),
+        ("I'm sorry, but I can't help with that.", "refusal"),
+        ("I’m sorry, there is nothing.", "refusal"),
+        ("As an AI, I have no eyes.", "refusal"),
+        ("It is a face; I cannot assist with that.", "refusal"),
+        ("The image shows a dog on sand.", "boilerplate"),
+        ("In this picture, a dog runs.", "boilerplate"),
+        ("An image of a dog.", "boilerplate"),
+    ],
+)
+def test_a_text_is_of_one_kind(text, kind, tmp_path):
+    assert judged(tmp_path, annotation(caption=text)) == [[kind]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        "no",
+        "3",
+        "no no no no",
+        "A sign says: I can't swim.",
+        "A man who looks sorry holds a picture of the sea.",
+        "The picture frame on the wall is of gold.",
+        "黒い犬が濡れた砂の上を走り、その後ろで二人の子供が夕方の風に凧を揚げている。遠くに船が見える。",
+    ],
+)
+def test_a_plain_text_is_not_suspicious(text, tmp_path):
+    assert judged(tmp_path, annotation(caption=text)) == [[]]
+
+
+def test_an_answer_at_its_limit_is_cut_off_whatever_it_is(tmp_path):
+    cut = annotation(finish_reason="length", caption=PLAIN)
+    assert judged(tmp_path, cut, cut._replace(caption=None, task="detect", objects=())) == [["cut off"]] * 2
+
+
+def test_boxes_and_points_without_text_are_not_empty(tmp_path):
+    boxes = annotation(caption=None, task="detect", objects=())
+    assert judged(tmp_path, boxes, boxes._replace(task="point", objects=None, points=())) == [[], []]
+
+
+def test_a_missing_text_is_empty(tmp_path):
+    assert judged(tmp_path, annotation(caption=None)) == [["empty"]]
+
+
+def test_one_text_is_shared_from_so_many_pictures_on(tmp_path):
+    rows = [annotation(key=f"k{index}", caption=PLAIN) for index in range(SHARED_PICTURES)]
+    assert judged(tmp_path / "all", *rows) == [["shared"]] * SHARED_PICTURES
+    assert judged(tmp_path / "fewer", *rows[1:]) == [[]] * (SHARED_PICTURES - 1)
+
+
+def test_short_answers_and_other_questions_share_nothing(tmp_path):
+    yes = [annotation(key=f"k{index}", caption="yes") for index in range(SHARED_PICTURES)]
+    others = [annotation(key=f"k{index}", caption=PLAIN, prompt=str(index)) for index in range(SHARED_PICTURES)]
+    assert judged(tmp_path, *yes, *others) == [[]] * (2 * SHARED_PICTURES)
+
+
+def test_a_row_may_be_of_several_kinds(tmp_path):
+    row = annotation(caption="The image shows " + "a dog, " * LOOP_LENGTH, finish_reason="length")
+    assert judged(tmp_path, row) == [["cut off", "loop", "boilerplate"]]
+
+
+def test_each_kind_has_a_name_of_its_own():
+    assert len({suspicion.name for suspicion in SUSPICIONS}) == len(SUSPICIONS)
