@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -80,9 +80,3 @@ def _batch(engine: Engine, requests: Sequence[Request], crops: Sequence[Crops]) 
         # A row that has ended goes on with its last token, in place, until all have.
         positions_BT = torch.minimum(positions_BT + 1, last)
     return sum(len(row.ids) + row.stride * len(row.places) for row in rows)
-
-
-def continuous(engine: Engine, requests: Sequence[Request]) -> Iterator[int]:
-    """The engine itself; the new tokens of each request."""
-    for outcome in engine.answer(requests):
-        yield outcome.tokens.output

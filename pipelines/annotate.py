@@ -15,18 +15,19 @@ from apache_beam.transforms.combiners import Top
 from ..models.moondream.devices import choose_device
 from ..models.moondream.hub import OFFICIAL
 from ..transforms.card import read_record
-from ..transforms.job import new_run
 from ..transforms.lease import claim, claimed
 from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
+from .cluster import add_cluster_options, check_cluster, hints_of, run_of, say_of_runner, sliced
+from .gpus import gpus_of
 from .inputs import add_input_options, inputs_of
 from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from .ledger import balance_sheet, exit_status
 from .models import add_model_options, annotator_of
 from .progress import show_progress
-from .report import try_report
+from .report import add_report_option, try_report
 from .runner import local_runner
 from .starting import starting
 from .tasks import add_sampling_options, add_task_options
@@ -42,7 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_sampling_options(parser)
     add_job_options(parser)
-    parser.add_argument("--no-report", action="store_true", help="write no report.html at the end")
+    add_cluster_options(parser)
+    add_report_option(parser)
 
 
 def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
@@ -61,7 +63,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
             | "Limit" >> Top.Smallest(args.limit, key=lambda ref: ref.key)
             | "Each" >> beam.FlatMap(lambda chosen: chosen)
         )
-    refs | "Annotate" >> job
+    sliced(refs, args) | "Annotate" >> job.with_resource_hints(**hints_of(args))
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
@@ -70,19 +72,23 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
     Raises:
         CannotStartError: bad arguments, or a device that is not there.
     """
-    name = new_run()
     with contextlib.ExitStack() as stack:
         with starting():
             check_job(args)
+            check_cluster(args)
+            name = run_of(args)
             options = beam_options(beam_arguments)
             args.output = anchor(args.output)
             local = args.runner == LOCAL_RUNNER
-            pipeline = beam.Pipeline(local_runner(options, args.workers) if local else args.runner, options=options)
+            runner = local_runner(options, args.workers, gpus_of(args)) if local else args.runner
+            pipeline = beam.Pipeline(runner, options=options)
             build(pipeline, args, name)
             if local:
                 stack.enter_context(claimed(args.output, name))
                 _say_where(args)
             else:
+                if (said := say_of_runner(args.runner)) is not None:
+                    print(said, file=sys.stderr)
                 # Its workers hold it from here on: they go on when this process is gone.
                 claim(args.output, name)
         notes = ProgressNotes(args.output, name)
@@ -95,8 +101,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             notes.remove()
     record = read_record(args.output, name)
     print(balance_sheet(record, args.output))
-    if not args.no_report:
-        try_report(args.output)
+    try_report(args)
     return exit_status(record, args.max_failure_rate)
 
 
@@ -128,7 +133,9 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
 
 
 def _threads(args: argparse.Namespace) -> int:
-    return max(1, (os.cpu_count() or 1) // args.workers)
+    # Schedulers give a process some of a machine's processors, and see to it that it has no more.
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors // args.workers)
 
 
 def _say_where(args: argparse.Namespace) -> None:

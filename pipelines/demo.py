@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ..models.tiny.scenes import draw
 from . import annotate
+from .report import add_report_option
 from .starting import no_others, starting
 
 # Far from all that the embedded model was trained, tested and measured with.
@@ -28,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="moondream-demo", metavar="FOLDER", help="where pictures and rows go (%(default)s)"
     )
-    parser.add_argument("--no-report", action="store_true", help="write no report.html at the end")
+    add_report_option(parser)
 
 
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         pictures, output = Path(args.output, "pictures"), Path(args.output, "out")
         count = draw_pictures(pictures)
     print(f"drew {count} pictures into {pictures}, one of them broken on purpose", file=sys.stderr)
-    status = annotate.run(_annotate_arguments(pictures, output, args.no_report), [])
+    status = annotate.run(_annotate_arguments(pictures, output, report=args.report), [])
     print()
     for line in table(first_rows(output)):
         print(line)
@@ -82,10 +83,10 @@ def _answer(row: dict[str, object]) -> str:
     return " ".join(f"({', '.join(f'{number:.2f}' for number in place.values())})" for place in places) or "none"
 
 
-def _annotate_arguments(pictures: Path, output: Path, no_report: bool) -> argparse.Namespace:
+def _annotate_arguments(pictures: Path, output: Path, *, report: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     annotate.add_options(parser)
     # One failure in 48 is meant; the likeliest words, since the same demo should tell the same story.
     options = ["--model", "tiny", "--temperature", "0", "--max-failure-rate", "0.05"]
-    options += ["--no-report"] if no_report else []
+    options += [] if report else ["--no-report"]
     return parser.parse_args([os.fspath(pictures), "--output", os.fspath(output), *TASKS, *options])

@@ -16,6 +16,7 @@ from ..transforms.measure import Measured, Sampled, measure, read_sample, sample
 from .inputs import Inputs, add_input_options, inputs_of
 from .job import LOCAL_RUNNER
 from .models import add_model_options, annotator_of
+from .page.words import count, dollars, duration, number, share
 from .prices import (
     CLOUD_BATCH_SHARE,
     CLOUD_PRICES_OF,
@@ -29,7 +30,6 @@ from .prices import (
 from .runner import local_runner
 from .starting import no_others, starting
 from .tasks import add_sampling_options, add_task_options, sampling_of
-from .words import count, duration, number, share
 
 SAMPLE = 200
 HERE, CLOUD = "here", "cloud"
@@ -142,7 +142,7 @@ def table(offers: Iterator[Offer]) -> Iterator[str]:
     lines = [("", "time", "money", "")]
     for offer in offers:
         seconds = "?" if offer.seconds is None else duration(offer.seconds)
-        usd = "?" if offer.usd is None else "< $0.01" if 0 < offer.usd < 0.01 else f"${offer.usd:,.2f}"
+        usd = "?" if offer.usd is None else dollars(offer.usd)
         lines.append((offer.name, seconds, usd, offer.note))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     for name, seconds, usd, note in lines:

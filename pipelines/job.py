@@ -14,14 +14,14 @@ from .tasks import sampling_of
 LOCAL_RUNNER = "local"
 # So that a worker that was dealt hard shards does not keep the others waiting at the end.
 SHARDS_PER_WORKER = 4
-# The tasks have a place of their own in the record, and a webhook's address may hold a secret.
-UNRECORDED = ("command", "run", "tasks", "webhook")
+# The tasks have a place of their own in the record, a webhook's address may hold a secret, a report changes no row.
+UNRECORDED = ("command", "run", "tasks", "webhook", "report")
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """``--runner``, ``--workers``, ``--shard-size``, ``--limit``, ``--retry-errors``, ``--dedup`` and
     ``--max-failure-rate``."""
-    job = parser.add_argument_group("job", "every Beam option may follow as well")
+    job = parser.add_argument_group("job", "every Beam option may follow as well, as --name=value")
     job.add_argument("--runner", default=LOCAL_RUNNER, help="this machine, or one of Beam's runners (%(default)s)")
     job.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (%(default)s)")
     job.add_argument("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="pictures a file (%(default)s)")

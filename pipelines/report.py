@@ -6,46 +6,84 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from apache_beam.io.filesystems import FileSystems
+import duckdb
 
 from ..transforms.dataset import Dataset
+from ..transforms.fetch import Fetcher
+from ..transforms.output import is_local, remove_temporary_folder, write_whole
+from ..transforms.patience import Patience
 from .page.render import render
 from .starting import no_others, starting
 
 PAGE = "report.html"
+# A page is not worth the wait for a host that is gone.
+THUMBNAIL_PATIENCE = Patience(tries=2, seconds=8)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
-    parser.add_argument("output", metavar="OUT", help="the folder that annotate wrote")
+    parser.add_argument("output", metavar="OUT", help="the folder that annotate wrote, on disk or in a bucket")
+    parser.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="let http(s) fetch thumbnails from this machine and its private networks",
+    )
+
+
+def add_report_option(parser: argparse.ArgumentParser) -> None:
+    """``--no-report``, for commands that end with a report."""
+    parser.add_argument(
+        "--no-report", dest="report", action="store_false", help=f"write no {PAGE} beside the rows when all is done"
+    )
 
 
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """Run the command; the exit status.
 
     Raises:
-        CannotStartError: unknown arguments, or no output there.
+        CannotStartError: unknown arguments, no output there, or one that can't be read.
     """
     with starting():
         no_others(args, others)
-        dataset = Dataset(args.output)
-    print(write_report(dataset))
+        try:
+            path = write_report(Dataset(args.output), _fetcher(args))
+        except duckdb.Error as error:
+            raise ValueError(f"{args.output} can't be read: {_in_a_line(error)}") from error
+    print(path)
     return 0
 
 
-def write_report(dataset: Dataset) -> str:
+def write_report(dataset: Dataset, fetch: Fetcher) -> str:
     """Write the page beside the rows, and close the dataset; where the page lies."""
     with dataset:
-        page = render(dataset)
-    path = FileSystems.join(dataset.output, PAGE)
-    with FileSystems.create(path, mime_type="text/html") as file:
-        file.write(page.encode())
+        page = render(dataset, fetch)
+    path = dataset.path(PAGE)
+    write_whole(dataset.output, path, page.encode())
+    remove_temporary_folder(dataset.output)
     return path
 
 
-def try_report(output: str) -> None:
-    """Write the page of a run that has ended, and say where; a page that can't be written does not fail the run."""
+def try_report(args: argparse.Namespace) -> None:
+    """Unless ``--no-report``, write the page of a run that has ended, and say where.
+
+    One that can't be written does not fail the run. Of an output in a bucket, which may be far away and large, it says
+    how to have one.
+    """
+    if not args.report:
+        return
+    if not is_local(args.output):
+        print(f"report   moondream-beam report {args.output}")
+        return
     try:
-        print(f"report   {write_report(Dataset(output))}")
+        print(f"report   {write_report(Dataset(args.output), _fetcher(args))}")
+    # Rows are published and the ledger is told: whatever is wrong with a page, the run is not.
     except Exception as error:
-        print(f"no report: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"no report: {_in_a_line(error)}", file=sys.stderr)
+
+
+def _fetcher(args: argparse.Namespace) -> Fetcher:
+    return Fetcher(args.allow_private_addresses, THUMBNAIL_PATIENCE)
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

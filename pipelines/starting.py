@@ -16,7 +16,7 @@ def starting() -> Iterator[None]:
     """Within this block, the errors that bad arguments raise mean that nothing has been done."""
     try:
         yield
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         raise CannotStartError(str(error)) from error
 
 

@@ -10,8 +10,8 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from ..transforms.status import RunStatus, Watch
+from .page.words import duration, moment, number, share
 from .starting import no_others, starting
-from .words import duration, moment, number, share
 
 RUNS_TOLD = 10
 SECONDS_BETWEEN_LOOKS = 5.0

@@ -1,21 +1,26 @@
 """A worker process of this machine: Beam's harness, whose log goes to the process that started it and nowhere else.
 
-Run by the runner as ``python -m moondream_beam.pipelines.worker``; the harness finds its addresses in the environment.
+Run by the runner as ``python -m moondream_beam.pipelines.worker [GPU …]``; the harness finds its addresses in the
+environment, and this process its number among those that share out the GPUs.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import signal
 import sys
 
 from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
+from .gpus import pin
+
 
 def main() -> None:
     """Serve until the runner hangs up."""
     faulthandler.enable()
+    pin(os.environ["WORKER_ID"], sys.argv[1:], os.environ)
     # Importing Beam leaves a handler behind that would print each record a second time, onto the progress bar.
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)
     # It prints each error that it also sends to the process that started it, which has something to say of it.

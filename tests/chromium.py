@@ -9,38 +9,35 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import websocket
+from websockets.sync.client import ClientConnection, connect
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-port=0 --remote-allow-origins=*"
 )
-SECONDS_TO_START = 60
+SECONDS_TO_START, ANSWER_SECONDS = 60, 60
 
 
 class Page:
     """One tab. ``complaints`` are what it logged: errors of scripts, of its policy, of what it could not load."""
 
-    def __init__(self, url: str) -> None:
-        self._socket = websocket.create_connection(url, timeout=60)
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
         self._calls = 0
         self.complaints: list[str] = []
         self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
-    def close(self) -> None:
-        self._socket.close()
-
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._calls += 1
         self._socket.send(json.dumps({"id": self._calls, "method": method, "params": params}))
         while True:
-            message = json.loads(self._socket.recv())
+            message = json.loads(self._socket.recv(ANSWER_SECONDS))
             if message.get("id") == self._calls:
                 assert "error" not in message, message
                 return message["result"]
@@ -101,8 +98,8 @@ def chromium(program: str = "chromium") -> Iterator[Page]:
         command = [program, *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
         browser = subprocess.Popen(command, stderr=said, stdout=subprocess.DEVNULL)
         try:
-            with closing(Page(_tab(_address(said)))) as page:
-                yield page
+            with _connect(_tab(_address(said))) as socket:
+                yield Page(socket)
         finally:
             browser.terminate()
             browser.wait(30)
@@ -118,11 +115,15 @@ def _address(said: Any) -> str:
     raise TimeoutError("chromium does not listen")
 
 
+def _connect(address: str) -> ClientConnection:
+    # A screenshot is one large message; a proxy has no business here.
+    return connect(address, max_size=None, proxy=None)
+
+
 def _tab(address: str) -> str:
-    browser = websocket.create_connection(address, timeout=60)
-    browser.send(json.dumps({"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}}))
-    while (answer := json.loads(browser.recv())).get("id") != 1:
-        pass
-    browser.close()
+    with _connect(address) as browser:
+        browser.send(json.dumps({"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}}))
+        while (answer := json.loads(browser.recv(ANSWER_SECONDS))).get("id") != 1:
+            pass
     host = re.match(r"ws://[^/]+", address)[0]
     return f"{host}/devtools/page/{answer['result']['targetId']}"

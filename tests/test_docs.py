@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 from PIL import Image
 
 from moondream_beam.pipelines.annotate import beam_options
 from moondream_beam.pipelines.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = [path.relative_to(ROOT).as_posix() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("models/**/*.md")])]
+PAGES = [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("*.md", "docs/*.md", "models/**/*.md")
+    for path in sorted(ROOT.glob(folder))
+]
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 
 
@@ -69,7 +74,7 @@ def somewhere(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_says_what_it_is(block):
-    assert block.kind in ("python", "sh", "sh run", "text"), "a block of another kind is tested by nobody"
+    assert block.kind in ("python", "sh", "sh run", "text", "yaml"), "a block of another kind is tested by nobody"
 
 
 @pytest.mark.parametrize("block", SNIPPETS, ids=str)
@@ -83,6 +88,11 @@ def test_a_python_snippet_runs(block, somewhere):
 def test_a_script_marked_run_runs(block, somewhere):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], check=True, env={**os.environ, "PATH": path})
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind == "yaml"], ids=str)
+def test_yaml_can_be_read(block):
+    assert all(isinstance(document, dict) for document in yaml.safe_load_all(block.text))
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "moondream-beam"], ids=shlex.join)

@@ -16,7 +16,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 TINY = {f"models/tiny/{name}" for name in ("config.json", "tokenizer.json", "model.safetensors", "README.md")}
-PAGE = {f"pipelines/page/{name}" for name in ("report.html", "macros.html", "style.css", "script.js")}
 MEBIBYTE = 2**20
 
 IMPORT_ALL = """
@@ -29,8 +28,9 @@ for module in pkgutil.walk_packages(moondream_beam.__path__, "moondream_beam."):
 
 def package_files() -> set[str]:
     """What users are to get, relative to the package."""
+    page = (path for path in (ROOT / "pipelines/page").iterdir() if path.suffix in (".html", ".css", ".js"))
     modules = (path for floor in ("models", "transforms", "pipelines") for path in (ROOT / floor).rglob("*.py"))
-    return {"__init__.py", "py.typed", *TINY, *PAGE, *(path.relative_to(ROOT).as_posix() for path in modules)}
+    return {"__init__.py", "py.typed", *TINY, *(path.relative_to(ROOT).as_posix() for path in (*modules, *page))}
 
 
 def run(*command: str | Path, **kwargs) -> str:

@@ -6,6 +6,8 @@ No pandas, no whole table in memory: an output may hold a billion rows.
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -42,6 +44,9 @@ class Dataset:
         # DuckDB would fetch an extension from the network by itself.
         self.database = duckdb.connect(config={"autoinstall_known_extensions": "false"})
         self.database.execute("SET enable_progress_bar = false")
+        # What does not fit into memory; by itself it would lie wherever the command was started.
+        spill = os.path.join(tempfile.gettempdir(), f"moondream-beam-report-{os.getpid()}")
+        self.database.execute(f"SET temp_directory = {literal(spill)}")
         if not is_local(self.output):
             self.database.register_filesystem(BeamFiles())
         for kind, schema in SCHEMAS.items():
@@ -59,6 +64,14 @@ class Dataset:
 
     def __exit__(self, *_: object) -> None:
         self.database.close()
+
+    def path(self, *names: str) -> str:
+        """The place of a file of the output."""
+        return FileSystems.join(self.output, *names)
+
+    def keep_suspects(self) -> None:
+        """Judge all rows now and once, for the many questions that a page has about suspicious ones."""
+        self.database.execute("CREATE OR REPLACE TEMP TABLE suspects AS FROM main.suspects")
 
     def columns(self, table: str) -> list[str]:
         """The names of a table's columns; what the package itself does not write comes last."""

@@ -17,8 +17,7 @@ PHASES = ("fetch", "decode", "encode", "generate")
 
 
 class Totals(NamedTuple):
-    """Over all rows of all runs. ``pictures`` are different ones; ``twice`` are rows whose id is there already;
-    ``usd`` is what hosted APIs billed, None where none was asked."""
+    """Over all rows of all runs. ``pictures`` are different ones; ``twice`` are rows whose id is there already."""
 
     pictures: int
     annotations: int
@@ -26,14 +25,12 @@ class Totals(NamedTuple):
     twice: int
     input_tokens: int
     output_tokens: int
+    suspicious: int
     usd: float | None
 
 
 class Spread(NamedTuple):
-    """How one number spreads over rows: counts in bins of ``width`` from 0, the last of them open to the right.
-
-    The last begins at the 99th percentile or just above, so that a few outliers flatten nothing.
-    """
+    """How one number spreads over rows: counts in bins of ``width`` from 0, the last of them open to the right."""
 
     counts: tuple[int, ...]
     width: float
@@ -74,6 +71,16 @@ class ErrorGroup(NamedTuple):
     examples: tuple[tuple[str, str, str, str], ...]
 
 
+class Bill(NamedTuple):
+    """What one backend billed: for so many rows, of which some by an estimate of ours; no dollars where no price."""
+
+    backend: str
+    rows: int
+    units: float
+    usd: float | None
+    estimated: int
+
+
 class RunRows(NamedTuple):
     """The rows of one run that the output holds, and when they were made, in milliseconds since 1970."""
 
@@ -87,26 +94,35 @@ class RunRows(NamedTuple):
 def totals(dataset: Dataset) -> Totals:
     """The sums over all rows."""
     (sums,) = dataset.tuples(
-        "SELECT count(*), count(*) - count(DISTINCT id), coalesce(sum(input_tokens), 0)::BIGINT, "
-        "coalesce(sum(output_tokens), 0)::BIGINT FROM data"
+        "SELECT count(*), coalesce(sum(input_tokens), 0)::BIGINT, coalesce(sum(output_tokens), 0)::BIGINT FROM data"
     )
-    annotations, twice, input_tokens, output_tokens = sums
-    # What failed at an API may have been paid for too.
-    ((usd,),) = dataset.tuples(
-        "SELECT sum(hosted.usd) FROM (SELECT hosted FROM data UNION ALL SELECT hosted FROM errors)"
-    )
+    ((twice,),) = dataset.tuples(f"SELECT count(*) - count(DISTINCT id) FROM ({both('id')})")
+    ((usd,),) = dataset.tuples(f"SELECT sum(hosted.usd) FROM ({both('hosted')})")
     ((failures,),) = dataset.tuples("SELECT count(*) FROM errors")
-    ((pictures,),) = dataset.tuples(
-        "SELECT count(DISTINCT key) FROM (SELECT key FROM data UNION ALL SELECT key FROM errors)"
+    ((pictures,),) = dataset.tuples(f"SELECT count(DISTINCT key) FROM ({both('key')})")
+    ((suspicious,),) = dataset.tuples("SELECT count(*) FROM suspects")
+    return Totals(pictures, sums[0], failures, twice, sums[1], sums[2], suspicious, usd)
+
+
+def both(columns: str) -> str:
+    """The query for columns that rows of both kinds have."""
+    return f"SELECT {columns} FROM data UNION ALL SELECT {columns} FROM errors"
+
+
+def bills(dataset: Dataset) -> list[Bill]:
+    """What hosted APIs billed for answers and failures alike, the dearest first."""
+    found = dataset.tuples(
+        "SELECT backend, count(*), sum(hosted.units), sum(hosted.usd), count(*) FILTER (WHERE hosted.estimated) "
+        f"FROM ({both('backend, hosted')}) WHERE hosted IS NOT NULL "
+        "GROUP BY backend ORDER BY sum(hosted.usd) DESC NULLS LAST, backend"
     )
-    return Totals(pictures, annotations, failures, twice, input_tokens, output_tokens, usd)
+    return [Bill(*row) for row in found]
 
 
-def suspicious(dataset: Dataset) -> tuple[int, dict[str, int]]:
-    """How many rows are suspicious, and how many of what: each kind is named, also those of no row."""
-    kinds = ", ".join(f"count(*) FILTER (WHERE list_contains(suspicions, '{kind.name}'))" for kind in SUSPICIONS)
-    ((rows, *counts),) = dataset.tuples(f"SELECT count(*), {kinds} FROM judged WHERE len(suspicions) > 0")
-    return rows, dict(zip((kind.name for kind in SUSPICIONS), counts, strict=True))
+def suspicion_counts(dataset: Dataset) -> dict[str, int]:
+    """How many rows are suspicious of what, each kind named, also those of none."""
+    found = dict(dataset.tuples("SELECT unnest(suspicions) AS kind, count(*) FROM suspects GROUP BY kind"))
+    return {suspicion.name: found.get(suspicion.name, 0) for suspicion in SUSPICIONS}
 
 
 def spread(dataset: Dataset, number: str, where: str = "true") -> Spread | None:
@@ -117,14 +133,13 @@ def spread(dataset: Dataset, number: str, where: str = "true") -> Spread | None:
         return None
     median, p90, p99 = quantiles
     width = round_up(p99 / (BINS - 1))
-    last = min(BINS - 1, math.ceil(p99 / width))
     found = dict(
         dataset.tuples(
-            f"SELECT least(floor(value / {width}), {last})::INT AS bin, count(*) FROM {values} "
+            f"SELECT least(floor(value / {width}), {BINS - 1})::INT AS bin, count(*) FROM {values} "
             "WHERE value IS NOT NULL GROUP BY bin"
         )
     )
-    return Spread(tuple(found.get(bin, 0) for bin in range(last + 1)), width, median, p90, p99)
+    return Spread(tuple(found.get(bin, 0) for bin in range(BINS)), width, median, p90, p99)
 
 
 def round_up(width: float) -> float:
@@ -137,10 +152,10 @@ def round_up(width: float) -> float:
 
 def run_rows(dataset: Dataset) -> list[RunRows]:
     """The rows of each run, the earliest run first."""
-    both = "SELECT run, created_at, 1 AS good FROM data UNION ALL SELECT run, created_at, 0 FROM errors"
+    rows = "SELECT run, created_at, 1 AS good FROM data UNION ALL SELECT run, created_at, 0 FROM errors"
     found = dataset.tuples(
         f"SELECT run, sum(good)::BIGINT, (count(*) - sum(good))::BIGINT, epoch_ms(min(created_at)), "
-        f"epoch_ms(max(created_at)) FROM ({both}) GROUP BY run ORDER BY min(created_at), run"
+        f"epoch_ms(max(created_at)) FROM ({rows}) GROUP BY run ORDER BY min(created_at), run"
     )
     return [RunRows(*row) for row in found]
 
@@ -196,7 +211,10 @@ def error_groups(dataset: Dataset) -> list[ErrorGroup]:
         f"FROM errors GROUP BY stage, error ORDER BY count(*) DESC, stage, error LIMIT {GROUPS}"
     )
     examples = "SELECT filename, task, prompt, message FROM errors WHERE stage = ? AND error = ? ORDER BY id LIMIT ?"
-    return [ErrorGroup._make([*row, tuple(dataset.tuples(examples, *row[:2], EXAMPLES))]) for row in groups]
+    return [
+        ErrorGroup(stage, error, rows, pictures, retryable, tuple(dataset.tuples(examples, stage, error, EXAMPLES)))
+        for stage, error, rows, pictures, retryable in groups
+    ]
 
 
 def openings(dataset: Dataset) -> list[tuple[str, int]]:

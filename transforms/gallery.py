@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 
 from .dataset import Dataset, literal
-from .fetch import Fetcher
 from .load import Fetch, Loaded, Unloadable, load_ahead
 from .records import ImageRef
 from .suspicion import SUSPICIONS
+from .uris import DATA, scheme_of
 
 # What goes onto a page, so that it stays below ten megabytes whatever the rows hold.
 RANDOM_PICTURES, SUSPICIOUS_PICTURES = 36, 8
@@ -22,6 +22,12 @@ TEXT_CHARACTERS = 600
 THUMBNAIL_SIDE, THUMBNAIL_BYTES, THUMBNAIL_QUALITIES = 360, 24_000, (80, 60, 40, 20)
 # More tasks on one picture than this, and fewer pictures are drawn.
 TASKS_FORESEEN = 64
+# Why there is no thumbnail, or not of the picture that was annotated.
+GONE = "the picture can't be had from its place any more"
+BROKEN = "what lies at its place is no picture any more"
+CHANGED = "the picture has changed since"
+INSIDE = "the picture lies in an archive, which is not searched"
+UNKEPT = "the picture came as a data: URI, which rows don't keep"
 
 
 @dataclass
@@ -51,11 +57,12 @@ def choose(dataset: Dataset) -> list[Shown]:
     some = f"SELECT key FROM data ORDER BY key LIMIT {RANDOM_PICTURES * TASKS_FORESEEN}"
     for (key,) in dataset.tuples(f"SELECT DISTINCT key FROM ({some}) ORDER BY key LIMIT {RANDOM_PICTURES}"):
         chosen[key] = ["random"]
-    kinds = "SELECT unnest(suspicions) AS kind, id, key FROM judged WHERE len(suspicions) > 0"
-    found = dict(dataset.tuples(f"SELECT kind, min_by(key, id, {SUSPICIOUS_PICTURES}) FROM ({kinds}) GROUP BY kind"))
     for suspicion in SUSPICIONS:
-        for key in dict.fromkeys(found.get(suspicion.name, ())):
-            chosen.setdefault(key, []).append(suspicion.name)
+        query = "SELECT id, key FROM suspects WHERE list_contains(suspicions, ?) ORDER BY id LIMIT ?"
+        for _, key in dataset.tuples(query, suspicion.name, SUSPICIOUS_PICTURES):
+            kinds = chosen.setdefault(key, [])
+            if suspicion.name not in kinds:
+                kinds.append(suspicion.name)
     return _with_rows(dataset, chosen)
 
 
@@ -73,7 +80,7 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[Shown]:
         key = row["key"]
         if key not in shown:
             place = {name: row[name] for name in ("filename", "uri", "sha256", "width", "height")}
-            shown[key] = Shown(key, **place, chosen=chosen[key])
+            shown[key] = Shown(key=key, **place, chosen=chosen[key])
         if len(shown[key].rows) < ROWS_OF_A_PICTURE:
             shown[key].rows.append(row)
         else:
@@ -81,33 +88,26 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[Shown]:
     return [shown[key] for key in chosen if key in shown]
 
 
-def add_thumbnails(pictures: Iterable[Shown]) -> None:
+def add_thumbnails(pictures: Iterable[Shown], fetch: Fetch) -> None:
     """Fetch and decode the pictures, many at once, and make them small. One that can't be had has its reason."""
-    by_uri = {picture.uri: picture for picture in pictures}
-    refs = [ImageRef(picture.uri, picture.filename) for picture in by_uri.values()]
-    for loaded in load_ahead(refs, _fetch_if_possible(Fetcher())):
-        picture = by_uri[loaded.ref.uri]
-        if isinstance(loaded, Unloadable):
-            picture.trouble = "can't be had from here" if loaded.stage == "fetch" else "is no picture any more"
+    by_uri: dict[str, list[Shown]] = {}
+    for picture in pictures:
+        if scheme_of(picture.uri) == DATA:
+            picture.trouble = UNKEPT
         else:
-            picture.thumbnail = thumbnail(loaded.picture)
-            picture.trouble = _changed(loaded, picture)
+            by_uri.setdefault(picture.uri, []).append(picture)
+    for loaded in load_ahead((ImageRef(uri, uri) for uri in by_uri), fetch):
+        small = thumbnail(loaded.picture) if isinstance(loaded, Loaded) else None
+        for picture in by_uri[loaded.ref.uri]:
+            picture.thumbnail, picture.trouble = small, _trouble(loaded, picture)
 
 
-def _fetch_if_possible(fetch: Fetch) -> Fetch:
-    """To look at rows one need not be able to fetch their pictures: a missing client is like a missing file."""
-
-    def fetch_or_miss(uri: str) -> bytes:
-        try:
-            return fetch(uri)
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
-
-    return fetch_or_miss
-
-
-def _changed(loaded: Loaded, picture: Shown) -> str:
-    return "" if loaded.sha256 == picture.sha256 else "has changed since"
+def _trouble(loaded: Loaded | Unloadable, picture: Shown) -> str:
+    if isinstance(loaded, Loaded):
+        return "" if loaded.sha256 == picture.sha256 else CHANGED
+    if loaded.stage != "fetch":
+        return BROKEN
+    return INSIDE if ".tar#" in picture.uri else GONE
 
 
 def thumbnail(picture: Image.Image) -> bytes:

@@ -12,6 +12,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import AsSingleton, PCollection
+from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
 
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
@@ -85,6 +86,17 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         )
         self.max_failure_rate = max_failure_rate
         self.about = dict(about or {})
+        self.hints: dict[str, Any] = {}
+
+    def with_resource_hints(self, **hints: Any) -> AnnotateToParquet:
+        """Hints as Beam knows them, for the step that runs the model: who plans and sums up needs no accelerator.
+
+        Raises:
+            ValueError: Beam knows no such hint, or it has no such value.
+        """
+        parse_resource_hints(hints)
+        self.hints.update(hints)
+        return self
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[dict[str, Any]]:
         """Only paths and rows of sums go from stage to stage."""
@@ -93,7 +105,9 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         return (
             plan.shards
             | "Annotate shards"
-            >> beam.ParDo(_AnnotateShard(self.job, self.output, self.max_failure_rate, self.fetch), AsSingleton(noted))
+            >> beam.ParDo(
+                _AnnotateShard(self.job, self.output, self.max_failure_rate, self.fetch), AsSingleton(noted)
+            ).with_resource_hints(**self.hints)
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
             | "Record" >> beam.Map(_record, AsSingleton(plan.counts), self.job, self.output, self.about, time.time())
         )

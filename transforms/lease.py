@@ -1,4 +1,4 @@
-"""One run at a time in an output: each leaves a token there, and looks for those of others.
+"""One run at a time in an output, or slices of one cut: each leaves a token there, and looks for those of others.
 
 Two that begin at once see each other, since each writes before it looks. A run that was taken for dead has no token any
 more, and can't publish: whoever has the output need not fear it.
@@ -15,7 +15,8 @@ from collections.abc import Iterator
 
 from apache_beam.io.filesystems import FileSystems
 
-from .output import is_local, make_folder, matching, temporary_folder
+from .output import is_local, make_folder, matching, remove_temporary_folder, temporary_folder
+from .slices import Slice, go_together, run_of_file
 from .stop import StoppedError
 from .token import CAN_LOCK, LEASE_SECONDS, BeatingToken, LockedToken, Token
 
@@ -89,10 +90,13 @@ def _claim(output: str, run: str) -> Token:
     for attempt in range(CLAIM_ATTEMPTS):
         make_folder(temporary_folder(output))
         token.hold(new=True)
+        # Before the tokens: what a run has here that comes to life in between is not among them.
+        left = _entries(output)
         # A list, so that all the dead are buried.
-        alive = [other for other in _runs(output) if other != run and not _token(output, other).bury(token)]
+        others = [other for other in _runs(output) if other != run and not _token(output, other).bury(token)]
+        alive = [other for other in others if not go_together(run, other)]
         if not alive and token.is_there():
-            _clean(output, run)
+            _clean(output, [name for name in left if _is_litter(name, run, alone=not others)])
             return token
         _remove(token, output)
         if attempt + 1 < CLAIM_ATTEMPTS:
@@ -103,30 +107,37 @@ def _claim(output: str, run: str) -> Token:
 
 def _remove(token: Token, output: str) -> None:
     token.remove()
-    if is_local(output):
-        # The folder too, if nobody else has anything in it.
-        with contextlib.suppress(OSError):
-            os.rmdir(temporary_folder(output))
+    remove_temporary_folder(output)
 
 
-def _clean(output: str, run: str) -> None:
-    """Remove what is in ``_temporary``, but for tokens and for what an earlier attempt of this very run has there."""
-    own = (f"part-{run}-", f"{run}.")
+def _entries(output: str) -> list[str]:
+    """The names in ``_temporary`` of all but tokens."""
     if is_local(output):
-        for entry in list(os.scandir(temporary_folder(output))):
-            if not entry.name.startswith(own) and not entry.name.endswith(SUFFIX):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    os.unlink(entry.path)
-        return
-    left = [
-        path
-        for path in matching(FileSystems.join(temporary_folder(output), "*"))
-        if not (name := FileSystems.split(path)[1]).startswith(own) and not name.endswith(SUFFIX)
-    ]
-    if left:
-        FileSystems.delete(left)
+        names = os.listdir(temporary_folder(output))
+    else:
+        names = [FileSystems.split(path)[1] for path in matching(FileSystems.join(temporary_folder(output), "*"))]
+    return [name for name in names if not name.endswith(SUFFIX)]
+
+
+def _is_litter(name: str, run: str, *, alone: bool) -> bool:
+    """Whether nobody will want it any more: not what an earlier attempt of this very run has there, and, while other
+    slices are at work, only what dead runs of the same slice left."""
+    if name.startswith((f"part-{run}-", f"{run}.")):
+        return False
+    return alone or Slice.of_run(run_of_file(name) or name.split(".")[0]) == Slice.of_run(run)
+
+
+def _clean(output: str, names: list[str]) -> None:
+    paths = [FileSystems.join(temporary_folder(output), name) for name in names]
+    if is_local(output):
+        for path in paths:
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+    elif paths:
+        FileSystems.delete(paths)
 
 
 def _runs(output: str) -> list[str]:

@@ -61,6 +61,13 @@ def temporary_folder(output: str) -> str:
     return FileSystems.join(output, "_temporary")
 
 
+def remove_temporary_folder(output: str) -> None:
+    """Remove ``_temporary`` of a local output, if nobody has anything in it."""
+    if is_local(output):
+        with contextlib.suppress(OSError):
+            os.rmdir(temporary_folder(output))
+
+
 def make_folder(path: str) -> None:
     """Make a folder and those above it; that it is there already is no error."""
     # Buckets have no folders. Two workers may do so at the same moment, and Beam's mkdirs refuses what exists.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from .output import matching
 from .packing import PackBy, Packed, Packer, bucket_of, number_of_ref, pack, unpack, unpack_all
 from .records import ImageRef, Job
 from .retry import forget
+from .slices import go_together, run_of_file
 
 Shard = tuple[int, Iterable[ImageRef]]
 FORGET = "forget"
@@ -212,13 +212,18 @@ def shard_of(name: str, count: Count, shard_size: int, min_shards: int) -> int:
 
 
 def list_parts(output: str, but_of: str) -> list[str]:
-    """The published files of an output, data and errors, but for those of one run.
+    """The published files of an output, data and errors, but for those of one run and of other slices of its cut.
 
-    A run does not look at its own: a runner that plans it anew, for a lost worker, must come to the same shards.
+    A run does not look at its own: a runner that plans it anew, for a lost worker, must come to the same shards. Other
+    slices have other pictures.
     """
     paths = matching(*(FileSystems.join(output, kind, "*.parquet") for kind in ("data", "errors")))
-    own = re.compile("part-" + re.escape(but_of) + r"-\d{5,}(-\d+)?\.parquet")
-    return [path for path in paths if not own.fullmatch(FileSystems.split(path)[1])]
+    runs = [run_of_file(FileSystems.split(path)[1]) for path in paths]
+    return [
+        path
+        for path, run in zip(paths, runs, strict=True)
+        if run is None or not (run == but_of or go_together(run, but_of))
+    ]
 
 
 def read_ids(path: str) -> Iterator[tuple[str, Done]]:

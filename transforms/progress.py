@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
+import uuid
 from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
@@ -79,7 +79,8 @@ class ProgressNotes:
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / name
-            draft = path.with_suffix(f".{os.getpid()}")
+            # Another attempt at this shard may be at work, in this process or on another machine.
+            draft = path.with_suffix(f".{uuid.uuid4().hex}")
             draft.write_text(json.dumps(values))
             # A reader sees the old note or the new one, never half of one.
             draft.replace(path)

@@ -19,11 +19,11 @@ from .lease import at_work
 from .output import anchor, matching
 from .plan import Count
 from .progress import ProgressNotes
+from .slices import run_of_file
 
 State = Literal["running", "ended", "stopped"]
 
 THREADS = 16
-_PART = re.compile(r"part-(?P<run>.+)-\d{5,}(?:-\d+)?\.parquet")
 _STARTED = re.compile(r"\d{8}T\d{6}")
 
 
@@ -92,7 +92,7 @@ class Watch:
         paths = matching(*(FileSystems.join(self.output, kind, "part-*.parquet") for kind in ("data", "errors")))
         # What --retry-errors forgot is gone.
         self._parts = {path: part for path, part in self._parts.items() if path in set(paths)}
-        new = [path for path in paths if path not in self._parts and _PART.fullmatch(FileSystems.split(path)[1])]
+        new = [path for path in paths if path not in self._parts and run_of_file(FileSystems.split(path)[1])]
         with ThreadPoolExecutor(THREADS, thread_name_prefix="status") as pool:
             self._parts.update(zip(new, pool.map(read_part, new), strict=True))
         return list(self._parts.values())
@@ -121,8 +121,6 @@ class Watch:
 def read_part(path: str) -> Part:
     """What the end of a published file tells."""
     folder, file_name = FileSystems.split(path)
-    match = _PART.fullmatch(file_name)
-    assert match, path
     with FileSystems.open(path, compression_type="uncompressed") as file:
         metadata = pq.ParquetFile(file).metadata
     firsts, lasts = [], []
@@ -132,7 +130,7 @@ def read_part(path: str) -> Part:
             firsts.append(statistics.min)
             lasts.append(statistics.max)
     kind = FileSystems.split(folder.rstrip("/\\"))[1]
-    return Part(kind, match["run"], metadata.num_rows, _earliest(firsts), _latest(lasts))
+    return Part(kind, run_of_file(file_name) or "", metadata.num_rows, _earliest(firsts), _latest(lasts))
 
 
 def started_at(run: str) -> datetime | None:

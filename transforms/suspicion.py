@@ -1,4 +1,4 @@
-"""What makes a row suspicious, as conditions of SQL over ``data``: plain rules, so that each can be counted."""
+"""What makes a row suspicious, as conditions of SQL over ``data``: rules that can be counted, not judgement."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import duckdb
 
-# A text that says the same again: of the runs of LOOP_WINDOW characters in its end fewer than this share are different,
-# in any script. Models that loop do so to their end.
-LOOP_DISTINCT, LOOP_WINDOW, LOOP_LENGTH, LOOP_END = 0.5, 8, 40, 400
+# A text that says the same again: fewer than this share of the runs of LOOP_WINDOW characters at its end are different.
+# To find a place in a text takes as long as the text, so that only its last LOOP_LOOKED_AT characters are looked at.
+LOOP_DISTINCT, LOOP_WINDOW, LOOP_LENGTH, LOOP_LOOKED_AT = 0.5, 8, 40, 1000
 # One text on so many pictures; shorter ones, such as "yes", are answers.
 SHARED_PICTURES, SHARED_LENGTH = 5, 24
 REFUSAL = (
@@ -21,10 +21,10 @@ BOILERPLATE = (
     r"(the|this) (image|picture|photo|photograph|scene) (is|shows|depicts|features|displays|captures|presents|"
     r"contains|portrays|showcases|consists)\b|(an?|the) (image|picture|photo|photograph) (of|showing|depicting)\b)"
 )
-_END = f"right(caption, {LOOP_END})"
-_WINDOWS = f"least(length(caption), {LOOP_END}) - {LOOP_WINDOW - 1}"
-_WINDOW = f"substring({_END}, place, {LOOP_WINDOW})"
-_DISTINCT_WINDOWS = f"list_unique(list_transform(range(1, {_WINDOWS} + 1), lambda place: {_WINDOW}))"
+_WINDOWS = f"length(_ending) - {LOOP_WINDOW - 1}"
+_DISTINCT_WINDOWS = (
+    f"list_unique(list_transform(range(1, {_WINDOWS} + 1), lambda place: substring(_ending, place, {LOOP_WINDOW})))"
+)
 
 
 class Suspicion(NamedTuple):
@@ -39,13 +39,13 @@ SUSPICIONS = (
     Suspicion(
         "empty",
         "no text where there should be one",
-        "task IN ('caption', 'query') AND regexp_full_match(coalesce(caption, ''), '\\s*')",
+        r"task IN ('caption', 'query') AND NOT coalesce(regexp_matches(caption, '[^\s\p{Z}]'), false)",
     ),
     Suspicion("cut off", "the answer ended at its limit of tokens", "finish_reason = 'length'"),
     Suspicion(
         "loop",
         "says the same over and over",
-        f"length(caption) >= {LOOP_LENGTH} AND {_DISTINCT_WINDOWS} < {LOOP_DISTINCT} * ({_WINDOWS})",
+        f"length(_ending) >= {LOOP_LENGTH} AND {_DISTINCT_WINDOWS} < {LOOP_DISTINCT} * ({_WINDOWS})",
     ),
     Suspicion("refusal", "declines instead of answering", f"regexp_matches(caption, $${REFUSAL}$$, 'i')"),
     Suspicion("boilerplate", "opens with words that say nothing", f"regexp_matches(caption, $${BOILERPLATE}$$, 'i')"),
@@ -63,9 +63,12 @@ WHERE length(caption) >= {SHARED_LENGTH} GROUP BY ALL HAVING pictures >= {SHARED
 
 
 def define_suspicions(database: duckdb.DuckDBPyConnection) -> None:
-    """Beside the table ``data``, define ``shared_texts`` and ``judged``."""
+    """Beside the table ``data``, define ``shared_texts``, ``judged`` and ``suspects``."""
     database.execute(f"CREATE VIEW shared_texts AS {SHARED_TEXTS}")
     kinds = ", ".join(f"CASE WHEN {condition} THEN '{name}' END" for name, _, condition in SUSPICIONS)
     database.execute(
-        f"CREATE VIEW judged AS SELECT *, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS suspicions FROM data"
+        f"CREATE VIEW judged AS "
+        f"SELECT * EXCLUDE _ending, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS suspicions "
+        f"FROM (SELECT *, right(caption, {LOOP_LOOKED_AT}) AS _ending FROM data)"
     )
+    database.execute("CREATE VIEW suspects AS SELECT id, key, suspicions FROM judged WHERE len(suspicions) > 0")

@@ -14,26 +14,26 @@ from markupsafe import Markup
 from ...transforms import figures
 from ...transforms.dataset import Dataset
 from ...transforms.gallery import TEXT_CHARACTERS, Shown, add_thumbnails, choose
+from ...transforms.load import Fetch
 from ...transforms.suspicion import SUSPICIONS
-from .. import words
+from . import words
 
 FOLDER = Path(__file__).parent
 RUNS_CHARTED, RUNS_LISTED = 2, 20
-# A record may be of an older version, or of somebody else.
-BLANK = {
-    "model": "",
-    "revision": "",
-    "sampling": {},
-    "versions": {},
-    "options": {},
-    "balanced": True,
-    "wall_seconds": 0,
-}
 SHADES = 6
-FILTERS = (words.count, words.share, words.milliseconds, words.number, words.moment, words.place, words.option)
+FILTERS = (
+    words.count,
+    words.share,
+    words.milliseconds,
+    words.number,
+    words.dollars,
+    words.moment,
+    words.place,
+    words.option,
+)
 
 
-def render(dataset: Dataset) -> str:
+def render(dataset: Dataset, fetch: Fetch) -> str:
     """The page. What comes from rows, records and files is escaped by the template engine."""
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
@@ -44,7 +44,7 @@ def render(dataset: Dataset) -> str:
         script=Markup(script),
         # The page may run this script, look like this and hold pictures of its own: no more, whatever is in it.
         policy=f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}",
-        **_facts(dataset),
+        **_facts(dataset, fetch),
     )
 
 
@@ -52,33 +52,46 @@ def _source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _facts(dataset: Dataset) -> dict[str, Any]:
-    runs, records = figures.run_rows(dataset), [{**BLANK, **record} for record in dataset.records()]
+def _facts(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
+    dataset.keep_suspects()
+    runs, records = figures.run_rows(dataset), dataset.records()
     pictures = choose(dataset)
-    add_thumbnails(pictures)
-    suspicious, counts = figures.suspicious(dataset)
+    add_thumbnails(pictures, fetch)
+    totals = figures.totals(dataset)
     return {
-        "name": "/".join(dataset.output.replace("\\", "/").rstrip("/").split("/")[-2:]),
+        "name": dataset.output.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1],
         "now": datetime.now(timezone.utc),
-        "totals": figures.totals(dataset),
+        "totals": totals,
         "runs": _runs(runs, records),
         "charted": [figures.moments(dataset, run) for run in _longest(runs)],
         "latest": records[-1] if records else None,
+        "pace": _pace(records),
         "phases": figures.phases(dataset),
         "spreads": _spreads(dataset),
         "asked": figures.asked(dataset),
         "errors": figures.error_groups(dataset),
+        "bills": figures.bills(dataset),
         "openings": figures.openings(dataset),
-        "suspicious": suspicious,
-        "suspicions": [(kind.name, kind.meaning, counts[kind.name]) for kind in SUSPICIONS],
+        "suspicions": [(*kind[:2], count) for kind, count in _suspicions(dataset)],
         "pictures": [_card(picture) for picture in pictures],
     }
+
+
+def _suspicions(dataset: Dataset) -> list[tuple[Any, int]]:
+    counts = figures.suspicion_counts(dataset)
+    return [(suspicion, counts[suspicion.name]) for suspicion in SUSPICIONS]
 
 
 def _longest(runs: list[figures.RunRows]) -> list[figures.RunRows]:
     """The latest of the runs that took some time; the latest of all where none did."""
     some = [run for run in runs if run.last_ms > run.first_ms] or runs
     return some[-RUNS_CHARTED:]
+
+
+def _pace(records: list[dict[str, Any]]) -> float | None:
+    """Pictures a second of the latest run that had any, its start included."""
+    some = [record for record in records if record["counts"]["pictures"] and record["wall_seconds"]]
+    return some[-1]["counts"]["pictures"] / some[-1]["wall_seconds"] if some else None
 
 
 def _spreads(dataset: Dataset) -> list[tuple[str, str, figures.Spread]]:

@@ -5,32 +5,36 @@ const search = document.querySelector("#search");
 const told = document.querySelector("#told");
 const words = cards.map((card) => card.textContent.toLowerCase());
 const more = document.querySelector("#more");
-const FIRST = 12;
 let kind = "all";
-let all = false;
+let most = 12;
 
 function show() {
   const wanted = search.value.trim().toLowerCase();
-  let count = 0;
   let fitting = 0;
   cards.forEach((card, index) => {
-    const fits = kind === "all" || card.dataset.kinds.split(" ").includes(kind);
-    const found = fits && words[index].includes(wanted);
-    fitting += found ? 1 : 0;
-    card.hidden = !found || (!all && fitting > FIRST);
-    count += card.hidden ? 0 : 1;
+    const fits = (kind === "all" || card.dataset.kinds.split(" ").includes(kind)) && words[index].includes(wanted);
+    fitting += fits ? 1 : 0;
+    card.hidden = !fits || fitting > most;
   });
+  const count = Math.min(fitting, most);
   buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.kind === kind)));
-  told.textContent = `${count} of ${fitting} pictures`;
+  told.textContent = `${count} of ${cards.length} pictures shown`;
+  document.querySelector("#nothing").hidden = count > 0;
   more.hidden = count === fitting;
   more.textContent = `Show all ${fitting}`;
-  document.querySelector("#nothing").hidden = count > 0;
 }
 
 if (search) {
   buttons.forEach((button) => button.addEventListener("click", () => { kind = button.dataset.kind; show(); }));
   search.addEventListener("input", show);
-  more.addEventListener("click", () => { all = true; show(); });
+  more.addEventListener("click", () => {
+    const next = cards.filter((card) => !card.hidden).length;
+    most = cards.length;
+    show();
+    const shown = cards.filter((card) => !card.hidden);
+    shown[next].tabIndex = -1;
+    shown[next].focus({ preventScroll: true });
+  });
   const marks = document.querySelector("#marks");
   marks.addEventListener("click", () => {
     const hidden = document.querySelector(".gallery").classList.toggle("unmarked");

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from outputs import publish, some_of_each
+from handmade import publish, some_of_each
 
 
 @pytest.fixture

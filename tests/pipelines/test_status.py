@@ -7,7 +7,7 @@ import threading
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from outputs import publish, some_of_each
+from handmade import publish, some_of_each
 from rows import NOW
 
 from moondream_beam.pipelines.status import keep_telling, told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from apache_beam.io.filesystems import FileSystems
-from outputs import some_of_each
+from handmade import some_of_each
 
 from moondream_beam.transforms.card import write_card
 from moondream_beam.transforms.dataset import Dataset

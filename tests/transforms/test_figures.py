@@ -1,128 +1,153 @@
-"""Figures equal what a query over the very files says."""
+"""The figures are those that one counts by hand over the same rows."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import statistics
+from collections import Counter
 
-import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from outputs import publish, some_of_each
-from rows import NOW, annotation, failure
+from outputs import publish, troubled
+from rows import annotation, failure
 
 from moondream_beam.models.hosted.bill import Hosted
 from moondream_beam.transforms import figures
 from moondream_beam.transforms.dataset import Dataset
-from moondream_beam.transforms.records import RowTimings
 
 
-@pytest.fixture
-def out(tmp_path):
-    """Two runs of a hundred rows with numbers that differ, and thirty failures."""
-    rows = [
-        annotation(
-            id=f"{index:03}",
-            key=f"key {index // 4}",
-            prompt=("normal", "short")[index % 2],
-            caption=f"It is number {index} of a hundred rows"[: 10 + index % 30],
-            input_tokens=700 + index,
-            output_tokens=index * index % 97,
-            timings=RowTimings(1.5, 2.5, 0.5, index, 2 * index, 100.0 + index * 7),
-            created_at=NOW + timedelta(seconds=index / 3),
-        )
-        for index in range(200)
-    ]
-    bad = [
-        failure(id=f"bad {index}", stage=("fetch", "decode", "decode")[index % 3], message=f"number {index}")
-        for index in range(30)
-    ]
-    publish(tmp_path, *[row._replace(run="one") for row in rows[:100]], *bad)
-    return publish(tmp_path, *[row._replace(run="two") for row in rows[100:]], run="two")
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return troubled(tmp_path_factory.mktemp("figures"))
 
 
-@pytest.fixture
-def asked(out):
-    """Asks DuckDB, with nothing of ours in between."""
-    with duckdb.connect() as database:
-        yield lambda query: database.execute(
-            query.replace("DATA", f"'{out}/data/*.parquet'").replace("ERRORS", f"'{out}/errors/*.parquet'")
-        ).fetchall()
+@pytest.fixture(scope="module")
+def dataset(output):
+    with Dataset(str(output)) as opened:
+        yield opened
 
 
-def test_totals_equal_those_of_the_files(out, asked):
-    with Dataset(str(out)) as dataset:
-        totals = figures.totals(dataset)
-    assert (totals.pictures, totals.annotations, totals.failures, totals.twice) == (51, 200, 30, 0)
-    assert [(totals.input_tokens, totals.output_tokens)] == asked(
-        "SELECT sum(input_tokens), sum(output_tokens) FROM DATA"
+def rows(output, kind):
+    return pa.concat_tables(pq.read_table(path) for path in sorted(output.glob(f"{kind}/*.parquet"))).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def data(output):
+    return rows(output, "data")
+
+
+@pytest.fixture(scope="module")
+def errors(output):
+    return rows(output, "errors")
+
+
+def test_totals_are_sums_over_rows(dataset, data, errors):
+    totals = figures.totals(dataset)
+    assert totals.annotations == len(data) == 88 and totals.failures == len(errors) == 5
+    assert totals.pictures == len({row["key"] for row in data + errors}) == 45
+    assert totals.twice == 0
+    assert totals.input_tokens == sum(row["input_tokens"] for row in data)
+    assert totals.output_tokens == sum(row["output_tokens"] for row in data)
+    paid = [row["hosted"]["usd"] for row in data + errors if row["hosted"]]
+    assert totals.usd == pytest.approx(sum(filter(None, paid))) and totals.usd > 0
+
+
+def test_suspicious_rows_are_counted_once_in_all_and_once_a_kind(dataset):
+    counts = figures.suspicion_counts(dataset)
+    assert all(counts.values()), "each kind is there"
+    assert max(counts.values()) <= figures.totals(dataset).suspicious <= sum(counts.values())
+
+
+def test_rows_that_are_there_twice_are_told(tmp_path):
+    publish(tmp_path, [annotation(id="a"), annotation(id="b")])
+    publish(tmp_path, [annotation(id="a", run="two"), failure(id="b", run="two")])
+    with Dataset(str(tmp_path)) as dataset:
+        assert figures.totals(dataset).twice == 2
+
+
+def test_a_spread_counts_every_value_in_its_bin(dataset, data):
+    values = [row["timings"]["total_ms"] for row in data]
+    spread = figures.spread(dataset, "timings.total_ms")
+    assert spread.median == pytest.approx(statistics.median(values))
+    bins = Counter(min(int(value // spread.width), figures.BINS - 1) for value in values)
+    assert spread.counts == tuple(bins[bin] for bin in range(figures.BINS))
+    assert sum(spread.counts) == len(values)
+
+
+def test_a_spread_is_over_the_rows_that_have_the_number(dataset, data):
+    spread = figures.spread(dataset, "length(caption)", "caption IS NOT NULL")
+    assert sum(spread.counts) == sum(row["caption"] is not None for row in data)
+
+
+def test_no_rows_have_no_spread(dataset):
+    assert figures.spread(dataset, "output_tokens", "task = 'none'") is None
+
+
+@pytest.mark.parametrize("width, rounded", [(0, 1), (1, 1), (1.1, 2), (3, 5), (7, 10), (11, 20), (2000, 2000)])
+def test_bins_are_as_wide_as_people_count(width, rounded):
+    assert figures.round_up(width) == rounded
+
+
+def test_moments_hold_every_row_of_a_run(dataset, data, errors):
+    (run,) = figures.run_rows(dataset)
+    moments = figures.moments(dataset, run)
+    assert (run.annotations, run.failures) == (len(data), len(errors))
+    assert (sum(moments.annotations), sum(moments.failures)) == (len(data), len(errors))
+    start = min(row["created_at"] for row in data)
+    in_first = sum((row["created_at"] - start).total_seconds() < moments.seconds for row in data)
+    assert moments.annotations[0] == in_first
+    assert len(moments.annotations) == len(moments.failures) <= figures.MOMENTS + 1
+
+
+def test_phases_are_sums_of_milliseconds(dataset, data):
+    for phase, spent in figures.phases(dataset).items():
+        assert spent == pytest.approx(sum(row["timings"][f"{phase}_ms"] for row in data))
+
+
+def test_what_was_asked_is_counted_with_its_failures(dataset, data, errors):
+    asked = {(task.task, task.prompt): task for task in figures.asked(dataset)}
+    assert {task: found.answers for task, found in asked.items() if found.answers} == Counter(
+        (row["task"], row["prompt"]) for row in data
     )
-    assert totals.usd is None
+    assert asked["query", "Why?"].failures == len(errors) and asked["query", "Why?"].answers == 0
+    boxes = [len(row["objects"]) for row in data if row["task"] == "detect"]
+    assert asked["detect", "dog"].mean_places == pytest.approx(statistics.mean(boxes))
 
 
-def test_what_was_billed_counts_failures_too(tmp_path):
-    paid = Hosted("job", 1.0, 0.25, False, None)
-    out = publish(tmp_path, annotation(hosted=paid), annotation(id="free"), failure(hosted=paid))
-    with Dataset(str(out)) as dataset:
-        assert figures.totals(dataset).usd == 0.5
+def test_errors_are_grouped_by_stage_and_class_with_examples(dataset, errors):
+    groups = figures.error_groups(dataset)
+    counted = Counter((row["stage"], row["error"]) for row in errors)
+    assert {(group.stage, group.error): group.rows for group in groups} == counted
+    first = groups[0]
+    assert (first.error, first.retryable, first.pictures) == ("OSError", 3, 3)
+    assert first.examples[0] == ("b0.jpg", "query", "Why?", "gone")
 
 
-def test_a_row_that_is_there_twice_is_counted(tmp_path):
-    with Dataset(str(publish(tmp_path, annotation(), annotation(), annotation(id="other")))) as dataset:
-        assert figures.totals(dataset).twice == 1
+def test_bills_are_sums_a_backend(dataset, data, errors):
+    hosted = [row["hosted"] for row in data + errors if row["hosted"]]
+    (bill,) = figures.bills(dataset)
+    assert (bill.backend, bill.rows, bill.units) == ("rules", len(hosted), sum(part["units"] for part in hosted))
+    assert bill.usd == pytest.approx(figures.totals(dataset).usd)
+    assert bill.estimated == sum(part["estimated"] for part in hosted) > 0
 
 
-def test_a_spread_has_every_row_and_true_quantiles(out, asked):
-    with Dataset(str(out)) as dataset:
-        spread = figures.spread(dataset, "timings.total_ms")
-    assert sum(spread.counts) == 200
-    assert asked("SELECT quantile_cont(timings.total_ms, [0.5, 0.9, 0.99]) FROM DATA")[0][0] == list(spread[2:])
-    below = f"SELECT count(*) FROM DATA WHERE timings.total_ms < {3 * spread.width}"
-    assert asked(below) == [(sum(spread.counts[:3]),)]
+def test_a_bill_without_a_price_has_no_dollars(tmp_path):
+    publish(tmp_path, [annotation(hosted=Hosted("j", 2.0, None, False, None))])
+    with Dataset(str(tmp_path)) as dataset:
+        assert figures.bills(dataset) == [figures.Bill("rules", 1, 2.0, None, 0)]
+        assert figures.totals(dataset).usd is None
 
 
-def test_a_spread_of_nothing_is_none(tmp_path):
-    with Dataset(str(publish(tmp_path, failure()))) as dataset:
-        assert figures.spread(dataset, "output_tokens") is None
+def test_openings_are_the_first_words_of_texts_of_three_or_more(tmp_path):
+    texts = ["A dog on sand", "a  dog on a lawn", "A cat.", "Yes", "Yes"]
+    publish(tmp_path, [annotation(id=str(index), caption=text) for index, text in enumerate(texts)])
+    with Dataset(str(tmp_path)) as dataset:
+        assert figures.openings(dataset) == [("a dog on", 2)]
 
 
-@pytest.mark.parametrize("least, width", [(0, 1), (0.3, 1), (1.1, 2), (4, 5), (5.1, 10), (99, 100), (150, 200)])
-def test_bins_are_of_a_width_that_people_count_in(least, width):
-    assert figures.round_up(least) == width
-
-
-def test_runs_and_their_moments_hold_every_row(out):
-    with Dataset(str(out)) as dataset:
-        runs = figures.run_rows(dataset)
-        moments = [figures.moments(dataset, run) for run in runs]
-    assert [(run.run, run.annotations, run.failures) for run in runs] == [("one", 100, 30), ("two", 100, 0)]
-    assert [(sum(each.annotations), sum(each.failures)) for each in moments] == [(100, 30), (100, 0)]
-    assert moments[1].seconds == 1.0 and len(moments[1].annotations) == 34
-
-
-def test_phases_are_sums(out, asked):
-    with Dataset(str(out)) as dataset:
-        phases = figures.phases(dataset)
-    sums = ", ".join(f"sum(timings.{phase}_ms)" for phase in phases)
-    assert [tuple(phases.values())] == asked(f"SELECT {sums} FROM DATA")
-
-
-def test_what_was_asked_is_told_with_what_came_of_it(tmp_path):
-    with Dataset(str(publish(tmp_path / "out", *some_of_each(tmp_path)))) as dataset:
-        asked = {(task.task, task.prompt): task for task in figures.asked(dataset)}
-    assert asked["query", "Why?"].failures == 2 and asked["query", "Why?"].answers == 0
-    assert asked["detect", "cat"].mean_places == 2 and asked["detect", "cat"].mean_length is None
-    assert asked["caption", "normal"].answers == 4
-
-
-def test_errors_are_grouped_with_examples(out):
-    with Dataset(str(out)) as dataset:
-        groups = figures.error_groups(dataset)
-    assert [(group.stage, group.error, group.rows, group.retryable) for group in groups] == [
-        ("decode", "OSError", 20, 20),
-        ("fetch", "OSError", 10, 10),
-    ]
-    assert [example[3] for example in groups[1].examples] == ["number 0", "number 12", "number 15"]
-
-
-def test_openings_are_those_of_many_texts(out):
-    with Dataset(str(out)) as dataset:
-        assert figures.openings(dataset)[0][0] == "it is number"
+def test_an_output_of_failures_only_has_figures(tmp_path):
+    publish(tmp_path, [failure()])
+    with Dataset(str(tmp_path)) as dataset:
+        assert figures.totals(dataset)[:4] == (1, 0, 1, 0)
+        assert figures.phases(dataset) == dict.fromkeys(figures.PHASES, 0)
+        assert figures.openings(dataset) == []

@@ -1,62 +1,97 @@
-"""Pictures to look at."""
+"""Which pictures are shown, and what is said of those that can't be."""
 
 from __future__ import annotations
 
 import io
+from hashlib import sha256
 
-import numpy as np
-from outputs import draw_row, publish, row_of, some_of_each
+import pytest
+from outputs import publish, troubled
 from PIL import Image
+from rows import annotation
 
 from moondream_beam.transforms import gallery
 from moondream_beam.transforms.dataset import Dataset
+from moondream_beam.transforms.fetch import Fetcher
 
 
-def shown(out):
-    with Dataset(str(out)) as dataset:
-        pictures = gallery.choose(dataset)
-    gallery.add_thumbnails(pictures)
-    return pictures
+def shown(uri, digest="5"):
+    return gallery.Shown("k", "a.jpg", str(uri), digest, 4, 3, ["random"])
 
 
-def test_every_picture_of_a_few_is_shown_with_its_rows(tmp_path):
-    pictures = {picture.filename: picture for picture in shown(publish(tmp_path / "out", *some_of_each(tmp_path)))}
-    assert set(pictures) == {"a.jpg", "b.png", "sub/c.jpg", "gone.jpg"}
-    assert [row["task"] for row in pictures["a.jpg"].rows] == ["caption", "detect", "point", "query"]
-    assert pictures["gone.jpg"].chosen == ["random", "empty", "cut off"]
+def looked_at(picture):
+    gallery.add_thumbnails([picture], Fetcher())
+    return picture
 
 
-def test_a_picture_that_is_gone_or_changed_says_so(tmp_path):
-    rows = [draw_row(tmp_path, "a.jpg"), row_of(tmp_path / "gone.jpg", "gone.jpg")]
-    (tmp_path / "text.jpg").write_text("no picture")
-    rows.append(row_of(tmp_path / "text.jpg", "text.jpg"))
-    troubles = {picture.filename: picture.trouble for picture in shown(publish(tmp_path / "out", *rows))}
-    # The digest of the made-up row is none of any file.
-    assert troubles == {
-        "a.jpg": "has changed since",
-        "gone.jpg": "can't be had from here",
-        "text.jpg": "is no picture any more",
-    }
+def test_some_at_random_and_some_of_each_suspicion_are_chosen_always_the_same(tmp_path):
+    output = troubled(tmp_path)
+    with Dataset(str(output)) as dataset:
+        chosen = gallery.choose(dataset)
+        assert [picture.key for picture in gallery.choose(dataset)] == [picture.key for picture in chosen]
+    assert sum("random" in picture.chosen for picture in chosen) == gallery.RANDOM_PICTURES
+    kinds = {kind for picture in chosen for kind in picture.chosen}
+    assert kinds == {"random", "empty", "cut off", "loop", "refusal", "boilerplate", "shared"}
+    assert len({picture.key for picture in chosen}) == len(chosen)
 
 
-def test_of_many_pictures_some_are_shown_and_always_the_same(tmp_path):
-    rows = [row_of(tmp_path / f"{index}.jpg", f"{index}.jpg", caption="") for index in range(200)]
-    out = publish(tmp_path / "out", *rows)
-    pictures = shown(out)
-    assert gallery.RANDOM_PICTURES <= len(pictures) <= gallery.RANDOM_PICTURES + gallery.SUSPICIOUS_PICTURES
-    assert [picture.key for picture in shown(out)] == [picture.key for picture in pictures]
+def test_a_picture_with_many_rows_shows_some_the_suspicious_first(tmp_path):
+    rows = [annotation(id=f"{index:02}", task="query", prompt=f"{index:02}", caption="A dog.") for index in range(20)]
+    publish(tmp_path, [*rows[:-1], rows[-1]._replace(caption="")])
+    with Dataset(str(tmp_path)) as dataset:
+        (picture,) = gallery.choose(dataset)
+    assert len(picture.rows) == gallery.ROWS_OF_A_PICTURE and picture.more_rows == 20 - gallery.ROWS_OF_A_PICTURE
+    assert picture.rows[0]["prompt"] == "19" and picture.rows[1]["prompt"] == "00"
 
 
-def test_of_many_rows_the_suspicious_come_first(tmp_path):
-    rows = [row_of(tmp_path / "a.jpg", "a.jpg", prompt=f"p{index}") for index in range(10)]
-    rows.append(row_of(tmp_path / "a.jpg", "a.jpg", prompt="z", caption=""))
-    (picture,) = shown(publish(tmp_path / "out", *rows))
-    assert picture.rows[0]["prompt"] == "z"
-    assert (len(picture.rows), picture.more_rows) == (gallery.ROWS_OF_A_PICTURE, 11 - gallery.ROWS_OF_A_PICTURE)
+@pytest.mark.parametrize("size", [(3000, 2000), (1, 900), (20, 20)])
+def test_a_thumbnail_is_a_small_jpeg(size):
+    small = Image.open(io.BytesIO(gallery.thumbnail(Image.effect_noise(size, 200).convert("RGB"))))
+    assert small.format == "JPEG" and max(small.size) <= gallery.THUMBNAIL_SIDE
+    assert max(size) > gallery.THUMBNAIL_SIDE or small.size == size
 
 
-def test_a_thumbnail_of_noise_keeps_to_its_bytes():
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8))
-    small = gallery.thumbnail(noise)
-    assert len(small) <= gallery.THUMBNAIL_BYTES
-    assert Image.open(io.BytesIO(small)).size == (gallery.THUMBNAIL_SIDE, gallery.THUMBNAIL_SIDE)
+def test_a_thumbnail_keeps_to_its_bytes():
+    noise = Image.merge("RGB", [Image.effect_noise((2000, 2000), spread) for spread in (90, 100, 110)])
+    assert len(gallery.thumbnail(noise)) <= gallery.THUMBNAIL_BYTES
+
+
+def test_a_picture_is_shown_upright(tmp_path):
+    path = tmp_path / "turned.jpg"
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(path, exif=turned)
+    picture = looked_at(shown(path, sha256(path.read_bytes()).hexdigest()))
+    assert Image.open(io.BytesIO(picture.thumbnail)).size == (20, 40) and picture.trouble == ""
+
+
+def test_a_picture_that_has_changed_is_shown_and_says_so(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    picture = looked_at(shown(path))
+    assert picture.thumbnail and picture.trouble == gallery.CHANGED
+
+
+@pytest.mark.parametrize(
+    "name, trouble",
+    [
+        ("gone.png", gallery.GONE),
+        ("text.png", gallery.BROKEN),
+        ("set.tar#a.png", gallery.INSIDE),
+        ("http://127.0.0.1:1/a.png", gallery.GONE),
+        ("data:image/png;base64,sha256:00", gallery.UNKEPT),
+    ],
+)
+def test_a_picture_that_can_not_be_had_has_its_reason(name, trouble, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "set.tar").write_bytes(b"a")
+    picture = looked_at(shown(name if ":" in name else tmp_path / name))
+    assert (picture.thumbnail, picture.trouble) == (None, trouble)
+
+
+def test_rows_of_two_keys_at_one_place_are_both_shown(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    both = [shown(path), shown(path)]
+    gallery.add_thumbnails(both, Fetcher())
+    assert all(picture.thumbnail for picture in both)

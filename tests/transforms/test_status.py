@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from outputs import publish
+from handmade import publish
 from rows import NOW, annotation, failure
 
 from moondream_beam.transforms import status

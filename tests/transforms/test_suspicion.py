@@ -1,70 +1,92 @@
-"""Suspicious rows are found, and those beside them are not."""
+"""Which rows are suspicious, and which only look like it."""
 
 from __future__ import annotations
 
 import pytest
-from outputs import publish
+from outputs import LOOP, publish
 from rows import annotation
 
 from moondream_beam.transforms.dataset import Dataset
+from moondream_beam.transforms.suspicion import LOOP_LENGTH, SHARED_PICTURES, SUSPICIONS
 
-PLAIN = "A brown dog runs over wet sand while two children watch it from the shade of a striped umbrella."
-
-
-def suspicions(out, **values):
-    with Dataset(str(publish(out, annotation(**values)))) as dataset:
-        return dataset.tuples("SELECT suspicions FROM judged")[0][0]
+PLAIN = "A black dog runs over wet sand, and behind it two children fly a kite in the wind of the evening."
 
 
-@pytest.mark.parametrize(
-    "values, kind",
-    [
-        ({"caption": ""}, "empty"),
-        ({"caption": " \t\n"}, "empty"),
-        ({"caption": None, "task": "query"}, "empty"),
-        ({"finish_reason": "length"}, "cut off"),
-        ({"caption": "a dog and a dog and a dog and a dog and a dog and a dog"}, "loop"),
-        ({"caption": PLAIN + " It is wet." * 30}, "loop"),
-        ({"caption": "猫在桌子上。" * 12}, "loop"),
-        ({"caption": "I'm sorry, but I can't help with that."}, "refusal"),
-        ({"caption": "I’m unable to see any person."}, "refusal"),
-        ({"caption": "As an AI language model, I see nothing."}, "refusal"),
-        ({"caption": "Sadly I cannot assist with identifying people."}, "refusal"),
-        ({"caption": "The image shows a dog."}, "boilerplate"),
-        ({"caption": "In this photo, a dog runs."}, "boilerplate"),
-        ({"caption": "A picture of a dog."}, "boilerplate"),
-    ],
-)
-def test_a_suspicious_row_is_found(tmp_path, values, kind):
-    assert suspicions(tmp_path, **values) == [kind]
+def judged(output, *rows):
+    publish(output, [row._replace(id=str(index)) for index, row in enumerate(rows)])
+    with Dataset(str(output)) as dataset:
+        return [kinds for (kinds,) in dataset.tuples("SELECT suspicions FROM judged ORDER BY id::INT")]
 
 
 @pytest.mark.parametrize(
-    "values",
+    "text, kind",
     [
-        {"caption": PLAIN},
-        {"caption": None, "task": "detect", "objects": ()},
-        {"caption": "yes", "task": "query"},
-        {"caption": "no no no"},
-        {"caption": "A sorry sight: a wet dog that cannot swim."},
-        {"caption": "An imageboard on a screen; the image is cropped."},
-        {"caption": "a small blue triangle, a small red triangle and a small blue square on a grey background"},
-        {"caption": "猫在桌子上看着窗外的一只黑色小鸟，旁边放着一杯热茶和一本打开的书。"},
+        ("", "empty"),
+        (" \n\t ", "empty"),
+        (LOOP, "loop"),
+        ("ha" * 40, "loop"),
+        ("I'm sorry, but I can't help with that.", "refusal"),
+        ("I’m sorry, there is nothing.", "refusal"),
+        ("I’m unable to see a person.", "refusal"),
+        ("I am not able to do that.", "refusal"),
+        ("As an AI, I have no eyes.", "refusal"),
+        ("It is a face; I cannot assist with that.", "refusal"),
+        ("The image shows a dog on sand.", "boilerplate"),
+        ("In this picture, a dog runs.", "boilerplate"),
+        ("An image of a dog.", "boilerplate"),
     ],
 )
-def test_a_plain_row_is_not(tmp_path, values):
-    assert suspicions(tmp_path, **values) == []
+def test_a_text_is_of_one_kind(text, kind, tmp_path):
+    assert judged(tmp_path, annotation(caption=text)) == [[kind]]
 
 
-def test_a_text_on_many_pictures_is_found_and_one_on_few_or_a_short_one_is_not(tmp_path):
-    rows = []
-    for index in range(5):
-        rows.append(annotation(id=f"many {index}", key=f"k{index}", caption="A dog on a beach in the rain."))
-        rows.append(annotation(id=f"short {index}", key=f"k{index}", task="query", prompt="A dog?", caption="yes"))
-        # Asked again with another sampling: the same picture.
-        rows.append(
-            annotation(id=f"same {index}", key="k", prompt="long", caption="A cat on a roof in the evening sun.")
-        )
-    with Dataset(str(publish(tmp_path, *rows))) as dataset:
-        found = dataset.tuples("SELECT id, suspicions FROM judged WHERE len(suspicions) > 0 ORDER BY id")
-    assert found == [(f"many {index}", ["shared"]) for index in range(5)]
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        "no",
+        "3",
+        "no no no no",
+        "A sign says: I can't swim.",
+        "A man who looks sorry holds a picture of the sea.",
+        "The picture frame on the wall is of gold.",
+        "黒い犬が濡れた砂の上を走り、その後ろで二人の子供が夕方の風に凧を揚げている。遠くに船が見える。",
+    ],
+)
+def test_a_plain_text_is_not_suspicious(text, tmp_path):
+    assert judged(tmp_path, annotation(caption=text)) == [[]]
+
+
+def test_an_answer_at_its_limit_is_cut_off_whatever_it_is(tmp_path):
+    cut = annotation(finish_reason="length", caption=PLAIN)
+    assert judged(tmp_path, cut, cut._replace(caption=None, task="detect", objects=())) == [["cut off"]] * 2
+
+
+def test_boxes_and_points_without_text_are_not_empty(tmp_path):
+    boxes = annotation(caption=None, task="detect", objects=())
+    assert judged(tmp_path, boxes, boxes._replace(task="point", objects=None, points=())) == [[], []]
+
+
+def test_a_missing_text_is_empty(tmp_path):
+    assert judged(tmp_path, annotation(caption=None)) == [["empty"]]
+
+
+def test_one_text_is_shared_from_so_many_pictures_on(tmp_path):
+    rows = [annotation(key=f"k{index}", caption=PLAIN) for index in range(SHARED_PICTURES)]
+    assert judged(tmp_path / "all", *rows) == [["shared"]] * SHARED_PICTURES
+    assert judged(tmp_path / "fewer", *rows[1:]) == [[]] * (SHARED_PICTURES - 1)
+
+
+def test_short_answers_and_other_questions_share_nothing(tmp_path):
+    yes = [annotation(key=f"k{index}", caption="yes") for index in range(SHARED_PICTURES)]
+    others = [annotation(key=f"k{index}", caption=PLAIN, prompt=str(index)) for index in range(SHARED_PICTURES)]
+    assert judged(tmp_path, *yes, *others) == [[]] * (2 * SHARED_PICTURES)
+
+
+def test_a_row_may_be_of_several_kinds(tmp_path):
+    row = annotation(caption="The image shows " + "a dog, " * LOOP_LENGTH, finish_reason="length")
+    assert judged(tmp_path, row) == [["cut off", "loop", "boilerplate"]]
+
+
+def test_each_kind_has_a_name_of_its_own():
+    assert len({suspicion.name for suspicion in SUSPICIONS}) == len(SUSPICIONS)

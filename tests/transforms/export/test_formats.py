@@ -14,7 +14,7 @@ import duckdb
 import polars
 import pytest
 import webdataset
-from outputs import HOSTILE, draw_row, publish, row_of, some_of_each
+from handmade import HOSTILE, draw_row, publish, row_of, some_of_each
 from PIL import Image
 from pycocotools.coco import COCO
 from rows import annotation

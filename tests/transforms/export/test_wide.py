@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pyarrow as pa
 import pytest
-from outputs import publish
+from handmade import publish
 from rows import NOW, annotation
 
 from moondream_beam.transforms.dataset import Dataset

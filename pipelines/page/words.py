@@ -7,7 +7,7 @@ import math
 from datetime import datetime, timezone
 from typing import Any
 
-from ..transforms.gallery import PLACES_OF_A_ROW, TEXT_CHARACTERS
+from ...transforms.gallery import PLACES_OF_A_ROW, TEXT_CHARACTERS
 
 
 def count(value: int) -> str:
@@ -22,6 +22,11 @@ def number(value: float) -> str:
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def dollars(value: float) -> str:
+    """A sum of money: cents, and smaller parts of sums below a dollar."""
+    return f"${value:,.2f}" if value >= 1 or not value else f"${number(value)}"
 
 
 def share(part: float, whole: float) -> str:
@@ -44,9 +49,9 @@ def milliseconds(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time to come, no finer than one can know it."""
-    for unit, size, smaller in (("d", 86_400, "h"), ("h", 3600, "min"), ("min", 60, "s")):
+    for unit, size, smaller, part in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:
-            rest = int(seconds % size // {"h": 3600, "min": 60, "s": 1}[smaller])
+            rest = int(seconds % size // part)
             return f"{int(seconds // size)} {unit}" + (f" {rest} {smaller}" if rest else "")
     return f"{seconds:.0f} s"
 

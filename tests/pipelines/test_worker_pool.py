@@ -1,0 +1,110 @@
+"""Workers that were started elsewhere: a job over a pool of them, and one killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
+
+pytestmark = pytest.mark.slow
+
+PICTURES, PATIENCE = 120, 120.0
+# What docs/clusters.md shows.
+DRIVER = """
+import sys
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import ExternalEnvironment
+from moondream_beam import AnnotateToParquet, Caption, Moondream, ReadImages
+
+pool, pictures, out = sys.argv[1:]
+runner = FnApiRunner(default_environment=ExternalEnvironment(pool))
+with beam.Pipeline(runner, options=PipelineOptions(direct_num_workers=2)) as pipeline:
+    job = AnnotateToParquet([Caption("short")], Moondream("tiny", threads=1), out, shard_size=5)
+    pipeline | ReadImages(pictures) | job
+"""
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """A pool of workers as it runs on another machine; its address, and its process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # It starts what is called python on the path.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    with open(tmp_path / "pool", "w") as said:
+        process = subprocess.Popen(command, env={**os.environ, "PATH": path}, stdout=said, stderr=said)
+    yield f"127.0.0.1:{port}", psutil.Process(process.pid)
+    family = [*psutil.Process(process.pid).children(recursive=True), process]
+    for one in family:
+        one.kill()
+    process.wait()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, seed in zip(range(PICTURES - 1), TEST_SEEDS, strict=False):
+        draw(seed).image.resize((48, 36)).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"nothing")
+    return folder
+
+
+def start(pool: str, photos: Path, out: Path) -> subprocess.Popen:
+    """Start the job from a process of its own: Beam looks up the name of this machine, which our tests may not."""
+    return subprocess.Popen([sys.executable, "-c", DRIVER, pool, photos, out], stderr=subprocess.PIPE, text=True)
+
+
+def ids(out: Path) -> list[str]:
+    """The ids of all rows, each of which must be there once."""
+    paths = [*out.glob("data/*.parquet"), *out.glob("errors/*.parquet")]
+    found = [name for path in paths for name in pq.read_table(path, columns=["id"])["id"].to_pylist()]
+    assert set(Counter(found).values()) <= {1}
+    return found
+
+
+def test_a_job_over_two_workers_that_live_elsewhere_is_done(pool, photos, tmp_path):
+    address, process = pool
+    job = start(address, photos, tmp_path / "out")
+    most = 0
+    while job.poll() is None:
+        most = max(most, len(process.children()))
+        time.sleep(0.05)
+    assert job.returncode == 0, job.communicate()[1]
+    job.communicate()
+    assert most == 2
+    assert len(ids(tmp_path / "out")) == PICTURES
+    assert len(list((tmp_path / "out").glob("runs/*.json"))) == 1
+
+
+def test_after_a_worker_elsewhere_was_killed_the_same_job_does_what_is_missing(pool, photos, tmp_path):
+    address, process = pool
+    out, end = tmp_path / "out", time.monotonic() + PATIENCE
+    job = start(address, photos, out)
+    while not list(out.glob("data/*.parquet")):
+        assert job.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.children()[-1].kill()
+    job.communicate(timeout=PATIENCE)
+    assert job.returncode != 0
+    assert 0 < len(ids(out)) < PICTURES
+    while (again := start(address, photos, out)).wait() != 0:
+        # The other worker may still be at its shard.
+        assert "is at work there" in again.communicate()[1] and time.monotonic() < end
+    again.communicate()
+    assert len(ids(out)) == PICTURES
+    assert not (out / "_temporary").exists() or not list((out / "_temporary").glob("*.lock"))
