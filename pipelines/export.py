@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         with starting():
             selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
             left = FORMATS[args.to](selection, destination, Fetcher(args.allow_private_addresses))
-        print(f"{selection.answers} answers on {selection.pictures} pictures as {args.to} in {destination}")
+        print(f"{selection.pictures} pictures, {selection.answers} answers chosen, as {args.to} in {destination}")
         if selection.older:
             print(f"{selection.older} rows have a later answer to the same question, and are left out", file=sys.stderr)
         for reason, pictures in left.items():

@@ -43,7 +43,9 @@ class Dataset:
             raise ValueError(f"{output}: no rows there; give the folder that annotate wrote, with data/ in it")
         # DuckDB would fetch an extension from the network by itself.
         self.database = duckdb.connect(config={"autoinstall_known_extensions": "false"})
-        self.database.execute("SET enable_progress_bar = false")
+        # In a notebook it is off, and may not even be turned off where a package is missing.
+        if self.tuples("SELECT current_setting('enable_progress_bar')") == [(True,)]:
+            self.database.execute("SET enable_progress_bar = false")
         # What does not fit into memory; by itself it would lie wherever the command was started.
         spill = os.path.join(tempfile.gettempdir(), f"moondream-beam-report-{os.getpid()}")
         self.database.execute(f"SET temp_directory = {literal(spill)}")

@@ -16,7 +16,7 @@ def out(tmp_path):
 def test_it_says_what_went_where(out, tmp_path, command):
     status, said, complained = command("export", out, "--to", "jsonl", tmp_path / "rows.jsonl", "--drop-suspicious")
     assert (status, complained) == (0, "")
-    assert said == f"12 answers on 3 pictures as jsonl in {tmp_path}/rows.jsonl\n"
+    assert said == f"3 pictures, 12 answers chosen, as jsonl in {tmp_path}/rows.jsonl\n"
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
 
 
