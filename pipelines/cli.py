@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from . import annotate, demo, estimate, export, report, status
 from .interrupt import not_about_ends_on_purpose
+from .progress import AboveTheBar
 from .starting import CannotStartError
 
 BAD_ARGUMENTS, INTERRUPTED = 2, 130
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A decoder in C that crashes takes the process with it: let it at least say where.
         faulthandler.enable()
     # Importing Beam leaves a handler behind, and its warnings are about options that nobody gave.
-    handler = logging.StreamHandler()
+    handler = AboveTheBar()
     handler.addFilter(not_about_ends_on_purpose)
     logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
@@ -54,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
         ("export", export, "write an output in the shapes that training tools read"),
         ("demo", demo, "draw pictures and annotate them with the embedded model"),
     ):
-        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False)
+        command = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+        )
         module.add_options(command)
         command.set_defaults(run=module.run)
     return parser

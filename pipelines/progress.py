@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
 import time
@@ -18,6 +19,15 @@ from ..transforms.summary import Summary
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LINES = 10.0
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} answers [{elapsed}<{remaining}{postfix}]"
+
+
+class AboveTheBar(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes records above a bar that is drawn on the same terminal, not through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; the bar makes way, and comes back below it."""
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 @contextlib.contextmanager

@@ -119,3 +119,10 @@ def test_the_architecture_names_every_module_and_no_ghost():
         if path.name != "__init__.py"
     }
     assert modules - named == set()
+
+
+# Other Pythons lay the same words out otherwise.
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="docs/cli.md is made with Python 3.11")
+def test_the_page_of_the_command_is_what_its_help_says():
+    made = subprocess.run([sys.executable, ROOT / "docs/cli.py"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert (ROOT / "docs/cli.md").read_text() == made, "run python docs/cli.py > docs/cli.md"

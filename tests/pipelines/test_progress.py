@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 
 import pytest
 
@@ -77,3 +78,15 @@ def test_the_notes_are_gone_afterwards_also_when_the_run_fails(notes, tmp_path):
 def test_rates_count_pictures_not_rows():
     half_done = Summary(annotations=90, failures=10, output_tokens=500)
     assert rates(Count(pictures=50, pending=200), half_done, 5.0) == "5.0 images/s, 100 tokens/s, 10 errors"
+
+
+def test_a_warning_stands_on_a_line_of_its_own_above_the_bar():
+    terminal = Terminal()
+    handler = progress.AboveTheBar(terminal)
+    with progress.tqdm(total=10, file=terminal, bar_format="{n_fmt} of {total_fmt}") as bar:
+        bar.update(3)
+        handler.handle(logging.makeLogRecord({"msg": "slow down", "levelname": "WARNING"}))
+        bar.refresh()
+    written = terminal.getvalue().split("slow down")
+    assert written[0].endswith("\r"), "the bar makes way"
+    assert written[1].startswith("\n\r") and "3 of 10" in written[1], "and comes back below"
