@@ -30,7 +30,7 @@ class Dataset:
     """The published rows of an output, as they were when it was opened.
 
     The tables are ``data`` and ``errors``, with the columns of their files, and ``judged``: ``data`` with a column
-    ``suspicions``, a list of names of ``suspicion.SUSPICIONS``.
+    ``_suspicions``, a list of names of ``suspicion.SUSPICIONS``.
 
     Raises:
         ValueError: there is no output at this place.

@@ -121,7 +121,7 @@ def bills(dataset: Dataset) -> list[Bill]:
 
 def suspicion_counts(dataset: Dataset) -> dict[str, int]:
     """How many rows are suspicious of what, each kind named, also those of none."""
-    found = dict(dataset.tuples("SELECT unnest(suspicions) AS kind, count(*) FROM suspects GROUP BY kind"))
+    found = dict(dataset.tuples("SELECT unnest(_suspicions) AS kind, count(*) FROM suspects GROUP BY kind"))
     return {suspicion.name: found.get(suspicion.name, 0) for suspicion in SUSPICIONS}
 
 

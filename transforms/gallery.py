@@ -58,7 +58,7 @@ def choose(dataset: Dataset) -> list[Shown]:
     for (key,) in dataset.tuples(f"SELECT DISTINCT key FROM ({some}) ORDER BY key LIMIT {RANDOM_PICTURES}"):
         chosen[key] = ["random"]
     for suspicion in SUSPICIONS:
-        query = "SELECT id, key FROM suspects WHERE list_contains(suspicions, ?) ORDER BY id LIMIT ?"
+        query = "SELECT id, key FROM suspects WHERE list_contains(_suspicions, ?) ORDER BY id LIMIT ?"
         for _, key in dataset.tuples(query, suspicion.name, SUSPICIOUS_PICTURES):
             kinds = chosen.setdefault(key, [])
             if suspicion.name not in kinds:
@@ -73,8 +73,8 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[Shown]:
     shown: dict[str, Shown] = {}
     query = f"""
         SELECT key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, output_tokens,
-            timings.total_ms AS total_ms, suspicions
-        FROM judged WHERE key IN ({keys}) ORDER BY len(suspicions) = 0, task, prompt, id
+            timings.total_ms AS total_ms, _suspicions AS suspicions
+        FROM judged WHERE key IN ({keys}) ORDER BY len(_suspicions) = 0, task, prompt, id
     """
     for row in dataset.rows(query):
         key = row["key"]

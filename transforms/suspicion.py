@@ -68,7 +68,7 @@ def define_suspicions(database: duckdb.DuckDBPyConnection) -> None:
     kinds = ", ".join(f"CASE WHEN {condition} THEN '{name}' END" for name, _, condition in SUSPICIONS)
     database.execute(
         f"CREATE VIEW judged AS "
-        f"SELECT * EXCLUDE _ending, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS suspicions "
+        f"SELECT * EXCLUDE _ending, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS _suspicions "
         f"FROM (SELECT *, right(caption, {LOOP_LOOKED_AT}) AS _ending FROM data)"
     )
-    database.execute("CREATE VIEW suspects AS SELECT id, key, suspicions FROM judged WHERE len(suspicions) > 0")
+    database.execute("CREATE VIEW suspects AS SELECT id, key, _suspicions FROM judged WHERE len(_suspicions) > 0")

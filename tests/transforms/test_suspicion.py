@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from outputs import LOOP, publish
 from rows import annotation
@@ -15,7 +16,7 @@ PLAIN = "A black dog runs over wet sand, and behind it two children fly a kite i
 def judged(output, *rows):
     publish(output, [row._replace(id=str(index)) for index, row in enumerate(rows)])
     with Dataset(str(output)) as dataset:
-        return [kinds for (kinds,) in dataset.tuples("SELECT suspicions FROM judged ORDER BY id::INT")]
+        return [kinds for (kinds,) in dataset.tuples("SELECT _suspicions FROM judged ORDER BY id::INT")]
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,10 @@ def test_a_row_may_be_of_several_kinds(tmp_path):
 
 def test_each_kind_has_a_name_of_its_own():
     assert len({suspicion.name for suspicion in SUSPICIONS}) == len(SUSPICIONS)
+
+
+def test_a_kept_column_may_bear_the_name_of_ours(tmp_path):
+    row = annotation()._replace(id="1", caption="", columns=("mine",))
+    publish(tmp_path, [row], [pa.field("suspicions", pa.string())])
+    with Dataset(str(tmp_path)) as dataset:
+        assert dataset.tuples("SELECT suspicions, _suspicions FROM judged") == [("mine", ["empty"])]
