@@ -55,7 +55,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
     """
     here = args.runner == LOCAL_RUNNER
     inputs = inputs_of(args)
-    job = job_of(args, inputs, annotator_of(args, _threads(args) if here else None, here=here), run)
+    job = job_of(args, inputs, annotator_of(args, threads_of(args) if here else None, here=here), run)
     refs = inputs.read(pipeline)
     if args.limit is not None:
         refs = (
@@ -132,7 +132,8 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     return PipelineOptions(list(arguments))
 
 
-def _threads(args: argparse.Namespace) -> int:
+def threads_of(args: argparse.Namespace) -> int:
+    """CPU threads of each process: its part of the processors that are there for it."""
     # Schedulers give a process some of a machine's processors, and see to it that it has no more.
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, processors // args.workers)

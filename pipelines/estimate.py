@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from ..models.cloud import PRICES
 from ..transforms.measure import Measured, Sampled, measure, read_sample, sample
+from .annotate import threads_of
 from .inputs import Inputs, add_input_options, inputs_of
 from .job import LOCAL_RUNNER
 from .models import add_model_options, annotator_of
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
             raise ValueError(f"--sample {args.sample}: give 1 or more")
         prices = prices_of(args.price_of)
         inputs = inputs_of(args)
-        annotator = annotator_of(args, None, here=True)
+        annotator = annotator_of(args, threads_of(args), here=True)
         sampling = sampling_of(args)
         sampled = _choose(inputs, args.sample)
         measured = measure(sampled.refs, inputs.tasks, annotator, sampling, inputs.fetch)

@@ -32,7 +32,7 @@ class Selection:
     """The rows that a condition leaves, one for each task on each picture: where several answers are there, by another
     model or sampling, the latest.
 
-    ``where`` is an SQL expression over the columns of ``data/`` and over ``suspicions``.
+    ``where`` is an SQL expression over the columns of ``data/`` and over ``_suspicions``.
 
     Raises:
         ValueError: the condition is none, or leaves no row.
@@ -40,7 +40,7 @@ class Selection:
 
     def __init__(self, dataset: Dataset, where: str = "true", *, drop_suspicious: bool = False) -> None:
         self.dataset = dataset
-        kept = " AND len(suspicions) = 0" if drop_suspicious else ""
+        kept = " AND len(_suspicions) = 0" if drop_suspicious else ""
         # A line of its own, so that a comment in it ends where it ends.
         rows = f"SELECT * FROM judged WHERE (\n{where}\n){kept}"
         self.matching = _checked_count(dataset, rows, where)
