@@ -70,3 +70,10 @@ def bucket_of(stores: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch) -
         return bucket
 
     return make
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)

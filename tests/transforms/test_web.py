@@ -12,48 +12,15 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from asking import LIMIT, QUICK, fault, in_turn, ok, read, status
 from webserver import Visit, serving
 
-from moondream_beam.models.tasks import Fault
 from moondream_beam.transforms import connections, web
 from moondream_beam.transforms.fetch import Fetcher
-from moondream_beam.transforms.patience import FetchError, Patience
+from moondream_beam.transforms.patience import Patience
 from moondream_beam.transforms.web import Web
 
-QUICK = Patience(tries=3, seconds=5, first_pause=0.001)
-LIMIT = 1 << 20
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-def read(url: str, patience: Patience = QUICK) -> bytes:
-    """Fetch from this machine."""
-    return Fetcher(allow_private_addresses=True, patience=patience)(url)
-
-
-def fault(url: str, patience: Patience = QUICK) -> Fault:
-    with pytest.raises(FetchError) as caught:
-        read(url, patience)
-    return caught.value.fault
-
-
-def in_turn(*answers: Any) -> Any:
-    """Answers one after the other, the last one for ever."""
-    left = list(answers)
-    return lambda visit: (left.pop(0) if len(left) > 1 else left[0])(visit)
-
-
-def status(code: int, **headers: Any) -> Any:
-    return lambda visit: visit.reply(b"no", code, **headers)
-
-
-def ok(visit: Visit) -> None:
-    visit.reply(b"picture")
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def hang_up(visit: Visit) -> None:
