@@ -41,6 +41,12 @@ class Azure:
                     raise timed_out(f"{uri} comes too slowly")
         return bytes(content)
 
+    def size(self, uri: str) -> int:
+        """The length that the store tells."""
+        container, name, _ = self._find(uri)
+        with _told_plainly(uri):
+            return int(container.get_blob_client(name).get_blob_properties().size)
+
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
         """Up to 1,000 names."""
         container, name, root = self._find(prefix)

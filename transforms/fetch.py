@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .archives import Member, member_of
+from .inside import Inside
 from .patience import Patience, too_large
 from .stores import Stores
 from .uris import BUCKETS, DATA, LOCAL, TAR, WEB, path_of, scheme_of
@@ -30,6 +31,7 @@ class Clients:
 
     def __init__(self) -> None:
         self.stores = Stores()
+        self.inside = Inside(self.stores)
         self._web: Web | None = None
         self._lock = threading.Lock()
 
@@ -86,20 +88,7 @@ class Fetcher:
     def _read_member(self, member: Member) -> bytes:
         if member.size > MAX_FILE_BYTES:
             raise too_large(MAX_FILE_BYTES)
-        if not member.size:
-            return b""
-        scheme = scheme_of(member.archive)
-        if scheme == LOCAL:
-            with open(path_of(member.archive), "rb") as file:
-                file.seek(member.offset)
-                content = file.read(member.size)
-        else:
-            store = self.clients.stores.of(scheme)
-            part = (member.offset, member.size)
-            content = self.patience.call(lambda end: store.read(member.archive, MAX_FILE_BYTES, end, part))
-        if len(content) != member.size:
-            raise ValueError("the archive is shorter than it was when it was listed")
-        return content
+        return self.clients.inside.member(member, self.patience) if member.size else b""
 
 
 def read_file(path: str) -> bytes:

@@ -43,6 +43,14 @@ class Gcs:
             blob.download_to_file(content, timeout=TIMEOUT, retry=None, **span)
         return content.getvalue()
 
+    def size(self, uri: str) -> int:
+        """The length that the store tells."""
+        bucket, name = split_bucket(uri)
+        with _told_plainly(uri):
+            blob = self.client.bucket(bucket).blob(name)
+            blob.reload(timeout=TIMEOUT, retry=None)
+            return int(blob.size)
+
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
         """Up to 1,000 names."""
         bucket, name = split_bucket(prefix)

@@ -37,6 +37,15 @@ class Hdfs:
                     raise timed_out(f"{uri} comes too slowly")
         return bytes(content)
 
+    def size(self, uri: str) -> int:
+        """The length that the name node tells."""
+        node, path = split_bucket(uri)
+        with _told_plainly(uri):
+            info = self._node(node).get_file_info(f"/{path}")
+        if info.type != fs.FileType.File:
+            raise missing(uri)
+        return int(info.size)
+
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
         """All files of the folder that the prefix lies in: HDFS has no pages."""
         node, path = split_bucket(prefix)

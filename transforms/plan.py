@@ -14,9 +14,9 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..models.tasks import Task
-from .archives import home_of, in_order
 from .dedup import NameByBytes, Named
 from .fetch import Fetcher
+from .homes import home_of, in_order
 from .lease import claim
 from .output import matching
 from .packing import PackBy, Packed, Packer, bucket_of, number_of_ref, pack, unpack, unpack_all

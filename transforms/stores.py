@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from .patience import Patience
+from .patience import BEHIND_THE_END, FetchError, Patience
+from .uris import scheme_of
 
 # The module here that knows the scheme, what it needs that may be missing, and how to get it.
 CLIENTS = {
@@ -49,8 +50,15 @@ class Store(Protocol):
         """The content of an object, or a part of it; ``end`` is when to give up, on the clock of ``time.monotonic``.
 
         Raises:
-            FetchError: it can't be had.
+            FetchError: it can't be had; ``BEHIND_THE_END`` where the object ends before that part.
             ValueError: it has more than ``limit`` bytes.
+        """
+
+    def size(self, uri: str) -> int:
+        """The bytes that an object has.
+
+        Raises:
+            FetchError: nobody can tell.
         """
 
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
@@ -83,6 +91,21 @@ class Stores:
             if scheme not in self._stores:
                 self._stores[scheme] = open_store(scheme)
             return self._stores[scheme]
+
+    def part(self, uri: str, start: int, size: int, patience: Patience) -> bytes:
+        """So many bytes of an object: fewer where it ends, none behind its end.
+
+        Raises:
+            FetchError: they can't be had.
+            RuntimeError: there is no client.
+        """
+        store = self.of(scheme_of(uri))
+        try:
+            return patience.call(lambda end: store.read(uri, size, end, (start, size)))
+        except FetchError as error:
+            if error.fault.error != BEHIND_THE_END:
+                raise
+            return b""
 
     def entries(self, scheme: str, prefix: str, deep: bool, patience: Patience) -> Iterator[Entry]:
         """All entries below a prefix, a page at a time; each page is asked for as patiently as an object."""

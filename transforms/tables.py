@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
-from .uris import is_path, path_of, scheme_of
+from .files import open_file
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
@@ -84,16 +81,6 @@ def schema_of(path: str) -> pa.Schema:
     return pa.schema([(name, _type_of([row.get(name) for row in rows])) for name in names])
 
 
-def open_file(path: str) -> Any:
-    """A file of this machine or of a bucket, open for reading; ``.gz`` is unpacked."""
-    if scheme_of(path) == "az":
-        path = _as_azfs(path)
-    if is_path(path) or path.lower().startswith("file://"):
-        # Beam would take a name for text that is UTF-8.
-        return gzip.open(path_of(path)) if path.lower().endswith(".gz") else open(path_of(path), "rb")
-    return FileSystems.open(path)
-
-
 def convert(value: Any, field: pa.Field) -> Any:
     """A value that goes into a column of this type: as it is, or as text where the column is text.
 
@@ -108,17 +95,6 @@ def convert(value: Any, field: pa.Field) -> Any:
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"column {field.name}: {str(value)[:50]!r} is no {field.type}") from error
     return value
-
-
-def _as_azfs(path: str) -> str:
-    """Beam's name for the same blob, which tells the account."""
-    pairs = (part.partition("=") for part in os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";"))
-    account = {name: value for name, _, value in pairs}.get("AccountName") or os.environ.get(
-        "AZURE_STORAGE_ACCOUNT_NAME"
-    )
-    if not account:
-        raise RuntimeError("az:// needs AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCOUNT_NAME")
-    return f"azfs://{account}/{path.split('://', 1)[1]}"
 
 
 def _text(file: Any) -> io.TextIOWrapper:

@@ -1,0 +1,47 @@
+"""Pictures that lie inside other files, read in the order in which they lie: each stretch of such a file once."""
+
+from __future__ import annotations
+
+from .archives import HEADER_BYTES, Member, is_compressed, read_member
+from .blocks import WINDOW_BYTES, Blocks, FetchPart, Window
+from .codecs import unpacked
+from .files import open_file
+from .patience import Patience
+from .stores import Stores
+from .streams import Streams, bytes_at
+from .uris import BUCKETS, path_of, scheme_of
+
+
+class Inside:
+    """What a process keeps of such files: their latest blocks, and the streams that it reads. Threads may share it."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self.window = Window(WINDOW_BYTES)
+        self._blocks, self.streams = Blocks(self.window), Streams(self.window)
+
+    def member(self, member: Member, patience: Patience) -> bytes:
+        """The bytes of a member of an archive.
+
+        Raises:
+            OSError: they can't be had.
+            ValueError: something else lies there now.
+        """
+        archive, start, size = member.archive, member.offset - HEADER_BYTES, member.size + HEADER_BYTES
+        if is_compressed(archive):
+            stream = self.streams.of(
+                archive, lambda: unpacked(archive, lambda: open_file(archive, self._stores, patience, as_is=True))
+            )
+            return read_member(bytes_at(stream, start, size), member)
+        return read_member(self._blocks.read(archive, start, size, self._parts_of(archive, patience)), member)
+
+    def _parts_of(self, file: str, patience: Patience) -> FetchPart:
+        if scheme_of(file) in BUCKETS:
+            return lambda start, size: self._stores.part(file, start, size, patience)
+        return lambda start, size: _read_part(path_of(file), start, size)
+
+
+def _read_part(path: str, start: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(size)
