@@ -13,10 +13,11 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .archives import Member, member_of
+from .embedded import cell_of
 from .inside import Inside
 from .patience import Patience, too_large
 from .stores import Stores
-from .uris import BUCKETS, DATA, LOCAL, TAR, WEB, path_of, scheme_of
+from .uris import BUCKETS, DATA, LOCAL, PARQUET, TAR, WEB, path_of, scheme_of
 from .web import PROJECT, Web
 
 # Larger files are refused: no photograph needs more, and many of them are open at once.
@@ -71,6 +72,8 @@ class Fetcher:
             content = read_file(path_of(uri))
         elif scheme == TAR:
             content = self._read_member(member_of(uri))
+        elif scheme == PARQUET:
+            content = self.clients.inside.cell(cell_of(uri), MAX_FILE_BYTES, self.patience)
         elif scheme == DATA:
             content = decode_data(uri)
         elif scheme in WEB:

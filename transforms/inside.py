@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .archives import HEADER_BYTES, Member, is_compressed, read_member
 from .blocks import WINDOW_BYTES, Blocks, FetchPart, Window
 from .codecs import unpacked
+from .embedded import Cell, read_cells, read_footer, read_picture, rows_at_once
 from .files import open_file
 from .patience import Patience
 from .stores import Stores
@@ -34,6 +37,31 @@ class Inside:
             )
             return read_member(bytes_at(stream, start, size), member)
         return read_member(self._blocks.read(archive, start, size, self._parts_of(archive, patience)), member)
+
+    def cell(self, cell: Cell, limit: int, patience: Patience) -> bytes:
+        """The bytes of a picture in a Parquet file, no more than ``limit``.
+
+        Raises:
+            OSError: they can't be had.
+            ValueError: there are none, or something else lies there now.
+        """
+
+        def open_it() -> Any:
+            return open_file(cell.file, self._stores, patience)
+
+        def footer_of() -> Any:
+            with open_it() as file:
+                return read_footer(cell.file, file)
+
+        footer = self.window.once(("footer", cell.file), footer_of, lambda footer: footer.serialized_size)
+        stream = self.streams.of(
+            (cell.file, cell.group, cell.column), lambda: read_cells(footer, cell, open_it), lambda rows: rows.nbytes
+        )
+        index, row = divmod(cell.row, rows_at_once(footer, cell))
+        rows = stream.piece(index)
+        if rows is None or row >= len(rows):
+            raise ValueError("the Parquet file is shorter than it was when it was listed")
+        return read_picture(rows[row], limit)
 
     def _parts_of(self, file: str, patience: Patience) -> FetchPart:
         if scheme_of(file) in BUCKETS:

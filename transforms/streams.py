@@ -127,3 +127,8 @@ class Streams:
                 # Its file closes when the last thread that reads it is done.
                 self._open.popitem(last=False)
             return self._open[name]
+
+    def open(self) -> list[Stream]:
+        """Those that are open."""
+        with self._lock:
+            return list(self._open.values())

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import open_file
+from .files import LEAST_BYTES, open_file
+from .patience import FetchError
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
@@ -44,6 +45,14 @@ def kind_of(path: str) -> str:
     return kind
 
 
+def is_table(path: str) -> bool:
+    """Whether a name is that of a manifest."""
+    try:
+        return bool(kind_of(path))
+    except ValueError:
+        return False
+
+
 def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
     """Every row of a manifest, in bounded memory; of Parquet these columns only.
 
@@ -72,7 +81,7 @@ def schema_of(path: str) -> pa.Schema:
     kind = kind_of(path)
     with open_file(path) as file:
         if kind in PARQUET:
-            return _parquet(path, file).schema_arrow
+            return open_parquet(path, file).schema_arrow
         if kind in CSV:
             with _text(file) as text:
                 return pa.schema([(name, pa.string()) for name in _header(path, _csv(text, kind))])
@@ -151,15 +160,23 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
         yield TableRow(number, values, problem)
 
 
-def _parquet(path: str, file: Any) -> Any:
+def open_parquet(path: str, file: Any) -> Any:
+    """An open file as a Parquet file, of which nothing is read that nobody asks for.
+
+    Raises:
+        FetchError: it can't be read.
+        ValueError: it is none.
+    """
     try:
-        return pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
+        return pq.ParquetFile(file, buffer_size=LEAST_BYTES, pre_buffer=False)
+    except FetchError:
+        raise
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"manifest {path}: this is no Parquet file: {error}") from error
 
 
 def _parquet_rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
-    table = _parquet(path, file)
+    table = open_parquet(path, file)
     present = [name for name in columns if name in table.schema_arrow.names]
     number = 0
     for batch in table.iter_batches(ROWS_AT_ONCE, columns=present):

@@ -13,7 +13,7 @@ from buckets import SERVERS, Bucket, make_bucket
 from faultproxy import Proxy
 from rows import annotation, failure
 
-from moondream_beam.transforms import blocks, codecs, files, inside, streams
+from moondream_beam.transforms import blocks, codecs, embedded, files, inside, streams
 from moondream_beam.transforms.records import Annotation, Failure
 
 
@@ -84,7 +84,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Blocks of 4 KiB, 32 of them at hand, instead of some MiB."""
     size = 4096
-    for module in (blocks, codecs, files, streams):
+    for module in (blocks, codecs, embedded, files, streams):
         monkeypatch.setattr(module, "BLOCK_BYTES", size)
     for module in (blocks, files):
         monkeypatch.setattr(module, "NEAR_BYTES", size)
