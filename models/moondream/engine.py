@@ -74,7 +74,7 @@ class Engine:
         stream = Stream(
             requests,
             new_row=lambda request: new_row(request, self.config, self.tokenizer),
-            cut=lambda picture: prepare_crops(picture, self.config.vision, self._resize),
+            cut=lambda request: prepare_crops(request.picture, self.config.vision, self._resize, request.size),
             cutters=self._cutters,
             turn=self._turn,
             backend=self.backend,
