@@ -30,7 +30,13 @@ def package_files() -> set[str]:
     """What users are to get, relative to the package."""
     page = (path for path in (ROOT / "pipelines/page").iterdir() if path.suffix in (".html", ".css", ".js"))
     modules = (path for floor in ("models", "transforms", "pipelines") for path in (ROOT / floor).rglob("*.py"))
-    return {"__init__.py", "py.typed", *TINY, *(path.relative_to(ROOT).as_posix() for path in (*modules, *page))}
+    return {
+        "__init__.py",
+        "py.typed",
+        "pipelines/providers.yaml",
+        *TINY,
+        *(path.relative_to(ROOT).as_posix() for path in (*modules, *page)),
+    }
 
 
 def run(*command: str | Path, **kwargs) -> str:

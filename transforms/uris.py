@@ -12,6 +12,8 @@ LOCAL, WEB, DATA = "file", ("http", "https"), "data"
 TAR = "tar"
 # Ours too: parquet:GROUP:ROW:FILE#COLUMN/NUMBER.
 PARQUET = "parquet"
+# Of what lies inside another file.
+INSIDE = (TAR, PARQUET)
 BUCKETS = ("s3", "gs", "az", "azfs", "hdfs")
 SCHEMES = (LOCAL, *WEB, DATA, *BUCKETS)
 # What follows a drive letter is a path: one letter is no scheme.
@@ -86,7 +88,7 @@ def shown(uri: str) -> str:
     All others are shown as they are.
     """
     scheme = scheme_of(uri)
-    if scheme in (TAR, PARQUET):
+    if scheme in INSIDE:
         return uri.split(":", 3)[3]
     if scheme == DATA:
         head, _, content = uri.partition(",")

@@ -20,6 +20,7 @@ from PIL import Image
 
 from moondream_beam.models.tasks import Caption, Query, Task
 from moondream_beam.transforms import fetch as fetching
+from moondream_beam.transforms import inside
 from moondream_beam.transforms.embedded import cell_of
 from moondream_beam.transforms.fetch import Fetcher
 from moondream_beam.transforms.homes import home_of, in_order
@@ -160,8 +161,9 @@ def test_a_row_without_a_picture_fails_alone(
 
 @pytest.mark.parametrize("kind", ["s3", "gs", "az"])
 def test_in_a_bucket_bytes_are_read_once_and_only_where_they_are_annotated(
-    kind: str, bucket_of: Callable[[str], Bucket], tmp_path: Path, small_blocks: int
+    kind: str, bucket_of: Callable[[str], Bucket], tmp_path: Path, small_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(inside, "WINDOW_BYTES", 1 << 20)
     bucket, draw = bucket_of(kind), random.Random(0)
     told = [{"bytes": draw.randbytes(40_000), "path": f"{number}.png"} for number in range(12)]
     content = Path(write(tmp_path / "a.parquet", told)).read_bytes()
