@@ -18,16 +18,17 @@ from .tables import ROWS_AT_ONCE, open_parquet
 
 BYTES, PATH = "bytes", "path"
 # parquet:GROUP:ROW:FILE#COLUMN/NUMBER/PATH: the row of a group, both from 0, and that of the file, from 1.
-_CELL = re.compile(r"parquet:(\d+):(\d+):(.*?\.parquet)#([^/#]*)/\d+", re.DOTALL | re.IGNORECASE)
+_CELL = re.compile(r"parquet:(\d+):(\d+):(.*?\.parquet)#([^/#]*)/(\d+)", re.DOTALL | re.IGNORECASE)
 
 
 class Cell(NamedTuple):
-    """Where a picture lies: in this row, from 0, of a row group."""
+    """Where a picture lies: in this row, from 0, of a row group; ``number`` is that of the row in the file, from 1."""
 
     file: str
     group: int
     row: int
     column: str
+    number: int
 
 
 class Listed(NamedTuple):
@@ -48,7 +49,7 @@ def cell_of(uri: str) -> Cell:
     match = _CELL.match(uri)
     if not match:
         raise ValueError("this is no picture in a Parquet file")
-    return Cell(match[3], int(match[1]), int(match[2]), unquote(match[4]))
+    return Cell(match[3], int(match[1]), int(match[2]), unquote(match[4]), int(match[5]))
 
 
 def list_pictures(path: str, file: Any, column: str, others: Sequence[str]) -> Iterator[Listed]:

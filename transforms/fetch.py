@@ -16,7 +16,8 @@ from .archives import Member, member_of
 from .embedded import cell_of
 from .inside import Inside
 from .patience import Patience, too_large
-from .stores import Stores
+from .stop import StoppedError
+from .stores import NoClientError, Stores
 from .uris import BUCKETS, DATA, LOCAL, PARQUET, TAR, WEB, path_of, scheme_of
 from .web import PROJECT, Web
 
@@ -65,28 +66,34 @@ class Fetcher:
         Raises:
             OSError: it can't be had; far away, a FetchError, which tells how often it was tried, and whether to again.
             ValueError: it is empty or larger than ``MAX_FILE_BYTES``, or the URI is none.
-            RuntimeError: no such thing can be fetched here: a client is not installed, or can't sign in.
+            StoppedError: no such thing can be fetched here: a client is not installed, or can't sign in.
         """
-        scheme = scheme_of(uri)
-        if scheme == LOCAL:
-            content = read_file(path_of(uri))
-        elif scheme == TAR:
-            content = self._read_member(member_of(uri))
-        elif scheme == PARQUET:
-            content = self.clients.inside.cell(cell_of(uri), MAX_FILE_BYTES, self.patience)
-        elif scheme == DATA:
-            content = decode_data(uri)
-        elif scheme in WEB:
-            web = self.clients.web(self.allow_private_addresses)
-            content = self.patience.call(lambda end: web.read(uri, MAX_FILE_BYTES, end))
-        elif scheme in BUCKETS:
-            store = self.clients.stores.of(scheme)
-            content = self.patience.call(lambda end: store.read(uri, MAX_FILE_BYTES, end))
-        else:
-            raise ValueError(f"{scheme}:// can't be fetched")
+        try:
+            content = self._content(uri)
+        except NoClientError as error:
+            # All others of its kind would fail alike, and be done until somebody asks for --retry-errors.
+            raise StoppedError(f"stopped: {error}; once that is cured the same command goes on") from error
         if not content:
             raise ValueError("the file is empty")
         return content
+
+    def _content(self, uri: str) -> bytes:
+        scheme = scheme_of(uri)
+        if scheme == LOCAL:
+            return read_file(path_of(uri))
+        if scheme == TAR:
+            return self._read_member(member_of(uri))
+        if scheme == PARQUET:
+            return self.clients.inside.cell(cell_of(uri), MAX_FILE_BYTES, self.patience)
+        if scheme == DATA:
+            return decode_data(uri)
+        if scheme in WEB:
+            web = self.clients.web(self.allow_private_addresses)
+            return self.patience.call(lambda end: web.read(uri, MAX_FILE_BYTES, end))
+        if scheme in BUCKETS:
+            store = self.clients.stores.of(scheme)
+            return self.patience.call(lambda end: store.read(uri, MAX_FILE_BYTES, end))
+        raise ValueError(f"{scheme}:// can't be fetched")
 
     def _read_member(self, member: Member) -> bytes:
         if member.size > MAX_FILE_BYTES:

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from ..models.tasks import Fault
 from .patience import FetchError, forbidden, missing, timed_out, too_large
-from .stores import CHUNK_BYTES, Entry, Page, Part
+from .stores import CHUNK_BYTES, Entry, NoClientError, Page, Part
 from .uris import split_bucket
 
 
@@ -66,7 +66,7 @@ class Hdfs:
                     self._nodes[node] = fs.HadoopFileSystem.from_uri(f"hdfs://{node}")
                 except OSError as error:
                     # Without libhdfs, or its name node, no file can be had, and all would fail alike.
-                    raise RuntimeError(f"hdfs://{node} can't be reached: {error}") from error
+                    raise NoClientError(f"hdfs://{node} can't be reached: {error}") from error
             return self._nodes[node]
 
 

@@ -29,6 +29,10 @@ CHUNK_BYTES = 1 << 20
 Part = tuple[int, int] | None
 
 
+class NoClientError(RuntimeError):
+    """Nothing of this kind can be had here: its client is not installed, can't sign in, or knows nobody to ask."""
+
+
 class Entry(NamedTuple):
     """Something that lies in a store: an object, or a folder, whose URI ends with a slash."""
 
@@ -85,7 +89,7 @@ class Stores:
         """The store of a scheme.
 
         Raises:
-            RuntimeError: the client for it is not installed, or finds nothing to sign in with.
+            NoClientError: the client for it is not installed, or finds nothing to sign in with.
         """
         with self._lock:
             if scheme not in self._stores:
@@ -97,7 +101,7 @@ class Stores:
 
         Raises:
             FetchError: they can't be had.
-            RuntimeError: there is no client.
+            NoClientError: there is no client.
         """
         store = self.of(scheme_of(uri))
         try:
@@ -126,7 +130,7 @@ def open_store(scheme: str) -> Store:
     """A new client.
 
     Raises:
-        RuntimeError: it is not installed, or finds nothing to sign in with.
+        NoClientError: it is not installed, or finds nothing to sign in with.
     """
     require_client(scheme)
     store: Store = importlib.import_module(f".{CLIENTS[scheme][0]}", __package__).open_store()
@@ -137,10 +141,10 @@ def require_client(scheme: str) -> None:
     """See that what a scheme needs is there.
 
     Raises:
-        RuntimeError: it is not installed.
+        NoClientError: it is not installed.
     """
     _, needed, extra = CLIENTS[scheme]
     try:
         importlib.import_module(needed)
     except ImportError as error:
-        raise RuntimeError(f"{scheme}:// needs {needed}: pip install '{extra}'") from error
+        raise NoClientError(f"{scheme}:// needs {needed}: pip install '{extra}'") from error

@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from moondream_beam.transforms import stores
+
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -98,6 +100,21 @@ def test_what_makes_no_sense_is_told_in_one_line_before_any_work(
     status, said, complained = command(*words(tmp_path / "out", *filled))
     assert status == 2 and said == "" and complaint in complained and complained.count("\n") == 1
     assert "hunter2" not in complained and not (tmp_path / "out").exists()
+
+
+def test_a_client_that_a_later_row_finds_missing_stops_the_run_in_a_line_with_the_cure(
+    listed: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(stores.CLIENTS, "az", ("azure", "no_such_module", "moondream-beam[azure]"))
+    there = listed.read_text()
+    listed.write_text(there + "az://container/e.png,circle,train\n")
+    given = words(tmp_path / "out", "--manifest", listed, "--uri-column", "file", "--caption", "short")
+    status, _, complained = command(*given)
+    assert status == 1 and "Traceback" not in complained
+    (line,) = [line for line in complained.splitlines() if "stopped" in line]
+    assert "az:// needs no_such_module: pip install 'moondream-beam[azure]'" in line
+    listed.write_text(there)
+    assert "3 asked = 2 in data/ + 1 in errors/: balances" in command(*given)[1]
 
 
 def _placed(word: str, places: dict[str, str]) -> str:
