@@ -99,7 +99,7 @@ def test_members_of_a_compressed_archive_are_the_same(tmp_path: Path, ending: st
 
 
 @pytest.mark.parametrize("ending", [".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"])
-@pytest.mark.parametrize("tenth", range(0, 10))
+@pytest.mark.parametrize("tenth", (0, 2, 5, 8))
 def test_where_a_compressed_archive_breaks_off_that_is_one_failure_too(
     tmp_path: Path, ending: str, tenth: int, small_blocks: int
 ) -> None:

@@ -28,7 +28,7 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 }
 KINDS = ["a.tar.gz", "a.tbz2", "a.tar.xz", "a.tar.zst"]
 # Each half of it can be shrunk to the other half.
-HALF = random.Random(0).randbytes(300_000)
+HALF = random.Random(0).randbytes(60_000)
 CONTENT = HALF + HALF
 
 
@@ -62,7 +62,7 @@ def test_nothing_and_an_empty_file_are_told_apart_from_no_such_file(name: str) -
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("tenth", range(1, 10))
+@pytest.mark.parametrize("tenth", (1, 3, 5, 7, 9))
 def test_cut_off_anywhere_it_gives_what_came_before(name: str, tenth: int, small_blocks: int) -> None:
     packed = PACK[name](CONTENT)
     blocks, problem = unpack(name, packed[: len(packed) * tenth // 10])
@@ -72,7 +72,7 @@ def test_cut_off_anywhere_it_gives_what_came_before(name: str, tenth: int, small
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("tenth", range(1, 10))
+@pytest.mark.parametrize("tenth", (1, 3, 5, 7, 9))
 def test_broken_anywhere_it_is_told(name: str, tenth: int) -> None:
     packed = bytearray(PACK[name](CONTENT))
     at = len(packed) * tenth // 10

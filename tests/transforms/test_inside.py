@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import random
 import tarfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from pipes import collect
+from typing import Any
 
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from buckets import Bucket
-from faultproxy import HALF
+from echo import Echo
+from faultproxy import HALF, RESET
+from PIL import Image
 
+from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.archives import list_members, member_of
 from moondream_beam.transforms.fetch import Fetcher
+from moondream_beam.transforms.job import AnnotateToParquet
+from moondream_beam.transforms.manifest import Columns, ReadManifests, check_columns
 from moondream_beam.transforms.patience import FetchError, Patience
-from moondream_beam.transforms.read import EXTENSIONS
+from moondream_beam.transforms.read import EXTENSIONS, ReadImages
 from moondream_beam.transforms.records import ImageRef
 
 QUICK = Patience(tries=3, first_pause=0.001)
@@ -27,13 +39,26 @@ QUICK = Patience(tries=3, first_pause=0.001)
 
 def archive(sizes: list[int]) -> bytes:
     """A tar whose members hold random bytes, and a line of text behind each."""
-    file, draw = io.BytesIO(), random.Random(0)
+    draw, contents = random.Random(0), {}
+    for index, size in enumerate(sizes):
+        contents[f"{index:05}.jpg"], contents[f"{index:05}.txt"] = draw.randbytes(size), b"a caption"
+    return tarred(contents)
+
+
+def tarred(contents: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
-        for index, size in enumerate(sizes):
-            for name, content in ((f"{index:05}.jpg", draw.randbytes(size)), (f"{index:05}.txt", b"a caption")):
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def png(number: int) -> bytes:
+    """A picture that tells its number by its width."""
+    file = io.BytesIO()
+    Image.new("RGB", (10 + number, 8)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -60,7 +85,7 @@ def read(fetch: Fetcher, refs: list[ImageRef]) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "listing"), [([600] * 200, 1.0), ([100, 900, 3000, 40, 9000] * 20, 1.0), ([20_000] * 12, 0.25)]
+    ("sizes", "listing"), [([600] * 60, 1.0), ([100, 900, 3000, 40, 9000] * 6, 1.0), ([20_000] * 8, 0.25)]
 )
 def test_an_archive_is_listed_and_read_in_few_requests_and_once(
     sizes: list[int],
@@ -84,7 +109,7 @@ def test_an_archive_is_listed_and_read_in_few_requests_and_once(
 def test_a_compressed_archive_is_read_once_however_many_threads_ask(
     bucket_of: Callable[[str], Bucket], small_blocks: int
 ) -> None:
-    bucket, content = bucket_of("s3"), archive([100, 900, 3000, 40, 9000] * 20)
+    bucket, content = bucket_of("s3"), archive([100, 900, 3000, 40, 9000] * 6)
     packed = gzip.compress(content)
     refs = members(bucket.put("a.tar.gz", packed))
     assert bucket.proxy.sent <= len(packed) + small_blocks
@@ -122,11 +147,11 @@ def test_what_could_not_be_had_is_had_once_the_store_is_well(
 def test_a_few_members_of_a_large_archive_are_read_and_nothing_else(
     bucket_of: Callable[[str], Bucket], small_blocks: int
 ) -> None:
-    bucket, content = bucket_of("s3"), archive([600] * 400)
+    bucket, content = bucket_of("s3"), archive([600] * 200)
     refs = members(bucket.put("a.tar", content))
     bucket.proxy.reset()
     fetch = Fetcher()
-    assert [fetch(refs[index].uri) for index in (7, 301, 150)] == [naively(content)[index] for index in (7, 301, 150)]
+    assert [fetch(refs[index].uri) for index in (7, 151, 90)] == [naively(content)[index] for index in (7, 151, 90)]
     assert bucket.proxy.sent == 3 * (600 + 512)
 
 
@@ -155,3 +180,47 @@ def test_a_local_archive_keeps_memory_low(tmp_path: Path, small_blocks: int, mem
         memory_peak()
         assert [sha256(fetch(ref.uri)).digest() for ref in refs] == expected
         assert memory_peak() < 10 * 60_000
+
+
+@pytest.mark.slow
+def test_the_whole_job_reads_a_bucket_whose_requests_fail_now_and_then(
+    bucket_of: Callable[[str], Bucket], small_blocks: int, tmp_path: Path
+) -> None:
+    bucket = bucket_of("s3")
+    pictures = [png(number) for number in range(40)]
+    for ending, pack in (
+        (".tar", bytes),
+        (".tar.gz", gzip.compress),
+        (".tar.bz2", bz2.compress),
+        (".tar.xz", lzma.compress),
+    ):
+        bucket.put(f"sets/a{ending}", pack(tarred({f"{number}.png": each for number, each in enumerate(pictures)})))
+    table = pa.table({"image": [{"bytes": each, "path": f"{number}.png"} for number, each in enumerate(pictures)]})
+    for name in ("b", "c"):
+        file = io.BytesIO()
+        pq.write_table(table, file, row_group_size=7)
+        bucket.put(f"lists/{name}.parquet", file.getvalue())
+
+    def run() -> dict[str, Any]:
+        columns = check_columns([f"{bucket.root}/lists/*"], Columns(image="image", tasks=(Caption(),)), [])
+        patience = Patience(tries=8, first_pause=0.001)
+        job = AnnotateToParquet((Caption(),), Echo(), str(tmp_path / "out"), fetch=Fetcher(patience=patience))
+        inputs = ReadImages(f"{bucket.root}/sets/*"), ReadManifests([f"{bucket.root}/lists/*"], columns)
+        (record,) = collect(
+            lambda pipeline: (
+                (pipeline | "Archives" >> inputs[0], pipeline | "Lists" >> inputs[1]) | beam.Flatten() | job
+            )
+        )
+        return record
+
+    draw, faults = random.Random(0), [503, HALF, RESET]
+    bucket.proxy.rule = lambda method, path, before: draw.choice(faults) if draw.random() < 0.1 else None
+    record = run()
+    assert record["balanced"] and record["counts"]["annotations"] == 6 * len(pictures) and bucket.proxy.wrong
+    found = Counter(
+        (row["uri"].split("#")[0], row["width"])
+        for path in (tmp_path / "out" / "data").glob("*.parquet")
+        for row in pq.read_table(path, columns=["uri", "width"]).to_pylist()
+    )
+    assert set(found.values()) == {1} and len(found) == 6 * len(pictures)
+    assert run()["counts"]["pending"] == 0
