@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -123,18 +123,16 @@ def read_cells(footer: Any, cell: Cell, open_it: Callable[[], Any]) -> Iterator[
         OSError: the file can't be read.
         ValueError: it is broken.
     """
-    leaf, chunk, _ = _chunk(footer, cell)
-    buffer, rows = min(BLOCK_BYTES, max(1, chunk.total_compressed_size)), rows_at_once(footer, cell)
-    with open_it() as file:
-        try:
-            table = pq.ParquetFile(file, metadata=footer, buffer_size=buffer, pre_buffer=False)
-            batches = table.iter_batches(rows, row_groups=[cell.group], columns=[leaf], use_threads=False)
-            for batch in batches:
-                yield batch.column(cell.column)
-        except FetchError:
-            raise
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise ValueError(f"the Parquet file is broken: {error}") from error
+    columns, left = _columns(footer, cell, open_it), footer.row_group(cell.group).num_rows
+    for column in columns:
+        if len(column) != min(left, rows_at_once(footer, cell)):
+            # Arrow does so where bytes pass two gigabytes: rows behind it would be taken for others.
+            raise ValueError("rows of the Parquet file can't be read at once: they are too large")
+        left -= len(column)
+        if left <= 0:
+            # Nobody may ever ask whether there is more: its page and its buffer can go.
+            columns.close()
+        yield column
 
 
 def read_picture(value: Any, limit: int) -> bytes:
@@ -172,3 +170,18 @@ def _chunk(footer: Any, cell: Cell) -> tuple[str, Any, int]:
             if leaf in chunks:
                 return leaf, chunks[leaf], group.num_rows
     raise ValueError("the Parquet file is another than it was when it was listed")
+
+
+def _columns(footer: Any, cell: Cell, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:
+    leaf, chunk, _ = _chunk(footer, cell)
+    buffer, rows = min(BLOCK_BYTES, max(1, chunk.total_compressed_size)), rows_at_once(footer, cell)
+    with open_it() as file:
+        try:
+            table = pq.ParquetFile(file, metadata=footer, buffer_size=buffer, pre_buffer=False)
+            batches = table.iter_batches(rows, row_groups=[cell.group], columns=[leaf], use_threads=False)
+            for batch in batches:
+                yield batch.column(cell.column)
+        except FetchError:
+            raise
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise ValueError(f"the Parquet file is broken: {error}") from error

@@ -11,7 +11,7 @@ from typing import Any
 from .blocks import BLOCK_BYTES, Window
 
 # Each holds a file and the state of what unpacks it. A shard reads one, and the next one while the last ends.
-OPEN_STREAMS = 8
+OPEN_STREAMS = 4
 
 Pieces = Iterator[Any]
 

@@ -241,6 +241,21 @@ def test_where_a_group_is_broken_its_rows_fail_and_no_others(tmp_path: Path) -> 
             assert fetch(ref.uri) == picture(index)
 
 
+def test_rows_that_come_otherwise_than_they_were_asked_for_are_not_taken_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pq.ParquetFile.iter_batches
+
+    def halves(*given: Any, **options: Any) -> Any:
+        for batch in whole(*given, **options):
+            yield from (batch.slice(0, 2), batch.slice(2))
+
+    refs = references(write(tmp_path / "a.parquet", cells(4)))
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", halves)
+    with pytest.raises(ValueError, match="can't be read at once"):
+        Fetcher()(refs[3].uri)
+
+
 def test_a_file_that_tells_of_more_rows_than_it_could_have_is_refused(tmp_path: Path) -> None:
     (broken,) = references(write(tmp_path / "a.parquet", [None] * 1_000_000, pa.binary(), rows=1_000_000))
     assert "more rows than it has bytes" in broken.problem
