@@ -31,6 +31,17 @@ class Cell(NamedTuple):
     number: int
 
 
+class Group(NamedTuple):
+    """A row group: the ``footer`` of its file, the name of its pictures' bytes there, its rows, how many of them are
+    read at once, which is about a block of pictures, and the bytes of a request for them."""
+
+    footer: Any
+    leaf: str
+    rows: int
+    at_once: int
+    buffer: int
+
+
 class Listed(NamedTuple):
     """A picture, by the number of its row, from 1; ``values`` are those of other columns."""
 
@@ -105,27 +116,34 @@ def read_footer(path: str, file: Any) -> Any:
     return open_parquet(path, file).metadata
 
 
-def rows_at_once(footer: Any, cell: Cell) -> int:
-    """Rows of a group that are read at once: about a block of pictures.
+def group_of(footer: Any, cell: Cell) -> Group:
+    """The row group of a cell.
 
     Raises:
-        ValueError: there is no such group or column any more.
+        ValueError: there is none any more, or no such column in it.
     """
-    _, chunk, rows = _chunk(footer, cell)
-    return max(1, min(ROWS_AT_ONCE, BLOCK_BYTES * rows // max(1, chunk.total_uncompressed_size)))
+    if cell.group < footer.num_row_groups:
+        group = footer.row_group(cell.group)
+        chunks = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
+        for leaf in (f"{cell.column}.{BYTES}", cell.column):
+            if chunk := chunks.get(leaf):
+                at_once = BLOCK_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)
+                buffer = min(BLOCK_BYTES, max(1, chunk.total_compressed_size))
+                return Group(footer, leaf, group.num_rows, max(1, min(ROWS_AT_ONCE, at_once)), buffer)
+    raise ValueError("the Parquet file is another than it was when it was listed")
 
 
-def read_cells(footer: Any, cell: Cell, open_it: Callable[[], Any]) -> Iterator[pa.Array]:
-    """The column in the group of a cell, ``rows_at_once`` rows at a time. Of the file a page of this column, and a
-    buffer, are in memory.
+def read_cells(group: Group, cell: Cell, open_it: Callable[[], Any]) -> Iterator[pa.Array]:
+    """The column in the group of a cell, some rows at a time. Of the file a page of this column, and a buffer, are in
+    memory.
 
     Raises:
         OSError: the file can't be read.
         ValueError: it is broken.
     """
-    columns, left = _columns(footer, cell, open_it), footer.row_group(cell.group).num_rows
+    columns, left = _columns(group, cell, open_it), group.rows
     for column in columns:
-        if len(column) != min(left, rows_at_once(footer, cell)):
+        if len(column) != min(left, group.at_once):
             # Arrow does so where bytes pass two gigabytes: rows behind it would be taken for others.
             raise ValueError("rows of the Parquet file can't be read at once: they are too large")
         left -= len(column)
@@ -161,25 +179,12 @@ def _values(table: Any, group: int, rows: int, columns: list[str]) -> Iterator[d
         yield from batch.to_pylist()
 
 
-def _chunk(footer: Any, cell: Cell) -> tuple[str, Any, int]:
-    """The name of the column's bytes in the file, what the footer says of them in this group, and its rows."""
-    if cell.group < footer.num_row_groups:
-        group = footer.row_group(cell.group)
-        chunks = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
-        for leaf in (f"{cell.column}.{BYTES}", cell.column):
-            if leaf in chunks:
-                return leaf, chunks[leaf], group.num_rows
-    raise ValueError("the Parquet file is another than it was when it was listed")
-
-
-def _columns(footer: Any, cell: Cell, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:
-    leaf, chunk, _ = _chunk(footer, cell)
-    buffer, rows = min(BLOCK_BYTES, max(1, chunk.total_compressed_size)), rows_at_once(footer, cell)
+def _columns(group: Group, cell: Cell, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:
     with open_it() as file:
         try:
-            table = pq.ParquetFile(file, metadata=footer, buffer_size=buffer, pre_buffer=False)
-            batches = table.iter_batches(rows, row_groups=[cell.group], columns=[leaf], use_threads=False)
-            for batch in batches:
+            table = pq.ParquetFile(file, metadata=group.footer, buffer_size=group.buffer, pre_buffer=False)
+            wanted = {"row_groups": [cell.group], "columns": [group.leaf]}
+            for batch in table.iter_batches(group.at_once, **wanted, use_threads=False):
                 yield batch.column(cell.column)
         except FetchError:
             raise

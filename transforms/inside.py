@@ -7,7 +7,7 @@ from typing import Any
 from .archives import HEADER_BYTES, Member, is_compressed, read_member
 from .blocks import WINDOW_BYTES, Blocks, FetchPart, Window
 from .codecs import unpacked
-from .embedded import Cell, read_cells, read_footer, read_picture, rows_at_once
+from .embedded import Cell, group_of, read_cells, read_footer, read_picture
 from .files import open_file
 from .patience import Patience
 from .stores import Stores
@@ -53,11 +53,11 @@ class Inside:
             with open_it() as file:
                 return read_footer(cell.file, file)
 
+        name = (cell.file, cell.group, cell.column)
         footer = self.window.once(("footer", cell.file), footer_of, lambda footer: footer.serialized_size)
-        stream = self.streams.of(
-            (cell.file, cell.group, cell.column), lambda: read_cells(footer, cell, open_it), lambda rows: rows.nbytes
-        )
-        index, row = divmod(cell.row, rows_at_once(footer, cell))
+        group = self.window.once(("group", *name), lambda: group_of(footer, cell))
+        stream = self.streams.of(name, lambda: read_cells(group, cell, open_it), lambda rows: rows.nbytes)
+        index, row = divmod(cell.row, group.at_once)
         rows = stream.piece(index)
         if rows is None or row >= len(rows):
             raise ValueError("the Parquet file is shorter than it was when it was listed")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pipes import collect
 from typing import Any
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from buckets import Bucket
 from echo import Echo
+from nearly import ask
 from PIL import Image
 
 from moondream_beam.models.tasks import Caption, Query, Task
@@ -26,6 +25,7 @@ from moondream_beam.transforms.fetch import Fetcher
 from moondream_beam.transforms.homes import home_of, in_order
 from moondream_beam.transforms.job import AnnotateToParquet
 from moondream_beam.transforms.manifest import Columns, ReadManifests, check_columns, read_manifest
+from moondream_beam.transforms.patience import FetchError, Patience
 from moondream_beam.transforms.records import ImageRef
 from moondream_beam.transforms.uris import check_uri, shown
 
@@ -60,16 +60,7 @@ def references(path: str, *tasks: Task, **options: Any) -> list[ImageRef]:
 
 
 def read(fetch: Fetcher, refs: list[ImageRef]) -> list[bytes]:
-    """All of them, by eight threads, nearly in order, sixteen under way."""
-    draw, under_way, found = random.Random(0), deque(), {}
-    with ThreadPoolExecutor(8) as pool:
-        for index in sorted(range(len(refs)), key=lambda index: index + draw.random() * 3):
-            under_way.append((index, pool.submit(fetch, refs[index].uri)))
-            if len(under_way) == 16:
-                oldest, future = under_way.popleft()
-                found[oldest] = future.result()
-        found.update((index, future.result()) for index, future in under_way)
-    return [found[index] for index in range(len(refs))]
+    return ask(fetch, [ref.uri for ref in refs])
 
 
 def test_each_row_is_a_picture_named_by_its_path_and_known_by_its_row(tmp_path: Path) -> None:
@@ -174,6 +165,22 @@ def test_in_a_bucket_bytes_are_read_once_and_only_where_they_are_annotated(
     bucket.proxy.reset()
     assert read(Fetcher(), refs) == [cell["bytes"] for cell in told]
     assert bucket.proxy.sent < len(content) * 1.25
+
+
+def test_what_could_not_be_had_is_had_once_the_store_is_well(
+    bucket_of: Callable[[str], Bucket], tmp_path: Path, small_blocks: int
+) -> None:
+    bucket, told = bucket_of("s3"), cells(12)
+    refs = references(bucket.put("a.parquet", Path(write(tmp_path / "a.parquet", told)).read_bytes()))
+    fetch = Fetcher(patience=Patience(tries=3, first_pause=0.001))
+    assert fetch(refs[0].uri) == picture(0)
+    bucket.proxy.rule = lambda method, path, before: 503
+    for ref in refs[4:6]:
+        with pytest.raises(FetchError) as error:
+            fetch(ref.uri)
+        assert error.value.fault.retryable and error.value.fault.attempts == 3
+    bucket.proxy.reset()
+    assert read(fetch, refs) == [cell["bytes"] for cell in told]
 
 
 def test_a_group_is_read_once_in_little_memory_however_many_threads_ask(tmp_path: Path, small_blocks: int) -> None:

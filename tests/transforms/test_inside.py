@@ -8,9 +8,8 @@ import io
 import lzma
 import random
 import tarfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from pipes import collect
@@ -23,6 +22,7 @@ import pytest
 from buckets import Bucket
 from echo import Echo
 from faultproxy import HALF, RESET
+from nearly import ask
 from PIL import Image
 
 from moondream_beam.models.tasks import Caption
@@ -72,16 +72,7 @@ def naively(content: bytes) -> list[bytes]:
 
 
 def read(fetch: Fetcher, refs: list[ImageRef]) -> list[bytes]:
-    """All of them, by eight threads, nearly in order, sixteen under way."""
-    draw, under_way, found = random.Random(0), deque(), {}
-    with ThreadPoolExecutor(8) as pool:
-        for index in sorted(range(len(refs)), key=lambda index: index + draw.random() * 3):
-            under_way.append((index, pool.submit(fetch, refs[index].uri)))
-            if len(under_way) == 16:
-                oldest, future = under_way.popleft()
-                found[oldest] = future.result()
-        found.update((index, future.result()) for index, future in under_way)
-    return [found[index] for index in range(len(refs))]
+    return ask(fetch, [ref.uri for ref in refs])
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 
 import pytest
+from nearly import ask
 
 from moondream_beam.transforms import streams as module
 from moondream_beam.transforms.blocks import Window
@@ -25,11 +24,8 @@ def stream(count: int = 100, problem: str = "", limit: int = 48) -> Stream:
 
 
 def test_threads_that_ask_nearly_in_order_begin_it_once() -> None:
-    asked, draw = stream(400), random.Random(3)
-    order = list(chain(*(draw.sample(range(start, start + 8), 8) for start in range(0, 400, 8))))
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(asked.piece, order))
-    assert found == [b"%03d" % index for index in order] and asked.begun == 1
+    asked = stream(400, limit=96)
+    assert ask(asked.piece, range(400)) == [b"%03d" % index for index in range(400)] and asked.begun == 1
 
 
 def test_who_asks_for_what_is_gone_has_it_read_anew() -> None:
