@@ -116,8 +116,6 @@ def test_no_step_asks_for_what_flink_and_spark_lack(tmp_path):
 
 @pytest.mark.slow
 def test_dataflow_gets_the_hints_too(tmp_path):
-    # Comes with the extra [gcp], which tests do without otherwise.
-    pytest.importorskip("google.cloud.dataflow", reason="needs apache-beam[gcp]", exc_type=ImportError)
     options = PipelineOptions(
         runner="DataflowRunner",
         dry_run=True,
