@@ -210,7 +210,7 @@ def test_resource_hints_reach_the_step_with_the_model(kind, options, step_with_m
     hints = {
         "accelerator": "type:nvidia-l4;count:1;install-nvidia-driver",
         "min_ram": "16GB",
-        "max_active_bundles_per_worker": 1,
+        "max_active_bundles_per_worker": "1",
     }
     annotating = {**step(kind, "ReadImages", **GIVEN, **options), "resource_hints": hints}
     pipeline = beam.Pipeline(runner="FnApiRunner")

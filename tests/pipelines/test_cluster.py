@@ -76,13 +76,16 @@ def test_a_slice_that_is_none_is_refused(pictures, command, tmp_path):
 @pytest.mark.slow
 def test_slices_at_once_that_are_killed_end_with_each_row_once(tmp_path, words, launcher: Launcher) -> None:
     out = tmp_path / "out"
-    both = [launcher.start(*words, "--slice", f"{number}/2") for number in range(2)]
-    launcher.until_asked(8)
+    both = [launcher.start(*words, "--slice", f"{number}/2", hold_after=12) for number in range(2)]
+    for process in both:
+        launcher.held(process)
+    assert 0 < len(ids(out)) < PICTURES
     # Neither a command for all nor a second one for the same slice may come in between.
     assert launcher.run(*words) == 2
     os.killpg(both[0], signal.SIGKILL)
     launcher.ended(both[0])
     again = launcher.start(*words, "--slice", "0/2")
+    launcher.go_on(both[1])
     assert [launcher.ended(process) for process in (both[1], again)] == [0, 0]
     assert len(ids(out)) == PICTURES
     assert not (out / "_temporary").exists()
@@ -105,10 +108,11 @@ def test_four_slices_that_begin_in_the_same_moment_do_all_of_it_once(tmp_path, w
 
 @pytest.mark.slow
 def test_the_same_slice_twice_at_once_is_refused(tmp_path, words, launcher: Launcher) -> None:
-    first = launcher.start(*words, "--slice", "0/2")
-    launcher.until_asked(1)
+    first = launcher.start(*words, "--slice", "0/2", hold_after=1)
+    launcher.held(first)
     assert launcher.run(*words, "--slice", "0/2") == 2
     assert "is at work there, wait for its end" in launcher.said()
+    launcher.go_on(first)
     assert launcher.ended(first) == 0
 
 
