@@ -84,6 +84,8 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
     ) -> None:
         super().__init__()
         paths = texts_of("path", path)
+        if not paths:
+            raise ValueError("path: there is no manifest")
         # A reference keeps columns beside what is asked of it: here something stands for that.
         found = manifest.Columns(uri_column, filename_column, (Query(),))
         found = manifest.check_columns(paths, found, texts_of("columns", columns))
