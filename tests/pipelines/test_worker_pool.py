@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -35,23 +31,6 @@ with beam.Pipeline(runner, options=PipelineOptions(direct_num_workers=2)) as pip
     job = AnnotateToParquet([Caption("short")], Moondream("tiny", threads=1), out, shard_size=5)
     pipeline | ReadImages(pictures) | job
 """
-
-
-@pytest.fixture
-def pool(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A pool of workers as it runs on another machine; its address, and its process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # It starts what is called python on the path.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
-    with open(tmp_path / "pool", "w") as said:
-        process = subprocess.Popen(command, env={**os.environ, "PATH": path}, stdout=said, stderr=said)
-    yield f"127.0.0.1:{port}", psutil.Process(process.pid)
-    family = [*psutil.Process(process.pid).children(recursive=True), process]
-    for one in family:
-        one.kill()
-    process.wait()
 
 
 @pytest.fixture
