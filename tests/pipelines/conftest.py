@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ import psutil
 import pytest
 from hosted.fixtures import api, clock
 from launcher import Launcher
+from pools import pool_of_workers
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.cli import main
@@ -34,19 +31,9 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A pool of workers as it runs on another machine; its address, and its process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # It starts what is called python on the path.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
-    with open(tmp_path / "pool", "w") as said:
-        process = subprocess.Popen(command, env={**os.environ, "PATH": path}, stdout=said, stderr=said)
-    yield f"127.0.0.1:{port}", psutil.Process(process.pid)
-    family = [*psutil.Process(process.pid).children(recursive=True), process]
-    for one in family:
-        one.kill()
-    process.wait()
+    """A pool of workers on this machine; its address, and its process."""
+    with pool_of_workers(tmp_path) as pool:
+        yield pool
 
 
 @pytest.fixture
