@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.jobserver]
 RUNNERS = {
     "FLINK_JOB_SERVER_JAR": ("--runner", "FlinkRunner", "--flink_master=[local]", "--parallelism=2"),
     "SPARK_JOB_SERVER_JAR": ("--runner", "SparkRunner", "--spark_master_url=local[2]"),
