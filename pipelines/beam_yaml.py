@@ -86,6 +86,8 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
     ) -> None:
         super().__init__()
         paths = texts_of("path", path)
+        if not paths:
+            raise ValueError("path: there is no manifest")
         # A reference keeps columns beside what is asked of it: here something stands for that.
         if image_column is None:
             uri_column = uri_column or "url"

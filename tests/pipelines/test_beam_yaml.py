@@ -200,6 +200,22 @@ def test_what_makes_no_sense_is_told_before_any_work(config, told):
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        ({"path": "none.csv"}, "manifest none.csv: no such file"),
+        ({"path": "list.csv"}, "has no column 'url'; it has uri, taken"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "rows have a field of this name already"),
+        ({"path": []}, "no manifest"),
+    ],
+)
+def test_a_manifest_that_has_not_what_is_wanted_is_told(config, told):
+    Path("list.csv").write_text("uri,taken\n")
+    with pytest.raises(ValueError, match=told):
+        annotate({"type": "ReadManifest", "config": config})
+
+
 def test_failures_that_would_go_nowhere_are_refused():
     with pytest.raises(ValueError, match="say where failures go: error_handling: {output: NAME}"):
         run(IMAGES, step("Annotate", "ReadImages", model="tiny"))

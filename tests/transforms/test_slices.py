@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from moondream_beam.transforms.done import list_parts
 from moondream_beam.transforms.lease import TakenError, claimed
-from moondream_beam.transforms.plan import Count, list_parts, shard_of
+from moondream_beam.transforms.plan import Count, shard_of
 from moondream_beam.transforms.records import ImageRef
 from moondream_beam.transforms.slices import Slice, go_together, run_of_file
 
