@@ -1,22 +1,25 @@
 """Start the command again and again without importing it again: a process that has it imported, and forks.
 
-Run as a script: each line on standard input is JSON. To start is words for the command, the name of a log and how large
-a file may become (null: as large as it likes); a child in a session of its own runs the command, the ids of what its
-annotator is asked go to the log, a line each, what it says to a file beside it, and its process id is printed. To wait
-is such an id, and its exit status is printed.
+Run as a script: each line on standard input is JSON. To start is words for the command, the name of a log, and limits;
+a child in a session of its own runs the command, the ids of what its annotator is asked go to the log, a line each,
+what it says to a file beside it, and its process id is printed. To wait is such an id, and its exit status is printed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 if TYPE_CHECKING:
     from moondream_beam.models.tasks import Request
@@ -38,15 +41,30 @@ class Launcher:
         self._process.kill()
         self._process.communicate()
 
-    def start(self, *words: Any, largest_file: int | None = None) -> int:
-        """Start the command; the id of its process group."""
-        return self._ask([[str(word) for word in words], str(self.log), largest_file])
+    def start(self, *words: Any, **limits: int) -> int:
+        """Start the command; the id of its process group.
+
+        ``largest_file``: bytes that a file of it may have. ``hold_after``: it holds its breath, as after SIGSTOP, where
+        its process has been asked for so many rows, so that nothing depends on how quick it is.
+        """
+        return self._ask([[str(word) for word in words], str(self.log), limits])
 
     def ended(self, process: int) -> int:
         """Wait for the end of what was started; its exit status, negative for a signal."""
         return self._ask(process)
 
-    def run(self, *words: Any, **limits: Any) -> int:
+    def held(self, process: int) -> None:
+        """Wait until a command holds its breath."""
+        end = time.monotonic() + PATIENCE
+        while psutil.Process(process).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < end, "nothing happens"
+            time.sleep(0.01)
+
+    def go_on(self, process: int) -> None:
+        """Let a command breathe again."""
+        os.killpg(process, signal.SIGCONT)
+
+    def run(self, *words: Any, **limits: int) -> int:
         """Start the command and wait for its end; its exit status."""
         return self.ended(self.start(*words, **limits))
 
@@ -87,7 +105,7 @@ def serve() -> None:
         if isinstance(order, int):
             print(os.waitstatus_to_exitcode(os.waitpid(order, 0)[1]), flush=True)
             continue
-        words, log, largest_file = order
+        words, log, limits = order
         child = os.fork()
         if not child:
             os.setsid()
@@ -97,12 +115,17 @@ def serve() -> None:
             os.dup2(said, 1)
             os.dup2(said, 2)
             target = os.open(log, os.O_WRONLY | os.O_APPEND)
-            if largest_file is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+            if "largest_file" in limits:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limits["largest_file"],) * 2)
+            left = itertools.count(limits.get("hold_after", 0) - 1, -1)
 
-            def noted(requests: Iterable[Request], target: int = target) -> Iterator[Request]:
+            def noted(
+                requests: Iterable[Request], target: int = target, left: Iterator[int] = left
+            ) -> Iterator[Request]:
                 for request in requests:
                     os.write(target, f"{request.id}\n".encode())
+                    if next(left) == 0:
+                        os.kill(os.getpid(), signal.SIGSTOP)
                     yield request
 
             Moondream.answer = lambda self, requests: real(self, noted(requests))  # type: ignore[method-assign]

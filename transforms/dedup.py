@@ -18,6 +18,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsSingleton, PCollection
 
 from .fetch import Fetcher
+from .homes import home_of, is_of_a_stream
 from .load import LOAD_THREADS
 from .output import is_there, matching, temporary_folder, write_whole
 from .packing import BUCKETS, Packed, unpack_all
@@ -35,8 +36,8 @@ Named = tuple[str, ImageRef]
 class NameByBytes(beam.PTransform[PCollection[Packed], PCollection[Named]]):
     """Packs of named references, by bucket, to (sha256 of the bytes, reference), the same in every attempt of a run.
 
-    What can't be read is named by its key: it fails where it is annotated, and has its row there. ``counts`` is one
-    ``Count``, which does not change either.
+    What can't be read is named by its key: it fails where it is annotated, and has its row there. What can only be read
+    together with others stays with them. ``counts`` is one ``Count``, which does not change either.
     """
 
     def __init__(self, fetch: Fetcher, output: str, run: str, counts: PCollection[Count]) -> None:
@@ -98,8 +99,8 @@ def _read(path: str) -> dict[str, str]:
 
 
 def _name(ref: ImageRef, fetch: Fetcher) -> str:
-    if ref.problem:
-        return ref.key
+    if ref.problem or is_of_a_stream(ref):
+        return home_of(ref)
     try:
         return sha256(fetch(ref.uri)).hexdigest()
     except (OSError, ValueError):

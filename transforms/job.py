@@ -133,7 +133,9 @@ class _AnnotateShard(beam.DoFn):
         number, refs = shard
         with held(self.output, self.job.run) as token:
             writer = ShardWriter(self.output, self.job.run, number, self.job.columns)
-            if writer.is_published:
+            with telling_what_failed(self.output):
+                finished = writer.finish()
+            if finished:
                 yield writer.published_summary()
                 return
             notes, annotator = (

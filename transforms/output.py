@@ -26,6 +26,21 @@ def move(source: str, target: str) -> None:
         _sync(os.path.dirname(target))
 
 
+def move_unless_moved(source: str, target: str) -> None:
+    """Give a file its final name, unless another process has or does so in the same moment."""
+    try:
+        move(source, target)
+    except Exception:
+        if is_there(source) or not is_there(target):
+            raise
+
+
+def remove(*paths: str) -> None:
+    """Remove those of these files that are there."""
+    if there := matching(*paths):
+        FileSystems.delete(there)
+
+
 def write_whole(output: str, path: str, content: bytes) -> None:
     """Write a file below the output that is seen whole or not at all, in place of what was there."""
     make_folder(temporary_folder(output))

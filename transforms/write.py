@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from .output import is_there, make_folder, matching, move, temporary_folder
+from .decision import decide, decided, forget
+from .output import is_there, make_folder, matching, move_unless_moved, remove, temporary_folder
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
 from .summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
 
@@ -28,19 +30,34 @@ COMPRESSION, COMPRESSION_LEVEL = "zstd", 3
 class ShardWriter:
     """The files of one shard of one run. Nothing is seen under its final name before ``publish``.
 
-    A shard ends with the rename of its first data file (empty when all its rows are failures): where that file is, the
-    shard is whole, and ``is_published`` says so to a second attempt.
+    Attempts at a shard may come to their ends in the same moment, with different failures. So they first decide whose
+    files it is to have; then these are renamed, by all who find that not done: an attempt that dies or hangs in between
+    holds up nobody. A shard ends with the rename of its first data file (empty when all its rows are failures): where
+    that file is, the shard is whole.
     """
 
     def __init__(self, output: str, run: str, shard: int, columns: Sequence[pa.Field] = ()) -> None:
         self.name = f"part-{run}-{shard:05d}"
         self._data = _Parts(output, "data", self.name, annotation_schema(columns))
         self._errors = _Parts(output, "errors", self.name, FAILURE_SCHEMA)
+        self._decision = FileSystems.join(temporary_folder(output), f"{self.name}.parquet.decision")
 
     @property
     def is_published(self) -> bool:
         """Whether an earlier attempt at this shard of this run came to its end."""
         return is_there(self._data.final_path(0))
+
+    def finish(self) -> bool:
+        """Whether an earlier attempt at this shard was published, or is now: it may have died halfway."""
+        # In this order, as below: none is forgotten before the shard is published, so a decision that was read before
+        # it was is the only one there ever will be.
+        decision = decided(self._decision)
+        if not self.is_published:
+            if decision is None:
+                return False
+            self._carry_out(decision)
+        forget(self._decision)
+        return True
 
     def add(self, row: Row) -> None:
         """Take a row; it is written with others as enough of them have come."""
@@ -49,19 +66,31 @@ class ShardWriter:
     def publish(self) -> bool:
         """Close and rename: first the failures, then the data, its first file last of all.
 
-        False, and nothing is published, where another attempt came first: its rows may be counted already.
+        False where another attempt came first, which is then published: its rows may be counted already.
         """
         self._data.close(at_least_one=True)
         self._errors.close()
-        if self.is_published:
-            self.discard()
-            return False
-        # An earlier attempt may have died halfway: what it left is no longer true.
-        self._errors.unpublish()
-        self._data.unpublish()
-        self._errors.publish()
-        self._data.publish()
-        return True
+        # From here on they are no longer for this attempt alone to remove.
+        names = {parts.kind: parts.hand_over() for parts in (self._errors, self._data)}
+        mine = json.dumps(names).encode()
+        decision = decide(self._decision, mine)
+        first = False
+        if not self.is_published:
+            if decision is None:
+                raise OSError(f"{self._decision} is gone")
+            self._carry_out(decision)
+            first = decision == mine
+        forget(self._decision)
+        if not first:
+            # Nobody else will want them: had they been decided on, they would have other names by now.
+            folder = FileSystems.split(self._decision)[0]
+            remove(*(FileSystems.join(folder, name) for kind in names for name in names[kind]))
+        return first
+
+    def _carry_out(self, decision: bytes) -> None:
+        names = json.loads(decision)
+        for parts in (self._errors, self._data):
+            parts.publish(names[parts.kind])
 
     def published_summary(self) -> Summary:
         """The sums over the rows that an earlier attempt published."""
@@ -78,7 +107,7 @@ class _Parts:
     """Files of one kind, a new one whenever the last is full."""
 
     def __init__(self, output: str, kind: str, name: str, schema: pa.Schema) -> None:
-        self.folder = FileSystems.join(output, kind)
+        self.kind, self.folder = kind, FileSystems.join(output, kind)
         self.temporary_folder = temporary_folder(output)
         self.name, self.schema = name, schema
         self.rows: list[Any] = []
@@ -106,10 +135,16 @@ class _Parts:
             self._write_group()
         self._close_file()
 
-    def publish(self) -> None:
+    def hand_over(self) -> list[str]:
+        """The names of the files, which are no longer discarded."""
+        paths, self.paths = self.paths, []
+        return [FileSystems.split(path)[1] for path in paths]
+
+    def publish(self, names: Sequence[str]) -> None:
+        """Rename files of these names, unless that was done, the first one last."""
         make_folder(self.folder)
-        for part in reversed(range(len(self.paths))):
-            move(self.paths[part], self.final_path(part))
+        for part in reversed(range(len(names))):
+            move_unless_moved(FileSystems.join(self.temporary_folder, names[part]), self.final_path(part))
 
     def published(self) -> list[str]:
         stem = FileSystems.join(self.folder, self.name)
@@ -120,15 +155,10 @@ class _Parts:
             with FileSystems.open(path) as file:
                 yield pq.read_table(file, columns=list(columns))
 
-    def unpublish(self) -> None:
-        if paths := self.published():
-            FileSystems.delete(paths)
-
     def discard(self) -> None:
         with contextlib.suppress(OSError, pa.ArrowException):
             self._close_file()
-        if paths := matching(*self.paths):
-            FileSystems.delete(paths)
+        remove(*self.paths)
 
     def _pack(self) -> None:
         """Rows as Python objects take ten times the memory that they take as Arrow."""

@@ -76,13 +76,16 @@ def test_a_slice_that_is_none_is_refused(pictures, command, tmp_path):
 @pytest.mark.slow
 def test_slices_at_once_that_are_killed_end_with_each_row_once(tmp_path, words, launcher: Launcher) -> None:
     out = tmp_path / "out"
-    both = [launcher.start(*words, "--slice", f"{number}/2") for number in range(2)]
-    launcher.until_asked(8)
+    both = [launcher.start(*words, "--slice", f"{number}/2", hold_after=12) for number in range(2)]
+    for process in both:
+        launcher.held(process)
+    assert 0 < len(ids(out)) < PICTURES
     # Neither a command for all nor a second one for the same slice may come in between.
     assert launcher.run(*words) == 2
     os.killpg(both[0], signal.SIGKILL)
     launcher.ended(both[0])
     again = launcher.start(*words, "--slice", "0/2")
+    launcher.go_on(both[1])
     assert [launcher.ended(process) for process in (both[1], again)] == [0, 0]
     assert len(ids(out)) == PICTURES
     assert not (out / "_temporary").exists()
@@ -105,10 +108,11 @@ def test_four_slices_that_begin_in_the_same_moment_do_all_of_it_once(tmp_path, w
 
 @pytest.mark.slow
 def test_the_same_slice_twice_at_once_is_refused(tmp_path, words, launcher: Launcher) -> None:
-    first = launcher.start(*words, "--slice", "0/2")
-    launcher.until_asked(1)
+    first = launcher.start(*words, "--slice", "0/2", hold_after=1)
+    launcher.held(first)
     assert launcher.run(*words, "--slice", "0/2") == 2
     assert "is at work there, wait for its end" in launcher.said()
+    launcher.go_on(first)
     assert launcher.ended(first) == 0
 
 
@@ -162,3 +166,26 @@ def test_a_runner_that_is_not_installed_or_is_none_is_told_in_a_line(pictures, c
         words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", runner)
         status, _, said = command(*words)
         assert status == 2 and said.count("\n") == 1
+
+
+DRY = (
+    "--dry_run=True",
+    "--project=some-project",
+    "--region=europe-west4",
+    "--temp_location=gs://some-bucket/temporary",
+)
+
+
+def test_a_dry_run_for_dataflow_starts_nothing_and_leaves_nothing(pictures, command, tmp_path):
+    words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--gpu", "nvidia-l4")
+    status, said, _ = command(*words, "--runner", "DataflowRunner", "--sdk_container_image=workers", *DRY)
+    assert status == 0 and "nothing was started" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_that_would_be_none_is_refused(pictures, command, tmp_path):
+    words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", *DRY)
+    for runner in ("local", "FnApiRunner"):
+        status, _, said = command(*words, "--runner", runner)
+        assert status == 2 and said.count("\n") == 1 and f"{runner} would do all of the work" in said
+    assert not (tmp_path / "out").exists()

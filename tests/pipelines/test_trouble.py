@@ -54,12 +54,11 @@ def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(tmp_path, wo
 
 @pytest.mark.slow
 def test_of_two_commands_at_once_the_second_is_told_to_wait(tmp_path, words, launcher: Launcher) -> None:
-    first = launcher.start(*words)
-    launcher.until_asked(1)
+    first = launcher.start(*words, hold_after=1)
     # However slow it is, it is alive.
-    os.killpg(first, signal.SIGSTOP)
+    launcher.held(first)
     assert launcher.run(*words) == BUSY
-    os.killpg(first, signal.SIGCONT)
+    launcher.go_on(first)
     assert "is at work there, wait for its end" in launcher.said()
     assert launcher.ended(first) == 0
     asked = launcher.asked()

@@ -14,6 +14,7 @@ from PIL import Image
 from moondream_beam.transforms import dedup
 from moondream_beam.transforms.dedup import NameByBytes, Named, forget_names
 from moondream_beam.transforms.fetch import Fetcher
+from moondream_beam.transforms.homes import home_of
 from moondream_beam.transforms.packing import bucket_of, pack
 from moondream_beam.transforms.records import ImageRef
 from moondream_beam.transforms.summary import Count
@@ -70,3 +71,9 @@ def test_a_picture_that_comes_later_is_named_beside_those_that_have_names(refs: 
     assert sorted(named(refs, tmp_path / "out")) == sorted(
         [*before, (sha256(Path(refs[0].uri).read_bytes()).hexdigest(), refs[0])]
     )
+
+
+def test_what_lies_in_a_stream_stays_with_its_neighbours_and_is_not_read(tmp_path: Path) -> None:
+    together = [ImageRef(f"tar:{place}:9:/nowhere.tar.gz#{place}.jpg", "") for place in (512, 2048)]
+    together += [ImageRef(f"parquet:0:{row}:/nowhere.parquet#image/{row + 1}", "") for row in range(2)]
+    assert {ref: name for name, ref in named(together, tmp_path)} == {ref: home_of(ref) for ref in together}

@@ -183,20 +183,23 @@ def test_failures_come_first_and_the_first_data_file_last(out: Path, rows: Rows,
 
 
 @pytest.mark.usefixtures("small_files")
-def test_what_a_dead_attempt_left_half_published_is_replaced(out: Path, rows: Rows, disk: Disk) -> None:
+def test_what_an_attempt_left_half_published_is_finished_by_the_next(out: Path, rows: Rows, disk: Disk) -> None:
     dead = fill(ShardWriter(str(out), "one", 0), *rows(3 * ROWS_AT_ONCE), *rows(2, failed=True))
     disk.broken = f"{FIRST}.parquet"
     with pytest.raises(OSError, match="gone"):
         dead.publish()
     dead.discard()
     left = [f"{part}.parquet" for part in ("data/part-one-00000-1", "data/part-one-00000-2", "errors/part-one-00000")]
-    assert files(out) == left
+    assert [path for path in files(out) if not path.startswith("_temporary/")] == left
+    second = ShardWriter(str(out), "one", 0)
+    with pytest.raises(OSError, match="gone"):
+        second.finish()
     disk.broken = ""
-    second = fill(ShardWriter(str(out), "one", 0), *rows(2))
-    assert not second.is_published
-    assert second.publish()
-    assert files(out) == [f"{FIRST}.parquet"]
-    assert ids(out, "data") == ["a0", "a1"]
+    assert second.finish()
+    assert files(out) == [f"{FIRST}-1.parquet", f"{FIRST}-2.parquet", f"{FIRST}.parquet", left[-1]]
+    assert len(ids(out, "data")) == 3 * ROWS_AT_ONCE
+    assert second.finish()
+    assert not ShardWriter(str(out), "one", 1).finish()
 
 
 def test_a_second_attempt_does_not_replace_what_the_first_published(out: Path, rows: Rows) -> None:
