@@ -42,7 +42,7 @@ def _ledger(asked: int, annotations: int, failures: int, record: Mapping[str, An
     lines.append(
         f"files    {found['data']} in data/ + {found['errors']} in errors/, in {found['files']}: {OUT_OF_BALANCE}"
     )
-    if found["data"] + found["errors"] > asked:
+    if found["data"] + found["errors"] > annotations + failures:
         lines.append(f"cure     look for copies among part-{record['run']}-* in data/ and errors/, and tell us")
     else:
         lines.append("cure     run the same command again: it does what is missing; and tell us")

@@ -12,9 +12,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ..transforms.plan import Count
 from ..transforms.progress import ProgressNotes
-from ..transforms.summary import Summary
+from ..transforms.summary import Count, Summary
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LINES = 10.0

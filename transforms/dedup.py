@@ -1,59 +1,107 @@
-"""Pictures of the same bytes brought together: each is read once more than without, and named by what is in it."""
+"""Pictures of the same bytes brought together: each is read once more than without, and named by what is in it.
+
+A name decides the shard, so a run must never give a picture two: one that could be read the first time and can't the
+second would have a row in each of two shards, or in none. Runners may do again what they did, as Spark and Flink do
+when a worker is lost. So names are written down as they are found, and whoever comes again takes those.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.pvalue import AsSingleton, PCollection
 
 from .fetch import Fetcher
 from .homes import home_of, is_of_a_stream
-from .load import LOAD_THREADS, Fetch
+from .load import LOAD_THREADS
+from .output import is_there, matching, temporary_folder, write_whole
+from .packing import BUCKETS, Packed, unpack_all
 from .records import ImageRef
+from .stop import telling_what_failed
+from .summary import Count
 
-REFS_AT_ONCE = 256
+# Of so many pictures the names are in one file: few enough to be spread over workers, enough to be worth a request.
+NAMES_A_FILE = 500
+REFS_AT_ONCE = 4096
 
 Named = tuple[str, ImageRef]
 
 
-class NameByBytes(beam.DoFn):
-    """References to (sha256 of the bytes, reference), read in threads, in the global window.
+class NameByBytes(beam.PTransform[PCollection[Packed], PCollection[Named]]):
+    """Packs of named references, by bucket, to (sha256 of the bytes, reference), the same in every attempt of a run.
 
     What can't be read is named by its key: it fails where it is annotated, and has its row there. What can only be read
-    together with others stays with them.
+    together with others stays with them. ``counts`` is one ``Count``, which does not change either.
     """
 
-    def __init__(self, fetch: Fetch | None = None) -> None:
-        self.fetch = fetch or Fetcher()
-        self._gathered: list[ImageRef] = []
+    def __init__(self, fetch: Fetcher, output: str, run: str, counts: PCollection[Count]) -> None:
+        super().__init__()
+        self.fetch, self.output, self.run, self.counts = fetch, output, run, counts
 
-    def start_bundle(self) -> None:
-        """Begin with none."""
-        self._gathered = []
+    def expand(self, packs: PCollection[Packed]) -> PCollection[Named]:
+        """Group by the file that the names are in, so that each is read and written by one worker."""
+        return (
+            packs
+            | "By file" >> beam.Map(_by_file, AsSingleton(self.counts)).with_output_types(Packed)
+            | "Group" >> beam.GroupByKey()
+            | "Read" >> beam.FlatMap(name_all, self.fetch, self.output, self.run)
+        )
 
-    def process(self, ref: ImageRef) -> Iterator[Named]:
-        """Read as enough of them have come."""
-        self._gathered.append(ref)
-        if len(self._gathered) == REFS_AT_ONCE:
-            yield from self._names()
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Read the last of them."""
-        yield from map(GlobalWindows.windowed_value, self._names())
-
-    def _names(self) -> list[Named]:
-        gathered, self._gathered = self._gathered, []
+def name_all(group: tuple[int, Iterable[bytes]], fetch: Fetcher, output: str, run: str) -> Iterator[Named]:
+    """The pictures of one file of names, each with its own: as it is written there, or as it is read now."""
+    number, packs = group
+    path = f"{_stem(output, run)}{number}"
+    refs = [ref for _, ref in unpack_all(packs)]
+    names = _read(path) if refs else {}
+    if new := [ref for ref in refs if ref.key not in names]:
+        found: dict[str, str] = {}
         with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="hash") as pool:
-            return list(zip(pool.map(self._name, gathered), gathered, strict=True))
+            for start in range(0, len(new), REFS_AT_ONCE):
+                some = new[start : start + REFS_AT_ONCE]
+                read = pool.map(lambda ref: _name(ref, fetch), some)
+                found.update(zip((ref.key for ref in some), read, strict=True))
+        with telling_what_failed(output):
+            # Another attempt may have been quicker, and what it wrote may have been used.
+            names = {**found, **_read(path)}
+            write_whole(output, path, json.dumps(names).encode())
+    for ref in refs:
+        yield names[ref.key], ref
 
-    def _name(self, ref: ImageRef) -> str:
-        if ref.problem or is_of_a_stream(ref):
-            return home_of(ref)
-        try:
-            return sha256(self.fetch(ref.uri)).hexdigest()
-        except (OSError, ValueError):
-            return ref.key
+
+def forget_names(output: str, run: str) -> None:
+    """Remove the names of a run that has ended."""
+    if paths := matching(f"{_stem(output, run)}*"):
+        FileSystems.delete(paths)
+
+
+def _by_file(packed: Packed, count: Count) -> Packed:
+    bucket, pack = packed
+    return bucket % max(1, min(BUCKETS, math.ceil(count.pictures / NAMES_A_FILE))), pack
+
+
+def _stem(output: str, run: str) -> str:
+    return FileSystems.join(temporary_folder(output), f"{run}.names-")
+
+
+def _read(path: str) -> dict[str, str]:
+    if not is_there(path):
+        return {}
+    with FileSystems.open(path) as file:
+        names: dict[str, str] = json.loads(file.read())
+    return names
+
+
+def _name(ref: ImageRef, fetch: Fetcher) -> str:
+    if ref.problem or is_of_a_stream(ref):
+        return home_of(ref)
+    try:
+        return sha256(fetch(ref.uri)).hexdigest()
+    except (OSError, ValueError):
+        return ref.key

@@ -11,7 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .output import matching
+from .output import Reader, matching
 from .packing import Packed, bucket_of, pack, unpack_all
 from .slices import go_together, run_of_file
 
@@ -54,6 +54,10 @@ class PackIds(beam.DoFn):
     def __init__(self, with_files: bool) -> None:
         self.with_files = with_files
 
+    def setup(self) -> None:
+        """One client for all files."""
+        self._reader = Reader()
+
     def start_bundle(self) -> None:
         """Begin with nothing."""
         self._buckets: dict[int, dict[str, bytearray]] = {}
@@ -62,7 +66,7 @@ class PackIds(beam.DoFn):
     def process(self, path: str) -> Iterator[Packed]:
         """Read one file; pack what is held when that has become much."""
         failed_in = path if self.with_files and FileSystems.split(path)[0].rstrip("/\\").endswith("errors") else ""
-        for keys, names in read_ids(path):
+        for keys, names in read_ids(path, self._reader):
             for key, name in zip(keys, names, strict=True):
                 try:
                     number, id = bucket_of(key), short(name)
@@ -113,8 +117,8 @@ def list_parts(output: str, but_of: str) -> list[str]:
     ]
 
 
-def read_ids(path: str) -> Iterator[tuple[list[str], list[str]]]:
+def read_ids(path: str, reader: Reader) -> Iterator[tuple[list[str], list[str]]]:
     """The keys of the pictures and the ids of the rows of a published file, a batch at a time."""
-    with FileSystems.open(path) as file:
+    with reader.open(path) as file:
         for batch in pq.ParquetFile(file).iter_batches(IDS_AT_ONCE, columns=["key", "id"]):
             yield batch["key"].to_pylist(), batch["id"].to_pylist()

@@ -18,16 +18,17 @@ from apache_beam.utils.shared import Shared
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from .annotate import annotate, check_tasks, share_annotator
 from .card import describe, record_path, write_card, write_record
+from .dedup import forget_names
 from .fetch import Fetcher
 from .lease import give_up, held, lost
 from .output import anchor, is_there
 from .paid import Noted, keep_beside, stopping_when_refused
-from .plan import Count, PlanShards, Shard
+from .plan import PlanShards, Shard
 from .progress import ProgressNotes
 from .published import CountPublished, Published
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_what_failed
-from .summary import Summary, sum_summaries
+from .summary import Count, Summary, sum_summaries
 from .write import ShardWriter, check_kept
 
 SHARD_SIZE = 1000
@@ -102,12 +103,11 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[dict[str, Any]]:
         """Only paths and rows of sums go from stage to stage."""
         plan = refs | "Plan" >> self.plan
-        noted = plan.counts | "Note the plan" >> beam.Map(_note_plan, self.output, self.job.run)
         summary = (
             plan.shards
             | "Annotate shards"
             >> beam.ParDo(
-                _AnnotateShard(self.job, self.output, self.max_failure_rate, self.fetch), AsSingleton(noted)
+                _AnnotateShard(self.job, self.output, self.max_failure_rate, self.fetch), AsSingleton(plan.counts)
             ).with_resource_hints(**self.hints)
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
         )
@@ -182,12 +182,6 @@ def new_run() -> str:
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
 
 
-def _note_plan(count: Count, output: str, run: str) -> Count:
-    with telling_what_failed(output):
-        ProgressNotes(output, run).plan(count)
-    return count
-
-
 def balances(count: Count, told: Summary, found: Published) -> bool | None:
     """Whether each request has one row, as the workers told and as the files say; None where nobody could count."""
     if found.uncounted:
@@ -216,6 +210,7 @@ def _record(
         "wall_seconds": round(time.time() - started, 3),
     }
     with telling_what_failed(output):
+        forget_names(output, job.run)
         write_card(output, job.columns)
         write_record(output, job.run, record)
     give_up(output, job.run)

@@ -18,8 +18,11 @@ from .fetch import Fetcher
 from .homes import home_of, in_order
 from .lease import claim
 from .packing import PackBy, Packed, Packer, bucket_of, number_of_ref, pack, unpack, unpack_all
+from .progress import ProgressNotes
 from .records import ImageRef, Job
 from .retry import forget
+from .stop import telling_what_failed
+from .summary import Count, sum_counts
 
 Shard = tuple[int, Iterable[ImageRef]]
 FORGET = "forget"
@@ -30,18 +33,6 @@ class Plan(NamedTuple):
 
     shards: PCollection[Shard]
     counts: PCollection[Count]
-
-
-class Count(NamedTuple):
-    """How much there is to do: pictures with something left, their requests, and requests already in the output.
-
-    Of those to do, ``retried`` have failed before.
-    """
-
-    pictures: int = 0
-    pending: int = 0
-    done: int = 0
-    retried: int = 0
 
 
 class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
@@ -72,24 +63,27 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         wanted = refs | "Pack references" >> beam.ParDo(PackBy(number_of_ref)).with_output_types(Packed)
         left = (wanted, self._done(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
         left = left | "What is left" >> beam.ParDo(_Leave(self.job)).with_outputs(FORGET, main="left")
-        counts = left["left"] | "Their counts" >> beam.Map(lambda left: left[1])
-        counts = counts | "Count" >> beam.CombineGlobally(sum_counts)
+        counts = (
+            left["left"]
+            | "Their counts" >> beam.Map(lambda left: left[1])
+            | "Count" >> beam.CombineGlobally(sum_counts)
+            | "Note" >> beam.Map(_note, self.output, self.job.run)
+        )
         forgotten = (
             left[FORGET]
             | "By file" >> beam.GroupByKey()
             | "Forget failures" >> beam.Map(lambda file, output: forget(output, *file), self.output)
             | "Forgotten" >> beam.CombineGlobally(sum)
         )
-        named = left["left"] | "References" >> beam.Map(lambda left: left[0]).with_output_types(bytes)
+        named = left["left"] | "References" >> beam.Map(lambda left: left[0]).with_output_types(Packed)
         if self.dedup:
-            named = named | "Spread" >> beam.Reshuffle() | "Each" >> beam.FlatMap(unpack)
-            named = named | "Name by bytes" >> beam.MapTuple(lambda _, ref: ref) | beam.ParDo(NameByBytes(self.dedup))
+            named = named | "Name by bytes" >> NameByBytes(self.dedup, self.output, self.job.run, counts)
             named = named | "Pack names" >> beam.ParDo(PackBy(_number_of_named)).with_output_types(Packed)
-            named = named | "Packs" >> beam.Values()
         # Nothing is asked again before its old row is gone.
         sides = (AsSingleton(counts), self.shard_size, self.min_shards, AsSingleton(forgotten))
         shards = (
             named
+            | "Packs" >> beam.Values()
             | "Draw shards" >> beam.ParDo(_Draw(), *sides).with_output_types(Packed)
             | "Group into shards" >> beam.GroupByKey()
             | "Unpack" >> beam.MapTuple(lambda number, packs: (number, sorted(unpack_all(packs), key=in_order)))
@@ -114,7 +108,7 @@ class _Leave(beam.DoFn):
         self.job = job
 
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
-        _, (packs, done_packs) = group
+        number, (packs, done_packs) = group
         same: dict[str, list[ImageRef]] = {}
         for ref in unpack_all(packs):
             same.setdefault(ref.key, []).append(ref)
@@ -131,7 +125,7 @@ class _Leave(beam.DoFn):
             counts.append(Count(bool(left), len(left), len(asked) - len(left), len(again.keys() & left.keys())))
             if left:
                 named.append((home_of(ref), ref.asking(tuple(left.values()))))
-        yield pack(named), sum_counts(counts)
+        yield (number, pack(named)), sum_counts(counts)
 
 
 class _Draw(beam.DoFn):
@@ -153,6 +147,12 @@ def _claim(output: str, run: str) -> str:
     return output
 
 
+def _note(count: Count, output: str, run: str) -> Count:
+    """How many shards there are hangs on it: of a run that is planned anew the first plan counts."""
+    with telling_what_failed(output):
+        return ProgressNotes(output, run).plan(count)
+
+
 def _number_of_named(named: Named) -> int:
     return bucket_of(named[0])
 
@@ -166,11 +166,6 @@ def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef:
             asked.setdefault(task, ref.columns_of(task))
     columns = tuple(asked.values()) if any(asked.values()) else ()
     return same[0]._replace(tasks=tuple(asked), columns=columns)
-
-
-def sum_counts(counts: Iterable[Count]) -> Count:
-    """The sum of counts, field by field."""
-    return Count(*(sum(column) for column in zip(Count(), *counts, strict=True)))
 
 
 def shard_of(name: str, count: Count, shard_size: int, min_shards: int) -> int:

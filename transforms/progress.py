@@ -15,8 +15,7 @@ from pathlib import Path
 from apache_beam.io.filesystems import FileSystems
 
 from .output import is_local, is_there, temporary_folder, write_whole
-from .plan import Count
-from .summary import Summary, sum_summaries
+from .summary import Count, Summary, sum_summaries
 
 SECONDS_BETWEEN_NOTES = 0.5
 PLAN_NOTE = "plan.json"
@@ -30,12 +29,15 @@ class ProgressNotes:
         self.folder = Path(temporary_folder(output), f"{run}.notes") if is_local(output) else None
         self._last = 0.0
 
-    def plan(self, count: Count) -> None:
-        """Note how much the run has to do."""
+    def plan(self, count: Count) -> Count:
+        """Note how much the run has to do, unless an earlier attempt of it has noted that; what is noted."""
+        if (noted := self.read_plan()) is not None:
+            return noted
         if self.folder:
             self._write(PLAN_NOTE, count)
         else:
             write_whole(self.output, self.far_plan, json.dumps(count).encode())
+        return count
 
     def read_plan(self) -> Count | None:
         """What was planned, wherever the output is; None: not planned yet, or the run has ended."""

@@ -13,7 +13,7 @@ from apache_beam.pvalue import PCollection
 
 from ..models.tasks import Fault
 from .lease import signalling
-from .output import matching
+from .output import Reader, matching
 from .patience import FetchError, Patience
 from .slices import run_of_file
 from .summary import Summary
@@ -66,9 +66,9 @@ def files_of(output: str, run: str) -> list[str]:
 
 def count_rows(paths: Sequence[str], patience: Patience) -> Published:
     """The rows in these files; ``uncounted`` if one of them can't be read, after some patience."""
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="count")
+    pool, reader = ThreadPoolExecutor(THREADS, thread_name_prefix="count"), Reader()
     try:
-        rows = list(pool.map(lambda path: _patiently(lambda: _rows(path), path, patience), paths))
+        rows = list(pool.map(lambda path: _patiently(lambda: _rows(path, reader), path, patience), paths))
     except FetchError as error:
         return Published(uncounted=str(error))
     finally:
@@ -105,8 +105,8 @@ def _counted(found: list[str] | Published, output: str, run: str, patience: Pati
         return count_rows(found, patience)
 
 
-def _rows(path: str) -> int:
-    with FileSystems.open(path, compression_type="uncompressed") as file:
+def _rows(path: str, reader: Reader) -> int:
+    with reader.open(path) as file:
         return int(pq.ParquetFile(file).metadata.num_rows)
 
 

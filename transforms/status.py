@@ -17,9 +17,9 @@ from apache_beam.io.filesystems import FileSystems
 from .dataset import read_records
 from .lease import at_work
 from .output import anchor, matching
-from .plan import Count
 from .progress import ProgressNotes
 from .slices import run_of_file
+from .summary import Count
 
 State = Literal["running", "ended", "stopped"]
 

@@ -1,4 +1,4 @@
-"""What a shard, and a whole run, amounted to: sums over rows."""
+"""How much there was to do, and what a shard, and a whole run, amounted to: sums over pictures and rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from .records import Annotation, Row
 
 SUMMED_COLUMNS = ("input_tokens", "output_tokens", "timings", "hosted")
 BILLED_COLUMNS = ("hosted",)
+
+
+class Count(NamedTuple):
+    """How much there is to do: pictures with something left, their requests, and requests already in the output.
+
+    Of those to do, ``retried`` have failed before.
+    """
+
+    pictures: int = 0
+    pending: int = 0
+    done: int = 0
+    retried: int = 0
 
 
 class Summary(NamedTuple):
@@ -80,3 +92,8 @@ def _billed(table: pa.Table) -> dict[str, Any]:
 def sum_summaries(summaries: Iterable[Summary]) -> Summary:
     """The sum of many, field by field."""
     return Summary(*(sum(column) for column in zip(Summary(), *summaries, strict=True)))
+
+
+def sum_counts(counts: Iterable[Count]) -> Count:
+    """The sum of counts, field by field."""
+    return Count(*(sum(column) for column in zip(Count(), *counts, strict=True)))

@@ -21,8 +21,8 @@ from moondream_beam.models.tasks import Caption
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.transforms.job import _AnnotateShard
 from moondream_beam.transforms.lease import claimed
-from moondream_beam.transforms.plan import Count
 from moondream_beam.transforms.records import ImageRef, Job
+from moondream_beam.transforms.summary import Count
 
 PICTURES, BUSY = 60, 2
 

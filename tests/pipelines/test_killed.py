@@ -17,8 +17,9 @@ from launcher import Launcher
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.tasks import Caption, Query, Sampling
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
-from moondream_beam.transforms.plan import Count, shard_of
+from moondream_beam.transforms.plan import shard_of
 from moondream_beam.transforms.records import ImageRef, Job
+from moondream_beam.transforms.summary import Count
 
 PICTURES, SHARD_SIZE, KILLS, BATCH = 125, 5, 10, 32
 QUESTIONS = tuple(f"What colour is shape number {number}?" for number in range(15))

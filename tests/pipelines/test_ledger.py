@@ -6,9 +6,8 @@ import pytest
 
 from moondream_beam.pipelines.ledger import balance_sheet, exit_status
 from moondream_beam.transforms.job import balances
-from moondream_beam.transforms.plan import Count
 from moondream_beam.transforms.published import Published
-from moondream_beam.transforms.summary import Summary
+from moondream_beam.transforms.summary import Count, Summary
 
 
 def record(annotations: int, failures: int, done: int = 0, **published: object) -> dict:

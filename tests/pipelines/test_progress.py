@@ -9,9 +9,8 @@ import pytest
 
 from moondream_beam.pipelines import progress
 from moondream_beam.pipelines.progress import rates, show_progress
-from moondream_beam.transforms.plan import Count
 from moondream_beam.transforms.progress import ProgressNotes
-from moondream_beam.transforms.summary import Summary
+from moondream_beam.transforms.summary import Count, Summary
 
 
 def test_rates_tell_the_bill_in_dollars_or_in_units_or_not_at_all():

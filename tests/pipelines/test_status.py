@@ -13,8 +13,8 @@ from rows import NOW
 from moondream_beam.pipelines.status import keep_telling, told
 from moondream_beam.transforms.card import write_record
 from moondream_beam.transforms.lease import claimed
-from moondream_beam.transforms.plan import Count
 from moondream_beam.transforms.status import RunStatus, Watch
+from moondream_beam.transforms.summary import Count
 
 RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from pipes import collect
 
@@ -11,32 +12,68 @@ import pytest
 from PIL import Image
 
 from moondream_beam.transforms import dedup
-from moondream_beam.transforms.dedup import NameByBytes
+from moondream_beam.transforms.dedup import NameByBytes, Named, forget_names
+from moondream_beam.transforms.fetch import Fetcher
 from moondream_beam.transforms.homes import home_of
+from moondream_beam.transforms.packing import bucket_of, pack
 from moondream_beam.transforms.records import ImageRef
+from moondream_beam.transforms.summary import Count
 
 
 @pytest.fixture
 def refs(tmp_path: Path) -> list[ImageRef]:
     """Thirty files of three pictures."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for index in range(30):
-        Image.new("RGB", (1 + index % 3, 2), "red").save(tmp_path / f"{index:02}.png")
-    return [ImageRef(str(path), path.name) for path in sorted(tmp_path.iterdir())]
+        Image.new("RGB", (1 + index % 3, 2), "red").save(photos / f"{index:02}.png")
+    return [ImageRef(str(path), path.name) for path in sorted(photos.iterdir())]
+
+
+def named(refs: list[ImageRef], out: Path) -> list[Named]:
+    def build(pipeline: beam.Pipeline) -> beam.PCollection:
+        packs = pipeline | beam.Create([(bucket_of(ref.key), pack([("", ref)])) for ref in refs])
+        counts = pipeline | "Counts" >> beam.Create([Count(pictures=len(refs))])
+        return packs | NameByBytes(Fetcher(), str(out), "run", counts)
+
+    return collect(build)
 
 
 def test_pictures_are_named_by_their_bytes_and_what_cant_be_read_by_its_place(
-    refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch
+    refs: list[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dedup, "REFS_AT_ONCE", 7)
     gone = ImageRef("/nowhere.jpg", "")
-    named = collect(lambda pipeline: pipeline | beam.Create([*refs, gone]) | beam.ParDo(NameByBytes()))
-    assert sorted(ref for _, ref in named) == sorted([*refs, gone])
-    assert Counter(Counter(name for name, _ in named).values()) == {10: 3, 1: 1}
-    assert {ref: name for name, ref in named}[gone] == gone.key
+    found = named([*refs, gone], tmp_path / "out")
+    assert sorted(ref for _, ref in found) == sorted([*refs, gone])
+    assert Counter(Counter(name for name, _ in found).values()) == {10: 3, 1: 1}
+    assert {ref: name for name, ref in found}[gone] == gone.key
 
 
-def test_what_lies_in_a_stream_stays_with_its_neighbours_and_is_not_read() -> None:
+def test_a_name_once_found_stays_whatever_can_be_read_later(
+    refs: list[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dedup, "NAMES_A_FILE", 8)
+    out, late = tmp_path / "out", tmp_path / "late.png"
+    before = named([*refs, ImageRef(str(late), "late.png")], out)
+    assert len(list((out / "_temporary").glob("run.names-*"))) == 4
+    late.write_bytes(Path(refs[0].uri).read_bytes())
+    for ref in refs[::2]:
+        Path(ref.uri).unlink()
+    assert sorted(named([*refs, ImageRef(str(late), "late.png")], out)) == sorted(before)
+    forget_names(str(out), "run")
+    assert list((out / "_temporary").iterdir()) == []
+    assert sorted(named(refs, out)) != sorted(before)
+
+
+def test_a_picture_that_comes_later_is_named_beside_those_that_have_names(refs: list[ImageRef], tmp_path: Path) -> None:
+    before = named(refs[1:], tmp_path / "out")
+    assert sorted(named(refs, tmp_path / "out")) == sorted(
+        [*before, (sha256(Path(refs[0].uri).read_bytes()).hexdigest(), refs[0])]
+    )
+
+
+def test_what_lies_in_a_stream_stays_with_its_neighbours_and_is_not_read(tmp_path: Path) -> None:
     together = [ImageRef(f"tar:{place}:9:/nowhere.tar.gz#{place}.jpg", "") for place in (512, 2048)]
     together += [ImageRef(f"parquet:0:{row}:/nowhere.parquet#image/{row + 1}", "") for row in range(2)]
-    named = collect(lambda pipeline: pipeline | beam.Create(together) | beam.ParDo(NameByBytes()))
-    assert {ref: name for name, ref in named} == {ref: home_of(ref) for ref in together}
+    assert {ref: name for name, ref in named(together, tmp_path)} == {ref: home_of(ref) for ref in together}

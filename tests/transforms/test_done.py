@@ -58,6 +58,7 @@ def test_failures_are_told_with_their_files_where_that_is_wanted(tmp_path: Path)
 def test_so_many_are_held_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDS_HELD", 20)
     step = PackIds(with_files=False)
+    step.setup()
     step.start_bundle()
     packs = [list(step.process(publish(tmp_path, "data", range(9 * turn, 9 * turn + 9)))) for turn in range(4)]
     assert [sum(len(found([pack])[0]) for _, pack in some) for some in packs] == [0, 0, 27, 0]

@@ -10,9 +10,9 @@ from moondream_beam.transforms.card import write_card
 from moondream_beam.transforms.dataset import Dataset
 from moondream_beam.transforms.gallery import choose
 from moondream_beam.transforms.lease import at_work, claimed
-from moondream_beam.transforms.plan import Count
 from moondream_beam.transforms.progress import ProgressNotes
 from moondream_beam.transforms.status import Watch
+from moondream_beam.transforms.summary import Count
 from moondream_beam.transforms.write import ShardWriter
 
 pytestmark = pytest.mark.slow

@@ -21,11 +21,11 @@ from moondream_beam.transforms import job as module
 from moondream_beam.transforms.annotate import Annotate, annotate
 from moondream_beam.transforms.job import AnnotateToParquet
 from moondream_beam.transforms.lease import claim
-from moondream_beam.transforms.plan import Count, shard_of
+from moondream_beam.transforms.plan import shard_of
 from moondream_beam.transforms.read import ReadImages, list_images
 from moondream_beam.transforms.records import ImageRef
 from moondream_beam.transforms.stop import StoppedError
-from moondream_beam.transforms.summary import Summary
+from moondream_beam.transforms.summary import Count, Summary
 
 TASKS = (Caption(), Detect("dog"))
 

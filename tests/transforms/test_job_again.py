@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from pipes import collect
 from typing import Any
@@ -14,16 +16,16 @@ import pytest
 from echo import Echo
 from PIL import Image
 
-from moondream_beam.models.tasks import Caption, Detect, Query, Sampling
+from moondream_beam.models.tasks import Caption, Detect, Outcome, Query, Request, Sampling
 from moondream_beam.transforms import job as module
 from moondream_beam.transforms import progress, stop
+from moondream_beam.transforms.fetch import Fetcher
 from moondream_beam.transforms.job import AnnotateToParquet
 from moondream_beam.transforms.lease import claim
-from moondream_beam.transforms.plan import Count
 from moondream_beam.transforms.progress import ProgressNotes
 from moondream_beam.transforms.read import ReadImages
 from moondream_beam.transforms.stop import stop_reason
-from moondream_beam.transforms.summary import Summary
+from moondream_beam.transforms.summary import Count, Summary
 
 TASKS = (Caption(), Detect("dog"))
 
@@ -130,6 +132,63 @@ def test_pictures_of_the_same_bytes_are_asked_once_a_run_where_that_is_wanted(tm
         return sorted((row["id"], row["caption"], str(row["objects"])) for row in rows(out / kind, "data"))
 
     assert told("with") == told("without")
+
+
+@dataclass(frozen=True)
+class DiesLater(Echo):
+    """Dies in the third shard, whichever that is."""
+
+    out: str = ""
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        if len(list(Path(self.out, "data").glob("*.parquet"))) == 2:
+            raise RuntimeError("echo died")
+        yield from super().answer(requests)
+
+
+class Flickering(Fetcher):
+    """Finds none of the pictures for a while: each ``lost`` file is there no more after one look at it."""
+
+    def __init__(self, lost: Path) -> None:
+        super().__init__()
+        self.lost = lost
+
+    def __call__(self, uri: str) -> bytes:
+        with contextlib.suppress(FileNotFoundError):
+            (self.lost / Path(uri).name).unlink()
+            raise ConnectionError("for once")
+        return super().__call__(uri)
+
+
+def test_planned_anew_while_pictures_cant_be_read_a_run_asks_none_of_them_twice(tmp_path: Path, out: Path) -> None:
+    photos, lost = tmp_path / "copies", tmp_path / "lost"
+    photos.mkdir()
+    lost.mkdir()
+    for index in range(40):
+        Image.new("RGB", (1 + index % 20, 2)).save(photos / f"{index}.png")
+    options = {"shard_size": 4, "dedup": True, "run": "one", "fetch": Flickering(lost)}
+    with pytest.raises(Exception, match="echo died"):
+        run(photos, out, by=DiesLater(out=str(out)), **options)
+    assert 0 < len(ids(out)) < 80
+    # As when a runner loses what a lost worker had planned, and plans anew.
+    for index in range(0, 40, 2):
+        (lost / f"{index}.png").touch()
+    counts = run(photos, out, **options)
+    assert counts["annotations"] + counts["failures"] == len(ids(out)) == 80
+
+
+def test_planned_anew_with_more_pictures_than_before_a_run_keeps_to_its_shards(photos: Path, out: Path) -> None:
+    with pytest.raises(Exception, match="echo died"):
+        run(photos, out, by=DiesLater(out=str(out)), shard_size=2, run="one")
+    before = ids(out)
+    assert before
+    for width in range(11, 31):
+        Image.new("RGB", (width, 2)).save(photos / f"{width}.png")
+    job = AnnotateToParquet(TASKS, Echo(), str(out), shard_size=2, run="one")
+    collect(lambda pipeline: pipeline | ReadImages(str(photos)) | job)
+    assert set(before) < set(ids(out))
+    run(photos, out)
+    assert len(ids(out)) == 64
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from rows import annotation, failure
 
 from moondream_beam.models.tasks import Caption, Detect, Query
 from moondream_beam.transforms.done import list_parts
-from moondream_beam.transforms.plan import Count, PlanShards, merge, shard_of, sum_counts
+from moondream_beam.transforms.plan import PlanShards, merge, shard_of
 from moondream_beam.transforms.records import ImageRef, Job
+from moondream_beam.transforms.summary import Count, sum_counts
 from moondream_beam.transforms.write import ShardWriter
 
 TASKS = (Caption(), Query("Why?"))

@@ -8,9 +8,10 @@ import pytest
 
 from moondream_beam.transforms.done import list_parts
 from moondream_beam.transforms.lease import TakenError, claimed
-from moondream_beam.transforms.plan import Count, shard_of
+from moondream_beam.transforms.plan import shard_of
 from moondream_beam.transforms.records import ImageRef
 from moondream_beam.transforms.slices import Slice, go_together, run_of_file
+from moondream_beam.transforms.summary import Count
 
 REFS = [ImageRef(f"/pictures/{number}.png", f"{number}.png") for number in range(2000)]
 

@@ -11,10 +11,9 @@ from rows import NOW, annotation, failure
 from moondream_beam.transforms import status
 from moondream_beam.transforms.card import write_record
 from moondream_beam.transforms.lease import at_work, claimed
-from moondream_beam.transforms.plan import Count
 from moondream_beam.transforms.progress import ProgressNotes
 from moondream_beam.transforms.status import Watch
-from moondream_beam.transforms.summary import Summary
+from moondream_beam.transforms.summary import Count, Summary
 
 RUN = "20300102T030400-abcd"
 

@@ -1,0 +1,38 @@
+"""Seconds that a run takes at its end to count the rows in the files that it published.
+
+``python benchmarks/counting.py 1000``: so many files, of a thousand rows each, on this disk.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moondream_beam.transforms.patience import Patience
+from moondream_beam.transforms.published import count_rows, files_of
+from moondream_beam.transforms.records import ANNOTATION_SCHEMA
+
+ROWS = 1000
+
+
+def main(files: int) -> None:
+    """Write them, count them, print a line."""
+    digests = pa.array([f"{row:064x}" for row in range(ROWS)])
+    table = pa.table(dict.fromkeys(ANNOTATION_SCHEMA.names, digests))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "data").mkdir()
+        for shard in range(files):
+            pq.write_table(table, Path(folder, "data", f"part-run-{shard:05}.parquet"), compression="zstd")
+        started, of_core = time.perf_counter(), time.process_time()
+        found = count_rows(files_of(folder, "run"), Patience())
+        seconds, of_core = time.perf_counter() - started, time.process_time() - of_core
+    print(f"{found.data:,} rows in {found.files:,} files: {seconds:.2f} s, {of_core:.2f} s of a core")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
