@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,52 +18,44 @@ ADDRESSES = {"driver": "10.77.0.1", "pool": "10.77.0.2"}
 RUN = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
 
 
-def unavailable() -> str | None:
-    """Why there can be no such hosts here, if so."""
-    missing = [name for name in ("ip", "unshare") if not shutil.which(name)]
-    if missing:
-        return f"there is no {missing[0]}"
-    made = subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], stderr=subprocess.PIPE, text=True)
-    return made.stderr.strip() if made.returncode else None
-
-
 @contextmanager
 def two_hosts(folder: Path) -> Iterator[dict[str, list[str]]]:
-    """The words before a command that let it run on one of them, by its name, in the same process."""
+    """The words before a command that let it run on one of them, by its name, in the same process.
+
+    Raises:
+        OSError: there can be no such hosts here.
+    """
     names = {host: f"{host}-{os.getpid()}" for host in ADDRESSES}
     hosts = folder / "hosts"
     hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in ADDRESSES.items()))
     try:
         for name in names.values():
-            ip("netns", "add", name)
-        ip(
-            "link",
-            "add",
-            "wire",
-            "netns",
-            names["driver"],
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "wire",
-            "netns",
-            names["pool"],
-        )
+            run("ip", "netns", "add", name)
+        one, other = (("name", "wire", "netns", name) for name in names.values())
+        run("ip", "link", "add", *one, "type", "veth", "peer", *other)
         for host, name in names.items():
-            ip("-n", name, "address", "add", f"{ADDRESSES[host]}/24", "dev", "wire")
+            run("ip", "-n", name, "address", "add", f"{ADDRESSES[host]}/24", "dev", "wire")
             for device in ("lo", "wire"):
-                ip("-n", name, "link", "set", device, "up")
+                run("ip", "-n", name, "link", "set", device, "up")
         inside = ["unshare", "--uts", "--mount", "sh", "-c", RUN, "sh"]
-        yield {host: ["ip", "netns", "exec", name, *inside, host, str(hosts)] for host, name in names.items()}
+        before = {host: ["ip", "netns", "exec", name, *inside, host, str(hosts)] for host, name in names.items()}
+        run(*before["driver"], "true")
+        yield before
     finally:
         for name in names.values():
-            subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
+            with contextlib.suppress(OSError):
+                run("ip", "netns", "delete", name)
 
 
-def ip(*words: str) -> None:
-    """Run the program that makes networks."""
-    subprocess.run(["ip", *words], check=True)
+def run(*words: str) -> None:
+    """Run a command that must succeed.
+
+    Raises:
+        OSError: it does not.
+    """
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise OSError(done.stderr.strip())
 
 
 @contextmanager

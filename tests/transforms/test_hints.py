@@ -19,6 +19,7 @@ from moondream_beam.models.tasks import Query
 from moondream_beam.pipelines.annotate import build
 from moondream_beam.pipelines.cli import build_parser
 
+urns = common_urns.primitives
 GPU = {
     "accelerator": "type:nvidia-l4;count:1;install-nvidia-driver",
     "min_ram": "16GB",
@@ -85,7 +86,7 @@ def stages(proto: Any) -> list[translations.Stage]:
     _, made = translations.create_and_optimize_stages(
         proto,
         phases=[translations.annotate_downstream_side_inputs, translations.lift_combiners, translations.greedily_fuse],
-        known_runner_urns=frozenset([common_urns.primitives.IMPULSE.urn, common_urns.primitives.GROUP_BY_KEY.urn]),
+        known_runner_urns=frozenset([urns.IMPULSE.urn, urns.GROUP_BY_KEY.urn]),
     )
     return list(made)
 
@@ -99,7 +100,7 @@ def test_only_the_step_with_the_model_has_hints_and_is_a_stage_of_its_own(tmp_pa
     assert names
     # Of what is in the stage with the model, nothing is of another step: pixels don't leave it, and only paths came in.
     (stage,) = [stage for stage in stages(proto) if any(one.unique_name in names for one in stage.transforms)]
-    own = [one.unique_name for one in stage.transforms if one.spec.urn == common_urns.primitives.PAR_DO.urn]
+    own = [one.unique_name for one in stage.transforms if one.spec.urn == urns.PAR_DO.urn]
     assert own and set(own) <= set(names)
 
 
@@ -130,8 +131,12 @@ def test_no_step_asks_for_what_flink_and_spark_lack(tmp_path, kind):
         common_urns.requirements.REQUIRES_SPLITTABLE_DOFN.urn,
     }
     assert not lacking & set(proto.requirements)
+    known = {urns.PAR_DO.urn, urns.FLATTEN.urn, urns.IMPULSE.urn, urns.GROUP_BY_KEY.urn}
     for step in proto.components.transforms.values():
-        if step.spec.urn == common_urns.primitives.PAR_DO.urn:
+        # One without steps of its own that gives what it took is nothing to run.
+        if not step.subtransforms and set(step.outputs.values()) - set(step.inputs.values()):
+            assert step.spec.urn in known, step.unique_name
+        if step.spec.urn == urns.PAR_DO.urn:
             payload = beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload)
             assert not payload.state_specs and not payload.timer_family_specs, step.unique_name
             assert not payload.restriction_coder_id, step.unique_name
