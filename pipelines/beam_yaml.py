@@ -67,7 +67,8 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
 
     Args:
         path: a .csv, .tsv, .jsonl, .ndjson or .parquet, a glob of such, or a list; on disk or in a bucket.
-        uri_column: where the picture lies.
+        uri_column: where the picture lies; url unless there is an image_column.
+        image_column: of Parquet, the pictures themselves: bytes, or bytes and a path.
         filename_column: what it is called; else the end of its URI.
         columns: those that become fields.
 
@@ -78,14 +79,19 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
     def __init__(
         self,
         path: str | Sequence[str],
-        uri_column: str = "url",
+        uri_column: str | None = None,
         filename_column: str | None = None,
         columns: Sequence[str] = (),
+        image_column: str | None = None,
     ) -> None:
         super().__init__()
         paths = texts_of("path", path)
+        if not paths:
+            raise ValueError("path: there is no manifest")
         # A reference keeps columns beside what is asked of it: here something stands for that.
-        found = manifest.Columns(uri_column, filename_column, (Query(),))
+        if image_column is None:
+            uri_column = uri_column or "url"
+        found = manifest.Columns(uri_column, filename_column, (Query(),), image=image_column)
         found = manifest.check_columns(paths, found, texts_of("columns", columns))
         self.manifests, self.rows = manifest.ReadManifests(paths, found), RefsToRows(found.kept)
 

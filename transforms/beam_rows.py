@@ -23,7 +23,7 @@ from ..models.tasks import Task
 from .output import matching
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema
 from .templates import fill, literal, named_columns
-from .uris import TAR, basename, check_uri, is_path, scheme_of
+from .uris import INSIDE, basename, check_uri, is_path, scheme_of
 
 URI, FILENAME, PROBLEM = "uri", "filename", "problem"
 REF_SCHEMA = pa.schema(
@@ -169,7 +169,7 @@ def to_ref(row: Any, asked: Asked, base: str) -> ImageRef:
     filename = values[FILENAME] or basename(uri)
     tasks: tuple[Task, ...] = ()
     try:
-        if not problem and scheme_of(uri) != TAR:
+        if not problem and scheme_of(uri) not in INSIDE:
             check_uri(uri)
             uri = os.path.join(base, uri) if is_path(uri) else uri
         if named or kept:

@@ -12,10 +12,10 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..models.tasks import Task
-from .archives import home_of, in_order
 from .dedup import NameByBytes, Named
 from .done import PackIds, found, list_parts, short
 from .fetch import Fetcher
+from .homes import home_of, in_order
 from .lease import claim
 from .packing import PackBy, Packed, Packer, bucket_of, number_of_ref, pack, unpack, unpack_all
 from .records import ImageRef, Job

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -86,6 +87,20 @@ def test_the_example_writes_a_row_for_each_task_on_each_picture_and_errors_apart
     errors = lines("out/errors-*")
     assert [(row["filename"], row["stage"]) for row in errors] == [("broken.jpg", "decode")] * 3
     assert len({row["id"] for row in [*rows, *errors]}) == len(rows) + len(errors)
+
+
+def test_pictures_may_stand_in_a_column_of_parquet():
+    cells = [{"bytes": Path("pictures", name).read_bytes(), "path": name} for name in ("a.png", "b.jpg", "broken.jpg")]
+    pq.write_table(pa.table({"image": cells, "label": ["x", "y", "z"]}), "list.parquet")
+    config = {"path": "list.parquet", "image_column": "image", "columns": ["label"]}
+    rows, errors = annotate({"type": "ReadManifest", "config": config}, tasks=["Is it {label}?"], keep_fields=["label"])
+    assert {(row["filename"], row["prompt"], row["label"]) for row in rows} == {
+        ("a.png", "Is it x?", "x"),
+        ("b.jpg", "Is it y?", "y"),
+    }
+    assert [(row["uri"], row["stage"]) for row in errors] == [
+        (f"{os.getcwd()}/list.parquet#image/3/broken.jpg", "decode")
+    ]
 
 
 @pytest.mark.slow
@@ -183,6 +198,22 @@ def test_what_makes_no_sense_is_told_before_any_work(config, told):
     with pytest.raises(ValueError, match=told):
         annotate(IMAGES, **config)
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        ({"path": "none.csv"}, "manifest none.csv: no such file"),
+        ({"path": "list.csv"}, "has no column 'url'; it has uri, taken"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "rows have a field of this name already"),
+        ({"path": []}, "no manifest"),
+    ],
+)
+def test_a_manifest_that_has_not_what_is_wanted_is_told(config, told):
+    Path("list.csv").write_text("uri,taken\n")
+    with pytest.raises(ValueError, match=told):
+        annotate({"type": "ReadManifest", "config": config})
 
 
 def test_failures_that_would_go_nowhere_are_refused():

@@ -68,6 +68,23 @@ def test_of_two_commands_at_once_the_second_is_told_to_wait(tmp_path, words, lau
 
 
 @pytest.mark.slow
+def test_a_file_that_is_lost_meanwhile_is_told_and_made_good_by_the_same_command(tmp_path, words, launcher) -> None:
+    process, out = launcher.start(*words), tmp_path / "out"
+    end = time.monotonic() + PATIENCE
+    while not (published := sorted(out.glob("data/*.parquet"))):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    published[0].unlink()
+    assert launcher.ended(process) == 1
+    said = launcher.said()
+    assert "60 asked, 60 told by the workers" in said and "DOES NOT BALANCE" in said
+    assert "run the same command again: it does what is missing" in said
+    assert len(ids(out)) < 60
+    assert launcher.run(*words) == 0
+    assert len(ids(out)) == 60
+
+
+@pytest.mark.slow
 def test_two_commands_that_begin_in_the_same_moment_do_nothing_twice(tmp_path, words, launcher: Launcher) -> None:
     both = [launcher.start(*words), launcher.start(*words)]
     assert {launcher.ended(process) for process in both} <= {0, BUSY}
