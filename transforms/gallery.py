@@ -28,7 +28,7 @@ SECONDS_IN_ARCHIVES = 30
 GONE = "the picture can't be had from its place any more"
 BROKEN = "what lies at its place is no picture any more"
 CHANGED = "the picture has changed since"
-INSIDE = "the picture lies in an archive, and to search those took too long"
+INSIDE = "the picture lies inside of another file, and to search those took too long"
 UNKEPT = "the picture came as a data: URI, which rows don't keep"
 
 

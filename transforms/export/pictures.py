@@ -9,9 +9,9 @@ from hashlib import sha256
 from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
-from ..again import Again, archive_of, is_kept
-from ..archives import in_order
+from ..again import Again, home_of, is_kept
 from ..decode import open_picture
+from ..homes import in_order
 from ..load import Fetch
 from ..records import ImageRef
 
@@ -39,7 +39,7 @@ class Packed(NamedTuple):
 def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch) -> Iterator[Packed]:
     """Each row with the file at its ``uri``. A file that is not the one with its ``sha256`` is not given.
 
-    They come in order; rows that follow each other and whose pictures are in one archive come as those lie in it.
+    They come in order; rows that follow each other and whose pictures are inside of one file come as they lie in it.
     """
     stream = _as_they_lie(rows, again := Again(fetch))
     with ThreadPoolExecutor(THREADS, thread_name_prefix="export") as pool:
@@ -53,14 +53,14 @@ def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch) -> Iterator[Pack
 
 
 def _as_they_lie(rows: Iterable[dict[str, Any]], again: Again) -> Iterator[dict[str, Any]]:
-    def where(row: dict[str, Any]) -> tuple[str, int]:
+    def where(row: dict[str, Any]) -> tuple[str, int, int]:
         try:
             return in_order(ImageRef(again.place_of(row["uri"]), ""))
         except (OSError, ValueError, RuntimeError):
-            return ("", 0)
+            return ("", 0, 0)
 
-    groups = groupby(rows, key=lambda row: archive_of(row["uri"]))
-    return chain.from_iterable(sorted(group, key=where) if archive else group for archive, group in groups)
+    groups = groupby(rows, key=lambda row: home_of(row["uri"]))
+    return chain.from_iterable(sorted(group, key=where) if home else group for home, group in groups)
 
 
 def _pack(row: dict[str, Any], fetch: Fetch) -> Packed:
