@@ -50,7 +50,7 @@ def export(tmp_path):
 
     def run(shape, rows, destination="there", where="true"):
         with Dataset(str(publish(tmp_path / "out", *rows))) as dataset:
-            left = formats.FORMATS[shape](Selection(dataset, where), tmp_path / destination, Fetcher())
+            left = formats.FORMATS[shape](Selection(dataset, where), str(tmp_path / destination), Fetcher())
         return tmp_path / destination, left
 
     return run
