@@ -68,7 +68,7 @@ def new_file(path: str) -> Iterator[TextIO]:
 def new_folder(folder: str) -> Iterator[Folder]:
     """A folder that is there when the block ends; where that fails, nothing is left.
 
-    On a disk it gets its name then. In a bucket ``UNFINISHED`` lies in it until then, also where the process was killed.
+    On a disk it gets its name then. In a bucket ``UNFINISHED`` lies in it until then, and where the process was killed.
 
     Raises:
         ValueError: there is something of that name.
