@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..transforms.dataset import Dataset
 from ..transforms.export.formats import FORMATS, SHARES_NAME
-from ..transforms.export.names import place
+from ..transforms.export.targets import place
 from ..transforms.export.wide import Selection
 from ..transforms.fetch import Fetcher
 from .starting import no_others, starting
@@ -16,7 +16,7 @@ from .starting import no_others, starting
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
-    parser.add_argument("output", metavar="OUT", help="the folder that annotate wrote")
+    parser.add_argument("output", metavar="OUT", help="the folder that annotate wrote, on disk or in a bucket")
     parser.add_argument(
         "--to",
         required=True,
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "destination",
         metavar="DEST",
-        help="a new folder; for coco and jsonl a new file; for sidecar also the root of the pictures",
+        help="a new folder, or one in a bucket; for coco and jsonl a file; for sidecar also the root of the pictures",
     )
     parser.add_argument(
         "--where", default="true", metavar="SQL", help="rows to take, such as \"task = 'caption' AND width >= 512\""

@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL import Image
 
+from .again import Again, SearchTakesLongError, is_kept
 from .dataset import Dataset, literal
 from .load import Fetch, Loaded, Unloadable, load_ahead
 from .records import ImageRef
 from .suspicion import SUSPICIONS
-from .uris import DATA, scheme_of
 
 # What goes onto a page, so that it stays below ten megabytes whatever the rows hold.
 RANDOM_PICTURES, SUSPICIOUS_PICTURES = 36, 8
@@ -22,11 +22,13 @@ TEXT_CHARACTERS = 600
 THUMBNAIL_SIDE, THUMBNAIL_BYTES, THUMBNAIL_QUALITIES = 360, 24_000, (80, 60, 40, 20)
 # More tasks on one picture than this, and fewer pictures are drawn.
 TASKS_FORESEEN = 64
+# A page is not worth more of a wait: the headers of a large archive in a bucket take a while.
+SECONDS_IN_ARCHIVES = 30
 # Why there is no thumbnail, or not of the picture that was annotated.
 GONE = "the picture can't be had from its place any more"
 BROKEN = "what lies at its place is no picture any more"
 CHANGED = "the picture has changed since"
-INSIDE = "the picture lies in an archive, which is not searched"
+INSIDE = "the picture lies inside of another file, and to search those took too long"
 UNKEPT = "the picture came as a data: URI, which rows don't keep"
 
 
@@ -92,11 +94,12 @@ def add_thumbnails(pictures: Iterable[Shown], fetch: Fetch) -> None:
     """Fetch and decode the pictures, many at once, and make them small. One that can't be had has its reason."""
     by_uri: dict[str, list[Shown]] = {}
     for picture in pictures:
-        if scheme_of(picture.uri) == DATA:
-            picture.trouble = UNKEPT
-        else:
+        if is_kept(picture.uri):
             by_uri.setdefault(picture.uri, []).append(picture)
-    for loaded in load_ahead((ImageRef(uri, uri) for uri in by_uri), fetch):
+        else:
+            picture.trouble = UNKEPT
+    again = Again(fetch, SECONDS_IN_ARCHIVES)
+    for loaded in load_ahead((ImageRef(uri, uri) for uri in sorted(by_uri)), again):
         small = thumbnail(loaded.picture) if isinstance(loaded, Loaded) else None
         for picture in by_uri[loaded.ref.uri]:
             picture.thumbnail, picture.trouble = small, _trouble(loaded, picture)
@@ -107,7 +110,7 @@ def _trouble(loaded: Loaded | Unloadable, picture: Shown) -> str:
         return "" if loaded.sha256 == picture.sha256 else CHANGED
     if loaded.stage != "fetch":
         return BROKEN
-    return INSIDE if ".tar#" in picture.uri else GONE
+    return INSIDE if loaded.fault.error == SearchTakesLongError.__name__ else GONE
 
 
 def thumbnail(picture: Image.Image) -> bytes:

@@ -34,7 +34,7 @@ def test_a_condition_chooses_rows(out, tmp_path, command):
 @pytest.mark.parametrize(
     "words, cure",
     [
-        (("OUT", "--to", "jsonl", "gs://bucket/rows"), "to a folder of this machine"),
+        (("OUT", "--to", "jsonl", "https://host/rows"), "rows go to a folder, or to one of s3://"),
         (("OUT", "--to", "jsonl", "OUT"), "is there already"),
         (("OUT", "--to", "jsonl", "new", "--where", "widht > 1"), "widht"),
         (("OUT", "--to", "jsonl", "new", "--frobnicate"), "unknown option --frobnicate"),

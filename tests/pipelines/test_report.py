@@ -6,6 +6,7 @@ import argparse
 import re
 from html.parser import HTMLParser
 
+import pyarrow.parquet as pq
 import pytest
 from outputs import HOSTILE, publish, record, troubled
 from PIL import Image
@@ -186,3 +187,14 @@ def test_a_report_that_fails_does_not_fail_the_run(pictures, tmp_path, command):
     assert status == 0 and "balances" in said
     (line,) = [line for line in complained.splitlines() if "no report" in line]
     assert "Traceback" not in complained
+
+
+def test_an_output_without_a_row_says_so_in_every_place(tmp_path):
+    publish(tmp_path, [annotation()])
+    (part,) = (tmp_path / "data").glob("*.parquet")
+    pq.write_table(pq.read_table(part).slice(0, 0), part)
+    with Dataset(str(tmp_path)) as dataset:
+        page = Page(render(dataset, Fetcher()))
+    for told in ("There are no rows", "No picture was answered.", "Nothing.", "No run has written anything."):
+        assert told in page.text
+    assert "Where the time went" not in page.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from hashlib import sha256
 
 import pytest
@@ -77,7 +78,7 @@ def test_a_picture_that_has_changed_is_shown_and_says_so(tmp_path):
     [
         ("gone.png", gallery.GONE),
         ("text.png", gallery.BROKEN),
-        ("set.tar#a.png", gallery.INSIDE),
+        ("set.tar#a.png", gallery.GONE),
         ("http://127.0.0.1:1/a.png", gallery.GONE),
         ("data:image/png;base64,sha256:00", gallery.UNKEPT),
     ],
@@ -87,6 +88,24 @@ def test_a_picture_that_can_not_be_had_has_its_reason(name, trouble, tmp_path):
     (tmp_path / "set.tar").write_bytes(b"a")
     picture = looked_at(shown(name if ":" in name else tmp_path / name))
     assert (picture.thumbnail, picture.trouble) == (None, trouble)
+
+
+def test_a_picture_in_an_archive_is_shown(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(path, "deep/a.png")
+    picture = looked_at(shown(f"{tmp_path}/set.tar#deep/a.png", sha256(path.read_bytes()).hexdigest()))
+    assert picture.thumbnail and picture.trouble == ""
+
+
+def test_a_page_does_not_wait_for_archives_that_take_long_to_search(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(path, "a.png")
+    monkeypatch.setattr(gallery, "SECONDS_IN_ARCHIVES", 0)
+    assert looked_at(shown(f"{tmp_path}/set.tar#a.png")).trouble == gallery.INSIDE
 
 
 def test_rows_of_two_keys_at_one_place_are_both_shown(tmp_path):

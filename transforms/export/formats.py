@@ -8,12 +8,12 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from ..load import Fetch
-from .names import key_name, new_file, new_folder, relative_name
+from .names import key_name, relative_name
 from .pictures import Packed, with_pictures
+from .targets import new_file, new_folder, write_new
 from .wide import Selection
 
 # A tar that is read from front to back: as many pictures as others put into one, and not more bytes than that.
@@ -23,10 +23,11 @@ NO_TEXT = "has no text"
 SHARES_NAME = "shares its name with another: its text has its key in its name"
 
 Left = Counter[str]
-Format = Callable[[Selection, Path, Fetch], Left]
+# Into a new file or folder, on a disk or in a bucket, as ``targets.place`` gives them.
+Format = Callable[[Selection, str, Fetch], Left]
 
 
-def to_jsonl(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+def to_jsonl(selection: Selection, destination: str, fetch: Fetch) -> Left:
     """One JSON object a line, one line a picture, into a file."""
     asked = selection.asked()
     with new_file(destination) as file:
@@ -35,32 +36,33 @@ def to_jsonl(selection: Selection, destination: Path, fetch: Fetch) -> Left:
     return Left()
 
 
-def to_imagefolder(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Left:
     """Pictures named by their keys, and metadata.jsonl with their ``file_name``.
 
     Of names as they were ``datasets`` would make splits, where one of them sounds like test or train.
     """
     asked, left = selection.asked(), Left()
-    with new_folder(destination) as folder, (folder / "metadata.jsonl").open("x", encoding="utf-8") as metadata:
+    with new_folder(destination) as folder, folder.create("metadata.jsonl") as metadata:
         for packed in _present(with_pictures(selection.wide(asked), fetch), left):
             key = key_name(packed.row["key"])
-            path = Path("images", key[:2], f"{key}.{packed.extension}")
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(packed.content)
-            metadata.write(_json({"file_name": path.as_posix(), **packed.row}) + "\n")
+            name = f"images/{key[:2]}/{key}.{packed.extension}"
+            with folder.create(name) as file:
+                file.write(packed.content)
+            metadata.write((_json({"file_name": name, **packed.row}) + "\n").encode())
     return left
 
 
-def to_webdataset(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+def to_webdataset(selection: Selection, destination: str, fetch: Fetch) -> Left:
     """Tars of KEY.jpg, or whatever the picture is, each with its KEY.json."""
     asked, left = selection.asked(), Left()
     with new_folder(destination) as folder, ExitStack() as stack:
-        tar, pictures, size = None, 0, 0
+        tar, tars, pictures, size = None, 0, 0, 0
         for packed in _present(with_pictures(selection.wide(asked), fetch), left):
             if tar is None or pictures % TAR_PICTURES == 0 or size >= TAR_BYTES:
                 stack.close()
-                number = len(list(folder.iterdir()))
-                tar, size = stack.enter_context(tarfile.open(folder / f"{number:06d}.tar", "x")), 0
+                file = stack.enter_context(folder.create(f"{tars:06d}.tar"))
+                tar, size = stack.enter_context(tarfile.open(fileobj=file, mode="w|")), 0
+                tars += 1
             pictures, size = pictures + 1, size + len(packed.content)
             key = key_name(packed.row["key"])
             _add(tar, f"{key}.{packed.extension}", packed.content)
@@ -68,7 +70,7 @@ def to_webdataset(selection: Selection, destination: Path, fetch: Fetch) -> Left
     return left
 
 
-def to_coco(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Left:
     """One JSON file of boxes in pixels; what was looked for are its categories. Pictures without boxes are in it too.
 
     Raises:
@@ -88,7 +90,7 @@ def to_coco(selection: Selection, destination: Path, fetch: Fetch) -> Left:
     return Left()
 
 
-def to_sidecar(selection: Selection, destination: Path, fetch: Fetch) -> Left:
+def to_sidecar(selection: Selection, destination: str, fetch: Fetch) -> Left:
     """A text file for each picture, named like it, with each of its captions on a line.
 
     Where the selection has no captions, answers to queries stand in for them.
@@ -100,14 +102,9 @@ def to_sidecar(selection: Selection, destination: Path, fetch: Fetch) -> Left:
             continue
         suffix = f"-{key_name(row['key'])}.txt" if row["shares"] else ".txt"
         left[SHARES_NAME] += row["shares"]
-        path = destination / relative_name(row["filename"], suffix)
         text = "\n".join(row["texts"]) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            left[ANOTHER_TEXT] += not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text
+        name = relative_name(row["filename"], suffix).as_posix()
+        left[ANOTHER_TEXT] += not write_new(destination, name, text)
     return +left
 
 

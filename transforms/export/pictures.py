@@ -6,14 +6,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
+from ..again import Again, home_of, is_kept
 from ..decode import open_picture
+from ..homes import in_order
 from ..load import Fetch
+from ..records import ImageRef
 
 THREADS, FILES_AHEAD = 8, 16
 GONE, CHANGED = "can't be fetched", "has changed since it was annotated"
+UNKEPT = "came as a data: URI, which rows don't keep"
 # What others call the formats that Pillow knows.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2", "TIFF": "tif"}
 
@@ -33,19 +37,35 @@ class Packed(NamedTuple):
 
 
 def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch) -> Iterator[Packed]:
-    """Each row with the file at its ``uri``, in order. A file that is not the one with its ``sha256`` is not given."""
-    stream = iter(rows)
+    """Each row with the file at its ``uri``. A file that is not the one with its ``sha256`` is not given.
+
+    They come in order; rows that follow each other and whose pictures are inside of one file come as they lie in it.
+    """
+    stream = _as_they_lie(rows, again := Again(fetch))
     with ThreadPoolExecutor(THREADS, thread_name_prefix="export") as pool:
         under_way: deque[Future[Packed]] = deque()
         while True:
             for row in islice(stream, FILES_AHEAD - len(under_way)):
-                under_way.append(pool.submit(_pack, row, fetch))
+                under_way.append(pool.submit(_pack, row, again))
             if not under_way:
                 return
             yield under_way.popleft().result()
 
 
+def _as_they_lie(rows: Iterable[dict[str, Any]], again: Again) -> Iterator[dict[str, Any]]:
+    def where(row: dict[str, Any]) -> tuple[str, int, int]:
+        try:
+            return in_order(ImageRef(again.place_of(row["uri"]), ""))
+        except (OSError, ValueError, RuntimeError):
+            return ("", 0, 0)
+
+    groups = groupby(rows, key=lambda row: home_of(row["uri"]))
+    return chain.from_iterable(sorted(group, key=where) if home else group for home, group in groups)
+
+
 def _pack(row: dict[str, Any], fetch: Fetch) -> Packed:
+    if not is_kept(row["uri"]):
+        return Packed(row, b"", UNKEPT)
     try:
         content = fetch(row["uri"])
     except (OSError, ValueError, RuntimeError):

@@ -18,6 +18,8 @@ ANSWERS = {"detect": "objects", "point": "points"}
 # Beyond these nobody reads a table: prompts that differ from row to row.
 MAX_TASKS = 200
 SLUG_CHARACTERS = 48
+# The file inside of which a picture lies.
+INSIDE = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet))#"
 
 
 class Asked(NamedTuple):
@@ -72,8 +74,9 @@ class Selection:
         return [column for column in self.dataset.columns("data") if column not in ANNOTATION_SCHEMA.names]
 
     def wide(self, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
-        """A row for each picture, by file name: the picture, an answer for each task (None where there is none), and
-        what a manifest said. Values are such as JSON has."""
+        """A row for each picture: the picture, an answer for each task (None where there is none), and what a manifest
+        said. By file name; those inside of archives and Parquet files by these, behind the others. Values are such as
+        JSON has."""
         answers = [
             f"any_value({ANSWERS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
             f"prompt = {literal(prompt)}) AS {name(column)}"
@@ -85,7 +88,10 @@ class Selection:
         )
         # Another run may have found the same picture below another root.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
-        for row in self.dataset.rows(f"SELECT {chosen} FROM {self.rows} GROUP BY key ORDER BY filename, key"):
+        # Such a file is searched as a whole, so that those who fetch have done with one before the next begins.
+        home = f"regexp_extract(any_value(uri), '{INSIDE}', 1, 'i')"
+        order = f"GROUP BY key ORDER BY {home}, filename, key"
+        for row in self.dataset.rows(f"SELECT {chosen} FROM {self.rows} {order}"):
             yield {column: plain(value) for column, value in row.items()}
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import tarfile
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import datasets
@@ -24,7 +25,7 @@ from moondream_beam.transforms.dataset import Dataset
 from moondream_beam.transforms.export import formats
 from moondream_beam.transforms.export.names import key_name
 from moondream_beam.transforms.export.wide import Selection
-from moondream_beam.transforms.fetch import read_file
+from moondream_beam.transforms.fetch import Fetcher
 
 
 def true(row):
@@ -49,7 +50,7 @@ def export(tmp_path):
 
     def run(shape, rows, destination="there", where="true"):
         with Dataset(str(publish(tmp_path / "out", *rows))) as dataset:
-            left = formats.FORMATS[shape](Selection(dataset, where), tmp_path / destination, read_file)
+            left = formats.FORMATS[shape](Selection(dataset, where), str(tmp_path / destination), Fetcher())
         return tmp_path / destination, left
 
     return run
@@ -178,6 +179,45 @@ def test_a_picture_that_is_gone_or_changed_is_left_out_and_told(shape, export, r
     folder, left = export(shape, rows)
     assert left == {"has changed since it was annotated": 1, "can't be fetched": 1}
     assert sum(path.is_file() for path in folder.rglob("*")) == {"imagefolder": 2, "webdataset": 1}[shape]
+
+
+@pytest.fixture
+def in_tars(rows, tmp_path):
+    """The same pictures in two archives, whose members lie against the order of their names."""
+    with ExitStack() as stack:
+        tars = {n: stack.enter_context(tarfile.open(tmp_path / f"{n}.tar", "w")) for n in "xy"}
+        names = sorted({row.filename for row in rows}, reverse=True)
+        where = {name: "xy"[index % 2] for index, name in enumerate(names)}
+        for name in names:
+            tars[where[name]].add(tmp_path / "photos" / name, name)
+    return [row._replace(uri=f"{tmp_path}/{where[row.filename]}.tar#{row.filename}") for row in rows]
+
+
+@pytest.mark.parametrize("shape", ["imagefolder", "webdataset"])
+def test_pictures_in_archives_are_exported_as_they_lie(shape, export, in_tars, tmp_path, monkeypatch):
+    folder, left = export(shape, in_tars)
+    assert not left
+    if shape == "imagefolder":
+        found = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+        contents = [(folder / row["file_name"]).read_bytes() for row in found]
+    else:
+        with tarfile.open(folder / "000000.tar") as tar:
+            files = [tar.extractfile(member).read() for member in tar]
+        contents, found = files[::2], [json.loads(text) for text in files[1::2]]
+    assert [row["filename"] for row in found] == ["sub/c.jpg", "a.jpg", "b.png"]
+    assert contents == [(tmp_path / "photos" / row["filename"]).read_bytes() for row in found]
+
+
+def test_a_member_that_is_gone_or_another_now_is_left_out_and_told(export, in_tars, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "photos/b.png", "a.jpg")
+    (tmp_path / "y.tar").unlink()
+    assert export("webdataset", in_tars)[1] == {"has changed since it was annotated": 1, "can't be fetched": 2}
+
+
+def test_a_picture_that_was_a_data_uri_is_left_out_and_told(export, rows):
+    gone = [row._replace(uri="data:image/png;base64,sha256:00") for row in rows]
+    assert export("imagefolder", gone)[1] == {"came as a data: URI, which rows don't keep": 3}
 
 
 @pytest.mark.parametrize("shape", ["imagefolder", "webdataset", "coco", "jsonl"])

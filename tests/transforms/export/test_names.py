@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from moondream_beam.transforms.export.names import NAME_BYTES, key_name, place, relative_name
+from moondream_beam.transforms.export.names import NAME_BYTES, key_name, relative_name
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,3 @@ def test_a_name_is_not_longer_than_a_disk_takes():
 def test_a_key_that_is_none_of_ours_is_a_digest(key):
     assert re.fullmatch("[0-9a-f]{20}", key_name(key)) and key_name(key) != key
     assert key_name("0123456789abcdef0123") == "0123456789abcdef0123"
-
-
-def test_a_destination_is_on_this_machine(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert place("there") == tmp_path / "there"
-    with pytest.raises(ValueError, match="copy it from there"):
-        place("gs://bucket/there")
