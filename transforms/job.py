@@ -24,6 +24,7 @@ from .output import anchor, is_there
 from .paid import Noted, keep_beside, stopping_when_refused
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
+from .pulse import Pulse
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_what_failed
 from .summary import Summary, sum_summaries
@@ -128,7 +129,7 @@ class _AnnotateShard(beam.DoFn):
         """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
         the notes of a shard mean nothing without it."""
         number, refs = shard
-        with held(self.output, self.job.run) as token:
+        with held(self.output, self.job.run) as token, Pulse().at(number) as pulse:
             writer = ShardWriter(self.output, self.job.run, number, self.job.columns)
             with telling_what_failed(self.output):
                 finished = writer.finish()
@@ -140,7 +141,7 @@ class _AnnotateShard(beam.DoFn):
                 Noted(self.job.annotator, f"{self.job.run}/{number}"),
             )
             try:
-                summary = self._write(writer, refs, notes, number, annotator)
+                summary = self._write(writer, refs, notes, number, annotator, pulse)
                 if not token.is_there():
                     raise lost(self.output, self.job.run)
                 with telling_what_failed(self.output):
@@ -156,7 +157,13 @@ class _AnnotateShard(beam.DoFn):
         yield summary
 
     def _write(
-        self, writer: ShardWriter, refs: Iterable[ImageRef], notes: ProgressNotes, number: int, annotator: Annotator
+        self,
+        writer: ShardWriter,
+        refs: Iterable[ImageRef],
+        notes: ProgressNotes,
+        number: int,
+        annotator: Annotator,
+        pulse: Pulse,
     ) -> Summary:
         summary = Summary()
         # Of a run into an object store, whose notes would be requests, a worker sees the shard that it is at.
@@ -169,6 +176,7 @@ class _AnnotateShard(beam.DoFn):
             with telling_what_failed(self.output):
                 writer.add(row)
                 told = notes.tell(number, summary)
+            pulse.tell(number, summary.rows)
             if told:
                 limit.check()
         return summary
