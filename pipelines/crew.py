@@ -29,7 +29,7 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from apache_beam.utils import thread_pool_executor
 from google.protobuf import json_format, text_format
 
-from ..transforms.pulse import PIPE
+from ..transforms.pulse import OUT_OF_MEMORY, PIPE
 
 URN = "moondream_beam:env:process:v1"
 LOOK_SECONDS = 1.0
@@ -198,7 +198,7 @@ def _refusal(instruction: str, why: str) -> beam_fn_api_pb2.InstructionResponse:
 def _end(status: int) -> str:
     if status < 0:
         return f"was killed by signal {-status}, for want of memory perhaps"
-    return f"ended with status {status}"
+    return "had no memory left" if status == OUT_OF_MEMORY else f"ended with status {status}"
 
 
 def _descriptor(address: str) -> str:

@@ -26,7 +26,7 @@ from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
 from .pulse import Pulse
 from .records import ImageRef, Job, annotation_schema
-from .stop import TooManyFailures, telling_what_failed
+from .stop import TooManyFailures, telling_want_of_memory, telling_what_failed
 from .summary import Summary, sum_summaries
 from .write import ShardWriter, check_kept
 
@@ -141,7 +141,8 @@ class _AnnotateShard(beam.DoFn):
                 Noted(self.job.annotator, f"{self.job.run}/{number}"),
             )
             try:
-                summary = self._write(writer, refs, notes, number, annotator, pulse)
+                with telling_want_of_memory():
+                    summary = self._write(writer, refs, notes, number, annotator, pulse)
                 if not token.is_there():
                     raise lost(self.output, self.job.run)
                 with telling_what_failed(self.output):

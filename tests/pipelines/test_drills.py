@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from echo import Echo
@@ -155,3 +156,25 @@ def test_a_shard_attempted_twice_at_once_ends_as_one_file(tmp_path, turn):
     assert [summary.rows for summary in summaries] == [6, 6]
     assert len(ids(Path(out))) == 6
     assert [path.name for path in Path(out).rglob("*.parquet")] == ["part-run-00000.parquet"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mebibytes", [0, 4])
+def test_a_worker_that_runs_out_of_memory_in_the_middle_of_a_shard_hangs_nobody(
+    tmp_path, gated, launcher: Launcher, mebibytes: int
+):
+    (gate, words), out = gated, tmp_path / "out"
+    process = launcher.start(*words, SILENT_SECONDS=20)
+    worker = gate.waiter(process)
+    # What the kernel does in a container that is full, where it kills nobody: it gives no more.
+    limit = worker.memory_info().vms + (mebibytes << 20)
+    worker.rlimit(psutil.RLIMIT_AS, (limit, limit))
+    gate.open.set()
+    began = time.monotonic()
+    assert launcher.ended(process) == 1
+    assert time.monotonic() - began < PATIENCE
+    assert launcher.said().count("stopped: ") == 1 and "no memory left" in launcher.said()
+    while (status := launcher.run(*words, "--retry-errors")) == BUSY:
+        assert time.monotonic() - began < PATIENCE
+    assert status == 0
+    assert all_done(out)
