@@ -28,6 +28,7 @@ setup(
     packages=list(PACKAGE_DIR),
     package_data={
         NAME: ["py.typed"],
+        f"{NAME}.pipelines": ["providers.yaml"],
         f"{NAME}.pipelines.page": ["*.html", "*.css", "*.js"],
         f"{NAME}.models.tiny": ["config.json", "tokenizer.json", "model.safetensors", "README.md"],
     },

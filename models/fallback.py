@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from .hosted.annotator import HostedAnnotator
 from .hosted.images import shrink
 from .hosted.journal import Store
-from .tasks import Annotator, Fault, Outcome, Request
+from .tasks import Annotator, Fault, Outcome, Request, Size
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class Fallback:
     def forget(self, ids: Iterable[str], scope: str = "") -> None:
         """These requests have their rows."""
         self.api.forget(ids, scope)
+
+    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+        """Whether both do, as either may come to answer."""
+        return self.engine.sees_as_much(size, reduced) and self.api.sees_as_much(size, reduced)
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
         """Answer a stream of requests, the API's outcomes among the engine's. ``scope`` is for the API's journal.

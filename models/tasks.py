@@ -14,6 +14,8 @@ from .hosted.bill import Hosted
 
 Length = Literal["short", "normal", "long"]
 FinishReason = Literal["stop", "length"]
+# Width and height, in pixels.
+Size = tuple[int, int]
 
 DEFAULT_PROMPT = "Describe this image."
 DEFAULT_MAX_TOKENS = 64
@@ -56,15 +58,13 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Detect:
-    """Ask for a box around each ``object``, at most ``max_objects`` of them."""
-
-    name: ClassVar[str] = "detect"
+class _Find:
+    name: ClassVar[str]
     object: str
     max_objects: int = DEFAULT_MAX_OBJECTS
 
     def __post_init__(self) -> None:
-        _refuse_blank("detect", self.object)
+        _refuse_blank(self.name, self.object)
         _refuse_below_one("max_objects", self.max_objects)
 
     @property
@@ -74,21 +74,17 @@ class Detect:
 
 
 @dataclass(frozen=True)
-class Point:
+class Detect(_Find):
+    """Ask for a box around each ``object``, at most ``max_objects`` of them."""
+
+    name: ClassVar[str] = "detect"
+
+
+@dataclass(frozen=True)
+class Point(_Find):
     """Ask for the centre of each ``object``, at most ``max_objects`` of them."""
 
     name: ClassVar[str] = "point"
-    object: str
-    max_objects: int = DEFAULT_MAX_OBJECTS
-
-    def __post_init__(self) -> None:
-        _refuse_blank("point", self.object)
-        _refuse_below_one("max_objects", self.max_objects)
-
-    @property
-    def prompt(self) -> str:
-        """What stands in the ``prompt`` column."""
-        return self.object
 
 
 Task = Caption | Query | Detect | Point
@@ -176,14 +172,15 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One task on one upright RGB picture, which came from ``uri`` if that is known. Draws are seeded by ``id``;
-    requests that share one picture object and follow each other share its encoding."""
+    """One task on one upright RGB picture, from ``uri`` if that is known, maybe in fewer pixels than its ``size`` says.
+    Draws are seeded by ``id``; requests that share a picture object and follow each other share its encoding."""
 
     id: str
     picture: Image
     task: Task
     sampling: Sampling = DEFAULT_SAMPLING
     uri: str | None = None
+    size: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -230,6 +227,9 @@ class Annotator(Protocol):
     @property
     def tasks(self) -> frozenset[type[Task]]:
         """The kinds of task that it can be asked."""
+
+    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+        """Whether a picture of ``size`` may come in ``reduced`` pixels: it would see the same, but for rounding."""
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answer a stream: one outcome for every request, in any order, never an exception for one bad request."""

@@ -19,7 +19,7 @@ from ..transforms.lease import claim, claimed
 from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
-from .cluster import add_cluster_options, check_cluster, hints_of, run_of, say_of_runner, sliced
+from .cluster import add_cluster_options, check_cluster, hints_of, is_dry, run_of, say_of_runner, sliced
 from .gpus import gpus_of
 from .hosted import patience_of
 from .inputs import add_input_options, inputs_of
@@ -84,12 +84,15 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             runner = local_runner(options, args.workers, gpus_of(args), patience_of(args)) if local else args.runner
             pipeline = beam.Pipeline(runner, options=options)
             build(pipeline, args, name)
+            if is_dry(args, options):
+                pipeline.run()
+                print("dry run: the job is as Dataflow would get it; nothing was started, nothing was written")
+                return 0
             if local:
                 stack.enter_context(claimed(args.output, name))
                 _say_where(args)
             else:
-                if (said := say_of_runner(args.runner)) is not None:
-                    print(said, file=sys.stderr)
+                _say_runner(args)
                 # Its workers hold it from here on: they go on when this process is gone.
                 claim(args.output, name)
         notes = ProgressNotes(args.output, name)
@@ -139,6 +142,11 @@ def threads_of(args: argparse.Namespace) -> int:
     # Schedulers give a process some of a machine's processors, and see to it that it has no more.
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, processors // args.workers)
+
+
+def _say_runner(args: argparse.Namespace) -> None:
+    if (said := say_of_runner(args.runner)) is not None:
+        print(said, file=sys.stderr)
 
 
 def _say_where(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 from apache_beam.pvalue import PCollection
 
 from ..transforms.job import new_run
@@ -54,6 +55,19 @@ def say_of_runner(name: str) -> str | None:
     if name.lower() not in ("direct", "directrunner"):
         return None
     return f"{name} first tries to download a program of Beam's, without a time limit; --runner {LOCAL_RUNNER} does not"
+
+
+def is_dry(args: argparse.Namespace, options: PipelineOptions) -> bool:
+    """Whether the job is to be built as for Dataflow, and not started.
+
+    Raises:
+        ValueError: it would be started, as other runners pass that option over.
+    """
+    if not options.view_as(TestOptions).dry_run:
+        return False
+    if "dataflow" not in args.runner.lower():
+        raise ValueError(f"--dry_run is for --runner DataflowRunner: {args.runner} would do all of the work")
+    return True
 
 
 def hints_of(args: argparse.Namespace) -> dict[str, Any]:

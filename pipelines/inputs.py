@@ -14,7 +14,10 @@ from ..transforms.fetch import Fetcher
 from ..transforms.manifest import Columns, ReadManifests, check_columns
 from ..transforms.read import ReadImages, without_pictures
 from ..transforms.records import ImageRef
+from ..transforms.tables import is_table
 from ..transforms.templates import literal, named_columns, template
+
+DEFAULT_URI_COLUMN = "url"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,12 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".csv, .tsv, .jsonl, .ndjson or .parquet, here or in a bucket, or a glob of them; repeatable",
     )
-    group.add_argument("--uri-column", default="url", metavar="NAME", help="where the picture lies (%(default)s)")
+    group.add_argument("--uri-column", metavar="NAME", help=f"where the picture lies ({DEFAULT_URI_COLUMN})")
+    group.add_argument(
+        "--image-column",
+        metavar="NAME",
+        help="of Parquet: the picture itself, as bytes or as {bytes, path}, in the place of --uri-column",
+    )
     group.add_argument("--filename-column", metavar="NAME", help="what it is called; else the end of its URI")
     group.add_argument("--prompt-column", metavar="NAME", help="a question for each row")
     group.add_argument("--keep-columns", default="", metavar="A,B", help="columns that rows of data/ are to bear")
@@ -74,16 +82,23 @@ def inputs_of(args: argparse.Namespace) -> Inputs:
     """
     if not args.inputs and not args.manifest:
         raise ValueError("no input: give a file, a folder, a glob or a --manifest")
+    for table in filter(is_table, args.inputs):
+        raise ValueError(
+            f"input {table}: a table is no picture; give it as --manifest, with --uri-column or --image-column"
+        )
     if (nothing := without_pictures(args.inputs)) is not None:
         raise ValueError(f"input {nothing}: no picture there; check the path, and quote a glob")
     fetch = Fetcher(args.allow_private_addresses)
     tasks: list[Task] = list(args.tasks or ())
     if not args.manifest:
         _refuse_without_manifest(args)
-        return Inputs(tuple(args.inputs), (), tuple(tasks or [Query()]), Columns(args.uri_column), fetch)
+        return Inputs(tuple(args.inputs), (), tuple(tasks or [Query()]), Columns(DEFAULT_URI_COLUMN), fetch)
     if args.prompt_column:
         tasks.append(Query(template(args.prompt_column)))
-    columns = Columns(args.uri_column, args.filename_column, tuple(tasks or [Query()]))
+    if args.uri_column and args.image_column:
+        raise ValueError("a picture lies at its --uri-column or in its --image-column: give one of the two")
+    uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
+    columns = Columns(uri, args.filename_column, tuple(tasks or [Query()]), image=args.image_column)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
     columns = check_columns(args.manifest, columns, keep)
     named = named_columns(columns.tasks)
@@ -94,7 +109,7 @@ def inputs_of(args: argparse.Namespace) -> Inputs:
 
 
 def _refuse_without_manifest(args: argparse.Namespace) -> None:
-    options: Sequence[str] = ("filename_column", "prompt_column", "keep_columns")
+    options: Sequence[str] = ("uri_column", "image_column", "filename_column", "prompt_column", "keep_columns")
     for option in options:
         if getattr(args, option):
             raise ValueError(f"--{option.replace('_', '-')} is about a --manifest, and there is none")

@@ -8,15 +8,14 @@ from typing import Any
 from ..transforms.card import record_path
 from .progress import bill_in_words
 
-OUT_OF_BALANCE = "DOES NOT BALANCE; run the same command again, and tell us"
+OUT_OF_BALANCE = "DOES NOT BALANCE"
 
 
 def balance_sheet(record: Mapping[str, Any], output: str) -> str:
     """What went in, what came out, whether it balances, and where it lies."""
     counts, seconds = record["counts"], record["wall_seconds"]
-    asked, pictures = counts["pending"], counts["pictures"]
-    came_out = f"{counts['annotations']} in data/ + {counts['failures']} in errors/"
-    lines = [f"ledger   {asked} asked = {came_out}: {'balances' if record['balanced'] else OUT_OF_BALANCE}"]
+    pictures = counts["pictures"]
+    lines = _ledger(counts["pending"], counts["annotations"], counts["failures"], record)
     if counts["retried"]:
         lines.append(f"again    {counts['retried']} of them had failed before")
     if counts["done"]:
@@ -31,8 +30,27 @@ def balance_sheet(record: Mapping[str, Any], output: str) -> str:
     return "\n".join([*lines, f"output   {output}", f"record   {record_path(output, record['run'])}"])
 
 
+def _ledger(asked: int, annotations: int, failures: int, record: Mapping[str, Any]) -> list[str]:
+    """Asked, told by the workers, found in the files: one line if they are the same, else each of them and the cure."""
+    found, told = record["published"], f"{annotations} in data/ + {failures} in errors/"
+    if record["balanced"]:
+        return [f"ledger   {asked} asked = {told}: balances"]
+    lines = [f"ledger   {asked} asked, {annotations + failures} told by the workers: {told}"]
+    if record["balanced"] is None:
+        known = "" if asked == annotations + failures else f"; and what was told {OUT_OF_BALANCE}"
+        return [*lines, f"files    COULD NOT BE COUNTED: {found['uncounted']}{known}"]
+    lines.append(
+        f"files    {found['data']} in data/ + {found['errors']} in errors/, in {found['files']}: {OUT_OF_BALANCE}"
+    )
+    if found["data"] + found["errors"] > asked:
+        lines.append(f"cure     look for copies among part-{record['run']}-* in data/ and errors/, and tell us")
+    else:
+        lines.append("cure     run the same command again: it does what is missing; and tell us")
+    return lines
+
+
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:
-    """0 when all is well, 1 when the ledger does not balance or more failed than was allowed."""
+    """0 when all is well, 1 when the ledger does not balance, could not be counted, or more failed than was allowed."""
     counts = record["counts"]
     failure_rate = counts["failures"] / max(1, counts["pending"])
     return 0 if record["balanced"] and failure_rate <= max_failure_rate else 1

@@ -16,6 +16,8 @@ from .page.render import render
 from .starting import no_others, starting
 
 PAGE = "report.html"
+# Of more rows a page takes minutes, and a run should end when its rows are there.
+ROWS_REPORTED_UNASKED = 2_000_000
 # A page is not worth the wait for a host that is gone.
 THUMBNAIL_PATIENCE = Patience(tries=2, seconds=8)
 
@@ -66,8 +68,8 @@ def write_report(dataset: Dataset, fetch: Fetcher) -> str:
 def try_report(args: argparse.Namespace) -> None:
     """Unless ``--no-report``, write the page of a run that has ended, and say where.
 
-    One that can't be written does not fail the run. Of an output in a bucket, which may be far away and large, it says
-    how to have one.
+    One that can't be written does not fail the run. Of an output in a bucket, which may be far away, or with more rows
+    than ``ROWS_REPORTED_UNASKED`` it says how to have one.
     """
     if not args.report:
         return
@@ -75,7 +77,11 @@ def try_report(args: argparse.Namespace) -> None:
         print(f"report   moondream-beam report {args.output}")
         return
     try:
-        print(f"report   {write_report(Dataset(args.output), _fetcher(args))}")
+        with Dataset(args.output) as dataset:
+            if (rows := dataset.count()) > ROWS_REPORTED_UNASKED:
+                print(f"report   of {rows:,} rows it takes minutes: moondream-beam report {args.output}")
+            else:
+                print(f"report   {write_report(dataset, _fetcher(args))}")
     # Rows are published and the ledger is told: whatever is wrong with a page, the run is not.
     except Exception as error:
         print(f"no report: {_in_a_line(error)}", file=sys.stderr)

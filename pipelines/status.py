@@ -91,7 +91,7 @@ def in_words(run: RunStatus, now: datetime) -> str:
         words.append("answers,")
     words.append(f"{run.failures:,} errors")
     if run.record and not run.record.get("balanced", True):
-        words.append("– does not balance")
+        words.append("– does not balance" if run.record["balanced"] is False else "– files not counted")
     if (rate := run.rate(now)) is not None:
         words[-1] += ","
         words.append(f"{number(rate)} a second")

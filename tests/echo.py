@@ -21,6 +21,7 @@ from moondream_beam.models.tasks import (
     Point,
     Query,
     Request,
+    Size,
     Spot,
     Task,
     Timings,
@@ -49,6 +50,9 @@ class Echo:
     silent_on: tuple[object, ...] = ()
     dies_on: tuple[object, ...] = ()
     ends_after: int | None = None
+
+    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+        return False
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         arrivals = pulled_in_a_thread(requests) if self.in_a_thread else iter(requests)

@@ -22,7 +22,8 @@ def no_faults(method: str, path: str, before: int) -> None:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Stands in front of ``port``. ``rule`` says what goes wrong; ``asked`` is what came, ``wrong`` what did."""
+    """Stands in front of ``port``. ``rule`` says what goes wrong; ``asked`` is what came, ``wrong`` what did, ``sent``
+    how many bytes of bodies went back."""
 
     daemon_threads = True
 
@@ -35,6 +36,7 @@ class Proxy(ThreadingHTTPServer):
         self.rule: Rule = no_faults
         self.asked: list[tuple[str, str]] = []
         self.wrong: list[tuple[str, str]] = []
+        self.sent = 0
 
     @property
     def url(self) -> str:
@@ -100,6 +102,8 @@ class Visit(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        with self.server.lock:
+            self.server.sent += len(content)
         with contextlib.suppress(OSError):
             if trouble == HALF:
                 self.close_connection = True

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from apache_beam.yaml.main import run as run_yaml
 from PIL import Image
 
 from moondream_beam.pipelines.annotate import beam_options
@@ -74,7 +75,9 @@ def somewhere(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_says_what_it_is(block):
-    assert block.kind in ("python", "sh", "sh run", "text", "yaml"), "a block of another kind is tested by nobody"
+    assert block.kind in ("python", "sh", "sh run", "text", "yaml", "yaml run"), (
+        "a block of another kind is tested by nobody"
+    )
 
 
 @pytest.mark.parametrize("block", SNIPPETS, ids=str)
@@ -90,9 +93,15 @@ def test_a_script_marked_run_runs(block, somewhere):
     subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], check=True, env={**os.environ, "PATH": path})
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind == "yaml"], ids=str)
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind == "yaml run"], ids=str)
+def test_a_pipeline_in_yaml_marked_run_runs(block, somewhere):
+    run_yaml(["--yaml_pipeline", block.text, "--runner=FnApiRunner"])
+    assert list(somewhere.glob("**/*-00000-of-00001"))
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind.startswith("yaml")], ids=str)
 def test_yaml_can_be_read(block):
-    assert all(isinstance(document, dict) for document in yaml.safe_load_all(block.text))
+    assert all(isinstance(document, dict | list) for document in yaml.safe_load_all(block.text))
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "moondream-beam"], ids=shlex.join)

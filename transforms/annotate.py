@@ -37,7 +37,7 @@ def annotate(
     Of pictures with the very same bytes one is asked; the others bear its answer, and neither tokens nor its time.
     """
     desk = Desk(Job(tuple(tasks), annotator, sampling, run))
-    requests = desk.requests(load_ahead(refs, fetch or Fetcher()))
+    requests = desk.requests(load_ahead(refs, fetch or Fetcher(), annotator.sees_as_much))
     for outcome in annotator.answer(requests):
         yield from desk.ready()
         yield from desk.settle(outcome)

@@ -13,7 +13,7 @@ from azure.core import exceptions
 from azure.storage.blob import BlobPrefix, BlobServiceClient
 
 from .patience import cut_off, forbidden, of_status, timed_out, too_large
-from .stores import CONNECT_SECONDS, READ_SECONDS, Entry, Page, Part
+from .stores import CONNECT_SECONDS, READ_SECONDS, Entry, NoClientError, Page, Part
 from .uris import scheme_of
 
 CONNECTION, ACCOUNT, KEY = "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"
@@ -40,6 +40,12 @@ class Azure:
                 if time.monotonic() > end:
                     raise timed_out(f"{uri} comes too slowly")
         return bytes(content)
+
+    def size(self, uri: str) -> int:
+        """The length that the store tells."""
+        container, name, _ = self._find(uri)
+        with _told_plainly(uri):
+            return int(container.get_blob_client(name).get_blob_properties().size)
 
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
         """Up to 1,000 names."""
@@ -87,7 +93,7 @@ def _sign_in(account: str) -> Any:
         return BlobServiceClient.from_connection_string(connection, **options)
     account = account or os.environ.get(ACCOUNT, "")
     if not account:
-        raise RuntimeError(f"az:// needs {CONNECTION} or {ACCOUNT} in the environment")
+        raise NoClientError(f"az:// needs {CONNECTION} or {ACCOUNT} in the environment")
     url = f"https://{account}.blob.core.windows.net"
     if key := os.environ.get(KEY):
         return BlobServiceClient(url, credential={"account_name": account, "account_key": key}, **options)

@@ -79,6 +79,11 @@ class Dataset:
         """The names of a table's columns; what the package itself does not write comes last."""
         return [row[0] for row in self.tuples(f"DESCRIBE {table}")]
 
+    def count(self) -> int:
+        """How many rows there are of both kinds, which files say without being read."""
+        ((rows,),) = self.tuples("SELECT (SELECT count(*) FROM data) + (SELECT count(*) FROM errors)")
+        return int(rows)
+
     def tuples(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a query that has few."""
         return self.database.execute(query, list(values)).fetchall()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+
+from ..models.tasks import Size
 
 # Pixels and pixels a side, read from the header before anything is decoded.
 MAX_PIXELS = 178_956_970
@@ -27,6 +31,14 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Those that make a column of a row.
+TURNED = (5, 6, 7, 8)
+
+
+# The sides of a JPEG can be decoded at one of these parts of their length, in a fraction of the time.
+REDUCTIONS = (8, 4, 2)
+# Whether a picture of one size may come in another: see Annotator.
+Enough = Callable[[Size, Size], bool]
 
 
 class UndecodableError(ValueError):
@@ -80,6 +92,22 @@ def make_pixels(image: Image.Image) -> Image.Image:
         return _to_rgb(_turn_upright(image))
 
 
+def reduce(image: Image.Image, is_enough: Enough) -> Size | None:
+    """Have an opened JPEG decoded in fewer pixels, where those are enough; the size that it would have had, upright.
+
+    Only where they divide its sides: a part of a pixel would shift the others.
+    """
+    if not isinstance(image, JpegImageFile):
+        return None
+    with _telling_what_is_wrong():
+        size = image.size[::-1] if _orientation(image) in TURNED else image.size
+        for part in REDUCTIONS:
+            if not (size[0] % part or size[1] % part) and is_enough(size, (size[0] // part, size[1] // part)):
+                image.draft(None, (image.width // part, image.height // part))
+                return size
+    return None
+
+
 @contextmanager
 def _telling_what_is_wrong() -> Iterator[None]:
     try:
@@ -100,13 +128,16 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
+    turn = TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Any:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
     # EXIF that can't be read turns nothing; the pixels are as good as without it.
     except Exception:
-        return image
-    turn = TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

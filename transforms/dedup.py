@@ -11,6 +11,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from .fetch import Fetcher
+from .homes import home_of, is_of_a_stream
 from .load import LOAD_THREADS, Fetch
 from .records import ImageRef
 
@@ -22,7 +23,8 @@ Named = tuple[str, ImageRef]
 class NameByBytes(beam.DoFn):
     """References to (sha256 of the bytes, reference), read in threads, in the global window.
 
-    What can't be read is named by its key: it fails where it is annotated, and has its row there.
+    What can't be read is named by its key: it fails where it is annotated, and has its row there. What can only be read
+    together with others stays with them.
     """
 
     def __init__(self, fetch: Fetch | None = None) -> None:
@@ -49,8 +51,8 @@ class NameByBytes(beam.DoFn):
             return list(zip(pool.map(self._name, gathered), gathered, strict=True))
 
     def _name(self, ref: ImageRef) -> str:
-        if ref.problem:
-            return ref.key
+        if ref.problem or is_of_a_stream(ref):
+            return home_of(ref)
         try:
             return sha256(self.fetch(ref.uri)).hexdigest()
         except (OSError, ValueError):

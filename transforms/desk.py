@@ -60,7 +60,8 @@ class Desk:
                     continue
                 question = self.job.question_of(loaded.sha256, task)
                 if self._is_new(question, self._asked(loaded, task)):
-                    yield Request(question, loaded.picture, task, self.job.sampling, loaded.ref.uri)
+                    uri, sampling = loaded.ref.uri, self.job.sampling
+                    yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
 
     def settle(self, outcome: Outcome) -> Iterator[Row]:
         """The rows that an outcome amounts to: one for each who waited for it.
@@ -118,8 +119,8 @@ class Desk:
             ref=loaded.ref,
             task=task,
             sha256=loaded.sha256,
-            width=loaded.picture.width,
-            height=loaded.picture.height,
+            width=loaded.size[0],
+            height=loaded.size[1],
             started=loaded.started,
             fetch_ms=loaded.fetch_ms / sharers,
             decode_ms=loaded.decode_ms / sharers,

@@ -13,9 +13,12 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .archives import Member, member_of
+from .embedded import cell_of
+from .inside import Inside
 from .patience import Patience, too_large
-from .stores import Stores
-from .uris import BUCKETS, DATA, LOCAL, TAR, WEB, path_of, scheme_of
+from .stop import StoppedError
+from .stores import NoClientError, Stores
+from .uris import BUCKETS, DATA, LOCAL, PARQUET, TAR, WEB, path_of, scheme_of
 from .web import PROJECT, Web
 
 # Larger files are refused: no photograph needs more, and many of them are open at once.
@@ -30,6 +33,7 @@ class Clients:
 
     def __init__(self) -> None:
         self.stores = Stores()
+        self.inside = Inside(self.stores)
         self._web: Web | None = None
         self._lock = threading.Lock()
 
@@ -62,44 +66,39 @@ class Fetcher:
         Raises:
             OSError: it can't be had; far away, a FetchError, which tells how often it was tried, and whether to again.
             ValueError: it is empty or larger than ``MAX_FILE_BYTES``, or the URI is none.
-            RuntimeError: no such thing can be fetched here: a client is not installed, or can't sign in.
+            StoppedError: no such thing can be fetched here: a client is not installed, or can't sign in.
         """
-        scheme = scheme_of(uri)
-        if scheme == LOCAL:
-            content = read_file(path_of(uri))
-        elif scheme == TAR:
-            content = self._read_member(member_of(uri))
-        elif scheme == DATA:
-            content = decode_data(uri)
-        elif scheme in WEB:
-            web = self.clients.web(self.allow_private_addresses)
-            content = self.patience.call(lambda end: web.read(uri, MAX_FILE_BYTES, end))
-        elif scheme in BUCKETS:
-            store = self.clients.stores.of(scheme)
-            content = self.patience.call(lambda end: store.read(uri, MAX_FILE_BYTES, end))
-        else:
-            raise ValueError(f"{scheme}:// can't be fetched")
+        try:
+            content = self._content(uri)
+        except NoClientError as error:
+            # All others of its kind would fail alike, and be done until somebody asks for --retry-errors.
+            raise StoppedError(f"stopped: {error}; once that is cured the same command goes on") from error
         if not content:
             raise ValueError("the file is empty")
         return content
 
+    def _content(self, uri: str) -> bytes:
+        scheme = scheme_of(uri)
+        if scheme == LOCAL:
+            return read_file(path_of(uri))
+        if scheme == TAR:
+            return self._read_member(member_of(uri))
+        if scheme == PARQUET:
+            return self.clients.inside.cell(cell_of(uri), MAX_FILE_BYTES, self.patience)
+        if scheme == DATA:
+            return decode_data(uri)
+        if scheme in WEB:
+            web = self.clients.web(self.allow_private_addresses)
+            return self.patience.call(lambda end: web.read(uri, MAX_FILE_BYTES, end))
+        if scheme in BUCKETS:
+            store = self.clients.stores.of(scheme)
+            return self.patience.call(lambda end: store.read(uri, MAX_FILE_BYTES, end))
+        raise ValueError(f"{scheme}:// can't be fetched")
+
     def _read_member(self, member: Member) -> bytes:
         if member.size > MAX_FILE_BYTES:
             raise too_large(MAX_FILE_BYTES)
-        if not member.size:
-            return b""
-        scheme = scheme_of(member.archive)
-        if scheme == LOCAL:
-            with open(path_of(member.archive), "rb") as file:
-                file.seek(member.offset)
-                content = file.read(member.size)
-        else:
-            store = self.clients.stores.of(scheme)
-            part = (member.offset, member.size)
-            content = self.patience.call(lambda end: store.read(member.archive, MAX_FILE_BYTES, end, part))
-        if len(content) != member.size:
-            raise ValueError("the archive is shorter than it was when it was listed")
-        return content
+        return self.clients.inside.member(member, self.patience) if member.size else b""
 
 
 def read_file(path: str) -> bytes:

@@ -15,7 +15,7 @@ from google.cloud.storage import Client
 from google.cloud.storage.exceptions import DataCorruption
 
 from .patience import cut_off, forbidden, of_status, timed_out, too_large
-from .stores import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, Page, Part
+from .stores import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, NoClientError, Page, Part
 from .uris import split_bucket
 
 TIMEOUT = (CONNECT_SECONDS, READ_SECONDS)
@@ -28,7 +28,7 @@ class Gcs:
         try:
             self.client: Any = Client()
         except (auth.GoogleAuthError, OSError) as error:
-            raise RuntimeError(f"gs:// can't sign in: {error}") from error
+            raise NoClientError(f"gs:// can't sign in: {error}") from error
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
         # Otherwise it keeps ten connections, and threads make and drop the others.
         self.client._http.mount("https://", adapter)
@@ -42,6 +42,14 @@ class Gcs:
             span = {"start": part[0], "end": sum(part) - 1} if part else {}
             blob.download_to_file(content, timeout=TIMEOUT, retry=None, **span)
         return content.getvalue()
+
+    def size(self, uri: str) -> int:
+        """The length that the store tells."""
+        bucket, name = split_bucket(uri)
+        with _told_plainly(uri):
+            blob = self.client.bucket(bucket).blob(name)
+            blob.reload(timeout=TIMEOUT, retry=None)
+            return int(blob.size)
 
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
         """Up to 1,000 names."""

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from ..models.tasks import Fault
 from .patience import FetchError, forbidden, missing, timed_out, too_large
-from .stores import CHUNK_BYTES, Entry, Page, Part
+from .stores import CHUNK_BYTES, Entry, NoClientError, Page, Part
 from .uris import split_bucket
 
 
@@ -37,6 +37,15 @@ class Hdfs:
                     raise timed_out(f"{uri} comes too slowly")
         return bytes(content)
 
+    def size(self, uri: str) -> int:
+        """The length that the name node tells."""
+        node, path = split_bucket(uri)
+        with _told_plainly(uri):
+            info = self._node(node).get_file_info(f"/{path}")
+        if info.type != fs.FileType.File:
+            raise missing(uri)
+        return int(info.size)
+
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
         """All files of the folder that the prefix lies in: HDFS has no pages."""
         node, path = split_bucket(prefix)
@@ -57,7 +66,7 @@ class Hdfs:
                     self._nodes[node] = fs.HadoopFileSystem.from_uri(f"hdfs://{node}")
                 except OSError as error:
                     # Without libhdfs, or its name node, no file can be had, and all would fail alike.
-                    raise RuntimeError(f"hdfs://{node} can't be reached: {error}") from error
+                    raise NoClientError(f"hdfs://{node} can't be reached: {error}") from error
             return self._nodes[node]
 
 

@@ -24,6 +24,7 @@ from .output import anchor, is_there
 from .paid import Noted, keep_beside, stopping_when_refused
 from .plan import Count, PlanShards, Shard
 from .progress import ProgressNotes
+from .published import CountPublished, Published
 from .pulse import Pulse
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_want_of_memory, telling_what_failed
@@ -103,15 +104,17 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         """Only paths and rows of sums go from stage to stage."""
         plan = refs | "Plan" >> self.plan
         noted = plan.counts | "Note the plan" >> beam.Map(_note_plan, self.output, self.job.run)
-        return (
+        summary = (
             plan.shards
             | "Annotate shards"
             >> beam.ParDo(
                 _AnnotateShard(self.job, self.output, self.max_failure_rate, self.fetch), AsSingleton(noted)
             ).with_resource_hints(**self.hints)
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
-            | "Record" >> beam.Map(_record, AsSingleton(plan.counts), self.job, self.output, self.about, time.time())
         )
+        published = summary | "Count what is published" >> CountPublished(self.output, self.job.run)
+        sides = (AsSingleton(plan.counts), AsSingleton(published))
+        return summary | "Record" >> beam.Map(_record, *sides, self.job, self.output, self.about, time.time())
 
 
 class _AnnotateShard(beam.DoFn):
@@ -194,15 +197,29 @@ def _note_plan(count: Count, output: str, run: str) -> Count:
     return count
 
 
+def balances(count: Count, told: Summary, found: Published) -> bool | None:
+    """Whether each request has one row, as the workers told and as the files say; None where nobody could count."""
+    if found.uncounted:
+        return None
+    return count.pending == told.rows and (told.annotations, told.failures) == (found.data, found.errors)
+
+
 def _record(
-    summary: Summary, count: Count, job: Job, output: str, about: Mapping[str, Any], started: float
+    summary: Summary,
+    count: Count,
+    found: Published,
+    job: Job,
+    output: str,
+    about: Mapping[str, Any],
+    started: float,
 ) -> dict[str, Any]:
     record = {
         "run": job.run,
         **about,
         **describe(job),
         "counts": {**count._asdict(), "annotations": summary.annotations, "failures": summary.failures},
-        "balanced": count.pending == summary.rows,
+        "published": found._asdict(),
+        "balanced": balances(count, summary, found),
         "totals": {name: getattr(summary, name) for name in summary._fields[2:]},
         "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - started, 3),

@@ -68,6 +68,20 @@ def held(output: str, run: str) -> Iterator[Token]:
         token.let_go()
 
 
+@contextlib.contextmanager
+def signalling(output: str, run: str) -> Iterator[None]:
+    """Within this block other runs see that this one is at work, if it has a token; without one it goes on all the
+    same, since it writes nothing."""
+    token = _token(output, run)
+    # Whoever reads a store that is out of order finds that out by itself.
+    with contextlib.suppress(Exception):
+        token.hold()
+    try:
+        yield
+    finally:
+        token.let_go()
+
+
 def at_work(output: str) -> list[str]:
     """The runs that are at work in an output, as far as can be seen from here."""
     return [run for run in _runs(output) if _token(output, run).is_held()]

@@ -12,8 +12,8 @@ from itertools import islice
 
 from PIL.Image import Image
 
-from ..models.tasks import Fault
-from .decode import make_pixels, open_picture
+from ..models.tasks import Fault, Size
+from .decode import Enough, make_pixels, open_picture, reduce
 from .patience import FetchError
 from .records import ImageRef, Stage
 
@@ -31,11 +31,12 @@ PIXELS_AHEAD = 256 << 20
 class Loaded:
     """A picture with the sha256 of its bytes; ``started`` is on the clock of ``time.perf_counter``.
 
-    ``pixels`` are those that its header told.
+    ``size`` is that of all of it, upright; the picture may have come in fewer ``pixels``.
     """
 
     ref: ImageRef
     picture: Image
+    size: Size
     pixels: int
     sha256: str
     started: float
@@ -84,7 +85,7 @@ class Room:
             self._changed.notify_all()
 
 
-def load(ref: ImageRef, fetch: Fetch, room: Room) -> Loaded | Unloadable:
+def load(ref: ImageRef, fetch: Fetch, room: Room, is_enough: Enough) -> Loaded | Unloadable:
     """Fetch and decode one picture, once its pixels have room; the caller gives that back for what is loaded.
 
     What goes wrong is told, not raised.
@@ -101,6 +102,7 @@ def load(ref: ImageRef, fetch: Fetch, room: Room) -> Loaded | Unloadable:
     fetched = time.perf_counter()
     try:
         image = open_picture(content)
+        size = reduce(image, is_enough)
     except ValueError as error:
         return Unloadable(ref, "decode", Fault.of(error))
     pixels = image.width * image.height
@@ -115,13 +117,16 @@ def load(ref: ImageRef, fetch: Fetch, room: Room) -> Loaded | Unloadable:
         return Unloadable(ref, "decode", Fault.of(error, retryable=isinstance(error, MemoryError)))
     decode_ms = 1000 * (opened - fetched + time.perf_counter() - entered)
     digest = sha256(content).hexdigest()
-    return Loaded(ref, picture, pixels, digest, started, 1000 * (fetched - started), decode_ms)
+    return Loaded(ref, picture, size or picture.size, pixels, digest, started, 1000 * (fetched - started), decode_ms)
 
 
-def load_ahead(refs: Iterable[ImageRef], fetch: Fetch) -> Iterator[Loaded | Unloadable]:
+def load_ahead(
+    refs: Iterable[ImageRef], fetch: Fetch, is_enough: Enough = lambda size, reduced: False
+) -> Iterator[Loaded | Unloadable]:
     """Load ``PICTURES_AHEAD`` of them at once, and no more than ``PIXELS_AHEAD``.
 
-    They come as they are ready, the oldest first: a slow one keeps nobody waiting, and each that goes makes way.
+    They come as they are ready, the oldest first: a slow one keeps nobody waiting, and each that goes makes way. Of a
+    JPEG only as many pixels are made as are enough.
     """
     stream = iter(refs)
     room = Room(PIXELS_AHEAD)
@@ -130,7 +135,7 @@ def load_ahead(refs: Iterable[ImageRef], fetch: Fetch) -> Iterator[Loaded | Unlo
         try:
             while True:
                 for ref in islice(stream, PICTURES_AHEAD - len(under_way)):
-                    under_way.append(pool.submit(load, ref, fetch, room))
+                    under_way.append(pool.submit(load, ref, fetch, room, is_enough))
                 if not under_way:
                     return
                 ready = wait(under_way, return_when=FIRST_COMPLETED).done

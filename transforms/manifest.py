@@ -15,11 +15,13 @@ from apache_beam.pvalue import PBegin, PCollection
 
 from ..models.tasks import Task
 from .buckets import Bucket, Folder
+from .embedded import check_pictures, list_pictures
+from .files import open_file
 from .patience import Patience
 from .read import anchored
 from .records import ImageRef
 from .stores import Stores
-from .tables import KINDS, TableRow, convert, kind_of, read_rows, schema_of
+from .tables import KINDS, PARQUET, convert, kind_of, read_rows, schema_of
 from .templates import fill, named_columns, value_of
 from .uris import BUCKETS, LOCAL, basename, check_uri, is_path, scheme_of
 
@@ -28,30 +30,45 @@ from .uris import BUCKETS, LOCAL, basename, check_uri, is_path, scheme_of
 class Columns:
     """Which columns of a manifest say where a picture lies, what it is called, and what is kept beside its rows.
 
+    In place of ``uri`` there may be ``image``, a column of Parquet that holds the pictures themselves.
+
     ``tasks`` may name columns in braces. Where one does, or something is ``kept``, each row has tasks of its own.
+
+    Raises:
+        ValueError: there is neither of the two, or there are both.
     """
 
-    uri: str
+    uri: str | None = None
     filename: str | None = None
     tasks: tuple[Task, ...] = ()
     kept: tuple[pa.Field, ...] = ()
+    image: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.uri is None) == (self.image is None):
+            raise ValueError("a manifest has one column of pictures: say where they lie, or which holds them, not both")
 
     def names(self) -> list[str]:
-        """All columns that are read, each once.
+        """All columns that are read, each once; the one that holds the pictures is not.
 
         Raises:
             ValueError: a prompt's braces make no sense.
         """
-        filename = [self.filename] if self.filename else []
-        return list(dict.fromkeys([self.uri, *filename, *named_columns(self.tasks), *(one.name for one in self.kept)]))
+        plain = [name for name in (self.uri, self.filename) if name]
+        return list(dict.fromkeys([*plain, *named_columns(self.tasks), *(one.name for one in self.kept)]))
+
+    def own_tasks(self) -> bool:
+        """Whether each row has tasks of its own."""
+        return bool(self.kept or named_columns(self.tasks))
 
 
 class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """References to the pictures that manifests list, one for each row: files or globs of ``.csv``, ``.tsv``,
     ``.jsonl``, ``.ndjson`` and ``.parquet``, on disk or in a bucket.
 
-    A relative path in a manifest is relative to the manifest's folder. A row that names no picture becomes one that
-    fails at stage ``list``. A name is that name, whatever brackets it has.
+    A relative path in a manifest is relative to the manifest's folder. Where Parquet holds the pictures themselves,
+    their URI in rows is ``FILE#COLUMN/NUMBER``, with the path behind it that a row may have. A row that names no
+    picture becomes one that fails at stage ``list``. A name is that name, whatever brackets it has.
 
     Raises:
         ValueError: a pattern can't be any.
@@ -94,30 +111,51 @@ def list_manifests(pattern: str) -> Iterator[str]:
 
 def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:
     """A reference for each row."""
+    if columns.image:
+        yield from _read_pictures(path, columns, columns.image)
+        return
     folder = posixpath.dirname(path)
-    own_tasks = bool(columns.kept or named_columns(columns.tasks))
     for row in read_rows(path, columns.names()):
         try:
             if row.problem:
                 raise ValueError(row.problem)
-            yield _reference(row.values, columns, folder, own_tasks)
+            yield _asked(_place(row.values, columns, folder), row.values, columns)
         except ValueError as error:
-            yield _problem(path, row, columns.tasks if own_tasks else (), str(error))
+            yield _problem(f"{path}#{row.number}", columns, str(error))
+
+
+def _read_pictures(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
+    """A reference for each row that holds its picture; where the file breaks off, one more, which fails."""
+    try:
+        with open_file(path) as file:
+            for row in list_pictures(path, file, image, columns.names()):
+                try:
+                    yield _asked(ImageRef(row.uri, row.name), row.values, columns)
+                except ValueError as error:
+                    yield _problem(f"{path}#{row.number}", columns, str(error))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        yield _problem(path, columns, str(error))
 
 
 def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]) -> Columns:
     """The columns, with the types of those to ``keep``, once each pattern's first manifest was seen to have them all.
 
     Raises:
-        ValueError: a pattern matches nothing, or a column is not there.
+        ValueError: a pattern matches nothing, or a column is not there, or can't hold what it should.
     """
     wanted = dict.fromkeys([*columns.names(), *keep])
+    if columns.image in wanted:
+        raise ValueError(f"column {columns.image!r} holds the pictures: it can't be kept, nor be a name or in a prompt")
     kept: tuple[pa.Field, ...] = ()
     for pattern in patterns:
         first = next(list_manifests(anchored(pattern)), None)
         if first is None:
             raise ValueError(f"manifest {pattern}: no such file")
+        if columns.image and kind_of(first) not in PARQUET:
+            raise ValueError(f"manifest {first} is no Parquet file, which alone can hold pictures in a column")
         schema = schema_of(first)
+        if columns.image:
+            check_pictures(first, schema, columns.image)
         for name in wanted:
             if name not in schema.names:
                 there = ", ".join(schema.names[:20])
@@ -126,24 +164,28 @@ def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]
     return replace(columns, kept=kept)
 
 
-def _reference(values: dict[str, Any], columns: Columns, folder: str, own_tasks: bool) -> ImageRef:
-    given = values.get(columns.uri)
+def _place(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
+    """Where a row says that its picture lies."""
+    given = values.get(columns.uri or "")
     if given is None or given == "":
         raise ValueError(f"column {columns.uri} is empty")
     if not isinstance(given, str):
         raise ValueError(f"column {columns.uri} holds no text")
     uri = check_uri(given)
     if is_path(uri) and not os.path.isabs(uri):
-        uri, name = f"{folder}/{uri}", posixpath.normpath(uri)
-    else:
-        name = basename(uri)
+        return ImageRef(f"{folder}/{uri}", posixpath.normpath(uri))
+    return ImageRef(uri, basename(uri))
+
+
+def _asked(ref: ImageRef, values: dict[str, Any], columns: Columns) -> ImageRef:
+    """A picture with what its row asks of it, and with what is kept."""
     if columns.filename:
-        name = value_of(values, columns.filename)
-    if not own_tasks:
-        return ImageRef(uri, name)
+        ref = ref._replace(filename=value_of(values, columns.filename))
+    if not columns.own_tasks():
+        return ref
     tasks = tuple(dict.fromkeys(fill(task, values) for task in columns.tasks))
     kept = tuple(convert(values.get(field.name), field) for field in columns.kept)
-    return ImageRef(uri, name, tasks, (kept,) * len(tasks) if kept else ())
+    return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else ())
 
 
 def _plain(field: pa.Field) -> pa.Field:
@@ -152,7 +194,7 @@ def _plain(field: pa.Field) -> pa.Field:
     return pa.field(field.name, kind)
 
 
-def _problem(path: str, row: TableRow, tasks: tuple[Task, ...], why: str) -> ImageRef:
+def _problem(place: str, columns: Columns, why: str) -> ImageRef:
     """A picture that nobody can look for, named by where it should have been told."""
-    place = f"{path}#{row.number}"
-    return ImageRef(place, posixpath.basename(place), tasks, problem=f"{posixpath.basename(place)}: {why}")
+    name = posixpath.basename(place)
+    return ImageRef(place, name, columns.tasks if columns.own_tasks() else (), problem=f"{name}: {why}")

@@ -15,6 +15,7 @@ from apache_beam.transforms.combiners import Count, Top
 
 from ..models.tasks import Annotator, Sampling, Task
 from .annotate import annotate, check_tasks
+from .homes import in_order
 from .load import Fetch
 from .records import Annotation, ImageRef, Row
 
@@ -76,6 +77,7 @@ def measure(
     if not refs:
         raise ValueError("no picture to measure with")
     check_tasks(tasks, annotator)
+    refs = sorted(refs, key=in_order)
     before = time.perf_counter()
     for _ in annotate(refs[:FIRST], tasks, annotator, sampling=sampling, fetch=fetch):
         pass

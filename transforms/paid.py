@@ -11,7 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 from ..models.hosted.annotator import Paid
 from ..models.hosted.ends import AccountError
 from ..models.hosted.journal import LocalStore, Store
-from ..models.tasks import Annotator, Outcome, Request, Task
+from ..models.tasks import Annotator, Outcome, Request, Size, Task
 from .output import is_local, make_folder, matching
 from .records import Row
 from .stop import StoppedError
@@ -76,6 +76,10 @@ class Noted:
     def tasks(self) -> frozenset[type[Task]]:
         """The kinds of task that it can be asked."""
         return self.annotator.tasks
+
+    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+        """Whether fewer pixels of a picture do."""
+        return self.annotator.sees_as_much(size, reduced)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answer a stream, and note what has been."""

@@ -12,6 +12,8 @@ from ..models.tasks import Fault
 
 T = TypeVar("T")
 
+BEHIND_THE_END = "BehindTheEnd"
+
 
 class FetchError(OSError):
     """Something far away can't be had, and why; ``after`` are the seconds that the other side asked to wait."""
@@ -90,6 +92,8 @@ def of_status(status: int, what: str, after: float | None = None) -> FetchError:
         return missing(text)
     if status in (401, 403, 407, 451):
         return forbidden(text)
+    if status == 416:
+        return FetchError(Fault(BEHIND_THE_END, text))
     passes = status in (408, 425, 429) or (status >= 500 and status not in (501, 505))
     return FetchError(Fault("ServerError" if passes else "StatusError", text, retryable=passes), after)
 

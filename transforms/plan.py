@@ -7,33 +7,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..models.tasks import Task
-from .archives import home_of, in_order
 from .dedup import NameByBytes, Named
+from .done import PackIds, found, list_parts, short
 from .fetch import Fetcher
+from .homes import home_of, in_order
 from .lease import claim
-from .output import matching
 from .packing import PackBy, Packed, Packer, bucket_of, number_of_ref, pack, unpack, unpack_all
 from .records import ImageRef, Job
 from .retry import forget
-from .slices import go_together, run_of_file
 
 Shard = tuple[int, Iterable[ImageRef]]
 FORGET = "forget"
-IDS_AT_ONCE = 65_536
-
-
-class Done(NamedTuple):
-    """A row in the output: its request, and the file of ``errors/`` that it stands in (none: it is in ``data/``)."""
-
-    id: str
-    failed_in: str = ""
 
 
 class Plan(NamedTuple):
@@ -82,9 +71,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         """Everything that is compared, counted and grouped is an id or a path, and goes in packs."""
         wanted = refs | "Pack references" >> beam.ParDo(PackBy(number_of_ref)).with_output_types(Packed)
         left = (wanted, self._done(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
-        left = left | "What is left" >> beam.ParDo(_Leave(self.job, self.retry_errors)).with_outputs(
-            FORGET, main="left"
-        )
+        left = left | "What is left" >> beam.ParDo(_Leave(self.job)).with_outputs(FORGET, main="left")
         counts = left["left"] | "Their counts" >> beam.Map(lambda left: left[1])
         counts = counts | "Count" >> beam.CombineGlobally(sum_counts)
         forgotten = (
@@ -116,50 +103,35 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
             | "Claim" >> beam.Map(_claim, self.job.run)
             | "List parts" >> beam.FlatMap(list_parts, but_of=self.job.run)
             | "Spread parts" >> beam.Reshuffle()
-            | "Read ids" >> beam.FlatMap(read_ids)
-            | "Pack ids" >> beam.ParDo(PackBy(_number_of_done)).with_output_types(Packed)
+            | "Pack ids" >> beam.ParDo(PackIds(with_files=self.retry_errors)).with_output_types(Packed)
         )
 
 
 class _Leave(beam.DoFn):
     """A bucket of references and done ids to what is left of them, with its count, and the failures to forget."""
 
-    def __init__(self, job: Job, retry_errors: bool) -> None:
-        self.job, self.retry_errors = job, retry_errors
+    def __init__(self, job: Job) -> None:
+        self.job = job
 
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
         _, (packs, done_packs) = group
         same: dict[str, list[ImageRef]] = {}
         for ref in unpack_all(packs):
             same.setdefault(ref.key, []).append(ref)
-        rows: dict[str, list[Done]] = {}
-        for key, row in unpack_all(done_packs):
-            if key in same:
-                rows.setdefault(key, []).append(row)
+        if not same:
+            return
+        done, failed = found(done_packs)
         named, counts = [], []
-        for key, refs in same.items():
-            left, count, forgotten = self._left(refs, rows.get(key, ()))
-            counts.append(count)
-            yield from (TaggedOutput(FORGET, each) for each in forgotten)
-            if left.tasks:
-                named.append((home_of(left), left))
-        if counts:
-            yield pack(named), sum_counts(counts)
-
-    def _left(self, refs: Iterable[ImageRef], rows: Iterable[Done]) -> tuple[ImageRef, Count, list[tuple[str, str]]]:
-        """One picture, asked what is left of it; with its count, and (file, id) of each failure to forget."""
-        ref = merge(refs, self.job.tasks)
-        asked = {self.job.id_of(ref, task): task for task in ref.tasks}
-        done, failed, forgotten = set(), set(), []
-        for row in rows:
-            if row.id in asked:
-                if row.failed_in and self.retry_errors:
-                    failed.add(row.id)
-                    forgotten.append((row.failed_in, row.id))
-                else:
-                    done.add(row.id)
-        left = tuple(task for name, task in asked.items() if name not in done)
-        return ref.asking(left), Count(bool(left), len(left), len(done), len(failed - done)), forgotten
+        for refs in same.values():
+            ref = merge(refs, self.job.tasks)
+            asked = {self.job.id_of(ref, task): task for task in ref.tasks}
+            left = {name: task for name, task in asked.items() if short(name) not in done}
+            again = {name: failed[short(name)] for name in asked if short(name) in failed}
+            yield from (TaggedOutput(FORGET, (file, name)) for name, files in again.items() for file in files)
+            counts.append(Count(bool(left), len(left), len(asked) - len(left), len(again.keys() & left.keys())))
+            if left:
+                named.append((home_of(ref), ref.asking(tuple(left.values()))))
+        yield pack(named), sum_counts(counts)
 
 
 class _Draw(beam.DoFn):
@@ -179,10 +151,6 @@ class _Draw(beam.DoFn):
 def _claim(output: str, run: str) -> str:
     claim(output, run)
     return output
-
-
-def _number_of_done(done: tuple[str, Done]) -> int:
-    return bucket_of(done[0])
 
 
 def _number_of_named(named: Named) -> int:
@@ -209,27 +177,3 @@ def shard_of(name: str, count: Count, shard_size: int, min_shards: int) -> int:
     """The shard of a picture: drawn by its name in hex, the same on every worker and in every retry."""
     shards = max(math.ceil(count.pictures / shard_size), min(min_shards, count.pictures))
     return int(name, 16) % shards
-
-
-def list_parts(output: str, but_of: str) -> list[str]:
-    """The published files of an output, data and errors, but for those of one run and of other slices of its cut.
-
-    A run does not look at its own: a runner that plans it anew, for a lost worker, must come to the same shards. Other
-    slices have other pictures.
-    """
-    paths = matching(*(FileSystems.join(output, kind, "*.parquet") for kind in ("data", "errors")))
-    runs = [run_of_file(FileSystems.split(path)[1]) for path in paths]
-    return [
-        path
-        for path, run in zip(paths, runs, strict=True)
-        if run is None or not (run == but_of or go_together(run, but_of))
-    ]
-
-
-def read_ids(path: str) -> Iterator[tuple[str, Done]]:
-    """The key of the picture and the id of every row of a published file, a batch at a time."""
-    failed_in = path if FileSystems.split(FileSystems.split(path)[0])[1] == "errors" else ""
-    with FileSystems.open(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(IDS_AT_ONCE, columns=["key", "id"]):
-            for key, name in zip(batch["key"].to_pylist(), batch["id"].to_pylist(), strict=True):
-                yield key, Done(name, failed_in)

@@ -30,8 +30,8 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """References to the pictures that the patterns match: files, folders (walked, by extension), globs and URLs.
 
     Files may lie on disk or in a bucket (``s3://``, ``gs://``, ``az://``, ``hdfs://``). ``**`` in a glob crosses
-    folders. Of a ``.tar`` that is named, or matched by a glob, its members are the pictures. An ``http(s)://`` or
-    ``data:`` URI is one picture. A picture that several patterns match comes once.
+    folders. Of a tar archive, compressed or not, that is named or matched by a glob, its members are the pictures. An
+    ``http(s)://`` or ``data:`` URI is one picture. A picture that several patterns match comes once.
 
     Raises:
         ValueError: there is no pattern, or one that can't be any.
@@ -56,7 +56,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
             (listed[REFS], below)
             | "All" >> beam.Flatten()
             | "Each once" >> EachOnce()
-            | "Look into archives" >> beam.FlatMap(list_members, EXTENSIONS)
+            | "Look into archives" >> beam.ParDo(_LookInside())
         )
 
 
@@ -75,6 +75,14 @@ class _ListBelow(beam.DoFn):
 
     def process(self, folder: Folder) -> Iterator[ImageRef]:
         yield from list_below(folder, self.stores)
+
+
+class _LookInside(beam.DoFn):
+    def __init__(self) -> None:
+        self.stores = Stores()
+
+    def process(self, ref: ImageRef) -> Iterator[ImageRef]:
+        yield from list_members(ref, EXTENSIONS, self.stores)
 
 
 def anchored(pattern: str) -> str:

@@ -49,6 +49,12 @@ class S3:
                     raise timed_out(f"{uri} comes too slowly")
         return bytes(content)
 
+    def size(self, uri: str) -> int:
+        """The length that the store tells."""
+        bucket, key = split_bucket(uri)
+        with _told_plainly(uri):
+            return int(self.client.head_object(Bucket=bucket, Key=key)["ContentLength"])
+
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
         """Up to 1,000 keys."""
         bucket, key = split_bucket(prefix)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from .homes import slice_name_of
 from .records import KEY_DIGITS, ImageRef
 
 
@@ -40,8 +41,8 @@ class Slice(NamedTuple):
         return f"{run}-{self.number}of{self.of}"
 
     def has(self, ref: ImageRef) -> bool:
-        """Whether a picture is in this slice. By the first digits of its key; the last ones draw its shard."""
-        return int(ref.key, 16) * self.of >> (4 * KEY_DIGITS) == self.number
+        """Whether a picture is in this slice. By the first digits of its name; the last ones draw its shard."""
+        return int(slice_name_of(ref)[:KEY_DIGITS], 16) * self.of >> (4 * KEY_DIGITS) == self.number
 
 
 def go_together(run: str, other: str) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from .patience import Patience
+from .patience import BEHIND_THE_END, FetchError, Patience
+from .uris import scheme_of
 
 # The module here that knows the scheme, what it needs that may be missing, and how to get it.
 CLIENTS = {
@@ -26,6 +27,10 @@ CHUNK_BYTES = 1 << 20
 
 # Where it begins, and how many bytes it has, at least one; None for all of it.
 Part = tuple[int, int] | None
+
+
+class NoClientError(RuntimeError):
+    """Nothing of this kind can be had here: its client is not installed, can't sign in, or knows nobody to ask."""
 
 
 class Entry(NamedTuple):
@@ -49,8 +54,15 @@ class Store(Protocol):
         """The content of an object, or a part of it; ``end`` is when to give up, on the clock of ``time.monotonic``.
 
         Raises:
-            FetchError: it can't be had.
+            FetchError: it can't be had; ``BEHIND_THE_END`` where the object ends before that part.
             ValueError: it has more than ``limit`` bytes.
+        """
+
+    def size(self, uri: str) -> int:
+        """The bytes that an object has.
+
+        Raises:
+            FetchError: nobody can tell.
         """
 
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
@@ -77,12 +89,27 @@ class Stores:
         """The store of a scheme.
 
         Raises:
-            RuntimeError: the client for it is not installed, or finds nothing to sign in with.
+            NoClientError: the client for it is not installed, or finds nothing to sign in with.
         """
         with self._lock:
             if scheme not in self._stores:
                 self._stores[scheme] = open_store(scheme)
             return self._stores[scheme]
+
+    def part(self, uri: str, start: int, size: int, patience: Patience) -> bytes:
+        """So many bytes of an object: fewer where it ends, none behind its end.
+
+        Raises:
+            FetchError: they can't be had.
+            NoClientError: there is no client.
+        """
+        store = self.of(scheme_of(uri))
+        try:
+            return patience.call(lambda end: store.read(uri, size, end, (start, size)))
+        except FetchError as error:
+            if error.fault.error != BEHIND_THE_END:
+                raise
+            return b""
 
     def entries(self, scheme: str, prefix: str, deep: bool, patience: Patience) -> Iterator[Entry]:
         """All entries below a prefix, a page at a time; each page is asked for as patiently as an object."""
@@ -103,7 +130,7 @@ def open_store(scheme: str) -> Store:
     """A new client.
 
     Raises:
-        RuntimeError: it is not installed, or finds nothing to sign in with.
+        NoClientError: it is not installed, or finds nothing to sign in with.
     """
     require_client(scheme)
     store: Store = importlib.import_module(f".{CLIENTS[scheme][0]}", __package__).open_store()
@@ -114,10 +141,10 @@ def require_client(scheme: str) -> None:
     """See that what a scheme needs is there.
 
     Raises:
-        RuntimeError: it is not installed.
+        NoClientError: it is not installed.
     """
     _, needed, extra = CLIENTS[scheme]
     try:
         importlib.import_module(needed)
     except ImportError as error:
-        raise RuntimeError(f"{scheme}:// needs {needed}: pip install '{extra}'") from error
+        raise NoClientError(f"{scheme}:// needs {needed}: pip install '{extra}'") from error

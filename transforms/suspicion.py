@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import duckdb
+from duckdb.func import PythonUDFType
+
+from .repetition import different_runs
 
 # A text that says the same again: fewer than this share of the runs of LOOP_WINDOW characters at its end are different.
-# To find a place in a text takes as long as the text, so that only its last LOOP_LOOKED_AT characters are looked at.
+# Of a long text only the last LOOP_LOOKED_AT characters are looked at: where it ends is where it is caught in a loop.
 LOOP_DISTINCT, LOOP_WINDOW, LOOP_LENGTH, LOOP_LOOKED_AT = 0.5, 8, 40, 1000
 # One text on so many pictures; shorter ones, such as "yes", are answers.
 SHARED_PICTURES, SHARED_LENGTH = 5, 24
@@ -21,10 +24,8 @@ BOILERPLATE = (
     r"(the|this) (image|picture|photo|photograph|scene) (is|shows|depicts|features|displays|captures|presents|"
     r"contains|portrays|showcases|consists)\b|(an?|the) (image|picture|photo|photograph) (of|showing|depicting)\b)"
 )
-_WINDOWS = f"length(_ending) - {LOOP_WINDOW - 1}"
-_DISTINCT_WINDOWS = (
-    f"list_unique(list_transform(range(1, {_WINDOWS} + 1), lambda place: substring(_ending, place, {LOOP_WINDOW})))"
-)
+# Python's, as what DuckDB has of its own takes seven times as long, which is most of a report.
+_DIFFERENT_RUNS = "different_runs"
 
 
 class Suspicion(NamedTuple):
@@ -45,7 +46,8 @@ SUSPICIONS = (
     Suspicion(
         "loop",
         "says the same over and over",
-        f"length(_ending) >= {LOOP_LENGTH} AND {_DISTINCT_WINDOWS} < {LOOP_DISTINCT} * ({_WINDOWS})",
+        f"CASE WHEN length(_ending) >= {LOOP_LENGTH} THEN {_DIFFERENT_RUNS}(_ending) "
+        f"< {LOOP_DISTINCT} * (length(_ending) - {LOOP_WINDOW - 1}) ELSE false END",
     ),
     Suspicion("refusal", "declines instead of answering", f"regexp_matches(caption, $${REFUSAL}$$, 'i')"),
     Suspicion("boilerplate", "opens with words that say nothing", f"regexp_matches(caption, $${BOILERPLATE}$$, 'i')"),
@@ -64,6 +66,13 @@ WHERE length(caption) >= {SHARED_LENGTH} GROUP BY ALL HAVING pictures >= {SHARED
 
 def define_suspicions(database: duckdb.DuckDBPyConnection) -> None:
     """Beside the table ``data``, define ``shared_texts``, ``judged`` and ``suspects``."""
+    database.create_function(
+        _DIFFERENT_RUNS,
+        lambda texts: different_runs(texts, LOOP_WINDOW),
+        ["VARCHAR"],
+        "BIGINT",
+        type=PythonUDFType.ARROW,
+    )
     database.execute(f"CREATE VIEW shared_texts AS {SHARED_TEXTS}")
     kinds = ", ".join(f"CASE WHEN {condition} THEN '{name}' END" for name, _, condition in SUSPICIONS)
     database.execute(

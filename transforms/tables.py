@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
-from .uris import is_path, path_of, scheme_of
+from .files import LEAST_BYTES, open_file
+from .patience import FetchError
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
@@ -47,6 +45,14 @@ def kind_of(path: str) -> str:
     return kind
 
 
+def is_table(path: str) -> bool:
+    """Whether a name is that of a manifest."""
+    try:
+        return bool(kind_of(path))
+    except ValueError:
+        return False
+
+
 def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
     """Every row of a manifest, in bounded memory; of Parquet these columns only.
 
@@ -75,23 +81,13 @@ def schema_of(path: str) -> pa.Schema:
     kind = kind_of(path)
     with open_file(path) as file:
         if kind in PARQUET:
-            return _parquet(path, file).schema_arrow
+            return open_parquet(path, file).schema_arrow
         if kind in CSV:
             with _text(file) as text:
                 return pa.schema([(name, pa.string()) for name in _header(path, _csv(text, kind))])
         rows = [row.values for row, _ in zip(_json_rows(file), range(LINES_LOOKED_AT), strict=False)]
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.schema([(name, _type_of([row.get(name) for row in rows])) for name in names])
-
-
-def open_file(path: str) -> Any:
-    """A file of this machine or of a bucket, open for reading; ``.gz`` is unpacked."""
-    if scheme_of(path) == "az":
-        path = _as_azfs(path)
-    if is_path(path) or path.lower().startswith("file://"):
-        # Beam would take a name for text that is UTF-8.
-        return gzip.open(path_of(path)) if path.lower().endswith(".gz") else open(path_of(path), "rb")
-    return FileSystems.open(path)
 
 
 def convert(value: Any, field: pa.Field) -> Any:
@@ -108,17 +104,6 @@ def convert(value: Any, field: pa.Field) -> Any:
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"column {field.name}: {str(value)[:50]!r} is no {field.type}") from error
     return value
-
-
-def _as_azfs(path: str) -> str:
-    """Beam's name for the same blob, which tells the account."""
-    pairs = (part.partition("=") for part in os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";"))
-    account = {name: value for name, _, value in pairs}.get("AccountName") or os.environ.get(
-        "AZURE_STORAGE_ACCOUNT_NAME"
-    )
-    if not account:
-        raise RuntimeError("az:// needs AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCOUNT_NAME")
-    return f"azfs://{account}/{path.split('://', 1)[1]}"
 
 
 def _text(file: Any) -> io.TextIOWrapper:
@@ -175,15 +160,23 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
         yield TableRow(number, values, problem)
 
 
-def _parquet(path: str, file: Any) -> Any:
+def open_parquet(path: str, file: Any) -> Any:
+    """An open file as a Parquet file, of which nothing is read that nobody asks for.
+
+    Raises:
+        FetchError: it can't be read.
+        ValueError: it is none.
+    """
     try:
-        return pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
+        return pq.ParquetFile(file, buffer_size=LEAST_BYTES, pre_buffer=False)
+    except FetchError:
+        raise
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"manifest {path}: this is no Parquet file: {error}") from error
 
 
 def _parquet_rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
-    table = _parquet(path, file)
+    table = open_parquet(path, file)
     present = [name for name in columns if name in table.schema_arrow.names]
     number = 0
     for batch in table.iter_batches(ROWS_AT_ONCE, columns=present):

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ..tasks import Outcome, Request, Task
+from ..tasks import Outcome, Request, Size, Task
 from .budget import Budget
 from .caller import Caller
 from .ends import AccountError
 from .governor import Clock, Governor
-from .images import Encoder
+from .images import DETAIL, LONGEST_SIDE, Encoder
 from .journal import Journal, Store
 from .service import Item, Service
 from .settling import Desk
@@ -84,6 +84,10 @@ class HostedAnnotator:
             raise ValueError(f"{self.api}: pip install 'moondream-beam[{self.extra}]'")
         if not os.environ.get(self.key_variable):
             raise ValueError(f"{self.api}: no {self.key_variable} in the environment; get a key at {self.key_page}")
+
+    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+        """Whether a picture in ``reduced`` pixels is still made smaller before it is sent, to half of them at most."""
+        return max(reduced) >= DETAIL * LONGEST_SIDE
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
         """Answer a stream of requests; they come out as their jobs end. ``scope`` is for the journal: ``run/shard``.

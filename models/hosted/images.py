@@ -11,6 +11,8 @@ from PIL import Image
 
 # Moondream looks at no more than 1,512 pixels a side: what is larger would be sent for nothing.
 LONGEST_SIDE = 1536
+# Pixels, a side, of a reduced picture for each that is sent.
+DETAIL = 2
 JPEG_QUALITY = 90
 MOST_URL_CHARS = 2048
 # What opens a private object for whoever holds the link.

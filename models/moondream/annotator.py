@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..tasks import Outcome, Request
+from ..tasks import Outcome, Request, Size
+from .crops import keeps_crops
 from .devices import check_device, choose_device, choose_dtype
 from .engine import Engine
 from .hub import OFFICIAL
@@ -87,6 +88,10 @@ class Moondream:
     def falls_to_cpu(self) -> bool:
         """Whether this machine has no accelerator, where any would have done."""
         return self._device == "auto" and choose_device("auto").type == "cpu"
+
+    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+        """Whether ``reduced`` are twice as many pixels, a side, as the crops of a picture of ``size`` take, or more."""
+        return keeps_crops(size, reduced, self._source.vision)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answer a stream of requests; outcomes come as they are ready. Callers in several threads share the slots."""

@@ -16,7 +16,7 @@ import fsspec
 from filelock import FileLock
 
 from ..tasks import Task
-from .config import read_json
+from .config import VisionConfig, read_json
 from .files import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -57,6 +57,7 @@ class BucketModel:
     mark: str
     revision: str
     tasks: frozenset[type[Task]]
+    vision: VisionConfig
 
     @classmethod
     def plan(cls, url: str, release: str | None, tokenizer: Path | None) -> BucketModel:
@@ -79,7 +80,8 @@ class BucketModel:
             content = read_json(small / CONFIG_FILE) if has_config else {}
             generation, config, _ = recognize(shapes, content, small, release, words)
         revision = f"{mark}+{tokenizer_digest(words)}" if tokenizer else mark
-        return cls(url, generation.name, tokenizer, mark, revision, tasks_of(config.tokenizer.templates))
+        tasks = tasks_of(config.tokenizer.templates)
+        return cls(url, generation.name, tokenizer, mark, revision, tasks, config.vision)
 
     def fetch(self) -> Path:
         """The folder or file on this machine, copied if no process has yet; others wait for the one that does.

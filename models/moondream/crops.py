@@ -15,11 +15,14 @@ from PIL.Image import Image, Resampling
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..tasks import Size
 from .config import VisionConfig
 from .resize import Resize, resize
 
 # Pixels of a longer side below which the generations of 2024 see a picture whole.
 SMALL = 512
+# Pixels, a side, of a reduced picture for each that is made of it: with so many the crops hardly differ.
+DETAIL = 2
 
 
 class Tiling(NamedTuple):
@@ -82,17 +85,37 @@ def select_size(height: int, width: int, config: VisionConfig) -> Tiling:
     )
 
 
-def prepare_crops(picture: Image, config: VisionConfig, resize: Resize = resize) -> Crops:
+def select(height: int, width: int, config: VisionConfig) -> Tiling:
+    """The tiles for a picture of ``height`` x ``width`` pixels, as its generation has them."""
+    if config.tiling == "overlapping":
+        return select_tiling(height, width, config)
+    return select_size(height, width, config) if config.tiling == "four sizes" else Tiling(1, 1)
+
+
+def size_of(tiling: Tiling, config: VisionConfig) -> Size:
+    """The size in which a picture is cut into tiles."""
+    if config.tiling != "overlapping" or tiling == (1, 1):
+        return tiling.columns * config.crop_size, tiling.rows * config.crop_size
+    return tiling.columns * config.window + 2 * config.margin, tiling.rows * config.window + 2 * config.margin
+
+
+def keeps_crops(size: Size, reduced: Size, config: VisionConfig) -> bool:
+    """Whether the crops of a picture of ``size`` are made of ``reduced`` pixels as well."""
+    wanted = size_of(select(size[1], size[0], config), config)
+    return all(has >= DETAIL * needs for has, needs in zip(reduced, wanted, strict=True))
+
+
+def prepare_crops(picture: Image, config: VisionConfig, resize: Resize = resize, size: Size | None = None) -> Crops:
     """Resize an RGB picture (its proportions are not kept) and cut it into tiles, as its generation does.
 
-    ``resize`` is for the overlapping tiles; the others are few, and always made by Pillow.
+    ``resize`` is for the overlapping tiles; the others are few, and always made by Pillow. ``size``: of the whole
+    picture, where it came in fewer pixels; the tiles are as many as if it had not.
     """
+    width, height = size or picture.size
+    side, tiling = config.crop_size, select(height, width, config)
     if config.tiling == "overlapping":
-        return _overlapping_crops(picture, config, resize)
-    side = config.crop_size
-    tiling = select_size(picture.height, picture.width, config) if config.tiling == "four sizes" else Tiling(1, 1)
-    size = (tiling.columns * side, tiling.rows * side)
-    resized = np.asarray(picture.resize(size, Resampling.BICUBIC), dtype=np.float32)
+        return _overlapping_crops(picture, tiling, config, resize)
+    resized = np.asarray(picture.resize(size_of(tiling, config), Resampling.BICUBIC), dtype=np.float32)
     if tiling == (1, 1):
         return Crops(resized[None], tiling)
     tiles = resized.reshape(tiling.rows, side, tiling.columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
@@ -101,14 +124,12 @@ def prepare_crops(picture: Image, config: VisionConfig, resize: Resize = resize)
     return Crops(np.concatenate([whole[None], tiles]), tiling)
 
 
-def _overlapping_crops(picture: Image, config: VisionConfig, resize: Resize) -> Crops:
+def _overlapping_crops(picture: Image, tiling: Tiling, config: VisionConfig, resize: Resize) -> Crops:
     side, window = config.crop_size, config.window
-    tiling = select_tiling(picture.height, picture.width, config)
     if tiling == (1, 1):
         (whole,) = resize(picture, [(side, side)])
         return Crops(whole[None], tiling)
-    size = (tiling.columns * window + 2 * config.margin, tiling.rows * window + 2 * config.margin)
-    whole, resized = resize(picture, [(side, side), size])
+    whole, resized = resize(picture, [(side, side), size_of(tiling, config)])
     tiles = [
         resized[row * window : row * window + side, column * window : column * window + side]
         for row in range(tiling.rows)

@@ -51,6 +51,8 @@ class Engine:
         self.backend = f"local/{device.type}/{str(dtype).removeprefix('torch.')}"
         self.crops_per_pass = CROPS_PER_CPU_PASS if device.type == "cpu" else CROPS_PER_PASS
         self.most_slots = batch_size or MOST_SLOTS
+        # What one request that fits nowhere took from the others is given back to them.
+        self._at_first = (self.most_slots, self.crops_per_pass)
         # On a GPU it takes a fraction of the time, and the CPU has pictures to decode.
         self._resize = resize_on(device) if device.type == "cuda" else resize
         self._cutters = ThreadPoolExecutor(CROP_THREADS, thread_name_prefix="crops")
@@ -72,7 +74,7 @@ class Engine:
         stream = Stream(
             requests,
             new_row=lambda request: new_row(request, self.config, self.tokenizer),
-            cut=lambda picture: prepare_crops(picture, self.config.vision, self._resize),
+            cut=lambda request: prepare_crops(request.picture, self.config.vision, self._resize, request.size),
             cutters=self._cutters,
             turn=self._turn,
             backend=self.backend,
@@ -256,13 +258,15 @@ class Engine:
     def _make_do_with_less(self, fault: Fault) -> None:
         """Begin anew, with half of the slots and crops at once; what does not fit alone either has failed."""
         jobs, self._slots, self._held = list(self._owners), None, None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         if len(jobs) == self.most_slots == self.crops_per_pass == 1:
             self._fail(jobs[0], fault)
+            self.most_slots, self.crops_per_pass = self._at_first
+            logger.warning("out of memory: a request fits nowhere, others go on as before")
             return
         self._put_back(jobs)
         self.most_slots, self.crops_per_pass = max(1, self.most_slots // 2), max(1, self.crops_per_pass // 2)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         logger.warning("out of memory: %d answers at once from now on", self.most_slots)
 
     def _break_off(self, error: BaseException) -> None:

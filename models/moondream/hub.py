@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from ..tasks import Task
-from .config import read_json
+from .config import VisionConfig, read_json
 from .files import CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, read_shapes, tokenizer_digest, tokenizer_file, weight_files
 from .names import Shape
 from .prompts import tasks_of
@@ -56,6 +56,7 @@ class HubModel:
     tokenizer: Path | None
     revision: str
     tasks: frozenset[type[Task]]
+    vision: VisionConfig
 
     @classmethod
     def plan(cls, repository: str, revision: str | None, tokenizer: Path | None) -> HubModel:
@@ -68,8 +69,9 @@ class HubModel:
         digest = f"+{tokenizer_digest(tokenizer_file(tokenizer))}" if tokenizer else ""
         commit, release = PINNED.get(repository, ("", ""))
         if release and revision in (None, commit):
-            tasks = tasks_of(RELEASES[release].config.tokenizer.templates)
-            return cls(repository, commit, release, tokenizer, commit + digest, tasks)
+            config = RELEASES[release].config
+            tasks = tasks_of(config.tokenizer.templates)
+            return cls(repository, commit, release, tokenizer, commit + digest, tasks, config.vision)
         folder = _fetch(repository, revision or constants.DEFAULT_REVISION, SMALL_FILES)
         commit, said = folder.name, revision if repository == OFFICIAL and revision in RELEASES else None
         with _told(repository, commit):
@@ -85,7 +87,7 @@ class HubModel:
         except ValueError as error:
             raise ValueError(f"model {repository} at {commit[:12]}: {error}") from error
         tasks = tasks_of(config.tokenizer.templates)
-        return cls(repository, commit, generation.name, tokenizer, commit + digest, tasks)
+        return cls(repository, commit, generation.name, tokenizer, commit + digest, tasks, config.vision)
 
     def fetch(self) -> tuple[Path, Path | None]:
         """The folder of the checkpoint, and the tokenizer in the place of its own, from the cache or the hub.

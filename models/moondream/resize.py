@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
+from ..tasks import Size
 from .memory import is_out_of_memory
 
-# Width and height, in pixels.
-Size = tuple[int, int]
 Resize = Callable[[Image, Sequence[Size]], list[NDArray[np.uint8]]]
 
 LOBES = 3.0

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..tasks import Task
 from .buckets import BucketModel
+from .config import VisionConfig
 from .hub import NAME, OFFICIAL, HubModel
 from .prompts import tasks_of
 from .weights import Checkpoint
@@ -27,6 +28,10 @@ class Source(Protocol):
     @property
     def tasks(self) -> frozenset[type[Task]]:
         """What it can be asked."""
+
+    @property
+    def vision(self) -> VisionConfig:
+        """How it looks at a picture."""
 
     def fetch(self) -> object:
         """Bring the files to this machine, if they are not."""
@@ -50,6 +55,7 @@ class LocalModel:
     tokenizer: Path | None
     revision: str
     tasks: frozenset[type[Task]]
+    vision: VisionConfig
 
     @classmethod
     def plan(cls, name: str, release: str | None, tokenizer: Path | None) -> LocalModel:
@@ -61,8 +67,9 @@ class LocalModel:
         # A worker finds the embedded one in its own package, and a folder from whatever folder it runs in.
         path = None if name in EMBEDDED else Path(os.path.abspath(name))
         checkpoint = Checkpoint.at(path or EMBEDDED[name], release=release, tokenizer=tokenizer)
-        tasks = tasks_of(checkpoint.config.tokenizer.templates)
-        return cls(name, path, release, tokenizer, checkpoint.revision, tasks)
+        config = checkpoint.config
+        tasks = tasks_of(config.tokenizer.templates)
+        return cls(name, path, release, tokenizer, checkpoint.revision, tasks, config.vision)
 
     def fetch(self) -> None:
         """Nothing: it is here."""

@@ -28,7 +28,7 @@ class Stream:
         self,
         requests: Iterable[Request],
         new_row: Callable[[Request], Row],
-        cut: Callable[[Image], Crops],
+        cut: Callable[[Request], Crops],
         cutters: Executor,
         turn: threading.Condition,
         backend: str,
@@ -107,19 +107,19 @@ class Stream:
                 self.settle(Outcome(request.id, Fault.of(error), self.backend), taken=False)
                 continue
             if cut is None or request.picture is not last:
-                cut, last = self._cut_ahead(request.picture), request.picture
+                cut, last = self._cut_ahead(request), request.picture
             if not self._add(Job(request.id, request.task, cut, row)):
                 return
 
-    def _cut_ahead(self, picture: Image) -> Cut:
+    def _cut_ahead(self, request: Request) -> Cut:
         """Have a picture cut, once there is room for its pixels; one larger than all the room has it alone."""
-        pixels = picture.width * picture.height
+        pixels = request.picture.width * request.picture.height
         with self.turn:
             self.turn.wait_for(
                 lambda: self.closed or not self._uncut_pixels or self._uncut_pixels + pixels <= PIXELS_AHEAD
             )
             self._uncut_pixels += pixels
-        cut = self.cutters.submit(self.cut, picture)
+        cut = self.cutters.submit(self.cut, request)
         cut.add_done_callback(lambda _: self._make_room(pixels))
         return cut
 

@@ -1,4 +1,4 @@
-"""A folder of drawn pictures, and the command as a function."""
+"""A folder of drawn pictures, the command as a function, and a pool of workers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hosted.fixtures import api, clock
 from launcher import Launcher
+from pools import pool_of_workers
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.cli import main
@@ -25,6 +27,13 @@ def pictures(tmp_path: Path) -> Path:
         draw(seed).image.save(folder / name)
     (folder / "broken.jpg").write_bytes(b"<html>not found</html>")
     return folder
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """A pool of workers on this machine; its address, and its process."""
+    with pool_of_workers(tmp_path) as pool:
+        yield pool
 
 
 @pytest.fixture

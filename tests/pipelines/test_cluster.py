@@ -40,7 +40,7 @@ def words(tmp_path: Path) -> tuple[Any, ...]:
         draw(seed).image.resize((48, 36)).save(photos / f"{index}.png")
     (photos / "broken.png").write_bytes(b"nothing")
     out = tmp_path / "out"
-    options = ("--caption", "short", "--shard-size", 4, "--max-failure-rate", 0.5)
+    options = ("--caption", "short", "--shard-size", 4, "--max-failure-rate", 0.5, "--no-report")
     return ("annotate", photos, "--output", out, "--model", "tiny", *options)
 
 
@@ -166,3 +166,26 @@ def test_a_runner_that_is_not_installed_or_is_none_is_told_in_a_line(pictures, c
         words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", runner)
         status, _, said = command(*words)
         assert status == 2 and said.count("\n") == 1
+
+
+DRY = (
+    "--dry_run=True",
+    "--project=some-project",
+    "--region=europe-west4",
+    "--temp_location=gs://some-bucket/temporary",
+)
+
+
+def test_a_dry_run_for_dataflow_starts_nothing_and_leaves_nothing(pictures, command, tmp_path):
+    words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--gpu", "nvidia-l4")
+    status, said, _ = command(*words, "--runner", "DataflowRunner", "--sdk_container_image=workers", *DRY)
+    assert status == 0 and "nothing was started" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_that_would_be_none_is_refused(pictures, command, tmp_path):
+    words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", *DRY)
+    for runner in ("local", "FnApiRunner"):
+        status, _, said = command(*words, "--runner", runner)
+        assert status == 2 and said.count("\n") == 1 and f"{runner} would do all of the work" in said
+    assert not (tmp_path / "out").exists()

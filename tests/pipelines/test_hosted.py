@@ -213,14 +213,26 @@ def unpacked(pipeline: beam.Pipeline) -> bytes:
     return b"".join(parts)
 
 
-def test_the_pipeline_holds_no_key(api, photos, out):
-    words = ["annotate", str(photos), "--model", "tiny", "--fallback", "fal", "--output", str(out), "--query", "What?"]
+@pytest.mark.parametrize("fallback", ["fal", "cloud"])
+def test_the_pipeline_holds_no_key(api, photos, out, fallback):
+    words = [
+        "annotate",
+        str(photos),
+        "--model",
+        "tiny",
+        "--fallback",
+        fallback,
+        "--output",
+        str(out),
+        "--query",
+        "Why?",
+    ]
     args, _ = build_parser().parse_known_args(words)
     pipeline = beam.Pipeline()
     annotate.build(pipeline, argparse.Namespace(**vars(args)), "run")
     sent = unpacked(pipeline)
-    assert b"moondream_beam.models.fal" in sent, "the annotator is in there"
-    assert b"fal-test-secret" not in sent and b"fal-test-id" not in sent
+    assert f"moondream_beam.models.{fallback}".encode() in sent, "the annotator is in there"
+    assert not [part for part in (*api.fal.key.split(":"), api.cloud.key) if part.encode() in sent]
 
 
 def everything(out: Path) -> Iterator[str]:
@@ -252,6 +264,29 @@ def test_the_key_is_in_no_row_log_error_or_record(api, photos, out, command, cap
     api.faults.append(Fault("submit", answer(401, {"detail": echo}), times=1))
     _, said, complained = command("annotate", draw(out.parent / "more", 1), *words)
     assert "I don't like ***" in complained and "fal-test" not in said + complained + caplog.text
+
+
+@pytest.mark.parametrize("backend, operation, refusals", [("cloud", "query", 1), ("cloud-batch", "mpu-complete", 3)])
+def test_the_key_of_moondream_cloud_is_in_no_row_log_error_or_record(
+    api, photos, out, command, caplog, monkeypatch, backend, operation, refusals
+):
+    monkeypatch.setattr("moondream_beam.models.hosted.batches.FIRST_POLL_S", 0.01)
+    # The server repeats it in everything that it says.
+    echo = {"error": {"message": f"I don't like {api.cloud.key}", "type": "bad"}}
+    api.faults += [
+        Fault(operation, answer(500, echo), times=1),
+        # A batch of two is refused, and then each half of it.
+        Fault(operation, answer(400, echo), times=refusals),
+    ]
+    caplog.set_level(logging.DEBUG)
+    words = ("--backend", backend, "--query", "What?", "--limit", "2", "--output", out)
+    status, said, complained = command("annotate", photos, *words)
+    assert status == 1 and "balances" in said
+    assert {"I don't like ***" in row["message"] for row in rows(out, "errors")} == {True}
+    assert api.cloud.key not in said + complained + caplog.text + "".join(everything(out))
+    api.faults.append(Fault(operation, answer(401, echo), times=10**9))
+    _, said, complained = command("annotate", draw(out.parent / "more", 1), *words)
+    assert "I don't like ***" in complained and api.cloud.key not in said + complained + caplog.text
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from moondream_beam.transforms import stores
+
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -81,6 +83,10 @@ def test_pictures_and_a_manifest_go_together(listed: Path, tmp_path: Path, comma
         (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns is about a --manifest"),
         (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column is about a --manifest"),
         (("{folder}/a.png", "--manifest", "{list}", "--uri-column", "file", "--query", "{thing}?"), "manifests only"),
+        (("{folder}/a.png", "--image-column", "image"), "--image-column is about a --manifest"),
+        (("--manifest", "{list}", "--uri-column", "file", "--image-column", "file"), "give one of the two"),
+        (("--manifest", "{list}", "--image-column", "file"), "no Parquet file"),
+        (("{list}",), "a table is no picture; give it as --manifest"),
         (("ftp://h/a.jpg",), "ftp:// is none of"),
         (("https://me:hunter2@h/a.jpg",), "password"),
         ((), "no input"),
@@ -94,6 +100,21 @@ def test_what_makes_no_sense_is_told_in_one_line_before_any_work(
     status, said, complained = command(*words(tmp_path / "out", *filled))
     assert status == 2 and said == "" and complaint in complained and complained.count("\n") == 1
     assert "hunter2" not in complained and not (tmp_path / "out").exists()
+
+
+def test_a_client_that_a_later_row_finds_missing_stops_the_run_in_a_line_with_the_cure(
+    listed: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(stores.CLIENTS, "az", ("azure", "no_such_module", "moondream-beam[azure]"))
+    there = listed.read_text()
+    listed.write_text(there + "az://container/e.png,circle,train\n")
+    given = words(tmp_path / "out", "--manifest", listed, "--uri-column", "file", "--caption", "short")
+    status, _, complained = command(*given)
+    assert status == 1 and "Traceback" not in complained
+    (line,) = [line for line in complained.splitlines() if "stopped" in line]
+    assert "az:// needs no_such_module: pip install 'moondream-beam[azure]'" in line
+    listed.write_text(there)
+    assert "3 asked = 2 in data/ + 1 in errors/: balances" in command(*given)[1]
 
 
 def _placed(word: str, places: dict[str, str]) -> str:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 from moondream_beam.pipelines.ledger import balance_sheet, exit_status
+from moondream_beam.transforms.job import balances
+from moondream_beam.transforms.plan import Count
+from moondream_beam.transforms.published import Published
+from moondream_beam.transforms.summary import Summary
 
 
-def record(annotations: int, failures: int, done: int = 0) -> dict:
+def record(annotations: int, failures: int, done: int = 0, **published: object) -> dict:
+    """A run that was asked ten; what is published is what was told, but for what is said."""
     counts = {
         "pictures": 5,
         "pending": 10,
@@ -16,7 +21,10 @@ def record(annotations: int, failures: int, done: int = 0) -> dict:
         "annotations": annotations,
         "failures": failures,
     }
-    return {"run": "r1", "wall_seconds": 2.0, "balanced": annotations + failures == 10, "counts": counts}
+    told = Summary(annotations, failures)
+    found = Published(annotations, failures, files=3)._replace(**published)
+    balanced = balances(Count(pending=10), told, found)
+    return {"run": "r1", "wall_seconds": 2.0, "balanced": balanced, "counts": counts, "published": found._asdict()}
 
 
 def test_a_ledger_tells_what_went_in_and_what_came_out():
@@ -29,9 +37,52 @@ def test_a_ledger_tells_what_went_in_and_what_came_out():
     ]
 
 
-def test_a_ledger_out_of_balance_says_so_and_is_a_failure():
-    assert "DOES NOT BALANCE" in balance_sheet(record(8, 1), "out")
-    assert exit_status(record(8, 1), max_failure_rate=1.0) == 1
+@pytest.mark.parametrize(
+    "kept, lines",
+    [
+        (
+            record(8, 1),
+            [
+                "ledger   10 asked, 9 told by the workers: 8 in data/ + 1 in errors/",
+                "files    8 in data/ + 1 in errors/, in 3: DOES NOT BALANCE",
+                "cure     run the same command again: it does what is missing; and tell us",
+            ],
+        ),
+        (
+            record(9, 1, data=7),
+            [
+                "ledger   10 asked, 10 told by the workers: 9 in data/ + 1 in errors/",
+                "files    7 in data/ + 1 in errors/, in 3: DOES NOT BALANCE",
+                "cure     run the same command again: it does what is missing; and tell us",
+            ],
+        ),
+        (
+            record(9, 1, data=12, files=4),
+            [
+                "ledger   10 asked, 10 told by the workers: 9 in data/ + 1 in errors/",
+                "files    12 in data/ + 1 in errors/, in 4: DOES NOT BALANCE",
+                "cure     look for copies among part-r1-* in data/ and errors/, and tell us",
+            ],
+        ),
+        (
+            record(9, 1, uncounted="s3://b/out: it is tired"),
+            [
+                "ledger   10 asked, 10 told by the workers: 9 in data/ + 1 in errors/",
+                "files    COULD NOT BE COUNTED: s3://b/out: it is tired",
+            ],
+        ),
+        (
+            record(8, 1, uncounted="no"),
+            [
+                "ledger   10 asked, 9 told by the workers: 8 in data/ + 1 in errors/",
+                "files    COULD NOT BE COUNTED: no; and what was told DOES NOT BALANCE",
+            ],
+        ),
+    ],
+)
+def test_a_ledger_out_of_balance_tells_what_was_asked_told_and_found_and_is_a_failure(kept, lines):
+    assert balance_sheet(kept, "out").splitlines()[: len(lines)] == lines
+    assert exit_status(kept, max_failure_rate=1.0) == 1
 
 
 @pytest.mark.parametrize("failures, allowed, status", [(0, 0.0, 0), (1, 0.0, 1), (1, 0.1, 0), (2, 0.1, 1)])

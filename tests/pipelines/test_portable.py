@@ -1,4 +1,5 @@
-"""The command on Flink and Spark, where the jars of Beam's job servers are at hand."""
+"""The command through Beam's interface for runners elsewhere: its own job service, and Flink and Spark where the jars
+of their job servers are at hand."""
 
 from __future__ import annotations
 
@@ -18,17 +19,40 @@ RUNNERS = {
 }
 
 
+def annotate(pictures: Path, out: Path, *options: str) -> list[str]:
+    """Run the command over the five pictures; the ids of all rows."""
+    command = [sys.executable, "-m", "moondream_beam.pipelines.cli", "annotate", str(pictures), "--model", "tiny"]
+    command += ["--output", str(out), "--max-failure-rate", "1", "--no-report", *options]
+    # In a process of its own: it looks up names, which the wall around the network of these tests forbids.
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+    assert done.returncode == 0, done.stdout
+    assert not (out / "_temporary").exists()
+    paths = [*out.glob("data/*.parquet"), *out.glob("errors/*.parquet")]
+    return [name for path in paths for name in pq.read_table(path, columns=["id"])["id"].to_pylist()]
+
+
+@pytest.mark.jobserver
 @pytest.mark.parametrize("variable", RUNNERS)
-def test_the_command_runs_there(variable, pictures, tmp_path):
+def test_the_command_runs_on(variable, pictures, tmp_path):
     if not os.environ.get(variable):
         pytest.skip(f"{variable} names no jar")
     assert shutil.which("java"), "the job server needs Java"
     option = f"--{variable.lower()}={os.environ[variable]}"
-    command = [sys.executable, "-m", "moondream_beam.pipelines.cli", "annotate", str(pictures), "--model", "tiny"]
-    command += ["--output", str(tmp_path / "out"), "--max-failure-rate", "1", *RUNNERS[variable], option]
-    # In a process of its own: it looks up names, which the wall around the network of these tests forbids.
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
-    assert done.returncode == 0, done.stdout
-    paths = [*Path(tmp_path, "out").glob("data/*.parquet"), *Path(tmp_path, "out").glob("errors/*.parquet")]
-    rows = [name for path in paths for name in pq.read_table(path, columns=["id"])["id"].to_pylist()]
+    rows = annotate(pictures, tmp_path / "out", *RUNNERS[variable], option)
     assert len(rows) == len(set(rows)) == 5
+
+
+def test_the_command_runs_through_a_job_service_with_workers_in_this_process(pictures, tmp_path):
+    service = ("--runner", "PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK")
+    rows = annotate(pictures, tmp_path / "out", *service)
+    assert len(rows) == len(set(rows)) == 5
+    assert sorted(annotate(pictures, tmp_path / "out", *service)) == sorted(rows)
+
+
+def test_the_command_runs_through_a_job_service_with_workers_of_a_pool(pictures, tmp_path, pool):
+    address, process = pool
+    service = ("--runner", "PortableRunner", "--job_endpoint=embed")
+    workers = ("--environment_type=EXTERNAL", f"--environment_config={address}")
+    rows = annotate(pictures, tmp_path / "out", *service, *workers)
+    assert len(rows) == len(set(rows)) == 5
+    assert process.children(), "nobody asked the pool for a worker"

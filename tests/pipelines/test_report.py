@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from html.parser import HTMLParser
 
 import pytest
 from outputs import HOSTILE, publish, record, troubled
 from PIL import Image
-from rows import annotation
+from rows import annotation, failure
 
+from moondream_beam.pipelines import report
 from moondream_beam.pipelines.page.render import render
 from moondream_beam.transforms import figures
 from moondream_beam.transforms.dataset import Dataset
@@ -56,6 +58,18 @@ def test_the_command_writes_one_file_and_says_where(tmp_path, command):
     assert "A dog." in (tmp_path / "report.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"data", "errors", "report.html"}
     assert command("report", tmp_path)[0] == 0, "again, over the old one"
+
+
+def test_a_run_reports_by_itself_on_so_many_rows_and_of_more_says_how(tmp_path, monkeypatch, capsys):
+    publish(tmp_path, [annotation(id="1"), failure(id="2")])
+    args = argparse.Namespace(output=str(tmp_path), report=True, allow_private_addresses=False)
+    monkeypatch.setattr(report, "ROWS_REPORTED_UNASKED", 1)
+    report.try_report(args)
+    assert capsys.readouterr().out == f"report   of 2 rows it takes minutes: moondream-beam report {tmp_path}\n"
+    assert not (tmp_path / "report.html").exists()
+    monkeypatch.setattr(report, "ROWS_REPORTED_UNASKED", 2)
+    report.try_report(args)
+    assert (tmp_path / "report.html").exists()
 
 
 def test_texts_of_rows_stay_text(page):

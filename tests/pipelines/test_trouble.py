@@ -26,7 +26,19 @@ def words(tmp_path: Path) -> tuple[Any, ...]:
     for index, seed in zip(range(60), TEST_SEEDS, strict=False):
         draw(seed).image.resize((48, 36)).save(photos / f"{index}.png")
     out = tmp_path / "out"
-    return ("annotate", photos, "--output", out, "--model", "tiny", "--caption", "short", "--shard-size", 4)
+    return (
+        "annotate",
+        photos,
+        "--output",
+        out,
+        "--model",
+        "tiny",
+        "--caption",
+        "short",
+        "--shard-size",
+        4,
+        "--no-report",
+    )
 
 
 def ids(out: Path) -> list[str]:
@@ -64,6 +76,23 @@ def test_of_two_commands_at_once_the_second_is_told_to_wait(tmp_path, words, lau
     assert len(asked) == len(set(asked)) == len(ids(tmp_path / "out")) == 60
     assert launcher.run(*words) == 0
     assert launcher.asked() == asked
+
+
+@pytest.mark.slow
+def test_a_file_that_is_lost_meanwhile_is_told_and_made_good_by_the_same_command(tmp_path, words, launcher) -> None:
+    process, out = launcher.start(*words), tmp_path / "out"
+    end = time.monotonic() + PATIENCE
+    while not (published := sorted(out.glob("data/*.parquet"))):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    published[0].unlink()
+    assert launcher.ended(process) == 1
+    said = launcher.said()
+    assert "60 asked, 60 told by the workers" in said and "DOES NOT BALANCE" in said
+    assert "run the same command again: it does what is missing" in said
+    assert len(ids(out)) < 60
+    assert launcher.run(*words) == 0
+    assert len(ids(out)) == 60
 
 
 @pytest.mark.slow

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import socket
+import contextlib
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from pools import pool_of_workers, two_hosts, unavailable
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 
@@ -37,21 +38,25 @@ with beam.Pipeline(runner, options=PipelineOptions(direct_num_workers=2)) as pip
 """
 
 
-@pytest.fixture
-def pool(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A pool of workers as it runs on another machine; its address, and its process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # It starts what is called python on the path.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
-    with open(tmp_path / "pool", "w") as said:
-        process = subprocess.Popen(command, env={**os.environ, "PATH": path}, stdout=said, stderr=said)
-    yield f"127.0.0.1:{port}", psutil.Process(process.pid)
-    family = [*psutil.Process(process.pid).children(recursive=True), process]
-    for one in family:
-        one.kill()
-    process.wait()
+class Workers(NamedTuple):
+    """A pool of workers, and the words before a command that let it run where the pipeline is."""
+
+    address: str
+    process: psutil.Process
+    driver: list[str]
+
+
+@pytest.fixture(params=["one host", "two hosts"])
+def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workers]:
+    """A pool on this host, and one on a host of its own."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "one host":
+            yield Workers(*stack.enter_context(pool_of_workers(tmp_path)), [])
+            return
+        if (why := unavailable()) is not None:
+            pytest.skip(f"there can be no second host: {why}")
+        hosts = stack.enter_context(two_hosts(tmp_path))
+        yield Workers(*stack.enter_context(pool_of_workers(tmp_path, hosts["pool"], "pool")), hosts["driver"])
 
 
 @pytest.fixture
@@ -64,9 +69,10 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def start(pool: str, photos: Path, out: Path) -> subprocess.Popen:
+def start(workers: Workers, photos: Path, out: Path) -> subprocess.Popen:
     """Start the job from a process of its own: Beam looks up the name of this machine, which our tests may not."""
-    return subprocess.Popen([sys.executable, "-c", DRIVER, pool, photos, out], stderr=subprocess.PIPE, text=True)
+    command = [*workers.driver, sys.executable, "-c", DRIVER, workers.address, photos, out]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def ids(out: Path) -> list[str]:
@@ -77,12 +83,11 @@ def ids(out: Path) -> list[str]:
     return found
 
 
-def test_a_job_over_two_workers_that_live_elsewhere_is_done(pool, photos, tmp_path):
-    address, process = pool
-    job = start(address, photos, tmp_path / "out")
+def test_a_job_over_two_workers_that_live_elsewhere_is_done(workers, photos, tmp_path):
+    job = start(workers, photos, tmp_path / "out")
     most = 0
     while job.poll() is None:
-        most = max(most, len(process.children()))
+        most = max(most, len(workers.process.children()))
         time.sleep(0.05)
     assert job.returncode == 0, job.communicate()[1]
     job.communicate()
@@ -91,18 +96,17 @@ def test_a_job_over_two_workers_that_live_elsewhere_is_done(pool, photos, tmp_pa
     assert len(list((tmp_path / "out").glob("runs/*.json"))) == 1
 
 
-def test_after_a_worker_elsewhere_was_killed_the_same_job_does_what_is_missing(pool, photos, tmp_path):
-    address, process = pool
+def test_after_a_worker_elsewhere_was_killed_the_same_job_does_what_is_missing(workers, photos, tmp_path):
     out, end = tmp_path / "out", time.monotonic() + PATIENCE
-    job = start(address, photos, out)
+    job = start(workers, photos, out)
     while not list(out.glob("data/*.parquet")):
         assert job.poll() is None and time.monotonic() < end
         time.sleep(0.01)
-    process.children()[-1].kill()
+    workers.process.children()[-1].kill()
     job.communicate(timeout=PATIENCE)
     assert job.returncode != 0
     assert 0 < len(ids(out)) < PICTURES
-    while (again := start(address, photos, out)).wait() != 0:
+    while (again := start(workers, photos, out)).wait() != 0:
         # The other worker may still be at its shard.
         assert "is at work there" in again.communicate()[1] and time.monotonic() < end
     again.communicate()

@@ -13,6 +13,7 @@ from buckets import SERVERS, Bucket, make_bucket
 from faultproxy import Proxy
 from rows import annotation, failure
 
+from moondream_beam.transforms import blocks, codecs, embedded, files, inside, streams
 from moondream_beam.transforms.records import Annotation, Failure
 
 
@@ -77,3 +78,16 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Blocks of 4 KiB, 32 of them at hand, instead of some MiB."""
+    size = 4096
+    for module in (blocks, codecs, embedded, files, streams):
+        monkeypatch.setattr(module, "BLOCK_BYTES", size)
+    for module in (blocks, files):
+        monkeypatch.setattr(module, "NEAR_BYTES", size)
+    monkeypatch.setattr(files, "LEAST_BYTES", size // 4)
+    monkeypatch.setattr(inside, "WINDOW_BYTES", 32 * size)
+    return size

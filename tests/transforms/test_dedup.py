@@ -12,6 +12,7 @@ from PIL import Image
 
 from moondream_beam.transforms import dedup
 from moondream_beam.transforms.dedup import NameByBytes
+from moondream_beam.transforms.homes import home_of
 from moondream_beam.transforms.records import ImageRef
 
 
@@ -32,3 +33,10 @@ def test_pictures_are_named_by_their_bytes_and_what_cant_be_read_by_its_place(
     assert sorted(ref for _, ref in named) == sorted([*refs, gone])
     assert Counter(Counter(name for name, _ in named).values()) == {10: 3, 1: 1}
     assert {ref: name for name, ref in named}[gone] == gone.key
+
+
+def test_what_lies_in_a_stream_stays_with_its_neighbours_and_is_not_read() -> None:
+    together = [ImageRef(f"tar:{place}:9:/nowhere.tar.gz#{place}.jpg", "") for place in (512, 2048)]
+    together += [ImageRef(f"parquet:0:{row}:/nowhere.parquet#image/{row + 1}", "") for row in range(2)]
+    named = collect(lambda pipeline: pipeline | beam.Create(together) | beam.ParDo(NameByBytes()))
+    assert {ref: name for name, ref in named} == {ref: home_of(ref) for ref in together}

@@ -9,6 +9,8 @@ import pytest
 
 from moondream_beam.transforms import fetch as module
 from moondream_beam.transforms.fetch import Fetcher
+from moondream_beam.transforms.stop import StoppedError
+from moondream_beam.transforms.stores import CLIENTS
 
 fetch = Fetcher()
 
@@ -108,3 +110,9 @@ def test_a_data_uri_is_not_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_DATA_URI", 1 << 20)
     with pytest.raises(ValueError, match="more than 1 Mi characters"):
         Fetcher()("data:," + "x" * (1 << 20))
+
+
+def test_a_client_that_is_missing_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CLIENTS, "az", ("azure", "no_such_module", "moondream-beam[azure]"))
+    with pytest.raises(StoppedError, match=r"pip install 'moondream-beam\[azure\]'; once that is cured"):
+        fetch("az://container/a.jpg")

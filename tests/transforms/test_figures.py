@@ -139,10 +139,10 @@ def test_a_bill_without_a_price_has_no_dollars(tmp_path):
 
 
 def test_openings_are_the_first_words_of_texts_of_three_or_more(tmp_path):
-    texts = ["A dog on sand", "a  dog on a lawn", "A cat.", "Yes", "Yes"]
+    texts = ["A dog on sand", "a  dog on a lawn", "\nA dog on ice", "A cat.", "Yes", "Yes"]
     publish(tmp_path, [annotation(id=str(index), caption=text) for index, text in enumerate(texts)])
     with Dataset(str(tmp_path)) as dataset:
-        assert figures.openings(dataset) == [("a dog on", 2)]
+        assert figures.openings(dataset) == [("a dog on", 3)]
 
 
 def test_an_output_of_failures_only_has_figures(tmp_path):

@@ -16,6 +16,8 @@ from echo import Echo
 
 from moondream_beam import Annotate, AnnotateToParquet, ReadImages
 from moondream_beam.models.tasks import Query
+from moondream_beam.pipelines.annotate import build
+from moondream_beam.pipelines.cli import build_parser
 
 GPU = {
     "accelerator": "type:nvidia-l4;count:1;install-nvidia-driver",
@@ -47,6 +49,26 @@ def own_pipeline() -> beam.Pipeline:
     rows = pipeline | ReadImages("pictures") | "Job" >> Annotate(TASKS, Echo()).with_resource_hints(**GPU)
     rows.annotations | "Rows" >> beam.Map(print)
     rows.failures | "Complaints" >> beam.Map(print)
+    return pipeline
+
+
+def by_manifest(out: str) -> beam.Pipeline:
+    """What the command makes of manifests, with --limit and --slice."""
+    words = [
+        "annotate",
+        "--manifest",
+        f"{out}.csv",
+        "--output",
+        out,
+        "--model",
+        "tiny",
+        "--limit",
+        "2",
+        "--slice",
+        "0/2",
+    ]
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    build(pipeline, build_parser().parse_args(words), "run")
     return pipeline
 
 
@@ -95,8 +117,11 @@ def test_a_hint_that_beam_does_not_know_is_refused_at_once(tmp_path, hints):
         AnnotateToParquet(TASKS, Echo(), str(tmp_path)).with_resource_hints(**hints)
 
 
-def test_no_step_asks_for_what_flink_and_spark_lack(tmp_path):
-    proto = proto_of(whole_job(str(tmp_path / "out")))
+@pytest.mark.parametrize("kind", ["job", "own", "manifest"])
+def test_no_step_asks_for_what_flink_and_spark_lack(tmp_path, kind):
+    (tmp_path / "out.csv").write_text("url\na.png\n")
+    out = str(tmp_path / "out")
+    proto = proto_of({"job": whole_job, "own": lambda _: own_pipeline(), "manifest": by_manifest}[kind](out))
     lacking = {
         common_urns.requirements.REQUIRES_STATEFUL_PROCESSING.urn,
         common_urns.requirements.REQUIRES_BUNDLE_FINALIZATION.urn,
@@ -116,8 +141,6 @@ def test_no_step_asks_for_what_flink_and_spark_lack(tmp_path):
 
 @pytest.mark.slow
 def test_dataflow_gets_the_hints_too(tmp_path):
-    # Comes with the extra [gcp], which tests do without otherwise.
-    pytest.importorskip("google.cloud.dataflow", reason="needs apache-beam[gcp]", exc_type=ImportError)
     options = PipelineOptions(
         runner="DataflowRunner",
         dry_run=True,

@@ -90,6 +90,12 @@ def test_every_task_on_every_picture_is_one_row_in_data_or_in_errors(photos: Pat
         "failures": 4,
     }
     assert record["balanced"] is True
+    assert record["published"] == {
+        "data": 20,
+        "errors": 4,
+        "files": len(shards) + len(list((out / "errors").iterdir())),
+        "uncounted": "",
+    }
     paid = {"billed_units": 0.0, "usd": 0.0}
     assert record["totals"] == {
         "input_tokens": 140,

@@ -12,7 +12,8 @@ from echo import Echo
 from rows import annotation, failure
 
 from moondream_beam.models.tasks import Caption, Detect, Query
-from moondream_beam.transforms.plan import Count, PlanShards, list_parts, merge, shard_of, sum_counts
+from moondream_beam.transforms.done import list_parts
+from moondream_beam.transforms.plan import Count, PlanShards, merge, shard_of, sum_counts
 from moondream_beam.transforms.records import ImageRef, Job
 from moondream_beam.transforms.write import ShardWriter
 

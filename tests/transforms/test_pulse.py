@@ -21,7 +21,9 @@ NO_THREAD = "threading.Thread._bootstrap = lambda self: None; threading.Thread()
 NO_MEMORY = """
 import resource
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken, taken))
+# Less than it has: what it tries for may be among that.
+limit = taken - (4 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 time.sleep(60)
 """
 

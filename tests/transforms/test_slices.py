@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from moondream_beam.transforms.done import list_parts
 from moondream_beam.transforms.lease import TakenError, claimed
-from moondream_beam.transforms.plan import Count, list_parts, shard_of
+from moondream_beam.transforms.plan import Count, shard_of
 from moondream_beam.transforms.records import ImageRef
 from moondream_beam.transforms.slices import Slice, go_together, run_of_file
 
@@ -24,6 +25,23 @@ def test_each_picture_is_in_one_slice(count):
 def test_slices_are_about_as_large_as_each_other():
     sizes = [sum(part.has(ref) for ref in REFS) for part in (Slice(number, 4) for number in range(4))]
     assert sum(sizes) == 2000 and min(sizes) > 400
+
+
+def test_what_is_read_as_a_stream_is_in_one_slice_wherever_it_lies_in_its_file():
+    parts = [Slice(number, 7) for number in range(7)]
+    members = [ImageRef(f"tar:{place}:9:/a.tar.gz#{place}.jpg", "") for place in range(512, 90_000, 512)]
+    rows = [ImageRef(f"parquet:{row // 300}:{row % 300}:/a.parquet#image/{row + 1}/x.jpg", "") for row in range(5000)]
+    packed_anew = [ref._replace(uri=ref.uri.replace("tar:", "tar:1")) for ref in members]
+    grouped_anew = [ImageRef(f"parquet:0:{row}:/a.parquet#image/{row + 1}/x.jpg", "") for row in range(5000)]
+    of = {
+        ref: [part.number for part in parts if part.has(ref)] for ref in (*members, *rows, *packed_anew, *grouped_anew)
+    }
+    assert len({tuple(of[ref]) for ref in members}) == 1 and [of[ref] for ref in members] == [
+        of[ref] for ref in packed_anew
+    ]
+    assert [of[ref] for ref in rows] == [of[ref] for ref in grouped_anew]
+    assert {len({tuple(of[ref]) for ref in rows[start : start + 1000]}) for start in range(0, 5000, 1000)} == {1}
+    assert len({tuple(of[ref]) for ref in rows}) > 1
 
 
 def test_a_slice_fills_all_of_its_shards():

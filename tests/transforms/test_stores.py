@@ -42,14 +42,18 @@ COUNT = 12
 
 
 @pytest.fixture(params=["s3", "gs", "az"])
-def bucket(request: pytest.FixtureRequest, bucket_of: Callable[[str], Bucket]) -> Iterator[Bucket]:
+def bucket(
+    request: pytest.FixtureRequest, bucket_of: Callable[[str], Bucket], caplog: pytest.LogCaptureFixture
+) -> Iterator[Bucket]:
     bucket = bucket_of(request.param)
     for number in range(COUNT):
         file = io.BytesIO()
         Image.new("RGB", (100 + number, 80), (number, 0, 0)).save(file, "PNG")
         bucket.put(f"photos/{number:02}.png", file.getvalue())
     yield bucket
-    # While the warnings of what is left are still expected.
+    # While the warnings of what is left are still expected, and the server is there: a writer that failed is held by
+    # what was logged of it, and as it goes it writes once more.
+    caplog.get_records("call").clear()
     gc.collect()
 
 
@@ -134,7 +138,6 @@ def test_a_write_that_fails_for_a_moment_is_repeated(bucket: Bucket) -> None:
     assert len({row["id"] for row in rows(bucket, "data")}) == len(rows(bucket, "data")) == 2 * COUNT
 
 
-@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
 def test_a_run_that_could_not_write_is_made_good_by_the_next(bucket: Bucket) -> None:
     def rule(method: str, path: str, before: int) -> int | None:
         return 403 if method in ("PUT", "POST") and "part-one-00001" in path else None

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import random
+
 import pyarrow as pa
 import pytest
 from outputs import LOOP, publish
 from rows import annotation
 
 from moondream_beam.transforms.dataset import Dataset
-from moondream_beam.transforms.suspicion import LOOP_LENGTH, SHARED_PICTURES, SUSPICIONS
+from moondream_beam.transforms.suspicion import (
+    LOOP_DISTINCT,
+    LOOP_LENGTH,
+    LOOP_LOOKED_AT,
+    LOOP_WINDOW,
+    SHARED_PICTURES,
+    SUSPICIONS,
+)
 
 PLAIN = "A black dog runs over wet sand, and behind it two children fly a kite in the wind of the evening."
 
@@ -91,6 +100,21 @@ def test_a_row_may_be_of_several_kinds(tmp_path):
 
 def test_each_kind_has_a_name_of_its_own():
     assert len({suspicion.name for suspicion in SUSPICIONS}) == len(SUSPICIONS)
+
+
+def test_loops_are_those_that_the_rule_finds_one_window_after_the_other(tmp_path):
+    some = random.Random(3)
+    sizes = [(some.randrange(1, 600), some.choice([60, 200, 1500])) for _ in range(300)]
+    texts = [("".join(some.choices("abc \n犬", k=size)) * 1500)[:length] for size, length in sizes]
+
+    def loops(text):
+        ending = text[-LOOP_LOOKED_AT:]
+        windows = [ending[start : start + LOOP_WINDOW] for start in range(len(ending) - LOOP_WINDOW + 1)]
+        return len(text) >= LOOP_LENGTH and len(set(windows)) < LOOP_DISTINCT * len(windows)
+
+    found = ["loop" in kinds for kinds in judged(tmp_path, *(annotation(caption=text) for text in texts))]
+    assert found == [loops(text) for text in texts]
+    assert 50 < sum(found) < 250
 
 
 def test_a_kept_column_may_bear_the_name_of_ours(tmp_path):

@@ -478,9 +478,12 @@ def test_what_does_not_fit_alone_is_a_fault_and_others_go_on(toy_folder, toy_pic
     monkeypatch.setattr(Cache, "empty", classmethod(empty))
     monkeypatch.setattr(engine, "WIDTH_STEP", 4)
     asked = [Request(str(n), toy_pictures[n % 3], Caption(), Sampling(70 if n == 5 else 8)) for n in range(9)]
-    found = answers(load(toy_folder), asked)
+    moondream = load(toy_folder)
+    slots = moondream.load().most_slots
+    found = answers(moondream, asked)
     assert [name for name, result in found.items() if isinstance(result, Fault)] == ["5"]
     assert found["5"].retryable and found["5"].error == "OutOfMemoryError"
+    assert moondream.load().most_slots == slots
 
 
 @pytest.mark.slow

@@ -18,10 +18,10 @@ class Knife:
     def __init__(self):
         self.may_cut, self.cut_sizes = threading.Semaphore(0), []
 
-    def __call__(self, picture):
+    def __call__(self, request):
         self.may_cut.acquire()
-        self.cut_sizes.append(picture.size)
-        return picture.size
+        self.cut_sizes.append(request.picture.size)
+        return request.picture.size
 
 
 @pytest.fixture

@@ -1,0 +1,266 @@
+"""Pipelines in Beam YAML: the example and others, run by Beam's own program for them, in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from apache_beam.transforms.environments import DockerEnvironment
+from apache_beam.yaml import main, yaml_provider, yaml_transform
+
+from moondream_beam.pipelines.beam_yaml import PROVIDERS
+
+EXAMPLE = Path(__file__).with_name("annotate.yaml")
+IMAGES = {"type": "ReadImages", "config": {"path": "pictures"}}
+GIVEN = {"model": "tiny", "tasks": [{"caption": "short"}], "error_handling": {"output": "errors"}}
+
+
+@pytest.fixture(autouse=True)
+def here(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder above the pictures, to work in: four of them, and one that is none."""
+    monkeypatch.chdir(pictures.parent)
+    return pictures.parent
+
+
+def step(kind: str, source: str, **config: Any) -> dict[str, Any]:
+    """A transform that reads what another gives."""
+    return {"type": kind, "input": source, "config": config}
+
+
+def written(source: str, path: str) -> dict[str, Any]:
+    """A transform that writes JSON."""
+    return {**step("WriteToJson", source, path=path), "name": f"Write {path}"}
+
+
+def spec(*transforms: dict[str, Any]) -> str:
+    """A pipeline of these transforms, with our providers."""
+    return yaml.safe_dump({"providers": [{"include": str(PROVIDERS)}], "pipeline": {"transforms": list(transforms)}})
+
+
+def run(*transforms: dict[str, Any]) -> None:
+    main.run(["--yaml_pipeline", spec(*transforms), "--runner=FnApiRunner"])
+
+
+def annotate(source: dict[str, Any], **config: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Annotate what one transform reads: the rows and the errors."""
+    annotating = step("Annotate", source["type"], **{**GIVEN, **config})
+    run(source, annotating, written("Annotate", "out/rows"), written("Annotate.errors", "out/errors"))
+    return lines("out/rows-*"), lines("out/errors-*")
+
+
+def lines(pattern: str) -> list[dict[str, Any]]:
+    """What a pipeline wrote as JSON."""
+    return [json.loads(line) for path in Path().glob(pattern) for line in path.read_text().splitlines()]
+
+
+def rows_of(kind: str) -> list[dict[str, Any]]:
+    """The rows in a folder of an output."""
+    return [row for path in Path("out", kind).glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+
+
+def ids() -> list[str]:
+    """The ids of all rows of an output, each of which must be there once."""
+    found = [row["id"] for row in [*rows_of("data"), *rows_of("errors")]]
+    assert len(found) == len(set(found))
+    return found
+
+
+def test_the_example_writes_a_row_for_each_task_on_each_picture_and_errors_apart():
+    variables = json.dumps({"providers": str(PROVIDERS)})
+    main.run([f"--yaml_pipeline_file={EXAMPLE}", f"--jinja_variables={variables}", "--runner=FnApiRunner"])
+    (path,) = Path("out").glob("rows-*")
+    rows = pq.read_table(path).to_pylist()
+    assert Counter(row["task"] for row in rows if row["task"] != "detect") == {"caption": 4, "query": 4}
+    boxes = [box for row in rows if row["task"] == "detect" for box in row["objects"]]
+    assert boxes and all(0 <= box["x_min"] < box["x_max"] <= 1 for box in boxes)
+    assert sum(row["circles"] for row in lines("out/plain-*")) == len(boxes)
+    errors = lines("out/errors-*")
+    assert [(row["filename"], row["stage"]) for row in errors] == [("broken.jpg", "decode")] * 3
+    assert len({row["id"] for row in [*rows, *errors]}) == len(rows) + len(errors)
+
+
+def test_pictures_may_stand_in_a_column_of_parquet():
+    cells = [{"bytes": Path("pictures", name).read_bytes(), "path": name} for name in ("a.png", "b.jpg", "broken.jpg")]
+    pq.write_table(pa.table({"image": cells, "label": ["x", "y", "z"]}), "list.parquet")
+    config = {"path": "list.parquet", "image_column": "image", "columns": ["label"]}
+    rows, errors = annotate({"type": "ReadManifest", "config": config}, tasks=["Is it {label}?"], keep_fields=["label"])
+    assert {(row["filename"], row["prompt"], row["label"]) for row in rows} == {
+        ("a.png", "Is it x?", "x"),
+        ("b.jpg", "Is it y?", "y"),
+    }
+    assert [(row["uri"], row["stage"]) for row in errors] == [
+        (f"{os.getcwd()}/list.parquet#image/3/broken.jpg", "decode")
+    ]
+
+
+@pytest.mark.slow
+def test_the_rows_are_those_of_the_command(command):
+    rows, errors = annotate(IMAGES, tasks=[{"caption": "short"}, "Why?", {"point": "square"}])
+    words = ("--output", "out", "--model", "tiny", "--caption", "short", "--query", "Why?", "--point", "square")
+    assert command("annotate", "pictures", *words, "--max-failure-rate", 1)[0] == 0
+    assert sorted(row["id"] for row in [*rows, *errors]) == sorted(ids()) and len(ids()) == 15
+    answers = {row["id"]: (row["caption"], row["sha256"], row["width"], row["revision"]) for row in rows_of("data")}
+    assert {row["id"]: (row["caption"], row["sha256"], row["width"], row["revision"]) for row in rows} == answers
+
+
+def test_the_whole_job_does_in_a_second_run_what_is_missing_and_tells_its_failures():
+    for name in ("first", "second"):
+        job = step("AnnotateToParquet", "ReadImages", output="out", **GIVEN)
+        told, errors = f"told/{name}-record", f"told/{name}-errors"
+        run(IMAGES, job, written("AnnotateToParquet", told), written("AnnotateToParquet.errors", errors))
+        assert len(ids()) == 5
+    (first,), (second,) = lines("told/first-record-*"), lines("told/second-record-*")
+    assert (first["pending"], first["annotations"], first["failures"], first["done"]) == (5, 4, 1, 0)
+    assert (second["pending"], second["annotations"], second["failures"], second["done"]) == (0, 0, 0, 5)
+    assert first["balanced"] and second["balanced"]
+    assert [row["filename"] for row in lines("told/first-errors-*")] == ["broken.jpg"]
+    assert lines("told/second-errors-*") == []
+    assert {path.stem for path in Path("out/runs").glob("*.json")} == {first["run"], second["run"]}
+
+
+@pytest.mark.slow
+def test_the_whole_job_goes_on_where_the_command_stopped(command):
+    words = ("--output", "out", "--model", "tiny", "--caption", "short")
+    assert command("annotate", "pictures/a.png", *words)[0] == 0
+    run(IMAGES, step("AnnotateToParquet", "ReadImages", output="out", model="tiny", tasks=GIVEN["tasks"]))
+    assert len(ids()) == 5
+    assert len(list(Path("out/runs").glob("*.json"))) == 2
+
+
+def test_a_manifest_asks_by_row_and_its_fields_are_kept():
+    listed = ["url,product,split", "pictures/a.png,circle,train", "pictures/b.jpg,square,test", ",square,test"]
+    Path("list.csv").write_text("\n".join([*listed, "pictures/c.webp,,train"]))
+    source = {"type": "ReadManifest", "config": {"path": "list.csv", "columns": ["product", "split"]}}
+    rows, errors = annotate(source, tasks=[{"detect": "{product}"}, "Is there a {product}?"], keep_fields=["split"])
+    assert sorted((row["filename"], row["prompt"], row["split"]) for row in rows) == [
+        ("pictures/a.png", "Is there a circle?", "train"),
+        ("pictures/a.png", "circle", "train"),
+        ("pictures/b.jpg", "Is there a square?", "test"),
+        ("pictures/b.jpg", "square", "test"),
+    ]
+    assert Counter((row["stage"], row["message"]) for row in errors) == {
+        ("list", "list.csv#4: column url is empty"): 2,
+        ("list", "column product is empty"): 2,
+    }
+
+
+def test_rows_may_come_from_anywhere_and_their_fields_are_kept_with_their_types():
+    elements = [{"uri": "pictures/a.png", "label": 7, "sure": True}, {"uri": "", "label": 8, "sure": False}]
+    job = step("AnnotateToParquet", "Create", output="out", model="tiny", keep_fields=["label", "sure"])
+    run({"type": "Create", "config": {"elements": elements}}, job)
+    (row,), (error,) = rows_of("data"), rows_of("errors")
+    assert (row["filename"], row["label"], row["sure"], row["prompt"]) == ("a.png", 7, True, "Describe this image.")
+    assert row["uri"] == str(Path("pictures/a.png").absolute())
+    assert (error["stage"], error["message"]) == ("list", "field uri is empty")
+
+
+@pytest.mark.slow
+def test_members_of_an_archive_come_through_rows_too():
+    with tarfile.open("set.tar", "w") as archive:
+        archive.add("pictures/a.png", "inside.png")
+    (row,), errors = annotate({"type": "ReadImages", "config": {"path": ["set.tar"]}})
+    assert row["uri"] == f"{Path('set.tar').absolute()}#inside.png" and errors == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
+    os.rename(b"pictures/a.png", b"pictures/\xff.png")
+    rows, errors = annotate(IMAGES)
+    assert sorted(row["filename"] for row in errors) == ["\\udcff.png", "broken.jpg"]
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        ({"tasks": [{"caption": "tiny"}]}, "line [0-9]+: caption length 'tiny': choose short, normal or long"),
+        ({"tasks": ["Is {product} there?"]}, "the rows have no field 'product'; they have uri, filename, problem"),
+        ({"keep_fields": ["split"]}, "the rows have no field 'split'"),
+        ({"keep_fields": ["filename"]}, "column filename can't be kept: there is one of this name"),
+        ({"task": "caption"}, "unexpected argument 'task'"),
+        ({"device": "tpu"}, "device tpu"),
+        ({"model": "./nowhere"}, "nowhere"),
+        ({"batch_size": 0}, "batch size 0: give 1 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_told_before_any_work(config, told):
+    with pytest.raises(ValueError, match=told):
+        annotate(IMAGES, **config)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        ({"path": "none.csv"}, "manifest none.csv: no such file"),
+        ({"path": "list.csv"}, "has no column 'url'; it has uri, taken"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "rows have a field of this name already"),
+        ({"path": []}, "no manifest"),
+    ],
+)
+def test_a_manifest_that_has_not_what_is_wanted_is_told(config, told):
+    Path("list.csv").write_text("uri,taken\n")
+    with pytest.raises(ValueError, match=told):
+        annotate({"type": "ReadManifest", "config": config})
+
+
+def test_failures_that_would_go_nowhere_are_refused():
+    with pytest.raises(ValueError, match="say where failures go: error_handling: {output: NAME}"):
+        run(IMAGES, step("Annotate", "ReadImages", model="tiny"))
+
+
+@pytest.mark.parametrize(
+    "element, told",
+    [({"url": "a.png"}, "the rows have no field 'uri'; they have url"), ({"uri": 5}, "field uri must be text")],
+)
+def test_rows_that_name_no_pictures_are_refused(element, told):
+    with pytest.raises(ValueError, match=told):
+        annotate({"type": "Create", "config": {"elements": [element]}})
+
+
+@pytest.mark.parametrize(
+    "kind, options, step_with_model",
+    [
+        ("Annotate", {}, "Annotate/Ask/Annotate pictures/ParDo(_AnnotatePictures)"),
+        ("AnnotateToParquet", {"output": "out"}, "AnnotateToParquet/Job/Annotate shards"),
+    ],
+)
+def test_resource_hints_reach_the_step_with_the_model(kind, options, step_with_model):
+    hints = {
+        "accelerator": "type:nvidia-l4;count:1;install-nvidia-driver",
+        "min_ram": "16GB",
+        "max_active_bundles_per_worker": "1",
+    }
+    annotating = {**step(kind, "ReadImages", **GIVEN, **options), "resource_hints": hints}
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    yaml_transform.expand_pipeline(pipeline, spec(IMAGES, annotating, step("LogForTesting", f"{kind}.errors")))
+    proto = pipeline.to_runner_api(default_environment=DockerEnvironment.from_container_image("workers"))
+    hinted = {
+        one.unique_name: set(proto.components.environments[one.environment_id].resource_hints.values())
+        for one in proto.components.transforms.values()
+        if one.environment_id and proto.components.environments[one.environment_id].resource_hints
+    }
+    assert step_with_model in hinted
+    assert all(name.startswith(step_with_model.split("/Ask")[0]) for name in hinted)
+    assert all(found == {hints["accelerator"].encode(), b"16000000000", b"1"} for found in hinted.values())
+
+
+def test_the_providers_tell_what_they_take():
+    (provider,) = yaml_provider.load_providers(str(PROVIDERS))
+    assert set(provider.provided_transforms()) == {"ReadImages", "ReadManifest", "Annotate", "AnnotateToParquet"}
+    for name in provider.provided_transforms():
+        assert provider.description(name)
+        fields = {field.name: field.description for field in provider.config_schema(name).fields}
+        assert fields and all(fields.values())

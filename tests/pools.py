@@ -1,0 +1,86 @@
+"""Pools of workers, and two hosts on one machine for them: network namespaces that see each other and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+ADDRESSES = {"driver": "10.77.0.1", "pool": "10.77.0.2"}
+# A host has a name of its own, and knows that of the other.
+RUN = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
+
+
+def unavailable() -> str | None:
+    """Why there can be no such hosts here, if so."""
+    missing = [name for name in ("ip", "unshare") if not shutil.which(name)]
+    if missing:
+        return f"there is no {missing[0]}"
+    made = subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], stderr=subprocess.PIPE, text=True)
+    return made.stderr.strip() if made.returncode else None
+
+
+@contextmanager
+def two_hosts(folder: Path) -> Iterator[dict[str, list[str]]]:
+    """The words before a command that let it run on one of them, by its name, in the same process."""
+    names = {host: f"{host}-{os.getpid()}" for host in ADDRESSES}
+    hosts = folder / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in ADDRESSES.items()))
+    try:
+        for name in names.values():
+            ip("netns", "add", name)
+        ip(
+            "link",
+            "add",
+            "wire",
+            "netns",
+            names["driver"],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "wire",
+            "netns",
+            names["pool"],
+        )
+        for host, name in names.items():
+            ip("-n", name, "address", "add", f"{ADDRESSES[host]}/24", "dev", "wire")
+            for device in ("lo", "wire"):
+                ip("-n", name, "link", "set", device, "up")
+        inside = ["unshare", "--uts", "--mount", "sh", "-c", RUN, "sh"]
+        yield {host: ["ip", "netns", "exec", name, *inside, host, str(hosts)] for host, name in names.items()}
+    finally:
+        for name in names.values():
+            subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
+
+
+def ip(*words: str) -> None:
+    """Run the program that makes networks."""
+    subprocess.run(["ip", *words], check=True)
+
+
+@contextmanager
+def pool_of_workers(
+    folder: Path, before: Sequence[str] = (), host: str = "127.0.0.1"
+) -> Iterator[tuple[str, psutil.Process]]:
+    """A pool of workers as it runs on another machine; its address, and its process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # It starts what is called python on the path.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [*before, sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    with open(folder / "said", "w") as said:
+        process = subprocess.Popen(command, env={**os.environ, "PATH": path}, stdout=said, stderr=said)
+    try:
+        yield f"{host}:{port}", psutil.Process(process.pid)
+    finally:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
+        process.wait()
