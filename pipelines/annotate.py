@@ -21,6 +21,7 @@ from ..transforms.progress import ProgressNotes
 from ..transforms.stop import stop_reason
 from .cluster import add_cluster_options, check_cluster, hints_of, is_dry, run_of, say_of_runner, sliced
 from .gpus import gpus_of
+from .hosted import patience_of
 from .inputs import add_input_options, inputs_of
 from .interrupt import unwrapped_interrupts, worker_death
 from .job import LOCAL_RUNNER, add_job_options, check_job, job_of
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             options = beam_options(beam_arguments)
             args.output = anchor(args.output)
             local = args.runner == LOCAL_RUNNER
-            runner = local_runner(options, args.workers, gpus_of(args)) if local else args.runner
+            runner = local_runner(options, args.workers, gpus_of(args), patience_of(args)) if local else args.runner
             pipeline = beam.Pipeline(runner, options=options)
             build(pipeline, args, name)
             if is_dry(args, options):
@@ -114,7 +115,8 @@ def _run(pipeline: beam.Pipeline) -> str | None:
         with unwrapped_interrupts():
             pipeline.run().wait_until_finish()
     except Exception as error:
-        if (reason := stop_reason(error) or worker_death(error)) is None:
+        lost = getattr(pipeline.runner, "lost", [])
+        if (reason := stop_reason(error) or worker_death(error, lost)) is None:
             raise
         return reason
     return None

@@ -10,6 +10,7 @@ from ..models.cloud import PRICES, MoondreamCloud
 from ..models.fal import MODELS, Fal
 from ..models.fallback import Fallback
 from ..models.hosted.annotator import HostedAnnotator
+from ..models.hosted.batches import DEADLINE_SECONDS
 from ..models.moondream.annotator import Moondream
 from ..models.tasks import Annotator
 
@@ -60,6 +61,11 @@ def hosted_of(args: argparse.Namespace) -> HostedAnnotator:
         ValueError: its key or its extra is missing, or it has no such model.
     """
     return _ready(args, APIS[args.backend](args, args.model))
+
+
+def patience_of(args: argparse.Namespace) -> float:
+    """Seconds that a row may take for the reason that an API answers when it has the time."""
+    return DEADLINE_SECONDS if args.backend == "cloud-batch" else 0.0
 
 
 def fallback_of(args: argparse.Namespace, engine: Moondream) -> Annotator:

@@ -14,12 +14,14 @@ import sys
 
 from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
+from ..transforms.pulse import Pulse
 from .gpus import pin
 
 
 def main() -> None:
     """Serve until the runner hangs up."""
     faulthandler.enable()
+    Pulse().start()
     pin(os.environ["WORKER_ID"], sys.argv[1:], os.environ)
     # Importing Beam leaves a handler behind that would print each record a second time, onto the progress bar.
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)

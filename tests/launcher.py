@@ -41,11 +41,12 @@ class Launcher:
         self._process.kill()
         self._process.communicate()
 
-    def start(self, *words: Any, **limits: int) -> int:
+    def start(self, *words: Any, **limits: float) -> int:
         """Start the command; the id of its process group.
 
         ``largest_file``: bytes that a file of it may have. ``hold_after``: it holds its breath, as after SIGSTOP, where
-        its process has been asked for so many rows, so that nothing depends on how quick it is.
+        its process has been asked for so many rows, so that nothing depends on how quick it is. Those in capitals are
+        the constants of that name in the module that watches workers.
         """
         return self._ask([[str(word) for word in words], str(self.log), limits])
 
@@ -64,7 +65,7 @@ class Launcher:
         """Let a command breathe again."""
         os.killpg(process, signal.SIGCONT)
 
-    def run(self, *words: Any, **limits: int) -> int:
+    def run(self, *words: Any, **limits: float) -> int:
         """Start the command and wait for its end; its exit status."""
         return self.ended(self.start(*words, **limits))
 
@@ -97,6 +98,7 @@ def _beside(log: str) -> Path:
 def serve() -> None:
     """Do what each line says."""
     from moondream_beam.models.moondream.annotator import Moondream
+    from moondream_beam.pipelines import crew
     from moondream_beam.pipelines.cli import main
 
     real = Moondream.answer
@@ -117,6 +119,8 @@ def serve() -> None:
             target = os.open(log, os.O_WRONLY | os.O_APPEND)
             if "largest_file" in limits:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limits["largest_file"],) * 2)
+            for name in filter(str.isupper, limits):
+                setattr(crew, name, limits[name])
             left = itertools.count(limits.get("hold_after", 0) - 1, -1)
 
             def noted(

@@ -26,8 +26,9 @@ from .paid import Noted, keep_beside, stopping_when_refused
 from .plan import PlanShards, Shard
 from .progress import ProgressNotes
 from .published import CountPublished, Published
+from .pulse import Pulse
 from .records import ImageRef, Job, annotation_schema
-from .stop import TooManyFailures, telling_what_failed
+from .stop import TooManyFailures, telling_want_of_memory, telling_what_failed
 from .summary import Count, Summary, sum_summaries
 from .write import ShardWriter, check_kept
 
@@ -131,7 +132,7 @@ class _AnnotateShard(beam.DoFn):
         """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
         the notes of a shard mean nothing without it."""
         number, refs = shard
-        with held(self.output, self.job.run) as token:
+        with held(self.output, self.job.run) as token, Pulse().at(number) as pulse:
             writer = ShardWriter(self.output, self.job.run, number, self.job.columns)
             with telling_what_failed(self.output):
                 finished = writer.finish()
@@ -143,7 +144,8 @@ class _AnnotateShard(beam.DoFn):
                 Noted(self.job.annotator, f"{self.job.run}/{number}"),
             )
             try:
-                summary = self._write(writer, refs, notes, number, annotator)
+                with telling_want_of_memory():
+                    summary = self._write(writer, refs, notes, number, annotator, pulse)
                 if not token.is_there():
                     raise lost(self.output, self.job.run)
                 with telling_what_failed(self.output):
@@ -159,7 +161,13 @@ class _AnnotateShard(beam.DoFn):
         yield summary
 
     def _write(
-        self, writer: ShardWriter, refs: Iterable[ImageRef], notes: ProgressNotes, number: int, annotator: Annotator
+        self,
+        writer: ShardWriter,
+        refs: Iterable[ImageRef],
+        notes: ProgressNotes,
+        number: int,
+        annotator: Annotator,
+        pulse: Pulse,
     ) -> Summary:
         summary = Summary()
         # Of a run into an object store, whose notes would be requests, a worker sees the shard that it is at.
@@ -172,6 +180,7 @@ class _AnnotateShard(beam.DoFn):
             with telling_what_failed(self.output):
                 writer.add(row)
                 told = notes.tell(number, summary)
+            pulse.tell(number, summary.rows)
             if told:
                 limit.check()
         return summary

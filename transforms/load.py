@@ -111,9 +111,10 @@ def load(ref: ImageRef, fetch: Fetch, room: Room, is_enough: Enough) -> Loaded |
     entered = time.perf_counter()
     try:
         picture = make_pixels(image)
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         room.give_back(pixels)
-        return Unloadable(ref, "decode", Fault.of(error))
+        # With more memory, or less beside it, there may be room for its pixels.
+        return Unloadable(ref, "decode", Fault.of(error, retryable=isinstance(error, MemoryError)))
     decode_ms = 1000 * (opened - fetched + time.perf_counter() - entered)
     digest = sha256(content).hexdigest()
     return Loaded(ref, picture, size or picture.size, pixels, digest, started, 1000 * (fetched - started), decode_ms)

@@ -23,6 +23,10 @@ class StoppedError(RuntimeError):
     """The run can't go on or should not. What it published stays, and the same command goes on from there."""
 
 
+# What is said by Python, where a thread has no room for its stack, and by PyTorch on one device or another.
+WANT_OF_MEMORY = ("can't start new thread", "not enough memory", "can't allocate memory", "out of memory")
+
+
 class TooManyFailures:
     """Raises when a run's failures surely pass what is allowed, looking at ``ROWS_BEFORE_STOPPING`` rows or more.
 
@@ -73,6 +77,26 @@ def telling_what_failed(output: str) -> Iterator[None]:
         told = " ".join(str(error).split())
         raise StoppedError(
             f"stopped: can't write to {output}: {told}; once that is cured the same command goes on"
+        ) from error
+
+
+@contextlib.contextmanager
+def telling_want_of_memory() -> Iterator[None]:
+    """Within this block an error for want of memory, of whatever kind, ends the run in a line. What a single picture
+    is too large for has become a row before.
+
+    Raises:
+        StoppedError: instead of it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        wants = isinstance(error, MemoryError) or any(words in str(error) for words in WANT_OF_MEMORY)
+        if not wants or isinstance(error, StoppedError):
+            raise
+        raise StoppedError(
+            "stopped: this process has no memory left; with fewer --workers or a smaller --batch-size, or more memory,"
+            " the same command goes on"
         ) from error
 
 

@@ -19,6 +19,7 @@ from .service import Done, Item, Reply
 
 # Far below the 2 GB that the API takes: what a worker holds in memory, and one part of the upload.
 MOST_BYTES = 40 << 20
+DEADLINE_SECONDS = 48 * 3600.0
 FIRST_POLL_S, POLL_GROWTH, LONGEST_POLL_S = 5.0, 1.3, 60.0
 BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 # The API's names for failures that are its own.
@@ -28,7 +29,7 @@ PASSING = ("processing_error",)
 class CloudBatches:
     """The Batch API as the caller sees it: a job is a file of requests."""
 
-    most_bytes, remembers, job_tries, deadline_s = MOST_BYTES, True, 2, 48 * 3600.0
+    most_bytes, remembers, job_tries, deadline_s = MOST_BYTES, True, 2, DEADLINE_SECONDS
 
     def __init__(self, key: str, model: str, prices: tuple[float, float], batch_size: int) -> None:
         self.key, self.model, self.prices, self.most_items = key, model, prices, batch_size

@@ -40,7 +40,7 @@ def words(tmp_path: Path) -> tuple[Any, ...]:
         draw(seed).image.resize((48, 36)).save(photos / f"{index}.png")
     (photos / "broken.png").write_bytes(b"nothing")
     out = tmp_path / "out"
-    options = ("--caption", "short", "--shard-size", 4, "--max-failure-rate", 0.5)
+    options = ("--caption", "short", "--shard-size", 4, "--max-failure-rate", 0.5, "--no-report")
     return ("annotate", photos, "--output", out, "--model", "tiny", *options)
 
 

@@ -1,4 +1,4 @@
-"""Workers of this machine that hang in the middle of a shard, and a shard attempted twice at once."""
+"""Workers of this machine that die or hang in the middle of a shard, and a shard attempted twice at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -15,6 +16,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from echo import Echo
+from gate import Gate, gate
 from launcher import PATIENCE, Launcher
 
 from moondream_beam.models.tasks import Caption
@@ -28,14 +30,12 @@ PICTURES, BUSY = 60, 2
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> tuple[Any, ...]:
-    """The command over sixty pictures, in shards of about four, by two processes."""
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for index, seed in zip(range(PICTURES), TEST_SEEDS, strict=False):
-        draw(seed).image.resize((48, 36)).save(photos / f"{index}.png")
-    options = ("--model", "tiny", "--caption", "short", "--shard-size", 4, "--workers", 2)
-    return ("annotate", photos, "--output", tmp_path / "out", *options)
+def gated(tmp_path: Path) -> Iterator[tuple[Gate, tuple[Any, ...]]]:
+    """The command over sixty pictures, in shards of about four, by two processes: half of them wait at a gate."""
+    with gate(tmp_path / "photos", PICTURES, PICTURES // 2) as (made, manifest):
+        options = ("--model", "tiny", "--caption", "short", "--shard-size", 4, "--workers", 2, "--no-report")
+        inputs = ("--manifest", manifest, "--allow-private-addresses")
+        yield made, ("annotate", *inputs, "--output", tmp_path / "out", *options)
 
 
 def ids(out: Path) -> list[str]:
@@ -46,36 +46,89 @@ def ids(out: Path) -> list[str]:
     return found
 
 
-def a_worker_at_work(process: int, out: Path) -> psutil.Process:
-    """One of the workers, once something has been published."""
-    end = time.monotonic() + PATIENCE
-    while not list(out.glob("data/*.parquet")):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return psutil.Process(process).children()[-1]
+def all_done(out: Path) -> bool:
+    """Whether each row is there, and nothing else."""
+    return len(ids(out)) == PICTURES and not (out / "_temporary").exists()
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_and_wakes_up_after_its_command_doubles_nothing(tmp_path, words, launcher: Launcher):
-    process, out = launcher.start(*words), tmp_path / "out"
-    worker = a_worker_at_work(process, out)
+def test_a_worker_that_hangs_and_wakes_up_after_its_command_doubles_nothing(tmp_path, gated, launcher: Launcher):
+    (gate, words), out = gated, tmp_path / "out"
+    process = launcher.start(*words)
+    worker = gate.waiter(process)
     worker.suspend()
-    time.sleep(1)
-    assert psutil.pid_exists(process)
     os.kill(process, signal.SIGKILL)
     launcher.ended(process)
-    before, end = len(ids(out)), time.monotonic() + PATIENCE
-    assert before < PICTURES
-    # It may be in the middle of a shard, which is its own as long as it lives.
-    first = launcher.run(*words)
+    gate.open.set()
+    assert len(ids(out)) < PICTURES
+    # It is in the middle of a shard, which is its own as long as it lives.
+    assert launcher.run(*words) == BUSY
     worker.resume()
-    while first != 0:
-        assert first == BUSY and time.monotonic() < end
-        first = launcher.run(*words)
-    assert len(ids(out)) == PICTURES
+    end = time.monotonic() + PATIENCE
+    while (status := launcher.run(*words)) == BUSY:
+        assert time.monotonic() < end
+    assert status == 0
     worker.wait(PATIENCE)
-    assert len(ids(out)) == PICTURES
-    assert not (out / "_temporary").exists()
+    assert all_done(out)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_command_with_a_line(tmp_path, gated, launcher: Launcher):
+    (gate, words), out = gated, tmp_path / "out"
+    process = launcher.start(*words)
+    gate.waiter(process).kill()
+    gate.open.set()
+    assert launcher.ended(process) == 1
+    said = launcher.said()
+    assert (
+        said.count("stopped: worker_") == 1 and "was killed by signal 9, for want of memory perhaps, at shard" in said
+    )
+    assert "Traceback" not in said
+    assert len(ids(out)) < PICTURES
+    assert launcher.run(*words) == 0
+    assert all_done(out)
+
+
+@pytest.mark.slow
+def test_a_worker_that_shows_no_sign_of_life_is_killed_and_told(tmp_path, gated, launcher: Launcher):
+    (gate, words), out = gated, tmp_path / "out"
+    process = launcher.start(*words, SILENT_SECONDS=8)
+    worker = gate.waiter(process)
+    worker.suspend()
+    gate.open.set()
+    assert launcher.ended(process) == 1
+    assert not worker.is_running()
+    said = launcher.said()
+    assert said.count("stopped: worker_") == 1
+    assert "gave no sign of life for 8 s, at shard" in said and "and was killed; what was published stays" in said
+    assert "Traceback" not in said
+    assert launcher.run(*words) == 0
+    assert all_done(out)
+
+
+@pytest.mark.slow
+def test_a_worker_that_lives_but_has_no_new_row_is_killed_and_told(tmp_path, gated, launcher: Launcher):
+    (gate, words), out = gated, tmp_path / "out"
+    process = launcher.start(*words, FIRST_ROW_SECONDS=6, ROW_SECONDS=6, ENDING_SECONDS=2)
+    # Nobody opens the gate.
+    assert launcher.ended(process) == 1
+    assert "had no new row for 6 s, at shard" in launcher.said()
+    gate.open.set()
+    assert launcher.run(*words) == 0
+    assert all_done(out)
+
+
+@pytest.mark.slow
+def test_a_command_that_slept_with_its_workers_goes_on(tmp_path, gated, launcher: Launcher):
+    (gate, words), out = gated, tmp_path / "out"
+    process = launcher.start(*words, SILENT_SECONDS=8)
+    gate.waiter(process)
+    os.killpg(process, signal.SIGSTOP)
+    time.sleep(12)
+    launcher.go_on(process)
+    gate.open.set()
+    assert launcher.ended(process) == 0
+    assert all_done(out)
 
 
 @pytest.mark.parametrize("turn", range(5))
@@ -103,3 +156,25 @@ def test_a_shard_attempted_twice_at_once_ends_as_one_file(tmp_path, turn):
     assert [summary.rows for summary in summaries] == [6, 6]
     assert len(ids(Path(out))) == 6
     assert [path.name for path in Path(out).rglob("*.parquet")] == ["part-run-00000.parquet"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mebibytes", [0, 4])
+def test_a_worker_that_runs_out_of_memory_in_the_middle_of_a_shard_hangs_nobody(
+    tmp_path, gated, launcher: Launcher, mebibytes: int
+):
+    (gate, words), out = gated, tmp_path / "out"
+    process = launcher.start(*words, SILENT_SECONDS=20)
+    worker = gate.waiter(process)
+    # What the kernel does in a container that is full, where it kills nobody: it gives no more.
+    limit = worker.memory_info().vms + (mebibytes << 20)
+    worker.rlimit(psutil.RLIMIT_AS, (limit, limit))
+    gate.open.set()
+    began = time.monotonic()
+    assert launcher.ended(process) == 1
+    assert time.monotonic() - began < PATIENCE
+    assert launcher.said().count("stopped: ") == 1 and "no memory left" in launcher.said()
+    while (status := launcher.run(*words, "--retry-errors")) == BUSY:
+        assert time.monotonic() - began < PATIENCE
+    assert status == 0
+    assert all_done(out)

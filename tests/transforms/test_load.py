@@ -180,6 +180,23 @@ def test_pictures_that_turn_out_broken_give_their_room_back(large_ones: list[Ima
     assert sum(isinstance(one, Loaded) for one in loaded) == 6
 
 
+def test_a_picture_that_memory_has_no_room_for_fails_alone_and_may_be_tried_again(
+    large_ones: list[ImageRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, turns = module.make_pixels, iter(range(len(large_ones)))
+
+    def short(image: Image.Image) -> Image.Image:
+        if next(turns) == 1:
+            raise MemoryError
+        return real(image)
+
+    monkeypatch.setattr(module, "make_pixels", short)
+    loaded = list(load_ahead(large_ones, Fetcher()))
+    (failed,) = (one for one in loaded if isinstance(one, Unloadable))
+    assert (failed.stage, failed.fault.error, failed.fault.retryable) == ("decode", "MemoryError", True)
+    assert len(loaded) == len(large_ones)
+
+
 def test_who_waits_for_room_is_sent_home_when_nobody_listens(large_ones: list[ImageRef]) -> None:
     loaded = load_ahead(large_ones, fetch)
     next(loaded)

@@ -12,6 +12,7 @@ from moondream_beam.transforms.stop import (
     StoppedError,
     TooManyFailures,
     stop_reason,
+    telling_want_of_memory,
     telling_what_failed,
 )
 from moondream_beam.transforms.summary import Summary
@@ -86,3 +87,26 @@ def test_what_an_output_refuses_is_told_with_its_place() -> None:
         raise OSError(28, "full")
     with pytest.raises(KeyError), telling_what_failed("/out"):
         raise KeyError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory: 5 bytes"),
+    ],
+)
+def test_a_process_without_memory_says_so_in_a_line(error: Exception) -> None:
+    told = "stopped: this process has no memory left; .* the same command goes on$"
+    with pytest.raises(StoppedError, match=told), telling_want_of_memory():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), StoppedError("stopped: out of memory"), KeyError("out of memory")]
+)
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, telling_want_of_memory():
+        raise error
+    assert raised.value is error
