@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import logging
 import os
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
-from .output import is_there, make_folder
+from .output import is_there, make_folder, matching
 from .uris import LOCAL, scheme_of
 
 # A folder with one file: unlike links, those are known to all file systems.
@@ -64,6 +65,15 @@ def forget(path: str) -> None:
         except BeamIOError:
             if is_there(path):
                 raise
+
+
+def forget_all(start: str) -> None:
+    """Remove all decisions whose paths begin so."""
+    if scheme_of(start) == LOCAL:
+        for path in glob.glob(f"{glob.escape(start)}*"):
+            forget(path)
+    elif paths := matching(f"{start}*"):
+        FileSystems.delete(paths)
 
 
 # The ways to write what is not there; whether it was surely not.

@@ -2,14 +2,14 @@
 
 A name decides the shard, so a run must never give a picture two: one that could be read the first time and can't the
 second would have a row in each of two shards, or in none. Runners may do again what they did, as Spark and Flink do
-when a worker is lost. So names are written down as they are found, and whoever comes again takes those.
+when a worker is lost. So names are written down as they are found, once, and whoever comes again takes those.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
@@ -17,10 +17,11 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsSingleton, PCollection
 
+from .decision import decide, decided, forget_all
 from .fetch import Fetcher
 from .homes import home_of, is_of_a_stream
 from .load import LOAD_THREADS
-from .output import is_there, matching, temporary_folder, write_whole
+from .output import temporary_folder
 from .packing import BUCKETS, Packed, unpack_all
 from .records import ImageRef
 from .stop import telling_what_failed
@@ -55,30 +56,27 @@ class NameByBytes(beam.PTransform[PCollection[Packed], PCollection[Named]]):
 
 
 def name_all(group: tuple[int, Iterable[bytes]], fetch: Fetcher, output: str, run: str) -> Iterator[Named]:
-    """The pictures of one file of names, each with its own: as it is written there, or as it is read now."""
+    """The pictures of one file of names, each with its own: as it is written there, or else as it is read now.
+
+    One that came to be listed after they were written has the name of its place.
+    """
     number, packs = group
-    path = f"{_stem(output, run)}{number}"
     refs = [ref for _, ref in unpack_all(packs)]
-    names = _read(path) if refs else {}
-    if new := [ref for ref in refs if ref.key not in names]:
-        found: dict[str, str] = {}
-        with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="hash") as pool:
-            for start in range(0, len(new), REFS_AT_ONCE):
-                some = new[start : start + REFS_AT_ONCE]
-                read = pool.map(lambda ref: _name(ref, fetch), some)
-                found.update(zip((ref.key for ref in some), read, strict=True))
+    path = f"{_stem(output, run)}{number}"
+    with telling_what_failed(output):
+        written = decided(path)
+    if written is None:
+        names = _read_all(refs, fetch)
         with telling_what_failed(output):
-            # Another attempt may have been quicker, and what it wrote may have been used.
-            names = {**found, **_read(path)}
-            write_whole(output, path, json.dumps(names).encode())
+            written = decide(path, json.dumps(names).encode())
+    settled: dict[str, str] = json.loads(written) if written else {}
     for ref in refs:
-        yield names[ref.key], ref
+        yield settled.get(ref.key) or home_of(ref), ref
 
 
 def forget_names(output: str, run: str) -> None:
     """Remove the names of a run that has ended."""
-    if paths := matching(f"{_stem(output, run)}*"):
-        FileSystems.delete(paths)
+    forget_all(_stem(output, run))
 
 
 def _by_file(packed: Packed, count: Count) -> Packed:
@@ -90,11 +88,14 @@ def _stem(output: str, run: str) -> str:
     return FileSystems.join(temporary_folder(output), f"{run}.names-")
 
 
-def _read(path: str) -> dict[str, str]:
-    if not is_there(path):
-        return {}
-    with FileSystems.open(path) as file:
-        names: dict[str, str] = json.loads(file.read())
+def _read_all(refs: Sequence[ImageRef], fetch: Fetcher) -> dict[str, str]:
+    """Names by the keys of pictures, each of which is read."""
+    names: dict[str, str] = {}
+    with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="hash") as pool:
+        for start in range(0, len(refs), REFS_AT_ONCE):
+            some = refs[start : start + REFS_AT_ONCE]
+            read = pool.map(lambda ref: _name(ref, fetch), some)
+            names.update(zip((ref.key for ref in some), read, strict=True))
     return names
 
 

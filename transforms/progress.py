@@ -14,7 +14,8 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
-from .output import is_local, is_there, temporary_folder, write_whole
+from .decision import decide
+from .output import is_local, is_there, temporary_folder
 from .summary import Count, Summary, sum_summaries
 
 SECONDS_BETWEEN_NOTES = 0.5
@@ -30,14 +31,12 @@ class ProgressNotes:
         self._last = 0.0
 
     def plan(self, count: Count) -> Count:
-        """Note how much the run has to do, unless an earlier attempt of it has noted that; what is noted."""
-        if (noted := self.read_plan()) is not None:
-            return noted
+        """Note how much the run has to do, unless another attempt of it has noted that; what is noted."""
+        written = decide(str(self.folder / "plan") if self.folder else self.far_plan, json.dumps(count).encode())
+        noted = Count(*json.loads(written)) if written else count
         if self.folder:
-            self._write(PLAN_NOTE, count)
-        else:
-            write_whole(self.output, self.far_plan, json.dumps(count).encode())
-        return count
+            self._write(PLAN_NOTE, noted)
+        return noted
 
     def read_plan(self) -> Count | None:
         """What was planned, wherever the output is; None: not planned yet, or the run has ended."""
