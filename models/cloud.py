@@ -17,6 +17,8 @@ MODELS = ("moondream3.1-9B-A2B", "moondream3-preview")
 PRICES = (0.30, 1.00)
 # Of the 100,000 that a file may have.
 BATCH_SIZE, MOST_BATCH_SIZE = 1000, 100_000
+# How long a batch is waited for.
+BATCH_DEADLINE_S = 48 * 3600.0
 # What a picture is taken to use where the API does not tell: the average of the example in the docs of its batches.
 USUAL_TOKENS = (1500, 50)
 

@@ -6,11 +6,10 @@ import argparse
 import math
 from collections.abc import Callable
 
-from ..models.cloud import PRICES, MoondreamCloud
+from ..models.cloud import BATCH_DEADLINE_S, PRICES, MoondreamCloud
 from ..models.fal import MODELS, Fal
 from ..models.fallback import Fallback
 from ..models.hosted.annotator import HostedAnnotator
-from ..models.hosted.batches import DEADLINE_SECONDS
 from ..models.moondream.annotator import Moondream
 from ..models.tasks import Annotator
 
@@ -65,7 +64,7 @@ def hosted_of(args: argparse.Namespace) -> HostedAnnotator:
 
 def patience_of(args: argparse.Namespace) -> float:
     """Seconds that a row may take for the reason that an API answers when it has the time."""
-    return DEADLINE_SECONDS if args.backend == "cloud-batch" else 0.0
+    return BATCH_DEADLINE_S if args.backend == "cloud-batch" else 0.0
 
 
 def fallback_of(args: argparse.Namespace, engine: Moondream) -> Annotator:

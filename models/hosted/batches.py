@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from ..cloud import cost_of, question_of, reply_to, tokens_of
+from ..cloud import BATCH_DEADLINE_S, cost_of, question_of, reply_to, tokens_of
 from ..tasks import Fault
 from .calls import API, BASE_URL
 from .ends import GoneError, LostAnswerError, PollError, UnavailableError, UnfitError, brief
@@ -19,7 +19,6 @@ from .service import Done, Item, Reply
 
 # Far below the 2 GB that the API takes: what a worker holds in memory, and one part of the upload.
 MOST_BYTES = 40 << 20
-DEADLINE_SECONDS = 48 * 3600.0
 FIRST_POLL_S, POLL_GROWTH, LONGEST_POLL_S = 5.0, 1.3, 60.0
 BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 # The API's names for failures that are its own.
@@ -29,7 +28,7 @@ PASSING = ("processing_error",)
 class CloudBatches:
     """The Batch API as the caller sees it: a job is a file of requests."""
 
-    most_bytes, remembers, job_tries, deadline_s = MOST_BYTES, True, 2, DEADLINE_SECONDS
+    most_bytes, remembers, job_tries, deadline_s = MOST_BYTES, True, 2, BATCH_DEADLINE_S
 
     def __init__(self, key: str, model: str, prices: tuple[float, float], batch_size: int) -> None:
         self.key, self.model, self.prices, self.most_items = key, model, prices, batch_size
