@@ -11,7 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .output import Reader, matching
+from .output import Reader, kind_of, published
 from .packing import Packed, bucket_of, pack, unpack_all
 from .slices import go_together, run_of_file
 
@@ -65,7 +65,7 @@ class PackIds(beam.DoFn):
 
     def process(self, path: str) -> Iterator[Packed]:
         """Read one file; pack what is held when that has become much."""
-        failed_in = path if self.with_files and FileSystems.split(path)[0].rstrip("/\\").endswith("errors") else ""
+        failed_in = path if self.with_files and kind_of(path) == "errors" else ""
         for keys, names in read_ids(path, self._reader):
             for key, name in zip(keys, names, strict=True):
                 try:
@@ -108,7 +108,7 @@ def list_parts(output: str, but_of: str) -> list[str]:
     A run does not look at its own: a runner that plans it anew, for a lost worker, must come to the same shards. Other
     slices have other pictures.
     """
-    paths = matching(*(FileSystems.join(output, kind, "*.parquet") for kind in ("data", "errors")))
+    paths = published(output, "*.parquet")
     runs = [run_of_file(FileSystems.split(path)[1]) for path in paths]
     return [
         path

@@ -124,6 +124,16 @@ class Reader:
         return self._clients.s3.open(path)
 
 
+def published(output: str, names: str) -> list[str]:
+    """The files of ``data/`` and ``errors/`` whose names this glob matches."""
+    return matching(*(FileSystems.join(output, kind, names) for kind in ("data", "errors")))
+
+
+def kind_of(path: str) -> str:
+    """The folder that a published file lies in: ``data`` or ``errors``."""
+    return FileSystems.split(FileSystems.split(path)[0].rstrip("/\\"))[1]
+
+
 def is_there(path: str) -> bool:
     """Whether there is a file, or a folder, of this name."""
     try:

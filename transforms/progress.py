@@ -14,38 +14,29 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
-from .decision import decide
-from .output import is_local, is_there, temporary_folder
+from .decision import decide, decided, forget
+from .output import is_local, temporary_folder
 from .summary import Count, Summary, sum_summaries
 
 SECONDS_BETWEEN_NOTES = 0.5
-PLAN_NOTE = "plan.json"
 
 
 class ProgressNotes:
     """The notes of one run. Each shard has its own, and so needs no lock."""
 
     def __init__(self, output: str, run: str) -> None:
-        self.output, self.far_plan = output, FileSystems.join(temporary_folder(output), f"{run}.{PLAN_NOTE}")
         self.folder = Path(temporary_folder(output), f"{run}.notes") if is_local(output) else None
+        far = FileSystems.join(temporary_folder(output), f"{run}.plan.json")
+        self._plan = str(self.folder / "plan") if self.folder else far
         self._last = 0.0
 
     def plan(self, count: Count) -> Count:
         """Note how much the run has to do, unless another attempt of it has noted that; what is noted."""
-        written = decide(str(self.folder / "plan") if self.folder else self.far_plan, json.dumps(count).encode())
-        noted = Count(*json.loads(written)) if written else count
-        if self.folder:
-            self._write(PLAN_NOTE, noted)
-        return noted
+        return _count(decide(self._plan, json.dumps(count).encode())) or count
 
     def read_plan(self) -> Count | None:
         """What was planned, wherever the output is; None: not planned yet, or the run has ended."""
-        if self.folder:
-            return self.read()[0]
-        if not is_there(self.far_plan):
-            return None
-        with FileSystems.open(self.far_plan) as file:
-            return Count(*json.loads(file.read()))
+        return _count(decided(self._plan))
 
     def tell(self, shard: int, summary: Summary, last: bool = False) -> bool:
         """Note the sums of a shard so far, unless that was just done; ``last`` is always noted. Whether it was time."""
@@ -57,15 +48,11 @@ class ProgressNotes:
         return True
 
     def read(self) -> tuple[Count | None, Summary]:
-        """What was planned (None: not planned yet), and the sums over all shards so far."""
-        planned, summaries = None, []
-        for path in self.folder.glob("*.json") if self.folder else ():
-            values = json.loads(path.read_text())
-            if path.name == PLAN_NOTE:
-                planned = Count(*values)
-            else:
-                summaries.append(Summary(*values))
-        return planned, sum_summaries(summaries)
+        """What was planned (None: not planned yet), and the sums over all shards so far; nothing of an object store."""
+        if not self.folder:
+            return None, Summary()
+        summaries = [Summary(*json.loads(path.read_text())) for path in self.folder.glob("*.json")]
+        return self.read_plan(), sum_summaries(summaries)
 
     def remove(self) -> None:
         """Remove the notes, once the run is over, and the folder around them if nobody else has anything there."""
@@ -73,8 +60,8 @@ class ProgressNotes:
             shutil.rmtree(self.folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()
-        elif is_there(self.far_plan):
-            FileSystems.delete([self.far_plan])
+        else:
+            forget(self._plan)
 
     def _write(self, name: str, values: object) -> None:
         if self.folder:
@@ -85,3 +72,7 @@ class ProgressNotes:
             draft.write_text(json.dumps(values))
             # A reader sees the old note or the new one, never half of one.
             draft.replace(path)
+
+
+def _count(note: bytes | None) -> Count | None:
+    return Count(*json.loads(note)) if note else None

@@ -13,7 +13,7 @@ from apache_beam.pvalue import PCollection
 
 from ..models.tasks import Fault
 from .lease import signalling
-from .output import Reader, matching
+from .output import Reader, kind_of, published
 from .patience import FetchError, Patience
 from .slices import run_of_file
 from .summary import Summary
@@ -59,7 +59,7 @@ class CountPublished(beam.PTransform[PCollection[Summary], PCollection[Published
 def files_of(output: str, run: str) -> list[str]:
     """The published files of one run, and whatever else begins with their names: copies, for instance."""
     start = f"part-{run}-"
-    found = matching(*(FileSystems.join(output, kind, f"{start}*.parquet") for kind in ("data", "errors")))
+    found = published(output, f"{start}*.parquet")
     # A run's name may be the beginning of another's.
     return [path for path in found if run_of_file(FileSystems.split(path)[1]) in (None, run)]
 
@@ -73,7 +73,7 @@ def count_rows(paths: Sequence[str], patience: Patience) -> Published:
         return Published(uncounted=str(error))
     finally:
         pool.shutdown(cancel_futures=True)
-    data = sum(count for path, count in zip(paths, rows, strict=True) if _folder(path) == "data")
+    data = sum(count for path, count in zip(paths, rows, strict=True) if kind_of(path) == "data")
     return Published(data, sum(rows) - data, len(paths))
 
 
@@ -108,10 +108,6 @@ def _counted(found: list[str] | Published, output: str, run: str, patience: Pati
 def _rows(path: str, reader: Reader) -> int:
     with reader.open(path) as file:
         return int(pq.ParquetFile(file).metadata.num_rows)
-
-
-def _folder(path: str) -> str:
-    return FileSystems.split(FileSystems.split(path)[0].rstrip("/\\"))[1]
 
 
 def _patiently(action: Callable[[], T], what: str, patience: Patience) -> T:

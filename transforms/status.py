@@ -16,7 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from .dataset import read_records
 from .lease import at_work
-from .output import anchor, matching
+from .output import Reader, anchor, kind_of, published
 from .progress import ProgressNotes
 from .slices import run_of_file
 from .summary import Count
@@ -78,6 +78,7 @@ class Watch:
     def __init__(self, output: str) -> None:
         self.output = anchor(output)
         self._parts: dict[str, Part] = {}
+        self._reader = Reader()
 
     def look(self) -> list[RunStatus]:
         """All runs that left something, the earliest first."""
@@ -89,12 +90,12 @@ class Watch:
         return [self._status(run, alive, records.get(run), [part for part in parts if part.run == run]) for run in runs]
 
     def _read_parts(self) -> list[Part]:
-        paths = matching(*(FileSystems.join(self.output, kind, "part-*.parquet") for kind in ("data", "errors")))
+        paths = published(self.output, "part-*.parquet")
         # What --retry-errors forgot is gone.
         self._parts = {path: part for path, part in self._parts.items() if path in set(paths)}
         new = [path for path in paths if path not in self._parts and run_of_file(FileSystems.split(path)[1])]
         with ThreadPoolExecutor(THREADS, thread_name_prefix="status") as pool:
-            self._parts.update(zip(new, pool.map(read_part, new), strict=True))
+            self._parts.update(zip(new, pool.map(lambda path: read_part(path, self._reader), new), strict=True))
         return list(self._parts.values())
 
     def _status(self, run: str, alive: set[str], record: dict[str, Any] | None, parts: list[Part]) -> RunStatus:
@@ -118,10 +119,10 @@ class Watch:
         )
 
 
-def read_part(path: str) -> Part:
+def read_part(path: str, reader: Reader) -> Part:
     """What the end of a published file tells."""
-    folder, file_name = FileSystems.split(path)
-    with FileSystems.open(path, compression_type="uncompressed") as file:
+    file_name = FileSystems.split(path)[1]
+    with reader.open(path) as file:
         metadata = pq.ParquetFile(file).metadata
     firsts, lasts = [], []
     for group in range(metadata.num_row_groups):
@@ -129,8 +130,7 @@ def read_part(path: str) -> Part:
         if statistics is not None and statistics.has_min_max:
             firsts.append(statistics.min)
             lasts.append(statistics.max)
-    kind = FileSystems.split(folder.rstrip("/\\"))[1]
-    return Part(kind, run_of_file(file_name) or "", metadata.num_rows, _earliest(firsts), _latest(lasts))
+    return Part(kind_of(path), run_of_file(file_name) or "", metadata.num_rows, _earliest(firsts), _latest(lasts))
 
 
 def started_at(run: str) -> datetime | None:

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
+from ..models.moondream.memory import is_out_of_memory
 from .summary import Summary
 from .uris import BUCKETS, scheme_of
 
@@ -23,8 +24,8 @@ class StoppedError(RuntimeError):
     """The run can't go on or should not. What it published stays, and the same command goes on from there."""
 
 
-# What is said by Python, where a thread has no room for its stack, and by PyTorch on one device or another.
-WANT_OF_MEMORY = ("can't start new thread", "not enough memory", "can't allocate memory", "out of memory")
+# What Python says where a thread has no room for its stack.
+NO_THREAD = "can't start new thread"
 
 
 class TooManyFailures:
@@ -91,8 +92,7 @@ def telling_want_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        wants = isinstance(error, MemoryError) or any(words in str(error) for words in WANT_OF_MEMORY)
-        if not wants or isinstance(error, StoppedError):
+        if isinstance(error, StoppedError) or not (is_out_of_memory(error) or NO_THREAD in str(error)):
             raise
         raise StoppedError(
             "stopped: this process has no memory left; with fewer --workers or a smaller --batch-size, or more memory,"

@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from apache_beam.io.filesystems import FileSystems
@@ -86,27 +87,21 @@ class LockedToken:
 
     def is_held(self) -> bool:
         """Whether somebody has locked it."""
-        try:
-            file = os.open(self.path, os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(file)
-        return False
+        return not self._if_free(lambda: None)
 
     def bury(self, by: Token) -> bool:
         """Remove it if nobody has locked it."""
+        return self._if_free(lambda: os.unlink(self.path))
+
+    def _if_free(self, action: Callable[[], None]) -> bool:
+        """Whether it is gone, or nobody has locked it; then this is done, and nobody can lock it meanwhile."""
         try:
             file = os.open(self.path, os.O_RDWR)
         except FileNotFoundError:
             return True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(self.path)
+            action()
             return True
         except BlockingIOError:
             return False

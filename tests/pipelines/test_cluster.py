@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import pyarrow.parquet as pq
 import pytest
 from apache_beam.transforms.environments import DockerEnvironment
 from launcher import Launcher
+from ledger import ids
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.annotate import build
@@ -21,14 +20,6 @@ from moondream_beam.pipelines.cli import build_parser
 from moondream_beam.pipelines.cluster import say_of_runner
 
 PICTURES = 60
-
-
-def ids(out: Path) -> list[str]:
-    """The ids of all rows, each of which must be there once."""
-    paths = [*out.glob("data/*.parquet"), *out.glob("errors/*.parquet")]
-    found = [name for path in paths for name in pq.read_table(path, columns=["id"])["id"].to_pylist()]
-    assert set(Counter(found).values()) <= {1}
-    return found
 
 
 @pytest.fixture

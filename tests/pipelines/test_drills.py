@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +12,11 @@ from threading import Barrier
 from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 from echo import Echo
 from gate import Gate, gate
 from launcher import PATIENCE, Launcher
+from ledger import ids
 
 from moondream_beam.models.tasks import Caption
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
@@ -36,14 +35,6 @@ def gated(tmp_path: Path) -> Iterator[tuple[Gate, tuple[Any, ...]]]:
         options = ("--model", "tiny", "--caption", "short", "--shard-size", 4, "--workers", 2, "--no-report")
         inputs = ("--manifest", manifest, "--allow-private-addresses")
         yield made, ("annotate", *inputs, "--output", tmp_path / "out", *options)
-
-
-def ids(out: Path) -> list[str]:
-    """The ids of all rows, each of which must be there once."""
-    paths = [*out.glob("data/*.parquet"), *out.glob("errors/*.parquet")]
-    found = [name for path in paths for name in pq.read_table(path, columns=["id"])["id"].to_pylist()]
-    assert set(Counter(found).values()) <= {1}
-    return found
 
 
 def all_done(out: Path) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from launcher import PATIENCE, Launcher
+from ledger import ids
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 
@@ -39,14 +38,6 @@ def words(tmp_path: Path) -> tuple[Any, ...]:
         4,
         "--no-report",
     )
-
-
-def ids(out: Path) -> list[str]:
-    """The ids of all rows, each of which must be there once."""
-    paths = [*out.glob("data/*.parquet"), *out.glob("errors/*.parquet")]
-    found = [name for path in paths for name in pq.read_table(path, columns=["id"])["id"].to_pylist()]
-    assert set(Counter(found).values()) <= {1}
-    return found
 
 
 @pytest.mark.slow

@@ -6,14 +6,13 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
+from ledger import ids
 from pools import pool_of_workers, two_hosts
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
@@ -74,14 +73,6 @@ def start(workers: Workers, photos: Path, out: Path) -> subprocess.Popen:
     """Start the job from a process of its own: Beam looks up the name of this machine, which our tests may not."""
     command = [*workers.driver, sys.executable, "-c", DRIVER, workers.address, photos, out]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-def ids(out: Path) -> list[str]:
-    """The ids of all rows, each of which must be there once."""
-    paths = [*out.glob("data/*.parquet"), *out.glob("errors/*.parquet")]
-    found = [name for path in paths for name in pq.read_table(path, columns=["id"])["id"].to_pylist()]
-    assert set(Counter(found).values()) <= {1}
-    return found
 
 
 def test_a_job_over_two_workers_that_live_elsewhere_is_done(workers, photos, tmp_path):

@@ -63,7 +63,7 @@ def test_what_was_read_is_not_read_again(out, monkeypatch):
     publish(out, annotation(id="new"), run=RUN, shard=3)
     read = []
     honest = status.read_part
-    monkeypatch.setattr(status, "read_part", lambda path: read.append(path) or honest(path))
+    monkeypatch.setattr(status, "read_part", lambda path, reader: read.append(path) or honest(path, reader))
     assert watch.look()[0].annotations == 5
     assert [path.rsplit("-", 1)[1] for path in read] == ["00003.parquet"]
 
