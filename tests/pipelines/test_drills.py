@@ -157,8 +157,10 @@ def test_a_worker_that_runs_out_of_memory_in_the_middle_of_a_shard_hangs_nobody(
     # What the kernel does in a container that is full, where it kills nobody: it gives no more.
     limit = worker.memory_info().vms
     worker.rlimit(psutil.RLIMIT_AS, (limit, limit))
-    gate.open.set()
     began = time.monotonic()
+    # The gate stays shut until then: what it has already might do for the rest of its rows.
+    worker.wait(PATIENCE)
+    gate.open.set()
     assert launcher.ended(process) == 1
     assert time.monotonic() - began < PATIENCE
     assert launcher.said().count("stopped: ") == 1 and "no memory left" in launcher.said()
