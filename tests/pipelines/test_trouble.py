@@ -71,12 +71,10 @@ def test_of_two_commands_at_once_the_second_is_told_to_wait(tmp_path, words, lau
 
 @pytest.mark.slow
 def test_a_file_that_is_lost_meanwhile_is_told_and_made_good_by_the_same_command(tmp_path, words, launcher) -> None:
-    process, out = launcher.start(*words), tmp_path / "out"
-    end = time.monotonic() + PATIENCE
-    while not (published := sorted(out.glob("data/*.parquet"))):
-        assert time.monotonic() < end
-        time.sleep(0.001)
-    published[0].unlink()
+    process, out = launcher.start(*words, hold_after=30), tmp_path / "out"
+    launcher.held(process)
+    min(out.glob("data/*.parquet")).unlink()
+    launcher.go_on(process)
     assert launcher.ended(process) == 1
     said = launcher.said()
     assert "60 asked, 60 told by the workers" in said and "DOES NOT BALANCE" in said
