@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .hosted.annotator import HostedAnnotator
 from .hosted.budget import Budget
-from .hosted.ends import AccountError, CallError, GoneError, LostAnswerError, PollError, UnfitError
+from .hosted.ends import AccountError, CallError, GoneError, LostAnswerError, PollError, RejectedError, UnfitError
 from .hosted.governor import Clock
 from .hosted.images import data_uri
 from .hosted.service import Done, Item, Reply
@@ -105,12 +105,16 @@ class FalQueue:
             "inputs": [{"prompt": prompt_of(item.task), "image_url": self._image_url(item)} for item in items],
             **settings._asdict(),
         }
+        last = self.client.policy.last
+        last.headers = {}
         try:
             job = self.client.submit(ENDPOINT, arguments, webhook_url=self.webhook).request_id
         except (CallError, AccountError):
             raise
         except Exception as error:  # The client stumbles in many ways over an answer that is not as it should be.
-            job = self.client.policy.last.headers.get("x-fal-request-id")
+            if not last.headers:
+                raise RejectedError(f"it can't be sent: {type(error).__name__}", "unsendable") from error
+            job = last.headers.get("x-fal-request-id")
             if job is None:
                 raise LostAnswerError(f"it was no answer of a queue: {type(error).__name__}") from error
         if not isinstance(job, str) or not JOB_ID.fullmatch(job):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -82,8 +83,7 @@ class HostedAnnotator:
         """
         if find_spec(self.module) is None:
             raise ValueError(f"{self.api}: pip install 'moondream-beam[{self.extra}]'")
-        if not os.environ.get(self.key_variable):
-            raise ValueError(f"{self.api}: no {self.key_variable} in the environment; get a key at {self.key_page}")
+        self._key()
 
     def sees_as_much(self, size: Size, reduced: Size) -> bool:
         """Whether a picture in ``reduced`` pixels is still made smaller before it is sent, to half of them at most."""
@@ -122,12 +122,22 @@ class HostedAnnotator:
                     self.check()
                 except ValueError as error:
                     raise AccountError(str(error)) from None
-                service = self._service(os.environ[self.key_variable])
+                service = self._service(self._key())
                 governor = Governor(self._clock, self.concurrency)
                 journal = Journal(service.backend, self._store)
                 self._desk = Desk(service, governor, self._budget(), journal, self._clock, self._item)
             self._streams += 1
             return self._desk
+
+    def _key(self) -> str:
+        # A key out of a file ends with the file's newline.
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key:
+            raise ValueError(f"{self.api}: no {self.key_variable} in the environment; get a key at {self.key_page}")
+        # What no header can hold would be shown, with all of the key, by whoever refuses it.
+        if not re.fullmatch("[!-~]+", key):
+            raise ValueError(f"{self.api}: {self.key_variable} holds what no key does, such as a space; copy it again")
+        return key
 
     def _item(self, request: Request, jpeg_of: Encoder) -> Item:
         if type(request.task) not in self.tasks:

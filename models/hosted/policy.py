@@ -68,6 +68,9 @@ class PolicyTransport(httpx.BaseTransport):
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.PoolTimeout) as error:
             message = self.clean(f"{self.api} can't be reached: {type(error).__name__} {error}")
             raise (PollError if phase in ("poll", "result") else NotSentError)(message) from error
+        except httpx.LocalProtocolError as error:
+            # Its words hold the header that can't be sent.
+            raise self._lost(phase, type(error).__name__) from None
         except (httpx.TransportError, httpx.StreamError, httpx.DecodingError) as error:
             raise self._lost(phase, self.clean(f"{type(error).__name__} {error}")) from error
         self.last.headers = response.headers

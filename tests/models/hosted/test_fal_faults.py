@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import httpx
 import pytest
 from hosted.asking import ended, requests, right
 from hosted.faults import Fault, answer, changed, ends_early, garbled, reset, reset_in_the_middle, silent
+from hosted.pictures import numbered
 
-from moondream_beam.models.fal import Fal
+from moondream_beam.models.fal import MODELS, Fal, FalQueue
 from moondream_beam.models.hosted import policy
-from moondream_beam.models.hosted.ends import AccountError
+from moondream_beam.models.hosted.ends import AccountError, LostAnswerError, RejectedError
+from moondream_beam.models.hosted.falclient import FalClient
+from moondream_beam.models.hosted.images import encode
+from moondream_beam.models.hosted.service import Item, Settings
 from moondream_beam.models.tasks import Fault as Untold
+from moondream_beam.models.tasks import Query
 
 NGINX = answer(502, "<html><center>nginx</center></html>")
 ANSWERS = {
@@ -313,6 +320,37 @@ def test_jobs_in_flight_are_still_fetched_when_the_account_is_locked(api, fal):
         for outcome in fal.answer(requests(40)):
             outcomes.append(outcome)
     assert ended(outcomes) == right(8)
+
+
+def test_the_newline_of_a_file_belongs_to_no_key(api, fal, monkeypatch):
+    monkeypatch.setenv("FAL_KEY", f"{api.fal.key}\n")
+    assert ended(fal.answer(requests(4))) == right(4)
+
+
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(api, fal, monkeypatch):
+    for wrong in (f"{api.fal.key}\n{api.fal.key}", f"{api.fal.key} x", f"{api.fal.key}\u2019"):
+        monkeypatch.setenv("FAL_KEY", wrong)
+        with pytest.raises(AccountError, match="FAL_KEY holds what no key does, such as a space; copy it") as refusal:
+            list(fal.answer(requests(1)))
+        assert "secret" not in str(refusal.value)
+    assert not api.calls
+
+
+def test_what_no_http_can_say_is_told_without_its_words(api):
+    with httpx.Client(transport=policy.PolicyTransport(policy.Connections(), "fal", "")) as client:
+        with pytest.raises(LostAnswerError) as lost:
+            client.post("https://queue.fal.run/x", headers={"Authorization": "Key se\ncret"})
+    assert str(lost.value) == "LocalProtocolError"
+
+
+def test_a_job_that_can_not_be_sent_has_not_the_answer_of_the_one_before(api):
+    queue = FalQueue(FalClient(key=api.fal.key), MODELS[0], 4, None, None)
+    item = Item("r1", Query("Why?"), Settings(64, 0.0, 0.9, 1.0), encode(numbered(1)), None, 0.0)
+    queue.submit([item])
+    with pytest.raises(RejectedError, match="it can't be sent: ValueError"):
+        queue.submit([replace(item, settings=item.settings._replace(top_p=float("nan")))])
+    queue.close()
+    assert len(api.fal.jobs) == 1
 
 
 def test_a_missing_key_is_one_line_with_the_cure(api, fal, monkeypatch):
