@@ -73,7 +73,7 @@ class Fal(HostedAnnotator):
             raise ValueError(f"batch size {batch_size}: fal takes 1 to {MOST_BATCH_SIZE} pictures a job")
         if price is not None and not 0 <= price < float("inf"):
             raise ValueError(f"price {price}: give the dollars that a billable unit costs")
-        if max_cost is not None and price is None:
+        if max_cost is not None and not price:
             raise ValueError("max cost: give the price of a billable unit as well; fal.ai tells it for each endpoint")
         self.name, self._batch_size, self._price, self._webhook = model, batch_size, price, webhook
 
@@ -134,7 +134,12 @@ class FalQueue:
             log.debug("fal job %s: %s", job, self.client.policy.clean(line))
         if not self.client.is_completed(status):
             return None
-        answer, headers = self.client.result_of(handle)
+        try:
+            answer, headers = self.client.result_of(handle)
+        except RejectedError as error:
+            error.units = billed_units(self.client.policy.last.headers) or 0.0
+            error.usd = error.units * (self.price or 0.0)
+            raise
         units = billed_units(headers)
         return Done(answer, units, None if units is None or self.price is None else units * self.price)
 

@@ -13,7 +13,7 @@ import httpx
 from ..cloud import BATCH_DEADLINE_S, cost_of, question_of, reply_to, tokens_of
 from ..tasks import Fault
 from .calls import API, BASE_URL
-from .ends import GoneError, LostAnswerError, PollError, UnavailableError, UnfitError, brief
+from .ends import AccountError, GoneError, LostAnswerError, PollError, UnavailableError, UnfitError, brief
 from .policy import Connections, PolicyTransport
 from .service import Done, Item, Reply
 
@@ -121,8 +121,13 @@ class CloudBatches:
             raise PollError(f"{API} gave no address of the answers")
         # Without our key: the address says all, and leads elsewhere.
         with httpx.Client(transport=PolicyTransport(Connections(), f"{API}'s storage", "")) as client:
-            text = client.get(url).text
-        for line in text.splitlines():
+            try:
+                lines = client.get(url).content.split(b"\n")
+            except AccountError as error:
+                # The address holds for a while only, and may have just ended; the batch is asked for another.
+                raise PollError(str(error)) from error
+        # JSON may hold what other separators of lines would be.
+        for line in filter(None, map(bytes.strip, lines)):
             try:
                 answer = json.loads(line)
             except ValueError as error:

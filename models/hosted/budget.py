@@ -49,7 +49,8 @@ class Budget:
                 units, usd = done.units, done.usd or 0.0
                 self._told_units += units
                 self._told_usd += usd
-                self._told_pictures += pictures
+                # What was free tells no price.
+                self._told_pictures += pictures if units > 0 else 0
             elif self._told_pictures:
                 units, usd = (pictures * told / self._told_pictures for told in (self._told_units, self._told_usd))
             else:
@@ -58,14 +59,18 @@ class Budget:
             self.usd += usd
             return units, usd, done.units is None
 
+    def charge(self, units: float, usd: float) -> None:
+        """Count what was billed for no answer, which tells nothing of the price of one."""
+        with self._lock:
+            self.units += units
+            self.usd += usd
+
     def _room(self) -> int:
         if self.most_usd is None:
             return sys.maxsize
         left = self.most_usd - self.usd
-        if not self._told_pictures:
-            # The first picture goes alone: it tells the price.
+        if self._told_usd <= 0:
+            # Until one is billed, pictures go alone: it tells the price.
             return int(left > 0 and not self._in_flight)
         each = self._told_usd / self._told_pictures
-        if each <= 0:
-            return sys.maxsize if left > 0 else 0
         return max(0, math.floor(left / each + 1e-9) - self._in_flight)

@@ -109,8 +109,8 @@ class CloudCalls:
             raise LostAnswerError(f"{API} gave an answer that is no JSON") from error
         if not isinstance(answer, dict):
             raise LostAnswerError(f"{API} gave an answer that is no object")
-        if "error" in answer:
-            said = f"{API}: {answer['error']}"
+        if told := answer.get("error"):
+            said = f"{API}: {told}"
             if any(words in said.lower() for words in BUSY):
                 raise ThrottledError(said)
             raise RejectedError(said, "error")

@@ -48,7 +48,10 @@ class UnavailableError(CallError):
 
 class RejectedError(CallError):
     """What was sent is wrong. ``kind`` is the API's name for it; ``named`` are the places in the job of the inputs that
-    it names, with a message each; ``inputs`` are messages by the input's own text (its URL)."""
+    it names, with a message each; ``inputs`` are messages by the input's own text (its URL). ``units`` and ``usd`` are
+    what it was billed all the same."""
+
+    units = usd = 0.0
 
     def __init__(
         self, message: str, kind: str, named: Mapping[int, str] | None = None, inputs: Mapping[str, str] | None = None
@@ -93,7 +96,7 @@ def retry_after_of(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(text).timestamp() - time()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S) if seconds == seconds else None
 

@@ -175,6 +175,9 @@ class Flights:
             return
         desk.journal.drop(entry)
         if isinstance(error, RejectedError):
+            entry.units, entry.usd = error.units, error.usd
+            desk.budget.charge(entry.units, entry.usd)
+            self.settler.bill(entry, flight.present)
             self.settler.reject(flight.items, error)
         elif isinstance(error, ThrottledError):
             desk.governor.throttled(error.retry_after)

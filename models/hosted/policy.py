@@ -33,6 +33,8 @@ CONNECT_S = 10.0
 # The whole of a call, from the first byte of the answer's wait to the last byte of its body.
 CALL_S: Mapping[Phase, float] = {"submit": 120.0, "poll": 30.0, "result": 60.0, "upload": 120.0}
 MOST_ANSWER_BYTES = 32 << 20
+# What a gateway says that passed a call on, and did not wait for the answer to the end.
+WAITED_FOR = (504, 524)
 
 
 class PolicyTransport(httpx.BaseTransport):
@@ -119,8 +121,11 @@ class PolicyTransport(httpx.BaseTransport):
             if phase == "result" and (status in (408, 409) or detail is None):
                 # Not how the job ended, but somebody in between who did not ask it.
                 return PollError(said)
+            if status in WAITED_FOR and detail is None:
+                # Somebody in between who did ask it, and did not hear the end.
+                return self._lost(phase, said)
             return UnavailableError(said, again)
-        if "still in progress" in said:
+        if phase == "result" and "still in progress" in said:
             return PollError(said)
         return self._rejection(detail, said, f"http_{status}")
 

@@ -96,6 +96,23 @@ def test_a_line_left_out_is_a_fault(api, cloud):
     assert list(told.values()).count("Unanswered") == 4
 
 
+def test_an_address_that_has_ended_is_asked_for_again(api, cloud):
+    api.faults.append(Fault("download", answer(403, "<Error>Request has expired</Error>"), times=2))
+    assert ended(cloud.answer(requests(8))) == right(8)
+    assert len(api.cloud.batches) == 1
+
+
+def test_an_answer_may_hold_what_separates_lines_elsewhere(api, cloud):
+    def change(call, response):
+        status, body, headers = response
+        lines = [{**json.loads(line), "result": {"answer": "a\u2028b\x85c"}} for line in body.splitlines()]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\r\n" for line in lines)
+        return status, text.encode(), headers
+
+    api.faults.append(Fault("download", change, before=False, times=2))
+    assert ended(cloud.answer(requests(2))) == dict.fromkeys(range(2), "a\u2028b\x85c")
+
+
 def test_answers_are_fetched_over_https_only(api, cloud):
     http = changed(lambda body: {**body, "outputs": [{"url": "http://127.0.0.1/x"}]} if "outputs" in body else body)
     api.faults.append(Fault("batch", http, before=False, times=2))

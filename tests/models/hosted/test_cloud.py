@@ -79,6 +79,7 @@ def test_the_official_client_sends_the_very_same(api, cloud):
         answer(500, {"error": {"message": "x", "type": "server_error"}}),
         answer(502, "<html>"),
         answer(503, "{}"),
+        answer(504, {"error": {"message": "x", "type": "timeout_error"}}),
         answer(200, {"error": "Queue is full", "status": "rejected"}),
     ],
 )
@@ -103,6 +104,19 @@ def test_a_lost_answer_is_never_asked_for_again_by_itself(api, cloud, fault):
     told = ended(cloud.answer(requests(12)))
     assert sorted(told.values()).count("LostAnswer") == 2
     assert sum(api.cloud.asked.values()) == 12 and max(api.cloud.asked.values()) == 1
+
+
+@pytest.mark.parametrize("status", [504, 524])
+def test_a_call_that_a_gateway_did_not_wait_for_is_lost(api, cloud, status):
+    api.faults.append(Fault("query", answer(status, "<html>"), before=False, times=2))
+    told = ended(cloud.answer(requests(12)))
+    assert sorted(told.values()).count("LostAnswer") == 2
+    assert max(api.cloud.asked.values()) == 1
+
+
+def test_an_error_that_is_none_is_an_answer(api, cloud):
+    api.faults.append(Fault("query", changed(lambda body: {**body, "error": None}), before=False, times=1))
+    assert ended(cloud.answer(requests(1))) == right(1)
 
 
 def test_a_call_that_takes_too_long_is_lost(api, cloud, monkeypatch):

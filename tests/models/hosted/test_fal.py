@@ -188,6 +188,12 @@ def test_a_date_is_waited_for_as_well(api, fal):
     assert 25 <= second - first <= 40
 
 
+@pytest.mark.parametrize("when", ["soon", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "nan"])
+def test_a_time_that_is_none_is_no_time_to_wait_for(api, fal, when):
+    api.faults.append(Fault("submit", answer(429, "{}", Retry_After=when), times=1))
+    assert ended(fal.answer(requests(1))) == right(1)
+
+
 def test_a_wait_is_no_longer_than_ten_minutes_whatever_the_api_asks(api, fal):
     api.faults.append(Fault("submit", answer(429, "{}", Retry_After="1e9"), times=1))
     assert ended(fal.answer(requests(1))) == right(1)
@@ -236,6 +242,16 @@ def test_the_first_picture_tells_the_price(api, clock):
     assert sorted(len(job.pictures) for job in api.fal.jobs.values()) == [1, 1] and api.fal.units == 0.5
 
 
+def test_a_picture_that_was_billed_nothing_tells_no_price(api, clock):
+    def free(call, response):
+        status, body, headers = response
+        return status, body, {**headers, "x-fal-billable-units": "0"}
+
+    api.faults.append(Fault("result", free, before=False, times=1))
+    list(Fal(price=1.0, max_cost=0.5, clock=clock).answer(requests(50)))
+    assert sorted(len(job.pictures) for job in api.fal.jobs.values()) == [1, 1, 1]
+
+
 def test_it_pickles_without_key_and_connections_even_while_it_works(api, fal):
     stream = fal.answer(requests(40))
     next(stream)
@@ -263,6 +279,7 @@ def test_numbers_that_make_no_sense_are_refused():
         {"batch_size": 0},
         {"price": -1.0},
         {"max_cost": 1.0},
+        {"max_cost": 1.0, "price": 0.0},
         {"price": 1.0, "max_cost": -1.0},
         {"concurrency": 0},
     ):

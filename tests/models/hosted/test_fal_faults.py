@@ -279,6 +279,27 @@ def test_a_job_that_is_gone_is_not_paid_for_again(api, fal, operation):
     assert_nothing_was_paid_twice(api)
 
 
+def test_a_gateway_that_did_not_wait_for_the_queue_may_have_passed_the_job_on(api, fal):
+    api.faults += [Fault("submit", answer(status, "<html>"), before=False, times=1) for status in (504, 524)]
+    assert list(ended(fal.answer(requests(12))).values()).count("LostAnswer") == 8
+    assert_nothing_was_paid_twice(api)
+
+
+def test_a_submission_is_rejected_whatever_words_it_is_rejected_with(api, fal):
+    api.faults.append(Fault("submit", answer(400, {"detail": "Request is still in progress"}), times=10**9))
+    assert set(ended(fal.answer(requests(4))).values()) == {"Rejected"}
+
+
+def test_a_rejection_that_is_billed_is_on_the_rows_and_in_the_budget(api, clock):
+    fault = {"type": "missing", "loc": ["body", "inputs", 1, "image_url"], "msg": "Field required"}
+    billed = answer(422, {"detail": [fault]}, x_fal_billable_units="2")
+    api.faults.append(Fault("result", billed, times=1, where=lambda call: len(api.fal.jobs) == 2))
+    fal = Fal(price=1.0, max_cost=2.25, concurrency=1, batch_size=4, clock=clock)
+    outcomes = list(fal.answer(requests(9)))
+    assert ended(outcomes) == {**dict.fromkeys(range(9), "BudgetSpent"), **right(1), 2: "Rejected"}
+    assert sum(outcome.hosted.units for outcome in outcomes) == 2.25
+
+
 def test_a_result_that_is_still_in_progress_is_waited_for(api, fal):
     api.faults.append(Fault("result", answer(400, {"detail": "Request is still in progress"}), times=2))
     assert ended(fal.answer(requests(4))) == right(4)
@@ -337,9 +358,9 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(api, fal, monkey
 
 
 def test_what_no_http_can_say_is_told_without_its_words(api):
-    with httpx.Client(transport=policy.PolicyTransport(policy.Connections(), "fal", "")) as client:
-        with pytest.raises(LostAnswerError) as lost:
-            client.post("https://queue.fal.run/x", headers={"Authorization": "Key se\ncret"})
+    transport = policy.PolicyTransport(policy.Connections(), "fal", "")
+    with httpx.Client(transport=transport) as client, pytest.raises(LostAnswerError) as lost:
+        client.post("https://queue.fal.run/x", headers={"Authorization": "Key se\ncret"})
     assert str(lost.value) == "LocalProtocolError"
 
 
