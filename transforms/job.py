@@ -22,7 +22,7 @@ from .dedup import forget_names
 from .fetch import Fetcher
 from .lease import give_up, held, lost
 from .output import anchor, is_there
-from .paid import Noted, keep_beside, stopping_when_refused
+from .paid import Noted, keep_beside, scope_of, stopping_when_refused
 from .plan import PlanShards, Shard
 from .progress import ProgressNotes
 from .published import CountPublished, Published
@@ -141,7 +141,7 @@ class _AnnotateShard(beam.DoFn):
                 return
             notes, annotator = (
                 ProgressNotes(self.output, self.job.run),
-                Noted(self.job.annotator, f"{self.job.run}/{number}"),
+                Noted(self.job.annotator, scope_of(self.job.run, number)),
             )
             try:
                 with telling_want_of_memory():

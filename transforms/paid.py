@@ -14,6 +14,7 @@ from ..models.hosted.journal import LocalStore, Store
 from ..models.tasks import Annotator, Outcome, Request, Size, Task
 from .output import is_local, make_folder, matching
 from .records import Row
+from .slices import Slice
 from .stop import StoppedError
 
 FOLDER = "_paid"
@@ -32,10 +33,13 @@ class BeamStore:
     def read(self, name: str) -> bytes | None:
         """A file's content; None where it is gone."""
         path = FileSystems.join(self.folder, name)
-        if not FileSystems.exists(path):
+        try:
+            with FileSystems.open(path) as file:
+                content: bytes = file.read()
+        except Exception:  # Each store has its own for a file that another worker has just removed.
+            if FileSystems.exists(path):
+                raise
             return None
-        with FileSystems.open(path) as file:
-            content: bytes = file.read()
         return content
 
     def write(self, name: str, content: bytes) -> None:
@@ -56,7 +60,7 @@ class BeamStore:
 
 @dataclass
 class Noted:
-    """An annotator that notes the ids of what it has answered, in a shard of a run: ``scope`` is ``run/shard``."""
+    """An annotator that notes the ids of what it has answered, in the ``scope`` that its journal knows it by."""
 
     annotator: Annotator
     scope: str
@@ -95,6 +99,12 @@ class Noted:
         """What was answered has published rows."""
         if isinstance(self.annotator, Paid):
             self.annotator.forget(self.ids, self.scope)
+
+
+def scope_of(run: str, shard: int) -> str:
+    """A shard of a run as the journal of paid jobs knows it."""
+    its = Slice.of_run(run)
+    return f"{run}/{shard}/{its.number}/{its.of}" if its else f"{run}/{shard}"
 
 
 def stopping_when_refused(rows: Iterable[Row]) -> Iterator[Row]:

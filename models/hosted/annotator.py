@@ -31,7 +31,7 @@ class Paid(Protocol):
         """The same annotator, with its journal in this store."""
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
-        """Answer a stream of requests; ``scope`` tells the run and the shard that ask, as ``run/shard``."""
+        """Answer a stream of requests; ``scope`` tells who asks; see journal.py."""
 
     def forget(self, ids: Iterable[str], scope: str = "") -> None:
         """These requests have their rows: nobody will ask them again in that scope."""
@@ -90,7 +90,7 @@ class HostedAnnotator:
         return max(reduced) >= DETAIL * LONGEST_SIDE
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
-        """Answer a stream of requests; they come out as their jobs end. ``scope`` is for the journal: ``run/shard``.
+        """Answer a stream of requests; they come out as their jobs end. ``scope`` is for the journal.
 
         Raises:
             AccountError: no key, or the API refuses it, or there is no money left.

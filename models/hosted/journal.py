@@ -4,8 +4,9 @@ A job is one small file that is replaced whole, which every file system can do, 
 before the job is sent, ``accepted`` once the API gave it an id, and ``done`` with the answer. Whoever is asked the same
 request again, in this process or after a crash in another, goes on from there.
 
-Who asks says in which scope, ``run/shard``. What another shard of the same run has under way is its own business: it
-may be well, and ask the same of a picture of the same bytes. What other runs left is nobody's any more.
+Who asks says in which scope: ``run/shard``, or ``run/shard/slice/of`` in one of several slices. What another shard of
+the same run has under way is its own business, and so is another slice's: it may be well, and ask the same of a picture
+of the same bytes. What other runs left is nobody's any more.
 """
 
 from __future__ import annotations
@@ -109,8 +110,9 @@ class Entry:
 
     def concerns(self, scope: str) -> bool:
         """Whether this is anybody's business in that scope."""
-        run = scope.rpartition("/")[0]
-        return self.scope == scope or not run or self.scope.rpartition("/")[0] != run
+        run, *asker = scope.split("/")
+        its_run, *its = self.scope.split("/")
+        return scope in ("", self.scope) or not (its_run == run or _are_slices_of_one(asker[1:], its[1:]))
 
 
 class Journal:
@@ -234,3 +236,8 @@ class Journal:
         except OSError as error:
             # Nothing is sent that is not noted.
             raise AccountError(f"can't write the journal of paid jobs: {error}") from error
+
+
+def _are_slices_of_one(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two are different slices of the same cut, each told by its number and how many there are."""
+    return one != other and one[1:] == other[1:] != []

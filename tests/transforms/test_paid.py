@@ -20,7 +20,8 @@ from hosted.pictures import numbered
 from moondream_beam import AnnotateToParquet, Fallback, Moondream, Query, ReadImages
 from moondream_beam.models.fal import Fal
 from moondream_beam.models.hosted.journal import LocalStore
-from moondream_beam.transforms.paid import FOLDER, BeamStore, keep_beside
+from moondream_beam.transforms.paid import FOLDER, BeamStore, keep_beside, scope_of
+from moondream_beam.transforms.slices import Slice
 
 __all__ = ["api", "clock"]
 
@@ -101,6 +102,11 @@ def test_a_store_on_any_file_system_keeps_small_files(tmp_path):
     store.remove("x.json")
     store.remove("x.json")
     assert list(store.names()) == []
+
+
+def test_a_journal_is_told_which_slice_a_run_is_of():
+    assert scope_of("20261128", 7) == "20261128/7"
+    assert scope_of(Slice(3, 16).run("20261128"), 7) == "20261128-3of16/7/3/16"
 
 
 def test_the_journal_lies_beside_the_output_of_who_costs_money(tmp_path):

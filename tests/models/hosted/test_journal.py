@@ -163,6 +163,19 @@ def test_what_another_shard_of_the_run_has_under_way_is_its_own_business(api, ne
     assert len(api.fal.jobs) == 2
 
 
+def test_what_another_slice_has_under_way_is_its_own_business(api, new, folder):
+    crash(new().answer(requests(4), "one-0of2/7/0/2"), folder, 1)
+    (entry,) = entries(folder)
+    (folder / entry["name"]).write_text(json.dumps({**entry, "state": "asked"}))
+    other = new()
+    assert ended(other.answer(requests(4), "two-1of2/7/1/2")) == right(4), "pictures of the same bytes"
+    other.forget([f"r{number}" for number in range(4)], "two-1of2/7/1/2")
+    assert [entry["scope"] for entry in entries(folder)] == ["one-0of2/7/0/2"]
+    for scope in ("three-0of2/8/0/2", "four/8"):
+        assert set(ended(new().answer(requests(4), scope)).values()) == {"LostAnswer"}, "its slice again, or all of it"
+    assert len(api.fal.jobs) == 2
+
+
 def test_an_answer_that_another_shard_has_costs_nothing(api, new):
     fal = new()
     list(fal.answer(requests(4), "one/7"))
