@@ -195,7 +195,7 @@ class Fault:
     @classmethod
     def of(cls, error: BaseException, *, retryable: bool = False) -> Fault:
         """The fault that an exception amounts to."""
-        return cls(type(error).__name__, str(error), retryable)
+        return cls(type(error).__name__, str(error) or type(error).__name__, retryable)
 
 
 @dataclass(frozen=True)

@@ -169,5 +169,7 @@ def merge_crops(features_NTC: Tensor, tiling: Tiling, config: VisionConfig) -> T
             kept.append(tiles[row * tiling.columns + column, top:bottom, left:right])
         kept_rows.append(torch.cat(kept, dim=1))
     stitched_CHW = torch.cat(kept_rows, dim=0).permute(2, 0, 1)
-    local_TC = F.adaptive_avg_pool2d(stitched_CHW, (grid, grid)).flatten(1).T
-    return torch.cat([whole_TC, local_TC], dim=-1)
+    # Metal has no pooling to a grid that does not divide the other.
+    device = torch.device("cpu") if stitched_CHW.device.type == "mps" else stitched_CHW.device
+    pooled_CHW = F.adaptive_avg_pool2d(stitched_CHW.to(device), (grid, grid))
+    return torch.cat([whole_TC, pooled_CHW.to(whole_TC.device).flatten(1).T], dim=-1)

@@ -156,7 +156,7 @@ class Engine:
             self._owners.update(dict.fromkeys(taken, stream))
             for job in taken:
                 if error := job.cut.exception():
-                    self._fail(job, Fault.of(error))
+                    self._fail(job, Fault.of(error, retryable=is_out_of_memory(error)))
                 else:
                     jobs.append(job)
         return jobs

@@ -55,8 +55,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on whichever device. The CPU's and Metal's have no type of their own."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    # The last is how cuBLAS and cuDNN call it, whose workspaces are not PyTorch's.
+    words = ("not enough memory", "can't allocate memory", "out of memory", "_status_alloc_failed")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def _container_memory(cgroup: Path) -> float:

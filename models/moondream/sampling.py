@@ -46,13 +46,28 @@ def probabilities(logits_BV: Tensor, temperatures: Sequence[float]) -> Tensor:
 
 def nucleus(probs_BV: Tensor, top_p_B: Tensor) -> tuple[Tensor, Tensor]:
     """The likeliest tokens, up to and with the first that brings their sum above ``top_p``: their probabilities, which
-    are 0 for others, and their ids, both ``[B, N]``, the likeliest first."""
-    # As a rule it lies among a few likeliest ones, and to sort all costs ten times as much.
-    ordered, ids = probs_BV.topk(min(LIKELIEST, probs_BV.shape[-1]))
-    if (ordered.sum(-1) <= top_p_B).any():
-        ordered, ids = probs_BV.sort(dim=-1, descending=True)
+    are 0 for others, and their ids, both ``[B, V]``: the likeliest first, of equally likely ones the lowest id."""
+    ordered, ids = probs_BV.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     return ordered.masked_fill(before > top_p_B[:, None], 0.0), ids
+
+
+def draw_from_nucleus(probs_BV: Tensor, top_p_B: Tensor, draw_B: Tensor) -> Tensor:
+    """The token ``[B]`` of each row's nucleus that its draw picks.
+
+    As a rule a nucleus lies among a few likeliest tokens, and to sort all costs ten times as much.
+    """
+    # By their ids: a device may find equally likely ones in another order for another number of rows.
+    likeliest = probs_BV.topk(min(LIKELIEST, probs_BV.shape[-1])).indices.sort(-1).values
+    probs = probs_BV.gather(1, likeliest)
+    kept, places = nucleus(probs, top_p_B)
+    drawn_B = likeliest.gather(1, places.gather(1, pick(kept, draw_B)[:, None]))[:, 0]
+    # Another token that is as likely as the last of these may not be among them.
+    reaches_B = ((kept == probs.amin(-1, keepdim=True)) & (kept > 0)).any(-1)
+    if reaches_B.any():
+        kept, ids = nucleus(probs_BV[reaches_B], top_p_B[reaches_B])
+        drawn_B[reaches_B] = ids.gather(1, pick(kept, draw_B[reaches_B])[:, None])[:, 0]
+    return drawn_B
 
 
 def draw(logits_BV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float], draws: Sequence[float]) -> Tensor:
@@ -66,8 +81,8 @@ def draw(logits_BV: Tensor, temperatures: Sequence[float], top_ps: Sequence[floa
     drawn_B = pick(probs_BV, draw_B)
     # Only the rows that need it pay for it.
     if narrow := [row for row, top_p in enumerate(top_ps) if top_p < 1 and temperatures[row]]:
-        kept, ids = nucleus(probs_BV[narrow], torch.tensor([top_ps[row] for row in narrow], device=device))
-        drawn_B[narrow] = ids.gather(1, pick(kept, draw_B[narrow])[:, None])[:, 0]
+        top_p_B = torch.tensor([top_ps[row] for row in narrow], device=device)
+        drawn_B[narrow] = draw_from_nucleus(probs_BV[narrow], top_p_B, draw_B[narrow])
     if all(temperatures):
         return drawn_B
     greedy_B = torch.tensor([temperature == 0 for temperature in temperatures], device=device)

@@ -210,6 +210,20 @@ def test_a_bad_request_is_a_fault_that_its_neighbours_do_not_notice(moondream, r
     assert found == answers(moondream, good)
 
 
+class TooMuch(Image.Image):
+    """A picture for whose pixels there is no memory just now."""
+
+    def load(self):
+        raise MemoryError
+
+
+def test_want_of_memory_while_a_picture_is_cut_passes(moondream):
+    picture = TooMuch()
+    picture._mode, picture._size = "RGB", (90, 90)
+    found = answers(moondream, [Request("much", picture, Caption())])
+    assert found == {"much": Fault("MemoryError", "MemoryError", retryable=True)}
+
+
 def test_a_batch_of_bad_requests_only_is_all_faults(moondream, toy_pictures):
     grey = toy_pictures[0].convert("L")
     found = answers(moondream, [Request(str(number), grey, Caption()) for number in range(3)])

@@ -7,6 +7,7 @@ from moondream_beam.models.moondream.sampling import (
     BLOCK,
     LIKELIEST,
     draw,
+    draw_from_nucleus,
     generator,
     nucleus,
     penalize,
@@ -92,17 +93,25 @@ def test_nothing_impossible_is_picked(draw_):
 
 
 @pytest.mark.parametrize("sharpness", [0.1, 8.0])
-def test_a_nucleus_is_the_same_whether_all_are_sorted_or_the_likeliest(sharpness):
+def test_a_draw_is_the_same_whether_all_are_sorted_or_the_likeliest(sharpness):
     """Flat probabilities have a nucleus of most tokens, sharp ones of a few."""
-    probs = many_probabilities(4, 4 * LIKELIEST, sharpness)
-    kept, ids = nucleus(probs, torch.full((4,), 0.6))
-    for row, its_kept, its_ids in zip(probs, kept, ids, strict=True):
-        ordered, order = row.sort(descending=True)
-        count = int((ordered.cumsum(-1) - ordered <= 0.6).sum())
-        assert (count > LIKELIEST) == (sharpness < 1)
-        assert abs(int((its_kept > 0).sum()) - count) <= 1
-        assert its_ids[: count - 1].tolist() == order[: count - 1].tolist()
-        assert torch.equal(its_kept[: count - 1], ordered[: count - 1])
+    probs, draws = many_probabilities(200, 4 * LIKELIEST, sharpness), torch.linspace(0, 0.9999, 200)
+    top_p = torch.full((200,), 0.6)
+    kept, ids = nucleus(probs, top_p)
+    assert ((kept > 0).sum(-1) > LIKELIEST).tolist() == [sharpness < 1] * 200
+    drawn = draw_from_nucleus(probs, top_p, draws)
+    assert torch.equal(drawn, ids.gather(1, pick(kept, draws)[:, None])[:, 0]) and len(drawn.unique()) > 5
+
+
+def test_what_shares_a_batch_changes_no_draw_among_equally_likely_tokens():
+    """In half precision many are. One row's nucleus reaches beyond the likeliest, which the others need not."""
+    logits = many_probabilities(8, 4 * LIKELIEST, 8.0).log().mul(4).round().div(4)
+    logits = torch.cat([logits, torch.zeros(1, 4 * LIKELIEST)])
+    for number in range(20):
+        draws = [(row + number * 0.61) % 1 for row in torch.linspace(0, 1, 9).tolist()]
+        together = draw(logits, [1.0] * 9, [0.9] * 9, draws).tolist()
+        alone = [draw(logits[row : row + 1], [1.0], [0.9], [draws[row]]).item() for row in range(9)]
+        assert together == alone
 
 
 def test_greedy_rows_among_drawn_ones_take_the_likeliest():
