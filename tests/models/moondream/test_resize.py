@@ -54,7 +54,9 @@ def test_a_large_picture_is_resized_in_parts(monkeypatch):
     pixels = torch.from_numpy(np.array(picture(300, 200)))
     whole = resize_tensor(pixels, (90, 60))
     monkeypatch.setattr(module, "PIXELS_AT_ONCE", 300 * 7 + 1)
-    assert torch.equal(resize_tensor(pixels, (90, 60)), whole)
+    difference = (resize_tensor(pixels, (90, 60)).int() - whole.int()).abs()
+    # A processor may add up products in another order for another number of rows.
+    assert difference.max() <= 1 and (difference > 0).float().mean() < 0.001
 
 
 def test_crops_cut_on_a_device_are_those_of_pillow_but_for_a_level():
