@@ -30,7 +30,7 @@ from .models import add_model_options, annotator_of
 from .progress import show_progress
 from .report import add_report_option, try_report
 from .runner import local_runner
-from .starting import starting
+from .starting import OneLineParser, starting
 from .tasks import add_sampling_options, add_task_options
 
 STOPPED = 1
@@ -122,13 +122,17 @@ def _run(pipeline: beam.Pipeline) -> str | None:
     return None
 
 
+class _BeamParser(OneLineParser, _BeamArgumentParser):
+    """Beam's parser, as brief as ours about what is wrong."""
+
+
 def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     """Beam's options from what our parser left over.
 
     Raises:
         ValueError: one of them is not Beam's either. Beam itself would warn and go on without it.
     """
-    parser = _BeamArgumentParser(add_help=False, allow_abbrev=False)
+    parser = _BeamParser("moondream-beam annotate", add_help=False, allow_abbrev=False)
     for kind in PipelineOptions.__subclasses__():
         kind._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(arguments))

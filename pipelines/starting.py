@@ -5,10 +5,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+BAD_ARGUMENTS = 2
 
 
 class CannotStartError(Exception):
     """Bad arguments, or something that the job needs is not there: exit status 2."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that tells what is wrong with the words it got in one line, not below all of its options."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with that line."""
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 @contextlib.contextmanager
