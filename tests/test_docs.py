@@ -106,8 +106,8 @@ def test_yaml_can_be_read(block):
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "moondream-beam"], ids=shlex.join)
 def test_a_moondream_beam_command_parses(words):
-    _, for_beam = build_parser().parse_known_args(words[1:])
-    beam_options(for_beam)
+    args, for_beam = build_parser().parse_known_args(words[1:])
+    beam_options(args, for_beam)
 
 
 def test_a_target_of_make_exists():
