@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import re
 from urllib.parse import unquote, urlsplit
@@ -29,6 +30,7 @@ _SECRET = re.compile(
 )
 _UNSENDABLE = re.compile(r"[\x00-\x20\x7f\\]")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
+_WRITTEN = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
 def scheme_of(uri: str) -> str:
@@ -99,6 +101,22 @@ def shown(uri: str) -> str:
         unsigned = unsigned.rstrip("?&") if signed else unsigned
         return _SECRET.sub(lambda match: f"{match[1]}=sha256:{_digest(match[2])[:16]}", unsigned)
     return uri
+
+
+def as_written(text: str) -> str:
+    """A text as it stands in rows: file names on Linux are bytes, and of one that is no UTF-8 they show the odd bytes
+    as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def as_named(written: str) -> str:
+    """A name as it was before it was written with escapes; one that holds such by itself can't be told from others."""
+    return _WRITTEN.sub(lambda escape: chr(int(escape[1], 16)), written)
+
+
+def local_path(written: str) -> str:
+    """A path that stands in a row, as it is: where nothing is called what was written, maybe its odd bytes are."""
+    return written if not is_path(written) or os.path.lexists(written) else as_named(written)
 
 
 def basename(uri: str) -> str:
