@@ -115,8 +115,10 @@ def as_named(written: str) -> str:
 
 
 def local_path(written: str) -> str:
-    """A path that stands in a row, as it is: where nothing is called what was written, maybe its odd bytes are."""
-    return written if not is_path(written) or os.path.lexists(written) else as_named(written)
+    """A path that stands in a row, as it is: as it was written, unless only a file with its odd bytes is there."""
+    named = as_named(written)
+    other = named != written and is_path(written) and not os.path.lexists(written) and os.path.lexists(named)
+    return named if other else written
 
 
 def basename(uri: str) -> str:
