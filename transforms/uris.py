@@ -80,6 +80,11 @@ def check_uri(uri: str) -> str:
         raise ValueError(f"{uri} has no path")
     elif "\0" in uri:
         raise ValueError("a path can't hold a null byte")
+    try:
+        # Odd bytes of local names are let through.
+        uri.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{as_written(shown(uri))} is no Unicode: it holds half of a surrogate pair") from error
     return uri
 
 
