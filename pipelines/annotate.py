@@ -30,7 +30,7 @@ from .models import add_model_options, annotator_of
 from .progress import show_progress
 from .report import add_report_option, try_report
 from .runner import local_runner
-from .starting import starting
+from .starting import OneLineParser, no_others, starting
 from .tasks import add_sampling_options, add_task_options
 
 STOPPED = 1
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             check_job(args)
             check_cluster(args)
             name = run_of(args)
-            options = beam_options(beam_arguments)
+            options = beam_options(args, beam_arguments)
             args.output = anchor(args.output)
             local = args.runner == LOCAL_RUNNER
             runner = local_runner(options, args.workers, gpus_of(args), patience_of(args)) if local else args.runner
@@ -122,18 +122,21 @@ def _run(pipeline: beam.Pipeline) -> str | None:
     return None
 
 
-def beam_options(arguments: Sequence[str]) -> PipelineOptions:
+class _BeamParser(OneLineParser, _BeamArgumentParser):
+    """Beam's parser, as brief as ours about what is wrong."""
+
+
+def beam_options(args: argparse.Namespace, arguments: Sequence[str]) -> PipelineOptions:
     """Beam's options from what our parser left over.
 
     Raises:
         ValueError: one of them is not Beam's either. Beam itself would warn and go on without it.
     """
-    parser = _BeamArgumentParser(add_help=False, allow_abbrev=False)
+    parser = _BeamParser("moondream-beam annotate", add_help=False, allow_abbrev=False)
     for kind in PipelineOptions.__subclasses__():
         kind._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]}: see moondream-beam annotate --help")
+    no_others(args, unknown)
     return PipelineOptions(list(arguments))
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from . import annotate, demo, estimate, export, report, status
 from .interrupt import not_about_ends_on_purpose
 from .progress import AboveTheBar
-from .starting import CannotStartError
+from .starting import BAD_ARGUMENTS, CannotStartError, OneLineParser
 
-BAD_ARGUMENTS, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="moondream-beam",
         description="Annotate image datasets with Moondream: captions, answers, boxes and points, in Parquet.",
         allow_abbrev=False,

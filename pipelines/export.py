@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
-    """Run the command; the exit status: 1 where a picture is left out that should be there.
+    """Run the command; the exit status: 1 where a picture is left out that should be there, or a text has not its name.
 
     Raises:
         CannotStartError: unknown arguments, no output there, a destination that is taken, or no row left.

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..models.tasks import Annotator
 from ..transforms.job import SHARD_SIZE, AnnotateToParquet
-from ..transforms.uris import shown
+from ..transforms.uris import as_written, shown
 from .inputs import Inputs
 from .tasks import sampling_of
 
@@ -82,4 +82,10 @@ def job_of(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     # Ours only: Beam's may hold credentials.
     options = {name: value for name, value in vars(args).items() if name not in UNRECORDED}
-    return {**options, "inputs": [shown(pattern) for pattern in args.inputs]}
+    return {name: _written(value) for name, value in (options | {"inputs": [*map(shown, args.inputs)]}).items()}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_written(one) for one in value]
+    return as_written(value) if isinstance(value, str) else value

@@ -5,10 +5,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+BAD_ARGUMENTS = 2
 
 
 class CannotStartError(Exception):
     """Bad arguments, or something that the job needs is not there: exit status 2."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that tells what is wrong with the words it got in one line, not below all of its options."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with that line."""
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 @contextlib.contextmanager
@@ -21,10 +32,14 @@ def starting() -> Iterator[None]:
 
 
 def no_others(args: argparse.Namespace, others: Sequence[str]) -> None:
-    """Refuse what a command's parser left over, where no Beam option may follow.
+    """Refuse what a command's parser left over, and where Beam's options may follow, Beam's did too.
 
     Raises:
         ValueError: there is something.
     """
-    if others:
+    if not others:
+        return
+    if others[0].startswith("-"):
         raise ValueError(f"unknown option {others[0]}: see moondream-beam {args.command} --help")
+    cure = "give all INPUTs together" if "inputs" in args else "give no more than is asked for"
+    raise ValueError(f"{others[0]} is one word too many: {cure}, and quote what has spaces")

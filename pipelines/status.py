@@ -14,7 +14,7 @@ from .page.words import duration, moment, number, share
 from .starting import no_others, starting
 
 RUNS_TOLD = 10
-SECONDS_BETWEEN_LOOKS = 5.0
+SECONDS_BETWEEN_LOOKS, A_DAY = 5.0, 86_400.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch",
         nargs="?",
-        type=float,
+        type=_seconds,
         const=SECONDS_BETWEEN_LOOKS,
         metavar="SECONDS",
         help="look again and again (every %(const)s s), until no run is at work",
@@ -38,8 +38,6 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """
     with starting():
         no_others(args, others)
-        if args.watch is not None and not args.watch > 0:
-            raise ValueError(f"--watch {args.watch}: give more than 0 seconds")
         watch = Watch(args.output)
         runs = watch.look()
         if not runs:
@@ -53,6 +51,17 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         # Whoever watched has seen enough; the run goes on.
         print(file=sys.stderr)
     return 0
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        # They may be left out, and then the word that follows is taken for them.
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, and give OUT before --watch") from None
+    if not 0 < seconds <= A_DAY:
+        raise argparse.ArgumentTypeError(f"{text}: give more than 0 seconds, and no more than a day")
+    return seconds
 
 
 def keep_telling(watch: Watch, seconds: float, stream: TextIO) -> None:

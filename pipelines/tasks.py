@@ -20,7 +20,7 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         nargs="?",
         const=Caption(),
-        type=_task(lambda text: Caption(text)),  # type: ignore[arg-type]
+        type=_caption,
         metavar=lengths,
         help="describe the picture",
     )
@@ -89,6 +89,14 @@ def _task(kind: Callable[[str], Task]) -> Callable[[str], Task]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return parse
+
+
+def _caption(text: str) -> Task:
+    try:
+        return Caption(text)  # type: ignore[arg-type]
+    except ValueError as error:
+        # The length may be left out, and then the word that follows is taken for it.
+        raise argparse.ArgumentTypeError(f"{error}, and give INPUTs before --caption") from error
 
 
 def _questions(path: str) -> list[Task]:

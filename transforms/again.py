@@ -18,7 +18,7 @@ from .load import Fetch
 from .read import EXTENSIONS
 from .records import ImageRef
 from .stores import Stores
-from .uris import BUCKETS, DATA, LOCAL, scheme_of, shown
+from .uris import BUCKETS, DATA, LOCAL, as_named, local_path, scheme_of, shown
 
 # Whoever goes through them archive by archive needs one, and its threads the next.
 LISTINGS_KEPT = 4
@@ -62,9 +62,10 @@ class Again:
         Raises:
             OSError: its archive can't be read, has nothing of that name, or is not searched.
         """
-        file = home_of(uri)
-        if not file:
-            return uri
+        written = home_of(uri)
+        if not written:
+            return local_path(uri)
+        file, name = local_path(written), uri[len(written) + len(SEPARATOR) :]
         with self._lock:
             listing = self._listings.pop(file, None)
             if listing is None:
@@ -74,9 +75,10 @@ class Again:
                 self._listings.popitem(last=False)
         if isinstance(listing, OSError):
             raise listing
-        if (front := listing(uri[len(file) + len(SEPARATOR) :])) is None:
-            raise FileNotFoundError(f"{uri}: there is nothing of that name")
-        return front + uri
+        for named in (name, as_named(name)):
+            if (front := listing(named)) is not None:
+                return front + file + SEPARATOR + named
+        raise FileNotFoundError(f"{uri}: there is nothing of that name")
 
     def _list(self, file: str) -> Listing | OSError:
         started = time.monotonic()

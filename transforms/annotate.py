@@ -16,6 +16,7 @@ from .desk import Desk
 from .fetch import Fetcher
 from .load import Fetch, load_ahead
 from .records import Annotation, Failure, ImageRef, Job, Row
+from .uris import as_written
 
 ANNOTATIONS, FAILURES = "annotations", "failures"
 # References that an element-wise transform gathers before it answers them: many batches of any engine.
@@ -52,7 +53,7 @@ def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
     """Refuse what could only fail later, row by row.
 
     Raises:
-        ValueError: there is no task, the same one twice, or one that the annotator can't be asked.
+        ValueError: there is no task, the same one twice, one that the annotator can't be asked, or one in no Unicode.
     """
     if not tasks:
         raise ValueError("no task: ask for a caption, a query, a detection or a point")
@@ -61,6 +62,8 @@ def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
             raise ValueError(f"{task.name} {task.prompt!r} is asked twice")
         if type(task) not in annotator.tasks:
             raise ValueError(f"{annotator.name} can't be asked to {task.name}")
+        if as_written(task.prompt) != task.prompt:
+            raise ValueError(f"{task.name} {task.prompt!r} has bytes that are no UTF-8: write it in UTF-8")
 
 
 class Annotated(NamedTuple):

@@ -30,6 +30,7 @@ from .pulse import Pulse
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_want_of_memory, telling_what_failed
 from .summary import Count, Summary, sum_summaries
+from .uris import as_written
 from .write import ShardWriter, check_kept
 
 SHARD_SIZE = 1000
@@ -71,6 +72,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         check_tasks(tasks, annotator)
         if set(output) & set("*?["):
             raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
+        if as_written(output) != output:
+            raise ValueError(f"output {as_written(output)}: choose a name in UTF-8, as not all readers take others")
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         self.output = anchor(output)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..models.hosted.bill import Hosted
 from ..models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
-from .uris import shown
+from .uris import as_written, shown
 
 Stage = Literal["list", "fetch", "decode", "answer", "write"]
 
@@ -214,5 +214,4 @@ def _array(column: list[Any], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(column, kind)
     except UnicodeEncodeError:
-        # File names on Linux are bytes: one that is no UTF-8 is written with its odd bytes as escapes.
-        return pa.array([text if text is None else text.encode(errors="backslashreplace").decode() for text in column])
+        return pa.array([text if text is None else as_written(text) for text in column])

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from .files import LEAST_BYTES, open_file
 from .patience import FetchError
+from .uris import as_written
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
@@ -97,13 +98,26 @@ def convert(value: Any, field: pa.Field) -> Any:
         ValueError: it does not go there.
     """
     if pa.types.is_string(field.type):
-        told = value is None or isinstance(value, str)
-        return value if told else json.dumps(value, ensure_ascii=False, default=str)
+        if value is None:
+            return None
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        return checked_text(text, field.name)
     try:
         pa.scalar(value, field.type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"column {field.name}: {str(value)[:50]!r} is no {field.type}") from error
     return value
+
+
+def checked_text(text: str, column: str) -> str:
+    """The text of a column. Names of files may be no UTF-8; words that are none are no words.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if as_written(text) != text:
+        raise ValueError(f"column {column} is no UTF-8 there: save the manifest as UTF-8")
+    return text
 
 
 def _text(file: Any) -> io.TextIOWrapper:
@@ -120,6 +134,8 @@ def _header(path: str, reader: Any) -> list[str]:
     header: list[str] = next(reader, [])
     if not header or len(set(header)) < len(header):
         raise ValueError(f"manifest {path}: its first line must name its columns, each once")
+    if any(as_written(name) != name for name in header):
+        raise ValueError(f"manifest {path}: its first line is no UTF-8; save it as UTF-8")
     return header
 
 

@@ -8,6 +8,7 @@ from string import Formatter
 from typing import Any
 
 from ..models.tasks import Task
+from .tables import checked_text
 
 
 def named_columns(tasks: Iterable[Task]) -> list[str]:
@@ -42,15 +43,12 @@ def value_of(row: Mapping[str, Any], column: str) -> str:
     """A column's value in one row, as text.
 
     Raises:
-        ValueError: it is empty or missing.
+        ValueError: it is empty, missing or no UTF-8.
     """
     value = row.get(column)
     if value is None or not str(value).strip():
         raise ValueError(f"column {column} is empty")
-    text = str(value)
-    # Names of files may be no UTF-8; words that are none are no words.
-    text.encode()
-    return text
+    return checked_text(str(value), column)
 
 
 def template(column: str) -> str:

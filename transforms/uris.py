@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import re
 from urllib.parse import unquote, urlsplit
@@ -29,6 +30,7 @@ _SECRET = re.compile(
 )
 _UNSENDABLE = re.compile(r"[\x00-\x20\x7f\\]")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
+_WRITTEN = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
 def scheme_of(uri: str) -> str:
@@ -78,6 +80,11 @@ def check_uri(uri: str) -> str:
         raise ValueError(f"{uri} has no path")
     elif "\0" in uri:
         raise ValueError("a path can't hold a null byte")
+    try:
+        # Odd bytes of local names are let through.
+        uri.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{as_written(shown(uri))} is no Unicode: it holds half of a surrogate pair") from error
     return uri
 
 
@@ -99,6 +106,24 @@ def shown(uri: str) -> str:
         unsigned = unsigned.rstrip("?&") if signed else unsigned
         return _SECRET.sub(lambda match: f"{match[1]}=sha256:{_digest(match[2])[:16]}", unsigned)
     return uri
+
+
+def as_written(text: str) -> str:
+    """A text as it stands in rows: file names on Linux are bytes, and of one that is no UTF-8 they show the odd bytes
+    as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def as_named(written: str) -> str:
+    """A name as it was before it was written with escapes; one that holds such by itself can't be told from others."""
+    return _WRITTEN.sub(lambda escape: chr(int(escape[1], 16)), written)
+
+
+def local_path(written: str) -> str:
+    """A path that stands in a row, as it is: as it was written, unless only a file with its odd bytes is there."""
+    named = as_named(written)
+    other = named != written and is_path(written) and not os.path.lexists(written) and os.path.lexists(named)
+    return named if other else written
 
 
 def basename(uri: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,15 @@ def test_a_runner_of_beam_leaves_no_temporary_file_either(pictures, tmp_path, co
     assert command(*words, "--runner", "FnApiRunner")[0] == 0
     assert len(rows(out)) == 1
     assert not (out / "_temporary").exists()
+
+
+def test_a_folder_whose_name_is_no_utf8_is_annotated_reported_and_recorded(pictures, tmp_path, command):
+    odd = pictures.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    out = tmp_path / "out"
+    words = ("annotate", odd, "--model", "tiny", "--output", out, "--caption", "short", "--max-failure-rate", "0.5")
+    status, _, complained = command(*words)
+    assert status == 0 and "Traceback" not in complained
+    assert len(rows(out)) == 4 and (out / "report.html").exists()
 
 
 def test_values_of_beam_options_are_not_recorded(pictures, tmp_path, command):

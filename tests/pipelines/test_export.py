@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from handmade import publish, some_of_each
+from handmade import draw_row, publish, some_of_each
 
 
 @pytest.fixture
@@ -23,6 +23,13 @@ def test_it_says_what_went_where(out, tmp_path, command):
 def test_what_is_left_out_is_told_and_is_no_success(out, tmp_path, command):
     status, _, complained = command("export", out, "--to", "sidecar", tmp_path / "texts")
     assert (status, complained) == (1, "1 of the pictures: has no text\n")
+
+
+def test_a_text_that_can_not_have_its_pictures_name_is_told_and_is_no_success(tmp_path, command):
+    out = publish(tmp_path / "out", draw_row(tmp_path / "photos", "new\nline.jpg"))
+    status, _, complained = command("export", out, "--to", "sidecar", tmp_path / "photos")
+    assert status == 1 and "has a name that its text can't have" in complained
+    assert (tmp_path / "photos" / "new_line.txt").exists()
 
 
 def test_a_condition_chooses_rows(out, tmp_path, command):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from moondream_beam.transforms.embedded import list_pictures
 from moondream_beam.transforms.fetch import Fetcher
 from moondream_beam.transforms.read import EXTENSIONS
 from moondream_beam.transforms.records import ImageRef
-from moondream_beam.transforms.uris import shown
+from moondream_beam.transforms.uris import as_written, shown
 
 NAMES = ["a.jpg", "deep/b#c.png", "a.jpg", "caf\u00e9.webp", "more.tar#d.png"]
 
@@ -27,6 +28,17 @@ def archive(path, names=NAMES, mode="w"):
             info.size = 1
             tar.addfile(info, io.BytesIO(b"%d" % number))
     return str(path)
+
+
+def test_names_that_are_no_utf8_are_found_by_the_escapes_that_rows_show(tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    (tmp_path / f"{odd}.jpg").write_bytes(b"a picture")
+    path = archive(tmp_path / f"{odd}.tar", [f"{odd}.jpg", "a.jpg"])
+    again = Again(Fetcher())
+    rows = [str(tmp_path / f"{odd}.jpg"), f"{path}#{odd}.jpg", f"{path}#a.jpg"]
+    assert [again(as_written(uri)) for uri in rows] == [b"a picture", b"0", b"1"]
+    (tmp_path / "caf\\udce9.jpg").write_bytes(b"named with a backslash")
+    assert again(as_written(rows[0])) == b"named with a backslash"
 
 
 @pytest.mark.parametrize("ending, mode", [(".tar", "w"), (".tar.gz", "w:gz"), (".txz", "w:xz")])

@@ -139,6 +139,8 @@ def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.M
         ("a.parquet", b"PAR0", "no Parquet file"),
         ("a.csv", b"", "must name its columns"),
         ("a.csv", b"a,a\n", "each once"),
+        ("a.csv", b"a,caf\xe9\n", "save it as UTF-8"),
+        ("a.csv", "a,b\n".encode("utf-16"), "save it as UTF-8"),
     ],
 )
 def test_what_is_no_manifest_is_told(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
@@ -167,6 +169,12 @@ def test_a_value_is_kept_as_its_column_wants_it(value: Any, kind: pa.DataType, k
 def test_a_value_that_does_not_go_into_its_column_is_told(value: Any, kind: pa.DataType) -> None:
     with pytest.raises(ValueError, match="column x"):
         convert(value, pa.field("x", kind))
+
+
+@pytest.mark.parametrize("value", ["caf\udce9", ["\ud800"]])
+def test_words_that_are_no_utf8_are_not_kept_as_others(value: Any) -> None:
+    with pytest.raises(ValueError, match="column x is no UTF-8 there: save the manifest as UTF-8"):
+        convert(value, pa.field("x", pa.string()))
 
 
 def test_the_kind_is_told_by_the_name() -> None:

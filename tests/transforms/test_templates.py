@@ -57,5 +57,5 @@ def test_a_column_of_any_name_without_braces_can_be_a_prompt() -> None:
 
 
 def test_words_that_are_no_utf8_are_refused() -> None:
-    with pytest.raises(ValueError, match="utf-8"):
+    with pytest.raises(ValueError, match="column a is no UTF-8 there: save the manifest as UTF-8"):
         fill(Query("{a}"), {"a": "caf\udce9"})

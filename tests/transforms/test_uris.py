@@ -52,6 +52,7 @@ def test_the_name_in_a_bucket_is_taken_as_it_is() -> None:
         ("data:image/png;base64", "comma"),
         ("a\0.jpg", "null"),
         ("file://", "no path"),
+        ("\ud800.jpg", "half of a surrogate pair"),
     ],
 )
 def test_what_can_be_no_uri_is_told(uri: str, complaint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from ..load import Fetch
-from .names import key_name, relative_name
+from ..uris import as_named, local_path
+from .names import is_named_like, key_name, relative_name
 from .pictures import Packed, with_pictures
 from .targets import new_file, new_folder, write_new
 from .wide import Selection
@@ -20,6 +22,7 @@ from .wide import Selection
 TAR_PICTURES, TAR_BYTES = 10_000, 1 << 30
 ANOTHER_TEXT = "has another text there already"
 NO_TEXT = "has no text"
+CANT_SHARE_NAME = "has a name that its text can't have, which is named otherwise"
 SHARES_NAME = "shares its name with another: its text has its key in its name"
 
 Left = Counter[str]
@@ -103,9 +106,17 @@ def to_sidecar(selection: Selection, destination: str, fetch: Fetch) -> Left:
         suffix = f"-{key_name(row['key'])}.txt" if row["shares"] else ".txt"
         left[SHARES_NAME] += row["shares"]
         text = "\n".join(row["texts"]) + "\n"
-        name = relative_name(row["filename"], suffix).as_posix()
-        left[ANOTHER_TEXT] += not write_new(destination, name, text)
+        filename = _as_there(destination, row["filename"])
+        path = relative_name(filename, suffix)
+        left[CANT_SHARE_NAME] += bool(filename) and not row["shares"] and not is_named_like(path, filename)
+        left[ANOTHER_TEXT] += not write_new(destination, path.as_posix(), text)
     return +left
+
+
+def _as_there(folder: str, filename: str) -> str:
+    """A picture's name as the folder has it, where it is no UTF-8 and the row shows its odd bytes as escapes."""
+    written = os.path.join(folder, filename)
+    return filename if local_path(written) == written else as_named(filename)
 
 
 def _texts(selection: Selection) -> str:

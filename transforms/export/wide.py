@@ -96,11 +96,13 @@ class Selection:
 
 
 def _checked_count(dataset: Dataset, rows: str, where: str) -> int:
-    query = f"SELECT count(*) FROM ({rows})"
+    if not where.strip():
+        raise ValueError("--where is empty: give a condition in SQL, or leave it out")
     try:
-        if len(duckdb.extract_statements(query)) != 1:
+        # By itself first: in brackets, what closes and opens them would mean something else.
+        if len(duckdb.extract_statements(f"SELECT 1 WHERE\n{where}")) != 1:
             raise ValueError(f"--where {where}: give one expression")
-        ((count,),) = dataset.tuples(query)
+        ((count,),) = dataset.tuples(f"SELECT count(*) FROM ({rows})")
     except duckdb.Error as error:
         raise ValueError(f"--where {where}: {str(error).splitlines()[0]}") from error
     if not count:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import os
 import tarfile
 import warnings
 from contextlib import ExitStack
@@ -162,6 +163,13 @@ def test_two_pictures_of_one_stem_keep_their_own_texts(export, tmp_path):
     texts = {path.read_text() for path in folder.iterdir()}
     assert texts == {"It is a.jpg.\n", "It is A.png.\n", "It is b.jpg.\n", "Another b.\n"}
     assert left == {formats.SHARES_NAME: 4} and not (folder / "a.txt").exists()
+
+
+def test_a_sidecar_has_the_name_of_its_picture_however_that_is_written(export, tmp_path):
+    names = ("back\\slash.jpg", os.fsdecode(b"caf\xe9.png"))
+    folder, left = export("sidecar", [draw_row(tmp_path / "photos", name) for name in names], "photos")
+    assert not left
+    assert {path.stem for path in folder.glob("*.txt")} == {Path(name).stem for name in names}
 
 
 def test_a_text_of_somebody_else_is_not_overwritten(export, rows, tmp_path):

@@ -50,7 +50,12 @@ def test_suspicious_rows_are_dropped_if_that_is_asked(select):
     [
         ("width >", "syntax error"),
         ("no_such_column = 1", "no_such_column"),
-        ("true)); DROP VIEW data; SELECT count(*) FROM (SELECT 1 WHERE (true", "give one expression"),
+        ("true)); DROP VIEW data; SELECT count(*) FROM (SELECT 1 WHERE (true", "syntax error"),
+        ("true; DROP VIEW data", "give one expression"),
+        ("1) OR (1=1", "syntax error"),
+        ("true ORDER BY key", "syntax error"),
+        ("", "empty: give a condition"),
+        ("-- no condition", "syntax error"),
         ("false", "no row is left"),
     ],
 )
