@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -207,7 +208,7 @@ def _record(
     about: Mapping[str, Any],
     started: float,
 ) -> dict[str, Any]:
-    record = {
+    told = {
         "run": job.run,
         **about,
         **describe(job),
@@ -218,6 +219,8 @@ def _record(
         "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - started, 3),
     }
+    # Options may name files that are no UTF-8, which neither Beam nor a page can hold.
+    record: dict[str, Any] = json.loads(json.dumps(told, ensure_ascii=False).encode(errors="replace"))
     with telling_what_failed(output):
         forget_names(output, job.run)
         write_card(output, job.columns)
