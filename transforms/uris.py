@@ -27,6 +27,8 @@ _SIGNED = re.compile(
 _SECRET = re.compile(
     r"(?<=[?&])(signature|sig|awsaccesskeyid|(?:access_?)?token|api_?key|password|secret)=([^&#]*)", re.I
 )
+# Surrogates but for those that stand for odd bytes in names of files.
+_HALF = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
 _UNSENDABLE = re.compile(r"[\x00-\x20\x7f\\]")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 
@@ -65,6 +67,8 @@ def check_uri(uri: str) -> str:
     """
     if not uri.strip():
         raise ValueError("there is no URI")
+    if _HALF.search(uri):
+        raise ValueError("the URI holds half a character, as JSON may spell one and no name can")
     scheme = scheme_of(uri)
     if scheme not in SCHEMES:
         raise ValueError(f"{scheme}:// is none of {', '.join(f'{name}://' for name in SCHEMES if name != DATA)}")

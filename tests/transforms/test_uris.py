@@ -51,6 +51,8 @@ def test_the_name_in_a_bucket_is_taken_as_it_is() -> None:
         ("s3:///a.jpg", "no bucket"),
         ("data:image/png;base64", "comma"),
         ("a\0.jpg", "null"),
+        ("a\ud800.jpg", "half a character"),
+        ("https://example.org/\udfff.jpg", "half a character"),
         ("file://", "no path"),
     ],
 )
