@@ -25,7 +25,10 @@ _SIGNED = re.compile(
 )
 # Parameters that let whoever reads them in. Their values may also tell pictures apart, so a digest stands for them.
 _SECRET = re.compile(
-    r"(?<=[?&])(signature|sig|awsaccesskeyid|(?:access_?)?token|api_?key|password|secret)=([^&#]*)", re.I
+    r"(?<=[?&])((?:[\w-]*[_-])?"
+    r"(?:sig|sign|signature|hmac|jwt|awsaccesskeyid|(?:access)?token|api_?-?key|auth|auth_key|password|passwd|pwd|secret))"
+    r"=([^&#]*)",
+    re.I,
 )
 # Surrogates but for those that stand for odd bytes in names of files.
 _HALF = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
@@ -126,7 +129,9 @@ def _check_url(url: str) -> None:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"{shown(url)} is no URL: {error}") from error
+        # Which may show the password.
+        why = "" if "@" in url else f": {error}"
+        raise ValueError(f"{shown(url)} is no URL{why}") from error
     if not host:
         raise ValueError(f"{shown(url)} names no host")
     if "@" in parts.netloc:
