@@ -101,7 +101,7 @@ def shown(uri: str) -> str:
         head, _, content = uri.partition(",")
         return f"{head[:100]},sha256:{_digest(content)}"
     # Most have neither, and this is asked some times for each.
-    if scheme in WEB and ("?" in uri or "@" in uri):
+    if scheme not in (LOCAL, *BUCKETS) and ("?" in uri or "@" in uri):
         unsigned, signed = _SIGNED.subn("", _USER.sub("", uri))
         unsigned = unsigned.rstrip("?&") if signed else unsigned
         return _SECRET.sub(lambda match: f"{match[1]}=sha256:{_digest(match[2])[:16]}", unsigned)
