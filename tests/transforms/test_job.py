@@ -241,6 +241,16 @@ def test_bad_arguments_are_refused_when_the_pipeline_is_built(
         AnnotateToParquet(tasks, Deaf(), output, **options)
 
 
+def test_an_output_in_a_folder_that_looks_like_a_pattern_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set[1]").mkdir()
+    monkeypatch.chdir(tmp_path / "set[1]")
+    for output in ("out", "file:///set%5B1%5D/out"):
+        with pytest.raises(ValueError, match=r"set\[1\]/out: choose a name without"):
+            AnnotateToParquet(TASKS, Echo(), output)
+
+
 def test_the_name_of_a_run_that_has_ended_is_refused(out: Path) -> None:
     (out / "runs").mkdir(parents=True)
     (out / "runs" / "one.json").touch()
