@@ -73,8 +73,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         self.output = anchor(output)
-        # With the folders around it: nothing in it would be found, and all of it asked again.
-        if set(self.output) & set("*?["):
+        if set(self.output) & set("*?["):  # Nothing would be found there, and all be asked again.
             raise ValueError(f"output {self.output}: choose a name without *, ? and [, which mean a pattern")
         if run and is_there(record_path(self.output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
