@@ -38,15 +38,19 @@ def annotate(
     Of pictures with the very same bytes one is asked; the others bear its answer, and neither tokens nor its time.
     """
     desk = Desk(Job(tuple(tasks), annotator, sampling, run))
-    requests = desk.requests(load_ahead(refs, fetch or Fetcher(), annotator.sees_as_much))
-    for outcome in annotator.answer(requests):
-        yield from desk.ready()
-        yield from desk.settle(outcome)
-    yield from desk.unanswered()
-    # An annotator that ended early has not even seen these.
-    for _ in requests:
+    pictures = load_ahead(refs, fetch or Fetcher(), annotator.sees_as_much)
+    while True:
+        requests = desk.requests(pictures)
+        for outcome in annotator.answer(requests):
+            yield from desk.ready()
+            yield from desk.settle(outcome)
         yield from desk.unanswered()
-    yield from desk.ready()
+        # An annotator that ended early has not even seen these.
+        for _ in requests:
+            yield from desk.unanswered()
+        yield from desk.ready()
+        if not desk.has_paused:
+            return
 
 
 def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:

@@ -76,7 +76,7 @@ def list_members(ref: ImageRef, extensions: frozenset[str], stores: Stores | Non
                     name = member.name if seen[member.name] == 1 else f"{member.name}#{seen[member.name]}"
                     yield ImageRef(f"tar:{member.offset_data}:{member.size}:{ref.uri}#{name}", name)
             _check_end(file, tar.offset, to_the_last=is_compressed(ref.uri))
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         yield ref._replace(
             problem=f"{ref.filename}: the archive is broken, after {sum(seen.values())} pictures: {error}"
         )

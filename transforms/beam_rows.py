@@ -166,16 +166,17 @@ def to_ref(row: Any, asked: Asked, base: str) -> ImageRef:
         # Rows without a picture are told apart by what else they hold.
         uri = f"row:{hashlib.sha256(repr(values).encode('utf-8', 'backslashreplace')).hexdigest()[:20]}"
         problem = problem or "field uri is empty"
-    filename = values[FILENAME] or basename(uri)
+    filename = values[FILENAME] or ""
     tasks: tuple[Task, ...] = ()
     try:
         if not problem and scheme_of(uri) not in INSIDE:
             check_uri(uri)
             uri = os.path.join(base, uri) if is_path(uri) else uri
+        filename = filename or basename(uri)
         if named or kept:
             tasks = asked.tasks if problem else tuple(dict.fromkeys(fill(task, values) for task in asked.tasks))
     except ValueError as error:
-        problem, tasks = str(error), asked.tasks if named or kept else ()
+        problem, tasks = problem or str(error), asked.tasks if named or kept else ()
     columns = (tuple(values[name] for name in kept),) * len(tasks) if kept else ()
     return ImageRef(uri, filename, tasks, columns, problem)
 

@@ -86,6 +86,7 @@ def make_pixels(image: Image.Image) -> Image.Image:
 
     Raises:
         UndecodableError: it is broken or cut off.
+        MemoryError: there is no room for them.
     """
     with _telling_what_is_wrong(), image:
         image.load()
@@ -112,7 +113,7 @@ def reduce(image: Image.Image, is_enough: Enough) -> Size | None:
 def _telling_what_is_wrong() -> Iterator[None]:
     try:
         yield
-    except UndecodableError:
+    except (UndecodableError, MemoryError):
         raise
     # Pillow's plug-ins raise many kinds for broken files, SyntaxError and struct.error among them.
     except Exception as error:

@@ -21,6 +21,9 @@ ANSWERS_KEPT = 16_384
 # Copies that may wait for one answer, or to go out. Beyond them the same is asked anew, as rows only go out in between
 # requests: a million pictures of the same bytes would otherwise fill the memory.
 COPIES_AT_ONCE = 1024
+# Failures that wait for so long to go out need no outcome to do so: whoever asks for the next request gets none then,
+# where a host that is down would let hours pass without a row.
+LONGEST_WAIT_SECONDS = 600.0
 
 
 class Asked(NamedTuple):
@@ -48,11 +51,18 @@ class Desk:
         self._waiting: dict[str, list[list[Asked]]] = {}
         self._answered: OrderedDict[str, Outcome] = OrderedDict()
         self._rows: deque[Row] = deque()
+        self._last_out = time.monotonic()
+        # Whether requests ended before the pictures did.
+        self.has_paused = False
         # An annotator may pull requests in one thread and give outcomes in another.
         self._lock = threading.Lock()
 
     def requests(self, pictures: Iterable[Loaded | Unloadable]) -> Iterator[Request]:
-        """A request for each new task of each picture; pictures that could not be had became failures."""
+        """A request for each new task of each picture; pictures that could not be had became failures.
+
+        It pauses where these have waited too long: what is left of the pictures is for another call.
+        """
+        self.has_paused = False
         for loaded in pictures:
             for task in self.job.tasks_of(loaded.ref):
                 if isinstance(loaded, Unloadable):
@@ -62,6 +72,9 @@ class Desk:
                 if self._is_new(question, self._asked(loaded, task)):
                     uri, sampling = loaded.ref.uri, self.job.sampling
                     yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
+            if isinstance(loaded, Unloadable) and time.monotonic() - self._last_out >= LONGEST_WAIT_SECONDS:
+                self.has_paused = True
+                return
 
     def settle(self, outcome: Outcome) -> Iterator[Row]:
         """The rows that an outcome amounts to: one for each who waited for it.
@@ -86,6 +99,7 @@ class Desk:
 
     def ready(self) -> Iterator[Row]:
         """Rows that needed no outcome."""
+        self._last_out = time.monotonic()
         while self._rows:
             yield self._rows.popleft()
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from .blocks import BLOCK_BYTES
 from .patience import FetchError, too_large
-from .tables import ROWS_AT_ONCE, open_parquet
+from .tables import ROWS_AT_ONCE, open_parquet, values_of
 
 BYTES, PATH = "bytes", "path"
 # parquet:GROUP:ROW:FILE#COLUMN/NUMBER/PATH: the row of a group, both from 0, and that of the file, from 1.
@@ -43,12 +43,13 @@ class Group(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A picture, by the number of its row, from 1; ``values`` are those of other columns."""
+    """A picture, by the number of its row, from 1; ``values`` are those of other columns, or there is a ``problem``."""
 
     number: int
     uri: str
     name: str
     values: dict[str, Any]
+    problem: str = ""
 
 
 def cell_of(uri: str) -> Cell:
@@ -81,12 +82,12 @@ def list_pictures(path: str, file: Any, column: str, others: Sequence[str]) -> I
     columns = [name for name in others if name in table.schema_arrow.names] + [f"{column}.{PATH}"] * has_path
     number = 0
     for group, rows in enumerate(groups):
-        for row, values in enumerate(_values(table, group, rows, columns)):
+        for row, (values, problem) in enumerate(_values(table, group, rows, columns)):
             number += 1
             told = values.pop(column, None) if has_path else None
             inside = f"/{told[PATH]}" if told and told[PATH] else ""
             uri = f"parquet:{group}:{row}:{path}#{quote(column, safe='')}/{number}{inside}"
-            yield Listed(number, uri, inside[1:] or f"{posixpath.basename(path)}#{number}", values)
+            yield Listed(number, uri, inside[1:] or f"{posixpath.basename(path)}#{number}", values, problem)
 
 
 def check_pictures(path: str, schema: pa.Schema, column: str) -> pa.DataType:
@@ -171,12 +172,12 @@ def read_picture(value: Any, limit: int) -> bytes:
     return bytes(content.to_pybytes())
 
 
-def _values(table: Any, group: int, rows: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _values(table: Any, group: int, rows: int, columns: list[str]) -> Iterator[tuple[dict[str, Any], str]]:
     if not columns:
-        yield from ({} for _ in range(rows))
+        yield from (({}, "") for _ in range(rows))
         return
     for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False):
-        yield from batch.to_pylist()
+        yield from values_of(batch)
 
 
 def _columns(group: Group, cell: Cell, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from .card import describe, record_path, write_card, write_record
 from .dedup import forget_names
 from .fetch import Fetcher
 from .lease import give_up, held, lost
-from .output import anchor, is_there
+from .output import anchor, check_output, is_there
 from .paid import Noted, keep_beside, scope_of, stopping_when_refused
 from .plan import PlanShards, Shard
 from .progress import ProgressNotes
@@ -30,7 +31,6 @@ from .pulse import Pulse
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_want_of_memory, telling_what_failed
 from .summary import Count, Summary, sum_summaries
-from .uris import as_written
 from .write import ShardWriter, check_kept
 
 SHARD_SIZE = 1000
@@ -70,13 +70,10 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
     ) -> None:
         super().__init__()
         check_tasks(tasks, annotator)
-        if set(output) & set("*?["):
-            raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
-        if as_written(output) != output:
-            raise ValueError(f"output {as_written(output)}: choose a name in UTF-8, as not all readers take others")
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         self.output = anchor(output)
+        check_output(self.output)
         if run and is_there(record_path(self.output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))
@@ -210,7 +207,7 @@ def _record(
     about: Mapping[str, Any],
     started: float,
 ) -> dict[str, Any]:
-    record = {
+    told = {
         "run": job.run,
         **about,
         **describe(job),
@@ -221,6 +218,8 @@ def _record(
         "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - started, 3),
     }
+    # Options may name files that are no UTF-8, which neither Beam nor a page can hold.
+    record: dict[str, Any] = json.loads(json.dumps(told, ensure_ascii=False).encode(errors="replace"))
     with telling_what_failed(output):
         forget_names(output, job.run)
         write_card(output, job.columns)

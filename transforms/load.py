@@ -103,8 +103,8 @@ def load(ref: ImageRef, fetch: Fetch, room: Room, is_enough: Enough) -> Loaded |
     try:
         image = open_picture(content)
         size = reduce(image, is_enough)
-    except ValueError as error:
-        return Unloadable(ref, "decode", Fault.of(error))
+    except (ValueError, MemoryError) as error:
+        return _undecodable(ref, error)
     pixels = image.width * image.height
     opened = time.perf_counter()
     room.take(pixels)
@@ -113,8 +113,7 @@ def load(ref: ImageRef, fetch: Fetch, room: Room, is_enough: Enough) -> Loaded |
         picture = make_pixels(image)
     except (ValueError, MemoryError) as error:
         room.give_back(pixels)
-        # With more memory, or less beside it, there may be room for its pixels.
-        return Unloadable(ref, "decode", Fault.of(error, retryable=isinstance(error, MemoryError)))
+        return _undecodable(ref, error)
     decode_ms = 1000 * (opened - fetched + time.perf_counter() - entered)
     digest = sha256(content).hexdigest()
     return Loaded(ref, picture, size or picture.size, pixels, digest, started, 1000 * (fetched - started), decode_ms)
@@ -150,3 +149,8 @@ def load_ahead(
             room.close()
             for future in under_way:
                 future.cancel()
+
+
+def _undecodable(ref: ImageRef, error: ValueError | MemoryError) -> Unloadable:
+    # With more memory, or less beside it, there may be room for its pixels.
+    return Unloadable(ref, "decode", Fault.of(error, retryable=isinstance(error, MemoryError)))

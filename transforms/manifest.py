@@ -130,6 +130,8 @@ def _read_pictures(path: str, columns: Columns, image: str) -> Iterator[ImageRef
         with open_file(path) as file:
             for row in list_pictures(path, file, image, columns.names()):
                 try:
+                    if row.problem:
+                        raise ValueError(row.problem)
                     yield _asked(ImageRef(row.uri, row.name), row.values, columns)
                 except ValueError as error:
                     yield _problem(f"{path}#{row.number}", columns, str(error))

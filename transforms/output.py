@@ -13,7 +13,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from .stores import require_client
-from .uris import BUCKETS, LOCAL, path_of, scheme_of
+from .uris import BUCKETS, LOCAL, as_written, path_of, scheme_of
 
 
 def move(source: str, target: str) -> None:
@@ -54,6 +54,18 @@ def write_whole(output: str, path: str, content: bytes) -> None:
 def is_local(output: str) -> bool:
     """Whether an output is a path of this machine. A drive letter is no scheme: Beam knows."""
     return FileSystems.get_scheme(output) is None
+
+
+def check_output(output: str) -> None:
+    """Refuse an output that can't be found again, or not by all who read it, by its name or by a folder's around it.
+
+    Raises:
+        ValueError: its name means a pattern, or is no UTF-8.
+    """
+    if set(output) & set("*?["):
+        raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
+    if as_written(output) != output:
+        raise ValueError(f"output {as_written(output)}: choose a name in UTF-8, as not all readers take others")
 
 
 def anchor(output: str) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
-from .archives import list_members
+from .archives import is_archive, list_members
 from .buckets import Bucket, Folder
 from .packing import EachOnce
 from .patience import Patience
 from .records import ImageRef
 from .stores import Stores
-from .uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, split_bucket
+from .uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, shown, split_bucket
 
 JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 OTHER_EXTENSIONS = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".pbm", ".ico")
@@ -95,6 +95,8 @@ def anchored(pattern: str) -> str:
     if scheme == LOCAL:
         return os.path.abspath(path_of(pattern))
     if scheme not in BUCKETS:
+        if is_archive(pattern):
+            raise ValueError(f"{shown(pattern)}: archives are read from a disk or a bucket, copy it there")
         return check_uri(pattern)
     if not split_bucket(pattern)[0]:
         raise ValueError(f"{pattern} names no bucket")

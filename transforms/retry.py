@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from .output import make_folder, move, temporary_folder
+from .output import is_there, make_folder, move, temporary_folder
 from .write import COMPRESSION, COMPRESSION_LEVEL
 
 ROWS_AT_ONCE = 4096
@@ -22,6 +22,8 @@ def forget(output: str, path: str, ids: Iterable[str]) -> int:
     It comes before anything is asked again: a run that dies in between leaves requests that are not done, which the
     next one does, and never a request with two rows. Done again it changes nothing. How many rows it took out.
     """
+    if not is_there(path):
+        return 0
     gone = pa.array(list(ids), pa.string())
     make_folder(temporary_folder(output))
     draft = FileSystems.join(temporary_folder(output), f"{FileSystems.split(path)[1]}-{uuid.uuid4().hex}")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import posixpath
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -55,21 +56,38 @@ def is_table(path: str) -> bool:
 
 
 def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
-    """Every row of a manifest, in bounded memory; of Parquet these columns only.
+    """Every row of a manifest, in bounded memory; of Parquet these columns only. Where the file breaks off, that is one
+    more row with a problem.
 
     Raises:
         OSError: the file can't be read.
         ValueError: it is no such file.
     """
-    kind = kind_of(path)
-    with open_file(path) as file:
-        if kind in PARQUET:
-            yield from _parquet_rows(path, file, columns)
-        elif kind in CSV:
-            with _text(file) as text:
-                yield from _csv_rows(path, _csv(text, kind))
+    number = 0
+    try:
+        with open_file(path) as file:
+            for row in _rows(path, file, columns):
+                number = row.number
+                yield row
+    except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
+        # The system's have a number. Those of gzip and Arrow have none: what is there is damaged.
+        if isinstance(error, FetchError) or getattr(error, "errno", None):
+            raise
+        yield TableRow(number + 1, {}, f"the file is broken from here on: {error}")
+
+
+def values_of(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:
+    """The rows of a batch as Python's values, or what is wrong with one: no UTF-8, a moment beyond the calendar."""
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError) as error:
+        if len(batch) == 1:
+            yield {}, f"a value can't be read: {error}"
         else:
-            yield from _json_rows(file)
+            for row in range(len(batch)):
+                yield from values_of(batch.slice(row, 1))
+        return
+    yield from ((values, "") for values in rows)
 
 
 def schema_of(path: str) -> pa.Schema:
@@ -118,6 +136,17 @@ def checked_text(text: str, column: str) -> str:
     if as_written(text) != text:
         raise ValueError(f"column {column} is no UTF-8 there: save the manifest as UTF-8")
     return text
+
+
+def _rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
+    kind = kind_of(path)
+    if kind in PARQUET:
+        yield from _parquet_rows(path, file, columns)
+    elif kind in CSV:
+        with _text(file) as text:
+            yield from _csv_rows(path, _csv(text, kind))
+    else:
+        yield from _json_rows(file)
 
 
 def _text(file: Any) -> io.TextIOWrapper:
@@ -196,9 +225,9 @@ def _parquet_rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[Tabl
     present = [name for name in columns if name in table.schema_arrow.names]
     number = 0
     for batch in table.iter_batches(ROWS_AT_ONCE, columns=present):
-        for values in batch.to_pylist():
+        for values, problem in values_of(batch):
             number += 1
-            yield TableRow(number, values)
+            yield TableRow(number, values, problem)
 
 
 def _is_exact(value: int | float) -> bool:

@@ -26,8 +26,13 @@ _SIGNED = re.compile(
 )
 # Parameters that let whoever reads them in. Their values may also tell pictures apart, so a digest stands for them.
 _SECRET = re.compile(
-    r"(?<=[?&])(signature|sig|awsaccesskeyid|(?:access_?)?token|api_?key|password|secret)=([^&#]*)", re.I
+    r"(?<=[?&])((?:[\w-]*[_-])?"
+    r"(?:sig|sign|signature|hmac|jwt|awsaccesskeyid|(?:access)?token|api_?-?key|auth|auth_key|password|passwd|pwd|secret))"
+    r"=([^&#]*)",
+    re.I,
 )
+# Surrogates but for those that stand for odd bytes in names of files.
+_HALF = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
 _UNSENDABLE = re.compile(r"[\x00-\x20\x7f\\]")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _WRITTEN = re.compile(r"\\u(dc[89a-f][0-9a-f])")
@@ -67,6 +72,8 @@ def check_uri(uri: str) -> str:
     """
     if not uri.strip():
         raise ValueError("there is no URI")
+    if _HALF.search(uri):
+        raise ValueError("the URI holds half a character, as JSON may spell one and no name can")
     scheme = scheme_of(uri)
     if scheme not in SCHEMES:
         raise ValueError(f"{scheme}:// is none of {', '.join(f'{name}://' for name in SCHEMES if name != DATA)}")
@@ -80,11 +87,6 @@ def check_uri(uri: str) -> str:
         raise ValueError(f"{uri} has no path")
     elif "\0" in uri:
         raise ValueError("a path can't hold a null byte")
-    try:
-        # Odd bytes of local names are let through.
-        uri.encode(errors="surrogateescape")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{as_written(shown(uri))} is no Unicode: it holds half of a surrogate pair") from error
     return uri
 
 
@@ -101,7 +103,7 @@ def shown(uri: str) -> str:
         head, _, content = uri.partition(",")
         return f"{head[:100]},sha256:{_digest(content)}"
     # Most have neither, and this is asked some times for each.
-    if scheme in WEB and ("?" in uri or "@" in uri):
+    if scheme not in (LOCAL, *BUCKETS) and ("?" in uri or "@" in uri):
         unsigned, signed = _SIGNED.subn("", _USER.sub("", uri))
         unsigned = unsigned.rstrip("?&") if signed else unsigned
         return _SECRET.sub(lambda match: f"{match[1]}=sha256:{_digest(match[2])[:16]}", unsigned)
@@ -147,7 +149,9 @@ def _check_url(url: str) -> None:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"{shown(url)} is no URL: {error}") from error
+        # Which may show the password.
+        why = "" if "@" in url else f": {error}"
+        raise ValueError(f"{shown(url)} is no URL{why}") from error
     if not host:
         raise ValueError(f"{shown(url)} names no host")
     if "@" in parts.netloc:

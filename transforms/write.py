@@ -211,9 +211,9 @@ def check_kept(output: str, schema: pa.Schema) -> None:
     for path in matching(FileSystems.join(output, "data", "*.parquet"))[:1]:
         with FileSystems.open(path) as file:
             there = pq.read_schema(file)
-        if there.names != schema.names:
-            kept = [name for name in there.names if name not in ANNOTATION_SCHEMA.names]
+        if (there.names, there.types) != (schema.names, schema.types):
+            kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
             raise ValueError(
                 f"output {output} was begun with kept columns {', '.join(kept) or 'none'}:"
-                " keep the same, in the same order, or choose another output"
+                " keep the same, in the same order and of the same types, or choose another output"
             )

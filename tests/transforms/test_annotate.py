@@ -13,8 +13,10 @@ from echo import BOX, SPOT, Deaf, Echo, Stray
 from PIL import Image
 
 from moondream_beam.models.tasks import Caption, Detect, Point, Query
+from moondream_beam.transforms import desk
 from moondream_beam.transforms.annotate import annotate, check_tasks
 from moondream_beam.transforms.fetch import Fetcher
+from moondream_beam.transforms.load import PICTURES_AHEAD
 from moondream_beam.transforms.records import Annotation, Failure, ImageRef, Job, Row, RowTimings
 
 fetch = Fetcher()
@@ -87,6 +89,26 @@ def test_a_folder_of_bad_pictures_is_a_failure_for_each_task() -> None:
     rows = list(annotate(refs, TASKS, Echo()))
     assert len(rows) == len({row.id for row in rows}) == 160
     assert {type(row) for row in rows} == {Failure}
+
+
+@pytest.mark.parametrize("annotator", MANNERS.values(), ids=MANNERS)
+def test_failures_that_have_waited_long_go_out_though_no_answer_comes(
+    refs: list[ImageRef], annotator: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "LONGEST_WAIT_SECONDS", 0.0)
+    asked: list[str] = []
+
+    def noting(uri: str) -> bytes:
+        asked.append(uri)
+        return fetch(uri)
+
+    missing = [ImageRef(f"/nowhere/{index}.jpg", "") for index in range(10 * PICTURES_AHEAD)]
+    rows = annotate([*missing, *refs, *missing[:3]], TASKS, annotator, fetch=noting)
+    first = next(rows)
+    assert isinstance(first, Failure) and len(asked) <= 2 * PICTURES_AHEAD
+    found = Counter(row.id for row in (first, *rows))
+    job = Job(TASKS, annotator)
+    assert found == Counter(job.id_of(ref, task) for ref in [*missing, *refs, *missing[:3]] for task in TASKS)
 
 
 def test_no_pictures_are_no_rows() -> None:

@@ -144,6 +144,14 @@ def test_a_header_that_wants_much_memory_is_refused(tmp_path: Path, memory_peak:
     assert "a header has more than 1 MiB" in broken.problem and memory_peak() < 24 << 20
 
 
+def test_headers_of_headers_without_end_are_one_failure(tmp_path: Path) -> None:
+    endless = tarfile.TarInfo("pax")
+    endless.type = tarfile.XHDTYPE
+    (tmp_path / "a.tar").write_bytes(endless.tobuf() * 3000)
+    (found,) = list_members(ImageRef(f"{tmp_path}/a.tar", "a.tar"), EXTENSIONS)
+    assert found.problem.startswith("a.tar: the archive is broken, after 0 pictures: ")
+
+
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
 def test_an_archive_that_is_not_there_any_more_is_one_failure(tmp_path: Path, ending: str) -> None:
     (gone,) = members(str(tmp_path / f"a{ending}"))

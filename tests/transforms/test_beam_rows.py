@@ -27,6 +27,7 @@ from moondream_beam.transforms.beam_rows import (
     to_ref,
 )
 from moondream_beam.transforms.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, to_table
+from moondream_beam.transforms.uris import shown
 
 SPLIT, LABEL = pa.field("split", pa.string()), pa.field("label", pa.int32())
 
@@ -100,6 +101,9 @@ def test_where_no_field_is_named_the_job_asks():
         (beam.Row(uri=None, thing="x"), "field uri is empty"),
         (beam.Row(uri="", thing="x"), "field uri is empty"),
         (beam.Row(uri="ftp://h/a.png", thing="x"), "ftp:// is none of"),
+        (beam.Row(uri="http://[h/a.png", thing="x"), "is no URL"),
+        (beam.Row(uri="file://[h/a.png", thing="x"), "Invalid"),
+        (beam.Row(uri="http://[h/a.png", thing="x", problem="told before"), "told before"),
         (beam.Row(uri="a.png", thing=None), "column thing is empty"),
         (beam.Row(uri="a.png", thing="x", problem="told before"), "told before"),
     ],
@@ -107,6 +111,11 @@ def test_where_no_field_is_named_the_job_asks():
 def test_a_row_that_can_not_be_asked_says_why(row, told):
     ref = to_ref(row, Asked((Query("{thing}"),)), "/")
     assert told in ref.problem and ref.tasks == (Query("{thing}"),)
+
+
+def test_the_password_of_a_row_that_is_no_picture_is_not_shown():
+    ref = to_ref(beam.Row(uri="ftp://me:hunter2@h/a.png?token=hunter2"), Asked((Query(),)), "/")
+    assert ref.problem and "hunter2" not in ref.problem + shown(ref.uri)
 
 
 def test_rows_without_a_picture_are_told_apart():

@@ -94,6 +94,18 @@ def test_two_columns_of_one_file_are_other_pictures_whatever_they_are_called(tmp
     assert [fetch(ref.uri) for ref in refs] == [picture(place) for place in range(len(names))]
 
 
+def test_a_value_that_python_can_not_have_spoils_its_row_only(tmp_path: Path) -> None:
+    moments = pa.array([1, 2**62, 3], pa.timestamp("us"))
+    pq.write_table(pa.table({"image": [b"x"] * 3, "when": moments}), tmp_path / "a.parquet")
+    columns = Columns(image="image", tasks=(Caption(),), kept=(pa.field("when", pa.timestamp("us")),))
+    refs = list(read_manifest(str(tmp_path / "a.parquet"), columns))
+    assert [(ref.uri[-2:], ref.problem[:40]) for ref in refs] == [
+        ("/1", ""),
+        ("#2", "a.parquet#2: a value can't be read: date"),
+        ("/3", ""),
+    ]
+
+
 @pytest.mark.parametrize(
     ("column", "complaint"),
     [

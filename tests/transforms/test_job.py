@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from pipes import collect
@@ -19,6 +20,7 @@ from PIL import Image
 from moondream_beam.models.tasks import Caption, Detect, Query, Sampling, Task
 from moondream_beam.transforms import job as module
 from moondream_beam.transforms.annotate import Annotate, annotate
+from moondream_beam.transforms.card import read_record
 from moondream_beam.transforms.job import AnnotateToParquet
 from moondream_beam.transforms.lease import claim
 from moondream_beam.transforms.plan import shard_of
@@ -239,12 +241,29 @@ def test_bad_arguments_are_refused_when_the_pipeline_is_built(
         AnnotateToParquet(tasks, Deaf(), output, **options)
 
 
+def test_an_output_in_a_folder_that_looks_like_a_pattern_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set[1]").mkdir()
+    monkeypatch.chdir(tmp_path / "set[1]")
+    for output in ("out", "file:///set%5B1%5D/out"):
+        with pytest.raises(ValueError, match=r"set\[1\]/out: choose a name without"):
+            AnnotateToParquet(TASKS, Echo(), output)
+
+
 def test_the_name_of_a_run_that_has_ended_is_refused(out: Path) -> None:
     (out / "runs").mkdir(parents=True)
     (out / "runs" / "one.json").touch()
     with pytest.raises(ValueError, match="run one: .* choose another"):
         AnnotateToParquet(TASKS, Echo(), str(out), run="one")
     AnnotateToParquet(TASKS, Echo(), str(out), run="two")
+
+
+def test_options_that_name_a_folder_that_is_no_utf8_are_recorded(photos: Path, out: Path) -> None:
+    odd = photos.rename(photos.with_name(os.fsdecode(b"caf\xe9")))
+    record = run(odd, out, run="one", about={"options": {"inputs": [str(odd)]}})
+    assert record["balanced"] and record["options"]["inputs"] == [f"{odd.parent}/caf?"]
+    assert read_record(str(out), "one") == record
 
 
 def test_rows_and_tokens_are_counted_for_whoever_asks_the_runner(photos: Path, out: Path) -> None:

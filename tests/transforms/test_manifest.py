@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from pipes import collect
 from typing import Any
@@ -85,6 +87,7 @@ def test_kept_columns_stand_beside_each_task(tmp_path: Path) -> None:
         ({"url": 3}, "no text"),
         ({"url": "ftp://h/a.jpg"}, "ftp://"),
         ({"url": "http://"}, "no host"),
+        ({"url": "\ud800.jpg"}, "half a character"),
         ({"url": "a.jpg", "n": "x", "what": "hat"}, "column n"),
         ({"url": "a.jpg", "n": 1, "what": " "}, "column what is empty"),
     ],
@@ -175,6 +178,32 @@ def test_an_output_with_other_columns_is_not_mixed(tmp_path: Path) -> None:
     annotate(path, tmp_path / "out", Columns("url", tasks=(Caption(),)), ["split"])
     with pytest.raises(ValueError, match="begun with kept columns split"):
         annotate(path, tmp_path / "out", Columns("url", tasks=(Caption(),)), [])
+    other = manifest(tmp_path, {"url": "a.png", "split": 3}, name="numbers.jsonl")
+    with pytest.raises(ValueError, match=r"begun with kept columns split \(string\): .* of the same types"):
+        annotate(other, tmp_path / "out", Columns("url", tasks=(Caption(),)), ["split"])
+
+
+def test_an_output_takes_all_kinds_of_kept_columns_again(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678)
+    kept: dict[str, tuple[Any, pa.DataType]] = {
+        "list": ([1, 2], pa.list_(pa.int8())),
+        "struct": ({"a": [{"b": "x"}]}, pa.struct({"a": pa.list_(pa.struct({"b": pa.string()}))})),
+        "moment": (moment, pa.timestamp("us", "Europe/Paris")),
+        "second": (moment, pa.timestamp("s")),
+        "large": ("x", pa.large_string()),
+        "map": ([("k", 1)], pa.map_(pa.string(), pa.int32())),
+        "tiny": (3, pa.uint8()),
+        "none": (None, pa.null()),
+        "day": (moment.date(), pa.date32()),
+        "money": (Decimal("1.20"), pa.decimal128(5, 2)),
+    }
+    table = {"url": ["a.png"], **{name: pa.array([value], kind) for name, (value, kind) in kept.items()}}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    columns = Columns("url", tasks=(Caption(),))
+    for done in (0, 1):
+        record = annotate(f"{tmp_path}/a.parquet", tmp_path / "out", columns, list(kept))
+        assert record["balanced"] and record["counts"]["done"] == done
 
 
 def test_names_that_are_no_utf8_pass(tmp_path: Path) -> None:

@@ -147,6 +147,13 @@ def test_no_pattern_is_refused() -> None:
         ReadImages()
 
 
+def test_an_archive_behind_a_url_is_refused_and_no_local_file_of_its_path_is_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(1024))
+    for url in (f"https://photos.example{tmp_path}/a.tar", f"http://photos.example{tmp_path}/a.TGZ"):
+        with pytest.raises(ValueError, match=r"photos\.example.*: archives are read from a disk or a bucket"):
+            ReadImages(url)
+
+
 def test_patterns_that_overlap_give_each_picture_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos)
     patterns = [str(photos), "summer", "*.jpg", "./odd/../a.jpg", f"odd/{NOT_UTF8}", "notes.txt"]

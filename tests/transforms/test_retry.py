@@ -46,3 +46,5 @@ def test_done_again_it_changes_nothing(path: Path, tmp_path: Path) -> None:
 def test_a_file_without_rows_is_no_more(path: Path, tmp_path: Path) -> None:
     assert forget(str(tmp_path), str(path), [f"f{index}" for index in range(10)]) == 10
     assert not path.exists()
+    assert forget(str(tmp_path), str(path), [f"f{index}" for index in range(10)]) == 0
+    assert not list(tmp_path.glob("_temporary/*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,32 @@ def test_words_that_are_no_utf8_are_not_kept_as_others(value: Any) -> None:
 
 def test_the_kind_is_told_by_the_name() -> None:
     assert [kind_of(name) for name in ("A.CSV", "a.jsonl.gz", "s3://b/x.parquet")] == [".csv", ".jsonl", ".parquet"]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.parquet"])
+def test_where_a_file_is_damaged_there_is_one_more_row_that_says_so(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    urls = [hashlib.sha256(str(index).encode()).hexdigest() for index in range(20_000)]
+    if name == "a.parquet":
+        pq.write_table(pa.table({"url": urls}), path, row_group_size=5000, use_dictionary=False, compression="zstd")
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 8] = bytes(8)
+    else:
+        lines = ["url", *urls] if name == "a.csv.gz" else [json.dumps({"url": url}) for url in urls]
+        content = bytearray(gzip.compress("\n".join(lines).encode())[:-50_000])
+    path.write_bytes(content)
+    *rows, last = read_rows(str(path), ["url"])
+    assert 1000 < len(rows) < len(urls) and [row.values["url"] for row in rows] == urls[: len(rows)]
+    assert last.problem.startswith("the file is broken from here on: ") and last.number == rows[-1].number + 1
+
+
+def test_a_value_that_python_can_not_have_spoils_its_row_only(tmp_path: Path) -> None:
+    moments = pa.array([1, 2**62, 3], pa.timestamp("us"))
+    texts = pa.array([b"a", b"b", b"\xff"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"when": moments, "url": texts}), tmp_path / "a.parquet")
+    rows = list(read_rows(str(tmp_path / "a.parquet"), ["when", "url"]))
+    assert [(row.number, row.values.get("url"), row.problem[:23]) for row in rows] == [
+        (1, "a", ""),
+        (2, None, "a value can't be read: "),
+        (3, None, "a value can't be read: "),
+    ]

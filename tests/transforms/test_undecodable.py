@@ -30,8 +30,8 @@ for path in Path(sys.argv[1]).iterdir():
     try:
         decode(path.read_bytes())
         print(path.name, "decoded", sep=" = ")
-    except UndecodableError as error:
-        print(path.name, repr(str(error)).replace(" = ", "")[1:], sep=" = ")
+    except (UndecodableError, MemoryError) as error:
+        print(path.name, repr(error).replace(" = ", ""), sep=" = ")
 """
 
 

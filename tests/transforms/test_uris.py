@@ -47,12 +47,14 @@ def test_the_name_in_a_bucket_is_taken_as_it_is() -> None:
         ("http://example.org/a.jpg\r\nHost: other", "control"),
         ("http://example.org\\@other/a.jpg", "control"),
         ("https://me:hunter2@example.org/a.jpg", "password"),
+        ("https://me:hunter2@ex\u2100mple.org/a.jpg", "no URL"),
         ("s3://bucket", "no bucket"),
         ("s3:///a.jpg", "no bucket"),
         ("data:image/png;base64", "comma"),
         ("a\0.jpg", "null"),
+        ("a\ud800.jpg", "half a character"),
+        ("https://example.org/\udfff.jpg", "half a character"),
         ("file://", "no path"),
-        ("\ud800.jpg", "half of a surrogate pair"),
     ],
 )
 def test_what_can_be_no_uri_is_told(uri: str, complaint: str) -> None:
@@ -67,6 +69,7 @@ def test_what_can_be_no_uri_is_told(uri: str, complaint: str) -> None:
         ("/a?sig=1.jpg", "/a?sig=1.jpg"),
         ("https://h/a.jpg?w=3#x", "https://h/a.jpg?w=3#x"),
         ("https://h/a?key=1&", "https://h/a?key=1&"),
+        ("https://h/a?design=1&author=me&keyword=x", "https://h/a?design=1&author=me&keyword=x"),
         ("https://me:hunter2@h/a.jpg", "https://h/a.jpg"),
         ("https://h/a.jpg?X-Amz-Date=1&X-Amz-Signature=hunter2", "https://h/a.jpg"),
         ("https://h/a.jpg?w=3&X-Goog-Signature=hunter2&q=1", "https://h/a.jpg?w=3&q=1"),
@@ -77,8 +80,10 @@ def test_a_password_and_the_signature_of_a_signed_url_are_not_shown(uri: str, se
 
 
 def test_of_a_token_a_digest_is_shown_since_it_may_tell_pictures_apart() -> None:
-    one, two = (shown(f"https://h/a?token={token}") for token in ("hunter2", "hunter3"))
-    assert one != two and "hunter" not in one + two
+    for name in ("token", "private_token", "x-api-key", "client_secret", "q-signature", "auth_key", "Password"):
+        one, two = (shown(f"https://h/a?w=1&{name}={token}&h=2") for token in ("hunter2", "hunter3"))
+        assert one != two and "hunter" not in one + two
+        assert one.startswith(f"https://h/a?w=1&{name}=sha256:") and one.endswith("&h=2")
 
 
 def test_a_data_uri_is_shown_by_its_digest() -> None:
