@@ -152,7 +152,10 @@ def _within(seconds: float, end: float) -> float:
 
 
 def _redirected(url: str, location: str) -> str:
-    target = urljoin(url, location)
+    # Headers come as Latin-1, and most servers that leave letters as they are mean UTF-8. Some leave spaces too.
+    with contextlib.suppress(UnicodeError):
+        location = location.encode("latin-1").decode()
+    target = urljoin(url, location.replace(" ", "%20"))
     if scheme_of(target) not in WEB or (scheme_of(url) == "https" and scheme_of(target) == "http"):
         raise FetchError(
             Fault("RedirectError", f"redirects from {scheme_of(url)} to {scheme_of(target)} are not followed")

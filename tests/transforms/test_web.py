@@ -50,6 +50,20 @@ def test_letters_beyond_ascii_are_sent_in_their_escaped_form() -> None:
     assert headers["host"] == f"xn--bcher-kva.example:{server.server_port}"
 
 
+@pytest.mark.parametrize("location", ["/deep/a b/é.jpg?q=ü", "a b/é.jpg?q=ü", "/deep/a%20b/%C3%A9.jpg?q=%C3%BC"])
+def test_a_redirect_is_followed_as_its_server_means_it(location: str) -> None:
+    def answer(visit: Visit) -> None:
+        if visit.path == "/deep/start":
+            # On the wire headers are bytes, and most servers send those of UTF-8.
+            visit.reply(status=302, Location=location.encode().decode("latin-1"))
+        else:
+            ok(visit)
+
+    with serving(answer) as server:
+        assert read(f"{server.url}/deep/start") == b"picture"
+    assert server.asked[1][0] == "/deep/a%20b/%C3%A9.jpg?q=%C3%BC"
+
+
 @pytest.mark.parametrize("trouble", [status(500), status(503), status(429), hang_up, half])
 def test_what_passes_is_tried_again(trouble: Any) -> None:
     with serving(in_turn(trouble, trouble, ok)) as server:
