@@ -80,12 +80,13 @@ class Web:
         parts, scheme = urlsplit(url), scheme_of(url)
         usual = 443 if scheme == "https" else 80
         port = parts.port or usual
+        shown_host = f"[{host}]" if ":" in host else host
+        name = shown_host if port == usual else f"{shown_host}:{port}"
         proxy = getproxies().get(scheme)
         if proxy and not proxy_bypass(host):
             pool = self._through_proxy(proxy, host, port, scheme)
-            return _get(pool, url if scheme == "http" else _target(url), self.headers, end)
-        shown_host = f"[{host}]" if ":" in host else host
-        headers = {**self.headers, "Host": shown_host if port == usual else f"{shown_host}:{port}"}
+            return _get(pool, f"http://{name}{_target(url)}" if scheme == "http" else _target(url), self.headers, end)
+        headers = {**self.headers, "Host": name}
         # Looked up once: asked again, the name server may say something else. The name is still what the certificate
         # must bear.
         named = {"server_hostname": host} if scheme == "https" else {}
