@@ -53,10 +53,13 @@ class Web:
         """
         for _ in range(MAX_REDIRECTS + 1):
             host = _host(check_uri(url))
-            with self.gates.through(host), _told_plainly(host, end), self._response(url, host, end) as response:
-                location = response.headers.get("Location")
-                if response.status not in REDIRECTS or not location:
-                    return _content(response, host, limit, end)
+            with self.gates.through(host) as waited:
+                # A host that is given so much time is not late where others had their turn.
+                end += waited
+                with _told_plainly(host, end), self._response(url, host, end) as response:
+                    location = response.headers.get("Location")
+                    if response.status not in REDIRECTS or not location:
+                        return _content(response, host, limit, end)
             url = _redirected(url, location)
         raise FetchError(Fault("RedirectError", f"more than {MAX_REDIRECTS} redirects"))
 

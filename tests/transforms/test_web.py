@@ -8,6 +8,7 @@ import pickle
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import format_datetime
 from typing import Any
 
@@ -220,6 +221,17 @@ def test_one_host_is_asked_for_so_many_at_once() -> None:
             thread.join()
     assert len(server.asked) == 20 and 2 <= most <= web.CONNECTIONS_PER_HOST
     assert not fetcher.clients.web(True).gates.inside
+
+
+def test_who_waits_for_a_turn_at_a_host_loses_no_time_to_ask_it() -> None:
+    def slow(visit: Visit) -> None:
+        time.sleep(0.4)
+        visit.reply(b"x")
+
+    with serving(slow) as server:
+        fetcher = Fetcher(allow_private_addresses=True, patience=Patience(tries=1, seconds=1.0))
+        with ThreadPoolExecutor(4 * web.CONNECTIONS_PER_HOST) as pool:
+            assert list(pool.map(fetcher, [server.url] * 4 * web.CONNECTIONS_PER_HOST)) == [b"x"] * 24
 
 
 def test_a_connection_serves_again() -> None:
