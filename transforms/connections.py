@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,13 +25,14 @@ class Gates:
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def through(self, host: str) -> Iterator[None]:
-        """Wait for one's turn; the turn ends with the block."""
+    def through(self, host: str) -> Iterator[float]:
+        """Wait for one's turn, which ends with the block; how many seconds that took."""
+        came = time.monotonic()
         with self._changed:
             self._changed.wait_for(lambda: self.inside[host] < self.width)
             self.inside[host] += 1
         try:
-            yield
+            yield time.monotonic() - came
         finally:
             with self._changed:
                 self.inside[host] -= 1

@@ -53,10 +53,13 @@ class Web:
         """
         for _ in range(MAX_REDIRECTS + 1):
             host = _host(check_uri(url))
-            with self.gates.through(host), _told_plainly(host, end), self._response(url, host, end) as response:
-                location = response.headers.get("Location")
-                if response.status not in REDIRECTS or not location:
-                    return _content(response, host, limit, end)
+            with self.gates.through(host) as waited:
+                # A host that is given so much time is not late where others had their turn.
+                end += waited
+                with _told_plainly(host, end), self._response(url, host, end) as response:
+                    location = response.headers.get("Location")
+                    if response.status not in REDIRECTS or not location:
+                        return _content(response, host, limit, end)
             url = _redirected(url, location)
         raise FetchError(Fault("RedirectError", f"more than {MAX_REDIRECTS} redirects"))
 
@@ -80,12 +83,13 @@ class Web:
         parts, scheme = urlsplit(url), scheme_of(url)
         usual = 443 if scheme == "https" else 80
         port = parts.port or usual
+        shown_host = f"[{host}]" if ":" in host else host
+        name = shown_host if port == usual else f"{shown_host}:{port}"
         proxy = getproxies().get(scheme)
         if proxy and not proxy_bypass(host):
             pool = self._through_proxy(proxy, host, port, scheme)
-            return _get(pool, url if scheme == "http" else _target(url), self.headers, end)
-        shown_host = f"[{host}]" if ":" in host else host
-        headers = {**self.headers, "Host": shown_host if port == usual else f"{shown_host}:{port}"}
+            return _get(pool, f"http://{name}{_target(url)}" if scheme == "http" else _target(url), self.headers, end)
+        headers = {**self.headers, "Host": name}
         # Looked up once: asked again, the name server may say something else. The name is still what the certificate
         # must bear.
         named = {"server_hostname": host} if scheme == "https" else {}
@@ -152,7 +156,10 @@ def _within(seconds: float, end: float) -> float:
 
 
 def _redirected(url: str, location: str) -> str:
-    target = urljoin(url, location)
+    # Headers come as Latin-1, and most servers that leave letters as they are mean UTF-8. Some leave spaces too.
+    with contextlib.suppress(UnicodeError):
+        location = location.encode("latin-1").decode()
+    target = urljoin(url, location.replace(" ", "%20"))
     if scheme_of(target) not in WEB or (scheme_of(url) == "https" and scheme_of(target) == "http"):
         raise FetchError(
             Fault("RedirectError", f"redirects from {scheme_of(url)} to {scheme_of(target)} are not followed")

@@ -8,6 +8,7 @@ import pickle
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import format_datetime
 from typing import Any
 
@@ -48,6 +49,20 @@ def test_letters_beyond_ascii_are_sent_in_their_escaped_form() -> None:
     ((path, headers),) = server.asked
     assert path == "/%E5%A4%8F/50%25.jpg?q=%C3%A9"
     assert headers["host"] == f"xn--bcher-kva.example:{server.server_port}"
+
+
+@pytest.mark.parametrize("location", ["/deep/a b/é.jpg?q=ü", "a b/é.jpg?q=ü", "/deep/a%20b/%C3%A9.jpg?q=%C3%BC"])
+def test_a_redirect_is_followed_as_its_server_means_it(location: str) -> None:
+    def answer(visit: Visit) -> None:
+        if visit.path == "/deep/start":
+            # On the wire headers are bytes, and most servers send those of UTF-8.
+            visit.reply(status=302, Location=location.encode().decode("latin-1"))
+        else:
+            ok(visit)
+
+    with serving(answer) as server:
+        assert read(f"{server.url}/deep/start") == b"picture"
+    assert server.asked[1][0] == "/deep/a%20b/%C3%A9.jpg?q=%C3%BC"
 
 
 @pytest.mark.parametrize("trouble", [status(500), status(503), status(429), hang_up, half])
@@ -206,6 +221,17 @@ def test_one_host_is_asked_for_so_many_at_once() -> None:
             thread.join()
     assert len(server.asked) == 20 and 2 <= most <= web.CONNECTIONS_PER_HOST
     assert not fetcher.clients.web(True).gates.inside
+
+
+def test_who_waits_for_a_turn_at_a_host_loses_no_time_to_ask_it() -> None:
+    def slow(visit: Visit) -> None:
+        time.sleep(0.4)
+        visit.reply(b"x")
+
+    with serving(slow) as server:
+        fetcher = Fetcher(allow_private_addresses=True, patience=Patience(tries=1, seconds=1.0))
+        with ThreadPoolExecutor(4 * web.CONNECTIONS_PER_HOST) as pool:
+            assert list(pool.map(fetcher, [server.url] * 4 * web.CONNECTIONS_PER_HOST)) == [b"x"] * 24
 
 
 def test_a_connection_serves_again() -> None:

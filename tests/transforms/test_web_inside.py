@@ -197,8 +197,9 @@ def test_a_proxy_of_the_environment_is_used_and_given_its_password(monkeypatch: 
     with serving(ok) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//me:hunter2@"))
         assert Fetcher(patience=QUICK)("http://photos.example/a.jpg?x=1") == b"picture"
-    ((path, headers),) = proxy.asked
-    assert path == "http://photos.example/a.jpg?x=1"
+        assert Fetcher(patience=QUICK)("http://bücher.example:8080?x=1#there") == b"picture"
+    (path, headers), (other, _) = proxy.asked
+    assert (path, other) == ("http://photos.example/a.jpg?x=1", "http://xn--bcher-kva.example:8080/?x=1")
     assert headers["proxy-authorization"].startswith("Basic ") and headers["host"] == "photos.example"
 
 
