@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import select
+import signal
 import subprocess
 import threading
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
+    BeamFnControlServicer,
     ControlFuture,
     GrpcWorkerHandler,
     WorkerHandler,
@@ -126,9 +128,12 @@ class Worker(GrpcWorkerHandler):
             "CONTROL_API_SERVICE_DESCRIPTOR": _descriptor(self.control_address),
             "LOGGING_API_SERVICE_DESCRIPTOR": _descriptor(f"localhost:{log_port}"),
         }
+        # Ctrl-C reaches every process of a terminal: it waits at the door of this one, which will pass it over.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self.process = subprocess.Popen(self.crew.command, env=environment, pass_fds=[beats])
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(beats)
         self._watcher = threading.Thread(target=self._watch, args=(log_server,), name="watch", daemon=True)
         self._watcher.start()
@@ -136,6 +141,9 @@ class Worker(GrpcWorkerHandler):
     def close(self) -> None:
         """End it: it is told, and killed if it takes too long."""
         self._closing.set()
+        if self.control_conn._state == BeamFnControlServicer.UNSTARTED_STATE:
+            # It has not come up, and would look for this process for a minute.
+            self.process.kill()
         try:
             super().close()
         except grpc.RpcError:

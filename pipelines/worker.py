@@ -6,6 +6,7 @@ environment, and this process its number among those that share out the GPUs.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import logging
 import os
@@ -29,7 +30,10 @@ def main() -> None:
     setattr(sdk_worker, "print", _say_nothing)  # noqa: B010
     # Ctrl-C reaches every process of a terminal; what follows from it is for the one that was started to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     sdk_worker_main.main(sys.argv)
+    # A run that was interrupted leaves threads in the model: Python would abort, with a dump, as it ends beneath them.
+    atexit.register(os._exit, 0)
 
 
 def _say_nothing(*args: object, **options: object) -> None:

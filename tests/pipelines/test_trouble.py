@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from launcher import PATIENCE, Launcher
 from ledger import ids
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 
-BUSY = 2
+BUSY, INTERRUPTED = 2, 130
 
 
 @pytest.fixture
@@ -109,6 +110,31 @@ def test_workers_that_outlive_their_command_write_nothing_twice(tmp_path, words,
     time.sleep(1)
     assert len(ids(out)) == 60
     assert not (out / "_temporary").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_workers_are_at_work_is_told_in_one_line(tmp_path, words, launcher: Launcher) -> None:
+    process, end = launcher.start(*words, "--workers", 2), time.monotonic() + PATIENCE
+    while not list(tmp_path.glob("out/data/*.parquet")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(process, signal.SIGINT)
+    assert launcher.ended(process) == INTERRUPTED
+    assert launcher.said().splitlines()[1:] == ["interrupted; the same command goes on where this one stopped"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_workers_come_up_is_told_in_one_line_at_once(words, launcher: Launcher) -> None:
+    process = launcher.start(*words, "--workers", 2, ENDING_SECONDS=PATIENCE)
+    began = time.monotonic()
+    while len(psutil.Process(process).children()) < 2:
+        assert time.monotonic() < began + PATIENCE
+        time.sleep(0.01)
+    os.killpg(process, signal.SIGINT)
+    interrupted = time.monotonic()
+    assert launcher.ended(process) == INTERRUPTED
+    assert time.monotonic() < interrupted + PATIENCE / 2
+    assert launcher.said().splitlines()[1:] == ["interrupted; the same command goes on where this one stopped"]
 
 
 @pytest.mark.slow
