@@ -62,7 +62,7 @@ class Again:
         Raises:
             OSError: its archive can't be read, has nothing of that name, or is not searched.
         """
-        written = home_of(uri)
+        written = archive_of(uri)
         if not written:
             return local_path(uri)
         file, name = local_path(written), uri[len(written) + len(SEPARATOR) :]
@@ -120,7 +120,7 @@ class Again:
         return front
 
 
-def home_of(uri: str) -> str:
+def archive_of(uri: str) -> str:
     """The archive or Parquet file inside of which a picture lies, by its URI; empty where that names none."""
     if scheme_of(uri) not in (LOCAL, *BUCKETS):
         return ""

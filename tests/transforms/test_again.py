@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moondream_beam.transforms.again import Again, SearchTakesLongError, home_of, is_kept
+from moondream_beam.transforms.again import Again, SearchTakesLongError, archive_of, is_kept
 from moondream_beam.transforms.archives import list_members
 from moondream_beam.transforms.embedded import list_pictures
 from moondream_beam.transforms.fetch import Fetcher
@@ -109,7 +109,7 @@ def test_after_so_many_seconds_no_archive_is_searched(tmp_path):
     ],
 )
 def test_the_home_of_a_place_is_told_by_its_name(uri, expected):
-    assert home_of(uri) == expected
+    assert archive_of(uri) == expected
 
 
 def test_a_row_keeps_the_place_of_a_picture_but_none_that_holds_it():

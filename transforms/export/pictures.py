@@ -9,7 +9,7 @@ from hashlib import sha256
 from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
-from ..again import Again, home_of, is_kept
+from ..again import Again, archive_of, is_kept
 from ..decode import open_picture
 from ..homes import in_order
 from ..load import Fetch
@@ -59,7 +59,7 @@ def _as_they_lie(rows: Iterable[dict[str, Any]], again: Again) -> Iterator[dict[
         except (OSError, ValueError, RuntimeError):
             return ("", 0, 0)
 
-    groups = groupby(rows, key=lambda row: home_of(row["uri"]))
+    groups = groupby(rows, key=lambda row: archive_of(row["uri"]))
     return chain.from_iterable(sorted(group, key=where) if home else group for home, group in groups)
 
 
