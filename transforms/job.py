@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from .card import describe, record_path, write_card, write_record
 from .dedup import forget_names
 from .fetch import Fetcher
 from .lease import give_up, held, lost
-from .output import anchor, is_there
+from .output import anchor, is_local, is_there
 from .paid import Noted, keep_beside, stopping_when_refused
 from .plan import PlanShards, Shard
 from .progress import ProgressNotes
@@ -77,6 +78,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         self.output = anchor(output)
+        if is_local(self.output) and os.path.exists(self.output) and not os.path.isdir(self.output):
+            raise ValueError(f"output {output}: this is a file; choose a folder, new or not")
         if run and is_there(record_path(self.output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))
