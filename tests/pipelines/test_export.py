@@ -38,6 +38,13 @@ def test_a_condition_chooses_rows(out, tmp_path, command):
     assert status == 0 and len(json.loads((tmp_path / "coco.json").read_text())["annotations"]) == 2
 
 
+def test_rows_that_can_not_be_read_are_told_in_one_line(out, tmp_path, command):
+    (out / "data" / "part-two-0.parquet").write_bytes(b"no Parquet")
+    status, said, complained = command("export", out, "--to", "jsonl", tmp_path / "new")
+    assert (status, said) == (2, "") and len(complained.splitlines()) == 1
+    assert f"{out} can't be read" in complained and "part-two-0.parquet" in complained
+
+
 @pytest.mark.parametrize(
     "words, cure",
     [
