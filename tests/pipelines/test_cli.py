@@ -28,6 +28,7 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
         ((*GOOD, "--query", " "), "the prompt is empty"),
         ((*GOOD, "--query", "caf\udce9"), "write it in UTF-8"),
         ((*GOOD, "--output", "caf\udce9"), "choose a name in UTF-8"),
+        ((*GOOD, "--prompts", "no\nwhere.txt"), "can't read no where.txt"),
         ((*GOOD, "--prompts", "nowhere.txt"), "can't read nowhere.txt"),
         ((*GOOD, "--caption", "--caption"), "asked twice"),
         ((*GOOD, "--device", "abacus"), "choose auto, cpu, cuda"),
