@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from .card import describe, record_path, write_card, write_record
 from .dedup import forget_names
 from .fetch import Fetcher
 from .lease import give_up, held, lost
-from .output import anchor, is_local, is_there
+from .output import is_there, place_for_rows
 from .paid import Noted, keep_beside, stopping_when_refused
 from .plan import PlanShards, Shard
 from .progress import ProgressNotes
@@ -31,7 +30,6 @@ from .pulse import Pulse
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_want_of_memory, telling_what_failed
 from .summary import Count, Summary, sum_summaries
-from .uris import as_written
 from .write import ShardWriter, check_kept
 
 SHARD_SIZE = 1000
@@ -71,15 +69,9 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
     ) -> None:
         super().__init__()
         check_tasks(tasks, annotator)
-        if set(output) & set("*?["):
-            raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
-        if as_written(output) != output:
-            raise ValueError(f"output {as_written(output)}: choose a name in UTF-8, as not all readers take others")
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
-        self.output = anchor(output)
-        if is_local(self.output) and os.path.exists(self.output) and not os.path.isdir(self.output):
-            raise ValueError(f"output {output}: this is a file; choose a folder, new or not")
+        self.output = place_for_rows(output)
         if run and is_there(record_path(self.output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))

@@ -13,7 +13,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from .stores import require_client
-from .uris import BUCKETS, LOCAL, path_of, scheme_of
+from .uris import BUCKETS, LOCAL, as_written, path_of, scheme_of
 
 
 def move(source: str, target: str) -> None:
@@ -72,6 +72,23 @@ def anchor(output: str) -> str:
         raise ValueError(f"output {output}: rows go to a folder, or to one of s3://, gs://, azfs:// and hdfs://")
     require_client(scheme)
     return output
+
+
+def place_for_rows(output: str) -> str:
+    """An output that can be written to, anchored.
+
+    Raises:
+        ValueError: it has a name that readers don't take, is a file, or is where Beam can't write.
+        RuntimeError: the client for it is not installed.
+    """
+    if set(output) & set("*?["):
+        raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
+    if as_written(output) != output:
+        raise ValueError(f"output {as_written(output)}: choose a name in UTF-8, as not all readers take others")
+    place = anchor(output)
+    if is_local(place) and os.path.exists(place) and not os.path.isdir(place):
+        raise ValueError(f"output {output}: this is a file; choose a folder, new or not")
+    return place
 
 
 def temporary_folder(output: str) -> str:
