@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import re
 import sys
 from collections.abc import Sequence
 
@@ -18,8 +19,9 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; the exit status: 0 done, 1 too many failures, 2 bad arguments or nothing could start."""
-    parser = build_parser()
-    args, others = parser.parse_known_args(argv)
+    parser, words = build_parser(), list(sys.argv[1:] if argv is None else argv)
+    refuse_empty(parser, words)
+    args, others = parser.parse_known_args(words)
     if not faulthandler.is_enabled():
         # A decoder in C that crashes takes the process with it: let it at least say where.
         faulthandler.enable()
@@ -37,6 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return INTERRUPTED
+
+
+def refuse_empty(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """End where a word is empty, as "$OUT" is when nobody has set it: as a folder it would mean the one we are in."""
+    for before, word in zip(("moondream-beam", *words), words, strict=False):
+        if not word or re.fullmatch("--[a-z_-]+=", word):
+            place = f"for {word[:-1]}" if word else f"after {before}"
+            parser.error(f"nothing is given {place}: say what, or leave it out")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..transforms.dataset import Dataset
+from ..transforms.dataset import Dataset, telling_what_cant_be_read
 from ..transforms.export.formats import FORMATS, SHARES_NAME
 from ..transforms.export.targets import place
 from ..transforms.export.wide import Selection
@@ -42,14 +42,16 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """Run the command; the exit status: 1 where a picture is left out that should be there, or a text has not its name.
 
     Raises:
-        CannotStartError: unknown arguments, no output there, a destination that is taken, or no row left.
+        CannotStartError: unknown arguments, no output there, one that can't be read, a destination that is taken,
+            or no row left.
     """
     with starting():
         no_others(args, others)
         destination = place(args.destination)
-        dataset = Dataset(args.output)
+        with telling_what_cant_be_read(args.output):
+            dataset = Dataset(args.output)
     with dataset:
-        with starting():
+        with starting(), telling_what_cant_be_read(args.output):
             selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
             left = FORMATS[args.to](selection, destination, Fetcher(args.allow_private_addresses))
         print(f"{selection.pictures} pictures, {selection.answers} answers chosen, as {args.to} in {destination}")

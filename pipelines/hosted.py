@@ -49,6 +49,8 @@ def check_hosted(args: argparse.Namespace) -> None:
         for option in PAID_OPTIONS:
             if getattr(args, option):
                 raise ValueError(f"--{option.replace('_', '-')} is for a hosted API: name one with --backend")
+    if args.max_cost is not None and not 0 < args.max_cost < math.inf:
+        raise ValueError(f"--max-cost {args.max_cost}: give more than 0 dollars, or leave it out")
     if args.max_cost is not None and args.runner != LOCAL:
         raise ValueError("--max-cost counts the workers of this machine; other runners have more than it knows of")
 

@@ -6,9 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import duckdb
-
-from ..transforms.dataset import Dataset
+from ..transforms.dataset import Dataset, telling_what_cant_be_read
 from ..transforms.fetch import Fetcher
 from ..transforms.output import is_local, remove_temporary_folder, write_whole
 from ..transforms.patience import Patience
@@ -47,10 +45,8 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """
     with starting():
         no_others(args, others)
-        try:
+        with telling_what_cant_be_read(args.output):
             path = write_report(Dataset(args.output), _fetcher(args))
-        except duckdb.Error as error:
-            raise ValueError(f"{args.output} can't be read: {_in_a_line(error)}") from error
     print(path)
     return 0
 

@@ -19,7 +19,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with that line."""
-        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {in_a_line(message)}; see {self.prog} --help\n")
 
 
 @contextlib.contextmanager
@@ -28,7 +28,12 @@ def starting() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        raise CannotStartError(str(error)) from error
+        raise CannotStartError(in_a_line(str(error))) from error
+
+
+def in_a_line(message: str) -> str:
+    """A message in one line, whatever words of others are in it."""
+    return " ".join(message.splitlines())
 
 
 def no_others(args: argparse.Namespace, others: Sequence[str]) -> None:

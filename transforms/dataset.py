@@ -5,6 +5,7 @@ No pandas, no whole table in memory: an output may hold a billion rows.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -98,6 +99,20 @@ class Dataset:
     def records(self) -> list[dict[str, Any]]:
         """The records of the runs that have ended, the oldest first."""
         return read_records(self.output)
+
+
+@contextlib.contextmanager
+def telling_what_cant_be_read(output: str) -> Iterator[None]:
+    """Within this block, what DuckDB can't do is told as what is wrong with the output.
+
+    Raises:
+        ValueError: its files can't be read.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        # Its first line says what; the others quote our query.
+        raise ValueError(f"{output} can't be read: {str(error).splitlines()[0]}") from error
 
 
 def read_records(output: str) -> list[dict[str, Any]]:

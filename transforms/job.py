@@ -22,7 +22,7 @@ from .card import describe, record_path, write_card, write_record
 from .dedup import forget_names
 from .fetch import Fetcher
 from .lease import give_up, held, lost
-from .output import anchor, check_output, is_there
+from .output import is_there, place_for_rows
 from .paid import Noted, keep_beside, scope_of, stopping_when_refused
 from .plan import PlanShards, Shard
 from .progress import ProgressNotes
@@ -72,8 +72,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         check_tasks(tasks, annotator)
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
-        self.output = anchor(output)
-        check_output(self.output)
+        self.output = place_for_rows(output)
         if run and is_there(record_path(self.output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))

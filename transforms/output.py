@@ -56,18 +56,6 @@ def is_local(output: str) -> bool:
     return FileSystems.get_scheme(output) is None
 
 
-def check_output(output: str) -> None:
-    """Refuse an output that can't be found again, or not by all who read it, by its name or by a folder's around it.
-
-    Raises:
-        ValueError: its name means a pattern, or is no UTF-8.
-    """
-    if set(output) & set("*?["):
-        raise ValueError(f"output {output}: choose a name without *, ? and [, which mean a pattern")
-    if as_written(output) != output:
-        raise ValueError(f"output {as_written(output)}: choose a name in UTF-8, as not all readers take others")
-
-
 def anchor(output: str) -> str:
     """An output that means the same in whatever folder a worker runs: a local path made absolute, a URL as it is.
 
@@ -84,6 +72,25 @@ def anchor(output: str) -> str:
         raise ValueError(f"output {output}: rows go to a folder, or to one of s3://, gs://, azfs:// and hdfs://")
     require_client(scheme)
     return output
+
+
+def place_for_rows(output: str) -> str:
+    """An output that can be written to, anchored.
+
+    Raises:
+        ValueError: its name, or that of a folder around it, is none that readers take; it is a file, or where Beam
+            can't write.
+        RuntimeError: the client for it is not installed.
+    """
+    place = anchor(output)
+    # Nothing would be found there, and all be asked again.
+    if set(place) & set("*?["):
+        raise ValueError(f"output {place}: choose a name without *, ? and [, which mean a pattern")
+    if as_written(place) != place:
+        raise ValueError(f"output {as_written(place)}: choose a name in UTF-8, as not all readers take others")
+    if is_local(place) and os.path.exists(place) and not os.path.isdir(place):
+        raise ValueError(f"output {output}: this is a file; choose a folder, new or not")
+    return place
 
 
 def temporary_folder(output: str) -> str:
