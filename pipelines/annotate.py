@@ -18,6 +18,7 @@ from ..transforms.card import read_record
 from ..transforms.lease import claim, claimed
 from ..transforms.output import anchor
 from ..transforms.progress import ProgressNotes
+from ..transforms.records import KEY_DIGITS
 from ..transforms.stop import stop_reason
 from .cluster import add_cluster_options, check_cluster, hints_of, is_dry, run_of, say_of_runner, sliced
 from .gpus import gpus_of
@@ -59,9 +60,10 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
     job = job_of(args, inputs, annotator_of(args, threads_of(args) if here else None, here=here), run)
     refs = inputs.read(pipeline)
     if args.limit is not None:
+        # From the middle of their names on: the first digits draw the slice, and the last ones the shard.
         refs = (
             refs
-            | "Limit" >> Top.Smallest(args.limit, key=lambda ref: ref.key)
+            | "Limit" >> Top.Smallest(args.limit, key=lambda ref: ref.key[KEY_DIGITS // 2 :] + ref.key)
             | "Each" >> beam.FlatMap(lambda chosen: chosen)
         )
     sliced(refs, args) | "Annotate" >> job.with_resource_hints(**hints_of(args))

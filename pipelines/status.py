@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -71,12 +73,18 @@ def keep_telling(watch: Watch, seconds: float, stream: TextIO) -> None:
         runs = watch.look()
         lines = told(runs)
         if lines != before:
-            up = f"\x1b[{len(before)}F\x1b[J" if before and stream.isatty() else ""
+            up = f"\x1b[{height(before, stream)}F\x1b[J" if before and stream.isatty() else ""
             print(up + "\n".join(lines), file=stream, flush=True)
         if all(run.state != "running" for run in runs):
             return
         before = lines
         time.sleep(seconds)
+
+
+def height(lines: Sequence[str], terminal: TextIO) -> int:
+    """How many rows of a terminal these lines take, which wraps those that are longer than it is wide."""
+    columns = os.get_terminal_size(terminal.fileno()).columns or sys.maxsize
+    return sum(max(1, math.ceil(len(line) / columns)) for line in lines)
 
 
 def told(runs: Sequence[RunStatus], now: datetime | None = None) -> list[str]:
@@ -95,7 +103,8 @@ def in_words(run: RunStatus, now: datetime) -> str:
     """How far a run is."""
     words = [f"{run.state}:", f"{run.rows:,}"]
     if run.planned:
-        words.append(f"of {run.planned.pending:,} answers ({share(run.rows, run.planned.pending)}),")
+        part = f" ({share(run.rows, run.planned.pending)})" if run.planned.pending else ""
+        words.append(f"of {run.planned.pending:,} answers{part},")
     else:
         words.append("answers,")
     words.append(f"{run.failures:,} errors")

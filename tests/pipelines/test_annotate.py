@@ -82,6 +82,17 @@ def test_a_limit_takes_the_same_pictures_each_time(pictures, tmp_path, command):
     assert chosen[0] == chosen[1] and len(chosen[0]) == 2
 
 
+def test_a_limit_leaves_each_slice_its_part(pictures, tmp_path, command):
+    for copy in range(40):
+        (pictures / f"copy-{copy}.png").hardlink_to(pictures / "a.png")
+    words = ("--model", "tiny", "--caption", "short", "--limit", "20", "--output", tmp_path / "out", "--no-report")
+    parts = []
+    for number in (0, 1):
+        command("annotate", pictures, *words, "--slice", f"{number}/2")
+        parts.append(sum(len(rows(tmp_path / "out", kind)) for kind in ("data", "errors")))
+    assert 0 < parts[0] < parts[1] == 20
+
+
 def test_a_run_leaves_its_record_and_no_temporary_file(pictures, tmp_path, command):
     out = tmp_path / "out"
     command("annotate", pictures, "--model", "tiny", "--output", out, "--caption", "--temperature", "0")

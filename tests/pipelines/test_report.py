@@ -6,12 +6,14 @@ import argparse
 import re
 from html.parser import HTMLParser
 
+import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
 from outputs import HOSTILE, publish, record, troubled
 from PIL import Image
 from rows import annotation, failure
 
+from moondream_beam import AnnotateToParquet, Caption, Moondream, ReadImages
 from moondream_beam.pipelines import report
 from moondream_beam.pipelines.page.render import render
 from moondream_beam.transforms import figures
@@ -178,6 +180,13 @@ def test_annotate_ends_with_a_report_unless_told(pictures, tmp_path, command):
     assert "b.jpg" in (tmp_path / "out" / "report.html").read_text()
     status, said, _ = command(*words, tmp_path / "bare", "--no-report")
     assert status == 0 and "report" not in said and not (tmp_path / "bare" / "report.html").exists()
+
+
+def test_an_output_of_somebodys_own_pipeline_has_a_report_as_well(pictures, tmp_path, command):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | ReadImages(str(pictures)) | AnnotateToParquet([Caption("short")], Moondream("tiny"), str(tmp_path))
+    assert command("report", tmp_path) == (0, f"{tmp_path}/report.html\n", "")
+    assert "Options" not in Page((tmp_path / "report.html").read_text()).text
 
 
 def test_a_report_that_fails_does_not_fail_the_run(pictures, tmp_path, command):

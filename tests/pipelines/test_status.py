@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import struct
+import termios
 import threading
 from datetime import datetime, timedelta, timezone
 
@@ -24,6 +29,10 @@ RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
     [
         (RUN, "r  running: 50 of 200 answers (25 %), 10 errors, 5 a second, 30 s left"),
         (RUN._replace(planned=None), "r  running: 50 answers, 10 errors, 5 a second"),
+        (
+            RUN._replace(state="ended", annotations=0, failures=0, planned=Count(), record={"wall_seconds": 1.0}),
+            "r  ended: 0 of 0 answers, 0 errors, 0 a second",
+        ),
         (RUN._replace(annotations=0, failures=0), "r  running: 0 of 200 answers (0 %), 0 errors, 0 a second"),
         (
             RUN._replace(state="stopped", planned=None),
@@ -65,6 +74,22 @@ def test_watching_ends_with_the_run_and_says_what_changed(tmp_path):
         write_record(str(tmp_path), run, {"run": run, "counts": {"pending": 15}, "wall_seconds": 1.0})
     watcher.join(30)
     assert "ended: 15 of 15 answers" in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+def test_in_a_narrow_terminal_lines_that_wrap_are_replaced_as_a_whole(tmp_path):
+    run = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-abcd"
+    keyboard, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(terminal, "w") as stream, os.fdopen(keyboard, "rb") as screen, claimed(str(tmp_path), run):
+        watcher = threading.Thread(target=keep_telling, args=(Watch(str(tmp_path)), 0.05, stream))
+        watcher.start()
+        seen = os.read(screen.fileno(), 1000)
+        while not seen.endswith(b"errors/\r\n"):
+            seen += os.read(screen.fileno(), 1000)
+        write_record(str(tmp_path), run, {"run": run, "counts": {}, "wall_seconds": 1.0})
+        watcher.join(30)
+        # "RUN  running: 0 answers, 0 errors, 0 a second" takes two rows of 40 columns, and what is there in all one.
+        assert os.read(screen.fileno(), 1000).startswith(b"\x1b[3F\x1b[J")
 
 
 @pytest.mark.parametrize(
