@@ -31,6 +31,7 @@ from .pulse import Pulse
 from .records import ImageRef, Job, annotation_schema
 from .stop import TooManyFailures, telling_want_of_memory, telling_what_failed
 from .summary import Count, Summary, sum_summaries
+from .uris import scheme_of
 from .write import ShardWriter, check_kept
 
 SHARD_SIZE = 1000
@@ -72,9 +73,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         check_tasks(tasks, annotator)
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
-        self.output = anchor(output)
-        if set(self.output) & set("*?["):  # Nothing would be found there, and all be asked again.
-            raise ValueError(f"output {self.output}: choose a name without *, ? and [, which mean a pattern")
+        self.output = _place_of(output)
         if run and is_there(record_path(self.output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))
@@ -185,6 +184,17 @@ class _AnnotateShard(beam.DoFn):
             if told:
                 limit.check()
         return summary
+
+
+def _place_of(output: str) -> str:
+    place = anchor(output)
+    if set(place) & set("*?["):
+        # Nothing would be found there, and all be asked again.
+        raise ValueError(f"output {place}: choose a name without *, ? and [, which mean a pattern")
+    if scheme_of(place) == "hdfs":
+        # Through Beam, which writes no file there that is there already: no run could show that it is alive.
+        raise ValueError(f"output {place}: HDFS is read only; give a folder, or s3://, gs:// or azfs://")
+    return place
 
 
 def new_run() -> str:
