@@ -90,7 +90,10 @@ def _sign_in(account: str) -> Any:
         "read_timeout": READ_SECONDS,
     }
     if connection := os.environ.get(CONNECTION):
-        return BlobServiceClient.from_connection_string(connection, **options)
+        try:
+            return BlobServiceClient.from_connection_string(connection, **options)
+        except ValueError as error:
+            raise NoClientError(f"az:// can't sign in by {CONNECTION}: {error}") from error
     account = account or os.environ.get(ACCOUNT, "")
     if not account:
         raise NoClientError(f"az:// needs {CONNECTION} or {ACCOUNT} in the environment")

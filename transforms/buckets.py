@@ -15,6 +15,8 @@ from .uris import scheme_of, split_bucket
 
 # Wildcards pass over names that begin with a dot, as in a shell.
 _VISIBLE = r"(?!\.)"
+# However many: in a bucket one slash may follow another, and the folder between them has no name.
+_FOLDERS = rf"(?:{_VISIBLE}[^/]*/)*"
 
 
 class Folder(NamedTuple):
@@ -95,14 +97,14 @@ def _leads_on(name: str, parts: list[str]) -> bool:
 
 def _walk(extensions: frozenset[str]) -> str:
     endings = "|".join(re.escape(extension) for extension in sorted(extensions))
-    return rf"(?:{_VISIBLE}[^/]+/)*{_VISIBLE}[^/]*(?i:{endings})"
+    return rf"{_FOLDERS}{_VISIBLE}[^/]*(?i:{endings})"
 
 
 def _regex(parts: list[str]) -> str:
     """A glob as a regular expression: ``**`` is any number of folders, and at the end all that is in them."""
     *folders, last = parts
-    regex = "".join(f"(?:{_VISIBLE}[^/]+/)*" if part == "**" else f"{_part(part)}/" for part in folders)
-    return regex + (rf"(?:{_VISIBLE}[^/]+/)*{_VISIBLE}[^/]+" if last == "**" else _part(last))
+    regex = "".join(_FOLDERS if part == "**" else f"{_part(part)}/" for part in folders)
+    return regex + (rf"{_FOLDERS}{_VISIBLE}[^/]+" if last == "**" else _part(last))
 
 
 def _part(part: str) -> str:

@@ -96,21 +96,6 @@ def _on_disk(path: str, content: bytes) -> bool:
     return True
 
 
-def _in_hdfs(path: str, content: bytes) -> bool:
-    draft = f"{path}-{uuid.uuid4().hex}"
-    with FileSystems.create(draft) as file:
-        file.write(content)
-    try:
-        # HDFS itself replaces nothing.
-        FileSystems.rename([draft], [path])
-    except BeamIOError:
-        if not is_there(path):
-            raise
-        FileSystems.delete([draft])
-        return False
-    return True
-
-
 # With Beam's own clients: those that all else of an output is written with, and its options are for.
 
 
@@ -166,7 +151,6 @@ def _file_system(path: str) -> Any:
 
 WAYS: dict[str, Callable[[str, bytes], bool]] = {
     LOCAL: _on_disk,
-    "hdfs": _in_hdfs,
     "s3": _in_s3,
     "gs": _in_gcs,
     "azfs": _in_azure,

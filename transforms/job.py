@@ -73,6 +73,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         self.output = place_for_rows(output)
+        if run and set(run) & set("*?[/\\"):
+            raise ValueError(f"run {run}: choose a name without *, ?, [, / and \\, as files are called by it")
         if run and is_there(record_path(self.output, run)):
             raise ValueError(f"run {run}: {output} has one of this name, choose another")
         self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))

@@ -69,7 +69,7 @@ def anchor(output: str) -> str:
     if scheme == "az":
         raise ValueError(f"output {output}: name the account too, as azfs://ACCOUNT/{output[len('az://') :]}")
     if scheme not in BUCKETS:
-        raise ValueError(f"output {output}: rows go to a folder, or to one of s3://, gs://, azfs:// and hdfs://")
+        raise ValueError(f"output {output}: rows go to a folder, or to s3://, gs:// or azfs://")
     require_client(scheme)
     return output
 
@@ -88,6 +88,9 @@ def place_for_rows(output: str) -> str:
         raise ValueError(f"output {place}: choose a name without *, ? and [, which mean a pattern")
     if as_written(place) != place:
         raise ValueError(f"output {as_written(place)}: choose a name in UTF-8, as not all readers take others")
+    if scheme_of(place) == "hdfs":
+        # Through Beam, which writes no file there that is there already: no run could show that it is alive.
+        raise ValueError(f"output {place}: HDFS is read only; give a folder, or s3://, gs:// or azfs://")
     if is_local(place) and os.path.exists(place) and not os.path.isdir(place):
         raise ValueError(f"output {output}: this is a file; choose a folder, new or not")
     return place

@@ -12,8 +12,8 @@ from botocore import exceptions
 from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
-from .patience import cut_off, forbidden, of_status, timed_out, too_large
-from .stores import CHUNK_BYTES, CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, Page, Part
+from .patience import cut_off, of_status, timed_out, too_large
+from .stores import CHUNK_BYTES, CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, NoClientError, Page, Part
 from .uris import split_bucket
 
 
@@ -29,7 +29,10 @@ class S3:
             retries={"total_max_attempts": 1, "mode": "standard"},
             response_checksum_validation="when_required",
         )
-        self.client: Any = boto3.session.Session().client("s3", config=config)
+        try:
+            self.client: Any = boto3.session.Session().client("s3", config=config)
+        except (exceptions.BotoCoreError, ValueError) as error:
+            raise NoClientError(f"s3:// can't sign in: {error}") from error
 
     def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
         """The content of an object."""
@@ -84,7 +87,7 @@ def _told_plainly(uri: str) -> Iterator[None]:
     except (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError) as error:
         raise timed_out(f"{uri} does not answer in time") from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.TokenRetrievalError) as error:
-        raise forbidden(f"{uri}: {error}") from error
+        raise NoClientError(f"s3:// can't sign in: {error}") from error
     except exceptions.ParamValidationError as error:
         raise ValueError(f"{uri} can't be the name of an object") from error
     except (exceptions.BotoCoreError, HTTPError, ConnectionError) as error:

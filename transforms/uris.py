@@ -54,8 +54,17 @@ def is_path(uri: str) -> bool:
 
 
 def path_of(uri: str) -> str:
-    """The path of a local file that is given as a path or as ``file:///path``."""
-    return uri if is_path(uri) else unquote(urlsplit(uri).path)
+    """The path of a local file that is given as a path or as ``file:///path``.
+
+    Raises:
+        ValueError: it is that of a file of another machine.
+    """
+    if is_path(uri):
+        return uri
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise ValueError(f"{uri} names the host {parts.netloc}: a path of this machine begins behind file://")
+    return unquote(parts.path, errors="surrogateescape")
 
 
 def split_bucket(uri: str) -> tuple[str, str]:

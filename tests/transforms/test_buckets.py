@@ -72,6 +72,14 @@ def test_patterns_match_as_they_do_on_disk(photos: Bucket) -> None:
         assert (pattern, found(f"{root}/{pattern}", stores)) == (pattern, sorted(names))
 
 
+def test_a_folder_without_a_name_is_one_like_others(photos: Bucket) -> None:
+    for name in ("photos//f.jpg", "photos/sea//deep/g.jpg", "photos//.hidden/h.jpg"):
+        photos.put(name, b"x")
+    assert found(f"{photos.root}/photos") == sorted([*IN_ALL, "/f.jpg", "sea//deep/g.jpg"])
+    assert found(f"{photos.root}/photos/**/*.jpg")[:2] == ["/f.jpg", "a.jpg"]
+    assert found(f"{photos.root}/photos/*.jpg") == ["a.jpg"]
+
+
 def test_a_whole_bucket_is_a_folder(photos: Bucket) -> None:
     assert found(photos.root) == sorted([*(f"photos/{name}" for name in IN_ALL), "photos2/x.jpg"])
 

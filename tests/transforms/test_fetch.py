@@ -116,3 +116,25 @@ def test_a_client_that_is_missing_stops_the_run(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(CLIENTS, "az", ("azure", "no_such_module", "moondream-beam[azure]"))
     with pytest.raises(StoppedError, match=r"pip install 'moondream-beam\[azure\]'; once that is cured"):
         fetch("az://container/a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("uri", "setting", "why"),
+    [
+        ("s3://b/a.jpg", {"AWS_PROFILE": "nobody"}, "nobody"),
+        ("s3://b/a.jpg", {"AWS_ENDPOINT_URL": "nowhere"}, "nowhere"),
+        ("s3://b/a.jpg", {}, "locate credentials"),
+        ("az://c/a.jpg", {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=x;hunter2"}, "malformed"),
+    ],
+)
+def test_a_store_that_nobody_can_sign_in_to_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uri: str, setting: dict[str, str], why: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in {"AWS_EC2_METADATA_DISABLED": "true", **setting}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoppedError, match=f"can't sign in.*{why}.*; once that is cured") as caught:
+        Fetcher()(uri)
+    assert "hunter2" not in str(caught.value)

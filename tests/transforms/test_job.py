@@ -229,6 +229,9 @@ def test_no_pictures_are_an_empty_dataset_with_its_columns(tmp_path: Path, out: 
     [
         ("out*", TASKS[:1], {}, "choose a name without"),
         ("out[1]", TASKS[:1], {}, "choose a name without"),
+        ("out", TASKS[:1], {"run": "exp[1]"}, "run exp.1.: choose a name without"),
+        ("out", TASKS[:1], {"run": "../exp"}, "choose a name without"),
+        ("hdfs://node/out", TASKS[:1], {}, "HDFS is read only; give a folder, or"),
         ("out", (), {}, "no task"),
         ("out", TASKS, {}, "can't be asked to detect"),
         ("out", TASKS[:1], {"shard_size": 0}, "shard size 0"),

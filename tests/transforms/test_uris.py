@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from moondream_beam.transforms.records import ImageRef
@@ -28,6 +30,14 @@ def test_a_path_needs_no_scheme(uri: str, scheme: str) -> None:
 def test_the_path_of_a_file_uri_is_unquoted_and_a_path_is_as_it_is() -> None:
     assert path_of("file:///photos/a%20b.jpg") == "/photos/a b.jpg"
     assert path_of("/photos/a%20b?.jpg") == "/photos/a%20b?.jpg"
+    assert path_of("file://localhost/caf%E9.jpg") == os.fsdecode(b"/caf\xe9.jpg")
+
+
+def test_a_file_of_another_machine_is_not_looked_for_on_this_one() -> None:
+    for uri in ("file://photos/a.jpg", "FILE://server/share/a.jpg"):
+        for ask in (check_uri, path_of):
+            with pytest.raises(ValueError, match="names the host"):
+                ask(uri)
 
 
 def test_the_name_in_a_bucket_is_taken_as_it_is() -> None:
