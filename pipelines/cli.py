@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.addFilter(not_about_ends_on_purpose)
     logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    # Its own one would say all of it once more, and through the bar.
+    logging.getLogger("huggingface_hub").handlers.clear()
     try:
         status: int = args.run(args, others)
         return status

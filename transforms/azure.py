@@ -110,6 +110,9 @@ def _told_plainly(uri: str) -> Iterator[None]:
     try:
         yield
     except exceptions.ClientAuthenticationError as error:
+        if error.status_code is None:
+            # Nobody was asked: there are no credentials, or none that can sign.
+            raise NoClientError(f"az:// can't sign in: {type(error).__name__}; set {CONNECTION}") from error
         raise forbidden(f"{uri}: {type(error).__name__}") from error
     except (exceptions.ServiceRequestTimeoutError, exceptions.ServiceResponseTimeoutError) as error:
         raise timed_out(f"{uri} does not answer in time") from error

@@ -80,6 +80,17 @@ def test_help_names_every_subcommand(command):
 
 
 @pytest.mark.slow
+def test_what_the_hub_s_client_warns_of_is_said_once(pictures):
+    program = """
+import logging, sys
+from moondream_beam.pipelines.cli import main
+main(["status", sys.argv[1]])
+logging.getLogger("huggingface_hub.utils").warning("retrying")
+"""
+    done = subprocess.run([sys.executable, "-c", program, pictures], capture_output=True, text=True, timeout=120)
+    assert done.stderr.count("retrying") == 1
+
+
 def test_an_interrupted_run_leaves_nothing_half_done_and_can_go_on(pictures, tmp_path, command):
     out = tmp_path / "out"
     for copy in range(400):

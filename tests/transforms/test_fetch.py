@@ -125,6 +125,7 @@ def test_a_client_that_is_missing_stops_the_run(monkeypatch: pytest.MonkeyPatch)
         ("s3://b/a.jpg", {"AWS_ENDPOINT_URL": "nowhere"}, "nowhere"),
         ("s3://b/a.jpg", {}, "locate credentials"),
         ("az://c/a.jpg", {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=x;hunter2"}, "malformed"),
+        ("az://c/a.jpg", {"AZURE_STORAGE_ACCOUNT_NAME": "x", "AZURE_STORAGE_ACCOUNT_KEY": "hunter2"}, "Signing"),
     ],
 )
 def test_a_store_that_nobody_can_sign_in_to_stops_the_run(
