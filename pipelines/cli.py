@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from . import annotate, demo, estimate, export, report, status
-from .interrupt import not_about_ends_on_purpose
+from .interrupt import ended_as_by_ctrl_c, not_about_ends_on_purpose
 from .progress import AboveTheBar
 from .starting import BAD_ARGUMENTS, CannotStartError, OneLineParser
 
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Its own one would say all of it once more, and through the bar.
     logging.getLogger("huggingface_hub").handlers.clear()
     try:
-        status: int = args.run(args, others)
+        with ended_as_by_ctrl_c():
+            status: int = args.run(args, others)
         return status
     except CannotStartError as error:
         print(f"moondream-beam {args.command}: {error}", file=sys.stderr)

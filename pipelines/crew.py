@@ -32,6 +32,7 @@ from apache_beam.utils import thread_pool_executor
 from google.protobuf import json_format, text_format
 
 from ..transforms.pulse import OUT_OF_MEMORY, PIPE
+from .interrupt import INTERRUPTS
 
 URN = "moondream_beam:env:process:v1"
 LOOK_SECONDS = 1.0
@@ -129,7 +130,7 @@ class Worker(GrpcWorkerHandler):
             "LOGGING_API_SERVICE_DESCRIPTOR": _descriptor(f"localhost:{log_port}"),
         }
         # Ctrl-C reaches every process of a terminal: it waits at the door of this one, which will pass it over.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
         try:
             self.process = subprocess.Popen(self.crew.command, env=environment, pass_fds=[beats])
         finally:

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 
 import grpc
 
 from ..transforms.stop import stop_reason
+
+# Ctrl-C, and what schedulers send to those that are to end.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Within this block SIGTERM is what Ctrl-C is: it ends in a line, without tracebacks of workers left alone."""
+    if threading.current_thread() is not threading.main_thread():
+        # Signals are for the main thread, here that of somebody else's program.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
 from ..transforms.pulse import Pulse
 from .gpus import pin
+from .interrupt import INTERRUPTS
 
 
 def main() -> None:
@@ -28,9 +29,10 @@ def main() -> None:
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)
     # It prints each error that it also sends to the process that started it, which has something to say of it.
     setattr(sdk_worker, "print", _say_nothing)  # noqa: B010
-    # Ctrl-C reaches every process of a terminal; what follows from it is for the one that was started to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    # Interrupts reach every process of a terminal or a job; what follows is for the one that was started to say.
+    for interrupt in INTERRUPTS:
+        signal.signal(interrupt, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
     sdk_worker_main.main(sys.argv)
     # A run that was interrupted leaves threads in the model: Python would abort, with a dump, as it ends beneath them.
     atexit.register(os._exit, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,19 @@ def test_workers_that_outlive_their_command_write_nothing_twice(tmp_path, words,
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_workers_are_at_work_is_told_in_one_line(tmp_path, words, launcher: Launcher) -> None:
+@pytest.mark.parametrize(
+    "send, how",
+    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM)],
+    ids=["Ctrl-C", "SIGTERM to the command", "SIGTERM to all its processes"],
+)
+def test_an_interrupt_while_workers_are_at_work_is_told_in_one_line(
+    tmp_path, words, launcher: Launcher, send: Callable[[int, int], None], how: int
+) -> None:
     process, end = launcher.start(*words, "--workers", 2), time.monotonic() + PATIENCE
     while not list(tmp_path.glob("out/data/*.parquet")):
         assert time.monotonic() < end
         time.sleep(0.01)
-    os.killpg(process, signal.SIGINT)
+    send(process, how)
     assert launcher.ended(process) == INTERRUPTED
     assert launcher.said().splitlines()[1:] == ["interrupted; the same command goes on where this one stopped"]
 
