@@ -160,8 +160,10 @@ def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]
             check_pictures(first, schema, columns.image)
         for name in wanted:
             if name not in schema.names:
-                there = ", ".join(schema.names[:20])
-                raise ValueError(f"manifest {first} has no column {name!r}; it has {there}")
+                there = ", ".join(schema.names[:20]) or "none"
+                # Its name may be one that nobody gave.
+                cure = ": name its URI column" if name == columns.uri else ""
+                raise ValueError(f"manifest {first} has no column {name!r}; it has {there}{cure}")
         kept = kept or tuple(_plain(schema.field(name)) for name in keep)
     return replace(columns, kept=kept)
 
