@@ -74,7 +74,6 @@ def test_pictures_and_a_manifest_go_together(listed: Path, tmp_path: Path, comma
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (("--manifest", "{list}"), "no column 'url'; it has file, thing, split"),
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{what}?"), "no column 'what'"),
         (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "what"), "no column 'what'"),
         (("--manifest", "{list}"), "no column 'url'; it has file, thing, split: name its URI column"),
