@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         if not local:
             notes.remove()
     record = read_record(args.output, name)
-    print(balance_sheet(record, args.output))
+    print(balance_sheet(record, args.output, args.max_failure_rate))
     try_report(args)
     return exit_status(record, args.max_failure_rate)
 

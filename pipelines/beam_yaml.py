@@ -50,12 +50,15 @@ class ReadImages(beam.PTransform[PBegin, PCollection[Any]]):
         path: a file, a folder, a glob or a URL, or a list of such; on disk or in a bucket.
 
     Raises:
-        ValueError: there is no path, or one that can't be any.
+        ValueError: there is no path, or one that can't be any, or matches no picture.
     """
 
     def __init__(self, path: str | Sequence[str]) -> None:
         super().__init__()
-        self.images = read.ReadImages(*texts_of("path", path))
+        paths = texts_of("path", path)
+        self.images = read.ReadImages(*paths)
+        if (nothing := read.without_pictures(paths)) is not None:
+            raise ValueError(f"path {nothing}: no picture there; check it")
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:
         """Pictures by pattern."""

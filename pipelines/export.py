@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..transforms.dataset import Dataset, telling_what_cant_be_read
-from ..transforms.export.formats import FORMATS, SHARES_NAME
+from ..transforms.export.formats import FORMATS, SHARES_NAME, only_task
 from ..transforms.export.targets import place
 from ..transforms.export.wide import Selection
 from ..transforms.fetch import Fetcher
@@ -54,9 +54,17 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         with starting(), telling_what_cant_be_read(args.output):
             selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
             left = FORMATS[args.to](selection, destination, Fetcher(args.allow_private_addresses))
-        print(f"{selection.pictures} pictures, {selection.answers} answers chosen, as {args.to} in {destination}")
+        print(f"{_chosen(args.to, selection)} as {args.to} in {destination}")
         if selection.older:
             print(f"{selection.older} rows have a later answer to the same question, and are left out", file=sys.stderr)
         for reason, pictures in left.items():
             print(f"{pictures} of the pictures: {reason}", file=sys.stderr)
     return 1 if any(reason != SHARES_NAME for reason in left) else 0
+
+
+def _chosen(shape: str, selection: Selection) -> str:
+    chosen = f"{selection.pictures} pictures, {selection.answers} answers chosen,"
+    task = only_task(shape, selection)
+    if task is None or (taken := selection.count(task)) == selection.answers:
+        return chosen
+    return f"{chosen} {taken} of them ({task})"

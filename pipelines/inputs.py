@@ -100,6 +100,9 @@ def inputs_of(args: argparse.Namespace) -> Inputs:
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
     columns = Columns(uri, args.filename_column, tuple(tasks or [Query()]), image=args.image_column)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
+    for name in keep:
+        if keep.count(name) > 1:
+            raise ValueError(f"--keep-columns names {name} twice: once is enough")
     columns = check_columns(args.manifest, columns, keep)
     named = named_columns(columns.tasks)
     if named and args.inputs:

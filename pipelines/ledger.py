@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from apache_beam.io.filesystems import FileSystems
+
 from ..transforms.card import record_path
 from .progress import bill_in_words
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
 
 
-def balance_sheet(record: Mapping[str, Any], output: str) -> str:
-    """What went in, what came out, whether it balances, and where it lies."""
+def balance_sheet(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
+    """What went in, what came out, whether it balances, what to do about errors, and where it lies."""
     counts, seconds = record["counts"], record["wall_seconds"]
     pictures = counts["pictures"]
     lines = _ledger(counts["pending"], counts["annotations"], counts["failures"], record)
+    if counts["failures"]:
+        above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
+        why = f"each row in {FileSystems.join(output, 'errors')} says why, and --retry-errors asks again"
+        lines.append(f"errors   {counts['failures']} of {counts['pending']}{above}; {why}")
     if counts["retried"]:
         lines.append(f"again    {counts['retried']} of them had failed before")
     if counts["done"]:
-        lines.append(f"before   {counts['done']} more were asked, and had their rows already")
+        lines.append(f"before   {counts['done']} more were asked, and had their rows already, in data/ or errors/")
     if pictures:
         lines.append(
             f"pace     {pictures} pictures in {seconds:.1f} s, {pictures / seconds:.1f} a second, start included"
@@ -51,6 +57,8 @@ def _ledger(asked: int, annotations: int, failures: int, record: Mapping[str, An
 
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:
     """0 when all is well, 1 when the ledger does not balance, could not be counted, or more failed than was allowed."""
-    counts = record["counts"]
-    failure_rate = counts["failures"] / max(1, counts["pending"])
-    return 0 if record["balanced"] and failure_rate <= max_failure_rate else 1
+    return 0 if record["balanced"] and not _too_many(record["counts"], max_failure_rate) else 1
+
+
+def _too_many(counts: Mapping[str, int], max_failure_rate: float) -> bool:
+    return counts["failures"] / max(1, counts["pending"]) > max_failure_rate

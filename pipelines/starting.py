@@ -42,6 +42,8 @@ def no_others(args: argparse.Namespace, others: Sequence[str]) -> None:
     Raises:
         ValueError: there is something.
     """
+    # Behind two dashes stand words that are no options.
+    others = [word for word in others if word != "--"]
     if not others:
         return
     if others[0].startswith("-"):

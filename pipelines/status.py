@@ -108,6 +108,9 @@ def in_words(run: RunStatus, now: datetime) -> str:
     else:
         words.append("answers,")
     words.append(f"{run.failures:,} errors")
+    if run.asked_again:
+        words[-1] += ","
+        words.append(f"{run.asked_again:,} more asked again since")
     if run.record and not run.record.get("balanced", True):
         words.append("– does not balance" if run.record["balanced"] is False else "– files not counted")
     if (rate := run.rate(now)) is not None:

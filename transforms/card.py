@@ -72,6 +72,12 @@ def record_path(output: str, run: str) -> str:
     return FileSystems.join(output, "runs", f"{run}.json")
 
 
+def errors_asked_again(record: Mapping[str, Any] | None, failures: int) -> int:
+    """How many rows of a run later ones took out of ``errors/``, to ask them again, where so many are left there."""
+    # Without a ledger that balanced nobody knows how many there were.
+    return max(0, record["counts"]["failures"] - failures) if record and record.get("balanced") else 0
+
+
 def describe(job: Job) -> dict[str, Any]:
     """What ran: model, tasks, sampling and the versions of all that decides an answer."""
     return {

@@ -115,8 +115,14 @@ def _claim(output: str, run: str) -> Token:
         _remove(token, output)
         if attempt + 1 < CLAIM_ATTEMPTS:
             time.sleep(CLAIM_PAUSE * (0.5 + random.random()))
-    wait = "" if _locks(output) else f"; if it is dead, wait {LEASE_SECONDS:.0f} seconds"
-    raise TakenError(f"output {output}: run {', '.join(alive) or run} is at work there, wait for its end{wait}")
+    raise _taken(output, alive or [run])
+
+
+def _taken(output: str, runs: list[str]) -> TakenError:
+    several = len(runs) > 1
+    who = f"{'runs' if several else 'run'} {', '.join(sorted(runs))} {'are' if several else 'is'} at work there"
+    wait = "" if _locks(output) else f"; if {'one' if several else 'it'} is dead, wait {LEASE_SECONDS:.0f} seconds"
+    return TakenError(f"output {output}: {who}, wait for {'their' if several else 'its'} end{wait}")
 
 
 def _remove(token: Token, output: str) -> None:

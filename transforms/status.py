@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from .card import errors_asked_again
 from .dataset import read_records
 from .lease import at_work
 from .output import Reader, anchor, kind_of, published
@@ -53,6 +54,11 @@ class RunStatus(NamedTuple):
     def rows(self) -> int:
         """Rows of both kinds."""
         return self.annotations + self.failures
+
+    @property
+    def asked_again(self) -> int:
+        """Its rows in ``errors/`` that a later run took out and asked again."""
+        return errors_asked_again(self.record, self.failures)
 
     def rate(self, now: datetime) -> float | None:
         """Rows a second since it began, 0 and more; None where that can't be told."""

@@ -54,7 +54,7 @@ class TooManyFailures:
         if seen.rows >= ROWS_BEFORE_STOPPING and seen.failures > self.limit * seen.rows + luck:
             raise StoppedError(
                 f"stopped: {seen.failures} of {seen.rows} rows failed, more than the {self.limit:g} of"
-                " --max-failure-rate; what was published stays, and the same command goes on"
+                " --max-failure-rate; what was published stays, errors/ says why, and the same command goes on"
             )
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...transforms import figures
+from ...transforms.card import errors_asked_again
 from ...transforms.dataset import Dataset
 from ...transforms.gallery import TEXT_CHARACTERS, Shown, add_thumbnails, choose
 from ...transforms.load import Fetch
@@ -108,7 +109,12 @@ def _runs(runs: list[figures.RunRows], records: list[dict[str, Any]]) -> list[di
     told = {record["run"]: record for record in records}
     rows = {run.run: run for run in runs}
     names = sorted(told.keys() | rows.keys(), reverse=True)
-    return [{"run": name, "record": told.get(name), "rows": rows.get(name)} for name in names[:RUNS_LISTED]]
+    return [_run(name, told.get(name), rows.get(name)) for name in names[:RUNS_LISTED]]
+
+
+def _run(name: str, record: dict[str, Any] | None, rows: figures.RunRows | None) -> dict[str, Any]:
+    again = errors_asked_again(record, rows.failures if rows else 0)
+    return {"run": name, "record": record, "rows": rows, "again": again}
 
 
 def _card(picture: Shown) -> dict[str, Any]:

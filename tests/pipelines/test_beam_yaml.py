@@ -216,6 +216,12 @@ def test_a_manifest_that_has_not_what_is_wanted_is_told(config, told):
         annotate({"type": "ReadManifest", "config": config})
 
 
+@pytest.mark.parametrize("path", ["nowhere", ["pictures", "nowhere/*.jpg"]])
+def test_a_path_without_pictures_is_told(path):
+    with pytest.raises(ValueError, match="line [0-9]+: path nowhere.*: no picture there; check it"):
+        annotate({"type": "ReadImages", "config": {"path": path}})
+
+
 def test_failures_that_would_go_nowhere_are_refused():
     with pytest.raises(ValueError, match="say where failures go: error_handling: {output: NAME}"):
         run(IMAGES, step("Annotate", "ReadImages", model="tiny"))

@@ -52,6 +52,7 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
         (("annotate", "", "--model", "tiny", "--output", "out"), "nothing is given after annotate"),
         (("annotate", "pictures/a.png", "--output", "out", "pictures/b.jpg"), "give all INPUTs together"),
         ((*GOOD, "--query", "Is", "it", "red?", "--project", "p"), "it is one word too many"),
+        ((*GOOD, "--", "pictures/b.jpg"), "pictures/b.jpg is one word too many: give all INPUTs together"),
         (("report", "out", "pictures"), "pictures is one word too many: give no more than is asked for"),
         (("anotate",), "invalid choice"),
         ((), "see moondream-beam --help"),

@@ -20,6 +20,19 @@ def test_it_says_what_went_where(out, tmp_path, command):
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    "shape, where, said",
+    [
+        ("sidecar", "true", "4 pictures, 13 answers chosen, 4 of them (caption) as sidecar in"),
+        ("sidecar", "task != 'caption'", "3 pictures, 9 answers chosen, 3 of them (query) as sidecar in"),
+        ("coco", "true", "4 pictures, 13 answers chosen, 3 of them (detect) as coco in"),
+        ("coco", "task = 'detect'", "3 pictures, 3 answers chosen, as coco in"),
+    ],
+)
+def test_a_shape_that_takes_one_kind_of_task_says_how_many_answers_that_is(shape, where, said, out, tmp_path, command):
+    assert command("export", out, "--to", shape, tmp_path / "new", "--where", where)[1].startswith(said)
+
+
 def test_what_is_left_out_is_told_and_is_no_success(out, tmp_path, command):
     status, _, complained = command("export", out, "--to", "sidecar", tmp_path / "texts")
     assert (status, complained) == (1, "1 of the pictures: has no text\n")
@@ -48,7 +61,7 @@ def test_rows_that_can_not_be_read_are_told_in_one_line(out, tmp_path, command):
 @pytest.mark.parametrize(
     "words, cure",
     [
-        (("OUT", "--to", "jsonl", "https://host/rows"), "rows go to a folder, or to one of s3://"),
+        (("OUT", "--to", "jsonl", "https://host/rows"), "rows go to a folder, or to s3://"),
         (("OUT", "--to", "jsonl", "OUT"), "is there already"),
         (("OUT", "--to", "jsonl", "new", "--where", "widht > 1"), "widht"),
         (("OUT", "--to", "jsonl", "new", "--where", "true AND\nwidht > 1"), "widht"),

@@ -27,13 +27,26 @@ def record(annotations: int, failures: int, done: int = 0, **published: object) 
 
 
 def test_a_ledger_tells_what_went_in_and_what_came_out():
-    assert balance_sheet(record(9, 1, done=4), "out").splitlines() == [
-        "ledger   10 asked = 9 in data/ + 1 in errors/: balances",
-        "before   4 more were asked, and had their rows already",
+    assert balance_sheet(record(10, 0, done=4), "out", 0.0).splitlines() == [
+        "ledger   10 asked = 10 in data/ + 0 in errors/: balances",
+        "before   4 more were asked, and had their rows already, in data/ or errors/",
         "pace     5 pictures in 2.0 s, 2.5 a second, start included",
         "output   out",
         "record   out/runs/r1.json",
     ]
+
+
+@pytest.mark.parametrize(
+    "failures, allowed, line",
+    [
+        (1, 0.0, "errors   1 of 10, more than --max-failure-rate 0 allows; "),
+        (3, 0.25, "errors   3 of 10, more than --max-failure-rate 0.25 allows; "),
+        (1, 0.1, "errors   1 of 10; "),
+    ],
+)
+def test_errors_are_told_with_where_their_reasons_stand_and_how_they_are_asked_again(failures, allowed, line):
+    lines = balance_sheet(record(10 - failures, failures), "out", allowed).splitlines()
+    assert lines[1] == line + "each row in out/errors says why, and --retry-errors asks again"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +93,7 @@ def test_a_ledger_tells_what_went_in_and_what_came_out():
     ],
 )
 def test_a_ledger_out_of_balance_tells_what_was_asked_told_and_found_and_is_a_failure(kept, lines):
-    assert balance_sheet(kept, "out").splitlines()[: len(lines)] == lines
+    assert balance_sheet(kept, "out", 1.0).splitlines()[: len(lines)] == lines
     assert exit_status(kept, max_failure_rate=1.0) == 1
 
 

@@ -135,6 +135,16 @@ def test_a_ledger_that_does_not_balance_is_told(tmp_path):
         assert "The ledger of 1 run does not balance" in Page(render(dataset, Fetcher())).text
 
 
+def test_a_run_whose_errors_were_asked_again_still_adds_up(tmp_path):
+    publish(tmp_path, [annotation(id="1", run="one"), failure(id="2", run="one")])
+    publish(tmp_path, [annotation(id="3", run="two")])
+    record(tmp_path, "one", pending=4, annotations=1, failures=3)
+    record(tmp_path, "two", pending=1, annotations=1)
+    with Dataset(str(tmp_path)) as dataset:
+        words = " ".join(Page(render(dataset, Fetcher())).text.split())
+    assert "balances, 2 asked again since" in words and words.count("asked again since") == 1
+
+
 def test_a_page_stays_below_ten_megabytes_whatever_rows_hold(tmp_path):
     Image.effect_noise((900, 900), 200).convert("RGB").save(tmp_path / "noise.png")
     rows = [

@@ -43,6 +43,12 @@ RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
             RUN._replace(state="ended", record={"balanced": False, "wall_seconds": 25.0}),
             "r  ended: 50 of 200 answers (25 %), 10 errors – does not balance, 2 a second",
         ),
+        (
+            RUN._replace(
+                state="ended", planned=Count(30, 60), record={"balanced": True, "counts": {"failures": 20}}, last=None
+            ),
+            "r  ended: 50 of 60 answers (83.3 %), 10 errors, 10 more asked again since",
+        ),
     ],
 )
 def test_a_run_is_told_in_a_line(run, words):

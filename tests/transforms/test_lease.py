@@ -98,6 +98,13 @@ def test_a_living_run_is_not_disturbed_and_a_killed_one_makes_way_at_once(out: s
         assert left(out) == ["_temporary", "_temporary/two.lock"]
 
 
+def test_all_slices_that_are_at_work_are_named(out: str, holder: Callable) -> None:
+    holder("one-0of2")
+    holder("one-1of2")
+    with pytest.raises(TakenError, match="runs one-0of2, one-1of2 are at work there, wait for their end$"):
+        claim(out, "two")
+
+
 @pytest.mark.slow
 def test_of_many_that_begin_at_once_one_at_a_time_is_in(out: str, tmp_path: Path) -> None:
     log = tmp_path / "log"

@@ -113,6 +113,15 @@ def to_sidecar(selection: Selection, destination: str, fetch: Fetch) -> Left:
     return +left
 
 
+def only_task(shape: str, selection: Selection) -> str | None:
+    """The one kind of task whose answers a shape takes; None where it takes all."""
+    return {"sidecar": _text_task(selection), "coco": "detect"}.get(shape)
+
+
+def _text_task(selection: Selection) -> str:
+    return "caption" if selection.count("caption") else "query"
+
+
 def _as_there(folder: str, filename: str) -> str:
     """A picture's name as the folder has it, where it is no UTF-8 and the row shows its odd bytes as escapes."""
     written = os.path.join(folder, filename)
@@ -121,14 +130,13 @@ def _as_there(folder: str, filename: str) -> str:
 
 def _texts(selection: Selection) -> str:
     """A query of each picture's texts, and whether its name without extension is another's too."""
-    captions = any(asked.task == "caption" for asked in selection.asked())
     return f"""
         SELECT key, filename, texts,
             count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
         FROM (
             SELECT key, min(filename) AS filename,
                 list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY prompt)
-                    FILTER (WHERE task = '{"caption" if captions else "query"}' AND trim(caption) != '') AS texts
+                    FILTER (WHERE task = '{_text_task(selection)}' AND trim(caption) != '') AS texts
             FROM {selection.rows} GROUP BY key)
         ORDER BY filename, key
     """

@@ -56,6 +56,11 @@ class Selection:
         """Rows left out for a later answer to the same question."""
         return self.matching - self.answers
 
+    def count(self, task: str) -> int:
+        """How many answers there are to tasks of one kind."""
+        ((count,),) = self.dataset.tuples(f"SELECT count(*) FROM {self.rows} WHERE task = ?", task)
+        return int(count)
+
     def asked(self) -> list[Asked]:
         """All tasks of these rows, each with a column's name that no other has.
 
