@@ -73,11 +73,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         self.output = place_for_rows(output)
-        if run and set(run) & set("*?[/\\"):
-            raise ValueError(f"run {run}: choose a name without *, ?, [, / and \\, as files are called by it")
-        if run and is_there(record_path(self.output, run)):
-            raise ValueError(f"run {run}: {output} has one of this name, choose another")
-        self.job = Job(tuple(tasks), keep_beside(annotator, self.output), sampling, run or new_run(), tuple(columns))
+        run = _checked(run, self.output) if run else new_run()
+        self.job = Job(tuple(tasks), keep_beside(annotator, self.output, run), sampling, run, tuple(columns))
         check_kept(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
         self.plan = PlanShards(
@@ -185,6 +182,14 @@ class _AnnotateShard(beam.DoFn):
             if told:
                 limit.check()
         return summary
+
+
+def _checked(run: str, output: str) -> str:
+    if set(run) & set("*?[/\\"):
+        raise ValueError(f"run {run}: choose a name without *, ?, [, / and \\, as files are called by it")
+    if is_there(record_path(output, run)):
+        raise ValueError(f"run {run}: {output} has one of this name, choose another")
+    return run
 
 
 def new_run() -> str:

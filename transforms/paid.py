@@ -12,7 +12,7 @@ from ..models.hosted.annotator import Paid
 from ..models.hosted.ends import AccountError
 from ..models.hosted.journal import LocalStore, Store
 from ..models.tasks import Annotator, Outcome, Request, Size, Task
-from .output import is_local, make_folder, matching
+from .output import is_local, make_folder, matching, temporary_folder
 from .records import Row
 from .slices import Slice
 from .stop import StoppedError
@@ -119,11 +119,13 @@ def stopping_when_refused(rows: Iterable[Row]) -> Iterator[Row]:
         raise StoppedError(f"stopped: {error}; what was answered is kept, and the same command goes on") from error
 
 
-def keep_beside(annotator: Annotator, output: str) -> Annotator:
-    """An annotator that costs money, with its journal beside an output; any other as it is."""
+def keep_beside(annotator: Annotator, output: str, run: str) -> Annotator:
+    """An annotator that costs money, with its journal beside an output that a run writes to; any other as it is."""
     if not isinstance(annotator, Paid):
         return annotator
     folder = FileSystems.join(output, FOLDER)
-    store: Store = LocalStore(folder) if is_local(output) else BeamStore(folder)
+    # By its name the next run finds what this one may leave there.
+    drafts = FileSystems.join(temporary_folder(output), f"{run}.")
+    store: Store = LocalStore(folder, drafts) if is_local(output) else BeamStore(folder)
     kept: Annotator = annotator.beside(store)
     return kept

@@ -16,14 +16,16 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from .ends import AccountError
 
 State = Literal["asked", "accepted", "cancelled", "done"]
+T = TypeVar("T")
+TRIES = 100
 
 
 class Store(Protocol):
@@ -44,9 +46,11 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class LocalStore:
-    """A folder on a disk; what is written has reached the disk."""
+    """A folder on a disk; what is written has reached the disk. ``drafts`` begins the paths of files that are being
+    written, where they lie elsewhere, so that whoever cleans up there finds what a crash left."""
 
     folder: str
+    drafts: str = ""
 
     def names(self) -> Iterable[str]:
         """The files that are there; none where there is no folder."""
@@ -62,13 +66,12 @@ class LocalStore:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, or replace it, so that a crash leaves the old content or the new; back when it is safe."""
-        path = Path(self.folder, name)
-        draft = path.with_suffix(".draft")
-        with self._open(draft) as file:
+        path, draft = Path(self.folder, name), self._draft(name)
+        with _within(draft.parent, lambda: open(draft, "wb")) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+        _within(path.parent, lambda: draft.replace(path))
         with contextlib.suppress(OSError, AttributeError):  # no such thing on Windows
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -76,21 +79,16 @@ class LocalStore:
             finally:
                 os.close(folder)
 
-    def _open(self, path: Path) -> BinaryIO:
-        while True:
-            os.makedirs(self.folder, exist_ok=True)
-            # Another worker may remove its last file, and the folder with it, at this very moment.
-            with contextlib.suppress(FileNotFoundError):
-                return open(path, "wb")
-
     def remove(self, name: str) -> None:
         """Remove a file, if it is there, and the folder with its last one."""
-        path = Path(self.folder, name)
         # A crash may have left a draft.
-        path.with_suffix(".draft").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        self._draft(name).unlink(missing_ok=True)
+        Path(self.folder, name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             os.rmdir(self.folder)
+
+    def _draft(self, name: str) -> Path:
+        return Path(f"{self.drafts or self.folder + os.sep}{name}.draft")
 
 
 @dataclass(eq=False)
@@ -236,6 +234,15 @@ class Journal:
         except OSError as error:
             # Nothing is sent that is not noted.
             raise AccountError(f"can't write the journal of paid jobs: {error}") from error
+
+
+def _within(folder: Path, action: Callable[[], T]) -> T:
+    """Do something in a folder, which another worker may remove, with its last file, at this very moment."""
+    for _ in range(TRIES):
+        os.makedirs(folder, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return action()
+    return action()
 
 
 def _are_slices_of_one(one: Sequence[str], other: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from hosted.pictures import numbered
 from moondream_beam import AnnotateToParquet, Fallback, Moondream, Query, ReadImages
 from moondream_beam.models.fal import Fal
 from moondream_beam.models.hosted.journal import LocalStore
+from moondream_beam.transforms.lease import claimed
 from moondream_beam.transforms.paid import FOLDER, BeamStore, keep_beside, scope_of
 from moondream_beam.transforms.slices import Slice
 
@@ -111,7 +112,24 @@ def test_a_journal_is_told_which_slice_a_run_is_of():
 
 def test_the_journal_lies_beside_the_output_of_who_costs_money(tmp_path):
     echo = Echo()
-    assert keep_beside(echo, str(tmp_path)) is echo
-    assert keep_beside(Fal(), str(tmp_path))._store == LocalStore(str(tmp_path / FOLDER))
-    behind = keep_beside(Fallback(Moondream("tiny"), Fal()), str(tmp_path))
-    assert behind.api._store == LocalStore(str(tmp_path / FOLDER))
+    assert keep_beside(echo, str(tmp_path), "one") is echo
+    store = LocalStore(str(tmp_path / FOLDER), str(tmp_path / "_temporary" / "one."))
+    assert keep_beside(Fal(), str(tmp_path), "one")._store == store
+    behind = keep_beside(Fallback(Moondream("tiny"), Fal()), str(tmp_path), "one")
+    assert behind.api._store == store
+
+
+def test_what_a_crash_left_of_a_journal_is_removed_by_the_next_run(tmp_path, monkeypatch):
+    store = keep_beside(Fal(), str(tmp_path), "one")._store
+
+    def crash(file):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.fsync", crash)
+        store.write("x.json", b"1")
+    assert [path.name for path in tmp_path.rglob("*draft*")] == ["one.x.json.draft"]
+    with claimed(str(tmp_path), "two"):
+        assert not list(tmp_path.rglob("*draft*"))
+        store.write("x.json", b"2")
+    assert store.read("x.json") == b"2"
