@@ -65,6 +65,6 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
 def _chosen(shape: str, selection: Selection) -> str:
     chosen = f"{selection.pictures} pictures, {selection.answers} answers chosen,"
     task = only_task(shape, selection)
-    if task is None or (taken := selection.count(task)) == selection.answers:
+    if task is None or (taken := selection.answers_to[task]) == selection.answers:
         return chosen
     return f"{chosen} {taken} of them ({task})"

@@ -115,11 +115,13 @@ def to_sidecar(selection: Selection, destination: str, fetch: Fetch) -> Left:
 
 def only_task(shape: str, selection: Selection) -> str | None:
     """The one kind of task whose answers a shape takes; None where it takes all."""
-    return {"sidecar": _text_task(selection), "coco": "detect"}.get(shape)
+    if shape == "sidecar":
+        return _text_task(selection)
+    return "detect" if shape == "coco" else None
 
 
 def _text_task(selection: Selection) -> str:
-    return "caption" if selection.count("caption") else "query"
+    return "caption" if selection.answers_to["caption"] else "query"
 
 
 def _as_there(folder: str, filename: str) -> str:
