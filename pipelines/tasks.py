@@ -20,7 +20,8 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         nargs="?",
         const=Caption(),
-        type=_caption,
+        # The length may be left out, and then the word that follows is taken for it.
+        type=_task(lambda text: Caption(text), ", and give INPUTs before --caption"),  # type: ignore[arg-type]
         metavar=lengths,
         help="describe the picture",
     )
@@ -81,22 +82,14 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
     return Sampling(args.max_tokens, args.temperature, args.top_p, args.repetition_penalty)
 
 
-def _task(kind: Callable[[str], Task]) -> Callable[[str], Task]:
+def _task(kind: Callable[[str], Task], cure: str = "") -> Callable[[str], Task]:
     def parse(text: str) -> Task:
         try:
             return kind(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
+            raise argparse.ArgumentTypeError(f"{error}{cure}") from error
 
     return parse
-
-
-def _caption(text: str) -> Task:
-    try:
-        return Caption(text)  # type: ignore[arg-type]
-    except ValueError as error:
-        # The length may be left out, and then the word that follows is taken for it.
-        raise argparse.ArgumentTypeError(f"{error}, and give INPUTs before --caption") from error
 
 
 def _questions(path: str) -> list[Task]:
