@@ -106,13 +106,13 @@ class FalQueue:
             **settings._asdict(),
         }
         last = self.client.policy.last
-        last.headers = {}
+        last.headers = None
         try:
             job = self.client.submit(ENDPOINT, arguments, webhook_url=self.webhook).request_id
         except (CallError, AccountError):
             raise
         except Exception as error:  # The client stumbles in many ways over an answer that is not as it should be.
-            if not last.headers:
+            if last.headers is None:
                 raise RejectedError(f"it can't be sent: {type(error).__name__}", "unsendable") from error
             job = last.headers.get("x-fal-request-id")
             if job is None:

@@ -137,6 +137,17 @@ def test_a_garbled_answer_without_a_header_is_lost(api, fal):
     assert_nothing_was_paid_twice(api)
 
 
+def test_an_answer_without_any_header_is_lost_and_its_job_not_sent_again(api, fal):
+    def bare(call, response):
+        call.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n<html>")
+        call.wfile.flush()
+        call.break_off()
+
+    api.faults.append(Fault("submit", bare, before=False, times=1))
+    assert list(ended(fal.answer(requests(4))).values()) == ["LostAnswer"] * 4
+    assert_nothing_was_paid_twice(api)
+
+
 @pytest.mark.parametrize("job", ["../../../other/app", "", "x" * 200, "a b"])
 def test_a_job_is_not_asked_after_by_a_name_that_could_lead_elsewhere(api, fal, job):
     api.faults.append(Fault("submit", changed(lambda body: {**body, "request_id": job}), before=False, times=1))
