@@ -123,7 +123,7 @@ class PolicyTransport(httpx.BaseTransport):
                 return PollError(said)
             if status in WAITED_FOR and detail is None:
                 # Somebody in between who did ask it, and did not hear the end.
-                return self._lost(phase, said)
+                return LostAnswerError(said)
             return UnavailableError(said, again)
         if phase == "result" and "still in progress" in said:
             return PollError(said)

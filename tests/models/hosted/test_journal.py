@@ -150,29 +150,28 @@ def test_a_journal_leads_nowhere_else(api, new, folder, job):
     assert set(ended(new().answer(requests(4))).values()) == {"LostAnswer"} and len(api.calls) == calls
 
 
-def test_what_another_shard_of_the_run_has_under_way_is_its_own_business(api, new, folder):
-    crash(new().answer(requests(4), "one/7"), folder, 1)
+@pytest.mark.parametrize(
+    ("scope", "beside", "afterwards"),
+    [
+        pytest.param("one/7", "one/8", ("one/7", "two/8"), id="shards: it again, and another run"),
+        pytest.param(
+            "one-0of2/7/0/2",
+            "two-1of2/7/1/2",
+            ("three-0of2/8/0/2", "four/8"),
+            id="slices: it again, and all of them",
+        ),
+    ],
+)
+def test_what_others_have_under_way_is_their_own_business(api, new, folder, scope, beside, afterwards):
+    crash(new().answer(requests(4), scope), folder, 1)
     (entry,) = entries(folder)
     (folder / entry["name"]).write_text(json.dumps({**entry, "state": "asked"}))
     other = new()
-    assert ended(other.answer(requests(4), "one/8")) == right(4), "pictures of the same bytes"
-    other.forget([f"r{number}" for number in range(4)], "one/8")
-    assert [entry["scope"] for entry in entries(folder)] == ["one/7"]
-    for scope in ("one/7", "two/8"):
-        assert set(ended(new().answer(requests(4), scope)).values()) == {"LostAnswer"}, "a shard, or run, that is gone"
-    assert len(api.fal.jobs) == 2
-
-
-def test_what_another_slice_has_under_way_is_its_own_business(api, new, folder):
-    crash(new().answer(requests(4), "one-0of2/7/0/2"), folder, 1)
-    (entry,) = entries(folder)
-    (folder / entry["name"]).write_text(json.dumps({**entry, "state": "asked"}))
-    other = new()
-    assert ended(other.answer(requests(4), "two-1of2/7/1/2")) == right(4), "pictures of the same bytes"
-    other.forget([f"r{number}" for number in range(4)], "two-1of2/7/1/2")
-    assert [entry["scope"] for entry in entries(folder)] == ["one-0of2/7/0/2"]
-    for scope in ("three-0of2/8/0/2", "four/8"):
-        assert set(ended(new().answer(requests(4), scope)).values()) == {"LostAnswer"}, "its slice again, or all of it"
+    assert ended(other.answer(requests(4), beside)) == right(4), "pictures of the same bytes"
+    other.forget([f"r{number}" for number in range(4)], beside)
+    assert [entry["scope"] for entry in entries(folder)] == [scope]
+    for later in afterwards:
+        assert set(ended(new().answer(requests(4), later)).values()) == {"LostAnswer"}, "who had it is gone"
     assert len(api.fal.jobs) == 2
 
 
