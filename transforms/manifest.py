@@ -5,9 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -15,15 +15,17 @@ from apache_beam.pvalue import PBegin, PCollection
 
 from ..models.tasks import Task
 from .buckets import Bucket, Folder
-from .embedded import check_pictures, list_pictures
+from .embedded import Listed, check_pictures, list_pictures
 from .files import open_file
 from .patience import Patience
 from .read import anchored
 from .records import ImageRef
 from .stores import Stores
-from .tables import KINDS, PARQUET, convert, kind_of, read_rows, schema_of
+from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
 from .templates import fill, named_columns, value_of
 from .uris import BUCKETS, LOCAL, basename, check_uri, is_path, scheme_of
+
+R = TypeVar("R", TableRow, Listed)
 
 
 @dataclass(frozen=True)
@@ -115,28 +117,28 @@ def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:
         yield from _read_pictures(path, columns, columns.image)
         return
     folder = posixpath.dirname(path)
-    for row in read_rows(path, columns.names()):
-        try:
-            if row.problem:
-                raise ValueError(row.problem)
-            yield _asked(_place(row.values, columns, folder), row.values, columns)
-        except ValueError as error:
-            yield _problem(f"{path}#{row.number}", columns, str(error))
+    rows = read_rows(path, columns.names())
+    yield from _references(path, rows, columns, lambda row: _place(row.values, columns, folder))
 
 
 def _read_pictures(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
     """A reference for each row that holds its picture; where the file breaks off, one more, which fails."""
     try:
         with open_file(path) as file:
-            for row in list_pictures(path, file, image, columns.names()):
-                try:
-                    if row.problem:
-                        raise ValueError(row.problem)
-                    yield _asked(ImageRef(row.uri, row.name), row.values, columns)
-                except ValueError as error:
-                    yield _problem(f"{path}#{row.number}", columns, str(error))
+            rows = list_pictures(path, file, image, columns.names())
+            yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name))
     except (OSError, ValueError, pa.ArrowException) as error:
         yield _problem(path, columns, str(error))
+
+
+def _references(path: str, rows: Iterable[R], columns: Columns, place: Callable[[R], ImageRef]) -> Iterator[ImageRef]:
+    for row in rows:
+        try:
+            if row.problem:
+                raise ValueError(row.problem)
+            yield _asked(place(row), row.values, columns)
+        except ValueError as error:
+            yield _problem(f"{path}#{row.number}", columns, str(error))
 
 
 def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]) -> Columns:
