@@ -16,7 +16,7 @@ from .desk import Desk
 from .fetch import Fetcher
 from .load import Fetch, load_ahead
 from .records import Annotation, Failure, ImageRef, Job, Row
-from .uris import as_written
+from .uris import is_utf8
 
 ANNOTATIONS, FAILURES = "annotations", "failures"
 # References that an element-wise transform gathers before it answers them: many batches of any engine.
@@ -66,7 +66,7 @@ def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
             raise ValueError(f"{task.name} {task.prompt!r} is asked twice")
         if type(task) not in annotator.tasks:
             raise ValueError(f"{annotator.name} can't be asked to {task.name}")
-        if as_written(task.prompt) != task.prompt:
+        if not is_utf8(task.prompt):
             raise ValueError(f"{task.name} {task.prompt!r} has bytes that are no UTF-8: write it in UTF-8")
 
 

@@ -13,7 +13,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from .stores import require_client
-from .uris import BUCKETS, LOCAL, as_written, path_of, scheme_of
+from .uris import BUCKETS, LOCAL, as_written, is_utf8, path_of, scheme_of
 
 
 def move(source: str, target: str) -> None:
@@ -86,7 +86,7 @@ def place_for_rows(output: str) -> str:
     # Nothing would be found there, and all be asked again.
     if set(place) & set("*?["):
         raise ValueError(f"output {place}: choose a name without *, ? and [, which mean a pattern")
-    if as_written(place) != place:
+    if not is_utf8(place):
         raise ValueError(f"output {as_written(place)}: choose a name in UTF-8, as not all readers take others")
     if scheme_of(place) == "hdfs":
         # Through Beam, which writes no file there that is there already: no run could show that it is alive.

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from .files import LEAST_BYTES, open_file
 from .patience import FetchError
-from .uris import as_written
+from .uris import is_utf8
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
@@ -133,7 +133,7 @@ def checked_text(text: str, column: str) -> str:
     Raises:
         ValueError: it is none.
     """
-    if as_written(text) != text:
+    if not is_utf8(text):
         raise ValueError(f"column {column} is no UTF-8 there: save the manifest as UTF-8")
     return text
 
@@ -163,7 +163,7 @@ def _header(path: str, reader: Any) -> list[str]:
     header: list[str] = next(reader, [])
     if not header or len(set(header)) < len(header):
         raise ValueError(f"manifest {path}: its first line must name its columns, each once")
-    if any(as_written(name) != name for name in header):
+    if not all(map(is_utf8, header)):
         raise ValueError(f"manifest {path}: its first line is no UTF-8; save it as UTF-8")
     return header
 

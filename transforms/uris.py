@@ -125,6 +125,11 @@ def as_written(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text holds no odd bytes, as names of files on Linux may."""
+    return as_written(text) == text
+
+
 def as_named(written: str) -> str:
     """A name as it was before it was written with escapes; one that holds such by itself can't be told from others."""
     return _WRITTEN.sub(lambda escape: chr(int(escape[1], 16)), written)
