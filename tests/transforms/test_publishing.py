@@ -19,6 +19,8 @@ from moondream_beam.transforms.write import ShardWriter
 __all__ = ["stepwise"]
 
 IDS = ("one", "two", "three")
+# What an attempt does on the file system that another can see: all that stepwise.py lets it do one at a time.
+STEPS = 9
 Stepwise = Callable[[Callable[[], object]], Attempt]
 
 
@@ -62,6 +64,8 @@ def steps(out: Path, stepwise: Stepwise) -> int:
     for number in count():
         if attempt.over:
             shutil.rmtree(out)
+            # The gate of stepwise.py knows a step by a part's name in it: without this, new names would empty the tests.
+            assert number == STEPS
             return number
         attempt.step()
     raise AssertionError
