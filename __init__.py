@@ -4,25 +4,12 @@ from .models.cloud import MoondreamCloud
 from .models.fal import Fal
 from .models.fallback import Fallback
 from .models.moondream.annotator import Moondream
-from .models.tasks import (
-    Annotator,
-    Answer,
-    Box,
-    Caption,
-    Detect,
-    Fault,
-    Outcome,
-    Point,
-    Query,
-    Request,
-    Sampling,
-    Spot,
-)
-from .transforms.annotate import Annotate, Annotated, annotate
-from .transforms.handler import MoondreamModelHandler
-from .transforms.job import AnnotateToParquet
-from .transforms.read import ReadImages
-from .transforms.records import Annotation, Failure, ImageRef
+from .models.tasks import Annotator, Answer, Box, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling, Spot
+from .transforms.annotation.annotate import Annotate, Annotated, annotate
+from .transforms.annotation.job import AnnotateToParquet
+from .transforms.annotation.model_handler import MoondreamModelHandler
+from .transforms.core.records import Annotation, Failure, ImageRef
+from .transforms.inputs.images import ReadImages
 
 __all__ = [
     "Annotate",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
 NAME = "moondream_beam"
-FOLDERS = [
-    *("models", "models/hosted", "models/moondream", "models/tiny"),
-    *("transforms", "transforms/export"),
-    *("pipelines", "pipelines/page"),
-]
+FLOORS = ("models", "transforms", "pipelines")
+# Every folder of the three floors that holds an __init__.py.
+FOLDERS = sorted(init.parent.as_posix() for floor in FLOORS for init in Path(floor).rglob("__init__.py"))
 PACKAGE_DIR = {NAME: ".", **{f"{NAME}.{folder.replace('/', '.')}": folder for folder in FOLDERS}}
 
 
@@ -29,7 +29,7 @@ setup(
     package_data={
         NAME: ["py.typed"],
         f"{NAME}.pipelines": ["providers.yaml"],
-        f"{NAME}.pipelines.page": ["*.html", "*.css", "*.js"],
+        f"{NAME}.pipelines.display.report_page": ["*.html", "*.css", "*.js"],
         f"{NAME}.models.tiny": ["config.json", "tokenizer.json", "model.safetensors", "README.md"],
     },
     cmdclass={"build_py": BuildRoot},

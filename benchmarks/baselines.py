@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from moondream_beam.models.moondream.crops import Crops, Tiling, normalize, prepare_crops
-from moondream_beam.models.moondream.engine import Engine
-from moondream_beam.models.moondream.generate import advance
-from moondream_beam.models.moondream.jobs import new_row
-from moondream_beam.models.moondream.slots import run_prompts
-from moondream_beam.models.moondream.text import Cache
+from moondream_beam.models.moondream.engine.engine import Engine
+from moondream_beam.models.moondream.engine.generate import advance
+from moondream_beam.models.moondream.engine.jobs import new_row
+from moondream_beam.models.moondream.engine.slots import run_prompts
+from moondream_beam.models.moondream.network.crops import Crops, Tiling, normalize, prepare_crops
+from moondream_beam.models.moondream.network.text import Cache
 from moondream_beam.models.tasks import Request
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from moondream_beam.models.moondream.config import MoondreamConfig
+from moondream_beam.models.moondream.network.config import MoondreamConfig
 
 
 @dataclass(frozen=True)

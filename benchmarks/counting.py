@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moondream_beam.transforms.patience import Patience
-from moondream_beam.transforms.published import count_rows, files_of
-from moondream_beam.transforms.records import ANNOTATION_SCHEMA
+from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA
+from moondream_beam.transforms.io.retry import Patience
+from moondream_beam.transforms.monitoring.row_counts import count_rows, files_of
 
 ROWS = 1000
 

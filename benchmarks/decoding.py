@@ -14,11 +14,11 @@ import time
 import numpy as np
 from PIL import Image
 
-from moondream_beam.models.moondream.config import VisionConfig
-from moondream_beam.models.moondream.crops import Crops, keeps_crops, prepare_crops
+from moondream_beam.models.moondream.network.config import VisionConfig
+from moondream_beam.models.moondream.network.crops import Crops, keeps_crops, prepare_crops
 from moondream_beam.models.tasks import Size
 from moondream_beam.models.tiny.scenes import draw
-from moondream_beam.transforms.decode import Enough, make_pixels, open_picture, reduce
+from moondream_beam.transforms.images.decode import Enough, make_pixels, open_picture, reduce
 
 CONFIG = VisionConfig()
 SIZES = ((2000, 1500), (4000, 3000), (6000, 4000), (8064, 6048))

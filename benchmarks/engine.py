@@ -23,13 +23,13 @@ from bound import Device, least_seconds, measure
 from PIL import Image
 from presets import PRESETS, write_checkpoint
 
-from moondream_beam.models.moondream.crops import prepare_crops
+from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
 from moondream_beam.models.moondream.devices import DTYPES, choose_device, choose_dtype
-from moondream_beam.models.moondream.engine import Engine
-from moondream_beam.models.moondream.jobs import Job
-from moondream_beam.models.moondream.slots import Slots
-from moondream_beam.models.moondream.text import Cache
-from moondream_beam.models.moondream.weights import Checkpoint
+from moondream_beam.models.moondream.engine.engine import Engine
+from moondream_beam.models.moondream.engine.jobs import Job
+from moondream_beam.models.moondream.engine.slots import Slots
+from moondream_beam.models.moondream.network.crops import prepare_crops
+from moondream_beam.models.moondream.network.text import Cache
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from moondream_beam import Caption, Detect, Moondream, ReadImages
-from moondream_beam.pipelines.runner import local_runner
-from moondream_beam.transforms.manifest import Columns, ReadManifests
-from moondream_beam.transforms.plan import PlanShards
-from moondream_beam.transforms.records import ImageRef, Job
+from moondream_beam.pipelines.local_runner.runner import local_runner
+from moondream_beam.transforms.core.records import ImageRef, Job
+from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests
+from moondream_beam.transforms.planning.plan import PlanShards
 
 TASKS = (Caption(), Detect("dog"))
 JOB = Job(TASKS, Moondream("tiny"), run="now")

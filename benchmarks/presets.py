@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from moondream_beam.models.moondream.config import MoondreamConfig, RegionConfig, TextConfig, VisionConfig
-from moondream_beam.models.moondream.sources import EMBEDDED
-from moondream_beam.models.moondream.weights import MoondreamModel
+from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED
+from moondream_beam.models.moondream.checkpoints.weights import MoondreamModel
+from moondream_beam.models.moondream.network.config import MoondreamConfig, RegionConfig, TextConfig, VisionConfig
 
 PRESETS = {
     # The proportions of the real one in small: eyes of a third of the decoder, the whole vocabulary.

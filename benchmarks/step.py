@@ -18,8 +18,8 @@ import torch
 from presets import PRESETS, write_checkpoint
 from torch import Tensor, nn
 
-from moondream_beam.models.moondream.text import Cache, Text
-from moondream_beam.models.moondream.weights import Checkpoint
+from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
+from moondream_beam.models.moondream.network.text import Cache, Text
 
 ROWS, SEEN, REPEATS = 32, 800, 10
 

@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from .hosted.annotator import HostedAnnotator
 from .hosted.budget import Budget
-from .hosted.ends import AccountError, CallError, GoneError, LostAnswerError, PollError, RejectedError, UnfitError
-from .hosted.governor import Clock
-from .hosted.images import data_uri
+from .hosted.dispatch.rate_limiter import Clock
+from .hosted.http.errors import (
+    AccountError,
+    CallError,
+    GoneError,
+    LostAnswerError,
+    PollError,
+    RejectedError,
+    UnfitError,
+)
+from .hosted.http.images import data_uri
 from .hosted.service import Done, Item, Reply
 from .tasks import DEFAULT_PROMPT, Answer, Caption, Fault, Query, Task, Timings
 
 if TYPE_CHECKING:
-    from .hosted.falclient import FalClient
+    from .hosted.fal_client import FalClient
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +86,7 @@ class Fal(HostedAnnotator):
         self.name, self._batch_size, self._price, self._webhook = model, batch_size, price, webhook
 
     def _service(self, key: str) -> FalQueue:
-        from .hosted.falclient import FalClient
+        from .hosted.fal_client import FalClient
 
         return FalQueue(FalClient(key=key), self.name, self._batch_size, self._price, self._webhook)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from .hosted.annotator import HostedAnnotator
-from .hosted.images import shrink
+from .hosted.http.images import shrink
 from .hosted.journal import Store
 from .tasks import Annotator, Fault, Outcome, Request, Size
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
 
 from PIL.Image import Image
 
-from .hosted.bill import Hosted
+from .billing import Hosted
 
 Length = Literal["short", "normal", "long"]
 FinishReason = Literal["stop", "length"]

@@ -15,20 +15,14 @@ from apache_beam.pvalue import PBegin, PCollection, Row
 from apache_beam.transforms.resources import parse_resource_hints
 
 from ..models.moondream.annotator import Moondream
-from ..models.moondream.hub import OFFICIAL
+from ..models.moondream.checkpoints.hub import OFFICIAL
 from ..models.tasks import Query
-from ..transforms import annotate, job, manifest, read
-from ..transforms.beam_rows import (
-    AnnotationsToRows,
-    FailuresToRows,
-    RefsToRows,
-    RowsToRefs,
-    asked_of,
-    read_failures,
-    row_type,
-)
-from ..transforms.fetch import Fetcher
-from .yaml_arguments import GOOD, errors_of, sampling_of, tasks_of, texts_of
+from ..transforms.annotation import annotate, job
+from ..transforms.core.beam_schema import AnnotationsToRows, FailuresToRows, RefsToRows, RowsToRefs, asked_of, row_type
+from ..transforms.images.fetch import Fetcher
+from ..transforms.inputs import images, manifest
+from ..transforms.output.reader import read_failures
+from .options.yaml import GOOD, errors_of, sampling_of, tasks_of, texts_of
 
 PROVIDERS = Path(__file__).with_name("providers.yaml")
 RECORD_SCHEMA = pa.schema(
@@ -56,8 +50,8 @@ class ReadImages(beam.PTransform[PBegin, PCollection[Any]]):
     def __init__(self, path: str | Sequence[str]) -> None:
         super().__init__()
         paths = texts_of("path", path)
-        self.images = read.ReadImages(*paths)
-        if (nothing := read.without_pictures(paths)) is not None:
+        self.images = images.ReadImages(*paths)
+        if (nothing := images.without_pictures(paths)) is not None:
             raise ValueError(f"path {nothing}: no picture there; check it")
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:

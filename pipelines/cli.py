@@ -9,10 +9,10 @@ import re
 import sys
 from collections.abc import Sequence
 
-from . import annotate, demo, estimate, export, report, status
-from .interrupt import ended_as_by_ctrl_c, not_about_ends_on_purpose
-from .progress import AboveTheBar
-from .starting import BAD_ARGUMENTS, CannotStartError, OneLineParser
+from .commands import annotate, demo, estimate, export, report, status
+from .display.progress import AboveTheBar
+from .local_runner.signals import ended_as_by_ctrl_c, not_about_ends_on_purpose
+from .options.parser import BAD_ARGUMENTS, CannotStartError, OneLineParser
 
 INTERRUPTED = 130
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..models.cloud import PRICES, USUAL_TOKENS
+from ..models.hosted.cloud.protocol import PRICES, USUAL_TOKENS
 
 # https://github.com/m87-labs/kestrel/blob/main/PERFORMANCE.md @ 0fbba06, Moondream 2, the query skill on ChartQA:
 # requests a second at its best batch size, with answers of about 3 tokens and of about 30.

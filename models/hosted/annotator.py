@@ -12,13 +12,13 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..tasks import Outcome, Request, Size, Task
 from .budget import Budget
-from .caller import Caller
-from .ends import AccountError
-from .governor import Clock, Governor
-from .images import DETAIL, LONGEST_SIDE, Encoder
+from .dispatch.dispatcher import Caller
+from .dispatch.rate_limiter import Clock, Governor
+from .dispatch.results import Desk
+from .http.errors import AccountError
+from .http.images import DETAIL, LONGEST_SIDE, Encoder
 from .journal import Journal, Store
 from .service import Item, Service
-from .settling import Desk
 
 Self = TypeVar("Self", bound="HostedAnnotator")
 

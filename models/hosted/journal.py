@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from .ends import AccountError
+from .http.errors import AccountError
 
 State = Literal["asked", "accepted", "cancelled", "done"]
 T = TypeVar("T")

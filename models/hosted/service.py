@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from ..tasks import Answer, Fault, Request, Task, Timings, Tokens
-from .images import Encoder, data_uri, public_url
+from .http.images import Encoder, data_uri, public_url
 
 
 class Settings(NamedTuple):

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from ..tasks import Outcome, Request, Size
-from .crops import keeps_crops
+from .checkpoints.hub import OFFICIAL
+from .checkpoints.sources import find_source
 from .devices import check_device, choose_device, choose_dtype
-from .engine import Engine
-from .hub import OFFICIAL
-from .sources import find_source
+from .engine.engine import Engine
+from .network.crops import keeps_crops
 
 
 class Moondream:

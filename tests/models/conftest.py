@@ -1,7 +1,7 @@
 """One CPU thread for the small networks: more only wait for each other, above all on a busy machine; hosted APIs."""
 
 import torch
-from hosted.fixtures import api, clock
+from support.hosted.fixtures import api, clock
 
 __all__ = ["api", "clock"]
 

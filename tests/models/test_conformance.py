@@ -5,17 +5,17 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hosted.clock import QuickClock
-from hosted.fixtures import leave_home
-from hosted.server import serving
 from PIL import Image
+from support.hosted.clock import QuickClock
+from support.hosted.fixtures import leave_home
+from support.hosted.server import serving
 
 from moondream_beam.models.cloud import MoondreamCloud
 from moondream_beam.models.fal import Fal
 from moondream_beam.models.fallback import Fallback
 from moondream_beam.models.moondream.annotator import Moondream
-from moondream_beam.models.moondream.files import WEIGHTS_FILE
-from moondream_beam.models.moondream.sources import EMBEDDED
+from moondream_beam.models.moondream.checkpoints.files import WEIGHTS_FILE
+from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED
 from moondream_beam.models.tasks import Answer, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "public"

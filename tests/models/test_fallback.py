@@ -6,16 +6,16 @@ import pickle
 from dataclasses import dataclass
 
 import pytest
-from echo import Echo
-from hosted.asking import requests
-from hosted.faults import Fault as Accident
-from hosted.faults import answer
-from hosted.pictures import numbered
+from support.data.echo import Echo
+from support.hosted.asking import requests
+from support.hosted.faults import Fault as Accident
+from support.hosted.faults import answer
+from support.hosted.pictures import numbered
 
 from moondream_beam.models import fallback as module
 from moondream_beam.models.fal import ENDPOINT, Fal
 from moondream_beam.models.fallback import Fallback
-from moondream_beam.models.hosted.ends import AccountError
+from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.tasks import Answer, Detect, Fault, Query, Request
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import psutil
 import pytest
-from hosted.fixtures import api, clock
-from launcher import Launcher
-from pools import pool_of_workers
+from support.hosted.fixtures import api, clock
+from support.running.launcher import Launcher
+from support.running.worker_pools import pool_of_workers
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.cli import main

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
-from buckets import SERVERS, Bucket, make_bucket
-from faultproxy import Proxy
-from rows import annotation, failure
+from support.data.rows import annotation, failure
+from support.servers.fault_proxy import Proxy
+from support.servers.object_stores import SERVERS, Bucket, make_bucket
 
-from moondream_beam.transforms import blocks, codecs, embedded, files, inside, streams
-from moondream_beam.transforms.records import Annotation, Failure
+from moondream_beam.transforms.core.records import Annotation, Failure
+from moondream_beam.transforms.io import block_cache, files
+from moondream_beam.transforms.io.containers import compression, forward_stream, parquet_images, reader
 
 
 @pytest.fixture
@@ -84,10 +85,10 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Blocks of 4 KiB, 32 of them at hand, instead of some MiB."""
     size = 4096
-    for module in (blocks, codecs, embedded, files, streams):
+    for module in (block_cache, compression, parquet_images, files, forward_stream):
         monkeypatch.setattr(module, "BLOCK_BYTES", size)
-    for module in (blocks, files):
+    for module in (block_cache, files):
         monkeypatch.setattr(module, "NEAR_BYTES", size)
     monkeypatch.setattr(files, "LEAST_BYTES", size // 4)
-    monkeypatch.setattr(inside, "WINDOW_BYTES", 32 * size)
+    monkeypatch.setattr(reader, "WINDOW_BYTES", 32 * size)
     return size

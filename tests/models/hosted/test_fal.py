@@ -10,14 +10,14 @@ from email.utils import formatdate
 from time import time
 
 import pytest
-from hosted.asking import ended, requests, right
-from hosted.faults import Fault, answer
-from hosted.pictures import numbered
 from PIL import Image
+from support.hosted.asking import ended, requests, right
+from support.hosted.faults import Fault, answer
+from support.hosted.pictures import numbered
 
 from moondream_beam.models import fal as module
 from moondream_beam.models.fal import CAPTION_PROMPTS, ENDPOINT, Fal
-from moondream_beam.models.hosted.governor import FAILURES_TO_OPEN
+from moondream_beam.models.hosted.dispatch.rate_limiter import FAILURES_TO_OPEN
 from moondream_beam.models.tasks import Caption, Detect, Query, Request, Sampling
 
 

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from hosted.asking import ended, requests, right
-from hosted.faults import Fault, answer, changed, ends_early, garbled, reset, reset_in_the_middle, silent
-from hosted.pictures import numbered
+from support.hosted.asking import ended, requests, right
+from support.hosted.faults import Fault, answer, changed, ends_early, garbled, reset, reset_in_the_middle, silent
+from support.hosted.pictures import numbered
 
 from moondream_beam.models.fal import MODELS, Fal, FalQueue
-from moondream_beam.models.hosted import policy
-from moondream_beam.models.hosted.ends import AccountError, LostAnswerError, RejectedError
-from moondream_beam.models.hosted.falclient import FalClient
-from moondream_beam.models.hosted.images import encode
+from moondream_beam.models.hosted.fal_client import FalClient
+from moondream_beam.models.hosted.http import transport
+from moondream_beam.models.hosted.http.errors import AccountError, LostAnswerError, RejectedError
+from moondream_beam.models.hosted.http.images import encode
 from moondream_beam.models.hosted.service import Item, Settings
 from moondream_beam.models.tasks import Fault as Untold
 from moondream_beam.models.tasks import Query
@@ -167,7 +167,7 @@ def test_the_key_follows_no_address_that_an_answer_names(api, fal):
 @pytest.mark.parametrize("operation", ["submit", "status", "result"])
 def test_an_answer_that_does_not_come_is_not_waited_for_without_end(api, fal, monkeypatch, operation):
     for phase in ("submit", "poll", "result"):
-        monkeypatch.setitem(policy.CALL_S, phase, 0.3)
+        monkeypatch.setitem(transport.CALL_S, phase, 0.3)
     api.faults.append(Fault(operation, silent(10.0), before=False, times=1))
     told = ended(fal.answer(requests(4)))
     assert told == right(4) if operation != "submit" else set(told.values()) == {"LostAnswer"}
@@ -181,7 +181,7 @@ def test_an_api_that_can_not_be_reached_is_tried_again(api, fal):
 
 
 def test_an_answer_too_large_is_none(api, fal, monkeypatch):
-    monkeypatch.setattr(policy, "MOST_ANSWER_BYTES", 2000)
+    monkeypatch.setattr(transport, "MOST_ANSWER_BYTES", 2000)
     api.faults.append(Fault("result", changed(lambda body: {**body, "timings": "x" * 3000}), before=False, times=1))
     assert ended(fal.answer(requests(4))) == right(4)
     assert len(api.fal.jobs) == 1
@@ -369,8 +369,8 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(api, fal, monkey
 
 
 def test_what_no_http_can_say_is_told_without_its_words(api):
-    transport = policy.PolicyTransport(policy.Connections(), "fal", "")
-    with httpx.Client(transport=transport) as client, pytest.raises(LostAnswerError) as lost:
+    strict = transport.PolicyTransport(transport.Connections(), "fal", "")
+    with httpx.Client(transport=strict) as client, pytest.raises(LostAnswerError) as lost:
         client.post("https://queue.fal.run/x", headers={"Authorization": "Key se\ncret"})
     assert str(lost.value) == "LocalProtocolError"
 

@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hosted.asking import ended, requests, right
-from hosted.faults import Fault, answer, reset
+from support.hosted.asking import ended, requests, right
+from support.hosted.faults import Fault, answer, reset
 
 from moondream_beam.models.cloud import MoondreamCloud
 from moondream_beam.models.fal import Fal
-from moondream_beam.models.hosted.ends import AccountError
+from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.hosted.journal import Journal, LocalStore
 
 

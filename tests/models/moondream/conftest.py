@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from moondream_beam.models.moondream.config import MoondreamConfig
-from moondream_beam.models.moondream.crops import prepare_crops
-from moondream_beam.models.moondream.engine import Engine
-from moondream_beam.models.moondream.generate import Row, first_wish
-from moondream_beam.models.moondream.jobs import Job
-from moondream_beam.models.moondream.prompts import prompt_ids
-from moondream_beam.models.moondream.slots import Slots
-from moondream_beam.models.moondream.weights import Checkpoint, MoondreamModel
+from moondream_beam.models.moondream.checkpoints.weights import Checkpoint, MoondreamModel
+from moondream_beam.models.moondream.engine.engine import Engine
+from moondream_beam.models.moondream.engine.generate import Row, first_wish
+from moondream_beam.models.moondream.engine.jobs import Job
+from moondream_beam.models.moondream.engine.slots import Slots
+from moondream_beam.models.moondream.network.config import MoondreamConfig
+from moondream_beam.models.moondream.network.crops import prepare_crops
+from moondream_beam.models.moondream.network.prompts import prompt_ids
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Sampling
 
 PUBLIC = Path(__file__).parents[2] / "golden" / "public"

@@ -1,0 +1,188 @@
+"""Train the tiny model from nothing: ``python -m tiny.train --output DIR``.
+
+First the eyes alone learn what is where (marks.py), then all tasks are learnt together. Every picture is new. The
+learning rate falls to zero over ``--steps``. Started again with the same folder, it goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch import distributed as workers
+from torch.multiprocessing.spawn import spawn
+
+from moondream_beam.models.moondream.checkpoints.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from moondream_beam.models.moondream.checkpoints.tensor_names import WRAPPED
+from moondream_beam.models.moondream.checkpoints.weights import MoondreamModel
+from moondream_beam.models.moondream.network.config import MoondreamConfig
+from moondream_beam.models.moondream.network.tokenizer import Tokenizer
+from moondream_beam.models.tiny.scenes import TRAINING_SEEDS, VALIDATION_SEEDS, draw
+
+from .lessons import Batch, Teacher
+from .losses import fraction_right, look, measure, read
+from .marks import Marker, Outliner
+from .vocabulary import build_config, build_tokenizer
+
+_PEAK_RATE = 1.5e-3
+_WARM_UP = 150
+_BETAS = (0.9, 0.98)
+_WEIGHT_DECAY = 0.03
+_CLIP = 1.0
+_MARKS_WEIGHT = 0.3
+_COORDINATES_WEIGHT = 0.4
+_SIZES_WEIGHT = 0.3
+_STATE_FILE, _MEETING_FILE = "training.pt", "meeting"
+
+
+class Pupil(nn.Module):
+    """The network and, for the time of its training, the layers that read marks and outlines off what it sees."""
+
+    def __init__(self, config: MoondreamConfig) -> None:
+        super().__init__()
+        self.model = MoondreamModel(config)
+        self.marker = Marker(config.vision.proj_out_dim)
+        self.outliner = Outliner(config.vision.enc_dim)
+        nn.init.normal_(self.model.vision.pos_emb, std=0.1)
+        nn.init.normal_(self.model.text.wte, std=0.1)
+        nn.init.normal_(self.model.region.coord_features, std=2.0)
+        nn.init.normal_(self.model.region.size_features, std=1.0)
+
+    def forward(self, batch: Batch, everything: bool) -> tuple[Tensor, list[float]]:
+        """The loss to descend, and its parts for the log: marks, outlines, words, coordinates, sizes."""
+        features_NTC, seen_BTC = look(self.model, batch)
+        marks, outlines = self.marker(seen_BTC, batch.marks), self.outliner(features_NTC, batch.outlines_NTC)
+        if not everything:
+            return marks + outlines, [marks.item(), outlines.item()]
+        losses = measure(self.model, read(self.model, seen_BTC, batch), batch)
+        told = losses.words + _COORDINATES_WEIGHT * losses.coordinates + _SIZES_WEIGHT * losses.sizes
+        return told + _MARKS_WEIGHT * (marks + outlines), [part.item() for part in (marks, outlines, *losses)]
+
+
+class Training:
+    """One worker's share of the training; all workers hold the same weights and take the same steps."""
+
+    def __init__(self, rank: int, options: argparse.Namespace) -> None:
+        torch.manual_seed(options.seed)
+        self.rank, self.options, self.folder = rank, options, Path(options.output)
+        config = MoondreamConfig.read(self.folder / CONFIG_FILE)
+        self.teacher = Teacher(config, Tokenizer(self.folder / TOKENIZER_FILE), options.things)
+        self.pupil = Pupil(config)
+        self.weights = [weight for weight in self.pupil.parameters() if weight.requires_grad]
+        matrices = [weight for weight in self.weights if weight.dim() == 2]
+        vectors = [weight for weight in self.weights if weight.dim() != 2]
+        groups = [{"params": matrices, "weight_decay": _WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, betas=_BETAS, fused=True)
+        self.step = 0
+
+    def run(self) -> None:
+        """Take the steps that are left."""
+        if (self.folder / _STATE_FILE).exists():
+            self._resume()
+        start = time.monotonic()
+        stop = self.options.stop or self.options.steps
+        while self.step < stop:
+            parts = self._learn()
+            self.step += 1
+            if self.step % self.options.log_every == 0 and self.rank == 0:
+                self._log(parts, time.monotonic() - start)
+            if (self.step % self.options.save_every == 0 or self.step == stop) and self.rank == 0:
+                self._save()
+
+    def _learn(self) -> list[float]:
+        share = self.options.batch // self.options.workers
+        first = self.step * self.options.batch + self.rank * share
+        batch = self.teacher.batch([draw(seed) for seed in TRAINING_SEEDS[first : first + share]])
+        loss, parts = self.pupil(batch, self.step >= self.options.looking)
+        loss.backward()
+        self._average()
+        nn.utils.clip_grad_norm_(self.weights, _CLIP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return parts
+
+    def _average(self) -> None:
+        taught = [weight.grad for weight in self.weights if weight.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in taught])
+        workers.all_reduce(flat)
+        flat /= self.options.workers
+        for gradient, mean in zip(taught, flat.split([gradient.numel() for gradient in taught]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def _rate(self) -> float:
+        """Warm up at the start and again when the tasks set in; fall to zero along a cosine."""
+        looking = self.options.looking
+        since = self.step if self.step < looking else self.step - looking
+        falling = 0.5 * (1 + math.cos(math.pi * self.step / self.options.steps))
+        return _PEAK_RATE * min(1.0, (since + 1) / _WARM_UP) * falling
+
+    @torch.no_grad()
+    def _log(self, parts: list[float], seconds: float) -> None:
+        scenes = [draw(seed) for seed in VALIDATION_SEEDS[: self.options.validation]]
+        batch = self.teacher.batch(scenes)
+        hidden_BTC = read(self.pupil.model, look(self.pupil.model, batch)[1], batch)
+        right = fraction_right(self.pupil.model, hidden_BTC, batch)
+        losses = " ".join(f"{part:.4f}" for part in parts)
+        print(f"step {self.step} seconds {seconds:.0f} loss {losses} held-out right {right:.3f}", flush=True)
+
+    def _save(self) -> None:
+        state = {"step": self.step, "pupil": self.pupil.state_dict(), "optimizer": self.optimizer.state_dict()}
+        unfinished = self.folder / f"{_STATE_FILE}.part"
+        torch.save(state, unfinished)
+        unfinished.replace(self.folder / _STATE_FILE)
+        tensors = {WRAPPED + name: tensor.half() for name, tensor in self.pupil.model.state_dict().items()}
+        save_file(tensors, self.folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    def _resume(self) -> None:
+        state: dict[str, Any] = torch.load(self.folder / _STATE_FILE, weights_only=True)
+        self.step = state["step"]
+        self.pupil.load_state_dict(state["pupil"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def main() -> None:
+    """Write tokenizer and configuration, then train."""
+    parser = argparse.ArgumentParser(description="Train the tiny model from nothing.")
+    parser.add_argument(
+        "--output", required=True, help="folder for the checkpoint; training goes on from what is in it"
+    )
+    parser.add_argument("--steps", type=int, default=3_300)
+    parser.add_argument("--stop", type=int, help="interrupt the training after this step")
+    parser.add_argument("--looking", type=int, default=900, help="first steps, in which only the eyes learn")
+    parser.add_argument("--batch", type=int, default=64, help="pictures a step, of all workers together")
+    parser.add_argument("--things", type=int, default=1, help="names to detect or point at for each picture")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights")
+    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--validation", type=int, default=32, help="held-out pictures")
+    options = parser.parse_args()
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+    (folder / CONFIG_FILE).write_text(json.dumps(build_config(tokenizer), indent=1) + "\n", encoding="utf-8")
+    # What is left of an interrupted run would make the workers wait for it.
+    (folder / _MEETING_FILE).unlink(missing_ok=True)
+    spawn(_work, (options,), options.workers)
+
+
+def _work(rank: int, options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    meeting = (Path(options.output) / _MEETING_FILE).absolute()
+    workers.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=options.workers)
+    Training(rank, options).run()
+    workers.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Moondream Cloud: its protocol, single requests and batches."""

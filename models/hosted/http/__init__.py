@@ -1,0 +1,1 @@
+"""The HTTP layer of hosted APIs: errors, transport, and images to send."""

@@ -1,0 +1,1 @@
+"""The network of Moondream 2, one file for each part, named as in the reference implementation."""

@@ -1,0 +1,1 @@
+"""The subcommands of ``moondream-beam``, one file each."""

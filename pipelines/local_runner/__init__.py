@@ -1,0 +1,1 @@
+"""Beam's runner on this machine, with one process or several."""

@@ -1,1 +1,0 @@
-"""The page that ``report`` writes: its template, its style, its script, and what fills them."""

@@ -1,0 +1,87 @@
+"""Pictures and addresses on their way to an API."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+from support.hosted.pictures import number_of, numbered
+
+from moondream_beam.models.hosted.http.images import LONGEST_SIDE, Encoder, encode, public_url
+
+
+def test_a_large_picture_is_made_smaller_and_keeps_its_shape():
+    image = Image.open(io.BytesIO(encode(Image.new("RGB", (4000, 1000), "red"))))
+    assert image.size == (LONGEST_SIDE, LONGEST_SIDE // 4) and image.format == "JPEG"
+
+
+def test_a_small_picture_stays_as_large_as_it_is():
+    assert number_of(encode(numbered(321))) == 321
+
+
+def test_a_picture_of_one_line_keeps_a_line():
+    assert Image.open(io.BytesIO(encode(Image.new("RGB", (9000, 1))))).size == (LONGEST_SIDE, 1)
+
+
+@pytest.mark.parametrize("picture", [Image.new("RGB", (0, 0)), Image.new("RGBA", (2, 2)), Image.new("L", (2, 2))])
+def test_what_can_not_be_sent_is_refused(picture):
+    with pytest.raises(ValueError, match="picture"):
+        encode(picture)
+
+
+def test_requests_about_one_picture_share_its_encoding():
+    encoder, picture = Encoder(), numbered(1)
+    assert encoder(picture) is encoder(picture)
+    assert encoder(numbered(2)) != encoder(picture)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://example.org/a.jpg",
+        "https://example.org:8443/a%20b.jpg?width=3&v=2",
+        "https://93.184.216.34/a.jpg",
+        "https://[2606:4700::1]/a.jpg",
+        "https://a.b.example.co.uk./a.jpg",
+    ],
+)
+def test_an_address_that_anybody_may_fetch_is_public(uri):
+    assert public_url(uri) == uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        None,
+        "",
+        "a.jpg",
+        "/home/me/a.jpg",
+        "file:///a.jpg",
+        "gs://bucket/a.jpg",
+        "data:image/png;base64,AAAA",
+        "ftp://example.org/a.jpg",
+        "https://localhost/a.jpg",
+        "https://intranet/a.jpg",
+        "https://printer.local/a.jpg",
+        "https://db.internal/a.jpg",
+        "https://127.0.0.1/a.jpg",
+        "https://10.1.2.3/a.jpg",
+        "https://169.254.169.254/latest",
+        "https://[::1]/a.jpg",
+        "https://[fd00::1]/a.jpg",
+        "https://2130706433/a.jpg",
+        "https://0x7f.1/a.jpg",
+        "https://user@example.org/a.jpg",
+        "https://user:secret@example.org/a.jpg",
+        "https://example.org/a.jpg?X-Amz-Signature=0",
+        "https://example.org/a.jpg?sig=0",
+        "https://example.org/a.jpg?access_token=",
+        "https://example.org:99999/a.jpg",
+        "https://exämple.org/a.jpg",
+        "https://example.org/" + "a" * 2048,
+        "https://[::1",
+    ],
+)
+def test_all_others_are_not(uri):
+    assert public_url(uri) is None

@@ -1,0 +1,172 @@
+"""``moondream-beam annotate``, from words on a command line to rows on a disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.data.photographs import take_photographs
+
+from moondream_beam import Annotate, Caption, Detect, Moondream, Query, ReadImages
+from moondream_beam.pipelines.local_runner.runner import local_runner
+
+
+def rows(output: Path, kind: str = "data") -> list[dict[str, Any]]:
+    """All rows of an output, by id."""
+    tables = [pq.read_table(path) for path in sorted((output / kind).glob("*.parquet"))]
+    return pa.concat_tables(tables).sort_by("id").to_pylist()
+
+
+def record(output: Path) -> dict[str, Any]:
+    """The record of the last run."""
+    return json.loads(max((output / "runs").glob("*.json")).read_text())
+
+
+def test_a_folder_ends_with_one_row_for_each_picture_and_task(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    status, said, _ = command(
+        "annotate", pictures, "--model", "tiny", "--output", out, "--caption", "--query", "How many shapes are there?"
+    )
+    assert status == 1, "one picture is broken, and no failure is allowed"
+    assert "10 asked = 8 in data/ + 2 in errors/: balances" in said
+    good = {"a.png", "b.jpg", "c.webp", "more/d.bmp"}
+    assert {(row["filename"], row["task"]) for row in rows(out)} == {(n, t) for n in good for t in ("caption", "query")}
+    assert {(row["filename"], row["stage"]) for row in rows(out, "errors")} == {("broken.jpg", "decode")}
+    assert "HTML" in rows(out, "errors")[0]["message"]
+
+
+def test_failures_within_the_allowed_rate_are_success(pictures, tmp_path, command):
+    words = ("annotate", pictures, "--model", "tiny", "--output", tmp_path / "out", "--caption", "short")
+    assert command(*words, "--max-failure-rate", "0.2")[0] == 0
+
+
+def test_the_same_command_again_does_nothing(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    words = ("annotate", pictures, "--model", "tiny", "--output", out, "--detect", "circle")
+    command(*words)
+    before = rows(out)
+    status, said, _ = command(*words)
+    assert status == 0
+    assert "0 asked = 0 in data/ + 0 in errors/" in said
+    assert "5 more were asked, and had their rows already" in said
+    assert rows(out) == before
+
+
+def test_a_new_task_does_only_what_is_missing(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    words = ("annotate", pictures, "--model", "tiny", "--output", out, "--caption", "short")
+    command(*words)
+    _, said, _ = command(*words, "--point", "square")
+    assert "5 asked = 4 in data/ + 1 in errors/" in said
+    assert [row["task"] for row in rows(out)].count("caption") == 4
+
+
+def test_without_a_task_the_default_prompt_is_asked(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    command("annotate", pictures / "a.png", "--model", "tiny", "--output", out)
+    assert [(row["task"], row["prompt"]) for row in rows(out)] == [("query", "Describe this image.")]
+
+
+def test_a_limit_takes_the_same_pictures_each_time(pictures, tmp_path, command):
+    for out in (tmp_path / "one", tmp_path / "two"):
+        command("annotate", pictures, "--model", "tiny", "--output", out, "--caption", "short", "--limit", "2")
+    chosen = [
+        {row["filename"] for kind in ("data", "errors") for row in rows(tmp_path / n, kind)} for n in ("one", "two")
+    ]
+    assert chosen[0] == chosen[1] and len(chosen[0]) == 2
+
+
+def test_a_limit_leaves_each_slice_its_part(pictures, tmp_path, command):
+    for copy in range(40):
+        (pictures / f"copy-{copy}.png").hardlink_to(pictures / "a.png")
+    words = ("--model", "tiny", "--caption", "short", "--limit", "20", "--output", tmp_path / "out", "--no-report")
+    parts = []
+    for number in (0, 1):
+        command("annotate", pictures, *words, "--slice", f"{number}/2")
+        parts.append(sum(len(rows(tmp_path / "out", kind)) for kind in ("data", "errors")))
+    assert 0 < parts[0] < parts[1] == 20
+
+
+def test_a_run_leaves_its_record_and_no_temporary_file(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    command("annotate", pictures, "--model", "tiny", "--output", out, "--caption", "--temperature", "0")
+    kept = record(out)
+    assert kept["model"] == "tiny" and kept["revision"] and kept["balanced"]
+    assert kept["counts"] == {"pictures": 5, "pending": 5, "done": 0, "retried": 0, "annotations": 4, "failures": 1}
+    assert kept["options"]["temperature"] == 0 and kept["sampling"]["temperature"] == 0
+    assert kept["totals"]["output_tokens"] == sum(row["output_tokens"] for row in rows(out))
+    assert [path for path in out.rglob("*") if "_temporary" in path.parts and path.is_file()] == []
+
+
+def test_a_runner_of_beam_leaves_no_temporary_file_either(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    words = ("annotate", pictures / "a.png", "--model", "tiny", "--output", out, "--caption", "short")
+    assert command(*words, "--runner", "FnApiRunner")[0] == 0
+    assert len(rows(out)) == 1
+    assert not (out / "_temporary").exists()
+
+
+def test_a_folder_whose_name_is_no_utf8_is_annotated_reported_and_recorded(pictures, tmp_path, command):
+    odd = pictures.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    out = tmp_path / "out"
+    words = ("annotate", odd, "--model", "tiny", "--output", out, "--caption", "short", "--max-failure-rate", "0.5")
+    status, _, complained = command(*words)
+    assert status == 0 and "Traceback" not in complained
+    assert len(rows(out)) == 4 and (out / "report.html").exists()
+
+
+def test_values_of_beam_options_are_not_recorded(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    words = ("annotate", pictures / "a.png", "--model", "tiny", "--output", out, "--caption", "short")
+    status, said, complained = command(*words, "--s3_secret_access_key", "hunter2")
+    assert status == 0
+    assert "hunter2" not in said + complained + "".join(path.read_text() for path in (out / "runs").iterdir())
+
+
+@pytest.mark.slow
+def test_real_photographs_of_every_kind_end_with_one_row_each(tmp_path, command):
+    sizes = take_photographs(tmp_path / "photos")
+    out = tmp_path / "out"
+    words = ("annotate", f"{tmp_path}/photos/*", "--model", "tiny", "--output", out, "--caption", "--max-tokens", "8")
+    status, said, _ = command(*words)
+    assert status == 0 and f"{len(sizes)} asked = {len(sizes)} in data/ + 0 in errors/: balances" in said
+    assert {row["filename"]: (row["width"], row["height"]) for row in rows(out)} == sizes
+    assert len(rows(out)) == len(sizes)
+
+
+@pytest.mark.slow
+def test_processes_this_process_and_somebodys_own_pipeline_give_the_same_rows(pictures, tmp_path, command):
+    tasks = ("--caption", "--query", "What colour is the background?", "--detect", "shape")
+    for out, workers in ((tmp_path / "one", "1"), (tmp_path / "two", "2")):
+        words = ("annotate", pictures, "--model", "tiny", "--output", out, *tasks, "--workers", workers)
+        assert command(*words, "--max-failure-rate", "1")[0] == 0
+
+    def told(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["id"], row["caption"], [tuple(box.values()) for box in row["objects"] or ()]
+
+    alone, together = ([told(row) for row in rows(tmp_path / name)] for name in ("one", "two"))
+    assert len(alone) == 12 and together == alone
+    assert [row["id"] for row in rows(tmp_path / "one", "errors")] == [
+        row["id"] for row in rows(tmp_path / "two", "errors")
+    ]
+
+    seen = tmp_path / "own.txt"
+    asked = [Caption(), Query("What colour is the background?"), Detect("shape")]
+    with beam.Pipeline(local_runner(beam.options.pipeline_options.PipelineOptions([]), 1)) as pipeline:
+        annotations, _ = pipeline | ReadImages(str(pictures)) | Annotate(asked, Moondream("tiny"))
+        _ = (
+            annotations
+            | beam.Map(lambda row: json.dumps([row.id, row.caption, row.objects or []]))
+            | beam.io.WriteToText(str(seen), shard_name_template="")
+        )
+    own = sorted(json.loads(line) for line in seen.read_text().splitlines())
+    assert [(name, caption) for name, caption, _ in own] == [(name, caption) for name, caption, _ in alone]
+    for (_, _, boxes), (_, _, expected) in zip(own, alone, strict=True):
+        # Parquet keeps 32 bits.
+        assert [pytest.approx(box, abs=1e-6) for box in expected] == [tuple(box) for box in boxes]

@@ -1,0 +1,219 @@
+"""``moondream-beam report``: one page, that holds what rows hold and nothing that they could do."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from html.parser import HTMLParser
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support.data.outputs import HOSTILE, publish, record, troubled
+from support.data.rows import annotation, failure
+
+from moondream_beam import AnnotateToParquet, Caption, Moondream, ReadImages
+from moondream_beam.pipelines.commands import report
+from moondream_beam.pipelines.display.report_page.render import render
+from moondream_beam.transforms.dataset import statistics
+from moondream_beam.transforms.dataset.reader import Dataset
+from moondream_beam.transforms.images.fetch import Fetcher
+
+TEN_MEGABYTES = 10_000_000
+
+
+class Page(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return troubled(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def source(output):
+    with Dataset(str(output)) as dataset:
+        return render(dataset, Fetcher())
+
+
+@pytest.fixture(scope="module")
+def page(source):
+    return Page(source)
+
+
+def test_the_command_writes_one_file_and_says_where(tmp_path, command):
+    publish(tmp_path, [annotation()])
+    assert command("report", tmp_path) == (0, f"{tmp_path}/report.html\n", "")
+    assert "A dog." in (tmp_path / "report.html").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "errors", "report.html"}
+    assert command("report", tmp_path)[0] == 0, "again, over the old one"
+
+
+def test_a_run_reports_by_itself_on_so_many_rows_and_of_more_says_how(tmp_path, monkeypatch, capsys):
+    publish(tmp_path, [annotation(id="1"), failure(id="2")])
+    args = argparse.Namespace(output=str(tmp_path), report=True, allow_private_addresses=False)
+    monkeypatch.setattr(report, "ROWS_REPORTED_UNASKED", 1)
+    report.try_report(args)
+    assert capsys.readouterr().out == f"report   of 2 rows it takes minutes: moondream-beam report {tmp_path}\n"
+    assert not (tmp_path / "report.html").exists()
+    monkeypatch.setattr(report, "ROWS_REPORTED_UNASKED", 2)
+    report.try_report(args)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_texts_of_rows_stay_text(page):
+    for text in HOSTILE[:5]:
+        assert text in page.text
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert {tag for tag, _ in page.elements}.isdisjoint({"img", "iframe", "object", "link", "base", "form", "h4"})
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert "<b>photos</b>" in page.text, "nor do options become markup"
+
+
+def test_the_page_names_nothing_outside_itself(page, source):
+    addresses = [
+        attributes[name] or ""
+        for _, attributes in page.elements
+        for name in ("src", "href", "srcset", "data", "action", "style")
+        if name in attributes
+    ]
+    assert addresses and all(re.match(r"#[a-z]+$|data:image/jpeg;base64,", address) for address in addresses)
+    assert "url(" not in source and "@import" not in source
+
+
+def test_the_policy_of_the_page_allows_its_own_script_style_and_pictures_only(page):
+    (policy,) = [attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes]
+    assert re.fullmatch(
+        r"default-src 'none'; img-src data:; style-src 'sha256-[\w+/=]{44}'; script-src 'sha256-[\w+/=]{44}'", policy
+    )
+
+
+def test_a_long_text_is_cut_and_says_so(page):
+    assert "a" * 601 not in page.text and "and 4,400 more characters" in page.text
+
+
+def test_boxes_and_points_are_drawn_over_their_picture(page):
+    kinds = [attributes.get("class") for _, attributes in page.elements]
+    assert kinds.count("mark") == kinds.count("halo") > 20
+    assert kinds.count("spot") >= 5
+
+
+def test_what_stands_on_the_page_are_the_figures(page, output):
+    with Dataset(str(output)) as dataset:
+        totals, counts = statistics.totals(dataset), statistics.suspicion_counts(dataset)
+    words = " ".join(page.text.split())
+    assert f"The ledger balances {totals.annotations + totals.failures} rows" in words
+    assert f"{totals.annotations} in data/ + {totals.failures} in errors/" in words
+    for kind, count in counts.items():
+        assert f"{kind.capitalize()}{count}" in words
+    assert f"cost, estimated{totals.usd:.2f}" in words.replace("$", "")
+    assert "UndecodableError" in words and "11.2" in words, "45 pictures in 4 seconds"
+
+
+def test_pictures_that_are_gone_leave_a_reason(page):
+    assert "the picture can't be had from its place any more" in page.text and "no picture" in page.text
+
+
+def test_a_ledger_that_does_not_balance_is_told(tmp_path):
+    publish(tmp_path, [annotation()])
+    record(tmp_path, "one", balanced=False, pending=2, annotations=1)
+    with Dataset(str(tmp_path)) as dataset:
+        assert "The ledger of 1 run does not balance" in Page(render(dataset, Fetcher())).text
+
+
+def test_a_run_whose_errors_were_asked_again_still_adds_up(tmp_path):
+    publish(tmp_path, [annotation(id="1", run="one"), failure(id="2", run="one")])
+    publish(tmp_path, [annotation(id="3", run="two")])
+    record(tmp_path, "one", pending=4, annotations=1, failures=3)
+    record(tmp_path, "two", pending=1, annotations=1)
+    with Dataset(str(tmp_path)) as dataset:
+        words = " ".join(Page(render(dataset, Fetcher())).text.split())
+    assert "balances, 2 asked again since" in words and words.count("asked again since") == 1
+
+
+def test_a_page_stays_below_ten_megabytes_whatever_rows_hold(tmp_path):
+    Image.effect_noise((900, 900), 200).convert("RGB").save(tmp_path / "noise.png")
+    rows = [
+        annotation(
+            id=f"{index}-{task}",
+            key=f"k{index:03}",
+            uri=str(tmp_path / "noise.png"),
+            filename="🏝" * 3000,
+            prompt=f"{task}" + "<" * 9000,
+            caption=("&" * 20_000),
+            finish_reason="length",
+        )
+        for index in range(90)
+        for task in range(3)
+    ]
+    publish(tmp_path, rows)
+    with Dataset(str(tmp_path)) as dataset:
+        assert len(render(dataset, Fetcher()).encode()) < TEN_MEGABYTES
+
+
+@pytest.mark.parametrize(
+    "words, cure",
+    [(("report", "nowhere"), "no rows there"), (("report", "nowhere", "--cation"), "unknown option --cation")],
+)
+def test_a_bad_argument_is_told_in_one_line(words, cure, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, said, complained = command(*words)
+    assert (status, said) == (2, "") and cure in complained and complained.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_can_not_be_read_are_told_in_one_line(command, tmp_path):
+    publish(tmp_path, [annotation()])
+    next(tmp_path.glob("data/*.parquet")).write_bytes(b"PAR1 no more PAR1")
+    status, _, complained = command("report", tmp_path)
+    assert status == 2 and "can't be read" in complained and complained.count("\n") == 1
+
+
+def test_annotate_ends_with_a_report_unless_told(pictures, tmp_path, command):
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "--max-failure-rate", "0.5", "--output")
+    status, said, _ = command(*words, tmp_path / "out")
+    assert status == 0 and said.splitlines()[-1] == f"report   {tmp_path}/out/report.html"
+    assert "b.jpg" in (tmp_path / "out" / "report.html").read_text()
+    status, said, _ = command(*words, tmp_path / "bare", "--no-report")
+    assert status == 0 and "report" not in said and not (tmp_path / "bare" / "report.html").exists()
+
+
+def test_an_output_of_somebodys_own_pipeline_has_a_report_as_well(pictures, tmp_path, command):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | ReadImages(str(pictures)) | AnnotateToParquet([Caption("short")], Moondream("tiny"), str(tmp_path))
+    assert command("report", tmp_path) == (0, f"{tmp_path}/report.html\n", "")
+    assert "Options" not in Page((tmp_path / "report.html").read_text()).text
+
+
+def test_a_report_that_fails_does_not_fail_the_run(pictures, tmp_path, command):
+    (tmp_path / "out" / "report.html" / "in the way").mkdir(parents=True)
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "--max-failure-rate", "0.5")
+    status, said, complained = command(*words, "--output", tmp_path / "out")
+    assert status == 0 and "balances" in said
+    (line,) = [line for line in complained.splitlines() if "no report" in line]
+    assert "Traceback" not in complained
+
+
+def test_an_output_without_a_row_says_so_in_every_place(tmp_path):
+    publish(tmp_path, [annotation()])
+    (part,) = (tmp_path / "data").glob("*.parquet")
+    pq.write_table(pq.read_table(part).slice(0, 0), part)
+    with Dataset(str(tmp_path)) as dataset:
+        page = Page(render(dataset, Fetcher()))
+    for told in ("There are no rows", "No picture was answered.", "Nothing.", "No run has written anything."):
+        assert told in page.text
+    assert "Where the time went" not in page.text

@@ -1,0 +1,64 @@
+"""One GPU for each worker process: what can be seen of it without a GPU."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from moondream_beam.pipelines.local_runner.gpus import gpus_of, pin, spread, visible_gpus
+from moondream_beam.pipelines.local_runner.runner import local_runner
+
+
+@pytest.mark.parametrize(
+    "count, environment, gpus",
+    [
+        (0, {}, ()),
+        (2, {}, ("0", "1")),
+        (2, {"CUDA_VISIBLE_DEVICES": "3,5"}, ("3", "5")),
+        (1, {"CUDA_VISIBLE_DEVICES": "GPU-1a, MIG-2b"}, ("GPU-1a",)),
+        (0, {"CUDA_VISIBLE_DEVICES": "7"}, ()),
+        (0, {"CUDA_VISIBLE_DEVICES": ""}, ()),
+    ],
+)
+def test_gpus_are_called_as_their_processes_will_know_them(count, environment, gpus):
+    assert visible_gpus(count, environment) == gpus
+
+
+def test_each_process_has_a_gpu_of_its_own():
+    assert spread(2, ("0", "1", "2")) == ("0", "1")
+    assert spread(4, ()) == ()
+    environments = [{"CUDA_VISIBLE_DEVICES": "3,5"} for _ in range(2)]
+    for number, environment in enumerate(environments):
+        pin(f"worker_{number}", ("3", "5"), environment)
+    assert environments == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+
+
+def test_more_processes_than_gpus_are_refused_with_the_cure():
+    with pytest.raises(ValueError, match="--workers 4: .*; give --workers 2, or name the one .* as --device cuda:0"):
+        spread(4, ("0", "1"))
+
+
+@pytest.mark.parametrize("options", [{"workers": 1}, {"device": "cuda:1"}, {"device": "cpu"}, {"backend": "fal"}])
+def test_where_a_device_was_named_or_none_is_used_nothing_is_spread(options, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    args = SimpleNamespace(**{"workers": 2, "device": "auto", "backend": "local", **options})
+    assert gpus_of(args) == ()
+
+
+def tell(_: int) -> str:
+    return f"{os.environ['WORKER_ID']} {os.environ['CUDA_VISIBLE_DEVICES']}"
+
+
+@pytest.mark.slow
+def test_the_environment_of_each_worker_names_its_gpu(tmp_path):
+    options = PipelineOptions([])
+    with beam.Pipeline(local_runner(options, 2, ("3", "GPU-5 a")), options=options) as pipeline:
+        told = pipeline | beam.Create(range(8)) | beam.Reshuffle() | beam.Map(tell)
+        _ = told | beam.io.WriteToText(str(tmp_path / "told"), shard_name_template="")
+    lines = set((tmp_path / "told").read_text().splitlines())
+    assert {line.split(" ", 1)[1] for line in lines} == {"3", "GPU-5 a"}
+    assert len(lines) == 2

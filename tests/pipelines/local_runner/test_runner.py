@@ -1,0 +1,36 @@
+"""The runner of this machine."""
+
+from __future__ import annotations
+
+import os
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.value_provider import RuntimeValueProvider
+
+from moondream_beam.pipelines.local_runner.runner import local_runner
+
+
+def tell(_: int) -> str:
+    return f"{os.getpid()} {RuntimeValueProvider.get_value('s3_region_name', str, 'default')}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_options_reach_wherever_the_work_is_done(workers, tmp_path):
+    options = PipelineOptions(["--s3_region_name=mars-1"])
+    with beam.Pipeline(local_runner(options, workers), options=options) as pipeline:
+        told = pipeline | beam.Create(range(8)) | beam.Reshuffle() | beam.Map(tell)
+        _ = told | beam.io.WriteToText(str(tmp_path / "told"), shard_name_template="")
+    processes, regions = zip(*(line.split() for line in (tmp_path / "told").read_text().splitlines()), strict=True)
+    assert len(set(processes)) == workers
+    assert (str(os.getpid()) in processes) == (workers == 1)
+    # In this process Beam's own global of runtime options stays as it was.
+    assert set(regions) == ({"mars-1"} if workers > 1 else {"default"})
+
+
+def test_nothing_is_fetched_to_run_on_this_machine():
+    # The wall around the network of these tests would make it fail.
+    with beam.Pipeline(local_runner(PipelineOptions([]), 1)) as pipeline:
+        _ = pipeline | beam.Create([1]) | beam.Map(print)

@@ -1,0 +1,43 @@
+"""Tasks on the command line."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from moondream_beam import Caption, Detect, Point, Query, Sampling
+from moondream_beam.pipelines.options.tasks import add_sampling_options, add_task_options, sampling_of
+
+
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    add_task_options(parser)
+    add_sampling_options(parser)
+    return parser
+
+
+def test_tasks_keep_the_order_they_were_given_in(parser):
+    words = ["--point", "cat", "--caption", "--query", "Why?", "--caption", "long", "--detect", "a dog"]
+    asked = [Point("cat"), Caption("normal"), Query("Why?"), Caption("long"), Detect("a dog")]
+    assert parser.parse_args(words).tasks == asked
+
+
+def test_a_file_of_prompts_asks_each_of_its_lines(parser, tmp_path):
+    (tmp_path / "prompts.txt").write_text("Who?\n\n  Wo ist die Tür?  \n", encoding="utf-8")
+    words = ["--caption", "--prompts", str(tmp_path / "prompts.txt")]
+    assert parser.parse_args(words).tasks == [Caption(), Query("Who?"), Query("Wo ist die Tür?")]
+
+
+def test_a_file_without_a_prompt_is_refused(parser, tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--prompts", str(tmp_path / "empty.txt")])
+    assert "has no question in it" in capsys.readouterr().err
+
+
+def test_sampling_is_the_hosted_endpoints_unless_told(parser):
+    assert sampling_of(parser.parse_args([])) == Sampling(None, 0.2, 1.0, 1.0)
+    words = ["--max-tokens", "9", "--temperature", "0", "--top-p", "0.5", "--repetition-penalty", "1.2"]
+    assert sampling_of(parser.parse_args(words)) == Sampling(9, 0.0, 0.5, 1.2)

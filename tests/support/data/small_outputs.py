@@ -1,0 +1,64 @@
+"""Small outputs with known rows about pictures that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+from support.data.rows import annotation, failure
+
+from moondream_beam.models.tasks import Box, Spot
+from moondream_beam.transforms.core.records import Row
+from moondream_beam.transforms.output.run_record import write_card
+from moondream_beam.transforms.output.writer import ShardWriter
+
+# What must stay text, whatever shows it.
+HOSTILE = (
+    "<script>document.title='owned'</script><img src=x onerror=alert(1)>",
+    "\"'><svg onload=alert(1)></svg>{{ 7*7 }}</style></script>",
+    "\u202eevil\u202c שלום עולם مرحبا",
+    "👩‍👩‍👧‍👦🏳️‍🌈" * 40,
+    "long" * 5000,
+    "a\x00b\x07 and\nlines\r\nof it",
+)
+
+
+def publish(out: Path, *rows: Row, run: str = "one", shard: int = 0) -> Path:
+    """Publish these rows as one shard."""
+    writer = ShardWriter(str(out), run, shard)
+    for row in rows:
+        writer.add(row)
+    writer.publish()
+    write_card(str(out))
+    return out
+
+
+def draw_row(folder: Path, name: str, size: tuple[int, int] = (40, 30), **values: object) -> Row:
+    """A row about a picture that lies in this folder under this name."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, "teal").save(path)
+    return row_of(path, name, width=size[0], height=size[1], **values)
+
+
+def row_of(path: Path, name: str, **values: object) -> Row:
+    """A row about a picture, with names that tell it from others."""
+    unlike = f"{path}/{values.get('task', 'caption')}/{values.get('prompt', 'normal')}"
+    plain = {"id": f"id of {unlike}", "key": f"key of {path}", "uri": str(path), "filename": name}
+    return annotation(**{**plain, **values})
+
+
+def some_of_each(folder: Path) -> list[Row]:
+    """Rows of all tasks on four pictures, one of them gone; two failures."""
+    rows = []
+    for name in ("a.jpg", "b.png", "sub/c.jpg"):
+        rows += [
+            draw_row(folder, name, caption=f"A picture named {name}."),
+            draw_row(folder, name, task="query", prompt="What is it?", caption="yes", output_tokens=1),
+            draw_row(folder, name, task="detect", prompt="cat", caption=None, objects=(Box(0.25, 0.5, 0.75, 1.0),) * 2),
+            draw_row(folder, name, task="point", prompt="cat", caption=None, points=(Spot(0.5, 0.25),)),
+        ]
+    rows.append(row_of(folder / "gone.jpg", "gone.jpg", caption="", finish_reason="length"))
+    rows.append(failure(id="f1", filename="broken.jpg", stage="decode", error="UndecodableError", message="cut off"))
+    rows.append(failure(id="f2", key="k2", filename="far.jpg", stage="fetch", error="FetchError", message="404"))
+    return rows

@@ -1,0 +1,40 @@
+"""Asking a server of this machine as a job would, and answers that it can be told to give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.servers.web_server import Visit
+
+from moondream_beam.models.tasks import Fault
+from moondream_beam.transforms.images.fetch import Fetcher
+from moondream_beam.transforms.io.retry import FetchError, Patience
+
+QUICK = Patience(tries=3, seconds=5, first_pause=0.001)
+LIMIT = 1 << 20
+
+
+def read(url: str, patience: Patience = QUICK) -> bytes:
+    """Fetch from this machine."""
+    return Fetcher(allow_private_addresses=True, patience=patience)(url)
+
+
+def fault(url: str, patience: Patience = QUICK) -> Fault:
+    with pytest.raises(FetchError) as caught:
+        read(url, patience)
+    return caught.value.fault
+
+
+def in_turn(*answers: Any) -> Any:
+    """Answers one after the other, the last one for ever."""
+    left = list(answers)
+    return lambda visit: (left.pop(0) if len(left) > 1 else left[0])(visit)
+
+
+def status(code: int, **headers: Any) -> Any:
+    return lambda visit: visit.reply(b"no", code, **headers)
+
+
+def ok(visit: Visit) -> None:
+    visit.reply(b"picture")

@@ -1,0 +1,166 @@
+"""References, annotations and failures become Beam's rows and come back, whatever they hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.testing.util import assert_that
+from apache_beam.typehints.row_type import RowTypeConstraint
+from support.data.rows import annotation, failure
+
+from moondream_beam import Box, Caption, Detect, ImageRef, Query, Spot
+from moondream_beam.models.billing import Hosted
+from moondream_beam.transforms.core.beam_schema import (
+    AnnotationsToRows,
+    Asked,
+    FailuresToRows,
+    RefsToRows,
+    asked_of,
+    row_type,
+    to_ref,
+)
+from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, to_table
+from moondream_beam.transforms.io.uris import shown
+from moondream_beam.transforms.output.reader import read_failures
+
+SPLIT, LABEL = pa.field("split", pa.string()), pa.field("label", pa.int32())
+
+
+def crosses(element: Any, transform: beam.PTransform, check: Callable[[Any], None]) -> None:
+    """Check what a transform makes of an element, once that has crossed from one worker to another."""
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([element]) | transform
+        assert isinstance(rows.element_type, RowTypeConstraint)
+        assert_that(rows | beam.Reshuffle(), lambda rows: check(*rows))
+
+
+def test_an_annotation_keeps_all_its_fields():
+    boxes, spots = (Box(0.0, 0.25, 0.5, 1.0), Box(0.5, 0.5, 0.75, 1.0)), (Spot(0.5, 0.25),)
+    whole = annotation(objects=boxes, points=spots, hosted=Hosted("job", 2.0, None, True, None), columns=("train", 7))
+    names = [*ANNOTATION_SCHEMA.names, "split", "label"]
+
+    def check(row: Any) -> None:
+        assert row._fields == tuple(names)
+        assert [tuple(box) for box in row.objects] == [tuple(box) for box in boxes]
+        assert row.points[0].y == 0.25 and row.timings.total_ms == 8.0
+        assert (row.hosted.job, row.hosted.usd, row.split, row.label) == ("job", None, "train", 7)
+        assert row.created_at == "2030-01-02T03:04:05.678+00:00"
+
+    crosses(whole, AnnotationsToRows([SPLIT, LABEL]), check)
+
+
+def test_an_annotation_without_boxes_bill_or_columns_has_nulls():
+    def check(row: Any) -> None:
+        assert [row.caption, row.objects, row.points, row.hosted, row.split] == [None] * 5
+
+    crosses(annotation(caption=None), AnnotationsToRows([SPLIT]), check)
+
+
+def test_a_failure_keeps_all_its_fields():
+    names = FAILURE_SCHEMA.names
+
+    def check(row: Any) -> None:
+        assert row._fields == tuple(names)
+        assert (row.filename, row.stage, row.message, row.retryable) == ("\\udcff.jpg", "fetch", "gone", True)
+
+    crosses(failure(filename="\udcff.jpg"), FailuresToRows(), check)
+
+
+@pytest.mark.parametrize("ref", [ImageRef("/a.png", "a.png"), ImageRef("l.csv#3", "l.csv#3", problem="l.csv#3: empty")])
+def test_a_reference_comes_back_from_a_row(ref):
+    crosses(ref, RefsToRows(), lambda row: _assert_equal(to_ref(row, Asked((Query(),)), "/"), ref))
+
+
+def _assert_equal(found: Any, expected: Any) -> None:
+    assert found == expected
+
+
+def test_a_row_is_asked_what_its_fields_say():
+    asked = Asked((Detect("{thing}"), Query("Is it {thing}?")), (LABEL,))
+    ref = to_ref(beam.Row(uri="a.png", thing="red", label=3), asked, "/photos")
+    assert ref == ImageRef("/photos/a.png", "a.png", (Detect("red"), Query("Is it red?")), ((3,), (3,)))
+    (once,) = to_ref(beam.Row(uri="a.png", a="x", b="x"), Asked((Query("{a}"), Query("{b}"))), "/").tasks
+    assert once == Query("x")
+
+
+def test_where_no_field_is_named_the_job_asks():
+    asked = Asked((Query("Is {{this}} it?"), Caption()))
+    assert to_ref(beam.Row(uri="s3://b/a.png", filename="x/a.png"), asked, "/") == ImageRef("s3://b/a.png", "x/a.png")
+    assert asked.job_tasks() == (Query("Is {this} it?"), Caption())
+
+
+@pytest.mark.parametrize(
+    "row, told",
+    [
+        (beam.Row(uri=None, thing="x"), "field uri is empty"),
+        (beam.Row(uri="", thing="x"), "field uri is empty"),
+        (beam.Row(uri="ftp://h/a.png", thing="x"), "ftp:// is none of"),
+        (beam.Row(uri="http://[h/a.png", thing="x"), "is no URL"),
+        (beam.Row(uri="file://[h/a.png", thing="x"), "Invalid"),
+        (beam.Row(uri="http://[h/a.png", thing="x", problem="told before"), "told before"),
+        (beam.Row(uri="a.png", thing=None), "column thing is empty"),
+        (beam.Row(uri="a.png", thing="x", problem="told before"), "told before"),
+    ],
+)
+def test_a_row_that_can_not_be_asked_says_why(row, told):
+    ref = to_ref(row, Asked((Query("{thing}"),)), "/")
+    assert told in ref.problem and ref.tasks == (Query("{thing}"),)
+
+
+def test_the_password_of_a_row_that_is_no_picture_is_not_shown():
+    ref = to_ref(beam.Row(uri="ftp://me:hunter2@h/a.png?token=hunter2"), Asked((Query(),)), "/")
+    assert ref.problem and "hunter2" not in ref.problem + shown(ref.uri)
+
+
+def test_rows_without_a_picture_are_told_apart():
+    asked = Asked((Query(),), (LABEL,))
+    first, second = (to_ref(beam.Row(uri=None, label=label), asked, "/") for label in (1, 2))
+    assert first.uri != second.uri and first.columns == ((1,),)
+
+
+@pytest.mark.parametrize(
+    "field, told",
+    [
+        (pa.field("taken", pa.date32()), "column taken is date32.day.: fields are text, numbers, booleans or bytes"),
+        (pa.field("big", pa.uint64()), "column big is uint64"),
+        (pa.field("my column", pa.string()), "'my column' can't be a field"),
+        (pa.field("_hidden", pa.string()), "'_hidden' can't be a field"),
+        (pa.field("uri", pa.string()), "rows have a field of this name already"),
+    ],
+)
+def test_a_column_that_rows_can_not_hold_is_refused(field, told):
+    with pytest.raises(ValueError, match=told):
+        RefsToRows([field])
+
+
+def test_what_has_no_fields_is_refused():
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    texts = pipeline | beam.Create(["a.png"])
+    with pytest.raises(ValueError, match="these are no rows with named fields"):
+        asked_of(texts, [Query()], [])
+    nested = (
+        pipeline
+        | "Nested" >> beam.Create([1])
+        | beam.Map(lambda _: None).with_output_types(
+            RowTypeConstraint.from_fields([("uri", str), ("inner", row_type(pa.schema([SPLIT])))])
+        )
+    )
+    with pytest.raises(ValueError, match="field inner can't be kept"):
+        asked_of(nested, [Query()], ["inner"])
+
+
+def test_only_the_failures_of_the_run_are_read(tmp_path):
+    os.mkdir(tmp_path / "errors")
+    hosted = Hosted("job", 1.0, 0.5, False, None)
+    for run in ("one", "one-2"):
+        rows = [failure(run=run, hosted=hosted), failure(run=run, id="j", filename="b.jpg")]
+        pq.write_table(to_table(rows, FAILURE_SCHEMA), tmp_path / "errors" / f"part-{run}-00000.parquet")
+    found = list(read_failures(str(tmp_path), "one"))
+    assert [(row.id, row.run, row.hosted) for row in found] == [("i", "one", hosted), ("j", "one", None)]
+    assert list(read_failures(str(tmp_path), "three")) == []

@@ -1,0 +1,170 @@
+"""Rows, their schemas, and the names of requests and pictures."""
+
+from __future__ import annotations
+
+import os
+
+import pyarrow as pa
+import pytest
+from support.data.echo import Echo
+from support.data.rows import NOW, annotation, failure
+
+from moondream_beam.models.tasks import Box, Caption, Detect, Point, Query, Sampling, Spot
+from moondream_beam.transforms.core.records import (
+    ANNOTATION_SCHEMA,
+    FAILURE_SCHEMA,
+    Annotation,
+    Failure,
+    ImageRef,
+    Job,
+    annotation_schema,
+    to_table,
+)
+
+REF = ImageRef("/photos/a.b.jpg", "a.b.jpg")
+JOB = Job((Caption(),), Echo(), Sampling(), run="one")
+
+
+def test_columns_are_those_of_the_design_in_its_order() -> None:
+    assert ", ".join(ANNOTATION_SCHEMA.names) == (
+        "id, key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, finish_reason, "
+        "input_tokens, output_tokens, timings, backend, model, revision, run, created_at, hosted"
+    )
+    assert ", ".join(FAILURE_SCHEMA.names) == (
+        "id, key, filename, uri, task, prompt, stage, error, message, retryable, attempts, backend, run, created_at, "
+        "hosted"
+    )
+
+
+@pytest.mark.parametrize(("row", "schema"), [(Annotation, ANNOTATION_SCHEMA), (Failure, FAILURE_SCHEMA)])
+def test_rows_and_schemas_name_the_same_columns_in_the_same_order(row: type, schema: pa.Schema) -> None:
+    assert [name for name in row._fields if name != "columns"] == schema.names
+
+
+def test_only_what_a_task_does_not_give_may_be_null() -> None:
+    assert [field.name for field in ANNOTATION_SCHEMA if field.nullable] == ["caption", "objects", "points", "hosted"]
+    assert [field.name for field in FAILURE_SCHEMA if field.nullable] == ["hosted"]
+
+
+def test_annotations_come_back_from_arrow_as_they_were() -> None:
+    rows = [
+        annotation(),
+        annotation(caption=None, objects=(Box(0, 0.25, 0.5, 1), Box(0.125, 0, 1, 1))),
+        annotation(caption=None, points=(Spot(0.5, 0.25),)),
+        annotation(caption=None, objects=(), points=None),
+        annotation(caption="", prompt="Où est le chien ? 🐕"),
+    ]
+    table = to_table(rows, ANNOTATION_SCHEMA)
+    table.validate(full=True)
+    assert table.schema == ANNOTATION_SCHEMA
+    back = table.to_pylist()
+    assert [row["caption"] for row in back] == ["A dog.", None, None, None, ""]
+    assert back[1]["objects"] == [
+        {"x_min": 0, "y_min": 0.25, "x_max": 0.5, "y_max": 1},
+        {"x_min": 0.125, "y_min": 0, "x_max": 1, "y_max": 1},
+    ]
+    assert [row["objects"] for row in back[2:4]] == [None, []]
+    assert back[2]["points"] == [{"x": 0.5, "y": 0.25}]
+    assert back[0]["timings"] == rows[0].timings._asdict()
+    assert back[0]["created_at"] == NOW
+    assert back[4]["prompt"] == "Où est le chien ? 🐕"
+
+
+def test_columns_of_a_manifest_stand_behind_the_others_and_may_be_null() -> None:
+    kept = (pa.field("split", pa.string()), pa.field("score", pa.float64()))
+    table = to_table([annotation(columns=("train", 0.5)), annotation()], annotation_schema(kept))
+    assert table.schema.names == [*ANNOTATION_SCHEMA.names, "split", "score"]
+    assert table.select(["split", "score"]).to_pylist() == [
+        {"split": "train", "score": 0.5},
+        {"split": None, "score": None},
+    ]
+
+
+@pytest.mark.parametrize("names", [["caption"], ["a", "b", "a"]])
+def test_a_column_of_a_name_that_is_taken_is_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="can't be kept"):
+        annotation_schema([pa.field(name, pa.string()) for name in names])
+
+
+def test_a_reference_that_is_asked_less_keeps_what_stands_beside_the_rest() -> None:
+    why, who = Query("Why?"), Query("Who?")
+    ref = ImageRef("/a.jpg", "a.jpg", (why, who), (("because",), ("me",)))
+    assert ref.asking((who,)) == ref._replace(tasks=(who,), columns=(("me",),))
+    assert ref.columns_of(why) == ("because",)
+
+
+def test_failures_come_back_from_arrow_as_they_were() -> None:
+    rows = [failure(), failure(retryable=False, message="größer\nals erlaubt")]
+    assert to_table(rows, FAILURE_SCHEMA).to_pylist() == [row._asdict() for row in rows]
+
+
+@pytest.mark.parametrize("schema", [ANNOTATION_SCHEMA, FAILURE_SCHEMA])
+def test_no_rows_are_an_empty_table_of_the_schema(schema: pa.Schema) -> None:
+    table = to_table([], schema)
+    assert len(table) == 0
+    assert table.schema == schema
+
+
+def test_a_name_that_is_no_utf8_is_written_with_its_odd_bytes_as_escapes() -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    table = to_table([annotation(filename=name, uri=f"/{name}"), annotation()], ANNOTATION_SCHEMA)
+    table.validate(full=True)
+    assert table["filename"].to_pylist() == ["caf\\udce9.jpg", "a.jpg"]
+    assert table["uri"].to_pylist() == ["/caf\\udce9.jpg", "/photos/a.jpg"]
+    (text,) = to_table([failure(message=name)], FAILURE_SCHEMA)["message"].to_pylist()
+    assert text == "caf\\udce9.jpg"
+
+
+def test_a_key_is_short_has_no_dots_and_follows_the_uri_alone() -> None:
+    assert REF.key == REF._replace(filename="other.jpg", tasks=(Query("Why?"),)).key
+    assert REF.key != REF._replace(uri="/photos/c.jpg").key
+    assert len(REF.key) == 20
+    assert set(REF.key) <= set("0123456789abcdef")
+
+
+def test_names_that_are_no_utf8_have_keys_and_ids_of_their_own() -> None:
+    odd = [ImageRef(os.fsdecode(name), "") for name in (b"caf\xe9", b"caf\xe8", b"caf")]
+    assert len({ref.key for ref in odd}) == len({JOB.id_of(ref, Caption()) for ref in odd}) == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        JOB.id_of(REF._replace(uri="/photos/b.jpg"), Caption()),
+        JOB.id_of(REF, Caption("short")),
+        JOB.id_of(REF, Query("normal")),
+        JOB._replace(sampling=Sampling(temperature=0)).id_of(REF, Caption()),
+        JOB._replace(sampling=Sampling(max_tokens=5)).id_of(REF, Caption()),
+        JOB._replace(sampling=Sampling(top_p=0.5)).id_of(REF, Caption()),
+        JOB._replace(sampling=Sampling(repetition_penalty=1.5)).id_of(REF, Caption()),
+        JOB._replace(annotator=Echo(name="echoes")).id_of(REF, Caption()),
+        JOB._replace(annotator=Echo(revision="2")).id_of(REF, Caption()),
+    ],
+)
+def test_an_id_changes_with_whatever_decides_the_answer(other: str) -> None:
+    assert other != JOB.id_of(REF, Caption())
+    assert len(other) == 64
+
+
+def test_ids_tell_tasks_of_the_same_prompt_apart() -> None:
+    tasks = [Query("dog"), Detect("dog"), Point("dog"), Detect("dog", max_objects=1), Query("dog ")]
+    assert len({JOB.id_of(REF, task) for task in tasks}) == len(tasks)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        JOB.id_of(REF._replace(filename="b.jpg"), Caption()),
+        JOB.id_of(REF._replace(tasks=(Caption(), Query("Why?"))), Caption("normal")),
+        JOB._replace(run="two").id_of(REF, Caption()),
+        JOB._replace(tasks=(Query("Why?"), Caption())).id_of(REF, Caption()),
+        JOB._replace(annotator=Echo(batch_size=9)).id_of(REF, Caption()),
+    ],
+)
+def test_an_id_changes_with_nothing_else(same: str) -> None:
+    assert same == JOB.id_of(REF, Caption())
+
+
+def test_a_picture_is_asked_its_own_tasks_or_else_those_of_the_job() -> None:
+    assert JOB.tasks_of(REF) == (Caption(),)
+    assert JOB.tasks_of(REF._replace(tasks=(Query("Why?"),))) == (Query("Why?"),)

@@ -1,0 +1,116 @@
+"""Which pictures are shown, and what is said of those that can't be."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from hashlib import sha256
+
+import pytest
+from PIL import Image
+from support.data.outputs import publish, troubled
+from support.data.rows import annotation
+
+from moondream_beam.transforms.dataset import gallery
+from moondream_beam.transforms.dataset.reader import Dataset
+from moondream_beam.transforms.images.fetch import Fetcher
+
+
+def shown(uri, digest="5"):
+    return gallery.Shown("k", "a.jpg", str(uri), digest, 4, 3, ["random"])
+
+
+def looked_at(picture):
+    gallery.add_thumbnails([picture], Fetcher())
+    return picture
+
+
+def test_some_at_random_and_some_of_each_suspicion_are_chosen_always_the_same(tmp_path):
+    output = troubled(tmp_path)
+    with Dataset(str(output)) as dataset:
+        chosen = gallery.choose(dataset)
+        assert [picture.key for picture in gallery.choose(dataset)] == [picture.key for picture in chosen]
+    assert sum("random" in picture.chosen for picture in chosen) == gallery.RANDOM_PICTURES
+    kinds = {kind for picture in chosen for kind in picture.chosen}
+    assert kinds == {"random", "empty", "cut off", "loop", "refusal", "boilerplate", "shared"}
+    assert len({picture.key for picture in chosen}) == len(chosen)
+
+
+def test_a_picture_with_many_rows_shows_some_the_suspicious_first(tmp_path):
+    rows = [annotation(id=f"{index:02}", task="query", prompt=f"{index:02}", caption="A dog.") for index in range(20)]
+    publish(tmp_path, [*rows[:-1], rows[-1]._replace(caption="")])
+    with Dataset(str(tmp_path)) as dataset:
+        (picture,) = gallery.choose(dataset)
+    assert len(picture.rows) == gallery.ROWS_OF_A_PICTURE and picture.more_rows == 20 - gallery.ROWS_OF_A_PICTURE
+    assert picture.rows[0]["prompt"] == "19" and picture.rows[1]["prompt"] == "00"
+
+
+@pytest.mark.parametrize("size", [(3000, 2000), (1, 900), (20, 20)])
+def test_a_thumbnail_is_a_small_jpeg(size):
+    small = Image.open(io.BytesIO(gallery.thumbnail(Image.effect_noise(size, 200).convert("RGB"))))
+    assert small.format == "JPEG" and max(small.size) <= gallery.THUMBNAIL_SIDE
+    assert max(size) > gallery.THUMBNAIL_SIDE or small.size == size
+
+
+def test_a_thumbnail_keeps_to_its_bytes():
+    noise = Image.merge("RGB", [Image.effect_noise((2000, 2000), spread) for spread in (90, 100, 110)])
+    assert len(gallery.thumbnail(noise)) <= gallery.THUMBNAIL_BYTES
+
+
+def test_a_picture_is_shown_upright(tmp_path):
+    path = tmp_path / "turned.jpg"
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(path, exif=turned)
+    picture = looked_at(shown(path, sha256(path.read_bytes()).hexdigest()))
+    assert Image.open(io.BytesIO(picture.thumbnail)).size == (20, 40) and picture.trouble == ""
+
+
+def test_a_picture_that_has_changed_is_shown_and_says_so(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    picture = looked_at(shown(path))
+    assert picture.thumbnail and picture.trouble == gallery.CHANGED
+
+
+@pytest.mark.parametrize(
+    "name, trouble",
+    [
+        ("gone.png", gallery.GONE),
+        ("text.png", gallery.BROKEN),
+        ("set.tar#a.png", gallery.GONE),
+        ("http://127.0.0.1:1/a.png", gallery.GONE),
+        ("data:image/png;base64,sha256:00", gallery.UNKEPT),
+    ],
+)
+def test_a_picture_that_can_not_be_had_has_its_reason(name, trouble, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "set.tar").write_bytes(b"a")
+    picture = looked_at(shown(name if ":" in name else tmp_path / name))
+    assert (picture.thumbnail, picture.trouble) == (None, trouble)
+
+
+def test_a_picture_in_an_archive_is_shown(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(path, "deep/a.png")
+    picture = looked_at(shown(f"{tmp_path}/set.tar#deep/a.png", sha256(path.read_bytes()).hexdigest()))
+    assert picture.thumbnail and picture.trouble == ""
+
+
+def test_a_page_does_not_wait_for_archives_that_take_long_to_search(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(path, "a.png")
+    monkeypatch.setattr(gallery, "SECONDS_IN_ARCHIVES", 0)
+    assert looked_at(shown(f"{tmp_path}/set.tar#a.png")).trouble == gallery.INSIDE
+
+
+def test_rows_of_two_keys_at_one_place_are_both_shown(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    both = [shown(path), shown(path)]
+    gallery.add_thumbnails(both, Fetcher())
+    assert all(picture.thumbnail for picture in both)

@@ -1,0 +1,231 @@
+"""Pictures are loaded ahead of whoever waits for them: as they are ready, so many, so large, and not one for nobody."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moondream_beam.transforms.core.records import ImageRef
+from moondream_beam.transforms.images import prefetch as module
+from moondream_beam.transforms.images.fetch import Fetcher
+from moondream_beam.transforms.images.prefetch import PICTURES_AHEAD, Loaded, Room, Unloadable, load_ahead
+
+fetch = Fetcher()
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def refs(tmp_path: Path) -> list[ImageRef]:
+    """Forty pictures of one pixel more each."""
+    for width in range(1, 41):
+        Image.new("RGB", (width, 2)).save(tmp_path / f"{width:02}.png")
+    return [ImageRef(str(path), path.name) for path in sorted(tmp_path.iterdir())]
+
+
+def until(condition: Callable[[], object]) -> bool:
+    """Whether it comes true before patience ends."""
+    end = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return bool(condition())
+
+
+def loaders() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("load")]
+
+
+def test_every_picture_comes_once_with_its_size_and_digest(refs: list[ImageRef]) -> None:
+    loaded = list(load_ahead(refs, fetch))
+    assert sorted(one.ref for one in loaded) == refs
+    assert all(one.picture.width == int(one.ref.filename[:2]) for one in loaded)
+    assert len({one.sha256 for one in loaded}) == len(refs)
+    assert all(one.fetch_ms > 0 and one.decode_ms > 0 for one in loaded)
+
+
+def test_nothing_to_load_is_no_error() -> None:
+    assert list(load_ahead([], fetch)) == []
+
+
+def test_what_cant_be_loaded_is_told_in_its_place(refs: list[ImageRef], tmp_path: Path) -> None:
+    Path(refs[3].uri).write_text("<html>")
+    Path(refs[5].uri).write_bytes(b"")
+    Path(refs[7].uri).unlink()
+    wrong = {one.ref: one for one in load_ahead(refs, fetch) if isinstance(one, Unloadable)}
+    assert {ref: one.stage for ref, one in wrong.items()} == {refs[3]: "decode", refs[5]: "fetch", refs[7]: "fetch"}
+    assert wrong[refs[3]].fault.error == "UndecodableError"
+    assert wrong[refs[7]].fault.error == "FileNotFoundError"
+
+
+def test_a_slow_picture_keeps_nobody_waiting(refs: list[ImageRef]) -> None:
+    gate = threading.Event()
+
+    def slow_for_the_first(uri: str) -> bytes:
+        assert uri != refs[0].uri or gate.wait(PATIENCE)
+        return fetch(uri)
+
+    loaded = load_ahead(refs, slow_for_the_first)
+    others = [next(loaded).ref for _ in refs[1:]]
+    assert refs[0] not in others
+    gate.set()
+    assert [one.ref for one in loaded] == refs[:1]
+
+
+def test_no_more_are_taken_from_the_input_than_may_be_ahead(refs: list[ImageRef]) -> None:
+    taken: list[ImageRef] = []
+
+    def noting() -> Iterator[ImageRef]:
+        for ref in refs:
+            taken.append(ref)
+            yield ref
+
+    loaded = load_ahead(noting(), fetch)
+    assert taken == []
+    for given in range(1, len(refs) + 1):
+        next(loaded)
+        assert given <= len(taken) <= given + PICTURES_AHEAD - 1
+
+
+def test_another_is_begun_for_each_that_goes(refs: list[ImageRef]) -> None:
+    fetched: list[str] = []
+
+    def noting(uri: str) -> bytes:
+        fetched.append(uri)
+        return fetch(uri)
+
+    loaded = load_ahead(refs, noting)
+    next(loaded)
+    assert until(lambda: len(fetched) == PICTURES_AHEAD)
+    next(loaded)
+    # All sixteen are ready by now; taking one is enough for the seventeenth to be begun.
+    assert until(lambda: len(fetched) == PICTURES_AHEAD + 1)
+    time.sleep(0.05)
+    assert len(fetched) == PICTURES_AHEAD + 1
+    loaded.close()
+
+
+def test_loading_ends_when_nobody_listens_any_more(refs: list[ImageRef]) -> None:
+    fetched: list[str] = []
+
+    def slow(uri: str) -> bytes:
+        fetched.append(uri)
+        time.sleep(0.02)
+        return fetch(uri)
+
+    loaded = load_ahead(refs, slow)
+    next(loaded)
+    loaded.close()
+    count = len(fetched)
+    assert count <= PICTURES_AHEAD
+    assert not loaders()
+    time.sleep(0.1)
+    assert len(fetched) == count
+
+
+def test_an_error_of_the_input_is_the_listeners_and_leaves_no_thread(refs: list[ImageRef]) -> None:
+    def failing() -> Iterator[ImageRef]:
+        yield refs[0]
+        raise LookupError("no more paths")
+
+    with pytest.raises(LookupError, match="no more paths"):
+        list(load_ahead(failing(), fetch))
+    assert until(lambda: not loaders())
+
+
+@pytest.fixture
+def large_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ImageRef]:
+    """Pictures of 1000 pixels where room is for 2500, and one of 10 000."""
+    monkeypatch.setattr(module, "PIXELS_AHEAD", 2500)
+    refs = []
+    for index in range(12):
+        path = tmp_path / f"large{index:02}.png"
+        Image.new("RGB", (100, 100) if index == 6 else (50, 20)).save(path)
+        refs.append(ImageRef(str(path), path.name))
+    return refs
+
+
+def test_no_more_pixels_are_ahead_than_there_is_room_for(
+    large_ones: list[ImageRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def noting(image: Image.Image) -> Image.Image:
+        made.append(image.width * image.height)
+        return real(image)
+
+    real = module.make_pixels
+    monkeypatch.setattr(module, "make_pixels", noting)
+    loaded = load_ahead(large_ones, fetch)
+    given = 0
+    for one in loaded:
+        given += one.pixels
+        time.sleep(0.02)
+        ahead = sum(made) - given
+        # What is ahead has room, or is the one picture that has it all for itself.
+        assert ahead <= 2500 or ahead == 10_000
+    assert sum(made) == given == 11 * 1000 + 10_000
+
+
+def test_pictures_that_turn_out_broken_give_their_room_back(large_ones: list[ImageRef]) -> None:
+    for ref in large_ones[::2]:
+        Path(ref.uri).write_bytes(Path(ref.uri).read_bytes()[:60])
+    loaded = list(load_ahead(large_ones, fetch))
+    assert len(loaded) == 12
+    assert sum(isinstance(one, Loaded) for one in loaded) == 6
+
+
+def test_a_picture_that_memory_has_no_room_for_fails_alone_and_may_be_tried_again(
+    large_ones: list[ImageRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, turns = module.make_pixels, iter(range(len(large_ones)))
+
+    def short(image: Image.Image) -> Image.Image:
+        if next(turns) == 1:
+            raise MemoryError
+        return real(image)
+
+    monkeypatch.setattr(module, "make_pixels", short)
+    loaded = list(load_ahead(large_ones, Fetcher()))
+    (failed,) = (one for one in loaded if isinstance(one, Unloadable))
+    assert (failed.stage, failed.fault.error, failed.fault.retryable) == ("decode", "MemoryError", True)
+    assert len(loaded) == len(large_ones)
+
+
+def test_who_waits_for_room_is_sent_home_when_nobody_listens(large_ones: list[ImageRef]) -> None:
+    loaded = load_ahead(large_ones, fetch)
+    next(loaded)
+    time.sleep(0.05)
+    closing = threading.Thread(target=loaded.close)
+    closing.start()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+    assert not loaders()
+
+
+def test_waiting_for_room_is_not_counted_as_decoding(large_ones: list[ImageRef]) -> None:
+    loaded = load_ahead(large_ones[:6], fetch)
+    times = [next(loaded).decode_ms]
+    time.sleep(1)
+    times += [one.decode_ms for one in loaded]
+    assert max(times) < 900
+
+
+def test_a_closed_room_lets_nobody_in() -> None:
+    room = Room(10)
+    room.take(10)
+    room.close()
+    with pytest.raises(RuntimeError, match="nobody waits"):
+        room.take(1)
+
+
+def test_large_photographs_come_through_the_real_limit_together(tmp_path: Path) -> None:
+    pixels = np.zeros((3000, 4000), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.jpg")
+    refs = [ImageRef(str(tmp_path / "large.jpg"), f"{copy}") for copy in range(3)]
+    assert [one.picture.size for one in load_ahead(refs, fetch)] == [(4000, 3000)] * 3

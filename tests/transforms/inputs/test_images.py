@@ -1,0 +1,179 @@
+"""From patterns to references: what is found, what is passed over, and what it is called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support.running.beam_runs import collect
+
+from moondream_beam.transforms.inputs.images import ReadImages, list_images, without_pictures
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9.jpg")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A tree of empty files of many names."""
+    root = tmp_path / "photos"
+    for name in (
+        "a.jpg",
+        "b.JPEG",
+        "c.png",
+        "notes.txt",
+        "noextension",
+        ".hidden.jpg",
+        ".thumbnails/a.jpg",
+        "summer/a.jpg",
+        "summer/sea/d.webp",
+        "summer/sea/d.jpg.part",
+        "Zürich/Straße 1 – 夏.jpg",
+        "odd/e[1].jpg",
+        "odd/e1.jpg",
+        "odd/what?.jpg",
+        "odd/all*.jpg",
+        f"odd/{NOT_UTF8}",
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def found(*pattern: object) -> list[str]:
+    return sorted(ref.filename for ref in list_images(os.path.join(*map(str, pattern))))
+
+
+IN_ALL = [
+    "Zürich/Straße 1 – 夏.jpg",
+    "a.jpg",
+    "b.JPEG",
+    "c.png",
+    "odd/all*.jpg",
+    f"odd/{NOT_UTF8}",
+    "odd/e1.jpg",
+    "odd/e[1].jpg",
+    "odd/what?.jpg",
+    "summer/a.jpg",
+    "summer/sea/d.webp",
+]
+
+
+def test_a_folder_is_walked_for_images_that_are_not_hidden(photos: Path) -> None:
+    assert found(photos) == sorted(IN_ALL)
+
+
+def test_a_reference_says_where_the_file_lies(photos: Path) -> None:
+    refs = list(list_images(str(photos)))
+    assert all(os.path.join(photos, ref.filename) == ref.uri and os.path.exists(ref.uri) for ref in refs)
+    assert not any(ref.tasks for ref in refs)
+
+
+def test_a_folder_that_is_hidden_itself_is_walked_when_it_is_named(photos: Path) -> None:
+    assert found(photos, ".thumbnails") == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.jpg", ["a.jpg"]),
+        ("*", ["a.jpg", "b.JPEG", "c.png", "noextension", "notes.txt"]),
+        ("**/a.jpg", ["a.jpg", "summer/a.jpg"]),
+        ("summer/**/*.webp", ["sea/d.webp"]),
+        ("*/sea/*.webp", ["summer/sea/d.webp"]),
+        ("Z*/*.jpg", ["Zürich/Straße 1 – 夏.jpg"]),
+        ("[ab].*", ["a.jpg", "b.JPEG"]),
+        ("nothing/**", []),
+    ],
+)
+def test_globs_match_files_and_name_them_from_their_fixed_part(photos: Path, pattern: str, names: list[str]) -> None:
+    assert found(photos, pattern) == names
+
+
+@pytest.mark.parametrize("name", ["e[1].jpg", "what?.jpg", "all*.jpg", NOT_UTF8])
+def test_a_name_that_exists_is_that_name_whatever_it_looks_like(photos: Path, name: str) -> None:
+    assert found(photos, "odd", name) == [name]
+
+
+def test_brackets_are_a_pattern_where_no_such_name_exists(photos: Path) -> None:
+    assert found(photos, "odd", "e[0-9].jpg") == ["e1.jpg"]
+
+
+def test_a_folder_with_brackets_is_walked(tmp_path: Path) -> None:
+    (tmp_path / "set [1]").mkdir()
+    (tmp_path / "set [1]" / "a.png").touch()
+    assert found(tmp_path, "set [1]") == ["a.png"]
+
+
+def test_a_file_that_is_named_needs_no_extension(photos: Path) -> None:
+    assert found(photos, "noextension") == ["noextension"]
+
+
+def test_a_folder_whose_name_looks_like_a_picture_is_none(photos: Path) -> None:
+    (photos / "album.jpg").mkdir()
+    (photos / "album.jpg" / "x.png").touch()
+    assert found(photos, "*.jpg") == ["a.jpg"]
+    assert "album.jpg/x.png" in found(photos)
+
+
+def test_links_to_files_are_followed_and_links_to_folders_are_not(photos: Path) -> None:
+    (photos / "link.jpg").symlink_to("a.jpg")
+    (photos / "summer" / "up").symlink_to("..")
+    assert found(photos) == sorted([*IN_ALL, "link.jpg"])
+
+
+def test_a_link_to_a_folder_is_walked_when_it_is_named(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("photos/summer")
+    assert found(tmp_path, "link") == ["a.jpg", "sea/d.webp"]
+
+
+def test_a_link_to_nowhere_is_listed_and_left_for_fetch_to_fail_on(photos: Path) -> None:
+    (photos / "dead.jpg").symlink_to("gone.jpg")
+    assert "dead.jpg" in found(photos)
+    assert found(photos, "dead.jpg") == ["dead.jpg"]
+
+
+def test_the_first_pattern_that_matches_nothing_is_told(photos: Path) -> None:
+    some, none = str(photos), str(photos / "*.gif")
+    assert without_pictures([some, some]) is None
+    assert without_pictures([some, none]) == none
+    (photos / "empty").mkdir()
+    assert without_pictures([str(photos / "empty")]) == str(photos / "empty")
+
+
+def test_no_pattern_is_refused() -> None:
+    with pytest.raises(ValueError, match="no input"):
+        ReadImages()
+
+
+def test_an_archive_behind_a_url_is_refused_and_no_local_file_of_its_path_is_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(1024))
+    for url in (f"https://photos.example{tmp_path}/a.tar", f"http://photos.example{tmp_path}/a.TGZ"):
+        with pytest.raises(ValueError, match=r"photos\.example.*: archives are read from a disk or a bucket"):
+            ReadImages(url)
+
+
+def test_patterns_that_overlap_give_each_picture_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    patterns = [str(photos), "summer", "*.jpg", "./odd/../a.jpg", f"odd/{NOT_UTF8}", "notes.txt"]
+    refs = collect(lambda pipeline: pipeline | ReadImages(*patterns))
+    assert sorted(ref.uri for ref in refs) == sorted(str(photos / name) for name in [*IN_ALL, "notes.txt"])
+    # Of several names for one picture the first of the alphabet stays: which one must not depend on the runner.
+    assert {ref.filename for ref in refs if "summer" in ref.uri} == {"a.jpg", "sea/d.webp"}
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.jpg").touch()
+    (tmp_path / "shut").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="shut"):
+        list(list_images(str(tmp_path)))

@@ -1,0 +1,118 @@
+"""Compressed files, unpacked in blocks."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import random
+from collections.abc import Callable
+
+import pyarrow as pa
+import pytest
+
+from moondream_beam.models.tasks import Fault
+from moondream_beam.transforms.io.containers import compression as module
+from moondream_beam.transforms.io.containers.compression import unpacked
+from moondream_beam.transforms.io.retry import FetchError
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "a.tar.gz": gzip.compress,
+    "a.tgz": gzip.compress,
+    "a.TAR.BZ2": bz2.compress,
+    "a.tbz2": bz2.compress,
+    "a.tar.xz": lzma.compress,
+    "a.txz": lzma.compress,
+    "a.tar.zst": lambda content: pa.Codec("zstd").compress(content).to_pybytes(),
+}
+KINDS = ["a.tar.gz", "a.tbz2", "a.tar.xz", "a.tar.zst"]
+# Each half of it can be shrunk to the other half.
+HALF = random.Random(0).randbytes(60_000)
+CONTENT = HALF + HALF
+
+
+def unpack(name: str, packed: bytes) -> tuple[list[bytes], str]:
+    """The blocks, and what went wrong behind them."""
+    blocks = []
+    try:
+        blocks.extend(iter(unpacked(name, lambda: io.BytesIO(packed))))
+    except ValueError as error:
+        return blocks, str(error)
+    return blocks, ""
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_what_was_packed_comes_out_in_blocks_of_one_size(name: str, small_blocks: int) -> None:
+    blocks, problem = unpack(name, PACK[name](CONTENT))
+    assert b"".join(blocks) == CONTENT and not problem
+    assert {len(block) for block in blocks[:-1]} == {small_blocks} and 0 < len(blocks[-1]) <= small_blocks
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_put_one_behind_the_other_are_one(name: str) -> None:
+    blocks, problem = unpack(name, PACK[name](HALF) + PACK[name](b"and") + PACK[name](HALF))
+    assert b"".join(blocks) == HALF + b"and" + HALF and not problem
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_and_an_empty_file_are_told_apart_from_no_such_file(name: str) -> None:
+    assert unpack(name, PACK[name](b"")) == ([], "")
+    assert unpack(name, b"this is none")[1].startswith("its compressed data")
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("tenth", (1, 3, 5, 7, 9))
+def test_cut_off_anywhere_it_gives_what_came_before(name: str, tenth: int, small_blocks: int) -> None:
+    packed = PACK[name](CONTENT)
+    blocks, problem = unpack(name, packed[: len(packed) * tenth // 10])
+    assert "compressed data" in problem and CONTENT.startswith(b"".join(blocks))
+    again, _ = unpack(name, packed[: len(packed) * tenth // 10])
+    assert again == blocks
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("tenth", (1, 3, 5, 7, 9))
+def test_broken_anywhere_it_is_told(name: str, tenth: int) -> None:
+    packed = bytearray(PACK[name](CONTENT))
+    at = len(packed) * tenth // 10
+    packed[at : at + 8] = bytes(byte ^ 0xFF for byte in packed[at : at + 8])
+    blocks, problem = unpack(name, bytes(packed))
+    # Zstandard has no checksum unless it is asked for: there random bytes are other random bytes.
+    assert "compressed data" in problem or (name.endswith("zst") and len(b"".join(blocks)) == len(CONTENT))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_unpacks_to_absurdly_much_ends_there(
+    name: str, monkeypatch: pytest.MonkeyPatch, memory_peak: Callable[[], int]
+) -> None:
+    monkeypatch.setattr(module, "BYTES_BEFORE_RATIO", 8 << 20)
+    packed = PACK[name](bytes(64 << 20))
+    memory_peak()
+    total, problem = 0, ""
+    try:
+        for block in unpacked(name, lambda: io.BytesIO(packed)):
+            total += len(block)
+    except ValueError as error:
+        problem = str(error)
+    assert problem == "it unpacks to more than 200 times its size"
+    assert 8 << 20 <= total < 40 << 20 and memory_peak() < 32 << 20
+
+
+def test_an_xz_that_wants_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "XZ_MEMORY", 1 << 20)
+    assert unpack("a.tar.xz", lzma.compress(CONTENT))[1].startswith(
+        "its compressed data are broken: Memory usage limit"
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_error_of_the_network_stays_what_it_is(name: str) -> None:
+    class Far(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 1000:
+                raise FetchError(Fault("ServerError", "no", retryable=True))
+            return super().read(1000 if size is None or size < 0 else min(size, 1000))
+
+    with pytest.raises(FetchError):
+        list(unpacked(name, lambda: Far(PACK[name](CONTENT))))

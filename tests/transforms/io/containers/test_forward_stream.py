@@ -1,0 +1,94 @@
+"""Streams: read once, forward, for threads that ask in nearly that order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from support.running.access_order import ask
+
+from moondream_beam.transforms.io.block_cache import Window
+from moondream_beam.transforms.io.containers import forward_stream as module
+from moondream_beam.transforms.io.containers.forward_stream import Stream, Streams, bytes_at
+
+
+def numbers(count: int, problem: str = "") -> Iterator[bytes]:
+    yield from (b"%03d" % index for index in range(count))
+    if problem:
+        raise ValueError(problem)
+
+
+def stream(count: int = 100, problem: str = "", limit: int = 48) -> Stream:
+    return Stream("numbers", lambda: numbers(count, problem), Window(limit), len)
+
+
+def test_threads_that_ask_nearly_in_order_begin_it_once() -> None:
+    asked = stream(400, limit=96)
+    assert ask(asked.piece, range(400)) == [b"%03d" % index for index in range(400)] and asked.begun == 1
+
+
+def test_who_asks_for_what_is_gone_has_it_read_anew() -> None:
+    asked = stream()
+    assert asked.piece(50) == b"050" and asked.piece(35) == b"035" and asked.begun == 1
+    assert asked.piece(10) == b"010" and asked.begun == 2
+    assert asked.piece(99) == b"099" and asked.begun == 2
+
+
+def test_behind_its_end_there_is_nothing_and_nothing_is_read() -> None:
+    asked = stream(10)
+    assert [asked.piece(index) for index in (10, 9, 30, 10)] == [None, b"009", None, None]
+    assert asked.begun == 1
+
+
+def test_where_it_breaks_off_that_is_told_each_time_and_what_came_before_is_there() -> None:
+    asked = stream(40, "broken")
+    for index in (40, 50, 40):
+        with pytest.raises(ValueError, match="broken"):
+            asked.piece(index)
+    assert asked.piece(39) == b"039" and asked.begun == 1
+    assert asked.piece(3) == b"003" and asked.begun == 2
+
+
+def test_after_an_error_that_may_pass_it_is_begun_anew() -> None:
+    times = iter([5, 100])
+
+    def begin() -> Iterator[bytes]:
+        yield from numbers(next(times))
+        raise OSError("reset")
+
+    asked = Stream("numbers", begin, Window(48), len)
+    with pytest.raises(OSError, match="reset"):
+        asked.piece(7)
+    assert asked.piece(7) == b"007" and asked.begun == 2
+
+
+def test_bytes_are_put_together_from_blocks(small_blocks: int) -> None:
+    content = random.Random(0).randbytes(3 * small_blocks + 100)
+
+    def begin() -> Iterator[bytes]:
+        yield from (content[start : start + small_blocks] for start in range(0, len(content), small_blocks))
+        raise ValueError("broken")
+
+    asked = Stream("bytes", begin, Window(8 * small_blocks), len)
+    for start, size in ((0, 10), (4090, 20), (100, 9000), (4096, 4096), (12_380, 500)):
+        assert bytes_at(asked, start, size) == content[start : start + size]
+    with pytest.raises(ValueError, match="broken"):
+        bytes_at(asked, 5 * small_blocks, 1)
+
+
+def test_only_some_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OPEN_STREAMS", 2)
+    is_open: list[str] = []
+
+    def begin(name: str) -> Iterator[bytes]:
+        is_open.append(name)
+        try:
+            yield from numbers(100)
+        finally:
+            is_open.remove(name)
+
+    streams = Streams(Window(6))
+    for name in "aabcabc":
+        assert streams.of(name, lambda name=name: begin(name)).piece(20) == b"020"
+    assert sorted(is_open) == ["b", "c"]

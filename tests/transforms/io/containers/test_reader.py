@@ -1,0 +1,218 @@
+"""What is asked of a store for the pictures inside of files: counted, and all of it right."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import random
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support.data.echo import Echo
+from support.running.access_order import ask
+from support.running.beam_runs import collect
+from support.servers.fault_proxy import HALF, RESET
+from support.servers.object_stores import Bucket
+
+from moondream_beam.models.tasks import Caption
+from moondream_beam.transforms.annotation.job import AnnotateToParquet
+from moondream_beam.transforms.core.records import ImageRef
+from moondream_beam.transforms.images.fetch import Fetcher
+from moondream_beam.transforms.images.formats import EXTENSIONS
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns
+from moondream_beam.transforms.io.containers.tar import list_members, member_of
+from moondream_beam.transforms.io.retry import FetchError, Patience
+
+QUICK = Patience(tries=3, first_pause=0.001)
+
+
+def archive(sizes: list[int]) -> bytes:
+    """A tar whose members hold random bytes, and a line of text behind each."""
+    draw, contents = random.Random(0), {}
+    for index, size in enumerate(sizes):
+        contents[f"{index:05}.jpg"], contents[f"{index:05}.txt"] = draw.randbytes(size), b"a caption"
+    return tarred(contents)
+
+
+def tarred(contents: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def png(number: int) -> bytes:
+    """A picture that tells its number by its width."""
+    file = io.BytesIO()
+    Image.new("RGB", (10 + number, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def members(uri: str) -> list[ImageRef]:
+    return list(list_members(ImageRef(uri, "a"), EXTENSIONS))
+
+
+def naively(content: bytes) -> list[bytes]:
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        return [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]
+
+
+def read(fetch: Fetcher, refs: list[ImageRef]) -> list[bytes]:
+    return ask(fetch, [ref.uri for ref in refs])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "listing"), [([600] * 60, 1.0), ([100, 900, 3000, 40, 9000] * 6, 1.0), ([20_000] * 8, 0.25)]
+)
+def test_an_archive_is_listed_and_read_in_few_requests_and_once(
+    sizes: list[int],
+    listing: float,
+    bucket_of: Callable[[str], Bucket],
+    small_blocks: int,
+) -> None:
+    bucket, content = bucket_of("s3"), archive(sizes)
+    blocks = len(content) // small_blocks + 1
+    uri = bucket.put("a.tar", content)
+    refs = members(uri)
+    # Of large members only headers are read when they are listed.
+    assert len(bucket.proxy.asked) <= blocks + len(sizes) % 100 and bucket.proxy.sent <= len(content) * listing + 1024
+    bucket.proxy.reset()
+    assert read(Fetcher(), refs) == naively(content)
+    # The first members may be read alone, and once more with their block.
+    assert len(bucket.proxy.asked) <= blocks + 4
+    assert bucket.proxy.sent <= len(content) + 3 * max(sizes) + small_blocks
+
+
+def test_a_compressed_archive_is_read_once_however_many_threads_ask(
+    bucket_of: Callable[[str], Bucket], small_blocks: int
+) -> None:
+    bucket, content = bucket_of("s3"), archive([100, 900, 3000, 40, 9000] * 6)
+    packed = gzip.compress(content)
+    refs = members(bucket.put("a.tar.gz", packed))
+    assert bucket.proxy.sent <= len(packed) + small_blocks
+    bucket.proxy.reset()
+    assert read(Fetcher(), refs) == naively(content)
+    assert bucket.proxy.sent <= len(packed)
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+def test_requests_that_fail_are_made_again(ending: str, bucket_of: Callable[[str], Bucket], small_blocks: int) -> None:
+    bucket, content = bucket_of("s3"), archive([600] * 100)
+    refs = members(bucket.put(f"a{ending}", gzip.compress(content) if ending == ".tar.gz" else content))
+    faults = iter([503, HALF, 500] * 1000)
+    draw = random.Random(0)
+    bucket.proxy.rule = lambda method, path, before: next(faults) if draw.random() < 0.5 else None
+    assert read(Fetcher(patience=Patience(tries=12, first_pause=0.001)), refs) == naively(content)
+    assert len(bucket.proxy.wrong) >= 3
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+def test_what_could_not_be_had_is_had_once_the_store_is_well(
+    ending: str, bucket_of: Callable[[str], Bucket], small_blocks: int
+) -> None:
+    bucket, content, fetch = bucket_of("s3"), archive([600] * 40), Fetcher(patience=QUICK)
+    refs = members(bucket.put(f"a{ending}", gzip.compress(content) if ending == ".tar.gz" else content))
+    bucket.proxy.rule = lambda method, path, before: 503
+    for ref in refs[:3]:
+        with pytest.raises(FetchError) as told:
+            fetch(ref.uri)
+        assert told.value.fault.retryable and told.value.fault.attempts == 3
+    bucket.proxy.reset()
+    assert read(fetch, refs) == naively(content)
+
+
+def test_a_few_members_of_a_large_archive_are_read_and_nothing_else(
+    bucket_of: Callable[[str], Bucket], small_blocks: int
+) -> None:
+    bucket, content = bucket_of("s3"), archive([600] * 200)
+    refs = members(bucket.put("a.tar", content))
+    bucket.proxy.reset()
+    fetch = Fetcher()
+    assert [fetch(refs[index].uri) for index in (7, 151, 90)] == [naively(content)[index] for index in (7, 151, 90)]
+    assert bucket.proxy.sent == 3 * (600 + 512)
+
+
+def test_an_archive_that_shrinks_or_goes_in_its_bucket_is_told(
+    bucket_of: Callable[[str], Bucket], small_blocks: int
+) -> None:
+    bucket, content = bucket_of("s3"), archive([600] * 40)
+    refs = members(bucket.put("a.tar", content))
+    bucket.put("a.tar", content[: member_of(refs[8].uri).offset + 10])
+    fetch = Fetcher(patience=QUICK)
+    assert [fetch(ref.uri) for ref in refs[:8]] == naively(content)[:8]
+    for ref in refs[8:]:
+        with pytest.raises(ValueError, match="shorter"):
+            fetch(ref.uri)
+    bucket.delete("a.tar")
+    with pytest.raises(FetchError, match="NoSuchKey"):
+        Fetcher(patience=QUICK)(refs[0].uri)
+
+
+def test_a_local_archive_keeps_memory_low(tmp_path: Path, small_blocks: int, memory_peak: Callable[[], int]) -> None:
+    content = archive([60_000] * 60)
+    expected = [sha256(member).digest() for member in naively(content)]
+    for name, packed in (("a.tar", content), ("a.tar.gz", gzip.compress(content))):
+        (tmp_path / name).write_bytes(packed)
+        refs, fetch = members(str(tmp_path / name)), Fetcher()
+        memory_peak()
+        assert [sha256(fetch(ref.uri)).digest() for ref in refs] == expected
+        assert memory_peak() < 10 * 60_000
+
+
+@pytest.mark.slow
+def test_the_whole_job_reads_a_bucket_whose_requests_fail_now_and_then(
+    bucket_of: Callable[[str], Bucket], small_blocks: int, tmp_path: Path
+) -> None:
+    bucket = bucket_of("s3")
+    pictures = [png(number) for number in range(40)]
+    for ending, pack in (
+        (".tar", bytes),
+        (".tar.gz", gzip.compress),
+        (".tar.bz2", bz2.compress),
+        (".tar.xz", lzma.compress),
+    ):
+        bucket.put(f"sets/a{ending}", pack(tarred({f"{number}.png": each for number, each in enumerate(pictures)})))
+    table = pa.table({"image": [{"bytes": each, "path": f"{number}.png"} for number, each in enumerate(pictures)]})
+    for name in ("b", "c"):
+        file = io.BytesIO()
+        pq.write_table(table, file, row_group_size=7)
+        bucket.put(f"lists/{name}.parquet", file.getvalue())
+
+    def run() -> dict[str, Any]:
+        columns = check_columns([f"{bucket.root}/lists/*"], Columns(image="image", tasks=(Caption(),)), [])
+        patience = Patience(tries=8, first_pause=0.001)
+        job = AnnotateToParquet((Caption(),), Echo(), str(tmp_path / "out"), fetch=Fetcher(patience=patience))
+        inputs = ReadImages(f"{bucket.root}/sets/*"), ReadManifests([f"{bucket.root}/lists/*"], columns)
+        (record,) = collect(
+            lambda pipeline: (
+                (pipeline | "Archives" >> inputs[0], pipeline | "Lists" >> inputs[1]) | beam.Flatten() | job
+            )
+        )
+        return record
+
+    draw, faults = random.Random(0), [503, HALF, RESET]
+    bucket.proxy.rule = lambda method, path, before: draw.choice(faults) if draw.random() < 0.1 else None
+    record = run()
+    assert record["balanced"] and record["counts"]["annotations"] == 6 * len(pictures) and bucket.proxy.wrong
+    found = Counter(
+        (row["uri"].split("#")[0], row["width"])
+        for path in (tmp_path / "out" / "data").glob("*.parquet")
+        for row in pq.read_table(path, columns=["uri", "width"]).to_pylist()
+    )
+    assert set(found.values()) == {1} and len(found) == 6 * len(pictures)
+    assert run()["counts"]["pending"] == 0

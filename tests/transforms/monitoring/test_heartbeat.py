@@ -1,0 +1,40 @@
+"""A process without memory ends, where it would hang."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from moondream_beam.transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
+
+HANGING = """
+import threading, time
+from moondream_beam.transforms import pulse
+pulse.BEAT_SECONDS = 0.02
+pulse.Pulse().start()
+"""
+# As in a thread that has no memory for its first call: it never says that it runs.
+NO_THREAD = "threading.Thread._bootstrap = lambda self: None; threading.Thread().start()"
+NO_MEMORY = """
+import resource
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+# Less than it has: what it tries for may be among that.
+limit = taken - (4 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "ending", [NO_THREAD, pytest.param(NO_MEMORY, marks=pytest.mark.skipif(sys.platform != "linux", reason="/proc"))]
+)
+def test_a_process_that_would_hang_for_want_of_memory_ends(ending: str) -> None:
+    hears, beats = os.pipe()
+    environment = {**os.environ, PIPE: str(beats)}
+    done = subprocess.run([sys.executable, "-c", HANGING + ending], env=environment, pass_fds=[beats], timeout=60)
+    os.close(beats)
+    os.close(hears)
+    assert done.returncode == OUT_OF_MEMORY

@@ -1,0 +1,41 @@
+"""Outputs in buckets: looked at from any machine."""
+
+from __future__ import annotations
+
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from support.data.small_outputs import some_of_each
+
+from moondream_beam.transforms.core.summary import Count
+from moondream_beam.transforms.dataset.gallery import choose
+from moondream_beam.transforms.dataset.reader import Dataset
+from moondream_beam.transforms.monitoring.progress import ProgressNotes
+from moondream_beam.transforms.monitoring.status import Watch
+from moondream_beam.transforms.output.lock import at_work, claimed
+from moondream_beam.transforms.output.run_record import write_card
+from moondream_beam.transforms.output.writer import ShardWriter
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_rows_and_runs_are_told(kind, bucket_of, tmp_path):
+    out = f"{bucket_of(kind).root}/out"
+    notes = ProgressNotes(out, "one")
+    with claimed(out, "one"):
+        assert notes.read_plan() is None
+        notes.plan(Count(pictures=9, pending=30))
+        writer = ShardWriter(out, "one", 0)
+        for row in some_of_each(tmp_path):
+            writer.add(row)
+        writer.publish()
+        write_card(out)
+        assert at_work(out) == ["one"]
+        (run,) = Watch(out).look()
+        notes.remove()
+    assert (run.state, run.annotations, run.failures, run.planned) == ("running", 13, 2, Count(9, 30))
+    assert at_work(out) == [] and notes.read_plan() is None
+    assert FileSystems.match([f"{out}/_temporary/*"])[0].metadata_list == []
+    with Dataset(out) as dataset:
+        assert dataset.tuples("SELECT count(*), count(objects) FROM data") == [(13, 3)]
+        assert {picture.filename for picture in choose(dataset)} == {"a.jpg", "b.png", "sub/c.jpg", "gone.jpg"}

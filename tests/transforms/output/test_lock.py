@@ -1,0 +1,216 @@
+"""One run at a time in an output, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from moondream_beam.transforms.core.errors import StoppedError
+from moondream_beam.transforms.output import lock, lock_file
+from moondream_beam.transforms.output.lock import TakenError, claim, claimed, give_up, held
+from moondream_beam.transforms.output.lock_file import BeatingToken
+
+PATIENCE = 30.0
+HOLDER = """
+import sys, time
+from moondream_beam.transforms.output.lock import claimed
+with claimed(sys.argv[1], sys.argv[2]):
+    print("in", flush=True)
+    time.sleep(600)
+"""
+RIVAL = """
+import os, sys, time
+from moondream_beam.transforms.output.lock import TakenError, claimed
+out, run, log = sys.argv[1:]
+sys.stdin.readline()
+for turn in range(5):
+    try:
+        with claimed(out, f"{run}-{turn}"):
+            with open(log, "a") as file:
+                file.write("in\\n")
+            time.sleep(0.05)
+            with open(log, "a") as file:
+                file.write("out\\n")
+    except TakenError:
+        pass
+"""
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> str:
+    return str(tmp_path / "out")
+
+
+@pytest.fixture
+def holder(out: str) -> Iterator[Callable[[str], subprocess.Popen]]:
+    """Starts a process that holds the output for a run."""
+    started = []
+
+    def start(run: str) -> subprocess.Popen:
+        process = subprocess.Popen([sys.executable, "-c", HOLDER, out, run], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "in\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def left(out: str) -> list[str]:
+    return sorted(path.relative_to(out).as_posix() for path in Path(out).rglob("*"))
+
+
+def test_an_output_is_left_as_it_was_found(out: str) -> None:
+    with claimed(out, "one"):
+        assert left(out) == ["_temporary", "_temporary/one.lock"]
+    assert left(out) == []
+
+
+def test_a_living_run_is_not_disturbed_and_a_killed_one_makes_way_at_once(out: str, holder: Callable) -> None:
+    process = holder("one")
+    draft = Path(out, "_temporary", "part-one-00000-abc.parquet")
+    draft.touch()
+    Path(out, "_temporary", "one.notes").mkdir()
+    Path(out, "_temporary", "one.notes", "0.json").touch()
+    with pytest.raises(TakenError, match="run one is at work there, wait for its end$"):
+        claim(out, "two")
+    # Slow is not dead.
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(TakenError):
+        claim(out, "two")
+    assert draft.exists()
+    assert left(out) == [
+        f"_temporary{name}"
+        for name in ("", "/one.lock", "/one.notes", "/one.notes/0.json", "/part-one-00000-abc.parquet")
+    ]
+    process.kill()
+    process.wait()
+    with claimed(out, "two"):
+        assert left(out) == ["_temporary", "_temporary/two.lock"]
+
+
+def test_all_slices_that_are_at_work_are_named(out: str, holder: Callable) -> None:
+    holder("one-0of2")
+    holder("one-1of2")
+    with pytest.raises(TakenError, match="runs one-0of2, one-1of2 are at work there, wait for their end$"):
+        claim(out, "two")
+
+
+@pytest.mark.slow
+def test_of_many_that_begin_at_once_one_at_a_time_is_in(out: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    rivals = [
+        subprocess.Popen([sys.executable, "-c", RIVAL, out, f"r{index}", log], stdin=subprocess.PIPE, text=True)
+        for index in range(3)
+    ]
+    for rival in rivals:
+        assert rival.stdin is not None
+        rival.stdin.write("go\n")
+        rival.stdin.close()
+    assert [rival.wait(timeout=60) for rival in rivals] == [0] * 3
+    turns = log.read_text().split()
+    assert turns == ["in", "out"] * (len(turns) // 2)
+    assert len(turns) >= 2
+    assert left(out) == []
+
+
+def test_a_worker_shows_that_its_run_is_alive_when_nobody_else_does(out: str) -> None:
+    claim(out, "one")
+    with held(out, "one"), pytest.raises(TakenError):
+        claim(out, "two")
+    claim(out, "two")
+
+
+def test_a_run_that_was_taken_for_dead_stops_before_it_writes(out: str) -> None:
+    claim(out, "one")
+    claim(out, "two")
+    with (
+        pytest.raises(StoppedError, match="run one has no token in .*; another run took it for dead"),
+        held(out, "one"),
+    ):
+        pass
+    with held(out, "two") as token:
+        assert token.is_there()
+
+
+def test_claiming_again_changes_nothing(out: str) -> None:
+    with claimed(out, "one"):
+        claim(out, "one")
+        Path(out, "_temporary", "part-one-00000-abc.parquet").touch()
+        claim(out, "one")
+        give_up(out, "one")
+        assert left(out) == ["_temporary", "_temporary/one.lock", "_temporary/part-one-00000-abc.parquet"]
+
+
+def test_the_token_stays_while_another_process_of_the_run_is_at_work(out: str) -> None:
+    with claimed(out, "one"):
+        worker = held(out, "one")
+        worker.__enter__()
+    with pytest.raises(TakenError):
+        claim(out, "two")
+    worker.__exit__(None, None, None)
+    claim(out, "two")
+
+
+def test_an_output_that_cant_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"), claimed(str(tmp_path / "file"), "one"):
+        pass
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an object store: silence of a second and a half is death."""
+    monkeypatch.setattr(lock, "CAN_LOCK", False)
+    monkeypatch.setattr(lock, "CLAIM_PAUSE", 0.01)
+    monkeypatch.setattr(lock_file, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(lock_file, "BEAT_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_a_run_is_alive_as_long_as_it_writes_its_token(out: str) -> None:
+    with claimed(out, "one"):
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            with pytest.raises(TakenError, match="if it is dead, wait 120 seconds"):
+                claim(out, "two")
+    with claimed(out, "two"):
+        assert left(out) == ["_temporary", "_temporary/two.lock"]
+    assert left(out) == []
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_a_silent_run_is_dead_after_a_while_and_cant_come_back(out: str) -> None:
+    claim(out, "one")
+    Path(out, "_temporary", "part-one-00000-abc.parquet").touch()
+    with held(out, "one") as worker:
+        with pytest.raises(TakenError):
+            claim(out, "two")
+        # As if it had been asleep.
+        worker.let_go()
+        os.utime(Path(out, "_temporary", "one.lock"), (0, 0))
+        claim(out, "two")
+        assert not worker.is_there()
+    assert left(out) == ["_temporary", "_temporary/two.lock"]
+    with pytest.raises(StoppedError), held(out, "one"):
+        pass
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_token_that_is_gone_is_not_written_again(out: str) -> None:
+    claim(out, "one")
+    sign = BeatingToken(str(Path(out, "_temporary", "one.lock")))
+    assert sign.hold()
+    Path(sign.path).unlink()
+    time.sleep(0.5)
+    assert not sign.is_there()
+    sign.let_go()

@@ -1,0 +1,229 @@
+"""Rows become files that are seen whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from support.data.rows import annotation, failure
+
+from moondream_beam.models.billing import Hosted
+from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure
+from moondream_beam.transforms.output import writer as module
+from moondream_beam.transforms.output.writer import ROWS_AT_ONCE, ShardWriter
+
+FIRST = "data/part-one-00000"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def files(out: Path) -> list[str]:
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+
+
+def ids(out: Path, kind: str) -> list[str]:
+    return sorted(name for path in (out / kind).glob("*.parquet") for name in pq.read_table(path)["id"].to_pylist())
+
+
+def fill(writer: ShardWriter, *rows: Annotation | Failure) -> ShardWriter:
+    for row in rows:
+        writer.add(row)
+    return writer
+
+
+Rows = Callable[..., list]
+
+
+def test_nothing_stands_under_its_final_name_before_it_is_published(out: Path, rows: Rows) -> None:
+    writer = fill(ShardWriter(str(out), "one", 7), *rows(3), *rows(2, failed=True))
+    assert not writer.is_published
+    assert not list(out.glob("data/*")) + list(out.glob("errors/*"))
+    assert writer.publish()
+    assert writer.is_published
+    assert files(out) == ["data/part-one-00007.parquet", "errors/part-one-00007.parquet"]
+    assert ids(out, "data") == ["a0", "a1", "a2"]
+    assert ids(out, "errors") == ["f0", "f1"]
+
+
+def test_rows_on_disk_are_hidden_until_they_are_published(
+    out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1)
+    writer = fill(ShardWriter(str(out), "one", 0), *rows(2 * ROWS_AT_ONCE))
+    (hidden,) = files(out)
+    assert hidden.startswith("_temporary/part-one-00000-")
+    writer.publish()
+    assert files(out) == ["data/part-one-00000.parquet"]
+
+
+def test_files_have_the_columns_in_order_and_are_compressed(out: Path, rows: Rows) -> None:
+    fill(ShardWriter(str(out), "one", 0), *rows(2), *rows(1, failed=True)).publish()
+    for kind, schema in (("data", ANNOTATION_SCHEMA), ("errors", FAILURE_SCHEMA)):
+        file = pq.ParquetFile(out / kind / "part-one-00000.parquet")
+        assert file.schema_arrow.equals(schema)
+        group = file.metadata.row_group(0)
+        assert {group.column(index).compression for index in range(group.num_columns)} == {"ZSTD"}
+
+
+def test_a_shard_of_failures_alone_has_an_empty_data_file_that_says_it_is_done(out: Path, rows: Rows) -> None:
+    writer = fill(ShardWriter(str(out), "one", 0), *rows(2, failed=True))
+    writer.publish()
+    assert writer.is_published
+    assert files(out) == ["data/part-one-00000.parquet", "errors/part-one-00000.parquet"]
+    file = pq.ParquetFile(out / "data" / "part-one-00000.parquet")
+    # Not a group of no rows: `datasets` stumbles over that.
+    assert (file.num_row_groups, file.schema_arrow) == (0, ANNOTATION_SCHEMA)
+
+
+def test_a_shard_without_failures_has_no_errors_file(out: Path, rows: Rows) -> None:
+    fill(ShardWriter(str(out), "one", 0), *rows(1)).publish()
+    assert files(out) == ["data/part-one-00000.parquet"]
+
+
+def test_what_is_discarded_leaves_no_file(out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1)
+    writer = fill(ShardWriter(str(out), "one", 0), *rows(2 * ROWS_AT_ONCE + 1), *rows(ROWS_AT_ONCE, failed=True))
+    assert files(out)
+    writer.discard()
+    assert files(out) == []
+
+
+def test_discarding_nothing_is_no_error(out: Path) -> None:
+    ShardWriter(str(out), "one", 0).discard()
+    assert not out.exists()
+
+
+def test_files_and_row_groups_are_bounded_by_their_bytes(
+    out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_256 = module.to_table(rows(ROWS_AT_ONCE), ANNOTATION_SCHEMA).nbytes
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", int(2.5 * of_256))
+    monkeypatch.setattr(module, "FILE_BYTES", int(4.5 * of_256))
+    fill(ShardWriter(str(out), "one", 3), *rows(9 * ROWS_AT_ONCE + 5)).publish()
+    assert files(out) == [f"data/part-one-00003{part}.parquet" for part in ("-1", "-2", "")]
+    groups = {
+        path.stem: [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        for path in (out / "data").iterdir()
+        if (file := pq.ParquetFile(path))
+    }
+    two = 2 * ROWS_AT_ONCE
+    assert groups == {"part-one-00003": [two, two], "part-one-00003-1": [two, two], "part-one-00003-2": [256 + 5]}
+    assert len(set(ids(out, "data"))) == 9 * ROWS_AT_ONCE + 5
+
+
+def test_texts_as_large_as_they_come_keep_to_the_bounds(
+    out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch, memory_peak: Callable[[], int]
+) -> None:
+    text, bound = "x" * 100_000, 1 << 20
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", bound)
+    monkeypatch.setattr(module, "TEXT_AT_ONCE", bound // 4)
+    monkeypatch.setattr(module, "FILE_BYTES", 4 * bound)
+    writer = ShardWriter(str(out), "one", 0)
+    for index in range(120):
+        writer.add(rows(1)[0]._replace(id=str(index), caption=f"{index}{text}"))
+    writer.publish()
+    assert len(ids(out, "data")) == 120
+    written = [pq.ParquetFile(path).metadata for path in (out / "data").iterdir()]
+    assert len(written) == 4
+    sizes = [[file.row_group(group).total_byte_size for group in range(file.num_row_groups)] for file in written]
+    assert max(sum(groups) for groups in sizes) <= 4 * bound and max(map(max, sizes)) <= bound
+    assert memory_peak() < 4 * bound
+
+
+def test_a_row_larger_than_a_file_may_be_has_one_of_its_own(
+    out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ROW_GROUP_BYTES", "TEXT_AT_ONCE", "FILE_BYTES"):
+        monkeypatch.setattr(module, name, 1000)
+    fill(ShardWriter(str(out), "one", 0), *(row._replace(caption="x" * 5000) for row in rows(3))).publish()
+    assert [pq.read_table(path).num_rows for path in (out / "data").iterdir()] == [1, 1, 1]
+
+
+@dataclass
+class Disk:
+    """The final names in the order of their publication, and the one that can't be had."""
+
+    published: list[str] = field(default_factory=list)
+    broken: str = ""
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk, real = Disk(), FileSystems.rename
+
+    def rename(sources: list[str], targets: list[str]) -> None:
+        for target in targets:
+            name = "/".join(Path(target).parts[-2:])
+            if name == disk.broken:
+                raise OSError("the disk is gone")
+            disk.published.append(name)
+        real(sources, targets)
+
+    monkeypatch.setattr(FileSystems, "rename", rename)
+    return disk
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(module, "FILE_BYTES", 1)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_failures_come_first_and_the_first_data_file_last(out: Path, rows: Rows, disk: Disk) -> None:
+    fill(ShardWriter(str(out), "one", 0), *rows(2 * ROWS_AT_ONCE), *rows(1, failed=True)).publish()
+    assert disk.published == [f"{part}.parquet" for part in ("errors/part-one-00000", "data/part-one-00000-1", FIRST)]
+
+
+@pytest.mark.usefixtures("small_files")
+def test_what_an_attempt_left_half_published_is_finished_by_the_next(out: Path, rows: Rows, disk: Disk) -> None:
+    dead = fill(ShardWriter(str(out), "one", 0), *rows(3 * ROWS_AT_ONCE), *rows(2, failed=True))
+    disk.broken = f"{FIRST}.parquet"
+    with pytest.raises(OSError, match="gone"):
+        dead.publish()
+    dead.discard()
+    left = [f"{part}.parquet" for part in ("data/part-one-00000-1", "data/part-one-00000-2", "errors/part-one-00000")]
+    assert [path for path in files(out) if not path.startswith("_temporary/")] == left
+    second = ShardWriter(str(out), "one", 0)
+    with pytest.raises(OSError, match="gone"):
+        second.finish()
+    disk.broken = ""
+    assert second.finish()
+    assert files(out) == [f"{FIRST}-1.parquet", f"{FIRST}-2.parquet", f"{FIRST}.parquet", left[-1]]
+    assert len(ids(out, "data")) == 3 * ROWS_AT_ONCE
+    assert second.finish()
+    assert not ShardWriter(str(out), "one", 1).finish()
+
+
+def test_a_second_attempt_does_not_replace_what_the_first_published(out: Path, rows: Rows) -> None:
+    first = fill(ShardWriter(str(out), "one", 0), *rows(2), *rows(1, failed=True))
+    second = fill(ShardWriter(str(out), "one", 0), *rows(3))
+    assert first.publish()
+    assert not second.publish()
+    assert files(out) == ["data/part-one-00000.parquet", "errors/part-one-00000.parquet"]
+    assert ids(out, "data") == ["a0", "a1"]
+
+
+def test_shards_and_runs_stand_beside_each_other(out: Path, rows: Rows) -> None:
+    for run, shard in (("one", 1), ("one", 10), ("two", 1), ("one", 100_000), ("one", 10_000)):
+        fill(ShardWriter(str(out), run, shard), *rows(1)).publish()
+    assert len(ids(out, "data")) == 5
+    assert ShardWriter(str(out), "one", 10_000).published_summary().annotations == 1
+
+
+@pytest.mark.usefixtures("small_files")
+def test_the_sums_of_what_was_published_are_those_of_the_rows(out: Path, rows: Rows) -> None:
+    writer = fill(ShardWriter(str(out), "one", 0), *rows(300), *rows(3, failed=True))
+    writer.add(failure(hosted=Hosted("job", 1.5, None, False, None)))
+    writer.add(annotation(hosted=Hosted("job", 100.0, 0.25, True, "{}")))
+    writer.publish()
+    assert writer.published_summary() == (301, 4, 2107, 903, 602.0, 1204.0, 101.5, 0.25)
+    ShardWriter(str(out), "one", 1).publish()
+    assert ShardWriter(str(out), "one", 1).published_summary() == (0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)

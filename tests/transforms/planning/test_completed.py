@@ -1,0 +1,81 @@
+"""The ids that an output holds, in few bytes."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from support.running.beam_runs import collect
+
+from moondream_beam.transforms.core.shuffle import bucket_of
+from moondream_beam.transforms.planning import completed as module
+from moondream_beam.transforms.planning.completed import ID_BYTES, PackIds, found, short
+
+
+def name(index: int) -> str:
+    return sha256(f"{index}".encode()).hexdigest()
+
+
+def publish(out: Path, kind: str, indices: range, file: str = "part-one-00000.parquet") -> str:
+    (out / kind).mkdir(parents=True, exist_ok=True)
+    rows = [{"key": name(-1 - index)[:20], "id": name(index)} for index in indices]
+    pq.write_table(pa.Table.from_pylist(rows), out / kind / file)
+    return str(out / kind / file)
+
+
+def packed(paths: list[str], with_files: bool = False) -> list[tuple[int, bytes]]:
+    return collect(lambda pipeline: pipeline | beam.Create(paths) | beam.ParDo(PackIds(with_files)))
+
+
+def test_ids_come_out_in_the_buckets_of_their_pictures(tmp_path: Path) -> None:
+    packs = packed([publish(tmp_path, "data", range(3000)), publish(tmp_path, "errors", range(3000, 4000))])
+    assert {(number, id) for number, pack in packs for id in found([pack])[0]} == {
+        (bucket_of(name(-1 - index)), short(name(index))) for index in range(4000)
+    }
+
+
+def test_an_id_takes_few_bytes_on_its_way(tmp_path: Path) -> None:
+    packs = packed([publish(tmp_path, "data", range(200_000))])
+    assert sum(len(pack) for _, pack in packs) < 200_000 * (ID_BYTES + 4)
+
+
+def test_failures_are_told_with_their_files_where_that_is_wanted(tmp_path: Path) -> None:
+    data = publish(tmp_path, "data", range(10))
+    first, second = (publish(tmp_path, "errors", range(8, 12), f"part-{run}-00000.parquet") for run in "ab")
+    done, failed = found(pack for _, pack in packed([data, first, second], with_files=True))
+    assert done == {short(name(index)) for index in range(10)}
+    assert {id: sorted(files) for id, files in failed.items()} == {
+        short(name(index)): [first, second] for index in range(8, 12)
+    }
+    assert found(pack for _, pack in packed([data, first, second]))[1] == {}
+
+
+def test_so_many_are_held_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDS_HELD", 20)
+    step = PackIds(with_files=False)
+    step.setup()
+    step.start_bundle()
+    packs = [list(step.process(publish(tmp_path, "data", range(9 * turn, 9 * turn + 9)))) for turn in range(4)]
+    assert [sum(len(found([pack])[0]) for _, pack in some) for some in packs] == [0, 0, 27, 0]
+    assert sum(len(found([pack.value[1]])[0]) for pack in step.finish_bundle()) == 9
+    assert list(step.finish_bundle()) == []
+
+
+def test_rows_that_somebody_else_wrote_are_passed_over(tmp_path: Path) -> None:
+    path = publish(tmp_path, "data", range(2))
+    rows = [*pq.read_table(path).to_pylist(), {"key": "mine", "id": name(7)}]
+    rows += [{"key": name(1)[:20], "id": id} for id in ("42", "by hand", "z" * 64, "")]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert found(pack for _, pack in packed([path]))[0] == {short(name(0)), short(name(1))}
+
+
+def test_a_file_that_is_not_whole_stops_the_plan(tmp_path: Path) -> None:
+    path = FileSystems.join(str(tmp_path), "half.parquet")
+    Path(path).write_bytes(Path(publish(tmp_path, "data", range(1000))).read_bytes()[:5000])
+    with pytest.raises(Exception, match=r"[Pp]arquet"):
+        packed([path])

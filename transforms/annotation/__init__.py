@@ -1,0 +1,1 @@
+"""The public transforms: references in, annotations out."""

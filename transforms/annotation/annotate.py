@@ -1,0 +1,149 @@
+"""References in, rows out: the plain generator that all else is wiring over, and the transform for any pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection, TaggedOutput
+from apache_beam.utils.shared import Shared
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
+from ..core.records import Annotation, Failure, ImageRef, Job, Row
+from ..images.fetch import Fetcher
+from ..images.prefetch import Fetch, load_ahead
+from ..io.uris import is_utf8
+from .pending import Desk
+
+ANNOTATIONS, FAILURES = "annotations", "failures"
+# References that an element-wise transform gathers before it answers them: many batches of any engine.
+REFS_AT_ONCE = 256
+
+
+def annotate(
+    refs: Iterable[ImageRef],
+    tasks: Sequence[Task],
+    annotator: Annotator,
+    *,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    run: str = "",
+    fetch: Fetch | None = None,
+) -> Iterator[Row]:
+    """Exactly one row for each task on each picture, as they come ready; no Beam needed. ``fetch``: ``Fetcher()``.
+
+    A picture that can't be fetched or decoded is a Failure for each of its tasks, and its neighbours don't notice.
+    Of pictures with the very same bytes one is asked; the others bear its answer, and neither tokens nor its time.
+    """
+    desk = Desk(Job(tuple(tasks), annotator, sampling, run))
+    pictures = load_ahead(refs, fetch or Fetcher(), annotator.sees_as_much)
+    while True:
+        requests = desk.requests(pictures)
+        for outcome in annotator.answer(requests):
+            yield from desk.ready()
+            yield from desk.settle(outcome)
+        yield from desk.unanswered()
+        # An annotator that ended early has not even seen these.
+        for _ in requests:
+            yield from desk.unanswered()
+        yield from desk.ready()
+        if not desk.has_paused:
+            return
+
+
+def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
+    """Refuse what could only fail later, row by row.
+
+    Raises:
+        ValueError: there is no task, the same one twice, one that the annotator can't be asked, or one in no Unicode.
+    """
+    if not tasks:
+        raise ValueError("no task: ask for a caption, a query, a detection or a point")
+    for task in tasks:
+        if tasks.count(task) > 1:
+            raise ValueError(f"{task.name} {task.prompt!r} is asked twice")
+        if type(task) not in annotator.tasks:
+            raise ValueError(f"{annotator.name} can't be asked to {task.name}")
+        if not is_utf8(task.prompt):
+            raise ValueError(f"{task.name} {task.prompt!r} has bytes that are no UTF-8: write it in UTF-8")
+
+
+class Annotated(NamedTuple):
+    """What ``Annotate`` gives."""
+
+    annotations: PCollection[Annotation]
+    failures: PCollection[Failure]
+
+
+class Annotate(beam.PTransform[PCollection[ImageRef], Annotated]):
+    """Annotate pictures inside any pipeline: references in, ``(annotations, failures)`` out.
+
+    Raises:
+        ValueError: no task, or one that the annotator can't be asked.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        annotator: Annotator,
+        *,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        fetch: Fetcher | None = None,
+    ) -> None:
+        super().__init__()
+        check_tasks(tasks, annotator)
+        self.job, self.fetch = Job(tuple(tasks), annotator, sampling), fetch or Fetcher()
+
+    def expand(self, refs: PCollection[ImageRef]) -> Annotated:
+        """One step with two outputs."""
+        rows = refs | "Annotate pictures" >> beam.ParDo(_AnnotatePictures(self.job, self.fetch)).with_outputs(
+            ANNOTATIONS, FAILURES
+        )
+        return Annotated(rows[ANNOTATIONS], rows[FAILURES])
+
+
+class _AnnotatePictures(beam.DoFn):
+    """Gathers references, so that pictures of one bundle share batches; rows keep their reference's window."""
+
+    def __init__(self, job: Job, fetch: Fetcher) -> None:
+        self.job, self.fetch = job, fetch
+        self.gathered: list[tuple[ImageRef, Timestamp, Any]] = []
+        self._shared, self._shared_fetch = Shared(), Shared()
+
+    def setup(self) -> None:
+        self.job = share_annotator(self.job, self._shared)
+        self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
+
+    def start_bundle(self) -> None:
+        self.gathered = []
+
+    def process(
+        self, ref: ImageRef, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[TaggedOutput[str, Any]]:
+        self.gathered.append((ref, timestamp, window))
+        if len(self.gathered) == REFS_AT_ONCE:
+            yield from self.flush()
+
+    def finish_bundle(self) -> Iterator[TaggedOutput[str, Any]]:
+        yield from self.flush()
+
+    def flush(self) -> Iterator[TaggedOutput[str, Any]]:
+        gathered, self.gathered = self.gathered, []
+        # Lists, since one picture may come at several times: each of them has its rows.
+        times: dict[str, list[tuple[Timestamp, Any]]] = {}
+        for ref, *time_and_window in gathered:
+            for task in self.job.tasks_of(ref):
+                times.setdefault(self.job.id_of(ref, task), []).append(tuple(time_and_window))
+        refs = [ref for ref, _, _ in gathered]
+        for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, fetch=self.fetch):
+            timestamp, window = times[row.id].pop()
+            tag = ANNOTATIONS if isinstance(row, Annotation) else FAILURES
+            yield TaggedOutput(tag, WindowedValue(row, timestamp, (window,)))
+
+
+def share_annotator(job: Job, shared: Shared) -> Job:
+    """The job with the one copy of its annotator that this process uses: it holds the model."""
+    annotator: Any = shared.acquire(lambda: job.annotator)
+    return job._replace(annotator=annotator)

@@ -1,0 +1,1 @@
+"""A finished output, opened for reading."""

@@ -1,0 +1,125 @@
+"""Pictures to look at: some at random and some of each suspicion, as thumbnails with their rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from ..core.records import ImageRef
+from ..images.prefetch import Fetch, Loaded, Unloadable, load_ahead
+from ..images.refetch import Again, SearchTakesLongError, is_kept
+from .quality import SUSPICIONS
+from .reader import Dataset, literal
+
+# What goes onto a page, so that it stays below ten megabytes whatever the rows hold.
+RANDOM_PICTURES, SUSPICIOUS_PICTURES = 36, 8
+ROWS_OF_A_PICTURE, PLACES_OF_A_ROW = 6, 30
+TEXT_CHARACTERS = 600
+THUMBNAIL_SIDE, THUMBNAIL_BYTES, THUMBNAIL_QUALITIES = 360, 24_000, (80, 60, 40, 20)
+# More tasks on one picture than this, and fewer pictures are drawn.
+TASKS_FORESEEN = 64
+# A page is not worth more of a wait: the headers of a large archive in a bucket take a while.
+SECONDS_IN_ARCHIVES = 30
+# Why there is no thumbnail, or not of the picture that was annotated.
+GONE = "the picture can't be had from its place any more"
+BROKEN = "what lies at its place is no picture any more"
+CHANGED = "the picture has changed since"
+INSIDE = "the picture lies inside of another file, and to search those took too long"
+UNKEPT = "the picture came as a data: URI, which rows don't keep"
+
+
+@dataclass
+class Shown:
+    """A picture on the page: JPEG bytes of its thumbnail (None: it could not be had, ``trouble`` says why), its
+    size in pixels, its rows, and under what it was chosen: ``random`` and names of suspicions."""
+
+    key: str
+    filename: str
+    uri: str
+    sha256: str
+    width: int
+    height: int
+    chosen: list[str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    more_rows: int = 0
+    thumbnail: bytes | None = None
+    trouble: str = ""
+
+
+def choose(dataset: Dataset) -> list[Shown]:
+    """The pictures to show, with their rows, without thumbnails. The same output gives the same ones.
+
+    Keys and ids are digests, so that the first of them are a random sample.
+    """
+    chosen: dict[str, list[str]] = {}
+    some = f"SELECT key FROM data ORDER BY key LIMIT {RANDOM_PICTURES * TASKS_FORESEEN}"
+    for (key,) in dataset.tuples(f"SELECT DISTINCT key FROM ({some}) ORDER BY key LIMIT {RANDOM_PICTURES}"):
+        chosen[key] = ["random"]
+    for suspicion in SUSPICIONS:
+        query = "SELECT id, key FROM suspects WHERE list_contains(_suspicions, ?) ORDER BY id LIMIT ?"
+        for _, key in dataset.tuples(query, suspicion.name, SUSPICIOUS_PICTURES):
+            kinds = chosen.setdefault(key, [])
+            if suspicion.name not in kinds:
+                kinds.append(suspicion.name)
+    return _with_rows(dataset, chosen)
+
+
+def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[Shown]:
+    if not chosen:
+        return []
+    keys = ", ".join(map(literal, chosen))
+    shown: dict[str, Shown] = {}
+    query = f"""
+        SELECT key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, output_tokens,
+            timings.total_ms AS total_ms, _suspicions AS suspicions
+        FROM judged WHERE key IN ({keys}) ORDER BY len(_suspicions) = 0, task, prompt, id
+    """
+    for row in dataset.rows(query):
+        key = row["key"]
+        if key not in shown:
+            place = {name: row[name] for name in ("filename", "uri", "sha256", "width", "height")}
+            shown[key] = Shown(key=key, **place, chosen=chosen[key])
+        if len(shown[key].rows) < ROWS_OF_A_PICTURE:
+            shown[key].rows.append(row)
+        else:
+            shown[key].more_rows += 1
+    return [shown[key] for key in chosen if key in shown]
+
+
+def add_thumbnails(pictures: Iterable[Shown], fetch: Fetch) -> None:
+    """Fetch and decode the pictures, many at once, and make them small. One that can't be had has its reason."""
+    by_uri: dict[str, list[Shown]] = {}
+    for picture in pictures:
+        if is_kept(picture.uri):
+            by_uri.setdefault(picture.uri, []).append(picture)
+        else:
+            picture.trouble = UNKEPT
+    again = Again(fetch, SECONDS_IN_ARCHIVES)
+    for loaded in load_ahead((ImageRef(uri, uri) for uri in sorted(by_uri)), again):
+        small = thumbnail(loaded.picture) if isinstance(loaded, Loaded) else None
+        for picture in by_uri[loaded.ref.uri]:
+            picture.thumbnail, picture.trouble = small, _trouble(loaded, picture)
+
+
+def _trouble(loaded: Loaded | Unloadable, picture: Shown) -> str:
+    if isinstance(loaded, Loaded):
+        return "" if loaded.sha256 == picture.sha256 else CHANGED
+    if loaded.stage != "fetch":
+        return BROKEN
+    return INSIDE if loaded.fault.error == SearchTakesLongError.__name__ else GONE
+
+
+def thumbnail(picture: Image.Image) -> bytes:
+    """A picture as a small JPEG, of at most ``THUMBNAIL_BYTES`` if the worst quality allows."""
+    small = picture.copy()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    for quality in THUMBNAIL_QUALITIES:
+        file = io.BytesIO()
+        small.save(file, "JPEG", quality=quality, optimize=True)
+        if file.tell() <= THUMBNAIL_BYTES:
+            break
+    return file.getvalue()

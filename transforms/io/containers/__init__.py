@@ -1,0 +1,1 @@
+"""Files that hold pictures: tar archives and Parquet."""

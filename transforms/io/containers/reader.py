@@ -1,0 +1,75 @@
+"""Pictures that lie inside other files, read in the order in which they lie: each stretch of such a file once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..block_cache import WINDOW_BYTES, Blocks, FetchPart, Window
+from ..files import open_file
+from ..object_stores.base import Stores
+from ..retry import Patience
+from ..uris import BUCKETS, path_of, scheme_of
+from .compression import unpacked
+from .forward_stream import Streams, bytes_at
+from .parquet_images import Cell, group_of, read_cells, read_footer, read_picture
+from .tar import HEADER_BYTES, Member, is_compressed, read_member
+
+
+class Inside:
+    """What a process keeps of such files: their latest blocks, and the streams that it reads. Threads may share it."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self.window = Window(WINDOW_BYTES)
+        self._blocks, self.streams = Blocks(self.window), Streams(self.window)
+
+    def member(self, member: Member, patience: Patience) -> bytes:
+        """The bytes of a member of an archive.
+
+        Raises:
+            OSError: they can't be had.
+            ValueError: something else lies there now.
+        """
+        archive, start, size = member.archive, member.offset - HEADER_BYTES, member.size + HEADER_BYTES
+        if is_compressed(archive):
+            stream = self.streams.of(
+                archive, lambda: unpacked(archive, lambda: open_file(archive, self._stores, patience, as_is=True))
+            )
+            return read_member(bytes_at(stream, start, size), member)
+        return read_member(self._blocks.read(archive, start, size, self._parts_of(archive, patience)), member)
+
+    def cell(self, cell: Cell, limit: int, patience: Patience) -> bytes:
+        """The bytes of a picture in a Parquet file, no more than ``limit``.
+
+        Raises:
+            OSError: they can't be had.
+            ValueError: there are none, or something else lies there now.
+        """
+
+        def open_it() -> Any:
+            return open_file(cell.file, self._stores, patience)
+
+        def footer_of() -> Any:
+            with open_it() as file:
+                return read_footer(cell.file, file)
+
+        name = (cell.file, cell.group, cell.column)
+        footer = self.window.once(("footer", cell.file), footer_of, lambda footer: footer.serialized_size)
+        group = self.window.once(("group", *name), lambda: group_of(footer, cell))
+        stream = self.streams.of(name, lambda: read_cells(group, cell, open_it), lambda rows: rows.nbytes)
+        index, row = divmod(cell.row, group.at_once)
+        rows = stream.piece(index)
+        if rows is None or row >= len(rows):
+            raise ValueError("the Parquet file is shorter than it was when it was listed")
+        return read_picture(rows[row], limit)
+
+    def _parts_of(self, file: str, patience: Patience) -> FetchPart:
+        if scheme_of(file) in BUCKETS:
+            return lambda start, size: self._stores.part(file, start, size, patience)
+        return lambda start, size: _read_part(path_of(file), start, size)
+
+
+def _read_part(path: str, start: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(size)

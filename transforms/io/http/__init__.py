@@ -1,0 +1,1 @@
+"""The HTTP client: limits on size, time, redirects and addresses."""
