@@ -180,7 +180,7 @@ class FalQueue:
         replies = []
         for output, filename in zip(outputs, filenames, strict=True):
             told = json.dumps({"partial": answer.get("partial"), "timings": timings, "filename": filename})
-            replies.append(Reply(_result(output, partial), _timings(timings, len(items)), told=told))
+            replies.append(Reply(_result(output, partial), _timings(timings, len(items)), response=told))
         return replies
 
     def pause(self, polls: int) -> float:

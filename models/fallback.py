@@ -29,7 +29,7 @@ class Engine(Annotator, Protocol):
     def load(self) -> object:
         """Make ready; any exception means that it can't answer here."""
 
-    def falls_to_cpu(self) -> bool:
+    def uses_cpu_fallback(self) -> bool:
         """Whether an accelerator was hoped for and none is here."""
 
 
@@ -59,9 +59,9 @@ class Fallback:
         """These requests have their rows."""
         self.api.forget(ids, scope)
 
-    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+    def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Whether both do, as either may come to answer."""
-        return self.engine.sees_as_much(size, reduced) and self.api.sees_as_much(size, reduced)
+        return self.engine.accepts_reduced(size, reduced) and self.api.accepts_reduced(size, reduced)
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
         """Answer a stream of requests, the API's outcomes among the engine's. ``scope`` is for the API's journal.
@@ -84,7 +84,7 @@ class Fallback:
         with self._lock:
             if not self._checked:
                 self._checked = True
-                if self.engine.falls_to_cpu():
+                if self.engine.uses_cpu_fallback():
                     self._put_out("there is no accelerator", broken=False)
                 else:
                     try:
@@ -151,7 +151,7 @@ class Fallback:
             return
         for request in requests:
             message = f"{self._why_out}; {self.api.api} can't be asked to {request.task.name}"
-            yield Outcome(request.id, Fault("EngineOut", message, retryable=True), f"local/{self.name}")
+            yield Outcome(request.id, Fault("EngineUnavailable", message, retryable=True), f"local/{self.name}")
 
     def _second_opinion(self, failed: list[tuple[Request, Outcome]], scope: str) -> Iterator[Outcome]:
         """The API's answers to what the engine failed at; where both fail, both say why."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
 
 from PIL.Image import Image
 
-from .billing import Hosted
+from .billing import Billing
 
 Length = Literal["short", "normal", "long"]
 FinishReason = Literal["stop", "length"]
@@ -208,7 +208,7 @@ class Outcome:
     backend: str
     timings: Timings = Timings()
     tokens: Tokens = Tokens()
-    hosted: Hosted | None = None
+    hosted: Billing | None = None
     model: str = ""
     revision: str = ""
 
@@ -228,7 +228,7 @@ class Annotator(Protocol):
     def tasks(self) -> frozenset[type[Task]]:
         """The kinds of task that it can be asked."""
 
-    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+    def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Whether a picture of ``size`` may come in ``reduced`` pixels: it would see the same, but for rounding."""
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .commands import annotate, demo, estimate, export, report, status
 from .display.progress import AboveTheBar
 from .local_runner.signals import ended_as_by_ctrl_c, not_about_ends_on_purpose
-from .options.parser import BAD_ARGUMENTS, CannotStartError, OneLineParser
+from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError
 
 INTERRUPTED = 130
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ended_as_by_ctrl_c():
             status: int = args.run(args, others)
         return status
-    except CannotStartError as error:
+    except StartupError as error:
         print(f"moondream-beam {args.command}: {error}", file=sys.stderr)
         return BAD_ARGUMENTS
     except KeyboardInterrupt:

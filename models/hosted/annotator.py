@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..tasks import Outcome, Request, Size, Task
 from .budget import Budget
-from .dispatch.dispatcher import Caller
-from .dispatch.rate_limiter import Clock, Governor
-from .dispatch.results import Desk
+from .dispatch.dispatcher import Dispatcher
+from .dispatch.rate_limiter import Clock, RateLimiter
+from .dispatch.results import SharedState
 from .http.errors import AccountError
 from .http.images import DETAIL, LONGEST_SIDE, Encoder
 from .journal import Journal, Store
@@ -24,7 +24,7 @@ Self = TypeVar("Self", bound="HostedAnnotator")
 
 
 @runtime_checkable
-class Paid(Protocol):
+class JournaledAnnotator(Protocol):
     """An annotator that costs money, and keeps a journal so as not to pay twice."""
 
     def beside(self, store: Store) -> Any:
@@ -65,7 +65,7 @@ class HostedAnnotator:
         self.concurrency, self.max_cost, self.send_urls = concurrency, max_cost, send_urls
         self._clock = clock or Clock()
         self._store: Store | None = None
-        self._desk: Desk | None = None
+        self._desk: SharedState | None = None
         self._lock = threading.Lock()
         self._streams = 0
 
@@ -85,7 +85,7 @@ class HostedAnnotator:
             raise ValueError(f"{self.api}: pip install 'moondream-beam[{self.extra}]'")
         self._key()
 
-    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+    def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Whether a picture in ``reduced`` pixels is still made smaller before it is sent, to half of them at most."""
         return max(reduced) >= DETAIL * LONGEST_SIDE
 
@@ -97,7 +97,7 @@ class HostedAnnotator:
         """
         desk = self._open()
         try:
-            yield from Caller(desk, requests, scope).answer()
+            yield from Dispatcher(desk, requests, scope).answer()
         finally:
             with self._lock:
                 self._streams -= 1
@@ -115,7 +115,7 @@ class HostedAnnotator:
         if self._desk:
             self._desk.journal.forget(ids, scope)
 
-    def _open(self) -> Desk:
+    def _open(self) -> SharedState:
         with self._lock:
             if self._desk is None:
                 try:
@@ -123,9 +123,9 @@ class HostedAnnotator:
                 except ValueError as error:
                     raise AccountError(str(error)) from None
                 service = self._service(self._key())
-                governor = Governor(self._clock, self.concurrency)
+                governor = RateLimiter(self._clock, self.concurrency)
                 journal = Journal(service.backend, self._store)
-                self._desk = Desk(service, governor, self._budget(), journal, self._clock, self._item)
+                self._desk = SharedState(service, governor, self._budget(), journal, self._clock, self._item)
             self._streams += 1
             return self._desk
 

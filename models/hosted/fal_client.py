@@ -11,7 +11,7 @@ import httpx
 from fal_client.client import USER_AGENT, BackupDomainTransport, Status, StorageSettings, SyncRequestHandle
 
 from .http.errors import CallError, NotSentError, PollError, ThrottledError, UnavailableError
-from .http.transport import Connections, PolicyTransport
+from .http.transport import Connections, StrictTransport
 
 # Uploads are public to whoever has the link, and would stay for ever.
 UPLOADS = StorageSettings(expires_in="1h")
@@ -21,9 +21,9 @@ class FalClient(fal_client.SyncClient):
     """``fal_client.SyncClient`` that makes each call once; what follows from a failure is for the caller to say."""
 
     @cached_property
-    def policy(self) -> PolicyTransport:
+    def policy(self) -> StrictTransport:
         """The transport, which still reaches fal's second domain where the first can't be connected to."""
-        return PolicyTransport(BackupDomainTransport(), "fal", self.key or "")
+        return StrictTransport(BackupDomainTransport(), "fal", self.key or "")
 
     @cached_property
     def _client(self) -> httpx.Client:
@@ -34,7 +34,7 @@ class FalClient(fal_client.SyncClient):
     def _get_cdn_client(self) -> httpx.Client:
         token = self._token_manager.get_token()
         headers = {"Authorization": f"{token.token_type} {token.token}"}
-        policy = PolicyTransport(Connections(), "fal's storage", token.token)
+        policy = StrictTransport(Connections(), "fal's storage", token.token)
         client = httpx.Client(transport=policy, headers=headers)
         self._storage.append(client)
         return client

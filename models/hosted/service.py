@@ -72,12 +72,12 @@ class Done(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a job says of one of its items; ``told`` is the rest of what the API tells of it, as JSON."""
+    """What a job says of one of its items; ``response`` is the rest of what the API tells of it, as JSON."""
 
     result: Answer | Fault
     timings: Timings = Timings()
     tokens: Tokens = Tokens()
-    told: str | None = None
+    response: str | None = None
 
 
 class Service(Protocol):

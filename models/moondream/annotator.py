@@ -85,11 +85,11 @@ class Moondream:
                 )
             return self._engine
 
-    def falls_to_cpu(self) -> bool:
+    def uses_cpu_fallback(self) -> bool:
         """Whether this machine has no accelerator, where any would have done."""
         return self._device == "auto" and choose_device("auto").type == "cpu"
 
-    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+    def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Whether ``reduced`` are twice as many pixels, a side, as the crops of a picture of ``size`` take, or more."""
         return keeps_crops(size, reduced, self._source.vision)
 

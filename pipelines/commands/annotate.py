@@ -16,12 +16,12 @@ from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
 from ...transforms.core.errors import stop_reason
 from ...transforms.core.records import KEY_DIGITS
-from ...transforms.monitoring.progress import ProgressNotes
-from ...transforms.output.files import anchor
-from ...transforms.output.lock import claim, claimed
+from ...transforms.monitoring.progress import ProgressFiles
+from ...transforms.output.files import absolute
+from ...transforms.output.lock import acquire, run_lock
 from ...transforms.output.run_record import read_record
 from ..display.progress import show_progress
-from ..display.run_summary import balance_sheet, exit_status
+from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import gpus_of
 from ..local_runner.runner import local_runner
 from ..local_runner.signals import unwrapped_interrupts, worker_death
@@ -30,7 +30,7 @@ from ..options.hosted import patience_of
 from ..options.inputs import add_input_options, inputs_of
 from ..options.job import LOCAL_RUNNER, add_job_options, check_job, job_of
 from ..options.models import add_model_options, annotator_of
-from ..options.parser import OneLineParser, no_others, starting
+from ..options.parser import OneLineParser, reject_unknown_args, startup_errors
 from ..options.tasks import add_sampling_options, add_task_options
 from .report import add_report_option, try_report
 
@@ -76,12 +76,12 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         CannotStartError: bad arguments, or a device that is not there.
     """
     with contextlib.ExitStack() as stack:
-        with starting():
+        with startup_errors():
             check_job(args)
             check_cluster(args)
             name = run_of(args)
             options = beam_options(args, beam_arguments)
-            args.output = anchor(args.output)
+            args.output = absolute(args.output)
             local = args.runner == LOCAL_RUNNER
             runner = local_runner(options, args.workers, gpus_of(args), patience_of(args)) if local else args.runner
             pipeline = beam.Pipeline(runner, options=options)
@@ -91,13 +91,13 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
                 print("dry run: the job is as Dataflow would get it; nothing was started, nothing was written")
                 return 0
             if local:
-                stack.enter_context(claimed(args.output, name))
+                stack.enter_context(run_lock(args.output, name))
                 _say_where(args)
             else:
                 _say_runner(args)
                 # Its workers hold it from here on: they go on when this process is gone.
-                claim(args.output, name)
-        notes = ProgressNotes(args.output, name)
+                acquire(args.output, name)
+        notes = ProgressFiles(args.output, name)
         if local:
             stack.enter_context(show_progress(notes))
         if (reason := _run(pipeline)) is not None:
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         if not local:
             notes.remove()
     record = read_record(args.output, name)
-    print(balance_sheet(record, args.output, args.max_failure_rate))
+    print(format_summary(record, args.output, args.max_failure_rate))
     try_report(args)
     return exit_status(record, args.max_failure_rate)
 
@@ -138,7 +138,7 @@ def beam_options(args: argparse.Namespace, arguments: Sequence[str]) -> Pipeline
     for kind in PipelineOptions.__subclasses__():
         kind._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(arguments))
-    no_others(args, unknown)
+    reject_unknown_args(args, unknown)
     return PipelineOptions(list(arguments))
 
 

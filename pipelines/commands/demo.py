@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...models.tiny.scenes import draw
-from ..options.parser import no_others, starting
+from ..options.parser import reject_unknown_args, startup_errors
 from . import annotate
 from .report import add_report_option
 
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     Raises:
         CannotStartError: unknown arguments, or a folder that can't be written.
     """
-    with starting():
-        no_others(args, others)
+    with startup_errors():
+        reject_unknown_args(args, others)
         pictures, output = Path(args.output, "pictures"), Path(args.output, "out")
         count = draw_pictures(pictures)
     print(f"drew {count} pictures into {pictures}, one of them broken on purpose", file=sys.stderr)

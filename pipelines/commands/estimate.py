@@ -12,13 +12,13 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from ...models.hosted.cloud.protocol import PRICES
-from ...transforms.annotation.sample import Measured, Sampled, measure, read_sample, sample
+from ...transforms.annotation.sample import Sample, SampleResult, measure, read_sample, sample
 from ..display.formatting import count, dollars, duration, number, share
 from ..local_runner.runner import local_runner
 from ..options.inputs import Inputs, add_input_options, inputs_of
 from ..options.job import LOCAL_RUNNER
 from ..options.models import add_model_options, annotator_of
-from ..options.parser import no_others, starting
+from ..options.parser import reject_unknown_args, startup_errors
 from ..options.tasks import add_sampling_options, add_task_options, sampling_of
 from ..prices import (
     CLOUD_BATCH_SHARE,
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """
     # An estimate is made in this process; what remote runners have is not known here.
     args.runner, args.workers = LOCAL_RUNNER, 1
-    with starting():
-        no_others(args, others)
+    with startup_errors():
+        reject_unknown_args(args, others)
         if args.sample < 1:
             raise ValueError(f"--sample {args.sample}: give 1 or more")
         prices = prices_of(args.price_of)
@@ -102,7 +102,7 @@ def prices_of(options: Sequence[str]) -> Prices:
     return prices
 
 
-def offers(sampled: Sampled, measured: Measured, prices: Prices) -> Iterator[Offer]:
+def offers(sampled: Sample, measured: SampleResult, prices: Prices) -> Iterator[Offer]:
     """What it takes here, on GPUs and at hosted APIs."""
     here = measured.start_seconds + sampled.pictures * measured.seconds / measured.pictures
     if measured.usd:
@@ -125,7 +125,7 @@ def offers(sampled: Sampled, measured: Measured, prices: Prices) -> Iterator[Off
     yield Offer("fal", None, None if each is None else each * sampled.requests, "" if each else "no published price")
 
 
-def told(sampled: Sampled, measured: Measured) -> list[str]:
+def told(sampled: Sample, measured: SampleResult) -> list[str]:
     """What the sample was, and what came of it."""
     answers = measured.rows - measured.failures
     return [
@@ -158,7 +158,7 @@ def sources() -> list[str]:
     ]
 
 
-def _choose(inputs: Inputs, size: int) -> Sampled:
+def _choose(inputs: Inputs, size: int) -> Sample:
     with tempfile.TemporaryDirectory() as folder:
         pipeline = beam.Pipeline(local_runner(PipelineOptions([]), 1), options=PipelineOptions([]))
         sample(inputs.read(pipeline), inputs.tasks, size, Path(folder))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from ...transforms.dataset.export.formats import FORMATS, SHARES_NAME, only_task
 from ...transforms.dataset.export.targets import place
 from ...transforms.dataset.export.wide import Selection
-from ...transforms.dataset.reader import Dataset, telling_what_cant_be_read
+from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
-from ..options.parser import no_others, starting
+from ..options.parser import reject_unknown_args, startup_errors
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,13 +45,13 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         CannotStartError: unknown arguments, no output there, one that can't be read, a destination that is taken,
             or no row left.
     """
-    with starting():
-        no_others(args, others)
+    with startup_errors():
+        reject_unknown_args(args, others)
         destination = place(args.destination)
-        with telling_what_cant_be_read(args.output):
+        with duckdb_errors(args.output):
             dataset = Dataset(args.output)
     with dataset:
-        with starting(), telling_what_cant_be_read(args.output):
+        with startup_errors(), duckdb_errors(args.output):
             selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
             left = FORMATS[args.to](selection, destination, Fetcher(args.allow_private_addresses))
         print(f"{_chosen(args.to, selection)} as {args.to} in {destination}")

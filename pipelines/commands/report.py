@@ -6,18 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ...transforms.dataset.reader import Dataset, telling_what_cant_be_read
+from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
-from ...transforms.io.retry import Patience
-from ...transforms.output.files import is_local, remove_temporary_folder, write_whole
+from ...transforms.io.retry import RetryPolicy
+from ...transforms.output.files import is_local, remove_temporary_folder, write_atomic
 from ..display.report_page.render import render
-from ..options.parser import no_others, starting
+from ..options.parser import reject_unknown_args, startup_errors
 
 PAGE = "report.html"
 # Of more rows a page takes minutes, and a run should end when its rows are there.
 ROWS_REPORTED_UNASKED = 2_000_000
 # A page is not worth the wait for a host that is gone.
-THUMBNAIL_PATIENCE = Patience(tries=2, seconds=8)
+THUMBNAIL_PATIENCE = RetryPolicy(max_attempts=2, timeout_s=8)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +43,9 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     Raises:
         CannotStartError: unknown arguments, no output there, or one that can't be read.
     """
-    with starting():
-        no_others(args, others)
-        with telling_what_cant_be_read(args.output):
+    with startup_errors():
+        reject_unknown_args(args, others)
+        with duckdb_errors(args.output):
             path = write_report(Dataset(args.output), _fetcher(args))
     print(path)
     return 0
@@ -56,7 +56,7 @@ def write_report(dataset: Dataset, fetch: Fetcher) -> str:
     with dataset:
         page = render(dataset, fetch)
     path = dataset.path(PAGE)
-    write_whole(dataset.output, path, page.encode())
+    write_atomic(dataset.output, path, page.encode())
     remove_temporary_folder(dataset.output)
     return path
 

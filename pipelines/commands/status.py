@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TextIO
 
-from ...transforms.monitoring.status import RunStatus, Watch
+from ...transforms.monitoring.status import OutputStatus, RunStatus
 from ..display.formatting import duration, moment, number, share
-from ..options.parser import no_others, starting
+from ..options.parser import reject_unknown_args, startup_errors
 
 RUNS_TOLD = 10
 SECONDS_BETWEEN_LOOKS, A_DAY = 5.0, 86_400.0
@@ -38,9 +38,9 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     Raises:
         CannotStartError: unknown arguments, or nothing there.
     """
-    with starting():
-        no_others(args, others)
-        watch = Watch(args.output)
+    with startup_errors():
+        reject_unknown_args(args, others)
+        watch = OutputStatus(args.output)
         runs = watch.look()
         if not runs:
             raise ValueError(f"{args.output}: no run there; give the folder that annotate writes to")
@@ -66,7 +66,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def keep_telling(watch: Watch, seconds: float, stream: TextIO) -> None:
+def keep_telling(watch: OutputStatus, seconds: float, stream: TextIO) -> None:
     """Tell how far the runs are until none is at work: in place on a terminal, elsewhere when something changed."""
     before: list[str] = []
     while True:

@@ -13,7 +13,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from ...transforms.core.summary import Count, Summary
-from ...transforms.monitoring.progress import ProgressNotes
+from ...transforms.monitoring.progress import ProgressFiles
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LINES = 10.0
@@ -30,7 +30,7 @@ class AboveTheBar(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 @contextlib.contextmanager
-def show_progress(notes: ProgressNotes, stream: TextIO | None = None) -> Iterator[None]:
+def show_progress(notes: ProgressFiles, stream: TextIO | None = None) -> Iterator[None]:
     """While the block runs, show how far the run is that leaves these notes; then remove them."""
     stream = stream or sys.stderr
     over = threading.Event()
@@ -62,7 +62,7 @@ def bill_in_words(units: float, usd: float) -> str:
     return f"{units:g} units billed" if units else ""
 
 
-def _show_bar(notes: ProgressNotes, over: threading.Event, stream: TextIO) -> None:
+def _show_bar(notes: ProgressFiles, over: threading.Event, stream: TextIO) -> None:
     started = 0.0
     bar: tqdm[None] | None = None
     while True:
@@ -80,7 +80,7 @@ def _show_bar(notes: ProgressNotes, over: threading.Event, stream: TextIO) -> No
         bar.close()
 
 
-def _show_lines(notes: ProgressNotes, over: threading.Event, stream: TextIO) -> None:
+def _show_lines(notes: ProgressFiles, over: threading.Event, stream: TextIO) -> None:
     started = time.monotonic()
     while not over.wait(SECONDS_BETWEEN_LINES):
         planned, done = notes.read()

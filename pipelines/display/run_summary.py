@@ -13,7 +13,7 @@ from .progress import bill_in_words
 OUT_OF_BALANCE = "DOES NOT BALANCE"
 
 
-def balance_sheet(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
+def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
     """What went in, what came out, whether it balances, what to do about errors, and where it lies."""
     counts, seconds = record["counts"], record["wall_seconds"]
     pictures = counts["pictures"]

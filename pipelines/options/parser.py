@@ -10,7 +10,7 @@ from typing import NoReturn
 BAD_ARGUMENTS = 2
 
 
-class CannotStartError(Exception):
+class StartupError(Exception):
     """Bad arguments, or something that the job needs is not there: exit status 2."""
 
 
@@ -19,24 +19,24 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with that line."""
-        self.exit(BAD_ARGUMENTS, f"{self.prog}: {in_a_line(message)}; see {self.prog} --help\n")
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
 @contextlib.contextmanager
-def starting() -> Iterator[None]:
+def startup_errors() -> Iterator[None]:
     """Within this block, the errors that bad arguments raise mean that nothing has been done."""
     try:
         yield
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        raise CannotStartError(in_a_line(str(error))) from error
+        raise StartupError(one_line(str(error))) from error
 
 
-def in_a_line(message: str) -> str:
+def one_line(message: str) -> str:
     """A message in one line, whatever words of others are in it."""
     return " ".join(message.splitlines())
 
 
-def no_others(args: argparse.Namespace, others: Sequence[str]) -> None:
+def reject_unknown_args(args: argparse.Namespace, others: Sequence[str]) -> None:
     """Refuse what a command's parser left over, and where Beam's options may follow, Beam's did too.
 
     Raises:

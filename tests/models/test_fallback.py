@@ -27,7 +27,7 @@ class LocalEcho(Echo):
     on_cpu: bool = False
     breaks_on_load: bool = False
 
-    def falls_to_cpu(self):
+    def uses_cpu_fallback(self):
         return self.on_cpu
 
     def load(self):
@@ -159,4 +159,4 @@ def test_it_is_the_engine_by_name_and_travels(api, fal):
 def test_the_embedded_model_says_that_it_falls_to_the_cpu_only_where_anything_would_have_done(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    assert Moondream("tiny").falls_to_cpu() and not Moondream("tiny", device="cpu").falls_to_cpu()
+    assert Moondream("tiny").uses_cpu_fallback() and not Moondream("tiny", device="cpu").uses_cpu_fallback()

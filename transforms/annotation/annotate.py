@@ -14,9 +14,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from ..core.records import Annotation, Failure, ImageRef, Job, Row
 from ..images.fetch import Fetcher
-from ..images.prefetch import Fetch, load_ahead
+from ..images.prefetch import Fetch, prefetch
 from ..io.uris import is_utf8
-from .pending import Desk
+from .pending import PendingRequests
 
 ANNOTATIONS, FAILURES = "annotations", "failures"
 # References that an element-wise transform gathers before it answers them: many batches of any engine.
@@ -37,8 +37,8 @@ def annotate(
     A picture that can't be fetched or decoded is a Failure for each of its tasks, and its neighbours don't notice.
     Of pictures with the very same bytes one is asked; the others bear its answer, and neither tokens nor its time.
     """
-    desk = Desk(Job(tuple(tasks), annotator, sampling, run))
-    pictures = load_ahead(refs, fetch or Fetcher(), annotator.sees_as_much)
+    desk = PendingRequests(Job(tuple(tasks), annotator, sampling, run))
+    pictures = prefetch(refs, fetch or Fetcher(), annotator.accepts_reduced)
     while True:
         requests = desk.requests(pictures)
         for outcome in annotator.answer(requests):

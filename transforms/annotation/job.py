@@ -17,22 +17,22 @@ from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
-from ..core.errors import telling_want_of_memory, telling_what_failed
+from ..core.errors import out_of_memory_errors, output_errors
 from ..core.records import ImageRef, Job, annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
-from ..monitoring.failure_limit import TooManyFailures
+from ..monitoring.failure_limit import FailureLimit
 from ..monitoring.heartbeat import Pulse
-from ..monitoring.progress import ProgressNotes
-from ..monitoring.row_counts import CountPublished, Published
-from ..output.files import is_there, place_for_rows
-from ..output.lock import give_up, held, lost
-from ..output.run_record import describe, record_path, write_card, write_record
-from ..output.writer import ShardWriter, check_kept
-from ..planning.dedup import forget_names
+from ..monitoring.progress import ProgressFiles
+from ..monitoring.row_counts import CountRows, RowCounts
+from ..output.files import check_output_path, exists
+from ..output.lock import lock_lost, release, worker_lock
+from ..output.run_record import job_metadata, record_path, write_card, write_record
+from ..output.writer import ShardWriter, check_schema
+from ..planning.dedup import delete_content_keys
 from ..planning.plan import PlanShards, Shard
 from .annotate import annotate, check_tasks, share_annotator
-from .payment_journal import Noted, keep_beside, scope_of, stopping_when_refused
+from .payment_journal import RecordingAnnotator, scope_of, stop_on_account_error, with_journal
 
 SHARD_SIZE = 1000
 NAMESPACE = "moondream_beam"
@@ -73,10 +73,10 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         check_tasks(tasks, annotator)
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
-        self.output = place_for_rows(output)
+        self.output = check_output_path(output)
         run = _checked(run, self.output) if run else new_run()
-        self.job = Job(tuple(tasks), keep_beside(annotator, self.output, run), sampling, run, tuple(columns))
-        check_kept(self.output, annotation_schema(columns))
+        self.job = Job(tuple(tasks), with_journal(annotator, self.output, run), sampling, run, tuple(columns))
+        check_schema(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
         self.plan = PlanShards(
             self.job,
@@ -111,7 +111,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             ).with_resource_hints(**self.hints)
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
         )
-        published = summary | "Count what is published" >> CountPublished(self.output, self.job.run)
+        published = summary | "Count what is published" >> CountRows(self.output, self.job.run)
         sides = (AsSingleton(plan.counts), AsSingleton(published))
         return summary | "Record" >> beam.Map(_record, *sides, self.job, self.output, self.about, time.time())
 
@@ -131,23 +131,23 @@ class _AnnotateShard(beam.DoFn):
         """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
         the notes of a shard mean nothing without it."""
         number, refs = shard
-        with held(self.output, self.job.run) as token, Pulse().at(number) as pulse:
+        with worker_lock(self.output, self.job.run) as token, Pulse().at(number) as pulse:
             writer = ShardWriter(self.output, self.job.run, number, self.job.columns)
-            with telling_what_failed(self.output):
+            with output_errors(self.output):
                 finished = writer.finish()
             if finished:
                 yield writer.published_summary()
                 return
             notes, annotator = (
-                ProgressNotes(self.output, self.job.run),
-                Noted(self.job.annotator, scope_of(self.job.run, number)),
+                ProgressFiles(self.output, self.job.run),
+                RecordingAnnotator(self.job.annotator, scope_of(self.job.run, number)),
             )
             try:
-                with telling_want_of_memory():
+                with out_of_memory_errors():
                     summary = self._write(writer, refs, notes, number, annotator, pulse)
                 if not token.is_there():
-                    raise lost(self.output, self.job.run)
-                with telling_what_failed(self.output):
+                    raise lock_lost(self.output, self.job.run)
+                with output_errors(self.output):
                     if not writer.publish():
                         summary = writer.published_summary()
                     annotator.forget()
@@ -163,20 +163,20 @@ class _AnnotateShard(beam.DoFn):
         self,
         writer: ShardWriter,
         refs: Iterable[ImageRef],
-        notes: ProgressNotes,
+        notes: ProgressFiles,
         number: int,
         annotator: Annotator,
         pulse: Pulse,
     ) -> Summary:
         summary = Summary()
         # Of a run into an object store, whose notes would be requests, a worker sees the shard that it is at.
-        limit = TooManyFailures(self.max_failure_rate, lambda: notes.read()[1] if notes.folder else summary)
+        limit = FailureLimit(self.max_failure_rate, lambda: notes.read()[1] if notes.folder else summary)
         limit.check()
         job = self.job
         rows = annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch)
-        for row in stopping_when_refused(rows):
+        for row in stop_on_account_error(rows):
             summary = summary.plus(row)
-            with telling_what_failed(self.output):
+            with output_errors(self.output):
                 writer.add(row)
                 told = notes.tell(number, summary)
             pulse.tell(number, summary.rows)
@@ -188,7 +188,7 @@ class _AnnotateShard(beam.DoFn):
 def _checked(run: str, output: str) -> str:
     if set(run) & set("*?[/\\"):
         raise ValueError(f"run {run}: choose a name without *, ?, [, / and \\, as files are called by it")
-    if is_there(record_path(output, run)):
+    if exists(record_path(output, run)):
         raise ValueError(f"run {run}: {output} has one of this name, choose another")
     return run
 
@@ -198,7 +198,7 @@ def new_run() -> str:
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
 
 
-def balances(count: Count, told: Summary, found: Published) -> bool | None:
+def balances(count: Count, told: Summary, found: RowCounts) -> bool | None:
     """Whether each request has one row, as the workers told and as the files say; None where nobody could count."""
     if found.uncounted:
         return None
@@ -208,7 +208,7 @@ def balances(count: Count, told: Summary, found: Published) -> bool | None:
 def _record(
     summary: Summary,
     count: Count,
-    found: Published,
+    found: RowCounts,
     job: Job,
     output: str,
     about: Mapping[str, Any],
@@ -217,7 +217,7 @@ def _record(
     told = {
         "run": job.run,
         **about,
-        **describe(job),
+        **job_metadata(job),
         "counts": {**count._asdict(), "annotations": summary.annotations, "failures": summary.failures},
         "published": found._asdict(),
         "balanced": balances(count, summary, found),
@@ -227,9 +227,9 @@ def _record(
     }
     # Options may name files that are no UTF-8, which neither Beam nor a page can hold.
     record: dict[str, Any] = json.loads(json.dumps(told, ensure_ascii=False).encode(errors="replace"))
-    with telling_what_failed(output):
-        forget_names(output, job.run)
+    with output_errors(output):
+        delete_content_keys(output, job.run)
         write_card(output, job.columns)
         write_record(output, job.run, record)
-    give_up(output, job.run)
+    release(output, job.run)
     return record

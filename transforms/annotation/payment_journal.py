@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
-from ...models.hosted.annotator import Paid
+from ...models.hosted.annotator import JournaledAnnotator
 from ...models.hosted.http.errors import AccountError
 from ...models.hosted.journal import LocalStore, Store
 from ...models.tasks import Annotator, Outcome, Request, Size, Task
-from ..core.errors import StoppedError
+from ..core.errors import RunStopped
 from ..core.records import Row
-from ..output.files import is_local, make_folder, matching, temporary_folder
+from ..output.files import glob_files, is_local, make_folder, temporary_folder
 from ..output.layout import Slice
 
 FOLDER = "_paid"
@@ -28,7 +28,7 @@ class BeamStore:
 
     def names(self) -> Iterable[str]:
         """The files that are there; none where there is no folder."""
-        return [FileSystems.split(path)[1] for path in matching(FileSystems.join(self.folder, "*.json"))]
+        return [FileSystems.split(path)[1] for path in glob_files(FileSystems.join(self.folder, "*.json"))]
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None where it is gone."""
@@ -59,7 +59,7 @@ class BeamStore:
 
 
 @dataclass
-class Noted:
+class RecordingAnnotator:
     """An annotator that notes the ids of what it has answered, in the ``scope`` that its journal knows it by."""
 
     annotator: Annotator
@@ -81,13 +81,13 @@ class Noted:
         """The kinds of task that it can be asked."""
         return self.annotator.tasks
 
-    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+    def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Whether fewer pixels of a picture do."""
-        return self.annotator.sees_as_much(size, reduced)
+        return self.annotator.accepts_reduced(size, reduced)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answer a stream, and note what has been."""
-        if isinstance(self.annotator, Paid):
+        if isinstance(self.annotator, JournaledAnnotator):
             outcomes = self.annotator.answer(requests, self.scope)
         else:
             outcomes = self.annotator.answer(requests)
@@ -97,17 +97,17 @@ class Noted:
 
     def forget(self) -> None:
         """What was answered has published rows."""
-        if isinstance(self.annotator, Paid):
+        if isinstance(self.annotator, JournaledAnnotator):
             self.annotator.forget(self.ids, self.scope)
 
 
 def scope_of(run: str, shard: int) -> str:
     """A shard of a run as the journal of paid jobs knows it."""
-    its = Slice.of_run(run)
+    its = Slice.from_run_name(run)
     return f"{run}/{shard}/{its.number}/{its.of}" if its else f"{run}/{shard}"
 
 
-def stopping_when_refused(rows: Iterable[Row]) -> Iterator[Row]:
+def stop_on_account_error(rows: Iterable[Row]) -> Iterator[Row]:
     """These rows, until the API refuses us altogether.
 
     Raises:
@@ -116,12 +116,12 @@ def stopping_when_refused(rows: Iterable[Row]) -> Iterator[Row]:
     try:
         yield from rows
     except AccountError as error:
-        raise StoppedError(f"stopped: {error}; what was answered is kept, and the same command goes on") from error
+        raise RunStopped(f"stopped: {error}; what was answered is kept, and the same command goes on") from error
 
 
-def keep_beside(annotator: Annotator, output: str, run: str) -> Annotator:
+def with_journal(annotator: Annotator, output: str, run: str) -> Annotator:
     """An annotator that costs money, with its journal beside an output that a run writes to; any other as it is."""
-    if not isinstance(annotator, Paid):
+    if not isinstance(annotator, JournaledAnnotator):
         return annotator
     folder = FileSystems.join(output, FOLDER)
     # By its name the next run finds what this one may leave there.

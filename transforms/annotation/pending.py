@@ -10,10 +10,10 @@ from datetime import datetime, timezone
 from itertools import chain
 from typing import NamedTuple
 
-from ...models.billing import Hosted
+from ...models.billing import Billing
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
 from ..core.records import Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage
-from ..images.prefetch import Loaded, Unloadable
+from ..images.prefetch import Loaded, LoadFailure
 from ..io.uris import shown
 
 # Answers that are remembered for pictures of the same bytes that are yet to come: those of a shard, whatever is asked.
@@ -26,7 +26,7 @@ COPIES_AT_ONCE = 1024
 LONGEST_WAIT_SECONDS = 600.0
 
 
-class Asked(NamedTuple):
+class Waiter(NamedTuple):
     """One task on one picture that somebody waits for. Without its pixels: a copy of a picture under way needs none."""
 
     ref: ImageRef
@@ -39,7 +39,7 @@ class Asked(NamedTuple):
     decode_ms: float
 
 
-class Desk:
+class PendingRequests:
     """Requests go out, each question once; outcomes come in and are made rows, one for everybody who asked.
 
     A question is a task on the bytes of a picture: pictures of the same bytes ask the same.
@@ -48,7 +48,7 @@ class Desk:
     def __init__(self, job: Job) -> None:
         self.job = job
         # By question: who waits for each request that is under way, the first of them being the one that was asked.
-        self._waiting: dict[str, list[list[Asked]]] = {}
+        self._waiting: dict[str, list[list[Waiter]]] = {}
         self._answered: OrderedDict[str, Outcome] = OrderedDict()
         self._rows: deque[Row] = deque()
         self._last_out = time.monotonic()
@@ -57,7 +57,7 @@ class Desk:
         # An annotator may pull requests in one thread and give outcomes in another.
         self._lock = threading.Lock()
 
-    def requests(self, pictures: Iterable[Loaded | Unloadable]) -> Iterator[Request]:
+    def requests(self, pictures: Iterable[Loaded | LoadFailure]) -> Iterator[Request]:
         """A request for each new task of each picture; pictures that could not be had became failures.
 
         It pauses where these have waited too long: what is left of the pictures is for another call.
@@ -65,14 +65,14 @@ class Desk:
         self.has_paused = False
         for loaded in pictures:
             for task in self.job.tasks_of(loaded.ref):
-                if isinstance(loaded, Unloadable):
+                if isinstance(loaded, LoadFailure):
                     self._rows.append(self._failure(loaded.ref, task, loaded.stage, loaded.fault))
                     continue
                 question = self.job.question_of(loaded.sha256, task)
                 if self._is_new(question, self._asked(loaded, task)):
                     uri, sampling = loaded.ref.uri, self.job.sampling
                     yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
-            if isinstance(loaded, Unloadable) and time.monotonic() - self._last_out >= LONGEST_WAIT_SECONDS:
+            if isinstance(loaded, LoadFailure) and time.monotonic() - self._last_out >= LONGEST_WAIT_SECONDS:
                 self.has_paused = True
                 return
 
@@ -105,13 +105,13 @@ class Desk:
 
     def unanswered(self) -> Iterator[Failure]:
         """A failure for each request that the annotator passed over in silence."""
-        silence = Fault("Unanswered", f"{self.job.annotator.name} ended without an answer", retryable=True)
+        silence = Fault("NoAnswer", f"{self.job.annotator.name} ended without an answer", retryable=True)
         with self._lock:
             passed_over, self._waiting = self._waiting, {}
         for asked in chain.from_iterable(chain.from_iterable(passed_over.values())):
             yield self._failure(asked.ref, asked.task, "answer", silence)
 
-    def _is_new(self, question: str, asked: Asked) -> bool:
+    def _is_new(self, question: str, asked: Waiter) -> bool:
         """Whether this has to be asked. Otherwise a row is ready, or will be with that of another."""
         with self._lock:
             known = self._answered.get(question)
@@ -126,10 +126,10 @@ class Desk:
         self._rows.append(self._row(asked, copy_of(known)))
         return False
 
-    def _asked(self, loaded: Loaded, task: Task) -> Asked:
+    def _asked(self, loaded: Loaded, task: Task) -> Waiter:
         # What tasks share is shared out, so that sums over rows are real.
         sharers = len(self.job.tasks_of(loaded.ref))
-        return Asked(
+        return Waiter(
             ref=loaded.ref,
             task=task,
             sha256=loaded.sha256,
@@ -140,12 +140,12 @@ class Desk:
             decode_ms=loaded.decode_ms / sharers,
         )
 
-    def _row(self, asked: Asked, outcome: Outcome) -> Row:
+    def _row(self, asked: Waiter, outcome: Outcome) -> Row:
         if isinstance(outcome.result, Fault):
             return self._failure(asked.ref, asked.task, "answer", outcome.result, outcome.backend, outcome.hosted)
         return self._annotation(asked, outcome.result, outcome)
 
-    def _annotation(self, asked: Asked, answer: Answer, outcome: Outcome) -> Annotation:
+    def _annotation(self, asked: Waiter, answer: Answer, outcome: Outcome) -> Annotation:
         ref, job, took = asked.ref, self.job, outcome.timings
         return Annotation(
             id=job.id_of(ref, asked.task),
@@ -187,7 +187,7 @@ class Desk:
         stage: Stage,
         fault: Fault,
         backend: str = "",
-        hosted: Hosted | None = None,
+        hosted: Billing | None = None,
     ) -> Failure:
         return Failure(
             id=self.job.id_of(ref, task),

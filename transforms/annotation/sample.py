@@ -16,14 +16,14 @@ from apache_beam.transforms.combiners import Count, Top
 from ...models.tasks import Annotator, Sampling, Task
 from ..core.records import Annotation, ImageRef, Row
 from ..images.prefetch import Fetch
-from ..planning.locality import in_order
+from ..planning.locality import read_order
 from .annotate import annotate, check_tasks
 
 # Of these one at least can be expected to be whole.
 FIRST = 4
 
 
-class Measured(NamedTuple):
+class SampleResult(NamedTuple):
     """What a sample amounted to: seconds on the clock, once the annotator was ready, which took ``start_seconds``."""
 
     pictures: int
@@ -37,7 +37,7 @@ class Measured(NamedTuple):
     backend: str
 
 
-class Sampled(NamedTuple):
+class Sample(NamedTuple):
     """The pictures of a sample, and how many pictures and requests there are in all."""
 
     refs: list[ImageRef]
@@ -58,15 +58,15 @@ def sample(refs: PCollection[ImageRef], tasks: Sequence[Task], size: int, folder
         part | f"Keep {name}" >> beam.Map(partial(_keep, str(folder / name)))
 
 
-def read_sample(folder: Path) -> Sampled:
+def read_sample(folder: Path) -> Sample:
     """What ``sample`` left in this folder."""
     # Written by this very process or its workers, a moment ago.
-    return Sampled(*(pickle.loads((folder / name).read_bytes()) for name in Sampled._fields))
+    return Sample(*(pickle.loads((folder / name).read_bytes()) for name in Sample._fields))
 
 
 def measure(
     refs: Sequence[ImageRef], tasks: Sequence[Task], annotator: Annotator, sampling: Sampling, fetch: Fetch
-) -> Measured:
+) -> SampleResult:
     """Annotate them, as a run would.
 
     The first pictures are annotated once more, in front and off the clock: the annotator loads with them.
@@ -77,7 +77,7 @@ def measure(
     if not refs:
         raise ValueError("no picture to measure with")
     check_tasks(tasks, annotator)
-    refs = sorted(refs, key=in_order)
+    refs = sorted(refs, key=read_order)
     before = time.perf_counter()
     for _ in annotate(refs[:FIRST], tasks, annotator, sampling=sampling, fetch=fetch):
         pass
@@ -85,7 +85,7 @@ def measure(
     rows: list[Row] = list(annotate(refs, tasks, annotator, sampling=sampling, fetch=fetch))
     seconds = time.perf_counter() - started
     good = [row for row in rows if isinstance(row, Annotation)]
-    return Measured(
+    return SampleResult(
         pictures=len(refs),
         rows=len(rows),
         failures=len(rows) - len(good),

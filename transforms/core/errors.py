@@ -10,7 +10,7 @@ from ...models.moondream.engine.memory import is_out_of_memory
 from ..io.uris import BUCKETS, scheme_of
 
 
-class StoppedError(RuntimeError):
+class RunStopped(RuntimeError):
     """The run can't go on or should not. What it published stays, and the same command goes on from there."""
 
 
@@ -19,7 +19,7 @@ NO_THREAD = "can't start new thread"
 
 
 @contextlib.contextmanager
-def telling_what_failed(output: str) -> Iterator[None]:
+def output_errors(output: str) -> Iterator[None]:
     """Within this block an OSError is the output's: its disk is full, or it can't be reached.
 
     Beam's clients of buckets raise errors of their own, of no common kind: there it is any error.
@@ -30,19 +30,19 @@ def telling_what_failed(output: str) -> Iterator[None]:
     in_bucket = scheme_of(output) in BUCKETS
     try:
         yield
-    except StoppedError:
+    except RunStopped:
         raise
     except Exception as error:
         if not in_bucket and not isinstance(error, OSError):
             raise
         told = " ".join(str(error).split())
-        raise StoppedError(
+        raise RunStopped(
             f"stopped: can't write to {output}: {told}; once that is cured the same command goes on"
         ) from error
 
 
 @contextlib.contextmanager
-def telling_want_of_memory() -> Iterator[None]:
+def out_of_memory_errors() -> Iterator[None]:
     """Within this block an error for want of memory, of whatever kind, ends the run in a line. What a single picture
     is too large for has become a row before.
 
@@ -52,9 +52,9 @@ def telling_want_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, StoppedError) or not (is_out_of_memory(error) or NO_THREAD in str(error)):
+        if isinstance(error, RunStopped) or not (is_out_of_memory(error) or NO_THREAD in str(error)):
             raise
-        raise StoppedError(
+        raise RunStopped(
             "stopped: this process has no memory left; with fewer --workers or a smaller --batch-size, or more memory,"
             " the same command goes on"
         ) from error
@@ -62,10 +62,10 @@ def telling_want_of_memory() -> Iterator[None]:
 
 def stop_reason(error: BaseException | None) -> str | None:
     """What a StoppedError said that stands somewhere in this error's chain; None when there is none."""
-    return told_by(StoppedError, error)
+    return message_of(RunStopped, error)
 
 
-def told_by(kind: type[Exception], error: BaseException | None) -> str | None:
+def message_of(kind: type[Exception], error: BaseException | None) -> str | None:
     """What an error of this kind said that stands somewhere in an error's chain; None when there is none.
 
     Of an error in a worker process Beam tells no more than its traceback, as text.

@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from ...models.billing import Hosted
+from ...models.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 from ..io.uris import as_written, shown
 
-Stage = Literal["list", "fetch", "decode", "answer", "write"]
+Stage = Literal["list", "fetch", "decode", "answer"]
 
 KEY_DIGITS = 20
 MILLISECONDS = pa.float32()
@@ -83,7 +83,7 @@ class Annotation(NamedTuple):
     revision: str
     run: str
     created_at: datetime
-    hosted: Hosted | None = None
+    hosted: Billing | None = None
     # Last, and as many as the schema has more of: what a manifest said, and was to be kept.
     columns: tuple[Any, ...] = ()
 
@@ -105,7 +105,7 @@ class Failure(NamedTuple):
     backend: str
     run: str
     created_at: datetime
-    hosted: Hosted | None = None
+    hosted: Billing | None = None
 
 
 Row = Annotation | Failure
@@ -126,7 +126,7 @@ HOSTED = pa.field(
             *_required(job=pa.string(), units=pa.float64()),
             pa.field("usd", pa.float64()),
             *_required(estimated=pa.bool_()),
-            pa.field("told", pa.string()),
+            pa.field("response", pa.string()),
         ]
     ),
 )

@@ -18,7 +18,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from .records import ImageRef
 
 # Things that meet lie in the same bucket, which must fit into memory: a quarter of a million pictures, of a billion.
-BUCKETS = 4096
+NUM_HASH_BUCKETS = 4096
 # Things that a worker holds before it packs them.
 HELD = 65_536
 
@@ -42,9 +42,9 @@ def unpack_all(packs: Iterable[bytes]) -> Iterator[Any]:
         yield from unpack(packed)
 
 
-def bucket_of(key: str) -> int:
+def hash_bucket(key: str) -> int:
     """The bucket of a picture, by its key."""
-    return int(key[:8], 16) % BUCKETS
+    return int(key[:8], 16) % NUM_HASH_BUCKETS
 
 
 class Packer:
@@ -90,10 +90,10 @@ class PackBy(beam.DoFn):
 
 def number_of_ref(ref: ImageRef) -> int:
     """The bucket of a reference."""
-    return bucket_of(ref.key)
+    return hash_bucket(ref.key)
 
 
-class EachOnce(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
+class DistinctRefs(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
     """Of references to one picture that first by name; they come out spread over the workers."""
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[ImageRef]:

@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 
 from ..core.records import ImageRef
-from ..images.prefetch import Fetch, Loaded, Unloadable, load_ahead
-from ..images.refetch import Again, SearchTakesLongError, is_kept
-from .quality import SUSPICIONS
+from ..images.prefetch import Fetch, Loaded, LoadFailure, prefetch
+from ..images.refetch import Relocator, SearchTakesLongError, is_kept
+from .quality import QUALITY_FLAGS
 from .reader import Dataset, literal
 
 # What goes onto a page, so that it stays below ten megabytes whatever the rows hold.
@@ -33,7 +33,7 @@ UNKEPT = "the picture came as a data: URI, which rows don't keep"
 
 
 @dataclass
-class Shown:
+class GalleryRow:
     """A picture on the page: JPEG bytes of its thumbnail (None: it could not be had, ``trouble`` says why), its
     size in pixels, its rows, and under what it was chosen: ``random`` and names of suspicions."""
 
@@ -50,7 +50,7 @@ class Shown:
     trouble: str = ""
 
 
-def choose(dataset: Dataset) -> list[Shown]:
+def choose(dataset: Dataset) -> list[GalleryRow]:
     """The pictures to show, with their rows, without thumbnails. The same output gives the same ones.
 
     Keys and ids are digests, so that the first of them are a random sample.
@@ -59,8 +59,8 @@ def choose(dataset: Dataset) -> list[Shown]:
     some = f"SELECT key FROM data ORDER BY key LIMIT {RANDOM_PICTURES * TASKS_FORESEEN}"
     for (key,) in dataset.tuples(f"SELECT DISTINCT key FROM ({some}) ORDER BY key LIMIT {RANDOM_PICTURES}"):
         chosen[key] = ["random"]
-    for suspicion in SUSPICIONS:
-        query = "SELECT id, key FROM suspects WHERE list_contains(_suspicions, ?) ORDER BY id LIMIT ?"
+    for suspicion in QUALITY_FLAGS:
+        query = "SELECT id, key FROM flags WHERE list_contains(_flags, ?) ORDER BY id LIMIT ?"
         for _, key in dataset.tuples(query, suspicion.name, SUSPICIOUS_PICTURES):
             kinds = chosen.setdefault(key, [])
             if suspicion.name not in kinds:
@@ -68,21 +68,21 @@ def choose(dataset: Dataset) -> list[Shown]:
     return _with_rows(dataset, chosen)
 
 
-def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[Shown]:
+def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[GalleryRow]:
     if not chosen:
         return []
     keys = ", ".join(map(literal, chosen))
-    shown: dict[str, Shown] = {}
+    shown: dict[str, GalleryRow] = {}
     query = f"""
         SELECT key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, output_tokens,
-            timings.total_ms AS total_ms, _suspicions AS suspicions
-        FROM judged WHERE key IN ({keys}) ORDER BY len(_suspicions) = 0, task, prompt, id
+            timings.total_ms AS total_ms, _flags AS suspicions
+        FROM flagged WHERE key IN ({keys}) ORDER BY len(_flags) = 0, task, prompt, id
     """
     for row in dataset.rows(query):
         key = row["key"]
         if key not in shown:
             place = {name: row[name] for name in ("filename", "uri", "sha256", "width", "height")}
-            shown[key] = Shown(key=key, **place, chosen=chosen[key])
+            shown[key] = GalleryRow(key=key, **place, chosen=chosen[key])
         if len(shown[key].rows) < ROWS_OF_A_PICTURE:
             shown[key].rows.append(row)
         else:
@@ -90,22 +90,22 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[Shown]:
     return [shown[key] for key in chosen if key in shown]
 
 
-def add_thumbnails(pictures: Iterable[Shown], fetch: Fetch) -> None:
+def add_thumbnails(pictures: Iterable[GalleryRow], fetch: Fetch) -> None:
     """Fetch and decode the pictures, many at once, and make them small. One that can't be had has its reason."""
-    by_uri: dict[str, list[Shown]] = {}
+    by_uri: dict[str, list[GalleryRow]] = {}
     for picture in pictures:
         if is_kept(picture.uri):
             by_uri.setdefault(picture.uri, []).append(picture)
         else:
             picture.trouble = UNKEPT
-    again = Again(fetch, SECONDS_IN_ARCHIVES)
-    for loaded in load_ahead((ImageRef(uri, uri) for uri in sorted(by_uri)), again):
+    again = Relocator(fetch, SECONDS_IN_ARCHIVES)
+    for loaded in prefetch((ImageRef(uri, uri) for uri in sorted(by_uri)), again):
         small = thumbnail(loaded.picture) if isinstance(loaded, Loaded) else None
         for picture in by_uri[loaded.ref.uri]:
             picture.thumbnail, picture.trouble = small, _trouble(loaded, picture)
 
 
-def _trouble(loaded: Loaded | Unloadable, picture: Shown) -> str:
+def _trouble(loaded: Loaded | LoadFailure, picture: GalleryRow) -> str:
     if isinstance(loaded, Loaded):
         return "" if loaded.sha256 == picture.sha256 else CHANGED
     if loaded.stage != "fetch":

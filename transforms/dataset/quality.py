@@ -28,7 +28,7 @@ BOILERPLATE = (
 _DIFFERENT_RUNS = "different_runs"
 
 
-class Suspicion(NamedTuple):
+class QualityFlag(NamedTuple):
     """A kind of suspicious row: its name, what it means, and the condition that finds it."""
 
     name: str
@@ -36,22 +36,22 @@ class Suspicion(NamedTuple):
     condition: str
 
 
-SUSPICIONS = (
-    Suspicion(
+QUALITY_FLAGS = (
+    QualityFlag(
         "empty",
         "no text where there should be one",
         r"task IN ('caption', 'query') AND NOT coalesce(regexp_matches(caption, '[^\s\p{Z}]'), false)",
     ),
-    Suspicion("cut off", "the answer ended at its limit of tokens", "finish_reason = 'length'"),
-    Suspicion(
+    QualityFlag("cut off", "the answer ended at its limit of tokens", "finish_reason = 'length'"),
+    QualityFlag(
         "loop",
         "says the same over and over",
         f"CASE WHEN length(_ending) >= {LOOP_LENGTH} THEN {_DIFFERENT_RUNS}(_ending) "
         f"< {LOOP_DISTINCT} * (length(_ending) - {LOOP_WINDOW - 1}) ELSE false END",
     ),
-    Suspicion("refusal", "declines instead of answering", f"regexp_matches(caption, $${REFUSAL}$$, 'i')"),
-    Suspicion("boilerplate", "opens with words that say nothing", f"regexp_matches(caption, $${BOILERPLATE}$$, 'i')"),
-    Suspicion(
+    QualityFlag("refusal", "declines instead of answering", f"regexp_matches(caption, $${REFUSAL}$$, 'i')"),
+    QualityFlag("boilerplate", "opens with words that say nothing", f"regexp_matches(caption, $${BOILERPLATE}$$, 'i')"),
+    QualityFlag(
         "shared",
         f"the very text of {SHARED_PICTURES} pictures or more",
         "(task, prompt, caption) IN (SELECT (task, prompt, caption) FROM shared_texts)",
@@ -64,8 +64,8 @@ WHERE length(caption) >= {SHARED_LENGTH} GROUP BY ALL HAVING pictures >= {SHARED
 """
 
 
-def define_suspicions(database: duckdb.DuckDBPyConnection) -> None:
-    """Beside the table ``data``, define ``shared_texts``, ``judged`` and ``suspects``."""
+def define_flags(database: duckdb.DuckDBPyConnection) -> None:
+    """Beside the table ``data``, define ``shared_texts``, ``flagged`` and ``flags``."""
     database.create_function(
         _DIFFERENT_RUNS,
         lambda texts: different_runs(texts, LOOP_WINDOW),
@@ -74,10 +74,10 @@ def define_suspicions(database: duckdb.DuckDBPyConnection) -> None:
         type=PythonUDFType.ARROW,
     )
     database.execute(f"CREATE VIEW shared_texts AS {SHARED_TEXTS}")
-    kinds = ", ".join(f"CASE WHEN {condition} THEN '{name}' END" for name, _, condition in SUSPICIONS)
+    kinds = ", ".join(f"CASE WHEN {condition} THEN '{name}' END" for name, _, condition in QUALITY_FLAGS)
     database.execute(
-        f"CREATE VIEW judged AS "
-        f"SELECT * EXCLUDE _ending, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS _suspicions "
+        f"CREATE VIEW flagged AS "
+        f"SELECT * EXCLUDE _ending, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS _flags "
         f"FROM (SELECT *, right(caption, {LOOP_LOOKED_AT}) AS _ending FROM data)"
     )
-    database.execute("CREATE VIEW suspects AS SELECT id, key, _suspicions FROM judged WHERE len(_suspicions) > 0")
+    database.execute("CREATE VIEW flags AS SELECT id, key, _flags FROM flagged WHERE len(_flags) > 0")

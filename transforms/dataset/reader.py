@@ -18,9 +18,9 @@ from apache_beam.io.filesystems import FileSystems
 from fsspec import AbstractFileSystem
 
 from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA
-from ..output.files import anchor, is_local, matching
+from ..output.files import absolute, glob_files, is_local
 from ..output.run_record import read_records
-from .quality import define_suspicions
+from .quality import define_flags
 
 PROTOCOL = "beam"
 ROWS_AT_ONCE = 1024
@@ -30,16 +30,16 @@ SCHEMAS = {"data": ANNOTATION_SCHEMA, "errors": FAILURE_SCHEMA}
 class Dataset:
     """The published rows of an output, as they were when it was opened.
 
-    The tables are ``data`` and ``errors``, with the columns of their files, and ``judged``: ``data`` with a column
-    ``_suspicions``, a list of names of ``suspicion.SUSPICIONS``.
+    The tables are ``data`` and ``errors``, with the columns of their files, and ``flagged``: ``data`` with a column
+    ``_flags``, a list of names of ``quality.QUALITY_FLAGS``.
 
     Raises:
         ValueError: there is no output at this place.
     """
 
     def __init__(self, output: str) -> None:
-        self.output = anchor(output)
-        parts = {kind: matching(FileSystems.join(self.output, kind, "*.parquet")) for kind in SCHEMAS}
+        self.output = absolute(output)
+        parts = {kind: glob_files(FileSystems.join(self.output, kind, "*.parquet")) for kind in SCHEMAS}
         if not any(parts.values()):
             raise ValueError(f"{output}: no rows there; give the folder that annotate wrote, with data/ in it")
         # DuckDB would fetch an extension from the network by itself.
@@ -60,7 +60,7 @@ class Dataset:
                 files = ", ".join(literal(_readable(path)) for path in sorted(parts[kind]))
                 rows += f" UNION ALL BY NAME FROM read_parquet([{files}], union_by_name = true)"
             self.database.execute(f"CREATE VIEW {kind} AS {rows}")
-        define_suspicions(self.database)
+        define_flags(self.database)
 
     def __enter__(self) -> Dataset:
         return self
@@ -72,9 +72,9 @@ class Dataset:
         """The place of a file of the output."""
         return FileSystems.join(self.output, *names)
 
-    def keep_suspects(self) -> None:
+    def materialize_flags(self) -> None:
         """Judge all rows now and once, for the many questions that a page has about suspicious ones."""
-        self.database.execute("CREATE OR REPLACE TEMP TABLE suspects AS FROM main.suspects")
+        self.database.execute("CREATE OR REPLACE TEMP TABLE flags AS FROM main.flags")
 
     def columns(self, table: str) -> list[str]:
         """The names of a table's columns; what the package itself does not write comes last."""
@@ -102,7 +102,7 @@ class Dataset:
 
 
 @contextlib.contextmanager
-def telling_what_cant_be_read(output: str) -> Iterator[None]:
+def duckdb_errors(output: str) -> Iterator[None]:
     """Within this block, what DuckDB can't do is told as what is wrong with the output.
 
     Raises:
@@ -154,14 +154,14 @@ class BeamFiles(AbstractFileSystem):  # type: ignore[misc]
         """The file, to be read."""
         if mode != "rb":
             raise PermissionError(f"{path}: opened for {mode}, and this only reads")
-        return _LetGo(FileSystems.open(self._strip_protocol(path), compression_type="uncompressed"))
+        return _CloseOnDelete(FileSystems.open(self._strip_protocol(path), compression_type="uncompressed"))
 
     def modified(self, path: str) -> datetime:
         """Always the same moment: what is published does not change."""
         return datetime.fromtimestamp(0, timezone.utc)
 
 
-class _LetGo:
+class _CloseOnDelete:
     """An open file that is closed when nobody has it any more: DuckDB does not close those it was given."""
 
     def __init__(self, file: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from .quality import SUSPICIONS
+from .quality import QUALITY_FLAGS
 from .reader import Dataset
 
 BINS = 24
@@ -29,7 +29,7 @@ class Totals(NamedTuple):
     usd: float | None
 
 
-class Spread(NamedTuple):
+class Histogram(NamedTuple):
     """How one number spreads over rows: counts in bins of ``width`` from 0, the last of them open to the right."""
 
     counts: tuple[int, ...]
@@ -39,7 +39,7 @@ class Spread(NamedTuple):
     p99: float
 
 
-class Moments(NamedTuple):
+class Timeline(NamedTuple):
     """Rows of one run in equal spans of ``seconds``, from its first row to its last."""
 
     run: str
@@ -100,7 +100,7 @@ def totals(dataset: Dataset) -> Totals:
     ((usd,),) = dataset.tuples(f"SELECT sum(hosted.usd) FROM ({both('hosted')})")
     ((failures,),) = dataset.tuples("SELECT count(*) FROM errors")
     ((pictures,),) = dataset.tuples(f"SELECT count(DISTINCT key) FROM ({both('key')})")
-    ((suspicious,),) = dataset.tuples("SELECT count(*) FROM suspects")
+    ((suspicious,),) = dataset.tuples("SELECT count(*) FROM flags")
     return Totals(pictures, sums[0], failures, twice, sums[1], sums[2], suspicious, usd)
 
 
@@ -119,13 +119,13 @@ def bills(dataset: Dataset) -> list[Bill]:
     return [Bill(*row) for row in found]
 
 
-def suspicion_counts(dataset: Dataset) -> dict[str, int]:
+def flag_counts(dataset: Dataset) -> dict[str, int]:
     """How many rows are suspicious of what, each kind named, also those of none."""
-    found = dict(dataset.tuples("SELECT unnest(_suspicions) AS kind, count(*) FROM suspects GROUP BY kind"))
-    return {suspicion.name: found.get(suspicion.name, 0) for suspicion in SUSPICIONS}
+    found = dict(dataset.tuples("SELECT unnest(_flags) AS kind, count(*) FROM flags GROUP BY kind"))
+    return {suspicion.name: found.get(suspicion.name, 0) for suspicion in QUALITY_FLAGS}
 
 
-def spread(dataset: Dataset, number: str, where: str = "true") -> Spread | None:
+def histogram(dataset: Dataset, number: str, where: str = "true") -> Histogram | None:
     """The spread of a number of ``data``, an SQL expression of values from 0; None where there is no row."""
     values = f"(SELECT {number} AS value FROM data WHERE {where})"
     ((quantiles,),) = dataset.tuples(f"SELECT quantile_cont(value, [0.5, 0.9, 0.99]) FROM {values}")
@@ -139,7 +139,7 @@ def spread(dataset: Dataset, number: str, where: str = "true") -> Spread | None:
             "WHERE value IS NOT NULL GROUP BY bin"
         )
     )
-    return Spread(tuple(found.get(bin, 0) for bin in range(BINS)), width, median, p90, p99)
+    return Histogram(tuple(found.get(bin, 0) for bin in range(BINS)), width, median, p90, p99)
 
 
 def round_up(width: float) -> float:
@@ -160,7 +160,7 @@ def run_rows(dataset: Dataset) -> list[RunRows]:
     return [RunRows(*row) for row in found]
 
 
-def moments(dataset: Dataset, rows: RunRows) -> Moments:
+def timeline(dataset: Dataset, rows: RunRows) -> Timeline:
     """The pace of one run over its time."""
     seconds = _span((rows.last_ms - rows.first_ms) / 1000 / MOMENTS)
     count = int((rows.last_ms - rows.first_ms) / 1000 // seconds) + 1
@@ -173,7 +173,7 @@ def moments(dataset: Dataset, rows: RunRows) -> Moments:
         found = dict(dataset.tuples(query, rows.run))
         return tuple(found.get(span, 0) for span in range(count))
 
-    return Moments(rows.run, seconds, of("data"), of("errors"))
+    return Timeline(rows.run, seconds, of("data"), of("errors"))
 
 
 def _span(least: float) -> float:
@@ -217,7 +217,7 @@ def error_groups(dataset: Dataset) -> list[ErrorGroup]:
     ]
 
 
-def openings(dataset: Dataset) -> list[tuple[str, int]]:
+def common_openings(dataset: Dataset) -> list[tuple[str, int]]:
     """The words with which most texts open, and how many do, where more than one does."""
     # Cut off first: to split all of a long text for its first words takes a hundred times as long.
     first = f"regexp_extract(caption, '^\\s*((\\S+\\s+){{0,{OPENING_WORDS - 1}}}\\S+)', 1)"

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from ..core.errors import StoppedError
+from ..core.errors import RunStopped
 from ..io.containers.parquet_images import cell_of
-from ..io.containers.reader import Inside
+from ..io.containers.reader import ContainerReader
 from ..io.containers.tar import Member, member_of
-from ..io.http.client import PROJECT, Web
+from ..io.http.client import PROJECT, HttpClient
 from ..io.object_stores.base import NoClientError, Stores
-from ..io.retry import Patience, too_large
+from ..io.retry import RetryPolicy, too_large
 from ..io.uris import BUCKETS, DATA, LOCAL, PARQUET, TAR, WEB, path_of, scheme_of
 
 # Larger files are refused: no photograph needs more, and many of them are open at once.
@@ -33,18 +33,18 @@ class Clients:
 
     def __init__(self) -> None:
         self.stores = Stores()
-        self.inside = Inside(self.stores)
-        self._web: Web | None = None
+        self.inside = ContainerReader(self.stores)
+        self._web: HttpClient | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
         return Clients, ()
 
-    def web(self, allow_private_addresses: bool) -> Web:
+    def web(self, allow_private_addresses: bool) -> HttpClient:
         """The client for http(s)."""
         with self._lock:
             if self._web is None:
-                self._web = Web(allow_private_addresses, user_agent())
+                self._web = HttpClient(allow_private_addresses, user_agent())
             return self._web
 
 
@@ -57,7 +57,7 @@ class Fetcher:
     """
 
     allow_private_addresses: bool = False
-    patience: Patience = Patience()
+    retry_policy: RetryPolicy = RetryPolicy()
     clients: Clients = field(default_factory=Clients, compare=False, repr=False)
 
     def __call__(self, uri: str) -> bytes:
@@ -72,7 +72,7 @@ class Fetcher:
             content = self._content(uri)
         except NoClientError as error:
             # All others of its kind would fail alike, and be done until somebody asks for --retry-errors.
-            raise StoppedError(f"stopped: {error}; once that is cured the same command goes on") from error
+            raise RunStopped(f"stopped: {error}; once that is cured the same command goes on") from error
         if not content:
             raise ValueError("the file is empty")
         return content
@@ -84,21 +84,21 @@ class Fetcher:
         if scheme == TAR:
             return self._read_member(member_of(uri))
         if scheme == PARQUET:
-            return self.clients.inside.cell(cell_of(uri), MAX_FILE_BYTES, self.patience)
+            return self.clients.inside.cell(cell_of(uri), MAX_FILE_BYTES, self.retry_policy)
         if scheme == DATA:
             return decode_data(uri)
         if scheme in WEB:
             web = self.clients.web(self.allow_private_addresses)
-            return self.patience.call(lambda end: web.read(uri, MAX_FILE_BYTES, end))
+            return self.retry_policy.call(lambda end: web.read(uri, MAX_FILE_BYTES, end))
         if scheme in BUCKETS:
             store = self.clients.stores.of(scheme)
-            return self.patience.call(lambda end: store.read(uri, MAX_FILE_BYTES, end))
+            return self.retry_policy.call(lambda end: store.read(uri, MAX_FILE_BYTES, end))
         raise ValueError(f"{scheme}:// can't be fetched")
 
     def _read_member(self, member: Member) -> bytes:
         if member.size > MAX_FILE_BYTES:
             raise too_large(MAX_FILE_BYTES)
-        return self.clients.inside.member(member, self.patience) if member.size else b""
+        return self.clients.inside.member(member, self.retry_policy) if member.size else b""
 
 
 def read_file(path: str) -> bytes:

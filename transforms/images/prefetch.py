@@ -45,7 +45,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Unloadable:
+class LoadFailure:
     """Why there is no picture."""
 
     ref: ImageRef
@@ -53,7 +53,7 @@ class Unloadable:
     fault: Fault
 
 
-class Room:
+class PixelBudget:
     """Room for so many pixels: whoever finds none waits. A picture larger than all of it has it alone."""
 
     def __init__(self, pixels: int) -> None:
@@ -85,20 +85,20 @@ class Room:
             self._changed.notify_all()
 
 
-def load(ref: ImageRef, fetch: Fetch, room: Room, is_enough: Enough) -> Loaded | Unloadable:
+def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> Loaded | LoadFailure:
     """Fetch and decode one picture, once its pixels have room; the caller gives that back for what is loaded.
 
     What goes wrong is told, not raised.
     """
     started = time.perf_counter()
     if ref.problem:
-        return Unloadable(ref, "list", Fault("ValueError", ref.problem))
+        return LoadFailure(ref, "list", Fault("ValueError", ref.problem))
     try:
         content = fetch(ref.uri)
     except FetchError as error:
-        return Unloadable(ref, "fetch", error.fault)
+        return LoadFailure(ref, "fetch", error.fault)
     except (OSError, ValueError) as error:
-        return Unloadable(ref, "fetch", Fault.of(error))
+        return LoadFailure(ref, "fetch", Fault.of(error))
     fetched = time.perf_counter()
     try:
         image = open_picture(content)
@@ -119,17 +119,17 @@ def load(ref: ImageRef, fetch: Fetch, room: Room, is_enough: Enough) -> Loaded |
     return Loaded(ref, picture, size or picture.size, pixels, digest, started, 1000 * (fetched - started), decode_ms)
 
 
-def load_ahead(
+def prefetch(
     refs: Iterable[ImageRef], fetch: Fetch, is_enough: Enough = lambda size, reduced: False
-) -> Iterator[Loaded | Unloadable]:
+) -> Iterator[Loaded | LoadFailure]:
     """Load ``PICTURES_AHEAD`` of them at once, and no more than ``PIXELS_AHEAD``.
 
     They come as they are ready, the oldest first: a slow one keeps nobody waiting, and each that goes makes way. Of a
     JPEG only as many pixels are made as are enough.
     """
     stream = iter(refs)
-    room = Room(PIXELS_AHEAD)
-    under_way: list[Future[Loaded | Unloadable]] = []
+    room = PixelBudget(PIXELS_AHEAD)
+    under_way: list[Future[Loaded | LoadFailure]] = []
     with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
         try:
             while True:
@@ -151,6 +151,6 @@ def load_ahead(
                 future.cancel()
 
 
-def _undecodable(ref: ImageRef, error: ValueError | MemoryError) -> Unloadable:
+def _undecodable(ref: ImageRef, error: ValueError | MemoryError) -> LoadFailure:
     # With more memory, or less beside it, there may be room for its pixels.
-    return Unloadable(ref, "decode", Fault.of(error, retryable=isinstance(error, MemoryError)))
+    return LoadFailure(ref, "decode", Fault.of(error, retryable=isinstance(error, MemoryError)))

@@ -34,7 +34,7 @@ class SearchTakesLongError(OSError):
     """A file is not searched, as those before it took too long."""
 
 
-class Again:
+class Relocator:
     """A fetcher for URIs as they stand in rows. Threads may share it.
 
     A URI that names a member of an archive, or a row of a Parquet file, stands for where that lies now. Each such file

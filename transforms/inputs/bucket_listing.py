@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..core.records import ImageRef
 from ..io.object_stores.base import Stores
-from ..io.retry import Patience
+from ..io.retry import RetryPolicy
 from ..io.uris import scheme_of, split_bucket
 
 # Wildcards pass over names that begin with a dot, as in a shell.
@@ -19,7 +19,7 @@ _VISIBLE = r"(?!\.)"
 _FOLDERS = rf"(?:{_VISIBLE}[^/]*/)*"
 
 
-class Folder(NamedTuple):
+class PendingFolder(NamedTuple):
     """A folder still to be listed, by the pattern that led to it: ``wanted`` of what lies below ``root``."""
 
     uri: str
@@ -27,14 +27,14 @@ class Folder(NamedTuple):
     wanted: str
 
 
-class Bucket(NamedTuple):
+class GlobLister(NamedTuple):
     """How buckets are asked: by which clients, how patiently, and which extensions a picture has."""
 
     stores: Stores
-    patience: Patience
+    retry_policy: RetryPolicy
     extensions: frozenset[str]
 
-    def top(self, pattern: str) -> Iterator[ImageRef | Folder]:
+    def top(self, pattern: str) -> Iterator[ImageRef | PendingFolder]:
         """The first level that the pattern does not fix: pictures, and folders that may hold more.
 
         An object of exactly that name is that object, whatever brackets it has. Without wildcards it is a folder, of
@@ -48,18 +48,18 @@ class Bucket(NamedTuple):
         root, parts = split_glob(pattern)
         wanted = _regex(parts) if parts else _walk(self.extensions)
         match = re.compile(wanted, re.DOTALL).fullmatch
-        for entry in self.stores.entries(scheme_of(root), root + _literal(parts), False, self.patience):
+        for entry in self.stores.entries(scheme_of(root), root + _literal(parts), False, self.retry_policy):
             name = entry.uri[len(root) :]
             if not entry.is_folder:
                 if match(name) and not name.endswith("/"):
                     yield ImageRef(entry.uri, name)
             elif _leads_on(name.rstrip("/"), parts):
-                yield Folder(entry.uri, root, wanted)
+                yield PendingFolder(entry.uri, root, wanted)
 
-    def below(self, folder: Folder) -> Iterator[ImageRef]:
+    def below(self, folder: PendingFolder) -> Iterator[ImageRef]:
         """All that is wanted of a folder, however deep it lies."""
         match = re.compile(folder.wanted, re.DOTALL).fullmatch
-        for entry in self.stores.entries(scheme_of(folder.uri), folder.uri, True, self.patience):
+        for entry in self.stores.entries(scheme_of(folder.uri), folder.uri, True, self.retry_policy):
             name = entry.uri[len(folder.root) :]
             # A name that ends with a slash is what consoles make of an empty folder.
             if match(name) and not name.endswith("/"):
@@ -69,7 +69,7 @@ class Bucket(NamedTuple):
         if not split_bucket(uri)[1]:
             return False
         # In the order of names the one that is nothing but the prefix comes first.
-        first = next(self.stores.entries(scheme_of(uri), uri, True, self.patience), None)
+        first = next(self.stores.entries(scheme_of(uri), uri, True, self.retry_policy), None)
         return first is not None and first.uri == uri
 
 

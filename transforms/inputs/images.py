@@ -12,13 +12,13 @@ import apache_beam as beam
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
 from ..core.records import ImageRef
-from ..core.shuffle import EachOnce
+from ..core.shuffle import DistinctRefs
 from ..images.formats import EXTENSIONS
 from ..io.containers.tar import is_archive, list_members
 from ..io.object_stores.base import Stores
-from ..io.retry import Patience
+from ..io.retry import RetryPolicy
 from ..io.uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, shown, split_bucket
-from .bucket_listing import Bucket, Folder
+from .bucket_listing import GlobLister, PendingFolder
 
 REFS, FOLDERS = "refs", "folders"
 
@@ -52,7 +52,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
         return (
             (listed[REFS], below)
             | "All" >> beam.Flatten()
-            | "Each once" >> EachOnce()
+            | "Each once" >> DistinctRefs()
             | "Look into archives" >> beam.ParDo(_LookInside())
         )
 
@@ -63,14 +63,14 @@ class _ListTop(beam.DoFn):
 
     def process(self, pattern: bytes) -> Iterator[TaggedOutput[str, Any]]:
         for found in list_top(os.fsdecode(pattern), self.stores):
-            yield TaggedOutput(FOLDERS if isinstance(found, Folder) else REFS, found)
+            yield TaggedOutput(FOLDERS if isinstance(found, PendingFolder) else REFS, found)
 
 
 class _ListBelow(beam.DoFn):
     def __init__(self) -> None:
         self.stores = Stores()
 
-    def process(self, folder: Folder) -> Iterator[ImageRef]:
+    def process(self, folder: PendingFolder) -> Iterator[ImageRef]:
         yield from list_below(folder, self.stores)
 
 
@@ -108,13 +108,13 @@ def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef
     """
     stores = stores or Stores()
     for found in list_top(pattern, stores):
-        if isinstance(found, Folder):
+        if isinstance(found, PendingFolder):
             yield from list_below(found, stores)
         else:
             yield found
 
 
-def list_top(pattern: str, stores: Stores) -> Iterator[ImageRef | Folder]:
+def list_top(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]:
     """The pictures on the first level of a pattern, and the folders that may hold more."""
     scheme = scheme_of(pattern)
     if scheme in BUCKETS:
@@ -133,13 +133,13 @@ def list_top(pattern: str, stores: Stores) -> Iterator[ImageRef | Folder]:
                 yield ImageRef(path, os.path.relpath(path, root))
 
 
-def list_below(folder: Folder, stores: Stores) -> Iterator[ImageRef]:
+def list_below(folder: PendingFolder, stores: Stores) -> Iterator[ImageRef]:
     """The pictures in a folder, however deep they lie."""
     if scheme_of(folder.uri) in BUCKETS:
         yield from _bucket(stores).below(folder)
         return
     for found in _level(folder.uri, folder.root):
-        if isinstance(found, Folder):
+        if isinstance(found, PendingFolder):
             yield from list_below(found, stores)
         else:
             yield found
@@ -154,11 +154,11 @@ def without_pictures(patterns: Iterable[str]) -> str | None:
     return None
 
 
-def _bucket(stores: Stores) -> Bucket:
-    return Bucket(stores, Patience(), EXTENSIONS)
+def _bucket(stores: Stores) -> GlobLister:
+    return GlobLister(stores, RetryPolicy(), EXTENSIONS)
 
 
-def _level(folder: str, root: str) -> Iterator[ImageRef | Folder]:
+def _level(folder: str, root: str) -> Iterator[ImageRef | PendingFolder]:
     """What is in a folder of this machine. One that can't be listed stops the job: passed over, its pictures would be
     missing without a word."""
     with os.scandir(folder) as entries:
@@ -166,7 +166,7 @@ def _level(folder: str, root: str) -> Iterator[ImageRef | Folder]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield Folder(entry.path, root, "")
+                yield PendingFolder(entry.path, root, "")
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not entry.is_dir():
                 yield ImageRef(entry.path, os.path.relpath(entry.path, root))
 

@@ -16,16 +16,16 @@ from apache_beam.pvalue import PBegin, PCollection
 from ...models.tasks import Task
 from ..core.prompt_templates import fill, named_columns, value_of
 from ..core.records import ImageRef
-from ..io.containers.parquet_images import Listed, check_pictures, list_pictures
+from ..io.containers.parquet_images import ListedImage, check_pictures, list_pictures
 from ..io.files import open_file
 from ..io.object_stores.base import Stores
-from ..io.retry import Patience
+from ..io.retry import RetryPolicy
 from ..io.uris import BUCKETS, LOCAL, basename, check_uri, is_path, scheme_of
-from .bucket_listing import Bucket, Folder
+from .bucket_listing import GlobLister, PendingFolder
 from .images import anchored
 from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
 
-R = TypeVar("R", TableRow, Listed)
+R = TypeVar("R", TableRow, ListedImage)
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ def list_manifests(pattern: str) -> Iterator[str]:
         ValueError: one of them is none by its name.
     """
     if scheme_of(pattern) in BUCKETS:
-        bucket, found = Bucket(Stores(), Patience(), frozenset(KINDS)), []
+        bucket, found = GlobLister(Stores(), RetryPolicy(), frozenset(KINDS)), []
         for top in bucket.top(pattern):
-            found += list(bucket.below(top)) if isinstance(top, Folder) else [top]
+            found += list(bucket.below(top)) if isinstance(top, PendingFolder) else [top]
         paths = [ref.uri for ref in found]
     elif scheme_of(pattern) != LOCAL:
         raise ValueError(f"manifest {pattern}: give a file or a bucket's path")

@@ -22,7 +22,7 @@ NEAR_BYTES = 1 << 20
 ENDS_REMEMBERED = 16
 
 
-class Window:
+class LruCache:
     """The latest pieces of whatever is read, no more than ``limit`` bytes of them, but for one that is larger.
 
     Threads may share it.
@@ -89,10 +89,10 @@ class Window:
             del self._under_way[key]
 
 
-class Blocks:
+class BlockReader:
     """Parts of files: read in blocks where reading goes on, alone where it is somewhere else each time."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: LruCache) -> None:
         self._window = window
         self._lock = threading.Lock()
         self._ends: deque[tuple[str, int]] = deque(maxlen=ENDS_REMEMBERED)

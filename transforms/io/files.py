@@ -9,14 +9,16 @@ from typing import Any
 
 from .block_cache import BLOCK_BYTES, NEAR_BYTES, FetchPart
 from .object_stores.base import Stores
-from .retry import Patience
+from .retry import RetryPolicy
 from .uris import BUCKETS, path_of, scheme_of
 
 # What is read at least when reading begins or jumps: twice as much each time that it goes on, up to a block.
 LEAST_BYTES = 64 << 10
 
 
-def open_file(path: str, stores: Stores | None = None, patience: Patience | None = None, *, as_is: bool = False) -> Any:
+def open_file(
+    path: str, stores: Stores | None = None, retry_policy: RetryPolicy | None = None, *, as_is: bool = False
+) -> Any:
     """A file, open for reading; ``.gz`` is unpacked unless it is wanted ``as_is``.
 
     Raises:
@@ -26,10 +28,10 @@ def open_file(path: str, stores: Stores | None = None, patience: Patience | None
     packed = path.lower().endswith(".gz") and not as_is
     if (scheme := scheme_of(path)) not in BUCKETS:
         return gzip.open(path_of(path)) if packed else open(path_of(path), "rb")
-    stores, patience = stores or Stores(), patience or Patience()
+    stores, retry_policy = stores or Stores(), retry_policy or RetryPolicy()
     store = stores.of(scheme)
-    ahead = ReadAhead(lambda start, size: stores.part(path, start, size, patience))
-    file = io.BufferedReader(Positioned(ahead, lambda: patience.call(lambda _: store.size(path))), LEAST_BYTES)
+    ahead = ReadAhead(lambda start, size: stores.part(path, start, size, retry_policy))
+    file = io.BufferedReader(Positioned(ahead, lambda: retry_policy.call(lambda _: store.size(path))), LEAST_BYTES)
     return gzip.open(file) if packed else file
 
 

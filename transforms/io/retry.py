@@ -30,21 +30,21 @@ class FetchError(OSError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often something is tried, and for how many seconds in all, from the first try on.
 
     Before try n + 1 lies a pause that is drawn from 0 to ``first_pause`` * 2 ** n, at most ``longest_pause``: many who
     failed at the same moment don't come back at the same moment.
     """
 
-    tries: int = 5
-    seconds: float = 120.0
-    first_pause: float = 0.5
-    longest_pause: float = 20.0
+    max_attempts: int = 5
+    timeout_s: float = 120.0
+    initial_delay_s: float = 0.5
+    max_delay_s: float = 20.0
 
-    def pause(self, tries: int, after: float | None) -> float:
+    def delay(self, tries: int, after: float | None) -> float:
         """Seconds to wait after so many tries."""
-        return (after or 0.0) + random.uniform(0, min(self.longest_pause, self.first_pause * 2 ** (tries - 1)))
+        return (after or 0.0) + random.uniform(0, min(self.max_delay_s, self.initial_delay_s * 2 ** (tries - 1)))
 
     def call(self, action: Callable[[float], T]) -> T:
         """What ``action`` returns; it is given the end of its time on the clock of ``time.monotonic``.
@@ -52,14 +52,14 @@ class Patience:
         Raises:
             FetchError: the last one, with the number of tries: what it tells can't pass, or did not pass in time.
         """
-        end = time.monotonic() + self.seconds
+        end = time.monotonic() + self.timeout_s
         tries = 1
         while True:
             try:
                 return action(end)
             except FetchError as error:
-                pause = self.pause(tries, error.after)
-                if not error.fault.retryable or tries == self.tries or time.monotonic() + pause >= end:
+                pause = self.delay(tries, error.after)
+                if not error.fault.retryable or tries == self.max_attempts or time.monotonic() + pause >= end:
                     raise FetchError(replace(error.fault, attempts=tries)) from error
             time.sleep(pause)
             tries += 1

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-from ..core.errors import StoppedError
+from ..core.errors import RunStopped
 from ..core.summary import Summary
 
 # Below so many rows a failure rate says nothing yet.
@@ -21,7 +21,7 @@ CERTAINTY = 3.0
 WORK_PER_LOOK = 20
 
 
-class TooManyFailures:
+class FailureLimit:
     """Raises when a run's failures surely pass what is allowed, looking at ``ROWS_BEFORE_STOPPING`` rows or more.
 
     ``look`` tells the sums over all of the run that can be seen from here. A rate of 0 allows all: it is about the
@@ -45,7 +45,7 @@ class TooManyFailures:
         self._next_look = started + WORK_PER_LOOK * (time.monotonic() - started)
         luck = CERTAINTY * math.sqrt(seen.rows * self.limit * (1 - self.limit))
         if seen.rows >= ROWS_BEFORE_STOPPING and seen.failures > self.limit * seen.rows + luck:
-            raise StoppedError(
+            raise RunStopped(
                 f"stopped: {seen.failures} of {seen.rows} rows failed, more than the {self.limit:g} of"
                 " --max-failure-rate; what was published stays, errors/ says why, and the same command goes on"
             )

@@ -15,13 +15,13 @@ from pathlib import Path
 from apache_beam.io.filesystems import FileSystems
 
 from ..core.summary import Count, Summary, sum_summaries
-from ..output.commit import decide, decided, forget
+from ..output.commit import create_exclusive, delete_commit, read_commit
 from ..output.files import is_local, temporary_folder
 
 SECONDS_BETWEEN_NOTES = 0.5
 
 
-class ProgressNotes:
+class ProgressFiles:
     """The notes of one run. Each shard has its own, and so needs no lock."""
 
     def __init__(self, output: str, run: str) -> None:
@@ -32,11 +32,11 @@ class ProgressNotes:
 
     def plan(self, count: Count) -> Count:
         """Note how much the run has to do, unless another attempt of it has noted that; what is noted."""
-        return _count(decide(self._plan, json.dumps(count).encode())) or count
+        return _count(create_exclusive(self._plan, json.dumps(count).encode())) or count
 
     def read_plan(self) -> Count | None:
         """What was planned, wherever the output is; None: not planned yet, or the run has ended."""
-        return _count(decided(self._plan))
+        return _count(read_commit(self._plan))
 
     def tell(self, shard: int, summary: Summary, last: bool = False) -> bool:
         """Note the sums of a shard so far, unless that was just done; ``last`` is always noted. Whether it was time."""
@@ -61,7 +61,7 @@ class ProgressNotes:
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()
         else:
-            forget(self._plan)
+            delete_commit(self._plan)
 
     def _write(self, name: str, values: object) -> None:
         if self.folder:

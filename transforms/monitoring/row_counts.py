@@ -13,10 +13,10 @@ from apache_beam.pvalue import PCollection
 
 from ...models.tasks import Fault
 from ..core.summary import Summary
-from ..io.retry import FetchError, Patience
+from ..io.retry import FetchError, RetryPolicy
 from ..output.files import kind_of
 from ..output.layout import run_of_file
-from ..output.lock import signalling
+from ..output.lock import keep_alive
 from ..output.reader import Reader, published
 
 THREADS = 16
@@ -26,7 +26,7 @@ FILES_AT_ONCE = 256
 T = TypeVar("T")
 
 
-class Published(NamedTuple):
+class RowCounts(NamedTuple):
     """Rows in ``data/`` and in ``errors/``, and in how many files; ``uncounted`` is why that could not be told."""
 
     data: int = 0
@@ -35,24 +35,24 @@ class Published(NamedTuple):
     uncounted: str = ""
 
 
-class CountPublished(beam.PTransform[PCollection[Summary], PCollection[Published]]):
+class CountRows(beam.PTransform[PCollection[Summary], PCollection[RowCounts]]):
     """What the sums of a run, one element, become when somebody looks: one ``Published``.
 
     By the time that there are sums all shards are published. Of each file only the end is read, on all workers, in
     threads. Where the output can't be read this is told, and no error: rows are safe, their count is not known.
     """
 
-    def __init__(self, output: str, run: str, patience: Patience | None = None) -> None:
+    def __init__(self, output: str, run: str, retry_policy: RetryPolicy | None = None) -> None:
         super().__init__()
-        self.output, self.run, self.patience = output, run, patience or Patience()
+        self.output, self.run, self.retry_policy = output, run, retry_policy or RetryPolicy()
 
-    def expand(self, summary: PCollection[Summary]) -> PCollection[Published]:
+    def expand(self, summary: PCollection[Summary]) -> PCollection[RowCounts]:
         """List, spread, count, sum up."""
         return (
             summary
-            | "List files" >> beam.FlatMap(_listed, self.output, self.run, self.patience)
+            | "List files" >> beam.FlatMap(_listed, self.output, self.run, self.retry_policy)
             | "Spread files" >> beam.Reshuffle()
-            | "Count rows" >> beam.Map(_counted, self.output, self.run, self.patience)
+            | "Count rows" >> beam.Map(_counted, self.output, self.run, self.retry_policy)
             | "Sum up" >> beam.CombineGlobally(sum_published)
         )
 
@@ -65,45 +65,45 @@ def files_of(output: str, run: str) -> list[str]:
     return [path for path in found if run_of_file(FileSystems.split(path)[1]) in (None, run)]
 
 
-def count_rows(paths: Sequence[str], patience: Patience) -> Published:
-    """The rows in these files; ``uncounted`` if one of them can't be read, after some patience."""
+def count_rows(paths: Sequence[str], retry_policy: RetryPolicy) -> RowCounts:
+    """The rows in these files; ``uncounted`` if one of them can't be read, after some retry_policy."""
     pool, reader = ThreadPoolExecutor(THREADS, thread_name_prefix="count"), Reader()
     try:
-        rows = list(pool.map(lambda path: _patiently(lambda: _rows(path, reader), path, patience), paths))
+        rows = list(pool.map(lambda path: _patiently(lambda: _rows(path, reader), path, retry_policy), paths))
     except FetchError as error:
-        return Published(uncounted=str(error))
+        return RowCounts(uncounted=str(error))
     finally:
         pool.shutdown(cancel_futures=True)
     data = sum(count for path, count in zip(paths, rows, strict=True) if kind_of(path) == "data")
-    return Published(data, sum(rows) - data, len(paths))
+    return RowCounts(data, sum(rows) - data, len(paths))
 
 
-def sum_published(parts: Iterable[Published]) -> Published:
+def sum_published(parts: Iterable[RowCounts]) -> RowCounts:
     """The sums; uncounted where a part is."""
     data = errors = files = 0
     uncounted = ""
     for part in parts:
         data, errors, files = data + part.data, errors + part.errors, files + part.files
         uncounted = uncounted or part.uncounted
-    return Published(data, errors, files, uncounted)
+    return RowCounts(data, errors, files, uncounted)
 
 
-def _listed(_: Summary, output: str, run: str, patience: Patience) -> Iterator[list[str] | Published]:
-    with signalling(output, run):
+def _listed(_: Summary, output: str, run: str, retry_policy: RetryPolicy) -> Iterator[list[str] | RowCounts]:
+    with keep_alive(output, run):
         try:
-            paths = _patiently(lambda: files_of(output, run), output, patience)
+            paths = _patiently(lambda: files_of(output, run), output, retry_policy)
         except FetchError as error:
-            yield Published(uncounted=str(error))
+            yield RowCounts(uncounted=str(error))
             return
     for start in range(0, len(paths), FILES_AT_ONCE):
         yield paths[start : start + FILES_AT_ONCE]
 
 
-def _counted(found: list[str] | Published, output: str, run: str, patience: Patience) -> Published:
-    if isinstance(found, Published):
+def _counted(found: list[str] | RowCounts, output: str, run: str, retry_policy: RetryPolicy) -> RowCounts:
+    if isinstance(found, RowCounts):
         return found
-    with signalling(output, run):
-        return count_rows(found, patience)
+    with keep_alive(output, run):
+        return count_rows(found, retry_policy)
 
 
 def _rows(path: str, reader: Reader) -> int:
@@ -111,7 +111,7 @@ def _rows(path: str, reader: Reader) -> int:
         return int(pq.ParquetFile(file).metadata.num_rows)
 
 
-def _patiently(action: Callable[[], T], what: str, patience: Patience) -> T:
+def _patiently(action: Callable[[], T], what: str, retry_policy: RetryPolicy) -> T:
     """What ``action`` returns. Any error may pass: the clients of stores have each their own for that."""
 
     def turn(_: float) -> T:
@@ -121,4 +121,4 @@ def _patiently(action: Callable[[], T], what: str, patience: Patience) -> T:
             told = " ".join(f"{what}: {type(error).__name__}: {error}".split())
             raise FetchError(Fault(type(error).__name__, told, retryable=True)) from error
 
-    return patience.call(turn)
+    return retry_policy.call(turn)

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from ..core.summary import Count
-from ..output.files import anchor, kind_of
+from ..output.files import absolute, kind_of
 from ..output.layout import run_of_file
 from ..output.lock import at_work
 from ..output.reader import Reader, published
-from ..output.run_record import errors_asked_again, read_records
-from .progress import ProgressNotes
+from ..output.run_record import read_records, retried_errors
+from .progress import ProgressFiles
 
 State = Literal["running", "ended", "stopped"]
 
@@ -28,7 +28,7 @@ THREADS = 16
 _STARTED = re.compile(r"\d{8}T\d{6}")
 
 
-class Part(NamedTuple):
+class PartFooter(NamedTuple):
     """What the end of a published file tells: its rows, and when the first and the last of them were made."""
 
     kind: str
@@ -58,7 +58,7 @@ class RunStatus(NamedTuple):
     @property
     def asked_again(self) -> int:
         """Its rows in ``errors/`` that a later run took out and asked again."""
-        return errors_asked_again(self.record, self.failures)
+        return retried_errors(self.record, self.failures)
 
     def rate(self, now: datetime) -> float | None:
         """Rows a second since it began, 0 and more; None where that can't be told."""
@@ -74,7 +74,7 @@ class RunStatus(NamedTuple):
         return max(0, self.planned.pending - self.rows) / rate if self.planned and rate else None
 
 
-class Watch:
+class OutputStatus:
     """Looks at an output, as often as one likes; what it has seen it does not read again.
 
     Raises:
@@ -82,8 +82,8 @@ class Watch:
     """
 
     def __init__(self, output: str) -> None:
-        self.output = anchor(output)
-        self._parts: dict[str, Part] = {}
+        self.output = absolute(output)
+        self._parts: dict[str, PartFooter] = {}
         self._reader = Reader()
 
     def look(self) -> list[RunStatus]:
@@ -95,7 +95,7 @@ class Watch:
         runs = sorted(alive | records.keys() | {part.run for part in parts})
         return [self._status(run, alive, records.get(run), [part for part in parts if part.run == run]) for run in runs]
 
-    def _read_parts(self) -> list[Part]:
+    def _read_parts(self) -> list[PartFooter]:
         paths = published(self.output, "part-*.parquet")
         # What --retry-errors forgot is gone.
         self._parts = {path: part for path, part in self._parts.items() if path in set(paths)}
@@ -104,8 +104,8 @@ class Watch:
             self._parts.update(zip(new, pool.map(lambda path: read_part(path, self._reader), new), strict=True))
         return list(self._parts.values())
 
-    def _status(self, run: str, alive: set[str], record: dict[str, Any] | None, parts: list[Part]) -> RunStatus:
-        notes = ProgressNotes(self.output, run)
+    def _status(self, run: str, alive: set[str], record: dict[str, Any] | None, parts: list[PartFooter]) -> RunStatus:
+        notes = ProgressFiles(self.output, run)
         annotations, failures = (sum(part.rows for part in parts if part.kind == kind) for kind in ("data", "errors"))
         if record is None:
             noted = notes.read()[1]
@@ -125,7 +125,7 @@ class Watch:
         )
 
 
-def read_part(path: str, reader: Reader) -> Part:
+def read_part(path: str, reader: Reader) -> PartFooter:
     """What the end of a published file tells."""
     file_name = FileSystems.split(path)[1]
     with reader.open(path) as file:
@@ -136,7 +136,7 @@ def read_part(path: str, reader: Reader) -> Part:
         if statistics is not None and statistics.has_min_max:
             firsts.append(statistics.min)
             lasts.append(statistics.max)
-    return Part(kind_of(path), run_of_file(file_name) or "", metadata.num_rows, _earliest(firsts), _latest(lasts))
+    return PartFooter(kind_of(path), run_of_file(file_name) or "", metadata.num_rows, _earliest(firsts), _latest(lasts))
 
 
 def started_at(run: str) -> datetime | None:

@@ -20,7 +20,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from ..io.uris import LOCAL, scheme_of
-from .files import is_there, make_folder, matching
+from .files import exists, glob_files, make_folder
 
 # A folder with one file: unlike links, those are known to all file systems.
 INSIDE = "decided"
@@ -29,30 +29,30 @@ NOT_KNOWN, CONFLICT = 501, (409, 412)
 logger = logging.getLogger(__name__)
 
 
-def decide(path: str, content: bytes) -> bytes | None:
+def create_exclusive(path: str, content: bytes) -> bytes | None:
     """Write this, unless somebody has written before; what stands there then. None: it was forgotten meanwhile."""
     make_folder(FileSystems.split(path)[0])
     # Where there is something it may be this: a client whose answer was lost on the way tries again.
-    return content if WAYS[scheme_of(path)](path, content) else decided(path)
+    return content if WAYS[scheme_of(path)](path, content) else read_commit(path)
 
 
-def decided(path: str) -> bytes | None:
+def read_commit(path: str) -> bytes | None:
     """What was decided; None: nothing yet, or it was forgotten."""
     if scheme_of(path) == LOCAL:
         path = os.path.join(path, INSIDE)
-    if not is_there(path):
+    if not exists(path):
         return None
     try:
         with FileSystems.open(path, compression_type="uncompressed") as file:
             content: bytes = file.read()
     except Exception:
-        if is_there(path):
+        if exists(path):
             raise
         return None
     return content
 
 
-def forget(path: str) -> None:
+def delete_commit(path: str) -> None:
     """Remove a decision, if it is there."""
     if scheme_of(path) == LOCAL:
         with contextlib.suppress(FileNotFoundError):
@@ -63,16 +63,16 @@ def forget(path: str) -> None:
         try:
             FileSystems.delete([path])
         except BeamIOError:
-            if is_there(path):
+            if exists(path):
                 raise
 
 
-def forget_all(start: str) -> None:
+def delete_commits(start: str) -> None:
     """Remove all decisions whose paths begin so."""
     if scheme_of(start) == LOCAL:
         for path in glob.glob(f"{glob.escape(start)}*"):
-            forget(path)
-    elif paths := matching(f"{start}*"):
+            delete_commit(path)
+    elif paths := glob_files(f"{start}*"):
         FileSystems.delete(paths)
 
 
@@ -111,7 +111,7 @@ def _in_s3(path: str, content: bytes) -> bool:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if status == NOT_KNOWN:
             logger.warning("%s: this store can't write a name once; see docs/clusters.md", path)
-            if not is_there(path):
+            if not exists(path):
                 client.put_object(Bucket=bucket, Key=key, Body=content)
         elif status not in CONFLICT:
             raise

@@ -23,22 +23,22 @@ def move(source: str, target: str) -> None:
         _sync(os.path.dirname(target))
 
 
-def move_unless_moved(source: str, target: str) -> None:
+def rename_if_needed(source: str, target: str) -> None:
     """Give a file its final name, unless another process has or does so in the same moment."""
     try:
         move(source, target)
     except Exception:
-        if is_there(source) or not is_there(target):
+        if exists(source) or not exists(target):
             raise
 
 
 def remove(*paths: str) -> None:
     """Remove those of these files that are there."""
-    if there := matching(*paths):
+    if there := glob_files(*paths):
         FileSystems.delete(there)
 
 
-def write_whole(output: str, path: str, content: bytes) -> None:
+def write_atomic(output: str, path: str, content: bytes) -> None:
     """Write a file below the output that is seen whole or not at all, in place of what was there."""
     make_folder(temporary_folder(output))
     make_folder(FileSystems.split(path)[0])
@@ -53,7 +53,7 @@ def is_local(output: str) -> bool:
     return FileSystems.get_scheme(output) is None
 
 
-def anchor(output: str) -> str:
+def absolute(output: str) -> str:
     """An output that means the same in whatever folder a worker runs: a local path made absolute, a URL as it is.
 
     Raises:
@@ -71,7 +71,7 @@ def anchor(output: str) -> str:
     return output
 
 
-def place_for_rows(output: str) -> str:
+def check_output_path(output: str) -> str:
     """An output that can be written to, anchored.
 
     Raises:
@@ -79,7 +79,7 @@ def place_for_rows(output: str) -> str:
             can't write.
         RuntimeError: the client for it is not installed.
     """
-    place = anchor(output)
+    place = absolute(output)
     # Nothing would be found there, and all be asked again.
     if set(place) & set("*?["):
         raise ValueError(f"output {place}: choose a name without *, ? and [, which mean a pattern")
@@ -108,7 +108,7 @@ def remove_temporary_folder(output: str) -> None:
 def make_folder(path: str) -> None:
     """Make a folder and those above it; that it is there already is no error."""
     # Buckets have no folders. Two workers may do so at the same moment, and Beam's mkdirs refuses what exists.
-    if scheme_of(path) in (LOCAL, "hdfs") and not is_there(path):
+    if scheme_of(path) in (LOCAL, "hdfs") and not exists(path):
         with contextlib.suppress(OSError):
             FileSystems.mkdirs(path)
 
@@ -129,7 +129,7 @@ def kind_of(path: str) -> str:
     return FileSystems.split(FileSystems.split(path)[0].rstrip("/\\"))[1]
 
 
-def is_there(path: str) -> bool:
+def exists(path: str) -> bool:
     """Whether there is a file, or a folder, of this name."""
     try:
         return FileSystems.exists(path)
@@ -140,10 +140,10 @@ def is_there(path: str) -> bool:
         raise
 
 
-def matching(*patterns: str) -> list[str]:
+def glob_files(*patterns: str) -> list[str]:
     """The files that these patterns match."""
     globs = [pattern for pattern in patterns if "*" in pattern]
     # In Azure, Beam raises where a name without wildcards matches nothing.
-    named = [path for path in patterns if path not in globs and is_there(path)]
+    named = [path for path in patterns if path not in globs and exists(path)]
     matches = FileSystems.match(globs) if globs else []
     return named + [metadata.path for result in matches for metadata in result.metadata_list]

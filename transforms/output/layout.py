@@ -28,7 +28,7 @@ class Slice(NamedTuple):
         return cls(int(told[1]), int(told[2]))
 
     @classmethod
-    def of_run(cls, run: str) -> Slice | None:
+    def from_run_name(cls, run: str) -> Slice | None:
         """The slice that a run's name says, if any."""
         told = re.fullmatch(r".+-(\d+)of(\d+)", run, re.ASCII)
         return cls(int(told[1]), int(told[2])) if told else None
@@ -38,9 +38,9 @@ class Slice(NamedTuple):
         return f"{run}-{self.number}of{self.of}"
 
 
-def go_together(run: str, other: str) -> bool:
+def can_run_together(run: str, other: str) -> bool:
     """Whether two runs may be at work in an output at once: they are other slices of the same cut."""
-    mine, its = Slice.of_run(run), Slice.of_run(other)
+    mine, its = Slice.from_run_name(run), Slice.from_run_name(other)
     return bool(mine and its and mine.of == its.of and mine.number != its.number)
 
 

@@ -15,22 +15,22 @@ from collections.abc import Iterator
 
 from apache_beam.io.filesystems import FileSystems
 
-from ..core.errors import StoppedError
-from .files import is_local, make_folder, matching, remove_temporary_folder, temporary_folder
-from .layout import Slice, go_together, run_of_file
-from .lock_file import CAN_LOCK, LEASE_SECONDS, BeatingToken, LockedToken, Token
+from ..core.errors import RunStopped
+from .files import glob_files, is_local, make_folder, remove_temporary_folder, temporary_folder
+from .layout import Slice, can_run_together, run_of_file
+from .lock_file import CAN_LOCK, LEASE_SECONDS, FileLock, ObjectLock, RunLock
 
 # Of two that begin at once both withdraw, and try again after pauses of their own.
 CLAIM_ATTEMPTS, CLAIM_PAUSE = 4, 0.4
 SUFFIX = ".lock"
 
 
-class TakenError(ValueError):
+class OutputLockedError(ValueError):
     """Another run is at work in this output."""
 
 
 @contextlib.contextmanager
-def claimed(output: str, run: str) -> Iterator[None]:
+def run_lock(output: str, run: str) -> Iterator[None]:
     """Within this block the output is this run's, and it leaves no token behind.
 
     Raises:
@@ -43,7 +43,7 @@ def claimed(output: str, run: str) -> Iterator[None]:
         _remove(token, output)
 
 
-def claim(output: str, run: str) -> None:
+def acquire(output: str, run: str) -> None:
     """Make the output this run's, unless it is so already; what dead runs left in ``_temporary`` is removed.
 
     Raises:
@@ -53,7 +53,7 @@ def claim(output: str, run: str) -> None:
 
 
 @contextlib.contextmanager
-def held(output: str, run: str) -> Iterator[Token]:
+def worker_lock(output: str, run: str) -> Iterator[RunLock]:
     """Within this block other runs see that this one is at work.
 
     Raises:
@@ -61,7 +61,7 @@ def held(output: str, run: str) -> Iterator[Token]:
     """
     token = _token(output, run)
     if not token.hold():
-        raise lost(output, run)
+        raise lock_lost(output, run)
     try:
         yield token
     finally:
@@ -69,7 +69,7 @@ def held(output: str, run: str) -> Iterator[Token]:
 
 
 @contextlib.contextmanager
-def signalling(output: str, run: str) -> Iterator[None]:
+def keep_alive(output: str, run: str) -> Iterator[None]:
     """Within this block other runs see that this one is at work, if it has a token; without one it goes on all the
     same, since it writes nothing."""
     token = _token(output, run)
@@ -87,17 +87,17 @@ def at_work(output: str) -> list[str]:
     return [run for run in _runs(output) if _token(output, run).is_held()]
 
 
-def lost(output: str, run: str) -> StoppedError:
+def lock_lost(output: str, run: str) -> RunStopped:
     """What a run whose token is gone has to say."""
-    return StoppedError(f"stopped: run {run} has no token in {output}; another run took it for dead, or is elsewhere")
+    return RunStopped(f"stopped: run {run} has no token in {output}; another run took it for dead, or is elsewhere")
 
 
-def give_up(output: str, run: str) -> None:
+def release(output: str, run: str) -> None:
     """Remove this run's token, unless processes of it are still at work."""
     _remove(_token(output, run), output)
 
 
-def _claim(output: str, run: str) -> Token:
+def _claim(output: str, run: str) -> RunLock:
     token = _token(output, run)
     if token.hold():
         return token
@@ -108,7 +108,7 @@ def _claim(output: str, run: str) -> Token:
         left = _entries(output)
         # A list, so that all the dead are buried.
         others = [other for other in _runs(output) if other != run and not _token(output, other).bury(token)]
-        alive = [other for other in others if not go_together(run, other)]
+        alive = [other for other in others if not can_run_together(run, other)]
         if not alive and token.is_there():
             _clean(output, [name for name in left if _is_litter(name, run, alone=not others)])
             return token
@@ -118,14 +118,14 @@ def _claim(output: str, run: str) -> Token:
     raise _taken(output, alive or [run])
 
 
-def _taken(output: str, runs: list[str]) -> TakenError:
+def _taken(output: str, runs: list[str]) -> OutputLockedError:
     several = len(runs) > 1
     who = f"{'runs' if several else 'run'} {', '.join(sorted(runs))} {'are' if several else 'is'} at work there"
     wait = "" if _locks(output) else f"; if {'one' if several else 'it'} is dead, wait {LEASE_SECONDS:.0f} seconds"
-    return TakenError(f"output {output}: {who}, wait for {'their' if several else 'its'} end{wait}")
+    return OutputLockedError(f"output {output}: {who}, wait for {'their' if several else 'its'} end{wait}")
 
 
-def _remove(token: Token, output: str) -> None:
+def _remove(token: RunLock, output: str) -> None:
     token.remove()
     remove_temporary_folder(output)
 
@@ -135,7 +135,7 @@ def _entries(output: str) -> list[str]:
     if is_local(output):
         names = os.listdir(temporary_folder(output))
     else:
-        names = [FileSystems.split(path)[1] for path in matching(FileSystems.join(temporary_folder(output), "*"))]
+        names = [FileSystems.split(path)[1] for path in glob_files(FileSystems.join(temporary_folder(output), "*"))]
     return [name for name in names if not name.endswith(SUFFIX)]
 
 
@@ -144,7 +144,7 @@ def _is_litter(name: str, run: str, *, alone: bool) -> bool:
     slices are at work, only what dead runs of the same slice left."""
     if name.startswith((f"part-{run}-", f"{run}.")):
         return False
-    return alone or Slice.of_run(run_of_file(name) or name.split(".")[0]) == Slice.of_run(run)
+    return alone or Slice.from_run_name(run_of_file(name) or name.split(".")[0]) == Slice.from_run_name(run)
 
 
 def _clean(output: str, names: list[str]) -> None:
@@ -161,7 +161,7 @@ def _clean(output: str, names: list[str]) -> None:
 
 
 def _runs(output: str) -> list[str]:
-    paths = matching(FileSystems.join(temporary_folder(output), "*" + SUFFIX))
+    paths = glob_files(FileSystems.join(temporary_folder(output), "*" + SUFFIX))
     return [FileSystems.split(path)[1].removesuffix(SUFFIX) for path in paths]
 
 
@@ -173,6 +173,6 @@ def _locks(output: str) -> bool:
     return CAN_LOCK and is_local(output)
 
 
-def _token(output: str, run: str) -> Token:
+def _token(output: str, run: str) -> RunLock:
     path = _path(output, run)
-    return LockedToken(path) if _locks(output) else BeatingToken(path)
+    return FileLock(path) if _locks(output) else ObjectLock(path)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from apache_beam.io.filesystems import FileSystems
 
-from .files import is_there
+from .files import exists
 
 try:
     import fcntl
@@ -29,7 +29,7 @@ LEASE_SECONDS = 120.0
 BEAT_SECONDS = LEASE_SECONDS / 4
 
 
-class Token(Protocol):
+class RunLock(Protocol):
     """A run's sign in an output, as one process sees it."""
 
     path: str
@@ -43,7 +43,7 @@ class Token(Protocol):
     def is_held(self) -> bool:
         """Whether a process of its run is at work, as far as can be seen without leaving a sign."""
 
-    def bury(self, by: Token) -> bool:
+    def bury(self, by: RunLock) -> bool:
         """Remove the token of a run that is dead; False: it is alive. ``by`` is one that was written just now."""
 
     def let_go(self) -> None:
@@ -53,7 +53,7 @@ class Token(Protocol):
         """Let go, and remove the token unless other processes of its run are still at work."""
 
 
-class LockedToken:
+class FileLock:
     """A file that is locked by whoever is at work, shared with the others of its run."""
 
     def __init__(self, path: str) -> None:
@@ -89,7 +89,7 @@ class LockedToken:
         """Whether somebody has locked it."""
         return not self._if_free(lambda: None)
 
-    def bury(self, by: Token) -> bool:
+    def bury(self, by: RunLock) -> bool:
         """Remove it if nobody has locked it."""
         return self._if_free(lambda: os.unlink(self.path))
 
@@ -120,7 +120,7 @@ class LockedToken:
         self.bury(self)
 
 
-class BeatingToken:
+class ObjectLock:
     """An object that is written anew every ``BEAT_SECONDS`` by whoever is at work."""
 
     def __init__(self, path: str) -> None:
@@ -138,13 +138,13 @@ class BeatingToken:
 
     def is_there(self) -> bool:
         """Whether the object is there."""
-        return is_there(self.path)
+        return exists(self.path)
 
     def is_held(self) -> bool:
         """Whether it was written within ``LEASE_SECONDS``, by this machine's clock."""
         return self.is_there() and time.time() - FileSystems.last_updated(self.path) < LEASE_SECONDS
 
-    def bury(self, by: Token) -> bool:
+    def bury(self, by: RunLock) -> bool:
         """Remove it if it has not been written for ``LEASE_SECONDS``, on the store's own clock."""
         if not self.is_there():
             return True

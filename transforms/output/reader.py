@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 from apache_beam.io.aws.s3io import S3IO
 from apache_beam.io.filesystems import FileSystems
 
-from ...models.billing import Hosted
+from ...models.billing import Billing
 from ..core.records import Failure
 from ..io.uris import scheme_of
-from .files import matching
+from .files import glob_files
 
 
 class Reader:
@@ -37,17 +37,17 @@ class Reader:
 
 def published(output: str, names: str) -> list[str]:
     """The files of ``data/`` and ``errors/`` whose names this glob matches."""
-    return matching(*(FileSystems.join(output, kind, names) for kind in ("data", "errors")))
+    return glob_files(*(FileSystems.join(output, kind, names) for kind in ("data", "errors")))
 
 
 def read_failures(output: str, run: str) -> Iterator[Failure]:
     """The failures that a run has published."""
-    for path in matching(FileSystems.join(output, "errors", f"part-{run}-*.parquet")):
+    for path in glob_files(FileSystems.join(output, "errors", f"part-{run}-*.parquet")):
         with FileSystems.open(path) as file:
             for batch in pq.ParquetFile(file).iter_batches():
                 for values in batch.to_pylist():
                     hosted = values.pop("hosted")
-                    failure = Failure(**values, hosted=Hosted(**hosted) if hosted else None)
+                    failure = Failure(**values, hosted=Billing(**hosted) if hosted else None)
                     # The name of a run may be the beginning of another's.
                     if failure.run == run:
                         yield failure

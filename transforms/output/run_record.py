@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from ..core.records import FAILURE_SCHEMA, Job, annotation_schema
-from .files import matching, write_whole
+from .files import glob_files, write_atomic
 
 CARD = """\
 ---
@@ -45,19 +45,19 @@ VERSIONS = ("moondream-beam", "apache-beam", "torch", "pillow", "pyarrow", "toke
 
 def write_card(output: str, columns: Sequence[pa.Field] = ()) -> None:
     """Write README.md, and a file of no rows where a folder would lack one: readers want one for the columns."""
-    write_whole(output, FileSystems.join(output, "README.md"), CARD.format(output=output).encode())
+    write_atomic(output, FileSystems.join(output, "README.md"), CARD.format(output=output).encode())
     for kind, schema in (("data", annotation_schema(columns)), ("errors", FAILURE_SCHEMA)):
         folder = FileSystems.join(output, kind)
-        if not matching(FileSystems.join(folder, "*.parquet")):
+        if not glob_files(FileSystems.join(folder, "*.parquet")):
             empty = io.BytesIO()
             pq.ParquetWriter(empty, schema).close()
-            write_whole(output, FileSystems.join(folder, "part-empty.parquet"), empty.getvalue())
+            write_atomic(output, FileSystems.join(folder, "part-empty.parquet"), empty.getvalue())
 
 
 def write_record(output: str, run: str, record: Mapping[str, Any]) -> None:
     """Write the record of a run."""
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    write_whole(output, record_path(output, run), text.encode())
+    write_atomic(output, record_path(output, run), text.encode())
 
 
 def read_record(output: str, run: str) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def record_path(output: str, run: str) -> str:
     return FileSystems.join(output, "runs", f"{run}.json")
 
 
-def errors_asked_again(record: Mapping[str, Any] | None, failures: int) -> int:
+def retried_errors(record: Mapping[str, Any] | None, failures: int) -> int:
     """How many rows of a run later ones took out of ``errors/``, to ask them again, where so many are left there."""
     # Without a ledger that balanced nobody knows how many there were.
     return max(0, record["counts"]["failures"] - failures) if record and record.get("balanced") else 0
 
 
-def describe(job: Job) -> dict[str, Any]:
+def job_metadata(job: Job) -> dict[str, Any]:
     """What ran: model, tasks, sampling and the versions of all that decides an answer."""
     return {
         "model": job.annotator.name,
@@ -100,7 +100,7 @@ def installed_version(name: str) -> str:
 def read_records(output: str) -> list[dict[str, Any]]:
     """The records of an output's runs that have ended, the oldest first. One that is no JSON is passed over."""
     records = []
-    for path in matching(FileSystems.join(output, "runs", "*.json")):
+    for path in glob_files(FileSystems.join(output, "runs", "*.json")):
         with FileSystems.open(path) as file:
             try:
                 record = json.loads(file.read())

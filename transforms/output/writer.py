@@ -14,8 +14,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
 from ..core.summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
-from .commit import decide, decided, forget
-from .files import is_there, make_folder, matching, move_unless_moved, remove, temporary_folder
+from .commit import create_exclusive, delete_commit, read_commit
+from .files import exists, glob_files, make_folder, remove, rename_if_needed, temporary_folder
 
 # Bytes in memory, before compression: what a reader of one row group, or of one file, must hold. A single row that is
 # larger has a row group, or a file, of its own.
@@ -45,18 +45,18 @@ class ShardWriter:
     @property
     def is_published(self) -> bool:
         """Whether an earlier attempt at this shard of this run came to its end."""
-        return is_there(self._data.final_path(0))
+        return exists(self._data.final_path(0))
 
     def finish(self) -> bool:
         """Whether an earlier attempt at this shard was published, or is now: it may have died halfway."""
         # In this order, as below: none is forgotten before the shard is published, so a decision that was read before
         # it was is the only one there ever will be.
-        decision = decided(self._decision)
+        decision = read_commit(self._decision)
         if not self.is_published:
             if decision is None:
                 return False
             self._carry_out(decision)
-        forget(self._decision)
+        delete_commit(self._decision)
         return True
 
     def add(self, row: Row) -> None:
@@ -73,14 +73,14 @@ class ShardWriter:
         # From here on they are no longer for this attempt alone to remove.
         names = {parts.kind: parts.hand_over() for parts in (self._errors, self._data)}
         mine = json.dumps(names).encode()
-        decision = decide(self._decision, mine)
+        decision = create_exclusive(self._decision, mine)
         first = False
         if not self.is_published:
             if decision is None:
                 raise OSError(f"{self._decision} is gone")
             self._carry_out(decision)
             first = decision == mine
-        forget(self._decision)
+        delete_commit(self._decision)
         if not first:
             # Nobody else will want them: had they been decided on, they would have other names by now.
             folder = FileSystems.split(self._decision)[0]
@@ -144,11 +144,11 @@ class _Parts:
         """Rename files of these names, unless that was done, the first one last."""
         make_folder(self.folder)
         for part in reversed(range(len(names))):
-            move_unless_moved(FileSystems.join(self.temporary_folder, names[part]), self.final_path(part))
+            rename_if_needed(FileSystems.join(self.temporary_folder, names[part]), self.final_path(part))
 
     def published(self) -> list[str]:
         stem = FileSystems.join(self.folder, self.name)
-        return matching(f"{stem}.parquet", f"{stem}-*.parquet")
+        return glob_files(f"{stem}.parquet", f"{stem}-*.parquet")
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         for path in self.published():
@@ -202,13 +202,13 @@ class _Parts:
                 writer.close()
 
 
-def check_kept(output: str, schema: pa.Schema) -> None:
+def check_schema(output: str, schema: pa.Schema) -> None:
     """Refuse an output whose rows have other columns: no reader takes files of several kinds for one table.
 
     Raises:
         ValueError: it has.
     """
-    for path in matching(FileSystems.join(output, "data", "*.parquet"))[:1]:
+    for path in glob_files(FileSystems.join(output, "data", "*.parquet"))[:1]:
         with FileSystems.open(path) as file:
             there = pq.read_schema(file)
         if (there.names, there.types) != (schema.names, schema.types):

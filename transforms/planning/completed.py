@@ -11,9 +11,9 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..core.shuffle import Packed, bucket_of, pack, unpack_all
+from ..core.shuffle import Packed, hash_bucket, pack, unpack_all
 from ..output.files import kind_of
-from ..output.layout import go_together, run_of_file
+from ..output.layout import can_run_together, run_of_file
 from ..output.reader import Reader, published
 
 # Of the 32 bytes of an id, which go through a shuffle and do not compress. A false match takes the same 96 bits in the
@@ -24,7 +24,7 @@ IDS_AT_ONCE = 65_536
 IDS_HELD = 1 << 20
 
 
-class Ids(NamedTuple):
+class PackedIds(NamedTuple):
     """The beginnings of ids, end to end, of rows in a file of ``errors/`` (none: they are as good as answered)."""
 
     failed_in: str
@@ -35,7 +35,7 @@ class Ids(NamedTuple):
         return (self.ids[at : at + ID_BYTES] for at in range(0, len(self.ids), ID_BYTES))
 
 
-def short(name: str) -> bytes:
+def short_id(name: str) -> bytes:
     """What stands for an id of 64 hex digits.
 
     Raises:
@@ -70,7 +70,7 @@ class PackIds(beam.DoFn):
         for keys, names in read_ids(path, self._reader):
             for key, name in zip(keys, names, strict=True):
                 try:
-                    number, id = bucket_of(key), short(name)
+                    number, id = hash_bucket(key), short_id(name)
                 except ValueError:
                     # A row that somebody else wrote: nothing that we ask has such an id.
                     continue
@@ -86,11 +86,11 @@ class PackIds(beam.DoFn):
     def _rest(self) -> Iterator[Packed]:
         while self._buckets:
             number, files = self._buckets.popitem()
-            yield number, pack([Ids(failed_in, bytes(ids)) for failed_in, ids in files.items()])
+            yield number, pack([PackedIds(failed_in, bytes(ids)) for failed_in, ids in files.items()])
         self._held = 0
 
 
-def found(packs: Iterable[bytes]) -> tuple[set[bytes], dict[bytes, list[str]]]:
+def split_completed(packs: Iterable[bytes]) -> tuple[set[bytes], dict[bytes, list[str]]]:
     """The short ids in some packs: of rows that are done, and of failures with the files that they are in."""
     done: set[bytes] = set()
     failed: dict[bytes, list[str]] = {}
@@ -103,7 +103,7 @@ def found(packs: Iterable[bytes]) -> tuple[set[bytes], dict[bytes, list[str]]]:
     return done, failed
 
 
-def list_parts(output: str, but_of: str) -> list[str]:
+def other_runs_parts(output: str, but_of: str) -> list[str]:
     """The published files of an output, data and errors, but for those of one run and of other slices of its cut.
 
     A run does not look at its own: a runner that plans it anew, for a lost worker, must come to the same shards. Other
@@ -114,7 +114,7 @@ def list_parts(output: str, but_of: str) -> list[str]:
     return [
         path
         for path, run in zip(paths, runs, strict=True)
-        if run is None or not (run == but_of or go_together(run, but_of))
+        if run is None or not (run == but_of or can_run_together(run, but_of))
     ]
 
 

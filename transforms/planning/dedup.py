@@ -17,15 +17,15 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsSingleton, PCollection
 
-from ..core.errors import telling_what_failed
+from ..core.errors import output_errors
 from ..core.records import ImageRef
-from ..core.shuffle import BUCKETS, Packed, unpack_all
+from ..core.shuffle import NUM_HASH_BUCKETS, Packed, unpack_all
 from ..core.summary import Count
 from ..images.fetch import Fetcher
 from ..images.prefetch import LOAD_THREADS
-from ..output.commit import decide, decided, forget_all
+from ..output.commit import create_exclusive, delete_commits, read_commit
 from ..output.files import temporary_folder
-from .locality import home_of, is_of_a_stream
+from .locality import is_sequential, shard_key
 
 # Of so many pictures the names are in one file: few enough to be spread over workers, enough to be worth a request.
 NAMES_A_FILE = 500
@@ -34,7 +34,7 @@ REFS_AT_ONCE = 4096
 Named = tuple[str, ImageRef]
 
 
-class NameByBytes(beam.PTransform[PCollection[Packed], PCollection[Named]]):
+class KeyByContentHash(beam.PTransform[PCollection[Packed], PCollection[Named]]):
     """Packs of named references, by bucket, to (sha256 of the bytes, reference), the same in every attempt of a run.
 
     What can't be read is named by its key: it fails where it is annotated, and has its row there. What can only be read
@@ -51,11 +51,11 @@ class NameByBytes(beam.PTransform[PCollection[Packed], PCollection[Named]]):
             packs
             | "By file" >> beam.Map(_by_file, AsSingleton(self.counts)).with_output_types(Packed)
             | "Group" >> beam.GroupByKey()
-            | "Read" >> beam.FlatMap(name_all, self.fetch, self.output, self.run)
+            | "Read" >> beam.FlatMap(assign_content_keys, self.fetch, self.output, self.run)
         )
 
 
-def name_all(group: tuple[int, Iterable[bytes]], fetch: Fetcher, output: str, run: str) -> Iterator[Named]:
+def assign_content_keys(group: tuple[int, Iterable[bytes]], fetch: Fetcher, output: str, run: str) -> Iterator[Named]:
     """The pictures of one file of names, each with its own: as it is written there, or else as it is read now.
 
     One that came to be listed after they were written has the name of its place.
@@ -63,25 +63,25 @@ def name_all(group: tuple[int, Iterable[bytes]], fetch: Fetcher, output: str, ru
     number, packs = group
     refs = [ref for _, ref in unpack_all(packs)]
     path = f"{_stem(output, run)}{number}"
-    with telling_what_failed(output):
-        written = decided(path)
+    with output_errors(output):
+        written = read_commit(path)
     if written is None:
         names = _read_all(refs, fetch)
-        with telling_what_failed(output):
-            written = decide(path, json.dumps(names).encode())
+        with output_errors(output):
+            written = create_exclusive(path, json.dumps(names).encode())
     settled: dict[str, str] = json.loads(written) if written else {}
     for ref in refs:
-        yield settled.get(ref.key) or home_of(ref), ref
+        yield settled.get(ref.key) or shard_key(ref), ref
 
 
-def forget_names(output: str, run: str) -> None:
+def delete_content_keys(output: str, run: str) -> None:
     """Remove the names of a run that has ended."""
-    forget_all(_stem(output, run))
+    delete_commits(_stem(output, run))
 
 
 def _by_file(packed: Packed, count: Count) -> Packed:
     bucket, pack = packed
-    return bucket % max(1, min(BUCKETS, math.ceil(count.pictures / NAMES_A_FILE))), pack
+    return bucket % max(1, min(NUM_HASH_BUCKETS, math.ceil(count.pictures / NAMES_A_FILE))), pack
 
 
 def _stem(output: str, run: str) -> str:
@@ -100,8 +100,8 @@ def _read_all(refs: Sequence[ImageRef], fetch: Fetcher) -> dict[str, str]:
 
 
 def _name(ref: ImageRef, fetch: Fetcher) -> str:
-    if ref.problem or is_of_a_stream(ref):
-        return home_of(ref)
+    if ref.problem or is_sequential(ref):
+        return shard_key(ref)
     try:
         return sha256(fetch(ref.uri)).hexdigest()
     except (OSError, ValueError):

@@ -12,17 +12,17 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ...models.tasks import Task
-from ..core.errors import telling_what_failed
+from ..core.errors import output_errors
 from ..core.records import ImageRef, Job
-from ..core.shuffle import PackBy, Packed, Packer, bucket_of, number_of_ref, pack, unpack, unpack_all
+from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, number_of_ref, pack, unpack, unpack_all
 from ..core.summary import Count, sum_counts
 from ..images.fetch import Fetcher
-from ..monitoring.progress import ProgressNotes
-from ..output.lock import claim
-from .completed import PackIds, found, list_parts, short
-from .dedup import NameByBytes, Named
-from .locality import home_of, in_order
-from .requeue import forget
+from ..monitoring.progress import ProgressFiles
+from ..output.lock import acquire
+from .completed import PackIds, other_runs_parts, short_id, split_completed
+from .dedup import KeyByContentHash, Named
+from .locality import read_order, shard_key
+from .requeue import remove_failures
 
 Shard = tuple[int, Iterable[ImageRef]]
 FORGET = "forget"
@@ -62,7 +62,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         """Everything that is compared, counted and grouped is an id or a path, and goes in packs."""
         wanted = refs | "Pack references" >> beam.ParDo(PackBy(number_of_ref)).with_output_types(Packed)
         left = (wanted, self._done(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
-        left = left | "What is left" >> beam.ParDo(_Leave(self.job)).with_outputs(FORGET, main="left")
+        left = left | "What is left" >> beam.ParDo(_DropCompleted(self.job)).with_outputs(FORGET, main="left")
         counts = (
             left["left"]
             | "Their counts" >> beam.Map(lambda left: left[1])
@@ -72,21 +72,21 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         forgotten = (
             left[FORGET]
             | "By file" >> beam.GroupByKey()
-            | "Forget failures" >> beam.Map(lambda file, output: forget(output, *file), self.output)
+            | "Forget failures" >> beam.Map(lambda file, output: remove_failures(output, *file), self.output)
             | "Forgotten" >> beam.CombineGlobally(sum)
         )
         named = left["left"] | "References" >> beam.Map(lambda left: left[0]).with_output_types(Packed)
         if self.dedup:
-            named = named | "Name by bytes" >> NameByBytes(self.dedup, self.output, self.job.run, counts)
+            named = named | "Name by bytes" >> KeyByContentHash(self.dedup, self.output, self.job.run, counts)
             named = named | "Pack names" >> beam.ParDo(PackBy(_number_of_named)).with_output_types(Packed)
         # Nothing is asked again before its old row is gone.
         sides = (AsSingleton(counts), self.shard_size, self.min_shards, AsSingleton(forgotten))
         shards = (
             named
             | "Packs" >> beam.Values()
-            | "Draw shards" >> beam.ParDo(_Draw(), *sides).with_output_types(Packed)
+            | "Draw shards" >> beam.ParDo(_AssignShards(), *sides).with_output_types(Packed)
             | "Group into shards" >> beam.GroupByKey()
-            | "Unpack" >> beam.MapTuple(lambda number, packs: (number, sorted(unpack_all(packs), key=in_order)))
+            | "Unpack" >> beam.MapTuple(lambda number, packs: (number, sorted(unpack_all(packs), key=read_order)))
         )
         return Plan(shards, counts)
 
@@ -95,13 +95,13 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
             pipeline
             | "Output" >> beam.Create([self.output])
             | "Claim" >> beam.Map(_claim, self.job.run)
-            | "List parts" >> beam.FlatMap(list_parts, but_of=self.job.run)
+            | "List parts" >> beam.FlatMap(other_runs_parts, but_of=self.job.run)
             | "Spread parts" >> beam.Reshuffle()
             | "Pack ids" >> beam.ParDo(PackIds(with_files=self.retry_errors)).with_output_types(Packed)
         )
 
 
-class _Leave(beam.DoFn):
+class _DropCompleted(beam.DoFn):
     """A bucket of references and done ids to what is left of them, with its count, and the failures to forget."""
 
     def __init__(self, job: Job) -> None:
@@ -114,21 +114,21 @@ class _Leave(beam.DoFn):
             same.setdefault(ref.key, []).append(ref)
         if not same:
             return
-        done, failed = found(done_packs)
+        done, failed = split_completed(done_packs)
         named, counts = [], []
         for refs in same.values():
             ref = merge(refs, self.job.tasks)
             asked = {self.job.id_of(ref, task): task for task in ref.tasks}
-            left = {name: task for name, task in asked.items() if short(name) not in done}
-            again = {name: failed[short(name)] for name in asked if short(name) in failed}
+            left = {name: task for name, task in asked.items() if short_id(name) not in done}
+            again = {name: failed[short_id(name)] for name in asked if short_id(name) in failed}
             yield from (TaggedOutput(FORGET, (file, name)) for name, files in again.items() for file in files)
             counts.append(Count(bool(left), len(left), len(asked) - len(left), len(again.keys() & left.keys())))
             if left:
-                named.append((home_of(ref), ref.asking(tuple(left.values()))))
+                named.append((shard_key(ref), ref.asking(tuple(left.values()))))
         yield (number, pack(named)), sum_counts(counts)
 
 
-class _Draw(beam.DoFn):
+class _AssignShards(beam.DoFn):
     """Packs of named references to packs of those of one shard."""
 
     def start_bundle(self) -> None:
@@ -143,18 +143,18 @@ class _Draw(beam.DoFn):
 
 
 def _claim(output: str, run: str) -> str:
-    claim(output, run)
+    acquire(output, run)
     return output
 
 
 def _note(count: Count, output: str, run: str) -> Count:
     """How many shards there are hangs on it: of a run that is planned anew the first plan counts."""
-    with telling_what_failed(output):
-        return ProgressNotes(output, run).plan(count)
+    with output_errors(output):
+        return ProgressFiles(output, run).plan(count)
 
 
 def _number_of_named(named: Named) -> int:
-    return bucket_of(named[0])
+    return hash_bucket(named[0])
 
 
 def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef:

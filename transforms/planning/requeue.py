@@ -10,19 +10,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from ..output.files import is_there, make_folder, move, temporary_folder
+from ..output.files import exists, make_folder, move, temporary_folder
 from ..output.writer import COMPRESSION, COMPRESSION_LEVEL
 
 ROWS_AT_ONCE = 4096
 
 
-def forget(output: str, path: str, ids: Iterable[str]) -> int:
+def remove_failures(output: str, path: str, ids: Iterable[str]) -> int:
     """Take the rows of these ids out of one file, which is replaced in one step, or removed when none is left.
 
     It comes before anything is asked again: a run that dies in between leaves requests that are not done, which the
     next one does, and never a request with two rows. Done again it changes nothing. How many rows it took out.
     """
-    if not is_there(path):
+    if not exists(path):
         return 0
     gone = pa.array(list(ids), pa.string())
     make_folder(temporary_folder(output))

@@ -12,7 +12,7 @@ import httpx
 
 from ...tasks import Fault
 from ..http.errors import AccountError, GoneError, LostAnswerError, PollError, UnavailableError, UnfitError, brief
-from ..http.transport import Connections, PolicyTransport
+from ..http.transport import Connections, StrictTransport
 from ..service import Done, Item, Reply
 from .protocol import BATCH_DEADLINE_S, cost_of, question_of, reply_to, tokens_of
 from .realtime import API, BASE_URL
@@ -107,7 +107,7 @@ class CloudBatches:
 
     def _reply(self, item: Item | None, line: dict[str, Any] | None) -> Reply:
         if line is None:
-            return Reply(Fault("Unanswered", f"{API} left a line of the batch out", retryable=True))
+            return Reply(Fault("NoAnswer", f"{API} left a line of the batch out", retryable=True))
         if line.get("status") == "ok" and isinstance(line.get("result"), dict):
             return reply_to(item, line["result"], line.get("usage"), json.dumps({"usage": line.get("usage")}))
         error = line.get("error")
@@ -120,7 +120,7 @@ class CloudBatches:
         if not isinstance(url, str) or not url.startswith("https://"):
             raise PollError(f"{API} gave no address of the answers")
         # Without our key: the address says all, and leads elsewhere.
-        with httpx.Client(transport=PolicyTransport(Connections(), f"{API}'s storage", "")) as client:
+        with httpx.Client(transport=StrictTransport(Connections(), f"{API}'s storage", "")) as client:
             try:
                 lines = client.get(url).content.split(b"\n")
             except AccountError as error:
@@ -138,7 +138,7 @@ class CloudBatches:
 
     def _ask(self, method: str, path: str, phase: str, **kwargs: Any) -> dict[str, Any]:
         if self._client is None:
-            transport = PolicyTransport(Connections(), API, self.key)
+            transport = StrictTransport(Connections(), API, self.key)
             self._client = httpx.Client(transport=transport, headers={"X-Moondream-Auth": self.key})
         response = self._client.request(method, BASE_URL + path, extensions={"phase": phase}, **kwargs)
         try:

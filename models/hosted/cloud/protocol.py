@@ -69,7 +69,9 @@ def _result(item: Item | None, answer: Mapping[str, Any]) -> Answer | Fault:
                     return Fault("EmptyAnswer", "Moondream Cloud answered nothing", retryable=True)
                 return Answer("length" if answer.get("finish_reason") == "length" else "stop", text=text.strip())
     except (LookupError, TypeError, ValueError) as error:
-        return Fault("Unfit", f"Moondream Cloud gave no {item.task.name}: {type(error).__name__}", retryable=True)
+        return Fault(
+            "MismatchedAnswer", f"Moondream Cloud gave no {item.task.name}: {type(error).__name__}", retryable=True
+        )
 
 
 def _share(number: Any) -> float:

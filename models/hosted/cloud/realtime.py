@@ -14,7 +14,7 @@ import httpx
 
 from ..http.errors import GoneError, LostAnswerError, RejectedError, ThrottledError
 from ..http.images import data_uri
-from ..http.transport import Connections, PolicyTransport
+from ..http.transport import Connections, StrictTransport
 from ..service import Done, Item, Reply
 from .protocol import cost_of, question_of, reply_to, tokens_of
 
@@ -49,7 +49,7 @@ class CloudCalls:
             if self._pool is None or self._client is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="cloud")
                 self._client = httpx.Client(
-                    transport=PolicyTransport(Connections(), API, self.key), headers={"X-Moondream-Auth": self.key}
+                    transport=StrictTransport(Connections(), API, self.key), headers={"X-Moondream-Auth": self.key}
                 )
                 self._patient_until = None
             self._calls[name] = self._pool.submit(self._call, self._client, item)

@@ -17,10 +17,10 @@ from ..http.errors import (
     brief,
 )
 from ..http.images import Encoder
-from .batching import Packer, Unit
-from .in_flight import Flights
+from .batching import Batch, Batcher
+from .in_flight import InFlightJobs
 from .rate_limiter import backoff
-from .results import Desk, Settler
+from .results import ResultHandler, SharedState
 
 # How long a request may wait for an API that takes nothing.
 PATIENCE_S = 1800.0
@@ -30,14 +30,14 @@ SUBMIT_TRIES = 8
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 2.0
 
 
-class Caller:
+class Dispatcher:
     """One stream of requests through an API."""
 
-    def __init__(self, desk: Desk, requests: Iterable[Request], scope: str = "") -> None:
+    def __init__(self, desk: SharedState, requests: Iterable[Request], scope: str = "") -> None:
         self.desk, self.stream, self.scope = desk, iter(requests), scope
-        self.packer = Packer(desk.service.most_items, desk.service.most_bytes)
-        self.settler = Settler(desk, self.packer)
-        self.flights = Flights(desk, self.settler)
+        self.packer = Batcher(desk.service.most_items, desk.service.most_bytes)
+        self.settler = ResultHandler(desk, self.packer)
+        self.flights = InFlightJobs(desk, self.settler)
         self.jpeg_of = Encoder()
         self.is_dry = False
         self.refusal: AccountError | None = None
@@ -155,7 +155,7 @@ class Caller:
             self.settler.fail(unit.items, unit.last_fault or down)
         return bool(units)
 
-    def _pay(self, unit: Unit) -> bool:
+    def _pay(self, unit: Batch) -> bool:
         """Send what the budget allows of a job that has its place; whether anything happened."""
         desk = self.desk
         affordable = desk.budget.take(len(unit.items))
@@ -178,7 +178,7 @@ class Caller:
                 desk.budget.ended(affordable)
                 desk.governor.leave()
 
-    def _submit(self, unit: Unit) -> bool:
+    def _submit(self, unit: Batch) -> bool:
         """Send a job; whether it was accepted."""
         desk = self.desk
         entry = desk.journal.ask([item.id for item in unit.items], self.scope)
@@ -205,7 +205,7 @@ class Caller:
         self.flights.add(entry, unit)
         return True
 
-    def _not_accepted(self, unit: Unit, error: CallError) -> None:
+    def _not_accepted(self, unit: Batch, error: CallError) -> None:
         """Send it again later, or know better."""
         governor, now = self.desk.governor, self.desk.clock.now()
         if isinstance(error, RejectedError):

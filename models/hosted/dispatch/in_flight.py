@@ -22,15 +22,15 @@ from ..http.errors import (
 )
 from ..journal import Entry
 from ..service import Done, Item
-from .batching import Unit
+from .batching import Batch
 from .rate_limiter import backoff
-from .results import Desk, Settler
+from .results import ResultHandler, SharedState
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Flight:
+class InFlightJob:
     """A job that the API accepted. ``own``: this stream sent it, and it holds a place and money until it ends."""
 
     entry: Entry
@@ -38,7 +38,7 @@ class Flight:
     own: bool
     started: float
     poll_at: float
-    unit: Unit
+    unit: Batch
     polls: int = 0
     misses: int = 0
     asked_twice: bool = False
@@ -50,23 +50,23 @@ class Flight:
 
 
 @dataclass(eq=False)
-class Flights:
+class InFlightJobs:
     """The jobs of one stream that are in flight."""
 
-    desk: Desk
-    settler: Settler
-    flights: list[Flight] = field(default_factory=list)
+    desk: SharedState
+    settler: ResultHandler
+    flights: list[InFlightJob] = field(default_factory=list)
 
-    def add(self, entry: Entry, unit: Unit) -> None:
+    def add(self, entry: Entry, unit: Batch) -> None:
         """Look after a job that was just sent."""
         now = self.desk.clock.now()
-        self.flights.append(Flight(entry, list(unit.items), True, now, now + self.desk.service.pause(0), unit))
+        self.flights.append(InFlightJob(entry, list(unit.items), True, now, now + self.desk.service.pause(0), unit))
 
     def take_up(self, entry: Entry, item: Item) -> None:
         """Look after a job that somebody sent before, of which this is the first item to come again."""
         now = self.desk.clock.now()
         items = [item if place == item.id else None for place in entry.places]
-        self.flights.append(Flight(entry, items, False, now, now, Unit((item,), now, now)))
+        self.flights.append(InFlightJob(entry, items, False, now, now, Batch((item,), now, now)))
 
     def join(self, item: Item) -> bool:
         """Whether an item belongs to a job that was taken up again, where it now has its place."""
@@ -104,7 +104,7 @@ class Flights:
                     self._keep(flight, done)
             self._land(flight)
 
-    def _ask(self, flight: Flight) -> None:
+    def _ask(self, flight: InFlightJob) -> None:
         desk = self.desk
         flight.polls += 1
         try:
@@ -130,7 +130,7 @@ class Flights:
         if flight in self.flights and desk.clock.now() - flight.started > desk.service.deadline_s:
             self._give_up(flight)
 
-    def _done(self, flight: Flight, done: Done) -> None:
+    def _done(self, flight: InFlightJob, done: Done) -> None:
         entry = flight.entry
         self._keep(flight, done)
         self._land(flight)
@@ -141,13 +141,13 @@ class Flights:
             self.desk.journal.drop(entry)
             self.settler.misfit(self._unit(flight), error)
 
-    def _keep(self, flight: Flight, done: Done) -> None:
+    def _keep(self, flight: InFlightJob, done: Done) -> None:
         entry = flight.entry
         entry.answer = done.answer
         entry.units, entry.usd, entry.estimated = self.desk.budget.bill(done, len(entry.places))
         self.desk.journal.note(entry, "done")
 
-    def _missed(self, flight: Flight, error: PollError) -> None:
+    def _missed(self, flight: InFlightJob, error: PollError) -> None:
         """The asking failed, not the job: ask again, never send again."""
         desk = self.desk
         flight.misses += 1
@@ -159,7 +159,7 @@ class Flights:
         log.debug("asking after %s failed: %s", flight.entry.job, error)
         flight.poll_at = desk.clock.now() + max(wait, desk.service.pause(flight.polls))
 
-    def _failed(self, flight: Flight, error: CallError) -> None:
+    def _failed(self, flight: InFlightJob, error: CallError) -> None:
         """The job failed."""
         desk, entry = self.desk, flight.entry
         again = isinstance(error, UnavailableError) and error.again
@@ -189,7 +189,7 @@ class Flights:
             desk.governor.failed(job=True)
             self._send_again(flight, error, again or isinstance(error, NotSentError))
 
-    def _send_again(self, flight: Flight, error: CallError, again: bool) -> None:
+    def _send_again(self, flight: InFlightJob, error: CallError, again: bool) -> None:
         unit = self._unit(flight)
         unit.failures += 1
         unit.last_fault = Fault("Unavailable", brief(error), retryable=True)
@@ -201,7 +201,7 @@ class Flights:
         else:
             self.settler.fail(unit.items, unit.last_fault, flight.entry.job)
 
-    def _give_up(self, flight: Flight) -> None:
+    def _give_up(self, flight: InFlightJob) -> None:
         """It took too long: ask for its end, and if it just came, for its answer."""
         desk = self.desk
         cancelled = False
@@ -215,14 +215,14 @@ class Flights:
         desk.journal.note(flight.entry, "cancelled" if cancelled else "accepted")
         self._land(flight)
         message = f"no answer within {desk.service.deadline_s:.0f} s; it may have been billed"
-        self.settler.fail(flight.present, Fault("TooSlow", message, retryable=True), flight.entry.job)
+        self.settler.fail(flight.present, Fault("Timeout", message, retryable=True), flight.entry.job)
 
-    def _land(self, flight: Flight) -> None:
+    def _land(self, flight: InFlightJob) -> None:
         self.flights.remove(flight)
         if flight.own:
             self.desk.governor.leave()
             self.desk.budget.ended(len(flight.items))
             self.desk.journal.leave(flight.entry)
 
-    def _unit(self, flight: Flight) -> Unit:
+    def _unit(self, flight: InFlightJob) -> Batch:
         return replace(flight.unit, items=tuple(flight.present))

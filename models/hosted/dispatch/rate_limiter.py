@@ -28,7 +28,7 @@ def backoff(tries: int) -> float:
     return random.uniform(0.0, min(LONGEST_BACKOFF_S, BACKOFF_S * 2.0 ** min(tries, 16)))
 
 
-class Governor:
+class RateLimiter:
     """Gate, circuit breaker and limit on jobs in flight, shared by all streams of a process.
 
     The gate: whoever is throttled closes it for all. The limit: halved when throttled, one more for each job that

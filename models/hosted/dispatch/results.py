@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from ...billing import Hosted
+from ...billing import Billing
 from ...tasks import Fault, Outcome, Request
 from ..budget import Budget
 from ..http.errors import RejectedError, UnfitError, brief
 from ..http.images import Encoder
 from ..journal import Entry, Journal
 from ..service import Item, Service
-from .batching import Packer, Unit
-from .rate_limiter import Clock, Governor
+from .batching import Batch, Batcher
+from .rate_limiter import Clock, RateLimiter
 
 # How often a single picture is sent whose answer does not fit it.
 UNFIT_TRIES = 2
@@ -23,11 +23,11 @@ UNFIT_TRIES = 2
 FETCH_KINDS = ("file_download_error",)
 
 
-class Desk(NamedTuple):
+class SharedState(NamedTuple):
     """What all streams of a process share; ``prepare`` turns a request into what is sent."""
 
     service: Service
-    governor: Governor
+    governor: RateLimiter
     budget: Budget
     journal: Journal
     clock: Clock
@@ -35,11 +35,11 @@ class Desk(NamedTuple):
 
 
 @dataclass(eq=False)
-class Settler:
+class ResultHandler:
     """The outcomes of one stream, as they come about; what must be sent again goes back to the packer."""
 
-    desk: Desk
-    packer: Packer
+    desk: SharedState
+    packer: Batcher
     ended: deque[Outcome] = field(default_factory=deque)
 
     def fail(self, items: Iterable[Item], fault: Fault, job: str = "") -> None:
@@ -68,7 +68,7 @@ class Settler:
         for item, reply in zip(items, self.desk.service.read(entry.answer, items), strict=True):
             if item:
                 timings = replace(reply.timings, wait_ms=1000 * max(0.0, item.sent - item.arrived))
-                hosted = self._hosted(item, entry.job, reply.told)
+                hosted = self._hosted(item, entry.job, reply.response)
                 backend = self.desk.service.backend
                 self.ended.append(Outcome(item.id, reply.result, backend, timings, reply.tokens, hosted))
 
@@ -86,11 +86,11 @@ class Settler:
         innocent = [item for place, item in enumerate(items) if item and place not in guilty]
         self.send_again(innocent, cut=len(innocent) == len(items))
 
-    def misfit(self, unit: Unit, error: UnfitError) -> None:
+    def misfit(self, unit: Batch, error: UnfitError) -> None:
         """An answer that fits no questions: ask the halves; of a single picture, once more."""
         unit.failures += 1
         if len(unit.items) == 1 and unit.failures >= UNFIT_TRIES:
-            self.fail(unit.items, Fault("Unfit", brief(error), retryable=True))
+            self.fail(unit.items, Fault("MismatchedAnswer", brief(error), retryable=True))
         else:
             self.resend(unit, cut=True)
 
@@ -98,13 +98,13 @@ class Settler:
         """Send items in a new job, or in two."""
         if items:
             now = self.desk.clock.now()
-            self.resend(Unit(tuple(items), now, now), cut)
+            self.resend(Batch(tuple(items), now, now), cut)
 
-    def resend(self, unit: Unit, cut: bool) -> None:
+    def resend(self, unit: Batch, cut: bool) -> None:
         """Send a job again, or its halves."""
         for part in unit.halves() if cut and len(unit.items) > 1 else (unit,):
             self.packer.later(part, self.desk.clock.now())
 
-    def _hosted(self, item: Item, job: str, told: str | None = None) -> Hosted:
+    def _hosted(self, item: Item, job: str, told: str | None = None) -> Billing:
         usd = item.usd if self.desk.budget.priced else None
-        return Hosted(job, item.units, usd, item.estimated, told)
+        return Billing(job, item.units, usd, item.estimated, told)

@@ -34,10 +34,10 @@ CONNECT_S = 10.0
 CALL_S: Mapping[Phase, float] = {"submit": 120.0, "poll": 30.0, "result": 60.0, "upload": 120.0}
 MOST_ANSWER_BYTES = 32 << 20
 # What a gateway says that passed a call on, and did not wait for the answer to the end.
-WAITED_FOR = (504, 524)
+GATEWAY_TIMEOUTS = (504, 524)
 
 
-class PolicyTransport(httpx.BaseTransport):
+class StrictTransport(httpx.BaseTransport):
     """``inner`` sends; ``api`` is its name in messages, from which ``secret`` is removed.
 
     What a request is about stands in ``request.extensions["phase"]``; without it a POST is a submission and the rest
@@ -121,7 +121,7 @@ class PolicyTransport(httpx.BaseTransport):
             if phase == "result" and (status in (408, 409) or detail is None):
                 # Not how the job ended, but somebody in between who did not ask it.
                 return PollError(said)
-            if status in WAITED_FOR and detail is None:
+            if status in GATEWAY_TIMEOUTS and detail is None:
                 # Somebody in between who did ask it, and did not hear the end.
                 return LostAnswerError(said)
             return UnavailableError(said, again)

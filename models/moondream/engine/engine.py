@@ -22,7 +22,7 @@ from ..network.resize import resize, resize_on
 from ..network.text import Cache
 from .jobs import Cut, Job, new_row, outcome_of
 from .memory import MOST_SLOTS, free_memory, is_out_of_memory, slots_that_fit, spare_rows
-from .request_stream import Stream
+from .request_stream import RequestStream
 from .slots import Slots
 
 # An accelerator wants many at once; a CPU is as quick with few, and they take less memory.
@@ -58,9 +58,9 @@ class Engine:
         self._cutters = ThreadPoolExecutor(CROP_THREADS, thread_name_prefix="crops")
         self._turn = threading.Condition()
         self._driving = False
-        self._streams: list[Stream] = []
+        self._streams: list[RequestStream] = []
         self._slots: Slots | None = None
-        self._owners: dict[Job, Stream] = {}
+        self._owners: dict[Job, RequestStream] = {}
         # The prefix of the picture that was encoded last: more of its requests may come.
         self._held: tuple[Cut, Cache] | None = None
 
@@ -71,7 +71,7 @@ class Engine:
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answer a stream: one outcome for every request, as they are ready."""
-        stream = Stream(
+        stream = RequestStream(
             requests,
             new_row=lambda request: new_row(request, self.config, self.tokenizer),
             cut=lambda request: prepare_crops(request.picture, self.config.vision, self._resize, request.size),
@@ -88,7 +88,7 @@ class Engine:
         finally:
             stream.close()
 
-    def _next(self, stream: Stream) -> list[Outcome]:
+    def _next(self, stream: RequestStream) -> list[Outcome]:
         """The next outcomes of a stream, none where it is over. Who waits drives the engine, unless somebody does."""
         while True:
             with self._turn:

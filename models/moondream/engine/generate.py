@@ -34,7 +34,7 @@ class Row:
     limit: int
     sampling: Sampling
     random: random.Random
-    wish: Wish
+    next_output: Wish
     sized: bool = False
     ids: list[int] = field(default_factory=list)
     places: list[list[float]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Row:
     @property
     def stride(self) -> int:
         """Positions that one token, or one object, takes."""
-        return 1 if self.wish == "word" else 3 if self.sized else 2
+        return 1 if self.next_output == "word" else 3 if self.sized else 2
 
     @property
     def room(self) -> int:
@@ -53,7 +53,7 @@ class Row:
         return len(self.prompt) + self.limit * self.stride
 
 
-def first_wish(task: Task) -> Wish:
+def initial_output(task: Task) -> Wish:
     """What the first hidden state of an answer is asked for."""
     return "object" if isinstance(task, Detect | Point) else "word"
 
@@ -64,16 +64,16 @@ def advance(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Te
     A row that ends here gets whatever embedding: nothing is to come behind it.
     """
     embeds_BC = torch.zeros_like(hidden_BC)
-    choosing = [index for index, row in enumerate(rows) if row.wish in ("word", "object")]
+    choosing = [index for index, row in enumerate(rows) if row.next_output in ("word", "object")]
     if choosing:
         ids_B = _choose(model, hidden_BC[choosing], [rows[index] for index in choosing])
         embeds_BC[choosing] = model.text.embed(ids_B)
         for index, token in zip(choosing, ids_B.tolist(), strict=True):
             _take_token(model, rows[index], token)
     going_on = [index for index, row in enumerate(rows) if row.finish_reason is None]
-    if sizes := [index for index in going_on if rows[index].wish == "size"]:
+    if sizes := [index for index in going_on if rows[index].next_output == "size"]:
         embeds_BC[sizes] = _take_sizes(model, hidden_BC[sizes], [rows[index] for index in sizes])
-    if places := [index for index in going_on if rows[index].wish in ("object", "y") and index not in sizes]:
+    if places := [index for index in going_on if rows[index].next_output in ("object", "y") and index not in sizes]:
         embeds_BC[places] = _take_coordinates(model, hidden_BC[places], [rows[index] for index in places])
     return embeds_BC
 
@@ -86,16 +86,16 @@ def _choose(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Te
     for index, row in enumerate(rows):
         penalize(logits_BV[index], row.ids, row.sampling.repetition_penalty)
     # Whether there is another object is no matter of chance.
-    temperatures = [row.sampling.temperature if row.wish == "word" else 0.0 for row in rows]
+    temperatures = [row.sampling.temperature if row.next_output == "word" else 0.0 for row in rows]
     draws = [row.random.random() if temperature else 0.0 for row, temperature in zip(rows, temperatures, strict=True)]
     return draw(logits_BV, temperatures, [row.sampling.top_p for row in rows], draws)
 
 
 def _take_token(model: MoondreamModel, row: Row, token: int) -> None:
     special = model.config.tokenizer
-    if token == special.eos_id or (token in special.end_ids and row.wish == "word"):
+    if token == special.eos_id or (token in special.end_ids and row.next_output == "word"):
         row.finish_reason = "stop"
-    elif row.wish == "word":
+    elif row.next_output == "word":
         row.ids.append(token)
         if len(row.ids) == row.limit:
             row.finish_reason = "length"
@@ -108,12 +108,12 @@ def _take_coordinates(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[R
     logits = model.region.decode_coordinate(hidden_BC)
     values_B = bin_to_coordinate(logits.argmax(-1), logits.shape[-1])
     for row, value in zip(rows, values_B.tolist(), strict=True):
-        if row.wish == "object":
+        if row.next_output == "object":
             row.places.append([value])
-            row.wish = "y"
+            row.next_output = "y"
         else:
             row.places[-1].append(value)
-            row.wish = "size" if row.sized else "object"
+            row.next_output = "size" if row.sized else "object"
     return model.region.encode_coordinate(values_B[:, None]).to(hidden_BC.dtype)
 
 
@@ -122,5 +122,5 @@ def _take_sizes(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -
     sizes_B2 = model.region.sizes_of(logits.argmax(-1), logits.shape[-1])
     for row, size in zip(rows, sizes_B2.tolist(), strict=True):
         row.places[-1].extend(size)
-        row.wish = "object"
+        row.next_output = "object"
     return model.region.encode_size(sizes_B2).to(hidden_BC.dtype)

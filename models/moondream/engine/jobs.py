@@ -11,7 +11,7 @@ from ..network.config import MoondreamConfig
 from ..network.crops import Crops
 from ..network.prompts import prompt_ids
 from ..network.tokenizer import Tokenizer
-from .generate import Row, first_wish
+from .generate import Row, initial_output
 from .sampling import generator
 
 # What the requests of one picture share: its crops, once they are cut.
@@ -36,7 +36,7 @@ class Job:
         self.row = replace(
             self.row,
             random=generator(self.id),
-            wish=first_wish(self.task),
+            next_output=initial_output(self.task),
             ids=[],
             places=[],
             position=0,
@@ -69,7 +69,7 @@ def new_row(request: Request, config: MoondreamConfig, tokenizer: Tokenizer) -> 
         limit=task.max_objects if isinstance(task, Detect | Point) else request.sampling.budget(task),
         sampling=request.sampling,
         random=generator(request.id),
-        wish=first_wish(task),
+        next_output=initial_output(task),
         sized=isinstance(task, Detect),
     )
     room = config.text.max_context - config.prefix_length - len(prompt)

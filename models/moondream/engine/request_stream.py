@@ -18,7 +18,7 @@ from .jobs import Cut, Job, check
 PIXELS_AHEAD = 256 << 20
 
 
-class Stream:
+class RequestStream:
     """Jobs made of a caller's requests, in ``inbox``, and what became of them, in ``outbox``.
 
     It keeps ``jobs_ahead`` jobs ready and no more. ``turn`` guards both boxes, and is notified when either has changed.

@@ -12,11 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ....transforms.dataset import statistics
-from ....transforms.dataset.gallery import TEXT_CHARACTERS, Shown, add_thumbnails, choose
-from ....transforms.dataset.quality import SUSPICIONS
+from ....transforms.dataset.gallery import TEXT_CHARACTERS, GalleryRow, add_thumbnails, choose
+from ....transforms.dataset.quality import QUALITY_FLAGS
 from ....transforms.dataset.reader import Dataset
 from ....transforms.images.prefetch import Fetch
-from ....transforms.output.run_record import errors_asked_again
+from ....transforms.output.run_record import retried_errors
 from .. import formatting
 
 FOLDER = Path(__file__).parent
@@ -54,7 +54,7 @@ def _source(text: str) -> str:
 
 
 def _facts(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
-    dataset.keep_suspects()
+    dataset.materialize_flags()
     runs, records = statistics.run_rows(dataset), dataset.records()
     pictures = choose(dataset)
     add_thumbnails(pictures, fetch)
@@ -64,7 +64,7 @@ def _facts(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
         "now": datetime.now(timezone.utc),
         "totals": totals,
         "runs": _runs(runs, records),
-        "charted": [statistics.moments(dataset, run) for run in _longest(runs)],
+        "charted": [statistics.timeline(dataset, run) for run in _longest(runs)],
         "latest": records[-1] if records else None,
         "pace": _pace(records),
         "phases": statistics.phases(dataset),
@@ -72,15 +72,15 @@ def _facts(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
         "asked": statistics.asked(dataset),
         "errors": statistics.error_groups(dataset),
         "bills": statistics.bills(dataset),
-        "openings": statistics.openings(dataset),
-        "suspicions": [(*kind[:2], count) for kind, count in _suspicions(dataset)],
+        "openings": statistics.common_openings(dataset),
+        "suspicions": [(*kind[:2], count) for kind, count in _flag_counts(dataset)],
         "pictures": [_card(picture) for picture in pictures],
     }
 
 
-def _suspicions(dataset: Dataset) -> list[tuple[Any, int]]:
-    counts = statistics.suspicion_counts(dataset)
-    return [(suspicion, counts[suspicion.name]) for suspicion in SUSPICIONS]
+def _flag_counts(dataset: Dataset) -> list[tuple[Any, int]]:
+    counts = statistics.flag_counts(dataset)
+    return [(suspicion, counts[suspicion.name]) for suspicion in QUALITY_FLAGS]
 
 
 def _longest(runs: list[statistics.RunRows]) -> list[statistics.RunRows]:
@@ -95,11 +95,11 @@ def _pace(records: list[dict[str, Any]]) -> float | None:
     return some[-1]["counts"]["pictures"] / some[-1]["wall_seconds"] if some else None
 
 
-def _spreads(dataset: Dataset) -> list[tuple[str, str, statistics.Spread]]:
+def _spreads(dataset: Dataset) -> list[tuple[str, str, statistics.Histogram]]:
     told = [
-        ("Latency", "ms", statistics.spread(dataset, "timings.total_ms")),
-        ("Tokens out", "tokens", statistics.spread(dataset, "output_tokens")),
-        ("Length of texts", "characters", statistics.spread(dataset, "length(caption)", "caption IS NOT NULL")),
+        ("Latency", "ms", statistics.histogram(dataset, "timings.total_ms")),
+        ("Tokens out", "tokens", statistics.histogram(dataset, "output_tokens")),
+        ("Length of texts", "characters", statistics.histogram(dataset, "length(caption)", "caption IS NOT NULL")),
     ]
     return [(title, unit, spread) for title, unit, spread in told if spread is not None]
 
@@ -113,11 +113,11 @@ def _runs(runs: list[statistics.RunRows], records: list[dict[str, Any]]) -> list
 
 
 def _run(name: str, record: dict[str, Any] | None, rows: statistics.RunRows | None) -> dict[str, Any]:
-    again = errors_asked_again(record, rows.failures if rows else 0)
+    again = retried_errors(record, rows.failures if rows else 0)
     return {"run": name, "record": record, "rows": rows, "again": again}
 
 
-def _card(picture: Shown) -> dict[str, Any]:
+def _card(picture: GalleryRow) -> dict[str, Any]:
     """A picture as the template draws it: the longer side is 1000 units."""
     unit = 1000 / max(picture.width, picture.height, 1)
     rows = [_row(row) for row in picture.rows]
@@ -134,7 +134,7 @@ def _card(picture: Shown) -> dict[str, Any]:
     }
 
 
-def _kinds(picture: Shown) -> list[str]:
+def _kinds(picture: GalleryRow) -> list[str]:
     # Also of what it was not chosen for.
     return list(dict.fromkeys([*picture.chosen, *(kind for row in picture.rows for kind in row["suspicions"])]))
 

@@ -54,7 +54,8 @@ def test_an_outcome_says_who_answered_how_long_it_took_and_what_it_cost(api, clo
         (job,) = api.fal.jobs
         assert outcome.hosted[:4] == (job, 0.25, 0.005, False)
         assert (
-            f'"filename": "{outcome.id[1:]}.jpg"' in outcome.hosted.told and '"inference": 0.2' in outcome.hosted.told
+            f'"filename": "{outcome.id[1:]}.jpg"' in outcome.hosted.response
+            and '"inference": 0.2' in outcome.hosted.response
         )
         assert (outcome.timings.encode_ms, outcome.timings.generate_ms) == pytest.approx((10.0, 50.0))
 

@@ -257,7 +257,7 @@ def test_outputs_that_do_not_fit_are_never_zipped(api, fal, change):
 
 def test_an_output_that_never_fits_ends_with_a_fault(api, fal):
     api.faults.append(Fault("result", changed(lambda body: {**body, "outputs": []}), before=False, times=10**9))
-    assert ended(fal.answer(requests(2))) == {0: "Unfit", 1: "Unfit"}
+    assert ended(fal.answer(requests(2))) == {0: "MismatchedAnswer", 1: "MismatchedAnswer"}
     assert len(api.fal.jobs) == 3
 
 
@@ -319,7 +319,7 @@ def test_a_result_that_is_still_in_progress_is_waited_for(api, fal):
 
 def test_a_job_that_is_stuck_is_cancelled_and_a_fault(api, fal):
     api.fal.polls_to_end = 10**9
-    assert set(ended(fal.answer(requests(4))).values()) == {"TooSlow"}
+    assert set(ended(fal.answer(requests(4))).values()) == {"Timeout"}
     (job,) = api.fal.jobs.values()
     assert job.cancelled and api.count("cancel") == 1
 
@@ -369,7 +369,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(api, fal, monkey
 
 
 def test_what_no_http_can_say_is_told_without_its_words(api):
-    strict = transport.PolicyTransport(transport.Connections(), "fal", "")
+    strict = transport.StrictTransport(transport.Connections(), "fal", "")
     with httpx.Client(transport=strict) as client, pytest.raises(LostAnswerError) as lost:
         client.post("https://queue.fal.run/x", headers={"Authorization": "Key se\ncret"})
     assert str(lost.value) == "LocalProtocolError"

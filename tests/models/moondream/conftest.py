@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint, MoondreamModel
 from moondream_beam.models.moondream.engine.engine import Engine
-from moondream_beam.models.moondream.engine.generate import Row, first_wish
+from moondream_beam.models.moondream.engine.generate import Row, initial_output
 from moondream_beam.models.moondream.engine.jobs import Job
 from moondream_beam.models.moondream.engine.slots import Slots
 from moondream_beam.models.moondream.network.config import MoondreamConfig
@@ -153,7 +153,7 @@ def new_row(task, prompt, sampling=None, max_tokens=20, seed=0):
         limit=task.max_objects if places else max_tokens,
         sampling=sampling or Sampling(temperature=0),
         random=random.Random(seed),
-        wish=first_wish(task),
+        next_output=initial_output(task),
         sized=isinstance(task, Detect),
     )
 

@@ -6,10 +6,10 @@ import pytest
 
 from moondream_beam.pipelines.commands.estimate import offers, prices_of, table
 from moondream_beam.pipelines.prices import GPUS, LONG_TOKENS, SHORT_TOKENS, cloud_usd
-from moondream_beam.transforms.annotation.sample import Measured, Sampled
+from moondream_beam.transforms.annotation.sample import Sample, SampleResult
 
-MEASURED = Measured(200, 400, 4, 5.0, 20.0, 396 * 730, 396 * 30, 0.0, "local/cpu/float32")
-SAMPLED = Sampled([], 1_000_000, 2_000_000)
+MEASURED = SampleResult(200, 400, 4, 5.0, 20.0, 396 * 730, 396 * 30, 0.0, "local/cpu/float32")
+SAMPLED = Sample([], 1_000_000, 2_000_000)
 
 
 def offered(measured=MEASURED, **prices):

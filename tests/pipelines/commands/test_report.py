@@ -114,7 +114,7 @@ def test_boxes_and_points_are_drawn_over_their_picture(page):
 
 def test_what_stands_on_the_page_are_the_figures(page, output):
     with Dataset(str(output)) as dataset:
-        totals, counts = statistics.totals(dataset), statistics.suspicion_counts(dataset)
+        totals, counts = statistics.totals(dataset), statistics.flag_counts(dataset)
     words = " ".join(page.text.split())
     assert f"The ledger balances {totals.annotations + totals.failures} rows" in words
     assert f"{totals.annotations} in data/ + {totals.failures} in errors/" in words

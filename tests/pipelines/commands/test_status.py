@@ -17,8 +17,8 @@ from support.data.small_outputs import publish, some_of_each
 
 from moondream_beam.pipelines.commands.status import keep_telling, told
 from moondream_beam.transforms.core.summary import Count
-from moondream_beam.transforms.monitoring.status import RunStatus, Watch
-from moondream_beam.transforms.output.lock import claimed
+from moondream_beam.transforms.monitoring.status import OutputStatus, RunStatus
+from moondream_beam.transforms.output.lock import run_lock
 from moondream_beam.transforms.output.run_record import write_record
 
 RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
@@ -71,8 +71,8 @@ def test_the_command_tells_of_an_output(tmp_path, command):
 def test_watching_ends_with_the_run_and_says_what_changed(tmp_path):
     run = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-abcd"
     stream = io.StringIO()
-    with claimed(str(tmp_path), run):
-        watcher = threading.Thread(target=keep_telling, args=(Watch(str(tmp_path)), 0.05, stream))
+    with run_lock(str(tmp_path), run):
+        watcher = threading.Thread(target=keep_telling, args=(OutputStatus(str(tmp_path)), 0.05, stream))
         watcher.start()
         publish(tmp_path, *some_of_each(tmp_path / "photos"), run=run)
         while "15 answers" not in stream.getvalue():
@@ -86,8 +86,8 @@ def test_in_a_narrow_terminal_lines_that_wrap_are_replaced_as_a_whole(tmp_path):
     run = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-abcd"
     keyboard, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
-    with os.fdopen(terminal, "w") as stream, os.fdopen(keyboard, "rb") as screen, claimed(str(tmp_path), run):
-        watcher = threading.Thread(target=keep_telling, args=(Watch(str(tmp_path)), 0.05, stream))
+    with os.fdopen(terminal, "w") as stream, os.fdopen(keyboard, "rb") as screen, run_lock(str(tmp_path), run):
+        watcher = threading.Thread(target=keep_telling, args=(OutputStatus(str(tmp_path)), 0.05, stream))
         watcher.start()
         seen = os.read(screen.fileno(), 1000)
         while not seen.endswith(b"errors/\r\n"):

@@ -10,7 +10,7 @@ import pytest
 from moondream_beam.pipelines.display import progress
 from moondream_beam.pipelines.display.progress import rates, show_progress
 from moondream_beam.transforms.core.summary import Count, Summary
-from moondream_beam.transforms.monitoring.progress import ProgressNotes
+from moondream_beam.transforms.monitoring.progress import ProgressFiles
 
 
 def test_rates_tell_the_bill_in_dollars_or_in_units_or_not_at_all():
@@ -27,8 +27,8 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def notes(tmp_path) -> ProgressNotes:
-    notes = ProgressNotes(str(tmp_path), "run")
+def notes(tmp_path) -> ProgressFiles:
+    notes = ProgressFiles(str(tmp_path), "run")
     notes.plan(Count(pictures=50, pending=200))
     notes.tell(0, Summary(annotations=60, failures=3, output_tokens=900), last=True)
     notes.tell(1, Summary(annotations=37), last=True)
@@ -63,7 +63,7 @@ def test_a_short_run_says_nothing_elsewhere(notes):
 
 def test_before_the_plan_there_is_nothing_to_show(tmp_path):
     terminal = Terminal()
-    with show_progress(ProgressNotes(str(tmp_path), "run"), terminal):
+    with show_progress(ProgressFiles(str(tmp_path), "run"), terminal):
         pass
     assert terminal.getvalue() == ""
 

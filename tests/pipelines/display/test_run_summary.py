@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_beam.pipelines.display.run_summary import balance_sheet, exit_status
+from moondream_beam.pipelines.display.run_summary import exit_status, format_summary
 from moondream_beam.transforms.annotation.job import balances
 from moondream_beam.transforms.core.summary import Count, Summary
-from moondream_beam.transforms.monitoring.row_counts import Published
+from moondream_beam.transforms.monitoring.row_counts import RowCounts
 
 
 def record(annotations: int, failures: int, done: int = 0, **published: object) -> dict:
@@ -21,13 +21,13 @@ def record(annotations: int, failures: int, done: int = 0, **published: object) 
         "failures": failures,
     }
     told = Summary(annotations, failures)
-    found = Published(annotations, failures, files=3)._replace(**published)
+    found = RowCounts(annotations, failures, files=3)._replace(**published)
     balanced = balances(Count(pending=10), told, found)
     return {"run": "r1", "wall_seconds": 2.0, "balanced": balanced, "counts": counts, "published": found._asdict()}
 
 
 def test_a_ledger_tells_what_went_in_and_what_came_out():
-    assert balance_sheet(record(10, 0, done=4), "out", 0.0).splitlines() == [
+    assert format_summary(record(10, 0, done=4), "out", 0.0).splitlines() == [
         "ledger   10 asked = 10 in data/ + 0 in errors/: balances",
         "before   4 more were asked, and had their rows already, in data/ or errors/",
         "pace     5 pictures in 2.0 s, 2.5 a second, start included",
@@ -45,7 +45,7 @@ def test_a_ledger_tells_what_went_in_and_what_came_out():
     ],
 )
 def test_errors_are_told_with_where_their_reasons_stand_and_how_they_are_asked_again(failures, allowed, line):
-    lines = balance_sheet(record(10 - failures, failures), "out", allowed).splitlines()
+    lines = format_summary(record(10 - failures, failures), "out", allowed).splitlines()
     assert lines[1] == line + "each row in out/errors says why, and --retry-errors asks again"
 
 
@@ -93,7 +93,7 @@ def test_errors_are_told_with_where_their_reasons_stand_and_how_they_are_asked_a
     ],
 )
 def test_a_ledger_out_of_balance_tells_what_was_asked_told_and_found_and_is_a_failure(kept, lines):
-    assert balance_sheet(kept, "out", 1.0).splitlines()[: len(lines)] == lines
+    assert format_summary(kept, "out", 1.0).splitlines()[: len(lines)] == lines
     assert exit_status(kept, max_failure_rate=1.0) == 1
 
 

@@ -23,7 +23,7 @@ from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.transforms.annotation.job import _AnnotateShard
 from moondream_beam.transforms.core.records import ImageRef, Job
 from moondream_beam.transforms.core.summary import Count
-from moondream_beam.transforms.output.lock import claimed
+from moondream_beam.transforms.output.lock import run_lock
 
 PICTURES, BUSY = 60, 2
 
@@ -142,7 +142,7 @@ def test_a_shard_attempted_twice_at_once_ends_as_one_file(tmp_path, turn):
         step = _AnnotateShard(Job((Caption(),), Waiting(), run="run"), out)
         return list(step.process((0, refs), Count(6, 6)))
 
-    with claimed(out, "run"), ThreadPoolExecutor(2) as pool:
+    with run_lock(out, "run"), ThreadPoolExecutor(2) as pool:
         summaries = [summary for summaries in pool.map(attempt, range(2)) for summary in summaries]
     assert [summary.rows for summary in summaries] == [6, 6]
     assert len(ids(Path(out))) == 6

@@ -51,7 +51,7 @@ class Echo:
     dies_on: tuple[object, ...] = ()
     ends_after: int | None = None
 
-    def sees_as_much(self, size: Size, reduced: Size) -> bool:
+    def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         return False
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:

@@ -12,7 +12,7 @@ from PIL import Image
 from support.data.rows import NOW, annotation, failure
 
 from moondream_beam import Box, Spot
-from moondream_beam.models.billing import Hosted
+from moondream_beam.models.billing import Billing
 from moondream_beam.transforms.core.records import Annotation, Failure, RowTimings
 from moondream_beam.transforms.output.run_record import write_record
 from moondream_beam.transforms.output.writer import ShardWriter
@@ -83,7 +83,7 @@ def troubled(folder: Path) -> Path:
         )
         text = texts[index % len(texts)]
         cut = "length" if index == 5 else "stop"
-        hosted = Hosted("j", 1.5, 0.25 if index % 2 else None, index == 3, None) if index < 8 else None
+        hosted = Billing("j", 1.5, 0.25 if index % 2 else None, index == 3, None) if index < 8 else None
         rows.append(
             plain._replace(
                 id=f"c{index:02}", caption=text, output_tokens=len(text) // 4, finish_reason=cut, hosted=hosted
@@ -97,7 +97,7 @@ def troubled(folder: Path) -> Path:
     late = NOW + timedelta(seconds=9)
     for index in range(5):
         bad = failure(id=f"f{index}", key=f"b{index}", filename=f"b{index}.jpg", run=rows[0].run, created_at=late)
-        hosted = Hosted("j", 1.0, 0.5, False, None)
+        hosted = Billing("j", 1.0, 0.5, False, None)
         broken = {"stage": "decode", "error": "UndecodableError", "message": HOSTILE[index], "retryable": False}
         rows.append(bad._replace(**broken) if index % 2 else bad._replace(hosted=hosted))
     output = folder / "out"

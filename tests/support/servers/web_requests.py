@@ -9,20 +9,20 @@ from support.servers.web_server import Visit
 
 from moondream_beam.models.tasks import Fault
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.io.retry import FetchError, Patience
+from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
 
-QUICK = Patience(tries=3, seconds=5, first_pause=0.001)
+QUICK = RetryPolicy(max_attempts=3, timeout_s=5, initial_delay_s=0.001)
 LIMIT = 1 << 20
 
 
-def read(url: str, patience: Patience = QUICK) -> bytes:
+def read(url: str, retry_policy: RetryPolicy = QUICK) -> bytes:
     """Fetch from this machine."""
-    return Fetcher(allow_private_addresses=True, patience=patience)(url)
+    return Fetcher(allow_private_addresses=True, retry_policy=retry_policy)(url)
 
 
-def fault(url: str, patience: Patience = QUICK) -> Fault:
+def fault(url: str, retry_policy: RetryPolicy = QUICK) -> Fault:
     with pytest.raises(FetchError) as caught:
-        read(url, patience)
+        read(url, retry_policy)
     return caught.value.fault
 
 

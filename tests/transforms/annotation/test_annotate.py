@@ -132,7 +132,7 @@ def test_silence_about_a_request_is_a_failure(refs: list[ImageRef], in_a_thread:
     assert len(rows) == len({row.id for row in rows}) == 4 * COUNT
     failures = [row for row in rows if isinstance(row, Failure)]
     assert Counter(row.task for row in failures) == {"detect": COUNT, "point": COUNT}
-    assert {(row.stage, row.error, row.retryable) for row in failures} == {("answer", "Unanswered", True)}
+    assert {(row.stage, row.error, row.retryable) for row in failures} == {("answer", "NoAnswer", True)}
 
 
 @pytest.mark.parametrize("answered", [0, 1, 6, 4 * COUNT])

@@ -21,11 +21,11 @@ from moondream_beam.models.tasks import Caption, Detect, Query, Sampling, Task
 from moondream_beam.transforms.annotation import job as module
 from moondream_beam.transforms.annotation.annotate import Annotate, annotate
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
-from moondream_beam.transforms.core.errors import StoppedError
+from moondream_beam.transforms.core.errors import RunStopped
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.inputs.images import ReadImages, list_images
-from moondream_beam.transforms.output.lock import claim
+from moondream_beam.transforms.output.lock import acquire
 from moondream_beam.transforms.output.run_record import read_record
 from moondream_beam.transforms.planning.plan import shard_of
 
@@ -157,7 +157,7 @@ def shard(out: Path, refs: list[ImageRef], by: Echo | None = None, number: int =
     """One attempt of a worker at a shard of the run "one"."""
     dofn = module._AnnotateShard(module.Job(TASKS, by or Echo(), run="one"), str(out))
     dofn.setup()
-    claim(str(out), "one")
+    acquire(str(out), "one")
     return dofn.process((number, refs), Count())
 
 
@@ -209,7 +209,7 @@ def test_a_disk_that_fails_ends_the_run_and_leaves_no_half_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(StoppedError, match="stopped: can't write to .*No space left"):
+    with pytest.raises(RunStopped, match="stopped: can't write to .*No space left"):
         list(shard(out, list(list_images(str(photos)))))
     assert not list(out.rglob("*.parquet"))
 

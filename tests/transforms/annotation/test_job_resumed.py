@@ -25,8 +25,8 @@ from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.monitoring import failure_limit, progress
-from moondream_beam.transforms.monitoring.progress import ProgressNotes
-from moondream_beam.transforms.output.lock import claim
+from moondream_beam.transforms.monitoring.progress import ProgressFiles
+from moondream_beam.transforms.output.lock import acquire
 
 TASKS = (Caption(), Detect("dog"))
 
@@ -223,9 +223,9 @@ def test_fewer_failures_stop_nothing(photos: Path, out: Path, rate: float) -> No
 def test_a_shard_stops_for_what_failed_in_others(photos: Path, out: Path) -> None:
     dofn = module._AnnotateShard(module.Job(TASKS, Echo(), run="one"), str(out), max_failure_rate=0.5)
     dofn.setup()
-    claim(str(out), "one")
-    ProgressNotes(str(out), "one").tell(7, Summary(annotations=1, failures=20), last=True)
-    with pytest.raises(errors.StoppedError, match="20 of 21 rows failed"):
+    acquire(str(out), "one")
+    ProgressFiles(str(out), "one").tell(7, Summary(annotations=1, failures=20), last=True)
+    with pytest.raises(errors.RunStopped, match="20 of 21 rows failed"):
         list(dofn.process((0, iter_refs(photos)), Count()))
     assert not list(out.glob("data/*"))
 

@@ -53,7 +53,7 @@ def test_a_row_names_its_picture_by_its_bytes() -> None:
 def test_faults_and_silence_are_values_too() -> None:
     annotator = Echo(faults_on=("normal",), silent_on=("Why?",))
     ((fault, silence, *rest),) = MoondreamModelHandler(TASKS, annotator).run_inference([png(1)], annotator)
-    assert [fault.error, silence.error] == ["Tired", "Unanswered"]
+    assert [fault.error, silence.error] == ["Tired", "NoAnswer"]
     assert {type(row) for row in rest} == {Annotation}
 
 

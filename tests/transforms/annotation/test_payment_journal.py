@@ -20,9 +20,9 @@ from support.hosted.pictures import numbered
 from moondream_beam import AnnotateToParquet, Fallback, Moondream, Query, ReadImages
 from moondream_beam.models.fal import Fal
 from moondream_beam.models.hosted.journal import LocalStore
-from moondream_beam.transforms.annotation.payment_journal import FOLDER, BeamStore, keep_beside, scope_of
+from moondream_beam.transforms.annotation.payment_journal import FOLDER, BeamStore, scope_of, with_journal
 from moondream_beam.transforms.output.layout import Slice
-from moondream_beam.transforms.output.lock import claimed
+from moondream_beam.transforms.output.lock import run_lock
 
 __all__ = ["api", "clock"]
 
@@ -86,7 +86,10 @@ def test_a_thousand_pictures_balance_under_five_percent_of_every_fault(api, tmp_
     assert len({row["filename"] for row in data + errors}) == len(data) + len(errors) == count
     assert all(row["caption"] == f"What? | {Path(row['filename']).stem}" for row in data), "each its own"
     kinds = Counter(row["error"] for row in errors)
-    assert set(kinds) <= {"LostAnswer", "Rejected", "EmptyAnswer", "Unavailable", "Unfit"} and len(data) > count / 4
+    assert (
+        set(kinds) <= {"LostAnswer", "Rejected", "EmptyAnswer", "Unavailable", "MismatchedAnswer"}
+        and len(data) > count / 4
+    )
     told = {int(Path(row["filename"]).stem) for row in errors if row["error"] == "Rejected"}
     assert told <= api.fal.poison
     assert sum(row["hosted"]["units"] for row in data + errors) <= api.fal.units + 1e-6
@@ -112,15 +115,15 @@ def test_a_journal_is_told_which_slice_a_run_is_of():
 
 def test_the_journal_lies_beside_the_output_of_who_costs_money(tmp_path):
     echo = Echo()
-    assert keep_beside(echo, str(tmp_path), "one") is echo
+    assert with_journal(echo, str(tmp_path), "one") is echo
     store = LocalStore(str(tmp_path / FOLDER), str(tmp_path / "_temporary" / "one."))
-    assert keep_beside(Fal(), str(tmp_path), "one")._store == store
-    behind = keep_beside(Fallback(Moondream("tiny"), Fal()), str(tmp_path), "one")
+    assert with_journal(Fal(), str(tmp_path), "one")._store == store
+    behind = with_journal(Fallback(Moondream("tiny"), Fal()), str(tmp_path), "one")
     assert behind.api._store == store
 
 
 def test_what_a_crash_left_of_a_journal_is_removed_by_the_next_run(tmp_path, monkeypatch):
-    store = keep_beside(Fal(), str(tmp_path), "one")._store
+    store = with_journal(Fal(), str(tmp_path), "one")._store
 
     def crash(file):
         raise KeyboardInterrupt
@@ -129,7 +132,7 @@ def test_what_a_crash_left_of_a_journal_is_removed_by_the_next_run(tmp_path, mon
         patch.setattr("os.fsync", crash)
         store.write("x.json", b"1")
     assert [path.name for path in tmp_path.rglob("*draft*")] == ["one.x.json.draft"]
-    with claimed(str(tmp_path), "two"):
+    with run_lock(str(tmp_path), "two"):
         assert not list(tmp_path.rglob("*draft*"))
         store.write("x.json", b"2")
     assert store.read("x.json") == b"2"

@@ -15,7 +15,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from support.data.rows import annotation, failure
 
 from moondream_beam import Box, Caption, Detect, ImageRef, Query, Spot
-from moondream_beam.models.billing import Hosted
+from moondream_beam.models.billing import Billing
 from moondream_beam.transforms.core.beam_schema import (
     AnnotationsToRows,
     Asked,
@@ -42,7 +42,7 @@ def crosses(element: Any, transform: beam.PTransform, check: Callable[[Any], Non
 
 def test_an_annotation_keeps_all_its_fields():
     boxes, spots = (Box(0.0, 0.25, 0.5, 1.0), Box(0.5, 0.5, 0.75, 1.0)), (Spot(0.5, 0.25),)
-    whole = annotation(objects=boxes, points=spots, hosted=Hosted("job", 2.0, None, True, None), columns=("train", 7))
+    whole = annotation(objects=boxes, points=spots, hosted=Billing("job", 2.0, None, True, None), columns=("train", 7))
     names = [*ANNOTATION_SCHEMA.names, "split", "label"]
 
     def check(row: Any) -> None:
@@ -157,7 +157,7 @@ def test_what_has_no_fields_is_refused():
 
 def test_only_the_failures_of_the_run_are_read(tmp_path):
     os.mkdir(tmp_path / "errors")
-    hosted = Hosted("job", 1.0, 0.5, False, None)
+    hosted = Billing("job", 1.0, 0.5, False, None)
     for run in ("one", "one-2"):
         rows = [failure(run=run, hosted=hosted), failure(run=run, id="j", filename="b.jpg")]
         pq.write_table(to_table(rows, FAILURE_SCHEMA), tmp_path / "errors" / f"part-{run}-00000.parquet")

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from moondream_beam.transforms.core.errors import StoppedError, stop_reason, telling_want_of_memory, telling_what_failed
+from moondream_beam.transforms.core.errors import RunStopped, out_of_memory_errors, output_errors, stop_reason
 from moondream_beam.transforms.core.summary import Summary
-from moondream_beam.transforms.monitoring.failure_limit import ROWS_BEFORE_STOPPING, TooManyFailures
+from moondream_beam.transforms.monitoring.failure_limit import ROWS_BEFORE_STOPPING, FailureLimit
 
 PATIENCE = 20.0
 
@@ -29,9 +29,9 @@ PATIENCE = 20.0
 def test_a_run_stops_where_a_larger_share_fails_than_was_allowed(
     rate: float, annotations: int, failures: int, stops: bool
 ) -> None:
-    limit = TooManyFailures(rate, lambda: Summary(annotations, failures))
+    limit = FailureLimit(rate, lambda: Summary(annotations, failures))
     if stops:
-        with pytest.raises(StoppedError, match=f"{failures} of {annotations + failures} rows failed, .* goes on$"):
+        with pytest.raises(RunStopped, match=f"{failures} of {annotations + failures} rows failed, .* goes on$"):
             limit.check()
     else:
         limit.check()
@@ -44,7 +44,7 @@ def test_a_look_that_takes_long_is_not_repeated_at_once() -> None:
         looks.append(time.sleep(0.02))
         return Summary()
 
-    limit = TooManyFailures(0.1, slow)
+    limit = FailureLimit(0.1, slow)
     for _ in range(10):
         limit.check()
     assert len(looks) == 1
@@ -57,8 +57,8 @@ def test_a_look_that_takes_long_is_not_repeated_at_once() -> None:
 def test_the_reason_is_found_behind_the_errors_it_became() -> None:
     try:
         try:
-            raise StoppedError("stopped: the disk is full")
-        except StoppedError as error:
+            raise RunStopped("stopped: the disk is full")
+        except RunStopped as error:
             raise RuntimeError(f"{error} [while running 'Annotate']") from error
     except RuntimeError as error:
         assert stop_reason(error) == "stopped: the disk is full"
@@ -79,9 +79,9 @@ def test_other_errors_have_no_such_reason() -> None:
 
 def test_what_an_output_refuses_is_told_with_its_place() -> None:
     told = r"can't write to /out: \[Errno 28\] full; once that is cured"
-    with pytest.raises(StoppedError, match=told), telling_what_failed("/out"):
+    with pytest.raises(RunStopped, match=told), output_errors("/out"):
         raise OSError(28, "full")
-    with pytest.raises(KeyError), telling_what_failed("/out"):
+    with pytest.raises(KeyError), output_errors("/out"):
         raise KeyError
 
 
@@ -95,14 +95,12 @@ def test_what_an_output_refuses_is_told_with_its_place() -> None:
 )
 def test_a_process_without_memory_says_so_in_a_line(error: Exception) -> None:
     told = "stopped: this process has no memory left; .* the same command goes on$"
-    with pytest.raises(StoppedError, match=told), telling_want_of_memory():
+    with pytest.raises(RunStopped, match=told), out_of_memory_errors():
         raise error
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("no"), StoppedError("stopped: out of memory"), KeyError("out of memory")]
-)
+@pytest.mark.parametrize("error", [RuntimeError("no"), RunStopped("stopped: out of memory"), KeyError("out of memory")])
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, telling_want_of_memory():
+    with pytest.raises(type(error)) as raised, out_of_memory_errors():
         raise error
     assert raised.value is error

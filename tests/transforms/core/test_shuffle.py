@@ -10,11 +10,11 @@ from moondream_beam.models.tasks import Query
 from moondream_beam.transforms.core import shuffle as module
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.shuffle import (
-    BUCKETS,
-    EachOnce,
+    NUM_HASH_BUCKETS,
+    DistinctRefs,
     PackBy,
     Packer,
-    bucket_of,
+    hash_bucket,
     pack,
     unpack,
     unpack_all,
@@ -33,8 +33,8 @@ def test_a_packed_reference_takes_some_bytes() -> None:
 
 
 def test_keys_spread_over_all_buckets() -> None:
-    buckets = {bucket_of(ImageRef(f"/{index}", "").key) for index in range(50_000)}
-    assert len(buckets) > 0.99 * BUCKETS and max(buckets) < BUCKETS
+    buckets = {hash_bucket(ImageRef(f"/{index}", "").key) for index in range(50_000)}
+    assert len(buckets) > 0.99 * NUM_HASH_BUCKETS and max(buckets) < NUM_HASH_BUCKETS
 
 
 def test_a_packer_holds_so_many_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_a_pipeline_packs_all_that_comes(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_of_references_to_one_picture_the_first_by_name_comes_out() -> None:
     twice = [*REFS, *(ref._replace(filename=f"b{ref.filename}") for ref in REFS[:10]), ImageRef("/photos/11.jpg", "z")]
-    refs = collect(lambda pipeline: pipeline | beam.Create(twice) | EachOnce())
+    refs = collect(lambda pipeline: pipeline | beam.Create(twice) | DistinctRefs())
     assert sorted(ref.uri for ref in refs) == sorted(ref.uri for ref in REFS)
     assert {ref.filename for ref in refs if ref.uri in {"/photos/3.jpg", "/photos/11.jpg"}} == {
         "b" + REFS[3].filename,

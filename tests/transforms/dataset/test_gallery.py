@@ -17,7 +17,7 @@ from moondream_beam.transforms.images.fetch import Fetcher
 
 
 def shown(uri, digest="5"):
-    return gallery.Shown("k", "a.jpg", str(uri), digest, 4, 3, ["random"])
+    return gallery.GalleryRow("k", "a.jpg", str(uri), digest, 4, 3, ["random"])
 
 
 def looked_at(picture):

@@ -14,8 +14,8 @@ from moondream_beam.transforms.dataset.quality import (
     LOOP_LENGTH,
     LOOP_LOOKED_AT,
     LOOP_WINDOW,
+    QUALITY_FLAGS,
     SHARED_PICTURES,
-    SUSPICIONS,
 )
 from moondream_beam.transforms.dataset.reader import Dataset
 
@@ -25,7 +25,7 @@ PLAIN = "A black dog runs over wet sand, and behind it two children fly a kite i
 def judged(output, *rows):
     publish(output, [row._replace(id=str(index)) for index, row in enumerate(rows)])
     with Dataset(str(output)) as dataset:
-        return [kinds for (kinds,) in dataset.tuples("SELECT _suspicions FROM judged ORDER BY id::INT")]
+        return [kinds for (kinds,) in dataset.tuples("SELECT _flags FROM flagged ORDER BY id::INT")]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_row_may_be_of_several_kinds(tmp_path):
 
 
 def test_each_kind_has_a_name_of_its_own():
-    assert len({suspicion.name for suspicion in SUSPICIONS}) == len(SUSPICIONS)
+    assert len({suspicion.name for suspicion in QUALITY_FLAGS}) == len(QUALITY_FLAGS)
 
 
 def test_loops_are_those_that_the_rule_finds_one_window_after_the_other(tmp_path):
@@ -121,4 +121,4 @@ def test_a_kept_column_may_bear_the_name_of_ours(tmp_path):
     row = annotation()._replace(id="1", caption="", columns=("mine",))
     publish(tmp_path, [row], [pa.field("suspicions", pa.string())])
     with Dataset(str(tmp_path)) as dataset:
-        assert dataset.tuples("SELECT suspicions, _suspicions FROM judged") == [("mine", ["empty"])]
+        assert dataset.tuples("SELECT suspicions, _flags FROM flagged") == [("mine", ["empty"])]

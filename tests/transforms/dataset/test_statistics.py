@@ -11,7 +11,7 @@ import pytest
 from support.data.outputs import publish, troubled
 from support.data.rows import annotation, failure
 
-from moondream_beam.models.billing import Hosted
+from moondream_beam.models.billing import Billing
 from moondream_beam.transforms.dataset import statistics
 from moondream_beam.transforms.dataset.reader import Dataset
 
@@ -53,7 +53,7 @@ def test_totals_are_sums_over_rows(dataset, data, errors):
 
 
 def test_suspicious_rows_are_counted_once_in_all_and_once_a_kind(dataset):
-    counts = statistics.suspicion_counts(dataset)
+    counts = statistics.flag_counts(dataset)
     assert all(counts.values()), "each kind is there"
     assert max(counts.values()) <= statistics.totals(dataset).suspicious <= sum(counts.values())
 
@@ -67,7 +67,7 @@ def test_rows_that_are_there_twice_are_told(tmp_path):
 
 def test_a_spread_counts_every_value_in_its_bin(dataset, data):
     values = [row["timings"]["total_ms"] for row in data]
-    spread = statistics.spread(dataset, "timings.total_ms")
+    spread = statistics.histogram(dataset, "timings.total_ms")
     assert spread.median == pytest.approx(median(values))
     bins = Counter(min(int(value // spread.width), statistics.BINS - 1) for value in values)
     assert spread.counts == tuple(bins[bin] for bin in range(statistics.BINS))
@@ -75,12 +75,12 @@ def test_a_spread_counts_every_value_in_its_bin(dataset, data):
 
 
 def test_a_spread_is_over_the_rows_that_have_the_number(dataset, data):
-    spread = statistics.spread(dataset, "length(caption)", "caption IS NOT NULL")
+    spread = statistics.histogram(dataset, "length(caption)", "caption IS NOT NULL")
     assert sum(spread.counts) == sum(row["caption"] is not None for row in data)
 
 
 def test_no_rows_have_no_spread(dataset):
-    assert statistics.spread(dataset, "output_tokens", "task = 'none'") is None
+    assert statistics.histogram(dataset, "output_tokens", "task = 'none'") is None
 
 
 @pytest.mark.parametrize("width, rounded", [(0, 1), (1, 1), (1.1, 2), (3, 5), (7, 10), (11, 20), (2000, 2000)])
@@ -90,7 +90,7 @@ def test_bins_are_as_wide_as_people_count(width, rounded):
 
 def test_moments_hold_every_row_of_a_run(dataset, data, errors):
     (run,) = statistics.run_rows(dataset)
-    moments = statistics.moments(dataset, run)
+    moments = statistics.timeline(dataset, run)
     assert (run.annotations, run.failures) == (len(data), len(errors))
     assert (sum(moments.annotations), sum(moments.failures)) == (len(data), len(errors))
     start = min(row["created_at"] for row in data)
@@ -132,7 +132,7 @@ def test_bills_are_sums_a_backend(dataset, data, errors):
 
 
 def test_a_bill_without_a_price_has_no_dollars(tmp_path):
-    publish(tmp_path, [annotation(hosted=Hosted("j", 2.0, None, False, None))])
+    publish(tmp_path, [annotation(hosted=Billing("j", 2.0, None, False, None))])
     with Dataset(str(tmp_path)) as dataset:
         assert statistics.bills(dataset) == [statistics.Bill("rules", 1, 2.0, None, 0)]
         assert statistics.totals(dataset).usd is None
@@ -142,7 +142,7 @@ def test_openings_are_the_first_words_of_texts_of_three_or_more(tmp_path):
     texts = ["A dog on sand", "a  dog on a lawn", "\nA dog on ice", "A cat.", "Yes", "Yes"]
     publish(tmp_path, [annotation(id=str(index), caption=text) for index, text in enumerate(texts)])
     with Dataset(str(tmp_path)) as dataset:
-        assert statistics.openings(dataset) == [("a dog on", 3)]
+        assert statistics.common_openings(dataset) == [("a dog on", 3)]
 
 
 def test_an_output_of_failures_only_has_figures(tmp_path):
@@ -150,4 +150,4 @@ def test_an_output_of_failures_only_has_figures(tmp_path):
     with Dataset(str(tmp_path)) as dataset:
         assert statistics.totals(dataset)[:4] == (1, 0, 1, 0)
         assert statistics.phases(dataset) == dict.fromkeys(statistics.PHASES, 0)
-        assert statistics.openings(dataset) == []
+        assert statistics.common_openings(dataset) == []

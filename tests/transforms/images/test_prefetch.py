@@ -14,7 +14,7 @@ from PIL import Image
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images import prefetch as module
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.images.prefetch import PICTURES_AHEAD, Loaded, Room, Unloadable, load_ahead
+from moondream_beam.transforms.images.prefetch import PICTURES_AHEAD, Loaded, LoadFailure, PixelBudget, prefetch
 
 fetch = Fetcher()
 
@@ -42,7 +42,7 @@ def loaders() -> list[threading.Thread]:
 
 
 def test_every_picture_comes_once_with_its_size_and_digest(refs: list[ImageRef]) -> None:
-    loaded = list(load_ahead(refs, fetch))
+    loaded = list(prefetch(refs, fetch))
     assert sorted(one.ref for one in loaded) == refs
     assert all(one.picture.width == int(one.ref.filename[:2]) for one in loaded)
     assert len({one.sha256 for one in loaded}) == len(refs)
@@ -50,14 +50,14 @@ def test_every_picture_comes_once_with_its_size_and_digest(refs: list[ImageRef])
 
 
 def test_nothing_to_load_is_no_error() -> None:
-    assert list(load_ahead([], fetch)) == []
+    assert list(prefetch([], fetch)) == []
 
 
 def test_what_cant_be_loaded_is_told_in_its_place(refs: list[ImageRef], tmp_path: Path) -> None:
     Path(refs[3].uri).write_text("<html>")
     Path(refs[5].uri).write_bytes(b"")
     Path(refs[7].uri).unlink()
-    wrong = {one.ref: one for one in load_ahead(refs, fetch) if isinstance(one, Unloadable)}
+    wrong = {one.ref: one for one in prefetch(refs, fetch) if isinstance(one, LoadFailure)}
     assert {ref: one.stage for ref, one in wrong.items()} == {refs[3]: "decode", refs[5]: "fetch", refs[7]: "fetch"}
     assert wrong[refs[3]].fault.error == "UndecodableError"
     assert wrong[refs[7]].fault.error == "FileNotFoundError"
@@ -70,7 +70,7 @@ def test_a_slow_picture_keeps_nobody_waiting(refs: list[ImageRef]) -> None:
         assert uri != refs[0].uri or gate.wait(PATIENCE)
         return fetch(uri)
 
-    loaded = load_ahead(refs, slow_for_the_first)
+    loaded = prefetch(refs, slow_for_the_first)
     others = [next(loaded).ref for _ in refs[1:]]
     assert refs[0] not in others
     gate.set()
@@ -85,7 +85,7 @@ def test_no_more_are_taken_from_the_input_than_may_be_ahead(refs: list[ImageRef]
             taken.append(ref)
             yield ref
 
-    loaded = load_ahead(noting(), fetch)
+    loaded = prefetch(noting(), fetch)
     assert taken == []
     for given in range(1, len(refs) + 1):
         next(loaded)
@@ -99,7 +99,7 @@ def test_another_is_begun_for_each_that_goes(refs: list[ImageRef]) -> None:
         fetched.append(uri)
         return fetch(uri)
 
-    loaded = load_ahead(refs, noting)
+    loaded = prefetch(refs, noting)
     next(loaded)
     assert until(lambda: len(fetched) == PICTURES_AHEAD)
     next(loaded)
@@ -118,7 +118,7 @@ def test_loading_ends_when_nobody_listens_any_more(refs: list[ImageRef]) -> None
         time.sleep(0.02)
         return fetch(uri)
 
-    loaded = load_ahead(refs, slow)
+    loaded = prefetch(refs, slow)
     next(loaded)
     loaded.close()
     count = len(fetched)
@@ -134,7 +134,7 @@ def test_an_error_of_the_input_is_the_listeners_and_leaves_no_thread(refs: list[
         raise LookupError("no more paths")
 
     with pytest.raises(LookupError, match="no more paths"):
-        list(load_ahead(failing(), fetch))
+        list(prefetch(failing(), fetch))
     assert until(lambda: not loaders())
 
 
@@ -161,7 +161,7 @@ def test_no_more_pixels_are_ahead_than_there_is_room_for(
 
     real = module.make_pixels
     monkeypatch.setattr(module, "make_pixels", noting)
-    loaded = load_ahead(large_ones, fetch)
+    loaded = prefetch(large_ones, fetch)
     given = 0
     for one in loaded:
         given += one.pixels
@@ -175,7 +175,7 @@ def test_no_more_pixels_are_ahead_than_there_is_room_for(
 def test_pictures_that_turn_out_broken_give_their_room_back(large_ones: list[ImageRef]) -> None:
     for ref in large_ones[::2]:
         Path(ref.uri).write_bytes(Path(ref.uri).read_bytes()[:60])
-    loaded = list(load_ahead(large_ones, fetch))
+    loaded = list(prefetch(large_ones, fetch))
     assert len(loaded) == 12
     assert sum(isinstance(one, Loaded) for one in loaded) == 6
 
@@ -191,14 +191,14 @@ def test_a_picture_that_memory_has_no_room_for_fails_alone_and_may_be_tried_agai
         return real(image)
 
     monkeypatch.setattr(module, "make_pixels", short)
-    loaded = list(load_ahead(large_ones, Fetcher()))
-    (failed,) = (one for one in loaded if isinstance(one, Unloadable))
+    loaded = list(prefetch(large_ones, Fetcher()))
+    (failed,) = (one for one in loaded if isinstance(one, LoadFailure))
     assert (failed.stage, failed.fault.error, failed.fault.retryable) == ("decode", "MemoryError", True)
     assert len(loaded) == len(large_ones)
 
 
 def test_who_waits_for_room_is_sent_home_when_nobody_listens(large_ones: list[ImageRef]) -> None:
-    loaded = load_ahead(large_ones, fetch)
+    loaded = prefetch(large_ones, fetch)
     next(loaded)
     time.sleep(0.05)
     closing = threading.Thread(target=loaded.close)
@@ -209,7 +209,7 @@ def test_who_waits_for_room_is_sent_home_when_nobody_listens(large_ones: list[Im
 
 
 def test_waiting_for_room_is_not_counted_as_decoding(large_ones: list[ImageRef]) -> None:
-    loaded = load_ahead(large_ones[:6], fetch)
+    loaded = prefetch(large_ones[:6], fetch)
     times = [next(loaded).decode_ms]
     time.sleep(1)
     times += [one.decode_ms for one in loaded]
@@ -217,7 +217,7 @@ def test_waiting_for_room_is_not_counted_as_decoding(large_ones: list[ImageRef])
 
 
 def test_a_closed_room_lets_nobody_in() -> None:
-    room = Room(10)
+    room = PixelBudget(10)
     room.take(10)
     room.close()
     with pytest.raises(RuntimeError, match="nobody waits"):
@@ -228,4 +228,4 @@ def test_large_photographs_come_through_the_real_limit_together(tmp_path: Path) 
     pixels = np.zeros((3000, 4000), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "large.jpg")
     refs = [ImageRef(str(tmp_path / "large.jpg"), f"{copy}") for copy in range(3)]
-    assert [one.picture.size for one in load_ahead(refs, fetch)] == [(4000, 3000)] * 3
+    assert [one.picture.size for one in prefetch(refs, fetch)] == [(4000, 3000)] * 3

@@ -138,15 +138,15 @@ def test_rows_tell_the_size_of_the_file_and_the_model_its_part(tmp_path: Path, c
     moondream = Moondream("tiny", device="cpu")
     (row,) = annotate([ImageRef(str(path), path.name)], [Caption("short")], moondream)
     assert (row.width, row.height) == LARGE
-    assert moondream.sees_as_much(LARGE, (LARGE[0] // 4, LARGE[1] // 4))
+    assert moondream.accepts_reduced(LARGE, (LARGE[0] // 4, LARGE[1] // 4))
 
 
 @pytest.mark.parametrize("size, enough", [((6144, 4096), True), ((6142, 4096), False), ((3072, 2048), False)])
 def test_a_hosted_api_is_sent_the_same_of_a_picture_with_twice_the_pixels(size: Size, enough: bool) -> None:
     half = (size[0] // 2, size[1] // 2)
-    assert Fal().sees_as_much(size, half) == enough
+    assert Fal().accepts_reduced(size, half) == enough
     # Whoever comes to answer: what is enough for the engine may be too little for the API.
-    assert Fallback(Moondream("tiny", device="cpu"), Fal()).sees_as_much(size, half) == enough
+    assert Fallback(Moondream("tiny", device="cpu"), Fal()).accepts_reduced(size, half) == enough
 
 
 def test_a_picture_of_several_frames_from_a_camera_is_reduced_as_well() -> None:

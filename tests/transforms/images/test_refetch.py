@@ -13,7 +13,7 @@ import pytest
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.images.formats import EXTENSIONS
-from moondream_beam.transforms.images.refetch import Again, SearchTakesLongError, archive_of, is_kept
+from moondream_beam.transforms.images.refetch import Relocator, SearchTakesLongError, archive_of, is_kept
 from moondream_beam.transforms.io.containers.parquet_images import list_pictures
 from moondream_beam.transforms.io.containers.tar import list_members
 from moondream_beam.transforms.io.uris import as_written, shown
@@ -34,7 +34,7 @@ def test_names_that_are_no_utf8_are_found_by_the_escapes_that_rows_show(tmp_path
     odd = os.fsdecode(b"caf\xe9")
     (tmp_path / f"{odd}.jpg").write_bytes(b"a picture")
     path = archive(tmp_path / f"{odd}.tar", [f"{odd}.jpg", "a.jpg"])
-    again = Again(Fetcher())
+    again = Relocator(Fetcher())
     rows = [str(tmp_path / f"{odd}.jpg"), f"{path}#{odd}.jpg", f"{path}#a.jpg"]
     assert [again(as_written(uri)) for uri in rows] == [b"a picture", b"0", b"1"]
     (tmp_path / "caf\\udce9.jpg").write_bytes(b"named with a backslash")
@@ -46,7 +46,7 @@ def test_every_member_is_found_by_what_its_row_shows(ending, mode, tmp_path):
     path = archive(tmp_path / f"set{ending}", mode=mode)
     rows = [shown(ref.uri) for ref in list_members(ImageRef(path, path), EXTENSIONS)]
     assert len(set(rows)) == len(NAMES)
-    assert [Again(Fetcher())(uri) for uri in rows] == [b"%d" % number for number in range(len(NAMES))]
+    assert [Relocator(Fetcher())(uri) for uri in rows] == [b"%d" % number for number in range(len(NAMES))]
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -56,7 +56,7 @@ def test_every_row_of_a_parquet_file_is_found_by_what_its_row_shows(nested, tmp_
     pq.write_table(pa.table({"a picture": cells}), path, row_group_size=3)
     with open(path, "rb") as file:
         rows = [shown(listed.uri) for listed in list_pictures(path, file, "a picture", [])]
-    again = Again(Fetcher())
+    again = Relocator(Fetcher())
     assert [again(uri) for uri in rows] == [b"%d" % row for row in range(7)]
     for gone in ("0", "8"):
         with pytest.raises(FileNotFoundError):
@@ -65,7 +65,7 @@ def test_every_row_of_a_parquet_file_is_found_by_what_its_row_shows(nested, tmp_
 
 def test_an_archive_is_listed_once_for_all_its_members(tmp_path):
     path = archive(tmp_path / "set.tar")
-    again = Again(Fetcher())
+    again = Relocator(Fetcher())
     again.place_of(f"{path}#a.jpg")
     archive(tmp_path / "set.tar", ["none.jpg"])
     assert again.place_of(f"{path}#a.jpg#2")
@@ -73,12 +73,12 @@ def test_an_archive_is_listed_once_for_all_its_members(tmp_path):
 
 def test_a_member_that_has_moved_is_found_where_it_lies_now(tmp_path):
     archive(tmp_path / "set.tar", ["other.jpg", "a.jpg"])
-    assert Again(Fetcher())(f"{tmp_path}/set.tar#a.jpg") == b"1"
+    assert Relocator(Fetcher())(f"{tmp_path}/set.tar#a.jpg") == b"1"
 
 
 def test_what_is_gone_is_told_and_its_neighbours_are_found(tmp_path):
     path = archive(tmp_path / "set.tar")
-    again = Again(Fetcher())
+    again = Relocator(Fetcher())
     with pytest.raises(FileNotFoundError, match="there is nothing of that name"):
         again(f"{path}#gone.jpg")
     for _ in range(2):
@@ -90,8 +90,8 @@ def test_what_is_gone_is_told_and_its_neighbours_are_found(tmp_path):
 def test_after_so_many_seconds_no_archive_is_searched(tmp_path):
     path = archive(tmp_path / "set.tar")
     with pytest.raises(SearchTakesLongError):
-        Again(Fetcher(), 0)(f"{path}#a.jpg")
-    assert Again(Fetcher(), 60)(f"{path}#a.jpg") == b"0"
+        Relocator(Fetcher(), 0)(f"{path}#a.jpg")
+    assert Relocator(Fetcher(), 60)(f"{path}#a.jpg") == b"0"
 
 
 @pytest.mark.parametrize(

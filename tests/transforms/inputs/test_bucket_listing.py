@@ -10,7 +10,7 @@ from support.servers.object_stores import Bucket
 
 from moondream_beam.transforms.images import fetch as module
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.bucket_listing import Folder, split_glob
+from moondream_beam.transforms.inputs.bucket_listing import PendingFolder, split_glob
 from moondream_beam.transforms.inputs.images import ReadImages, list_images, list_top, without_pictures
 from moondream_beam.transforms.io.object_stores.base import Stores
 from moondream_beam.transforms.io.retry import FetchError
@@ -85,7 +85,7 @@ def test_a_whole_bucket_is_a_folder(photos: Bucket) -> None:
 
 
 def test_only_folders_that_may_hold_something_are_listed(photos: Bucket) -> None:
-    folders = [one.uri for one in list_top(f"{photos.root}/photos/s*/*", Stores()) if isinstance(one, Folder)]
+    folders = [one.uri for one in list_top(f"{photos.root}/photos/s*/*", Stores()) if isinstance(one, PendingFolder)]
     assert folders == [f"{photos.root}/photos/sea/"]
 
 

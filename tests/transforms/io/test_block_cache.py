@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from moondream_beam.models.tasks import Fault
-from moondream_beam.transforms.io.block_cache import Blocks, Window
+from moondream_beam.transforms.io.block_cache import BlockReader, LruCache
 from moondream_beam.transforms.io.retry import FetchError
 
 CONTENT = random.Random(0).randbytes(100_000)
@@ -47,7 +47,7 @@ def parts(content: bytes, sizes: tuple[int, int], seed: int = 1) -> list[tuple[i
 def test_who_reads_on_reads_each_byte_once_in_a_request_for_each_block(
     sizes: tuple[int, int], small_blocks: int
 ) -> None:
-    store, blocks = Store(), Blocks(Window(16 * small_blocks))
+    store, blocks = Store(), BlockReader(LruCache(16 * small_blocks))
     wanted = parts(CONTENT, sizes)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda part: blocks.read("a", *part, store), wanted))
@@ -58,22 +58,22 @@ def test_who_reads_on_reads_each_byte_once_in_a_request_for_each_block(
 
 
 def test_who_reads_here_and_there_reads_nothing_else(small_blocks: int) -> None:
-    store, blocks = Store(), Blocks(Window(16 * small_blocks))
+    store, blocks = Store(), BlockReader(LruCache(16 * small_blocks))
     for start in (90_000, 40_000, 10_000, 70_000):
         assert blocks.read("a", start, 50, store) == CONTENT[start : start + 50]
     assert store.asked == [(90_000, 50), (40_000, 50), (10_000, 50), (70_000, 50)]
 
 
 def test_files_are_not_mixed_up(small_blocks: int) -> None:
-    one, other, blocks = Store(), Store(CONTENT[::-1]), Blocks(Window(16 * small_blocks))
+    one, other, blocks = Store(), Store(CONTENT[::-1]), BlockReader(LruCache(16 * small_blocks))
     for start in range(0, 5000, 500):
         assert blocks.read("a", start, 500, one) == CONTENT[start : start + 500]
         assert blocks.read("b", start, 500, other) == CONTENT[::-1][start : start + 500]
 
 
 def test_what_lies_between_the_first_block_and_the_last_is_one_request_and_is_not_kept(small_blocks: int) -> None:
-    store, window = Store(), Window(16 * small_blocks)
-    blocks = Blocks(window)
+    store, window = Store(), LruCache(16 * small_blocks)
+    blocks = BlockReader(window)
     blocks.read("a", 0, 100, store)
     store.asked.clear()
     assert blocks.read("a", 100, 20_000, store) == CONTENT[100:20_100]
@@ -83,7 +83,7 @@ def test_what_lies_between_the_first_block_and_the_last_is_one_request_and_is_no
 
 @pytest.mark.parametrize(("start", "there"), [(99_000, 1000), (99_999, 1), (100_000, 0), (200_000, 0)])
 def test_behind_the_end_of_a_file_there_is_nothing(start: int, there: int, small_blocks: int) -> None:
-    store, blocks = Store(), Blocks(Window(16 * small_blocks))
+    store, blocks = Store(), BlockReader(LruCache(16 * small_blocks))
     for _ in range(2):
         # The second time reading goes on, by blocks.
         assert blocks.read("a", start, 9000, store) == CONTENT[start:]
@@ -100,7 +100,7 @@ def test_all_wait_for_the_same_block_and_nobody_for_another(small_blocks: int) -
             assert go.wait(SECONDS)
         return asked(start, size)
 
-    window = Window(16 * small_blocks)
+    window = LruCache(16 * small_blocks)
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(window.once, ("a", 0), lambda: fetch(0, 4096)) for _ in range(3)]
         assert first.wait(SECONDS)
@@ -111,7 +111,7 @@ def test_all_wait_for_the_same_block_and_nobody_for_another(small_blocks: int) -
 
 
 def test_a_failure_is_told_to_all_who_wait_and_is_not_kept(small_blocks: int) -> None:
-    window, began, go = Window(16 * small_blocks), threading.Event(), threading.Event()
+    window, began, go = LruCache(16 * small_blocks), threading.Event(), threading.Event()
 
     def fail() -> bytes:
         began.set()
@@ -133,7 +133,7 @@ def test_a_failure_is_told_to_all_who_wait_and_is_not_kept(small_blocks: int) ->
 
 
 def test_the_window_holds_no_more_than_its_limit_and_the_latest(small_blocks: int) -> None:
-    window = Window(10)
+    window = LruCache(10)
     for index in range(6):
         window.keep(index, b"four", 4)
         window.find(1)

@@ -12,7 +12,7 @@ from support.servers.object_stores import Bucket
 
 from moondream_beam.transforms.io.files import Positioned, ReadAhead, open_file
 from moondream_beam.transforms.io.object_stores.base import Stores
-from moondream_beam.transforms.io.retry import FetchError, Patience
+from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
 
 CONTENT = random.Random(0).randbytes(100_000)
 
@@ -66,7 +66,7 @@ def test_a_file_in_a_bucket_is_read_from_anywhere_in_it(kind: str, bucket_of: Ca
         assert file.seek(7) == 7 and file.read(90_000) == CONTENT[7:90_007]
         file.seek(len(CONTENT) + 1000)
         assert file.read(10) == b""
-    assert Stores().part(uri, 99_990, 100, Patience()) == CONTENT[99_990:]
+    assert Stores().part(uri, 99_990, 100, RetryPolicy()) == CONTENT[99_990:]
     with open_file(bucket.put("empty", b"")) as file:
         assert file.read() == b""
 
@@ -74,7 +74,7 @@ def test_a_file_in_a_bucket_is_read_from_anywhere_in_it(kind: str, bucket_of: Ca
 @pytest.mark.parametrize("kind", ["s3", "gs", "az"])
 def test_a_file_that_is_not_in_its_bucket_is_told(kind: str, bucket_of: Callable[[str], Bucket]) -> None:
     uri = f"{bucket_of(kind).root}/gone"
-    with open_file(uri, patience=Patience(tries=1)) as file:
+    with open_file(uri, retry_policy=RetryPolicy(max_attempts=1)) as file:
         for act in (file.read, lambda: file.seek(0, 2)):
             with pytest.raises(FetchError) as told:
                 act()

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from moondream_beam.models.tasks import Fault
-from moondream_beam.transforms.io.retry import FetchError, Patience, cut_off, missing, of_status
+from moondream_beam.transforms.io.retry import FetchError, RetryPolicy, cut_off, missing, of_status
 
-QUICK = Patience(tries=4, seconds=5, first_pause=0.001)
+QUICK = RetryPolicy(max_attempts=4, timeout_s=5, initial_delay_s=0.001)
 
 
 def failing(*errors: Exception):
@@ -31,7 +31,9 @@ def test_what_passes_is_tried_until_it_passes() -> None:
 
 def test_the_last_fault_tells_how_often_it_was_tried() -> None:
     with pytest.raises(FetchError, match="third") as caught:
-        Patience(tries=3, first_pause=0.001).call(failing(cut_off("first"), cut_off("second"), cut_off("third")))
+        RetryPolicy(max_attempts=3, initial_delay_s=0.001).call(
+            failing(cut_off("first"), cut_off("second"), cut_off("third"))
+        )
     assert caught.value.fault == Fault("ConnectionError", "third", retryable=True, attempts=3)
 
 
@@ -55,15 +57,17 @@ def test_errors_of_other_kinds_pass_through() -> None:
 def test_no_try_begins_after_the_end() -> None:
     started = time.monotonic()
     with pytest.raises(FetchError) as caught:
-        Patience(tries=100, seconds=0.2, first_pause=0.1, longest_pause=0.1).call(failing(*[cut_off("reset")] * 100))
+        RetryPolicy(max_attempts=100, timeout_s=0.2, initial_delay_s=0.1, max_delay_s=0.1).call(
+            failing(*[cut_off("reset")] * 100)
+        )
     assert time.monotonic() - started < 0.5
     assert 1 <= caught.value.fault.attempts < 100
 
 
 def test_pauses_are_drawn_from_nothing_to_twice_the_last_one() -> None:
-    patience = Patience(first_pause=1, longest_pause=6)
+    retry_policy = RetryPolicy(initial_delay_s=1, max_delay_s=6)
     for tries, most in ((1, 1), (2, 2), (3, 4), (4, 6), (9, 6)):
-        pauses = [patience.pause(tries, None) for _ in range(500)]
+        pauses = [retry_policy.delay(tries, None) for _ in range(500)]
         assert 0 <= min(pauses) < most / 10 and most * 0.9 < max(pauses) <= most
 
 

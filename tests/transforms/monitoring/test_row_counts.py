@@ -19,12 +19,12 @@ from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.summary import Summary
 from moondream_beam.transforms.inputs.images import ReadImages
-from moondream_beam.transforms.io.retry import Patience
+from moondream_beam.transforms.io.retry import RetryPolicy
 from moondream_beam.transforms.monitoring import row_counts as module
-from moondream_beam.transforms.monitoring.row_counts import CountPublished, Published, count_rows, files_of
+from moondream_beam.transforms.monitoring.row_counts import CountRows, RowCounts, count_rows, files_of
 from moondream_beam.transforms.output.writer import ShardWriter
 
-HASTY = Patience(tries=3, seconds=20, first_pause=0.001)
+HASTY = RetryPolicy(max_attempts=3, timeout_s=20, initial_delay_s=0.001)
 PICTURES = 6
 
 
@@ -35,8 +35,8 @@ def publish(out: Path | str, run: str, shard: int, rows: list) -> None:
     writer.publish()
 
 
-def counted(out: Path | str, run: str) -> Published:
-    step = CountPublished(str(out), run, HASTY)
+def counted(out: Path | str, run: str) -> RowCounts:
+    step = CountRows(str(out), run, HASTY)
     (found,) = collect(lambda pipeline: pipeline | beam.Create([Summary()]) | step)
     return found
 
@@ -49,9 +49,9 @@ def test_the_rows_of_one_run_are_counted_and_of_no_other(
         publish(tmp_path, "one", shard, [*rows(shard), *rows(1, failed=True)])
     for run in ("one-2", "one-0of2", "on", "two"):
         publish(tmp_path, run, 0, rows(3))
-    assert counted(tmp_path, "one") == Published(data=10, errors=5, files=10)
-    assert counted(tmp_path, "one-0of2") == Published(data=3, files=1)
-    assert counted(tmp_path, "none") == Published()
+    assert counted(tmp_path, "one") == RowCounts(data=10, errors=5, files=10)
+    assert counted(tmp_path, "one-0of2") == RowCounts(data=3, files=1)
+    assert counted(tmp_path, "none") == RowCounts()
 
 
 def test_copies_of_a_file_are_counted_by_whatever_name(tmp_path: Path, rows: Callable) -> None:
@@ -68,7 +68,7 @@ def test_a_file_that_is_none_is_named_and_nothing_is_counted(tmp_path: Path, row
         publish(tmp_path, "one", shard, rows(3))
     (tmp_path / "data" / "part-one-00001.parquet").write_bytes(content)
     found = counted(tmp_path, "one")
-    assert found._replace(uncounted="") == Published()
+    assert found._replace(uncounted="") == RowCounts()
     assert "part-one-00001.parquet: ArrowInvalid: " in found.uncounted and "\n" not in found.uncounted
 
 
@@ -115,10 +115,10 @@ def test_a_store_that_fails_for_a_while_is_asked_again_and_one_that_stays_so_is_
     out = f"{bucket.root.replace('az://', 'azfs://devstoreaccount1/')}/out"
     for shard in range(3):
         publish(out, "one", shard, [*rows(2), *rows(1, failed=True)])
-    assert counted(out, "one") == Published(data=6, errors=3, files=6)
+    assert counted(out, "one") == RowCounts(data=6, errors=3, files=6)
     twice = threading.Semaphore(2)
     bucket.proxy.rule = lambda method, path, before: 403 if "00001" in path and twice.acquire(blocking=False) else None
-    assert counted(out, "one") == Published(data=6, errors=3, files=6)
+    assert counted(out, "one") == RowCounts(data=6, errors=3, files=6)
     assert len(bucket.proxy.wrong) == 2
     bucket.proxy.rule = lambda method, path, before: 403 if "part-one" in path else None
     assert counted(out, "one").uncounted

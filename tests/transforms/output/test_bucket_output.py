@@ -9,9 +9,9 @@ from support.data.small_outputs import some_of_each
 from moondream_beam.transforms.core.summary import Count
 from moondream_beam.transforms.dataset.gallery import choose
 from moondream_beam.transforms.dataset.reader import Dataset
-from moondream_beam.transforms.monitoring.progress import ProgressNotes
-from moondream_beam.transforms.monitoring.status import Watch
-from moondream_beam.transforms.output.lock import at_work, claimed
+from moondream_beam.transforms.monitoring.progress import ProgressFiles
+from moondream_beam.transforms.monitoring.status import OutputStatus
+from moondream_beam.transforms.output.lock import at_work, run_lock
 from moondream_beam.transforms.output.run_record import write_card
 from moondream_beam.transforms.output.writer import ShardWriter
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "gs"])
 def test_rows_and_runs_are_told(kind, bucket_of, tmp_path):
     out = f"{bucket_of(kind).root}/out"
-    notes = ProgressNotes(out, "one")
-    with claimed(out, "one"):
+    notes = ProgressFiles(out, "one")
+    with run_lock(out, "one"):
         assert notes.read_plan() is None
         notes.plan(Count(pictures=9, pending=30))
         writer = ShardWriter(out, "one", 0)
@@ -31,7 +31,7 @@ def test_rows_and_runs_are_told(kind, bucket_of, tmp_path):
         writer.publish()
         write_card(out)
         assert at_work(out) == ["one"]
-        (run,) = Watch(out).look()
+        (run,) = OutputStatus(out).look()
         notes.remove()
     assert (run.state, run.annotations, run.failures, run.planned) == ("running", 13, 2, Count(9, 30))
     assert at_work(out) == [] and notes.read_plan() is None

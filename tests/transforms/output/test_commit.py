@@ -15,8 +15,8 @@ from support.data.rows import annotation, failure
 from support.servers.fault_proxy import Rule
 from support.servers.object_stores import Bucket
 
-from moondream_beam.transforms.output.commit import decide, decided, forget
-from moondream_beam.transforms.output.files import matching
+from moondream_beam.transforms.output.commit import create_exclusive, delete_commit, read_commit
+from moondream_beam.transforms.output.files import glob_files
 from moondream_beam.transforms.output.writer import ShardWriter
 
 # Beam's writer for Azure leaves its temporary files to the garbage collector, which comes when it likes.
@@ -34,7 +34,7 @@ def all_at_once(path: str) -> list[bytes | None]:
 
     def attempt(number: int) -> bytes | None:
         together.wait(10)
-        return decide(path, str(number).encode())
+        return create_exclusive(path, str(number).encode())
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(attempt, range(AT_ONCE)))
@@ -42,13 +42,13 @@ def all_at_once(path: str) -> list[bytes | None]:
 
 def test_the_first_one_decides_on_a_disk_and_leaves_nothing_else_there(tmp_path: Path) -> None:
     path = str(tmp_path / "new" / "part")
-    assert decided(path) is None
-    assert decide(path, b"one") == b"one" == decide(path, b"two") == decided(path)
+    assert read_commit(path) is None
+    assert create_exclusive(path, b"one") == b"one" == create_exclusive(path, b"two") == read_commit(path)
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["part"]
-    forget(path)
-    forget(path)
-    assert decided(path) is None
-    assert decide(path, b"two") == b"two"
+    delete_commit(path)
+    delete_commit(path)
+    assert read_commit(path) is None
+    assert create_exclusive(path, b"two") == b"two"
 
 
 @pytest.mark.parametrize("turn", range(5))
@@ -60,14 +60,14 @@ def test_all_who_decide_at_once_find_the_same(tmp_path: Path, turn: int) -> None
 
 def test_one_who_died_while_forgetting_is_in_nobody_s_way(tmp_path: Path) -> None:
     (tmp_path / "part").mkdir()
-    assert decided(str(tmp_path / "part")) is None
-    assert decide(str(tmp_path / "part"), b"one") == b"one"
+    assert read_commit(str(tmp_path / "part")) is None
+    assert create_exclusive(str(tmp_path / "part"), b"one") == b"one"
 
 
 def test_a_disk_that_refuses_is_told(tmp_path: Path) -> None:
     (tmp_path / "part").touch()
     with pytest.raises(OSError, match="Not a directory"):
-        decide(str(tmp_path / "part"), b"one")
+        create_exclusive(str(tmp_path / "part"), b"one")
     assert [entry.name for entry in tmp_path.iterdir()] == ["part"]
 
 
@@ -115,11 +115,11 @@ def test_in_a_bucket_too_all_find_what_the_first_one_wrote(kind: str, out_in: Ca
     path = f"{out_in(kind, 'part')}/_temporary/part"
     found = all_at_once(path)
     assert len(set(found)) == 1 and found[0] is not None
-    assert decide(path, b"late") == decided(path) == found[0]
-    forget(path)
-    forget(path)
-    assert decided(path) is None
-    assert decide(path, b"late") == b"late"
+    assert create_exclusive(path, b"late") == read_commit(path) == found[0]
+    delete_commit(path)
+    delete_commit(path)
+    assert read_commit(path) is None
+    assert create_exclusive(path, b"late") == b"late"
 
 
 @pytest.mark.slow
@@ -142,8 +142,8 @@ def test_attempts_at_a_shard_in_a_bucket_end_as_one_of_them(kind: str, out_in: C
     summary = writer.published_summary()
     assert summary.rows == 3
     assert not published[summary.failures] or sum(published) == 1
-    assert matching(FileSystems.join(out, "_temporary", "*")) == []
-    assert len(matching(f"{out}/data/*", f"{out}/errors/*")) == 1 + bool(summary.failures)
+    assert glob_files(FileSystems.join(out, "_temporary", "*")) == []
+    assert len(glob_files(f"{out}/data/*", f"{out}/errors/*")) == 1 + bool(summary.failures)
 
 
 @pytest.mark.slow
@@ -151,5 +151,5 @@ def test_a_store_that_can_not_write_a_name_once_is_told_and_used(bucket_of, capl
     bucket = bucket_of("s3")
     path = f"{bucket.root}/out/_temporary/part"
     bucket.proxy.rule = lambda method, path, before: 501 if method == "PUT" and not before % 2 else None
-    assert decide(path, b"one") == b"one" == decide(path, b"two")
+    assert create_exclusive(path, b"one") == b"one" == create_exclusive(path, b"two")
     assert "this store can't write a name once; see docs/clusters.md" in caplog.text

@@ -8,9 +8,9 @@ import pytest
 
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count
-from moondream_beam.transforms.output.layout import Slice, go_together, run_of_file
-from moondream_beam.transforms.output.lock import TakenError, claimed
-from moondream_beam.transforms.planning.completed import list_parts
+from moondream_beam.transforms.output.layout import Slice, can_run_together, run_of_file
+from moondream_beam.transforms.output.lock import OutputLockedError, run_lock
+from moondream_beam.transforms.planning.completed import other_runs_parts
 from moondream_beam.transforms.planning.locality import in_slice
 from moondream_beam.transforms.planning.plan import shard_of
 
@@ -61,8 +61,8 @@ def test_what_is_no_slice_is_refused_with_the_cure(text):
 
 def test_a_run_tells_its_slice_by_name():
     run = Slice.parse("3/16").run("20260101T000000-abcd")
-    assert Slice.of_run(run) == (3, 16)
-    assert Slice.of_run("20260101T000000-abcd") is None
+    assert Slice.from_run_name(run) == (3, 16)
+    assert Slice.from_run_name("20260101T000000-abcd") is None
     assert run_of_file(f"part-{run}-00007.parquet") == run
     assert run_of_file(f"part-{run}-00007-12.parquet") == run
     assert run_of_file(f"part-{run}-00007-{'0a' * 16}.parquet") == run
@@ -80,27 +80,27 @@ def test_a_run_tells_its_slice_by_name():
     ],
 )
 def test_only_other_slices_of_the_same_cut_go_together(tmp_path, run, other, together):
-    assert go_together(run, other) == go_together(other, run) == together
-    with claimed(str(tmp_path), run):
+    assert can_run_together(run, other) == can_run_together(other, run) == together
+    with run_lock(str(tmp_path), run):
         if together:
-            with claimed(str(tmp_path), other):
+            with run_lock(str(tmp_path), other):
                 pass
         else:
-            with pytest.raises(TakenError, match=run), claimed(str(tmp_path), other):
+            with pytest.raises(OutputLockedError, match=run), run_lock(str(tmp_path), other):
                 pass
 
 
 def test_who_comes_leaves_the_files_of_slices_at_work_and_removes_those_of_dead_ones(tmp_path):
     temporary = Path(tmp_path, "_temporary")
-    with claimed(str(tmp_path), "a-0of2"):
+    with run_lock(str(tmp_path), "a-0of2"):
         for name in ("part-a-0of2-00000-" + 32 * "0" + ".parquet", "README.md-draft", "part-dead-1of2-00000.parquet"):
             (temporary / name).touch()
         (temporary / "a-0of2.notes").mkdir()
         (temporary / "dead-1of2.notes").mkdir()
-        with claimed(str(tmp_path), "b-1of2"):
+        with run_lock(str(tmp_path), "b-1of2"):
             left = {path.name for path in temporary.iterdir() if path.suffix != ".lock"}
     assert left == {"part-a-0of2-00000-" + 32 * "0" + ".parquet", "README.md-draft", "a-0of2.notes"}
-    with claimed(str(tmp_path), "c-1of2"):
+    with run_lock(str(tmp_path), "c-1of2"):
         assert [path.name for path in temporary.iterdir()] == ["c-1of2.lock"]
 
 
@@ -108,5 +108,5 @@ def test_a_slice_does_not_read_what_others_of_its_cut_wrote(tmp_path):
     (tmp_path / "data").mkdir()
     for run in ("a-0of2", "b-1of2", "c-1of3", "d"):
         (tmp_path / "data" / f"part-{run}-00000.parquet").touch()
-    names = {Path(path).name for path in list_parts(str(tmp_path), but_of="new-0of2")}
+    names = {Path(path).name for path in other_runs_parts(str(tmp_path), but_of="new-0of2")}
     assert names == {"part-a-0of2-00000.parquet", "part-c-1of3-00000.parquet", "part-d-00000.parquet"}

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from moondream_beam.transforms.core.errors import StoppedError
+from moondream_beam.transforms.core.errors import RunStopped
 from moondream_beam.transforms.output import lock, lock_file
-from moondream_beam.transforms.output.lock import TakenError, claim, claimed, give_up, held
-from moondream_beam.transforms.output.lock_file import BeatingToken
+from moondream_beam.transforms.output.lock import OutputLockedError, acquire, release, run_lock, worker_lock
+from moondream_beam.transforms.output.lock_file import ObjectLock
 
 PATIENCE = 30.0
 HOLDER = """
@@ -70,7 +70,7 @@ def left(out: str) -> list[str]:
 
 
 def test_an_output_is_left_as_it_was_found(out: str) -> None:
-    with claimed(out, "one"):
+    with run_lock(out, "one"):
         assert left(out) == ["_temporary", "_temporary/one.lock"]
     assert left(out) == []
 
@@ -81,12 +81,12 @@ def test_a_living_run_is_not_disturbed_and_a_killed_one_makes_way_at_once(out: s
     draft.touch()
     Path(out, "_temporary", "one.notes").mkdir()
     Path(out, "_temporary", "one.notes", "0.json").touch()
-    with pytest.raises(TakenError, match="run one is at work there, wait for its end$"):
-        claim(out, "two")
+    with pytest.raises(OutputLockedError, match="run one is at work there, wait for its end$"):
+        acquire(out, "two")
     # Slow is not dead.
     process.send_signal(signal.SIGSTOP)
-    with pytest.raises(TakenError):
-        claim(out, "two")
+    with pytest.raises(OutputLockedError):
+        acquire(out, "two")
     assert draft.exists()
     assert left(out) == [
         f"_temporary{name}"
@@ -94,15 +94,15 @@ def test_a_living_run_is_not_disturbed_and_a_killed_one_makes_way_at_once(out: s
     ]
     process.kill()
     process.wait()
-    with claimed(out, "two"):
+    with run_lock(out, "two"):
         assert left(out) == ["_temporary", "_temporary/two.lock"]
 
 
 def test_all_slices_that_are_at_work_are_named(out: str, holder: Callable) -> None:
     holder("one-0of2")
     holder("one-1of2")
-    with pytest.raises(TakenError, match="runs one-0of2, one-1of2 are at work there, wait for their end$"):
-        claim(out, "two")
+    with pytest.raises(OutputLockedError, match="runs one-0of2, one-1of2 are at work there, wait for their end$"):
+        acquire(out, "two")
 
 
 @pytest.mark.slow
@@ -124,46 +124,46 @@ def test_of_many_that_begin_at_once_one_at_a_time_is_in(out: str, tmp_path: Path
 
 
 def test_a_worker_shows_that_its_run_is_alive_when_nobody_else_does(out: str) -> None:
-    claim(out, "one")
-    with held(out, "one"), pytest.raises(TakenError):
-        claim(out, "two")
-    claim(out, "two")
+    acquire(out, "one")
+    with worker_lock(out, "one"), pytest.raises(OutputLockedError):
+        acquire(out, "two")
+    acquire(out, "two")
 
 
 def test_a_run_that_was_taken_for_dead_stops_before_it_writes(out: str) -> None:
-    claim(out, "one")
-    claim(out, "two")
+    acquire(out, "one")
+    acquire(out, "two")
     with (
-        pytest.raises(StoppedError, match="run one has no token in .*; another run took it for dead"),
-        held(out, "one"),
+        pytest.raises(RunStopped, match="run one has no token in .*; another run took it for dead"),
+        worker_lock(out, "one"),
     ):
         pass
-    with held(out, "two") as token:
+    with worker_lock(out, "two") as token:
         assert token.is_there()
 
 
 def test_claiming_again_changes_nothing(out: str) -> None:
-    with claimed(out, "one"):
-        claim(out, "one")
+    with run_lock(out, "one"):
+        acquire(out, "one")
         Path(out, "_temporary", "part-one-00000-abc.parquet").touch()
-        claim(out, "one")
-        give_up(out, "one")
+        acquire(out, "one")
+        release(out, "one")
         assert left(out) == ["_temporary", "_temporary/one.lock", "_temporary/part-one-00000-abc.parquet"]
 
 
 def test_the_token_stays_while_another_process_of_the_run_is_at_work(out: str) -> None:
-    with claimed(out, "one"):
-        worker = held(out, "one")
+    with run_lock(out, "one"):
+        worker = worker_lock(out, "one")
         worker.__enter__()
-    with pytest.raises(TakenError):
-        claim(out, "two")
+    with pytest.raises(OutputLockedError):
+        acquire(out, "two")
     worker.__exit__(None, None, None)
-    claim(out, "two")
+    acquire(out, "two")
 
 
 def test_an_output_that_cant_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"), claimed(str(tmp_path / "file"), "one"):
+    with pytest.raises(OSError, match="file"), run_lock(str(tmp_path / "file"), "one"):
         pass
 
 
@@ -178,37 +178,37 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_a_run_is_alive_as_long_as_it_writes_its_token(out: str) -> None:
-    with claimed(out, "one"):
+    with run_lock(out, "one"):
         end = time.monotonic() + 2
         while time.monotonic() < end:
-            with pytest.raises(TakenError, match="if it is dead, wait 120 seconds"):
-                claim(out, "two")
-    with claimed(out, "two"):
+            with pytest.raises(OutputLockedError, match="if it is dead, wait 120 seconds"):
+                acquire(out, "two")
+    with run_lock(out, "two"):
         assert left(out) == ["_temporary", "_temporary/two.lock"]
     assert left(out) == []
 
 
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_a_silent_run_is_dead_after_a_while_and_cant_come_back(out: str) -> None:
-    claim(out, "one")
+    acquire(out, "one")
     Path(out, "_temporary", "part-one-00000-abc.parquet").touch()
-    with held(out, "one") as worker:
-        with pytest.raises(TakenError):
-            claim(out, "two")
+    with worker_lock(out, "one") as worker:
+        with pytest.raises(OutputLockedError):
+            acquire(out, "two")
         # As if it had been asleep.
         worker.let_go()
         os.utime(Path(out, "_temporary", "one.lock"), (0, 0))
-        claim(out, "two")
+        acquire(out, "two")
         assert not worker.is_there()
     assert left(out) == ["_temporary", "_temporary/two.lock"]
-    with pytest.raises(StoppedError), held(out, "one"):
+    with pytest.raises(RunStopped), worker_lock(out, "one"):
         pass
 
 
 @pytest.mark.usefixtures("no_locks")
 def test_a_token_that_is_gone_is_not_written_again(out: str) -> None:
-    claim(out, "one")
-    sign = BeatingToken(str(Path(out, "_temporary", "one.lock")))
+    acquire(out, "one")
+    sign = ObjectLock(str(Path(out, "_temporary", "one.lock")))
     assert sign.hold()
     Path(sign.path).unlink()
     time.sleep(0.5)

@@ -11,7 +11,7 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from support.data.rows import annotation, failure
 
-from moondream_beam.models.billing import Hosted
+from moondream_beam.models.billing import Billing
 from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure
 from moondream_beam.transforms.output import writer as module
 from moondream_beam.transforms.output.writer import ROWS_AT_ONCE, ShardWriter
@@ -221,8 +221,8 @@ def test_shards_and_runs_stand_beside_each_other(out: Path, rows: Rows) -> None:
 @pytest.mark.usefixtures("small_files")
 def test_the_sums_of_what_was_published_are_those_of_the_rows(out: Path, rows: Rows) -> None:
     writer = fill(ShardWriter(str(out), "one", 0), *rows(300), *rows(3, failed=True))
-    writer.add(failure(hosted=Hosted("job", 1.5, None, False, None)))
-    writer.add(annotation(hosted=Hosted("job", 100.0, 0.25, True, "{}")))
+    writer.add(failure(hosted=Billing("job", 1.5, None, False, None)))
+    writer.add(annotation(hosted=Billing("job", 100.0, 0.25, True, "{}")))
     writer.publish()
     assert writer.published_summary() == (301, 4, 2107, 903, 602.0, 1204.0, 101.5, 0.25)
     ShardWriter(str(out), "one", 1).publish()

@@ -12,9 +12,9 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from support.running.beam_runs import collect
 
-from moondream_beam.transforms.core.shuffle import bucket_of
+from moondream_beam.transforms.core.shuffle import hash_bucket
 from moondream_beam.transforms.planning import completed as module
-from moondream_beam.transforms.planning.completed import ID_BYTES, PackIds, found, short
+from moondream_beam.transforms.planning.completed import ID_BYTES, PackIds, short_id, split_completed
 
 
 def name(index: int) -> str:
@@ -34,8 +34,8 @@ def packed(paths: list[str], with_files: bool = False) -> list[tuple[int, bytes]
 
 def test_ids_come_out_in_the_buckets_of_their_pictures(tmp_path: Path) -> None:
     packs = packed([publish(tmp_path, "data", range(3000)), publish(tmp_path, "errors", range(3000, 4000))])
-    assert {(number, id) for number, pack in packs for id in found([pack])[0]} == {
-        (bucket_of(name(-1 - index)), short(name(index))) for index in range(4000)
+    assert {(number, id) for number, pack in packs for id in split_completed([pack])[0]} == {
+        (hash_bucket(name(-1 - index)), short_id(name(index))) for index in range(4000)
     }
 
 
@@ -47,12 +47,12 @@ def test_an_id_takes_few_bytes_on_its_way(tmp_path: Path) -> None:
 def test_failures_are_told_with_their_files_where_that_is_wanted(tmp_path: Path) -> None:
     data = publish(tmp_path, "data", range(10))
     first, second = (publish(tmp_path, "errors", range(8, 12), f"part-{run}-00000.parquet") for run in "ab")
-    done, failed = found(pack for _, pack in packed([data, first, second], with_files=True))
-    assert done == {short(name(index)) for index in range(10)}
+    done, failed = split_completed(pack for _, pack in packed([data, first, second], with_files=True))
+    assert done == {short_id(name(index)) for index in range(10)}
     assert {id: sorted(files) for id, files in failed.items()} == {
-        short(name(index)): [first, second] for index in range(8, 12)
+        short_id(name(index)): [first, second] for index in range(8, 12)
     }
-    assert found(pack for _, pack in packed([data, first, second]))[1] == {}
+    assert split_completed(pack for _, pack in packed([data, first, second]))[1] == {}
 
 
 def test_so_many_are_held_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,8 +61,8 @@ def test_so_many_are_held_and_no_more(tmp_path: Path, monkeypatch: pytest.Monkey
     step.setup()
     step.start_bundle()
     packs = [list(step.process(publish(tmp_path, "data", range(9 * turn, 9 * turn + 9)))) for turn in range(4)]
-    assert [sum(len(found([pack])[0]) for _, pack in some) for some in packs] == [0, 0, 27, 0]
-    assert sum(len(found([pack.value[1]])[0]) for pack in step.finish_bundle()) == 9
+    assert [sum(len(split_completed([pack])[0]) for _, pack in some) for some in packs] == [0, 0, 27, 0]
+    assert sum(len(split_completed([pack.value[1]])[0]) for pack in step.finish_bundle()) == 9
     assert list(step.finish_bundle()) == []
 
 
@@ -71,7 +71,7 @@ def test_rows_that_somebody_else_wrote_are_passed_over(tmp_path: Path) -> None:
     rows = [*pq.read_table(path).to_pylist(), {"key": "mine", "id": name(7)}]
     rows += [{"key": name(1)[:20], "id": id} for id in ("42", "by hand", "z" * 64, "")]
     pq.write_table(pa.Table.from_pylist(rows), path)
-    assert found(pack for _, pack in packed([path]))[0] == {short(name(0)), short(name(1))}
+    assert split_completed(pack for _, pack in packed([path]))[0] == {short_id(name(0)), short_id(name(1))}
 
 
 def test_a_file_that_is_not_whole_stops_the_plan(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from PIL import Image
 from support.running.beam_runs import collect
 
 from moondream_beam.transforms.core.records import ImageRef
-from moondream_beam.transforms.core.shuffle import bucket_of, pack
+from moondream_beam.transforms.core.shuffle import hash_bucket, pack
 from moondream_beam.transforms.core.summary import Count
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.planning import dedup
-from moondream_beam.transforms.planning.dedup import NameByBytes, Named, forget_names, name_all
-from moondream_beam.transforms.planning.locality import home_of
+from moondream_beam.transforms.planning.dedup import KeyByContentHash, Named, assign_content_keys, delete_content_keys
+from moondream_beam.transforms.planning.locality import shard_key
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def refs(tmp_path: Path) -> list[ImageRef]:
 
 def named(refs: list[ImageRef], out: Path) -> list[Named]:
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
-        packs = pipeline | beam.Create([(bucket_of(ref.key), pack([("", ref)])) for ref in refs])
+        packs = pipeline | beam.Create([(hash_bucket(ref.key), pack([("", ref)])) for ref in refs])
         counts = pipeline | "Counts" >> beam.Create([Count(pictures=len(refs))])
-        return packs | NameByBytes(Fetcher(), str(out), "run", counts)
+        return packs | KeyByContentHash(Fetcher(), str(out), "run", counts)
 
     return collect(build)
 
@@ -61,7 +61,7 @@ def test_a_name_once_found_stays_whatever_can_be_read_later(
     for ref in refs[::2]:
         Path(ref.uri).unlink()
     assert sorted(named([*refs, ImageRef(str(late), "late.png")], out)) == sorted(before)
-    forget_names(str(out), "run")
+    delete_content_keys(str(out), "run")
     assert list((out / "_temporary").iterdir()) == []
     assert sorted(named(refs, out)) != sorted(before)
 
@@ -84,16 +84,16 @@ def test_of_two_attempts_at_once_both_take_the_names_of_the_first(refs: list[Ima
     def meanwhile(uri: str) -> bytes:
         with one_at_a_time:
             if not first:
-                first.extend(name_all(group, Fetcher(), out, "run"))
+                first.extend(assign_content_keys(group, Fetcher(), out, "run"))
         raise OSError("it flickers")
 
     first: list[Named] = []
     one_at_a_time = threading.Lock()
-    second = list(name_all(group, meanwhile, out, "run"))  # type: ignore[arg-type]
+    second = list(assign_content_keys(group, meanwhile, out, "run"))  # type: ignore[arg-type]
     assert first == second and len({name for name, _ in first}) == 3
 
 
 def test_what_lies_in_a_stream_stays_with_its_neighbours_and_is_not_read(tmp_path: Path) -> None:
     together = [ImageRef(f"tar:{place}:9:/nowhere.tar.gz#{place}.jpg", "") for place in (512, 2048)]
     together += [ImageRef(f"parquet:0:{row}:/nowhere.parquet#image/{row + 1}", "") for row in range(2)]
-    assert {ref: name for name, ref in named(together, tmp_path)} == {ref: home_of(ref) for ref in together}
+    assert {ref: name for name, ref in named(together, tmp_path)} == {ref: shard_key(ref) for ref in together}

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from ...core.records import ImageRef
 from ...images.decode import open_picture
 from ...images.prefetch import Fetch
-from ...images.refetch import Again, archive_of, is_kept
-from ...planning.locality import in_order
+from ...images.refetch import Relocator, archive_of, is_kept
+from ...planning.locality import read_order
 
 THREADS, FILES_AHEAD = 8, 16
 GONE, CHANGED = "can't be fetched", "has changed since it was annotated"
@@ -41,7 +41,7 @@ def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch) -> Iterator[Pack
 
     They come in order; rows that follow each other and whose pictures are inside of one file come as they lie in it.
     """
-    stream = _as_they_lie(rows, again := Again(fetch))
+    stream = _as_they_lie(rows, again := Relocator(fetch))
     with ThreadPoolExecutor(THREADS, thread_name_prefix="export") as pool:
         under_way: deque[Future[Packed]] = deque()
         while True:
@@ -52,10 +52,10 @@ def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch) -> Iterator[Pack
             yield under_way.popleft().result()
 
 
-def _as_they_lie(rows: Iterable[dict[str, Any]], again: Again) -> Iterator[dict[str, Any]]:
+def _as_they_lie(rows: Iterable[dict[str, Any]], again: Relocator) -> Iterator[dict[str, Any]]:
     def where(row: dict[str, Any]) -> tuple[str, int, int]:
         try:
-            return in_order(ImageRef(again.place_of(row["uri"]), ""))
+            return read_order(ImageRef(again.place_of(row["uri"]), ""))
         except (OSError, ValueError, RuntimeError):
             return ("", 0, 0)
 

@@ -15,7 +15,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from ...io.uris import LOCAL, scheme_of
-from ...output.files import anchor, is_local, is_there, make_folder, matching, move, remove
+from ...output.files import absolute, exists, glob_files, is_local, make_folder, move, remove
 
 # While an export into a bucket is at work, and where it was killed: there no folder gets its name at the end.
 UNFINISHED = "_UNFINISHED"
@@ -38,8 +38,8 @@ def place(destination: str) -> str:
         RuntimeError: the client for it is not installed.
     """
     if scheme_of(destination) == LOCAL:
-        return anchor(destination)
-    return anchor(destination.rstrip("/"))
+        return absolute(destination)
+    return absolute(destination.rstrip("/"))
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def new_file(path: str) -> Iterator[TextIO]:
         OSError: it can't be written.
     """
     with _told():
-        if is_there(path) or (not is_local(path) and matching(f"{path}/*")):
+        if exists(path) or (not is_local(path) and glob_files(f"{path}/*")):
             raise ValueError(f"{path}: is there already; choose another name")
         make_folder(FileSystems.split(path)[0])
         draft = f"{path}.{uuid.uuid4().hex[:8]}.part"
@@ -92,7 +92,7 @@ def write_new(folder: str, name: str, text: str) -> bool:
                 file.write(text)
                 return True
             return os.path.isfile(path) and Path(path).read_bytes() == text.encode()
-        if is_there(path):
+        if exists(path):
             with FileSystems.open(path, compression_type="uncompressed") as there:
                 return bool(there.read() == text.encode())
         with _create(path) as new:
@@ -140,11 +140,11 @@ class _FarFolder:
 @contextlib.contextmanager
 def _far(folder: str) -> Iterator[Folder]:
     mark = f"{folder}/{UNFINISHED}"
-    if is_there(mark):
+    if exists(mark):
         raise ValueError(
             f"{folder}: an export into it is at work, or was ended halfway: remove it, or choose another name"
         )
-    if is_there(folder) or matching(f"{folder}/**"):
+    if exists(folder) or glob_files(f"{folder}/**"):
         raise ValueError(f"{folder}: is there already and not empty; choose another name")
     made = _FarFolder(folder)
     made.create(UNFINISHED).close()

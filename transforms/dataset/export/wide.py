@@ -36,7 +36,7 @@ class Selection:
     """The rows that a condition leaves, one for each task on each picture: where several answers are there, by another
     model or sampling, the latest.
 
-    ``where`` is an SQL expression over the columns of ``data/`` and over ``_suspicions``.
+    ``where`` is an SQL expression over the columns of ``data/`` and over ``_flags``.
 
     Raises:
         ValueError: the condition is none, or leaves no row.
@@ -44,9 +44,9 @@ class Selection:
 
     def __init__(self, dataset: Dataset, where: str = "true", *, drop_suspicious: bool = False) -> None:
         self.dataset = dataset
-        kept = " AND len(_suspicions) = 0" if drop_suspicious else ""
+        kept = " AND len(_flags) = 0" if drop_suspicious else ""
         # A line of its own, so that a comment in it ends where it ends.
-        rows = f"SELECT * FROM judged WHERE (\n{where}\n){kept}"
+        rows = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
         self.matching = _checked_count(dataset, rows, where)
         self.rows = (
             f"({rows} QUALIFY row_number() OVER (PARTITION BY key, task, prompt ORDER BY created_at DESC, id) = 1)"

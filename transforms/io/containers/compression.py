@@ -87,7 +87,7 @@ CODECS: dict[str, Callable[[_Counted], Any]] = {
 }
 
 
-def unpacked(name: str, open_packed: Callable[[], Any]) -> Iterator[bytes]:
+def decompress_blocks(name: str, open_packed: Callable[[], Any]) -> Iterator[bytes]:
     """Blocks of what a compressed file holds, each of ``BLOCK_BYTES`` but for the last.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from ..block_cache import BLOCK_BYTES, Window
+from ..block_cache import BLOCK_BYTES, LruCache
 
 # Each holds a file and the state of what unpacks it. A shard reads one, and the next one while the last ends.
 OPEN_STREAMS = 4
@@ -16,7 +16,7 @@ OPEN_STREAMS = 4
 Pieces = Iterator[Any]
 
 
-class Stream:
+class ForwardStream:
     """Pieces, numbered from 0, that come one after another; the latest are kept in a window.
 
     ``begin`` starts from the first. It ends after the last one, or raises a ValueError where nothing can come any more;
@@ -25,7 +25,7 @@ class Stream:
     """
 
     def __init__(
-        self, name: Hashable, begin: Callable[[], Pieces], window: Window, size_of: Callable[[Any], int]
+        self, name: Hashable, begin: Callable[[], Pieces], window: LruCache, size_of: Callable[[Any], int]
     ) -> None:
         self._name, self._begin, self._window, self._size_of = name, begin, window, size_of
         self._pieces: Pieces | None = None
@@ -86,7 +86,7 @@ class Stream:
             return self._wanted.pop(index)
 
 
-def bytes_at(stream: Stream, start: int, size: int) -> bytes:
+def read_at(stream: ForwardStream, start: int, size: int) -> bytes:
     """Bytes of a stream whose pieces are blocks; fewer where it ends.
 
     Raises:
@@ -109,26 +109,26 @@ def bytes_at(stream: Stream, start: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-class Streams:
+class StreamPool:
     """The streams that a process has open. Threads may share them."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: LruCache) -> None:
         self.window = window
         self._lock = threading.Lock()
-        self._open: OrderedDict[Hashable, Stream] = OrderedDict()
+        self._open: OrderedDict[Hashable, ForwardStream] = OrderedDict()
 
-    def of(self, name: Hashable, begin: Callable[[], Pieces], size_of: Callable[[Any], int] = len) -> Stream:
+    def of(self, name: Hashable, begin: Callable[[], Pieces], size_of: Callable[[Any], int] = len) -> ForwardStream:
         """The stream of that name."""
         with self._lock:
             if name not in self._open:
-                self._open[name] = Stream(name, begin, self.window, size_of)
+                self._open[name] = ForwardStream(name, begin, self.window, size_of)
             self._open.move_to_end(name)
             if len(self._open) > OPEN_STREAMS:
                 # Its file closes when the last thread that reads it is done.
                 self._open.popitem(last=False)
             return self._open[name]
 
-    def open(self) -> list[Stream]:
+    def open(self) -> list[ForwardStream]:
         """Those that are open."""
         with self._lock:
             return list(self._open.values())

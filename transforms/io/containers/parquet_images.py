@@ -21,7 +21,7 @@ BYTES, PATH = "bytes", "path"
 _CELL = re.compile(r"parquet:(\d+):(\d+):(.*?\.parquet)#([^/#]*)/(\d+)", re.DOTALL | re.IGNORECASE)
 
 
-class Cell(NamedTuple):
+class ImageCell(NamedTuple):
     """Where a picture lies: in this row, from 0, of a row group; ``number`` is that of the row in the file, from 1."""
 
     file: str
@@ -31,7 +31,7 @@ class Cell(NamedTuple):
     number: int
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """A row group: the ``footer`` of its file, the name of its pictures' bytes there, its rows, how many of them are
     read at once, which is about a block of pictures, and the bytes of a request for them."""
 
@@ -42,7 +42,7 @@ class Group(NamedTuple):
     buffer: int
 
 
-class Listed(NamedTuple):
+class ListedImage(NamedTuple):
     """A picture, by the number of its row, from 1; ``values`` are those of other columns, or there is a ``problem``."""
 
     number: int
@@ -52,7 +52,7 @@ class Listed(NamedTuple):
     problem: str = ""
 
 
-def cell_of(uri: str) -> Cell:
+def cell_of(uri: str) -> ImageCell:
     """What the URI of such a picture says.
 
     Raises:
@@ -61,10 +61,10 @@ def cell_of(uri: str) -> Cell:
     match = _CELL.match(uri)
     if not match:
         raise ValueError("this is no picture in a Parquet file")
-    return Cell(match[3], int(match[1]), int(match[2]), unquote(match[4]), int(match[5]))
+    return ImageCell(match[3], int(match[1]), int(match[2]), unquote(match[4]), int(match[5]))
 
 
-def list_pictures(path: str, file: Any, column: str, others: Sequence[str]) -> Iterator[Listed]:
+def list_pictures(path: str, file: Any, column: str, others: Sequence[str]) -> Iterator[ListedImage]:
     """A picture for each row of an open file, whose URI in rows is ``FILE#COLUMN/NUMBER``, with a path behind it where
     there is one. Their bytes are not read.
 
@@ -87,7 +87,7 @@ def list_pictures(path: str, file: Any, column: str, others: Sequence[str]) -> I
             told = values.pop(column, None) if has_path else None
             inside = f"/{told[PATH]}" if told and told[PATH] else ""
             uri = f"parquet:{group}:{row}:{path}#{quote(column, safe='')}/{number}{inside}"
-            yield Listed(number, uri, inside[1:] or f"{posixpath.basename(path)}#{number}", values, problem)
+            yield ListedImage(number, uri, inside[1:] or f"{posixpath.basename(path)}#{number}", values, problem)
 
 
 def check_pictures(path: str, schema: pa.Schema, column: str) -> pa.DataType:
@@ -117,7 +117,7 @@ def read_footer(path: str, file: Any) -> Any:
     return open_parquet(path, file).metadata
 
 
-def group_of(footer: Any, cell: Cell) -> Group:
+def group_of(footer: Any, cell: ImageCell) -> RowGroup:
     """The row group of a cell.
 
     Raises:
@@ -130,11 +130,11 @@ def group_of(footer: Any, cell: Cell) -> Group:
             if chunk := chunks.get(leaf):
                 at_once = BLOCK_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)
                 buffer = min(BLOCK_BYTES, max(1, chunk.total_compressed_size))
-                return Group(footer, leaf, group.num_rows, max(1, min(ROWS_AT_ONCE, at_once)), buffer)
+                return RowGroup(footer, leaf, group.num_rows, max(1, min(ROWS_AT_ONCE, at_once)), buffer)
     raise ValueError("the Parquet file is another than it was when it was listed")
 
 
-def read_cells(group: Group, cell: Cell, open_it: Callable[[], Any]) -> Iterator[pa.Array]:
+def read_cells(group: RowGroup, cell: ImageCell, open_it: Callable[[], Any]) -> Iterator[pa.Array]:
     """The column in the group of a cell, some rows at a time. Of the file a page of this column, and a buffer, are in
     memory.
 
@@ -180,7 +180,7 @@ def _values(table: Any, group: int, rows: int, columns: list[str]) -> Iterator[t
         yield from values_of(batch)
 
 
-def _columns(group: Group, cell: Cell, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:
+def _columns(group: RowGroup, cell: ImageCell, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:
     with open_it() as file:
         try:
             table = pq.ParquetFile(file, metadata=group.footer, buffer_size=group.buffer, pre_buffer=False)

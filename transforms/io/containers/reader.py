@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..block_cache import WINDOW_BYTES, Blocks, FetchPart, Window
+from ..block_cache import WINDOW_BYTES, BlockReader, FetchPart, LruCache
 from ..files import open_file
 from ..object_stores.base import Stores
-from ..retry import Patience
+from ..retry import RetryPolicy
 from ..uris import BUCKETS, path_of, scheme_of
-from .compression import unpacked
-from .forward_stream import Streams, bytes_at
-from .parquet_images import Cell, group_of, read_cells, read_footer, read_picture
+from .compression import decompress_blocks
+from .forward_stream import StreamPool, read_at
+from .parquet_images import ImageCell, group_of, read_cells, read_footer, read_picture
 from .tar import HEADER_BYTES, Member, is_compressed, read_member
 
 
-class Inside:
+class ContainerReader:
     """What a process keeps of such files: their latest blocks, and the streams that it reads. Threads may share it."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self.window = Window(WINDOW_BYTES)
-        self._blocks, self.streams = Blocks(self.window), Streams(self.window)
+        self.window = LruCache(WINDOW_BYTES)
+        self._blocks, self.streams = BlockReader(self.window), StreamPool(self.window)
 
-    def member(self, member: Member, patience: Patience) -> bytes:
+    def member(self, member: Member, retry_policy: RetryPolicy) -> bytes:
         """The bytes of a member of an archive.
 
         Raises:
@@ -33,12 +33,13 @@ class Inside:
         archive, start, size = member.archive, member.offset - HEADER_BYTES, member.size + HEADER_BYTES
         if is_compressed(archive):
             stream = self.streams.of(
-                archive, lambda: unpacked(archive, lambda: open_file(archive, self._stores, patience, as_is=True))
+                archive,
+                lambda: decompress_blocks(archive, lambda: open_file(archive, self._stores, retry_policy, as_is=True)),
             )
-            return read_member(bytes_at(stream, start, size), member)
-        return read_member(self._blocks.read(archive, start, size, self._parts_of(archive, patience)), member)
+            return read_member(read_at(stream, start, size), member)
+        return read_member(self._blocks.read(archive, start, size, self._parts_of(archive, retry_policy)), member)
 
-    def cell(self, cell: Cell, limit: int, patience: Patience) -> bytes:
+    def cell(self, cell: ImageCell, limit: int, retry_policy: RetryPolicy) -> bytes:
         """The bytes of a picture in a Parquet file, no more than ``limit``.
 
         Raises:
@@ -47,7 +48,7 @@ class Inside:
         """
 
         def open_it() -> Any:
-            return open_file(cell.file, self._stores, patience)
+            return open_file(cell.file, self._stores, retry_policy)
 
         def footer_of() -> Any:
             with open_it() as file:
@@ -63,9 +64,9 @@ class Inside:
             raise ValueError("the Parquet file is shorter than it was when it was listed")
         return read_picture(rows[row], limit)
 
-    def _parts_of(self, file: str, patience: Patience) -> FetchPart:
+    def _parts_of(self, file: str, retry_policy: RetryPolicy) -> FetchPart:
         if scheme_of(file) in BUCKETS:
-            return lambda start, size: self._stores.part(file, start, size, patience)
+            return lambda start, size: self._stores.part(file, start, size, retry_policy)
         return lambda start, size: _read_part(path_of(file), start, size)
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, cast
 
 from ...core.records import ImageRef
-from ..block_cache import BLOCK_BYTES, Window
+from ..block_cache import BLOCK_BYTES, LruCache
 from ..files import Positioned, open_file
 from ..object_stores.base import Stores
-from .compression import unpacked
-from .forward_stream import Stream, bytes_at
+from .compression import decompress_blocks
+from .forward_stream import ForwardStream, read_at
 
 PLAIN, COMPRESSED = (".tar",), (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 # What a header says beyond a name (pax, GNU's long names) is held in memory.
@@ -128,10 +128,13 @@ class _Headers:
 def _headers(archive: str, stores: Stores | None) -> _Headers:
     if not is_compressed(archive):
         return _Headers(open_file(archive, stores))
-    stream = Stream(
-        archive, lambda: unpacked(archive, lambda: open_file(archive, stores, as_is=True)), Window(2 * BLOCK_BYTES), len
+    stream = ForwardStream(
+        archive,
+        lambda: decompress_blocks(archive, lambda: open_file(archive, stores, as_is=True)),
+        LruCache(2 * BLOCK_BYTES),
+        len,
     )
-    return _Headers(io.BufferedReader(Positioned(lambda start, size: bytes_at(stream, start, size))))
+    return _Headers(io.BufferedReader(Positioned(lambda start, size: read_at(stream, start, size))))
 
 
 def _check_end(file: _Headers, end: int, to_the_last: bool) -> None:

@@ -32,7 +32,9 @@ def look_up(host: str, port: int) -> list[str]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         passes = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
-        raise FetchError(Fault("NameError", f"host {host} has no address: {error}", retryable=passes)) from error
+        raise FetchError(
+            Fault("NameResolutionError", f"host {host} has no address: {error}", retryable=passes)
+        ) from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -78,7 +80,7 @@ def addresses_of(host: str, port: int, allow_private: bool, resolve: Resolve = l
         if not (allow_private or is_public(ip_address(address.partition("%")[0]))):
             raise not_allowed(host)
     if not addresses:
-        raise FetchError(Fault("NameError", f"host {host} has no address"))
+        raise FetchError(Fault("NameResolutionError", f"host {host} has no address"))
     return addresses
 
 

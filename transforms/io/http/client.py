@@ -18,7 +18,7 @@ from ....models.tasks import Fault
 from ..retry import FetchError, cut_off, of_status, timed_out, too_large
 from ..uris import WEB, check_uri, scheme_of
 from .addresses import Resolve, addresses_of, is_public, literal, look_up, not_allowed
-from .connections import Gates, cut_after, kept_short
+from .connections import HostSemaphores, close_after, with_deadlines
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 # As browsers do: a host that is slow leaves threads for the others.
@@ -31,7 +31,7 @@ CHUNK_BYTES = 1 << 16
 PROJECT = "moondream-beam"
 
 
-class Web:
+class HttpClient:
     """Kept connections of one process. Threads may share it."""
 
     def __init__(
@@ -39,8 +39,8 @@ class Web:
     ) -> None:
         self.allow_private, self.resolve = allow_private_addresses, resolve
         self.headers = {"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
-        self.gates = Gates(CONNECTIONS_PER_HOST)
-        self.pools = kept_short(urllib3.PoolManager(HOSTS_KEPT, maxsize=CONNECTIONS_PER_HOST))
+        self.gates = HostSemaphores(CONNECTIONS_PER_HOST)
+        self.pools = with_deadlines(urllib3.PoolManager(HOSTS_KEPT, maxsize=CONNECTIONS_PER_HOST))
         self._proxies: dict[str, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
 
@@ -56,7 +56,7 @@ class Web:
             with self.gates.through(host) as waited:
                 # A host that is given so much time is not late where others had their turn.
                 end += waited
-                with _told_plainly(host, end), self._response(url, host, end) as response:
+                with _translate_errors(host, end), self._response(url, host, end) as response:
                     location = response.headers.get("Location")
                     if response.status not in REDIRECTS or not location:
                         return _content(response, host, limit, end)
@@ -69,7 +69,7 @@ class Web:
         response = self._ask(url, host, end)
         whole = False
         try:
-            with cut_after(end - time.monotonic(), lambda: getattr(response.connection, "wire", None)):
+            with close_after(end - time.monotonic(), lambda: getattr(response.connection, "wire", None)):
                 yield response
             whole = response.status == 200
         finally:
@@ -117,7 +117,7 @@ class Web:
                     HOSTS_KEPT,
                     proxy_headers=urllib3.make_headers(proxy_basic_auth=unquote(where.auth)) if where.auth else None,
                 )
-                self._proxies[proxy] = kept_short(manager)
+                self._proxies[proxy] = with_deadlines(manager)
             return self._proxies[proxy].connection_from_host(host, port, scheme)
 
 
@@ -196,7 +196,7 @@ def _asked_to_wait(header: str | None) -> float | None:
 
 
 @contextlib.contextmanager
-def _told_plainly(host: str, end: float) -> Iterator[None]:
+def _translate_errors(host: str, end: float) -> Iterator[None]:
     """Errors of the library as ours, without the URL and what it may hold."""
     try:
         yield

@@ -16,7 +16,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 HEAD_SECONDS = 30.0
 
 
-class Gates:
+class HostSemaphores:
     """A gate for each host that lets ``width`` threads through at once. A host that nobody asks takes no memory."""
 
     def __init__(self, width: int) -> None:
@@ -42,7 +42,7 @@ class Gates:
 
 
 @contextlib.contextmanager
-def cut_after(seconds: float, wire: Callable[[], socket.socket | None]) -> Iterator[None]:
+def close_after(seconds: float, wire: Callable[[], socket.socket | None]) -> Iterator[None]:
     """Shut a connection that is still in use after so many seconds: a peer may send a byte now and then, for ever."""
 
     def cut() -> None:
@@ -67,13 +67,13 @@ class _Bounded(HTTPConnection):
     wire: socket.socket | None = None
 
     def connect(self) -> None:
-        with cut_after(HEAD_SECONDS, lambda: self.sock):
+        with close_after(HEAD_SECONDS, lambda: self.sock):
             super().connect()
         # Kept, as http.client forgets it where it ends with the answer.
         self.wire = self.sock
 
     def getresponse(self) -> Any:
-        with cut_after(HEAD_SECONDS, lambda: self.wire):
+        with close_after(HEAD_SECONDS, lambda: self.wire):
             return super().getresponse()
 
 
@@ -89,7 +89,7 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _BoundedTls
 
 
-def kept_short(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+def with_deadlines(manager: urllib3.PoolManager) -> urllib3.PoolManager:
     """The manager, with connections that can't be held for ever."""
     manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
     return manager

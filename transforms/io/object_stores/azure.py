@@ -32,7 +32,7 @@ class Azure:
         container, name, _ = self._find(uri)
         content = bytearray()
         span = {"offset": part[0], "length": part[1]} if part else {}
-        with _told_plainly(uri):
+        with _translate_errors(uri):
             for piece in container.download_blob(name, max_concurrency=1, **span).chunks():
                 content += piece
                 if len(content) > limit:
@@ -44,13 +44,13 @@ class Azure:
     def size(self, uri: str) -> int:
         """The length that the store tells."""
         container, name, _ = self._find(uri)
-        with _told_plainly(uri):
+        with _translate_errors(uri):
             return int(container.get_blob_client(name).get_blob_properties().size)
 
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
         """Up to 1,000 names."""
         container, name, root = self._find(prefix)
-        with _told_plainly(prefix):
+        with _translate_errors(prefix):
             if deep:
                 found = container.list_blob_names(name_starts_with=name, results_per_page=PAGE_SIZE)
             else:
@@ -106,7 +106,7 @@ def _sign_in(account: str) -> Any:
 
 
 @contextlib.contextmanager
-def _told_plainly(uri: str) -> Iterator[None]:
+def _translate_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except exceptions.ClientAuthenticationError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from ..retry import BEHIND_THE_END, FetchError, Patience
+from ..retry import BEHIND_THE_END, FetchError, RetryPolicy
 from ..uris import scheme_of
 
 # The module here that knows the scheme, what it needs that may be missing, and how to get it.
@@ -96,7 +96,7 @@ class Stores:
                 self._stores[scheme] = open_store(scheme)
             return self._stores[scheme]
 
-    def part(self, uri: str, start: int, size: int, patience: Patience) -> bytes:
+    def part(self, uri: str, start: int, size: int, retry_policy: RetryPolicy) -> bytes:
         """So many bytes of an object: fewer where it ends, none behind its end.
 
         Raises:
@@ -105,17 +105,17 @@ class Stores:
         """
         store = self.of(scheme_of(uri))
         try:
-            return patience.call(lambda end: store.read(uri, size, end, (start, size)))
+            return retry_policy.call(lambda end: store.read(uri, size, end, (start, size)))
         except FetchError as error:
             if error.fault.error != BEHIND_THE_END:
                 raise
             return b""
 
-    def entries(self, scheme: str, prefix: str, deep: bool, patience: Patience) -> Iterator[Entry]:
+    def entries(self, scheme: str, prefix: str, deep: bool, retry_policy: RetryPolicy) -> Iterator[Entry]:
         """All entries below a prefix, a page at a time; each page is asked for as patiently as an object."""
         store, token = self.of(scheme), None
         while True:
-            page = patience.call(partial(_turn, store, prefix, deep, token))
+            page = retry_policy.call(partial(_turn, store, prefix, deep, token))
             yield from page.entries
             token = page.next
             if token is None:

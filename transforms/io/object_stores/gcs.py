@@ -37,7 +37,7 @@ class Gcs:
         """The content of an object."""
         bucket, name = split_bucket(uri)
         content = _Bounded(uri, limit, end)
-        with _told_plainly(uri):
+        with _translate_errors(uri):
             blob = self.client.bucket(bucket).blob(name)
             span = {"start": part[0], "end": sum(part) - 1} if part else {}
             blob.download_to_file(content, timeout=TIMEOUT, retry=None, **span)
@@ -46,7 +46,7 @@ class Gcs:
     def size(self, uri: str) -> int:
         """The length that the store tells."""
         bucket, name = split_bucket(uri)
-        with _told_plainly(uri):
+        with _translate_errors(uri):
             blob = self.client.bucket(bucket).blob(name)
             blob.reload(timeout=TIMEOUT, retry=None)
             return int(blob.size)
@@ -54,7 +54,7 @@ class Gcs:
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
         """Up to 1,000 names."""
         bucket, name = split_bucket(prefix)
-        with _told_plainly(prefix):
+        with _translate_errors(prefix):
             found = self.client.list_blobs(
                 bucket,
                 prefix=name,
@@ -89,7 +89,7 @@ class _Bounded(io.BytesIO):
 
 
 @contextlib.contextmanager
-def _told_plainly(uri: str) -> Iterator[None]:
+def _translate_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except exceptions.GoogleAPICallError as error:

@@ -27,7 +27,7 @@ class Hdfs:
         """The content of a file."""
         node, path = split_bucket(uri)
         content = bytearray()
-        with _told_plainly(uri), self._node(node).open_input_file(f"/{path}") as file:
+        with _translate_errors(uri), self._node(node).open_input_file(f"/{path}") as file:
             file.seek(part[0] if part else 0)
             while piece := file.read(min(CHUNK_BYTES, part[1] - len(content)) if part else CHUNK_BYTES):
                 content += piece
@@ -40,7 +40,7 @@ class Hdfs:
     def size(self, uri: str) -> int:
         """The length that the name node tells."""
         node, path = split_bucket(uri)
-        with _told_plainly(uri):
+        with _translate_errors(uri):
             info = self._node(node).get_file_info(f"/{path}")
         if info.type != fs.FileType.File:
             raise missing(uri)
@@ -50,7 +50,7 @@ class Hdfs:
         """All files of the folder that the prefix lies in: HDFS has no pages."""
         node, path = split_bucket(prefix)
         folder = path.rpartition("/")[0]
-        with _told_plainly(prefix):
+        with _translate_errors(prefix):
             found = self._node(node).get_file_info(fs.FileSelector(f"/{folder}", allow_not_found=True, recursive=deep))
         entries = []
         for info in sorted(found, key=lambda info: info.path):
@@ -74,7 +74,7 @@ open_store = Hdfs
 
 
 @contextlib.contextmanager
-def _told_plainly(uri: str) -> Iterator[None]:
+def _translate_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except FetchError:

@@ -40,7 +40,7 @@ class S3:
         content = bytearray()
         span = {"Range": f"bytes={part[0]}-{sum(part) - 1}"} if part else {}
         with (
-            _told_plainly(uri),
+            _translate_errors(uri),
             contextlib.closing(self.client.get_object(Bucket=bucket, Key=key, **span)["Body"]) as body,
         ):
             # Until nothing comes: only then does the client compare what came with what was announced.
@@ -55,7 +55,7 @@ class S3:
     def size(self, uri: str) -> int:
         """The length that the store tells."""
         bucket, key = split_bucket(uri)
-        with _told_plainly(uri):
+        with _translate_errors(uri):
             return int(self.client.head_object(Bucket=bucket, Key=key)["ContentLength"])
 
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
@@ -64,7 +64,7 @@ class S3:
         options = {} if deep else {"Delimiter": "/"}
         if token:
             options["ContinuationToken"] = token
-        with _told_plainly(prefix):
+        with _translate_errors(prefix):
             answer = self.client.list_objects_v2(Bucket=bucket, Prefix=key, **options)
         objects = [Entry(f"s3://{bucket}/{found['Key']}", False) for found in answer.get("Contents", ())]
         folders = [Entry(f"s3://{bucket}/{found['Prefix']}", True) for found in answer.get("CommonPrefixes", ())]
@@ -75,7 +75,7 @@ open_store = S3
 
 
 @contextlib.contextmanager
-def _told_plainly(uri: str) -> Iterator[None]:
+def _translate_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except exceptions.ClientError as error:

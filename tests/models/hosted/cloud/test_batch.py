@@ -93,7 +93,7 @@ def test_lines_that_nobody_sent_or_that_come_twice_are_never_taken_for_others(ap
 def test_a_line_left_out_is_a_fault(api, cloud):
     api.faults.append(Fault("download", lambda call, response: (200, b"", {}), before=False, times=1))
     told = ended(cloud.answer(requests(8)))
-    assert list(told.values()).count("Unanswered") == 4
+    assert list(told.values()).count("NoAnswer") == 4
 
 
 def test_an_address_that_has_ended_is_asked_for_again(api, cloud):

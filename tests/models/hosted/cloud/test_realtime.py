@@ -136,7 +136,7 @@ def test_a_bad_picture_fails_alone(api, cloud):
     [
         (lambda body: {**body, "answer": None}, "EmptyAnswer"),
         (lambda body: {**body, "answer": "  "}, "EmptyAnswer"),
-        (lambda body: {}, "Unfit"),
+        (lambda body: {}, "MismatchedAnswer"),
     ],
 )
 def test_an_answer_that_says_nothing_is_a_fault_and_billed(api, cloud, change, error):
@@ -152,7 +152,7 @@ def test_an_answer_that_says_nothing_is_a_fault_and_billed(api, cloud, change, e
 def test_boxes_that_are_none_are_a_fault(api, cloud, boxes):
     api.faults.append(Fault("detect", changed(lambda body: {**body, "objects": boxes}), before=False))
     (outcome,) = cloud.answer(requests([4], Detect("dog")))
-    assert outcome.result.error == "Unfit"
+    assert outcome.result.error == "MismatchedAnswer"
 
 
 def test_boxes_are_clamped_and_no_more_than_were_asked(api, cloud):
@@ -185,7 +185,11 @@ def test_three_hundred_pictures_balance_under_five_percent_of_every_fault(api, c
     api.faults += kinds
     told = ended(cloud.answer(requests(300)))
     wrong = {number: text for number, text in told.items() if text != right([number])[number]}
-    assert len(told) == 300 and set(wrong.values()) == {"LostAnswer", "Unfit", "EmptyAnswer"} and len(wrong) < 120
+    assert (
+        len(told) == 300
+        and set(wrong.values()) == {"LostAnswer", "MismatchedAnswer", "EmptyAnswer"}
+        and len(wrong) < 120
+    )
     assert max(api.cloud.asked.values()) == 1 and all(fault.hits for fault in kinds)
 
 

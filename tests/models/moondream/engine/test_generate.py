@@ -117,7 +117,7 @@ def test_a_biased_head_writes_as_in_the_reference(golden, bias):
 
 def test_the_answer_id_comes_first_or_never(golden):
     rows = golden.write(golden.runs, biased(golden.engine.model, {3: 20.0}))
-    words = [row.ids for row in rows if row.wish == "word"]
+    words = [row.ids for row in rows if row.next_output == "word"]
     assert all(ids[0] == 3 and 3 not in ids[1:] for ids in words)
     assert any(len(ids) > 1 for ids in words)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from moondream_beam.models.moondream.engine import request_stream
-from moondream_beam.models.moondream.engine.request_stream import Stream
+from moondream_beam.models.moondream.engine.request_stream import RequestStream
 from moondream_beam.models.tasks import Caption, Fault, Request
 
 
@@ -36,7 +36,9 @@ def open_stream(knife):
     with ThreadPoolExecutor(8) as cutters:
 
         def open_stream(requests, jobs_ahead=4):
-            return Stream(requests, lambda request: None, knife, cutters, threading.Condition(), "here", jobs_ahead)
+            return RequestStream(
+                requests, lambda request: None, knife, cutters, threading.Condition(), "here", jobs_ahead
+            )
 
         yield open_stream
         knife.may_cut.release(100)

@@ -42,7 +42,7 @@ def test_a_condition_is_sql_over_the_columns(select):
 def test_suspicious_rows_are_dropped_if_that_is_asked(select):
     rows = [annotation(id="a", key="a"), annotation(id="b", key="b", finish_reason="length")]
     assert [row["key"] for row in table(select(*rows, drop_suspicious=True))] == ["a"]
-    assert len(table(select(*rows, where="list_contains(_suspicions, 'cut off')"))) == 1
+    assert len(table(select(*rows, where="list_contains(_flags, 'cut off')"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from moondream_beam.models.tasks import Fault
 from moondream_beam.transforms.io.containers import compression as module
-from moondream_beam.transforms.io.containers.compression import unpacked
+from moondream_beam.transforms.io.containers.compression import decompress_blocks
 from moondream_beam.transforms.io.retry import FetchError
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -36,7 +36,7 @@ def unpack(name: str, packed: bytes) -> tuple[list[bytes], str]:
     """The blocks, and what went wrong behind them."""
     blocks = []
     try:
-        blocks.extend(iter(unpacked(name, lambda: io.BytesIO(packed))))
+        blocks.extend(iter(decompress_blocks(name, lambda: io.BytesIO(packed))))
     except ValueError as error:
         return blocks, str(error)
     return blocks, ""
@@ -91,7 +91,7 @@ def test_what_unpacks_to_absurdly_much_ends_there(
     memory_peak()
     total, problem = 0, ""
     try:
-        for block in unpacked(name, lambda: io.BytesIO(packed)):
+        for block in decompress_blocks(name, lambda: io.BytesIO(packed)):
             total += len(block)
     except ValueError as error:
         problem = str(error)
@@ -115,4 +115,4 @@ def test_an_error_of_the_network_stays_what_it_is(name: str) -> None:
             return super().read(1000 if size is None or size < 0 else min(size, 1000))
 
     with pytest.raises(FetchError):
-        list(unpacked(name, lambda: Far(PACK[name](CONTENT))))
+        list(decompress_blocks(name, lambda: Far(PACK[name](CONTENT))))

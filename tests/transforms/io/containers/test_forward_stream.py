@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from support.running.access_order import ask
 
-from moondream_beam.transforms.io.block_cache import Window
+from moondream_beam.transforms.io.block_cache import LruCache
 from moondream_beam.transforms.io.containers import forward_stream as module
-from moondream_beam.transforms.io.containers.forward_stream import Stream, Streams, bytes_at
+from moondream_beam.transforms.io.containers.forward_stream import ForwardStream, StreamPool, read_at
 
 
 def numbers(count: int, problem: str = "") -> Iterator[bytes]:
@@ -19,8 +19,8 @@ def numbers(count: int, problem: str = "") -> Iterator[bytes]:
         raise ValueError(problem)
 
 
-def stream(count: int = 100, problem: str = "", limit: int = 48) -> Stream:
-    return Stream("numbers", lambda: numbers(count, problem), Window(limit), len)
+def stream(count: int = 100, problem: str = "", limit: int = 48) -> ForwardStream:
+    return ForwardStream("numbers", lambda: numbers(count, problem), LruCache(limit), len)
 
 
 def test_threads_that_ask_nearly_in_order_begin_it_once() -> None:
@@ -57,7 +57,7 @@ def test_after_an_error_that_may_pass_it_is_begun_anew() -> None:
         yield from numbers(next(times))
         raise OSError("reset")
 
-    asked = Stream("numbers", begin, Window(48), len)
+    asked = ForwardStream("numbers", begin, LruCache(48), len)
     with pytest.raises(OSError, match="reset"):
         asked.piece(7)
     assert asked.piece(7) == b"007" and asked.begun == 2
@@ -70,11 +70,11 @@ def test_bytes_are_put_together_from_blocks(small_blocks: int) -> None:
         yield from (content[start : start + small_blocks] for start in range(0, len(content), small_blocks))
         raise ValueError("broken")
 
-    asked = Stream("bytes", begin, Window(8 * small_blocks), len)
+    asked = ForwardStream("bytes", begin, LruCache(8 * small_blocks), len)
     for start, size in ((0, 10), (4090, 20), (100, 9000), (4096, 4096), (12_380, 500)):
-        assert bytes_at(asked, start, size) == content[start : start + size]
+        assert read_at(asked, start, size) == content[start : start + size]
     with pytest.raises(ValueError, match="broken"):
-        bytes_at(asked, 5 * small_blocks, 1)
+        read_at(asked, 5 * small_blocks, 1)
 
 
 def test_only_some_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_only_some_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             is_open.remove(name)
 
-    streams = Streams(Window(6))
+    streams = StreamPool(LruCache(6))
     for name in "aabcabc":
         assert streams.of(name, lambda name=name: begin(name)).piece(20) == b"020"
     assert sorted(is_open) == ["b", "c"]

@@ -25,9 +25,9 @@ from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns, read_manifest
 from moondream_beam.transforms.io.containers import reader
 from moondream_beam.transforms.io.containers.parquet_images import cell_of
-from moondream_beam.transforms.io.retry import FetchError, Patience
+from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
 from moondream_beam.transforms.io.uris import check_uri, shown
-from moondream_beam.transforms.planning.locality import home_of, in_order
+from moondream_beam.transforms.planning.locality import read_order, shard_key
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 LAYOUTS: dict[str, pa.DataType] = {
@@ -184,7 +184,7 @@ def test_what_could_not_be_had_is_had_once_the_store_is_well(
 ) -> None:
     bucket, told = bucket_of("s3"), cells(12)
     refs = references(bucket.put("a.parquet", Path(write(tmp_path / "a.parquet", told)).read_bytes()))
-    fetch = Fetcher(patience=Patience(tries=3, first_pause=0.001))
+    fetch = Fetcher(retry_policy=RetryPolicy(max_attempts=3, initial_delay_s=0.001))
     assert fetch(refs[0].uri) == picture(0)
     bucket.proxy.rule = lambda method, path, before: 503
     for ref in refs[4:6]:
@@ -222,9 +222,9 @@ def test_rows_can_be_asked_for_in_any_order(tmp_path: Path, small_blocks: int) -
 
 def test_rows_of_a_group_share_a_shard_and_are_read_in_order(tmp_path: Path) -> None:
     refs = references(write(tmp_path / "a.parquet", cells(10)))
-    assert [home_of(ref) == home_of(refs[0]) for ref in refs] == [True] * 4 + [False] * 6
-    assert len({home_of(ref) for ref in refs}) == 3
-    assert sorted(sorted(refs, key=lambda ref: ref.key), key=in_order) == refs
+    assert [shard_key(ref) == shard_key(refs[0]) for ref in refs] == [True] * 4 + [False] * 6
+    assert len({shard_key(ref) for ref in refs}) == 3
+    assert sorted(sorted(refs, key=lambda ref: ref.key), key=read_order) == refs
 
 
 def test_a_file_that_has_changed_is_told(tmp_path: Path) -> None:

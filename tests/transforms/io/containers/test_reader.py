@@ -33,9 +33,9 @@ from moondream_beam.transforms.images.formats import EXTENSIONS
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns
 from moondream_beam.transforms.io.containers.tar import list_members, member_of
-from moondream_beam.transforms.io.retry import FetchError, Patience
+from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
 
-QUICK = Patience(tries=3, first_pause=0.001)
+QUICK = RetryPolicy(max_attempts=3, initial_delay_s=0.001)
 
 
 def archive(sizes: list[int]) -> bytes:
@@ -117,7 +117,7 @@ def test_requests_that_fail_are_made_again(ending: str, bucket_of: Callable[[str
     faults = iter([503, HALF, 500] * 1000)
     draw = random.Random(0)
     bucket.proxy.rule = lambda method, path, before: next(faults) if draw.random() < 0.5 else None
-    assert read(Fetcher(patience=Patience(tries=12, first_pause=0.001)), refs) == naively(content)
+    assert read(Fetcher(retry_policy=RetryPolicy(max_attempts=12, initial_delay_s=0.001)), refs) == naively(content)
     assert len(bucket.proxy.wrong) >= 3
 
 
@@ -125,7 +125,7 @@ def test_requests_that_fail_are_made_again(ending: str, bucket_of: Callable[[str
 def test_what_could_not_be_had_is_had_once_the_store_is_well(
     ending: str, bucket_of: Callable[[str], Bucket], small_blocks: int
 ) -> None:
-    bucket, content, fetch = bucket_of("s3"), archive([600] * 40), Fetcher(patience=QUICK)
+    bucket, content, fetch = bucket_of("s3"), archive([600] * 40), Fetcher(retry_policy=QUICK)
     refs = members(bucket.put(f"a{ending}", gzip.compress(content) if ending == ".tar.gz" else content))
     bucket.proxy.rule = lambda method, path, before: 503
     for ref in refs[:3]:
@@ -153,14 +153,14 @@ def test_an_archive_that_shrinks_or_goes_in_its_bucket_is_told(
     bucket, content = bucket_of("s3"), archive([600] * 40)
     refs = members(bucket.put("a.tar", content))
     bucket.put("a.tar", content[: member_of(refs[8].uri).offset + 10])
-    fetch = Fetcher(patience=QUICK)
+    fetch = Fetcher(retry_policy=QUICK)
     assert [fetch(ref.uri) for ref in refs[:8]] == naively(content)[:8]
     for ref in refs[8:]:
         with pytest.raises(ValueError, match="shorter"):
             fetch(ref.uri)
     bucket.delete("a.tar")
     with pytest.raises(FetchError, match="NoSuchKey"):
-        Fetcher(patience=QUICK)(refs[0].uri)
+        Fetcher(retry_policy=QUICK)(refs[0].uri)
 
 
 def test_a_local_archive_keeps_memory_low(tmp_path: Path, small_blocks: int, memory_peak: Callable[[], int]) -> None:
@@ -195,8 +195,8 @@ def test_the_whole_job_reads_a_bucket_whose_requests_fail_now_and_then(
 
     def run() -> dict[str, Any]:
         columns = check_columns([f"{bucket.root}/lists/*"], Columns(image="image", tasks=(Caption(),)), [])
-        patience = Patience(tries=8, first_pause=0.001)
-        job = AnnotateToParquet((Caption(),), Echo(), str(tmp_path / "out"), fetch=Fetcher(patience=patience))
+        retry_policy = RetryPolicy(max_attempts=8, initial_delay_s=0.001)
+        job = AnnotateToParquet((Caption(),), Echo(), str(tmp_path / "out"), fetch=Fetcher(retry_policy=retry_policy))
         inputs = ReadImages(f"{bucket.root}/sets/*"), ReadManifests([f"{bucket.root}/lists/*"], columns)
         (record,) = collect(
             lambda pipeline: (

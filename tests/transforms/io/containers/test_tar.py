@@ -29,7 +29,7 @@ from moondream_beam.transforms.io.containers import compression
 from moondream_beam.transforms.io.containers.tar import list_members, member_of
 from moondream_beam.transforms.io.uris import shown
 from moondream_beam.transforms.planning import locality
-from moondream_beam.transforms.planning.locality import home_of, in_order
+from moondream_beam.transforms.planning.locality import read_order, shard_key
 
 NAMES = ["000.jpg", "000.json", "deep/001#a.JPEG", "deep/.hidden.jpg", "000.jpg", "caf\udce9.png", "empty.webp"]
 IN_ALL = ["000.jpg", "deep/001#a.JPEG", "000.jpg#2", "caf\udce9.png", "empty.webp"]
@@ -97,7 +97,7 @@ def test_members_of_a_compressed_archive_are_the_same(tmp_path: Path, ending: st
     assert [fetch(ref.uri) for ref in refs[:4]] == [fetch(ref.uri) for ref in members(plain)[:4]]
     with pytest.raises(ValueError, match="empty"):
         fetch(refs[4].uri)
-    assert len({home_of(ref) for ref in refs}) == 1 and sorted(sorted(refs), key=in_order) == refs
+    assert len({shard_key(ref) for ref in refs}) == 1 and sorted(sorted(refs), key=read_order) == refs
 
 
 @pytest.mark.parametrize("ending", [".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"])
@@ -198,11 +198,11 @@ def test_an_archive_that_became_shorter_is_told(tmp_path: Path) -> None:
 def test_members_of_one_stretch_share_a_shard_and_are_read_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locality, "STRETCH_BYTES", 4096)
+    monkeypatch.setattr(locality, "SEGMENT_BYTES", 4096)
     refs = members(make(tmp_path / "a.tar", [f"{index}.jpg" for index in range(12)]))
-    assert 1 < len({home_of(ref) for ref in refs}) < len(refs)
-    assert sorted(sorted(refs, key=lambda ref: ref.key), key=in_order) == refs
-    assert home_of(ImageRef("/a.jpg", "a.jpg")) == ImageRef("/a.jpg", "a.jpg").key
+    assert 1 < len({shard_key(ref) for ref in refs}) < len(refs)
+    assert sorted(sorted(refs, key=lambda ref: ref.key), key=read_order) == refs
+    assert shard_key(ImageRef("/a.jpg", "a.jpg")) == ImageRef("/a.jpg", "a.jpg").key
 
 
 def test_a_uri_from_outside_is_no_member() -> None:

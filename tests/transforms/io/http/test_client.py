@@ -18,8 +18,8 @@ from support.servers.web_server import Visit, serving
 
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.io.http import client, connections
-from moondream_beam.transforms.io.http.client import Web
-from moondream_beam.transforms.io.retry import Patience
+from moondream_beam.transforms.io.http.client import HttpClient
+from moondream_beam.transforms.io.retry import RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
@@ -43,7 +43,7 @@ def test_gives_the_content_and_says_who_asks() -> None:
 
 def test_letters_beyond_ascii_are_sent_in_their_escaped_form() -> None:
     with serving(ok) as server:
-        web = Web(True, resolve=lambda host, port: {"xn--bcher-kva.example": ["127.0.0.1"]}[host])
+        web = HttpClient(True, resolve=lambda host, port: {"xn--bcher-kva.example": ["127.0.0.1"]}[host])
         url = f"http://bücher.example:{server.server_port}/夏/50%25.jpg?q=é"
         assert web.read(url, LIMIT, time.monotonic() + 5) == b"picture"
     ((path, headers),) = server.asked
@@ -113,7 +113,7 @@ def test_content_larger_than_the_limit_is_refused_by_its_header() -> None:
         serving(lambda visit: visit.reply(b"x", Content_Length=LIMIT + 1)) as server,
         pytest.raises(ValueError, match="larger than 1 MiB"),
     ):
-        Web(True).read(server.url, LIMIT, time.monotonic() + 5)
+        HttpClient(True).read(server.url, LIMIT, time.monotonic() + 5)
 
 
 def endless(visit: Visit) -> None:
@@ -133,7 +133,7 @@ def squeezed(visit: Visit) -> None:
 @pytest.mark.parametrize("answer", [endless, squeezed])
 def test_content_larger_than_the_limit_is_refused_as_it_comes(answer: Any, memory_peak: Any) -> None:
     with serving(answer) as server, pytest.raises(ValueError, match="larger than 1 MiB"):
-        Web(True).read(server.url, LIMIT, time.monotonic() + 20)
+        HttpClient(True).read(server.url, LIMIT, time.monotonic() + 20)
     if answer is endless:
         assert memory_peak() < 10 * LIMIT
 
@@ -185,7 +185,7 @@ def test_a_server_that_drips_is_cut_off_at_the_deadline(answer: Any, monkeypatch
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
     started = time.monotonic()
     with serving(answer) as server:
-        found = fault(server.url, Patience(tries=1, seconds=0.5))
+        found = fault(server.url, RetryPolicy(max_attempts=1, timeout_s=0.5))
         assert time.monotonic() - started < 3
     assert found.retryable and found.error in ("TimeoutError", "ConnectionError")
 
@@ -194,7 +194,7 @@ def test_a_server_that_is_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(client, "READ_SECONDS", 0.2)
     silence = threading.Event()
     with serving(lambda visit: silence.wait(5)) as server:
-        found = fault(server.url, Patience(tries=2, seconds=5, first_pause=0.001))
+        found = fault(server.url, RetryPolicy(max_attempts=2, timeout_s=5, initial_delay_s=0.001))
         silence.set()
     assert (found.error, found.retryable, found.attempts) == ("TimeoutError", True, 2)
 
@@ -229,7 +229,7 @@ def test_who_waits_for_a_turn_at_a_host_loses_no_time_to_ask_it() -> None:
         visit.reply(b"x")
 
     with serving(slow) as server:
-        fetcher = Fetcher(allow_private_addresses=True, patience=Patience(tries=1, seconds=1.0))
+        fetcher = Fetcher(allow_private_addresses=True, retry_policy=RetryPolicy(max_attempts=1, timeout_s=1.0))
         with ThreadPoolExecutor(4 * client.CONNECTIONS_PER_HOST) as pool:
             assert list(pool.map(fetcher, [server.url] * 4 * client.CONNECTIONS_PER_HOST)) == [b"x"] * 24
 
@@ -250,7 +250,7 @@ def test_a_connection_serves_again() -> None:
 
 def test_a_fetcher_travels_without_its_connections() -> None:
     with serving(ok) as server:
-        fetcher = Fetcher(allow_private_addresses=True, patience=QUICK)
+        fetcher = Fetcher(allow_private_addresses=True, retry_policy=QUICK)
         fetcher(server.url)
         again = pickle.loads(pickle.dumps(fetcher))
         assert again == fetcher and again.clients is not fetcher.clients

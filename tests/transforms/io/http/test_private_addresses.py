@@ -19,7 +19,7 @@ from support.servers.web_server import Server, Visit, serving
 
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.io.http import client
-from moondream_beam.transforms.io.http.client import Web
+from moondream_beam.transforms.io.http.client import HttpClient
 from moondream_beam.transforms.io.retry import FetchError
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
@@ -37,7 +37,7 @@ def inside() -> Iterator[Server]:
 )
 def test_addresses_of_this_machine_are_not_reached(inside: Server, host: str) -> None:
     with pytest.raises(FetchError, match="private") as caught:
-        Fetcher(patience=QUICK)(f"http://{host}:{inside.server_port}/")
+        Fetcher(retry_policy=QUICK)(f"http://{host}:{inside.server_port}/")
     assert caught.value.fault.error == "PermissionError" and not caught.value.fault.retryable
     assert inside.asked == []
 
@@ -45,7 +45,7 @@ def test_addresses_of_this_machine_are_not_reached(inside: Server, host: str) ->
 @pytest.mark.parametrize("host", ["169.254.169.254", "10.0.0.1", "[fd00:ec2::254]", "100.100.100.200", "168.63.129.16"])
 def test_metadata_and_private_networks_are_refused_before_any_packet(host: str) -> None:
     with pytest.raises(FetchError, match="private"):
-        Fetcher(patience=QUICK)(f"http://{host}/latest/meta-data/")
+        Fetcher(retry_policy=QUICK)(f"http://{host}/latest/meta-data/")
 
 
 def named(addresses: dict[str, list[str]]) -> Any:
@@ -56,7 +56,7 @@ def named(addresses: dict[str, list[str]]) -> Any:
 def test_a_name_of_a_private_address_is_refused(inside: Server) -> None:
     resolver = named({"inside.example": ["127.0.0.1"]})
     with pytest.raises(FetchError, match=r"inside\.example lies in a private"):
-        Web(resolve=resolver).read(f"http://inside.example:{inside.server_port}/", LIMIT, time.monotonic() + 5)
+        HttpClient(resolve=resolver).read(f"http://inside.example:{inside.server_port}/", LIMIT, time.monotonic() + 5)
     assert inside.asked == []
 
 
@@ -78,11 +78,11 @@ def test_a_name_is_looked_up_once_and_that_address_is_connected_to(
 
     monkeypatch.setattr("urllib3.util.connection.create_connection", refuse)
     with pytest.raises(FetchError):
-        Web(resolve=rebinding).read(f"http://rebind.example:{inside.server_port}/", LIMIT, time.monotonic() + 5)
+        HttpClient(resolve=rebinding).read(f"http://rebind.example:{inside.server_port}/", LIMIT, time.monotonic() + 5)
     assert asked == ["rebind.example"] and connected == ["203.0.114.7"] and inside.asked == []
 
 
-def public_then(monkeypatch: pytest.MonkeyPatch, server: Server) -> Web:
+def public_then(monkeypatch: pytest.MonkeyPatch, server: Server) -> HttpClient:
     """A web in which public.example is this server, under an address that passes for public."""
     real = client.addresses_of
 
@@ -90,7 +90,7 @@ def public_then(monkeypatch: pytest.MonkeyPatch, server: Server) -> Web:
         return ["127.0.0.1"] if host == "public.example" else real(host, port, allow, resolve)
 
     monkeypatch.setattr(client, "addresses_of", addresses)
-    return Web(resolve=named({"inside.example": ["127.0.0.1"]}))
+    return HttpClient(resolve=named({"inside.example": ["127.0.0.1"]}))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_checked_address_is_asked_under_the_name_of_the_url(certified: ssl.S
     certified.sni_callback = lambda sock, name, context: names.append(name)
     with serving(ok, certified) as server:
         url = f"https://photos.example:{server.server_port}/a.jpg"
-        web = Web(True, resolve=named({"photos.example": ["127.0.0.1"]}))
+        web = HttpClient(True, resolve=named({"photos.example": ["127.0.0.1"]}))
         assert web.read(url, LIMIT, time.monotonic() + 5) == b"picture"
     assert names == ["photos.example"]
     assert server.asked[0][1]["host"] == f"photos.example:{server.server_port}"
@@ -184,7 +184,7 @@ def test_the_checked_address_is_asked_under_the_name_of_the_url(certified: ssl.S
 
 def test_a_certificate_for_another_name_is_a_fault_that_does_not_pass(certified: ssl.SSLContext) -> None:
     with serving(ok, certified) as server:
-        web = Web(True, resolve=named({"other.example": ["127.0.0.1"]}))
+        web = HttpClient(True, resolve=named({"other.example": ["127.0.0.1"]}))
         with pytest.raises(FetchError, match="certificate of other.example") as caught:
             web.read(f"https://other.example:{server.server_port}/", LIMIT, time.monotonic() + 5)
     assert not caught.value.fault.retryable and server.asked == []
@@ -196,8 +196,8 @@ def test_a_certificate_for_another_name_is_a_fault_that_does_not_pass(certified:
 def test_a_proxy_of_the_environment_is_used_and_given_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(ok) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//me:hunter2@"))
-        assert Fetcher(patience=QUICK)("http://photos.example/a.jpg?x=1") == b"picture"
-        assert Fetcher(patience=QUICK)("http://bücher.example:8080?x=1#there") == b"picture"
+        assert Fetcher(retry_policy=QUICK)("http://photos.example/a.jpg?x=1") == b"picture"
+        assert Fetcher(retry_policy=QUICK)("http://bücher.example:8080?x=1#there") == b"picture"
     (path, headers), (other, _) = proxy.asked
     assert (path, other) == ("http://photos.example/a.jpg?x=1", "http://xn--bcher-kva.example:8080/?x=1")
     assert headers["proxy-authorization"].startswith("Basic ") and headers["host"] == "photos.example"
@@ -208,5 +208,5 @@ def test_a_proxy_is_not_asked_for_what_lies_inside(monkeypatch: pytest.MonkeyPat
     with serving(ok) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         with pytest.raises(FetchError, match="private"):
-            Fetcher(patience=QUICK)(f"http://{host}/")
+            Fetcher(retry_policy=QUICK)(f"http://{host}/")
     assert proxy.asked == []

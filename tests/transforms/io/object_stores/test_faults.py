@@ -22,8 +22,8 @@ from moondream_beam.models.tasks import Caption, Detect
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.images import ReadImages, list_images
-from moondream_beam.transforms.io.retry import Patience
-from moondream_beam.transforms.output.lock import claimed
+from moondream_beam.transforms.io.retry import RetryPolicy
+from moondream_beam.transforms.output.lock import run_lock
 from moondream_beam.transforms.output.run_record import read_record
 
 pytestmark = [
@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 TASKS = (Caption(), Detect("dog"))
-QUICK = Patience(tries=3, seconds=20, first_pause=0.01)
+QUICK = RetryPolicy(max_attempts=3, timeout_s=20, initial_delay_s=0.01)
 # Of twelve pictures, by number, what goes wrong with the requests for it: how often, and how.
 PASSING = {0: 500, 1: 503, 2: RESET, 3: HALF, 4: SLOW}
 LASTING = {5: 403, 6: RESET, 7: 500}
@@ -67,9 +67,9 @@ def run(bucket: Bucket, name: str, shard_size: int = 6) -> dict[str, Any]:
     output = output_of(bucket)
     # As the command does: a run that fails leaves no token behind.
     pipeline = beam.Pipeline(FnApiRunner(), options=PipelineOptions(["--no_auth", "--project=test"]))
-    job = AnnotateToParquet(TASKS, Echo(), output, shard_size=shard_size, run=name, fetch=Fetcher(patience=QUICK))
+    job = AnnotateToParquet(TASKS, Echo(), output, shard_size=shard_size, run=name, fetch=Fetcher(retry_policy=QUICK))
     _ = pipeline | ReadImages(f"{bucket.root}/photos") | job
-    with claimed(output, name):
+    with run_lock(output, name):
         pipeline.run().wait_until_finish()
     return read_record(output, name)
 
