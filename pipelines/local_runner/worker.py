@@ -1,7 +1,7 @@
 """A worker process of this machine: Beam's harness, whose log goes to the process that started it and nowhere else.
 
-Run by the runner as ``python -m moondream_beam.pipelines.local_runner.worker [GPU …]``; the harness finds its addresses in the
-environment, and this process its number among those that share out the GPUs.
+Run by the runner as ``python -m moondream_beam.pipelines.local_runner.worker [GPU ...]``; the harness finds its
+addresses in the environment, and this process its number among those that share out the GPUs.
 """
 
 from __future__ import annotations

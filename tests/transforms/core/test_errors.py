@@ -67,7 +67,7 @@ def test_the_reason_is_found_behind_the_errors_it_became() -> None:
 def test_the_reason_is_found_in_the_traceback_of_another_process() -> None:
     text = (
         "Traceback (most recent call last):\n  File ...\n"
-        "moondream_beam.transforms.core.errors.StoppedError: stopped: the disk is full [while running 'Annotate']\n\nmore"
+        "moondream_beam.transforms.core.errors.RunStopped: stopped: the disk is full [while running 'Annotate']\n\nmore"
     )
     assert stop_reason(RuntimeError(text)) == "stopped: the disk is full"
 

@@ -12,7 +12,7 @@ from moondream_beam.transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
 
 HANGING = """
 import threading, time
-from moondream_beam.transforms import pulse
+from moondream_beam.transforms.monitoring import heartbeat as pulse
 pulse.BEAT_SECONDS = 0.02
 pulse.Pulse().start()
 """

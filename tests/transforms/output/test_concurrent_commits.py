@@ -64,7 +64,7 @@ def steps(out: Path, stepwise: Stepwise) -> int:
     for number in count():
         if attempt.over:
             shutil.rmtree(out)
-            # The gate of stepwise.py knows a step by a part's name in it: without this, new names would empty the tests.
+            # The gate in stepwise.py counts a call as a step if "part-" is in its arguments: other names would pass it.
             assert number == STEPS
             return number
         attempt.step()

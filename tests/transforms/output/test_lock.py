@@ -20,25 +20,25 @@ from moondream_beam.transforms.output.lock_file import ObjectLock
 PATIENCE = 30.0
 HOLDER = """
 import sys, time
-from moondream_beam.transforms.output.lock import claimed
-with claimed(sys.argv[1], sys.argv[2]):
+from moondream_beam.transforms.output.lock import run_lock
+with run_lock(sys.argv[1], sys.argv[2]):
     print("in", flush=True)
     time.sleep(600)
 """
 RIVAL = """
 import os, sys, time
-from moondream_beam.transforms.output.lock import TakenError, claimed
+from moondream_beam.transforms.output.lock import OutputLockedError, run_lock
 out, run, log = sys.argv[1:]
 sys.stdin.readline()
 for turn in range(5):
     try:
-        with claimed(out, f"{run}-{turn}"):
+        with run_lock(out, f"{run}-{turn}"):
             with open(log, "a") as file:
                 file.write("in\\n")
             time.sleep(0.05)
             with open(log, "a") as file:
                 file.write("out\\n")
-    except TakenError:
+    except OutputLockedError:
         pass
 """
 

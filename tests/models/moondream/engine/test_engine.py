@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.checkpoints.files import WEIGHTS_FILE
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
-from moondream_beam.models.moondream.engine.engine import Engine, engine
+from moondream_beam.models.moondream.engine import engine
+from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.engine.slots import Slots
 from moondream_beam.models.moondream.network.text import Cache
 from moondream_beam.models.tasks import Answer, Box, Caption, Detect, Fault, Point, Query, Request, Sampling
