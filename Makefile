@@ -12,7 +12,7 @@ demo: .venv/runtime  ## draw pictures, annotate them with the embedded model, sh
 	$(BIN)/moondream-beam demo
 
 test: .venv/test  ## run all tests, the quick ones first
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4
 
 corpus: .venv/corpus  ## fetch the pictures that Pillow is tested with, for a test that is skipped without them
 
