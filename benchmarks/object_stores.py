@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from moondream_beam.transforms.load import LOAD_THREADS
-from moondream_beam.transforms.s3 import S3
+from moondream_beam.transforms.images.prefetch import LOAD_THREADS
+from moondream_beam.transforms.io.object_stores.s3 import S3
 
 try:
     from obstore.store import S3Store
