@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.combiners import Top
 
 from ...models.moondream.checkpoints.hub import OFFICIAL
@@ -124,19 +124,16 @@ def _run(pipeline: beam.Pipeline) -> str | None:
     return None
 
 
-class _BeamParser(OneLineParser, _BeamArgumentParser):
-    """Beam's parser, as brief as ours about what is wrong."""
-
-
 def beam_options(args: argparse.Namespace, arguments: Sequence[str]) -> PipelineOptions:
     """Beam's options from what our parser left over.
 
     Raises:
         ValueError: one of them is not Beam's either. Beam itself would warn and go on without it.
     """
-    parser = _BeamParser("moondream-beam annotate", add_help=False, allow_abbrev=False)
-    for kind in PipelineOptions.__subclasses__():
-        kind._add_argparse_args(parser)
+    # Beam hands its parser of all options to this callback, and offers no other way to it.
+    parents: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parents.append)
+    parser = OneLineParser("moondream-beam annotate", parents=parents, add_help=False, allow_abbrev=False)
     _, unknown = parser.parse_known_args(list(arguments))
     reject_unknown_args(args, unknown)
     return PipelineOptions(list(arguments))

@@ -27,7 +27,10 @@ def main() -> None:
     pin(os.environ["WORKER_ID"], sys.argv[1:], os.environ)
     # Importing Beam leaves a handler behind that would print each record a second time, onto the progress bar.
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)
-    # It prints each error that it also sends to the process that started it, which has something to say of it.
+    # Beam's harness prints the traceback of each failed bundle, and sends it to the process that started this one, too.
+    # That process reports the error in one line. Beam has no option against the print. ``sys.stderr`` must stay: the
+    # bar of a download and crash dumps go there. If a later Beam prints otherwise, a traceback appears, and
+    # tests/pipelines/test_trouble.py fails.
     setattr(sdk_worker, "print", _say_nothing)  # noqa: B010
     # Interrupts reach every process of a terminal or a job; what follows is for the one that was started to say.
     for interrupt in INTERRUPTS:

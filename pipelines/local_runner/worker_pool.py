@@ -19,19 +19,15 @@ from functools import partial
 from typing import Any
 
 import grpc
-from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
-from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
-    BeamFnControlServicer,
-    ControlFuture,
-    GrpcWorkerHandler,
-    WorkerHandler,
-)
+from apache_beam.portability.api import beam_fn_api_pb2_grpc, endpoints_pb2
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 from apache_beam.runners.portability.local_job_service import BeamFnLoggingServicer
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from apache_beam.utils import thread_pool_executor
 from google.protobuf import json_format, text_format
 
 from ...transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
+from .control_connection import RefusableConnection
 from .signals import INTERRUPTS
 
 URN = "moondream_beam:env:process:v1"
@@ -113,6 +109,8 @@ class Worker(GrpcWorkerHandler):
     def __init__(self, crew: Crew, _: bytes, state: Any, provision_info: Any, grpc_server: Any) -> None:
         super().__init__(state, provision_info, grpc_server)
         self.crew, self.signs = crew, Signs(crew.patience)
+        # Beam's runner sends its requests to the object of this name. Beam's EmbeddedWorkerHandler replaces it as well.
+        self.control_conn: Any = RefusableConnection(self.control_conn)
         self._closing = threading.Event()
 
     def start_worker(self) -> None:
@@ -142,8 +140,9 @@ class Worker(GrpcWorkerHandler):
     def close(self) -> None:
         """End it: it is told, and killed if it takes too long."""
         self._closing.set()
-        if self.control_conn._state == BeamFnControlServicer.UNSTARTED_STATE:
-            # It has not come up, and would look for this process for a minute.
+        if not self.control_conn.has_response():
+            # A process that has not connected yet would try to for a minute. One at its first request has published
+            # nothing. The run is over for both.
             self.process.kill()
         try:
             super().close()
@@ -187,21 +186,7 @@ class Worker(GrpcWorkerHandler):
             return
         self.crew.lost.append(told)
         logger.warning("%s; the others go on with what is theirs", told)
-        connection: Any = self.control_conn
-        push = connection.push
-
-        def refuse(request: Any) -> Any:
-            if isinstance(request, beam_fn_api_pb2.InstructionRequest):
-                return ControlFuture(request.instruction_id, _refusal(request.instruction_id, told))
-            return push(request)
-
-        connection.push = refuse
-        for name, future in list(connection._futures_by_id.items()):
-            future.set(_refusal(name, told))
-
-
-def _refusal(instruction: str, why: str) -> beam_fn_api_pb2.InstructionResponse:
-    return beam_fn_api_pb2.InstructionResponse(instruction_id=instruction, error=why)
+        self.control_conn.refuse(told)
 
 
 def _end(status: int) -> str:

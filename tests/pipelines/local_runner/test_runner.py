@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.value_provider import RuntimeValueProvider
 
+from moondream_beam import pipelines
 from moondream_beam.pipelines.local_runner.runner import local_runner
 
 
@@ -34,3 +38,22 @@ def test_nothing_is_fetched_to_run_on_this_machine():
     # The wall around the network of these tests would make it fail.
     with beam.Pipeline(local_runner(PipelineOptions([]), 1)) as pipeline:
         _ = pipeline | beam.Create([1]) | beam.Map(print)
+
+
+def private_names(source: str) -> Iterator[str]:
+    """Names with one leading underscore that a module imports, or reads from an object that is not its own."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls"):
+            continue
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names if alias.name.startswith("_"))
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr[1] != "_":
+            yield ast.unparse(node)
+
+
+def test_no_private_part_of_beam_is_used_to_run_a_job():
+    modules = sorted(Path(pipelines.__file__).parent.rglob("*.py"))
+    found = {name for module in modules for name in private_names(module.read_text())}
+    assert found <= {"os._exit", "os._Environ"}
+    planted = "from apache_beam import _a\nself.control_conn._state\nself._crew\nsuper().__init__()"
+    assert list(private_names(planted)) == ["_a", "self.control_conn._state"]
