@@ -17,8 +17,8 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import schema_from_element_type
 
 from ...models.tasks import Task
-from ..io.uris import INSIDE, basename, check_uri, is_path, scheme_of
-from .prompt_templates import fill, literal, named_columns
+from ..io.uris import CONTAINER_SCHEMES, basename, check_uri, is_path, scheme_of
+from .prompt_templates import fill_template, named_columns, unescape_braces
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema
 
 URI, FILENAME, PROBLEM = "uri", "filename", "problem"
@@ -29,7 +29,7 @@ REF_SCHEMA = pa.schema(
         (PROBLEM, pa.string()),
     ]
 )
-_PLAIN = (
+_PYTHON_TYPES = (
     (pa.types.is_boolean, bool),
     (lambda kind: pa.types.is_integer(kind) and kind != pa.uint64(), int),
     (pa.types.is_floating, float),
@@ -40,7 +40,7 @@ _PLAIN = (
 )
 
 
-class Asked(NamedTuple):
+class TaskSpec(NamedTuple):
     """What is asked of the pictures of rows: ``tasks`` may name fields in braces, those of ``columns`` are kept."""
 
     tasks: tuple[Task, ...]
@@ -53,10 +53,10 @@ class Asked(NamedTuple):
 
     def job_tasks(self) -> tuple[Task, ...]:
         """What the job asks: where no field is named, a doubled brace means one."""
-        return self.tasks if self.named else tuple(map(literal, self.tasks))
+        return self.tasks if self.named else tuple(map(unescape_braces, self.tasks))
 
 
-def asked_of(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequence[str]) -> Asked:
+def build_task_spec(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequence[str]) -> TaskSpec:
     """What is asked of these rows, once they were seen to have all fields for it.
 
     Raises:
@@ -70,7 +70,7 @@ def asked_of(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequence[str])
         raise ValueError(
             "these are no rows with named fields: give those of ReadImages, or of a MapToFields"
         ) from error
-    asked = Asked(tuple(tasks))
+    asked = TaskSpec(tuple(tasks))
     for name in (URI, *asked.named, *keep):
         if name not in fields:
             raise ValueError(f"the rows have no field {name!r}; they have {', '.join(fields)}")
@@ -89,7 +89,7 @@ class RowsToRefs(beam.PTransform[PCollection[Any], PCollection[ImageRef]]):
     reference that fails at stage ``list``.
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: TaskSpec) -> None:
         super().__init__()
         self.asked, self.base = asked, os.getcwd()
 
@@ -153,7 +153,7 @@ def row_type(schema: pa.Schema) -> RowTypeConstraint:
     return RowTypeConstraint.from_fields([(field.name, _field_type(field)) for field in schema])
 
 
-def to_ref(row: Any, asked: Asked, base: str) -> ImageRef:
+def to_ref(row: Any, asked: TaskSpec, base: str) -> ImageRef:
     """The reference that a row means."""
     named, kept = asked.named, [column.name for column in asked.columns]
     values = {name: getattr(row, name, None) for name in (URI, FILENAME, PROBLEM, *named, *kept)}
@@ -165,12 +165,14 @@ def to_ref(row: Any, asked: Asked, base: str) -> ImageRef:
     filename = values[FILENAME] or ""
     tasks: tuple[Task, ...] = ()
     try:
-        if not problem and scheme_of(uri) not in INSIDE:
+        if not problem and scheme_of(uri) not in CONTAINER_SCHEMES:
             check_uri(uri)
             uri = os.path.join(base, uri) if is_path(uri) else uri
         filename = filename or basename(uri)
         if named or kept:
-            tasks = asked.tasks if problem else tuple(dict.fromkeys(fill(task, values) for task in asked.tasks))
+            tasks = (
+                asked.tasks if problem else tuple(dict.fromkeys(fill_template(task, values) for task in asked.tasks))
+            )
     except ValueError as error:
         problem, tasks = problem or str(error), asked.tasks if named or kept else ()
     columns = (tuple(values[name] for name in kept),) * len(tasks) if kept else ()
@@ -179,7 +181,7 @@ def to_ref(row: Any, asked: Asked, base: str) -> ImageRef:
 
 def _ref_row(ref: ImageRef, names: Sequence[str]) -> Any:
     problem = ref.problem
-    if _text(ref.uri) != ref.uri:
+    if _field_value(ref.uri) != ref.uri:
         problem = problem or "its name is no UTF-8, which rows can't hold: rename it, or use the command"
     kept = ref.columns[0] if ref.columns else (None,) * (len(names) - len(REF_SCHEMA))
     return _row(names, (ref.uri, ref.filename, problem or None, *kept))
@@ -191,10 +193,10 @@ def _annotation_row(row: Annotation, names: Sequence[str]) -> Any:
 
 
 def _row(names: Sequence[str], values: Sequence[Any]) -> Any:
-    return Row(**dict(zip(names, map(_text, values), strict=True)))
+    return Row(**dict(zip(names, map(_field_value, values), strict=True)))
 
 
-def _text(value: Any) -> Any:
+def _field_value(value: Any) -> Any:
     """A value as rows hold it: odd bytes in names of files as escapes, as in Parquet, and a moment as text."""
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "backslashreplace").decode()
@@ -202,7 +204,7 @@ def _text(value: Any) -> Any:
 
 
 def _field_type(field: pa.Field) -> Any:
-    kind: Any = next((plain for fits, plain in _PLAIN if fits(field.type)), None)
+    kind: Any = next((plain for fits, plain in _PYTHON_TYPES if fits(field.type)), None)
     if kind is None and pa.types.is_list(field.type):
         kind = Sequence[_field_type(field.type.value_field.with_nullable(False))]  # type: ignore[misc]
     elif kind is None and pa.types.is_struct(field.type):

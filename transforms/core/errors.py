@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from ...models.moondream.engine.memory import is_out_of_memory
-from ..io.uris import BUCKETS, scheme_of
+from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 
 
 class RunStopped(RuntimeError):
@@ -15,7 +15,7 @@ class RunStopped(RuntimeError):
 
 
 # What Python says where a thread has no room for its stack.
-NO_THREAD = "can't start new thread"
+THREAD_START_FAILED = "can't start new thread"
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def output_errors(output: str) -> Iterator[None]:
     Raises:
         StoppedError: instead of it.
     """
-    in_bucket = scheme_of(output) in BUCKETS
+    in_bucket = scheme_of(output) in OBJECT_STORE_SCHEMES
     try:
         yield
     except RunStopped:
@@ -52,7 +52,7 @@ def out_of_memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RunStopped) or not (is_out_of_memory(error) or NO_THREAD in str(error)):
+        if isinstance(error, RunStopped) or not (is_out_of_memory(error) or THREAD_START_FAILED in str(error)):
             raise
         raise RunStopped(
             "stopped: this process has no memory left; with fewer --workers or a smaller --batch-size, or more memory,"

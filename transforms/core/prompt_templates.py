@@ -8,7 +8,7 @@ from string import Formatter
 from typing import Any
 
 from ...models.tasks import Task
-from ..io.uris import checked_text
+from ..io.uris import check_utf8
 
 
 def named_columns(tasks: Iterable[Task]) -> list[str]:
@@ -17,16 +17,16 @@ def named_columns(tasks: Iterable[Task]) -> list[str]:
     Raises:
         ValueError: a brace stands alone, or holds more than a name.
     """
-    names = dict.fromkeys(name for task in tasks for _, name in _pieces(_text(task)) if name is not None)
+    names = dict.fromkeys(name for task in tasks for _, name in _parse(_text(task)) if name is not None)
     return list(names)
 
 
-def literal(task: Task) -> Task:
+def unescape_braces(task: Task) -> Task:
     """A task that names no column, with its doubled braces as single ones."""
-    return _with_text(task, lambda text: "".join(before for before, _ in _pieces(text)))
+    return _with_text(task, lambda text: "".join(before for before, _ in _parse(text)))
 
 
-def fill(task: Task, row: Mapping[str, Any]) -> Task:
+def fill_template(task: Task, row: Mapping[str, Any]) -> Task:
     """The task of one row.
 
     Raises:
@@ -34,12 +34,12 @@ def fill(task: Task, row: Mapping[str, Any]) -> Task:
     """
 
     def filled(text: str) -> str:
-        return "".join(before + (value_of(row, name) if name is not None else "") for before, name in _pieces(text))
+        return "".join(before + (column_text(row, name) if name is not None else "") for before, name in _parse(text))
 
     return _with_text(task, filled)
 
 
-def value_of(row: Mapping[str, Any], column: str) -> str:
+def column_text(row: Mapping[str, Any], column: str) -> str:
     """A column's value in one row, as text.
 
     Raises:
@@ -48,10 +48,10 @@ def value_of(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if value is None or not str(value).strip():
         raise ValueError(f"column {column} is empty")
-    return checked_text(str(value), column)
+    return check_utf8(str(value), column)
 
 
-def template(column: str) -> str:
+def column_template(column: str) -> str:
     """The prompt that is nothing but a column.
 
     Raises:
@@ -62,7 +62,7 @@ def template(column: str) -> str:
     return "{" + column + "}"
 
 
-def _pieces(text: str) -> Sequence[tuple[str, str | None]]:
+def _parse(text: str) -> Sequence[tuple[str, str | None]]:
     """Text, and the name of the column that follows it."""
     try:
         found = list(Formatter().parse(text))

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ...models.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
-from ..io.uris import as_written, shown
+from ..io.uris import display_uri, escape_non_utf8
 
 Stage = Literal["list", "fetch", "decode", "answer"]
 
@@ -35,7 +35,7 @@ class ImageRef(NamedTuple):
     @property
     def key(self) -> str:
         """A short name for the picture, the same in every run, without dots."""
-        return hashlib.sha256(shown(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
+        return hashlib.sha256(display_uri(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
 
     def columns_of(self, task: Task) -> tuple[Any, ...]:
         """What is kept beside one of its tasks."""
@@ -186,7 +186,7 @@ class Job(NamedTuple):
 
     def id_of(self, ref: ImageRef, task: Task) -> str:
         """The name of one task on one picture: sha256 over all that decides the answer, as 64 hex digits."""
-        return self._digest(shown(ref.uri), task)
+        return self._digest(display_uri(ref.uri), task)
 
     def question_of(self, sha256: str, task: Task) -> str:
         """The name of one task on these bytes, wherever they lie: it seeds the draws, and is asked once."""
@@ -214,4 +214,4 @@ def _array(column: list[Any], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(column, kind)
     except UnicodeEncodeError:
-        return pa.array([text if text is None else as_written(text) for text in column])
+        return pa.array([text if text is None else escape_non_utf8(text) for text in column])

@@ -20,7 +20,7 @@ from .records import ImageRef
 # Things that meet lie in the same bucket, which must fit into memory: a quarter of a million pictures, of a billion.
 NUM_HASH_BUCKETS = 4096
 # Things that a worker holds before it packs them.
-HELD = 65_536
+MAX_BUFFERED = 65_536
 
 Packed = tuple[int, bytes]
 
@@ -58,7 +58,7 @@ class Packer:
         """Take one more."""
         self._things.setdefault(number, []).append(thing)
         self._held += 1
-        if self._held >= HELD:
+        if self._held >= MAX_BUFFERED:
             yield from self.rest()
 
     def rest(self) -> Iterator[Packed]:
@@ -88,7 +88,7 @@ class PackBy(beam.DoFn):
         yield from map(GlobalWindows.windowed_value, self._packer.rest())
 
 
-def number_of_ref(ref: ImageRef) -> int:
+def ref_bucket(ref: ImageRef) -> int:
     """The bucket of a reference."""
     return hash_bucket(ref.key)
 
@@ -98,7 +98,7 @@ class DistinctRefs(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[ImageRef]:
         """Bring those together that may be the same, in packs."""
-        packs = refs | "Pack" >> beam.ParDo(PackBy(number_of_ref)).with_output_types(Packed)
+        packs = refs | "Pack" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
         return packs | "Group" >> beam.GroupByKey() | "First of each" >> beam.FlatMapTuple(_first_of_each)
 
 

@@ -9,17 +9,17 @@ from concurrent.futures import Future
 from typing import Any
 
 # So many bytes from a place in a file: fewer where it ends, none behind its end.
-FetchPart = Callable[[int, int], bytes]
+ReadRange = Callable[[int, int], bytes]
 
 # What one request for a stretch of a file asks for.
 BLOCK_BYTES = 8 << 20
 # What a process keeps at hand, from all its files: two blocks, the first and the last of a picture, for each of the
 # threads that load.
-WINDOW_BYTES = 16 * BLOCK_BYTES
+CACHE_BYTES = 16 * BLOCK_BYTES
 # What lies no farther behind the last read goes on where that ended: what is between is worth less than a request.
-NEAR_BYTES = 1 << 20
+MAX_SKIP_BYTES = 1 << 20
 # As many as pictures are under way.
-ENDS_REMEMBERED = 16
+NUM_RECENT_READS = 16
 
 
 class LruCache:
@@ -95,9 +95,9 @@ class BlockReader:
     def __init__(self, window: LruCache) -> None:
         self._window = window
         self._lock = threading.Lock()
-        self._ends: deque[tuple[str, int]] = deque(maxlen=ENDS_REMEMBERED)
+        self._ends: deque[tuple[str, int]] = deque(maxlen=NUM_RECENT_READS)
 
-    def read(self, file: str, start: int, size: int, fetch: FetchPart) -> bytes:
+    def read(self, file: str, start: int, size: int, fetch: ReadRange) -> bytes:
         """So many bytes of a file from there on; fewer where it ends.
 
         Raises:
@@ -109,11 +109,11 @@ class BlockReader:
 
     def _goes_on(self, file: str, start: int, end: int) -> bool:
         with self._lock:
-            near = any(name == file and 0 <= start - last < NEAR_BYTES for name, last in self._ends)
+            near = any(name == file and 0 <= start - last < MAX_SKIP_BYTES for name, last in self._ends)
             self._ends.append((file, end))
         return near or (file, start // BLOCK_BYTES) in self._window
 
-    def _parts(self, file: str, start: int, end: int, fetch: FetchPart) -> Iterator[bytes | memoryview]:
+    def _parts(self, file: str, start: int, end: int, fetch: ReadRange) -> Iterator[bytes | memoryview]:
         """What lies in the first block, in those between, and in the last one. Those between have nothing else in
         them: they come as one, and are not kept."""
         first, last = start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
@@ -128,6 +128,6 @@ class BlockReader:
                 return
         yield memoryview(self._block(file, last, fetch))[: end - last * BLOCK_BYTES]
 
-    def _block(self, file: str, index: int, fetch: FetchPart) -> bytes:
+    def _block(self, file: str, index: int, fetch: ReadRange) -> bytes:
         block: bytes = self._window.once((file, index), lambda: fetch(index * BLOCK_BYTES, BLOCK_BYTES))
         return block

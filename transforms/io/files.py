@@ -7,13 +7,13 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from .block_cache import BLOCK_BYTES, NEAR_BYTES, FetchPart
+from .block_cache import BLOCK_BYTES, MAX_SKIP_BYTES, ReadRange
 from .object_stores.base import Stores
 from .retry import RetryPolicy
-from .uris import BUCKETS, path_of, scheme_of
+from .uris import OBJECT_STORE_SCHEMES, path_of, scheme_of
 
 # What is read at least when reading begins or jumps: twice as much each time that it goes on, up to a block.
-LEAST_BYTES = 64 << 10
+MIN_READ_BYTES = 64 << 10
 
 
 def open_file(
@@ -26,21 +26,23 @@ def open_file(
         RuntimeError: the client for it is not installed, or can't sign in.
     """
     packed = path.lower().endswith(".gz") and not as_is
-    if (scheme := scheme_of(path)) not in BUCKETS:
+    if (scheme := scheme_of(path)) not in OBJECT_STORE_SCHEMES:
         return gzip.open(path_of(path)) if packed else open(path_of(path), "rb")
     stores, retry_policy = stores or Stores(), retry_policy or RetryPolicy()
-    store = stores.of(scheme)
+    store = stores.get(scheme)
     ahead = ReadAhead(lambda start, size: stores.part(path, start, size, retry_policy))
-    file = io.BufferedReader(Positioned(ahead, lambda: retry_policy.call(lambda _: store.size(path))), LEAST_BYTES)
+    file = io.BufferedReader(
+        RandomAccessFile(ahead, lambda: retry_policy.call(lambda _: store.size(path))), MIN_READ_BYTES
+    )
     return gzip.open(file) if packed else file
 
 
 class ReadAhead:
     """Parts of a file for one reader: the farther it goes on, the more at once; over what it passes by it jumps."""
 
-    def __init__(self, fetch: FetchPart) -> None:
+    def __init__(self, fetch: ReadRange) -> None:
         self._fetch = fetch
-        self._start, self._part, self._ahead = 0, b"", LEAST_BYTES // 2
+        self._start, self._part, self._ahead = 0, b"", MIN_READ_BYTES // 2
         self._end: int | None = None
 
     def __call__(self, start: int, size: int) -> bytes:
@@ -49,8 +51,8 @@ class ReadAhead:
         if not 0 <= at < len(self._part):
             if self._end is not None and start >= self._end:
                 return b""
-            goes_on = 0 <= at - len(self._part) < NEAR_BYTES
-            self._ahead = min(2 * self._ahead, BLOCK_BYTES) if goes_on else LEAST_BYTES
+            goes_on = 0 <= at - len(self._part) < MAX_SKIP_BYTES
+            self._ahead = min(2 * self._ahead, BLOCK_BYTES) if goes_on else MIN_READ_BYTES
             wanted = max(size, self._ahead)
             self._start, self._part, at = start, self._fetch(start, wanted), 0
             if len(self._part) < wanted:
@@ -58,10 +60,10 @@ class ReadAhead:
         return self._part[at : at + size]
 
 
-class Positioned(io.RawIOBase):
+class RandomAccessFile(io.RawIOBase):
     """A file made of a function that gives some of its bytes; ``size`` tells its end, for who asks for that."""
 
-    def __init__(self, read_at: FetchPart, size: Callable[[], int] | None = None) -> None:
+    def __init__(self, read_at: ReadRange, size: Callable[[], int] | None = None) -> None:
         super().__init__()
         self._read_at, self._size, self._at = read_at, size, 0
 

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import LEAST_BYTES
+from .files import MIN_READ_BYTES
 from .retry import FetchError
 
-ROWS_AT_ONCE = 1024
+ROWS_PER_BATCH = 1024
 
 
-def values_of(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:
+def batch_rows(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:
     """The rows of a batch as Python's values, or what is wrong with one: no UTF-8, a moment beyond the calendar."""
     try:
         rows = batch.to_pylist()
@@ -23,7 +23,7 @@ def values_of(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:
             yield {}, f"a value can't be read: {error}"
         else:
             for row in range(len(batch)):
-                yield from values_of(batch.slice(row, 1))
+                yield from batch_rows(batch.slice(row, 1))
         return
     yield from ((values, "") for values in rows)
 
@@ -36,7 +36,7 @@ def open_parquet(path: str, file: Any) -> Any:
         ValueError: it is none.
     """
     try:
-        return pq.ParquetFile(file, buffer_size=LEAST_BYTES, pre_buffer=False)
+        return pq.ParquetFile(file, buffer_size=MIN_READ_BYTES, pre_buffer=False)
     except FetchError:
         raise
     except (pa.ArrowException, OSError) as error:

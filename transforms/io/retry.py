@@ -12,7 +12,7 @@ from ...models.tasks import Fault
 
 T = TypeVar("T")
 
-BEHIND_THE_END = "BehindTheEnd"
+RANGE_NOT_SATISFIABLE = "BehindTheEnd"
 
 
 class FetchError(OSError):
@@ -65,12 +65,12 @@ class RetryPolicy:
             tries += 1
 
 
-def missing(what: str) -> FetchError:
+def not_found(what: str) -> FetchError:
     """It is not there."""
     return FetchError(Fault("FileNotFoundError", what))
 
 
-def forbidden(what: str) -> FetchError:
+def permission_denied(what: str) -> FetchError:
     """We may not have it."""
     return FetchError(Fault("PermissionError", what))
 
@@ -80,20 +80,20 @@ def timed_out(what: str) -> FetchError:
     return FetchError(Fault("TimeoutError", what, retryable=True))
 
 
-def cut_off(what: str) -> FetchError:
+def connection_error(what: str) -> FetchError:
     """The connection was refused, reset or ended too early; this may pass."""
     return FetchError(Fault("ConnectionError", what, retryable=True))
 
 
-def of_status(status: int, what: str, after: float | None = None) -> FetchError:
+def http_error(status: int, what: str, after: float | None = None) -> FetchError:
     """What an HTTP status of an error means, the same for every store."""
     text = f"{what} (HTTP status {status})"
     if status in (404, 410):
-        return missing(text)
+        return not_found(text)
     if status in (401, 403, 407, 451):
-        return forbidden(text)
+        return permission_denied(text)
     if status == 416:
-        return FetchError(Fault(BEHIND_THE_END, text))
+        return FetchError(Fault(RANGE_NOT_SATISFIABLE, text))
     passes = status in (408, 425, 429) or (status >= 500 and status not in (501, 505))
     return FetchError(Fault("ServerError" if passes else "StatusError", text, retryable=passes), after)
 

@@ -8,20 +8,20 @@ import posixpath
 import re
 from urllib.parse import unquote, urlsplit
 
-LOCAL, WEB, DATA = "file", ("http", "https"), "data"
+LOCAL, HTTP_SCHEMES, DATA = "file", ("http", "https"), "data"
 # Ours: tar:OFFSET:SIZE:ARCHIVE#NAME, of which rows show what follows the numbers.
 TAR = "tar"
 # Ours too: parquet:GROUP:ROW:FILE#COLUMN/NUMBER.
 PARQUET = "parquet"
 # Of what lies inside another file.
-INSIDE = (TAR, PARQUET)
-BUCKETS = ("s3", "gs", "az", "azfs", "hdfs")
-SCHEMES = (LOCAL, *WEB, DATA, *BUCKETS)
+CONTAINER_SCHEMES = (TAR, PARQUET)
+OBJECT_STORE_SCHEMES = ("s3", "gs", "az", "azfs", "hdfs")
+SCHEMES = (LOCAL, *HTTP_SCHEMES, DATA, *OBJECT_STORE_SCHEMES)
 # What follows a drive letter is a path: one letter is no scheme.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_INSIDE = re.compile(r"(tar|parquet):\d+:\d+:")
+_CONTAINER = re.compile(r"(tar|parquet):\d+:\d+:")
 # The parameters with which S3 and GCS sign a URL for some hours: another signature is the same picture.
-_SIGNED = re.compile(
+_SIGNATURE_PARAMETER = re.compile(
     r"(?:(?<=[?&])x-(?:amz|goog)-[a-z0-9-]+=[^&#]*&?|[?&]x-(?:amz|goog)-[a-z0-9-]+=[^&#]*(?=#|$))", re.I
 )
 # Parameters that let whoever reads them in. Their values may also tell pictures apart, so a digest stands for them.
@@ -32,17 +32,17 @@ _SECRET = re.compile(
     re.I,
 )
 # Surrogates but for those that stand for odd bytes in names of files.
-_HALF = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
-_UNSENDABLE = re.compile(r"[\x00-\x20\x7f\\]")
-_USER = re.compile(r"(?<=://)[^/?#]*@")
-_WRITTEN = re.compile(r"\\u(dc[89a-f][0-9a-f])")
+_LONE_SURROGATE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
+_INVALID_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
+_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
+_ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
 def scheme_of(uri: str) -> str:
     """The scheme of a URI, in lower case; that of a path is ``file``."""
     if uri[:5].lower() == "data:":
         return DATA
-    if inside := _INSIDE.match(uri):
+    if inside := _CONTAINER.match(uri):
         return inside[1]
     match = _SCHEME.match(uri)
     return match[1].lower() if match else LOCAL
@@ -81,14 +81,14 @@ def check_uri(uri: str) -> str:
     """
     if not uri.strip():
         raise ValueError("there is no URI")
-    if _HALF.search(uri):
+    if _LONE_SURROGATE.search(uri):
         raise ValueError("the URI holds half a character, as JSON may spell one and no name can")
     scheme = scheme_of(uri)
     if scheme not in SCHEMES:
         raise ValueError(f"{scheme}:// is none of {', '.join(f'{name}://' for name in SCHEMES if name != DATA)}")
-    if scheme in WEB:
+    if scheme in HTTP_SCHEMES:
         _check_url(uri)
-    elif scheme in BUCKETS and not all(split_bucket(uri)):
+    elif scheme in OBJECT_STORE_SCHEMES and not all(split_bucket(uri)):
         raise ValueError(f"{uri} names no bucket, or nothing in it")
     elif scheme == DATA and "," not in uri:
         raise ValueError("this data: URI has no comma, and so no data")
@@ -99,27 +99,27 @@ def check_uri(uri: str) -> str:
     return uri
 
 
-def shown(uri: str) -> str:
+def display_uri(uri: str) -> str:
     """The URI as it stands in rows and messages, by which a picture is known from run to run.
 
     Of a signed URL the signature is left out, of a token a digest is shown, of a data: URI the sha256 of its content.
     All others are shown as they are.
     """
     scheme = scheme_of(uri)
-    if scheme in INSIDE:
+    if scheme in CONTAINER_SCHEMES:
         return uri.split(":", 3)[3]
     if scheme == DATA:
         head, _, content = uri.partition(",")
         return f"{head[:100]},sha256:{_digest(content)}"
     # Most have neither, and this is asked some times for each.
-    if scheme not in (LOCAL, *BUCKETS) and ("?" in uri or "@" in uri):
-        unsigned, signed = _SIGNED.subn("", _USER.sub("", uri))
+    if scheme not in (LOCAL, *OBJECT_STORE_SCHEMES) and ("?" in uri or "@" in uri):
+        unsigned, signed = _SIGNATURE_PARAMETER.subn("", _USERINFO.sub("", uri))
         unsigned = unsigned.rstrip("?&") if signed else unsigned
         return _SECRET.sub(lambda match: f"{match[1]}=sha256:{_digest(match[2])[:16]}", unsigned)
     return uri
 
 
-def as_written(text: str) -> str:
+def escape_non_utf8(text: str) -> str:
     """A text as it stands in rows: file names on Linux are bytes, and of one that is no UTF-8 they show the odd bytes
     as escapes."""
     return text.encode(errors="backslashreplace").decode()
@@ -127,17 +127,17 @@ def as_written(text: str) -> str:
 
 def is_utf8(text: str) -> bool:
     """Whether a text holds no odd bytes, as names of files on Linux may."""
-    return as_written(text) == text
+    return escape_non_utf8(text) == text
 
 
-def as_named(written: str) -> str:
+def unescape_non_utf8(written: str) -> str:
     """A name as it was before it was written with escapes; one that holds such by itself can't be told from others."""
-    return _WRITTEN.sub(lambda escape: chr(int(escape[1], 16)), written)
+    return _ESCAPED_BYTE.sub(lambda escape: chr(int(escape[1], 16)), written)
 
 
-def local_path(written: str) -> str:
+def unescape_path(written: str) -> str:
     """A path that stands in a row, as it is: as it was written, unless only a file with its odd bytes is there."""
-    named = as_named(written)
+    named = unescape_non_utf8(written)
     other = named != written and is_path(written) and not os.path.lexists(written) and os.path.lexists(named)
     return named if other else written
 
@@ -147,9 +147,9 @@ def basename(uri: str) -> str:
     scheme = scheme_of(uri)
     if scheme == DATA:
         return ""
-    if scheme in WEB:
+    if scheme in HTTP_SCHEMES:
         return posixpath.basename(unquote(urlsplit(uri).path))
-    return posixpath.basename(split_bucket(uri)[1] if scheme in BUCKETS else path_of(uri))
+    return posixpath.basename(split_bucket(uri)[1] if scheme in OBJECT_STORE_SCHEMES else path_of(uri))
 
 
 def _digest(text: str) -> str:
@@ -157,22 +157,22 @@ def _digest(text: str) -> str:
 
 
 def _check_url(url: str) -> None:
-    if _UNSENDABLE.search(url):
-        raise ValueError(f"{shown(url)!r} has a space or a control character in it: write it with %")
+    if _INVALID_IN_URL.search(url):
+        raise ValueError(f"{display_uri(url)!r} has a space or a control character in it: write it with %")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         # Which may show the password.
         why = "" if "@" in url else f": {error}"
-        raise ValueError(f"{shown(url)} is no URL{why}") from error
+        raise ValueError(f"{display_uri(url)} is no URL{why}") from error
     if not host:
-        raise ValueError(f"{shown(url)} names no host")
+        raise ValueError(f"{display_uri(url)} names no host")
     if "@" in parts.netloc:
-        raise ValueError(f"{shown(url)} was given with a user name or a password, which are not sent: leave them out")
+        raise ValueError(f"{display_uri(url)} was given with a user name or a password, which are not sent: leave them out")
 
 
-def checked_text(text: str, column: str) -> str:
+def check_utf8(text: str, column: str) -> str:
     """The text of a column. Names of files may be no UTF-8; words that are none are no words.
 
     Raises:

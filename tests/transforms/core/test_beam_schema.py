@@ -18,15 +18,15 @@ from moondream_beam import Box, Caption, Detect, ImageRef, Query, Spot
 from moondream_beam.models.billing import Billing
 from moondream_beam.transforms.core.beam_schema import (
     AnnotationsToRows,
-    Asked,
     FailuresToRows,
     RefsToRows,
-    asked_of,
+    TaskSpec,
+    build_task_spec,
     row_type,
     to_ref,
 )
 from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, to_table
-from moondream_beam.transforms.io.uris import shown
+from moondream_beam.transforms.io.uris import display_uri
 from moondream_beam.transforms.output.reader import read_failures
 
 SPLIT, LABEL = pa.field("split", pa.string()), pa.field("label", pa.int32())
@@ -74,7 +74,7 @@ def test_a_failure_keeps_all_its_fields():
 
 @pytest.mark.parametrize("ref", [ImageRef("/a.png", "a.png"), ImageRef("l.csv#3", "l.csv#3", problem="l.csv#3: empty")])
 def test_a_reference_comes_back_from_a_row(ref):
-    crosses(ref, RefsToRows(), lambda row: _assert_equal(to_ref(row, Asked((Query(),)), "/"), ref))
+    crosses(ref, RefsToRows(), lambda row: _assert_equal(to_ref(row, TaskSpec((Query(),)), "/"), ref))
 
 
 def _assert_equal(found: Any, expected: Any) -> None:
@@ -82,15 +82,15 @@ def _assert_equal(found: Any, expected: Any) -> None:
 
 
 def test_a_row_is_asked_what_its_fields_say():
-    asked = Asked((Detect("{thing}"), Query("Is it {thing}?")), (LABEL,))
+    asked = TaskSpec((Detect("{thing}"), Query("Is it {thing}?")), (LABEL,))
     ref = to_ref(beam.Row(uri="a.png", thing="red", label=3), asked, "/photos")
     assert ref == ImageRef("/photos/a.png", "a.png", (Detect("red"), Query("Is it red?")), ((3,), (3,)))
-    (once,) = to_ref(beam.Row(uri="a.png", a="x", b="x"), Asked((Query("{a}"), Query("{b}"))), "/").tasks
+    (once,) = to_ref(beam.Row(uri="a.png", a="x", b="x"), TaskSpec((Query("{a}"), Query("{b}"))), "/").tasks
     assert once == Query("x")
 
 
 def test_where_no_field_is_named_the_job_asks():
-    asked = Asked((Query("Is {{this}} it?"), Caption()))
+    asked = TaskSpec((Query("Is {{this}} it?"), Caption()))
     assert to_ref(beam.Row(uri="s3://b/a.png", filename="x/a.png"), asked, "/") == ImageRef("s3://b/a.png", "x/a.png")
     assert asked.job_tasks() == (Query("Is {this} it?"), Caption())
 
@@ -109,17 +109,17 @@ def test_where_no_field_is_named_the_job_asks():
     ],
 )
 def test_a_row_that_can_not_be_asked_says_why(row, told):
-    ref = to_ref(row, Asked((Query("{thing}"),)), "/")
+    ref = to_ref(row, TaskSpec((Query("{thing}"),)), "/")
     assert told in ref.problem and ref.tasks == (Query("{thing}"),)
 
 
 def test_the_password_of_a_row_that_is_no_picture_is_not_shown():
-    ref = to_ref(beam.Row(uri="ftp://me:hunter2@h/a.png?token=hunter2"), Asked((Query(),)), "/")
-    assert ref.problem and "hunter2" not in ref.problem + shown(ref.uri)
+    ref = to_ref(beam.Row(uri="ftp://me:hunter2@h/a.png?token=hunter2"), TaskSpec((Query(),)), "/")
+    assert ref.problem and "hunter2" not in ref.problem + display_uri(ref.uri)
 
 
 def test_rows_without_a_picture_are_told_apart():
-    asked = Asked((Query(),), (LABEL,))
+    asked = TaskSpec((Query(),), (LABEL,))
     first, second = (to_ref(beam.Row(uri=None, label=label), asked, "/") for label in (1, 2))
     assert first.uri != second.uri and first.columns == ((1,),)
 
@@ -143,7 +143,7 @@ def test_what_has_no_fields_is_refused():
     pipeline = beam.Pipeline(runner="FnApiRunner")
     texts = pipeline | beam.Create(["a.png"])
     with pytest.raises(ValueError, match="these are no rows with named fields"):
-        asked_of(texts, [Query()], [])
+        build_task_spec(texts, [Query()], [])
     nested = (
         pipeline
         | "Nested" >> beam.Create([1])
@@ -152,7 +152,7 @@ def test_what_has_no_fields_is_refused():
         )
     )
     with pytest.raises(ValueError, match="field inner can't be kept"):
-        asked_of(nested, [Query()], ["inner"])
+        build_task_spec(nested, [Query()], ["inner"])
 
 
 def test_only_the_failures_of_the_run_are_read(tmp_path):

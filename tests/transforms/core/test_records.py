@@ -89,7 +89,7 @@ def test_a_column_of_a_name_that_is_taken_is_refused(names: list[str]) -> None:
 def test_a_reference_that_is_asked_less_keeps_what_stands_beside_the_rest() -> None:
     why, who = Query("Why?"), Query("Who?")
     ref = ImageRef("/a.jpg", "a.jpg", (why, who), (("because",), ("me",)))
-    assert ref.asking((who,)) == ref._replace(tasks=(who,), columns=(("me",),))
+    assert ref.with_tasks((who,)) == ref._replace(tasks=(who,), columns=(("me",),))
     assert ref.columns_of(why) == ("because",)
 
 

@@ -38,16 +38,16 @@ def test_keys_spread_over_all_buckets() -> None:
 
 
 def test_a_packer_holds_so_many_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HELD", 10)
+    monkeypatch.setattr(module, "MAX_BUFFERED", 10)
     packer = Packer()
     packs = [packed for index in range(25) for packed in packer.add(index % 2, index)]
     assert [(number, len(unpack(packed))) for number, packed in packs] == [(0, 5), (1, 5)] * 2
-    assert sorted(unpack_all(packed for _, packed in [*packs, *packer.rest()])) == list(range(25))
-    assert list(packer.rest()) == []
+    assert sorted(unpack_all(packed for _, packed in [*packs, *packer.flush()])) == list(range(25))
+    assert list(packer.flush()) == []
 
 
 def test_a_pipeline_packs_all_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HELD", 7)
+    monkeypatch.setattr(module, "MAX_BUFFERED", 7)
     packs = collect(lambda pipeline: pipeline | beam.Create(range(100)) | beam.ParDo(PackBy(lambda number: number % 3)))
     assert all(number % 3 == bucket for bucket, packed in packs for number in unpack(packed))
     assert sorted(unpack_all(packed for _, packed in packs)) == list(range(100))
@@ -68,5 +68,5 @@ def test_a_manifest_of_many_rows_is_planned_in_little_memory() -> None:
     refs = [
         ImageRef(f"https://images.example.org/collection/{index:09}.jpg", f"{index:09}.jpg") for index in range(9999)
     ]
-    packs = collect(lambda pipeline: pipeline | beam.Create(refs) | beam.ParDo(PackBy(module.number_of_ref)))
+    packs = collect(lambda pipeline: pipeline | beam.Create(refs) | beam.ParDo(PackBy(module.ref_bucket)))
     assert sum(len(packed) for _, packed in packs) < 200 * len(refs)

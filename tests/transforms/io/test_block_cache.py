@@ -102,9 +102,9 @@ def test_all_wait_for_the_same_block_and_nobody_for_another(small_blocks: int) -
 
     window = LruCache(16 * small_blocks)
     with ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(window.once, ("a", 0), lambda: fetch(0, 4096)) for _ in range(3)]
+        waiting = [pool.submit(window.get_or_load, ("a", 0), lambda: fetch(0, 4096)) for _ in range(3)]
         assert first.wait(SECONDS)
-        assert pool.submit(window.once, ("a", 5), lambda: fetch(5 * 4096, 4096)).result(SECONDS) == CONTENT[20480:24576]
+        assert pool.submit(window.get_or_load, ("a", 5), lambda: fetch(5 * 4096, 4096)).result(SECONDS) == CONTENT[20480:24576]
         go.set()
         assert {future.result(SECONDS) for future in waiting} == {CONTENT[:4096]}
     assert sorted(asked.asked) == [(0, 4096), (20480, 4096)]
@@ -122,24 +122,24 @@ def test_a_failure_is_told_to_all_who_wait_and_is_not_kept(small_blocks: int) ->
         raise AssertionError("this was under way")
 
     with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(window.once, "a", fail)]
+        waiting = [pool.submit(window.get_or_load, "a", fail)]
         assert began.wait(SECONDS)
-        waiting += [pool.submit(window.once, "a", refuse) for _ in range(2)]
+        waiting += [pool.submit(window.get_or_load, "a", refuse) for _ in range(2)]
         time.sleep(0.2)
         go.set()
         told = [future.exception(SECONDS) for future in waiting]
     assert [type(error) for error in told] == [FetchError] * 3
-    assert window.once("a", lambda: b"there") == b"there"
+    assert window.get_or_load("a", lambda: b"there") == b"there"
 
 
 def test_the_window_holds_no_more_than_its_limit_and_the_latest(small_blocks: int) -> None:
     window = LruCache(10)
     for index in range(6):
-        window.keep(index, b"four", 4)
-        window.find(1)
+        window.put(index, b"four", 4)
+        window.get(1)
     assert [index in window for index in range(6)] == [False, True, False, False, False, True]
-    window.keep("large", b"x" * 20, 20)
+    window.put("large", b"x" * 20, 20)
     assert [index for index in (*range(6), "large") if index in window] == ["large"]
-    window.keep("large", b"x", 1)
-    window.keep("small", b"123456789", 9)
+    window.put("large", b"x", 1)
+    window.put("small", b"123456789", 9)
     assert "large" in window and "small" in window

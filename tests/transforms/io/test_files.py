@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.servers.object_stores import Bucket
 
-from moondream_beam.transforms.io.files import Positioned, ReadAhead, open_file
+from moondream_beam.transforms.io.files import RandomAccessFile, ReadAhead, open_file
 from moondream_beam.transforms.io.object_stores.base import Stores
 from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
 
@@ -29,7 +29,7 @@ def parts() -> tuple[ReadAhead, list[tuple[int, int]]]:
 
 def test_the_farther_one_reads_the_more_comes_at_once(small_blocks: int) -> None:
     ahead, asked = parts()
-    file = Positioned(ahead)
+    file = RandomAccessFile(ahead)
     assert b"".join(iter(lambda: file.read(512), b"")) == CONTENT
     assert asked[:4] == [(0, 1024), (1024, 2048), (3072, 4096), (7168, 4096)]
     # The last one came short: nobody asks whether there is more.
@@ -38,7 +38,7 @@ def test_the_farther_one_reads_the_more_comes_at_once(small_blocks: int) -> None
 
 def test_what_is_passed_over_is_not_read(small_blocks: int) -> None:
     ahead, asked = parts()
-    file = Positioned(ahead)
+    file = RandomAccessFile(ahead)
     for start in (0, 20_000, 40_000, 500, 99_999, 200_000):
         file.seek(start)
         assert file.read(100) == CONTENT[start : start + 100]
@@ -48,12 +48,12 @@ def test_what_is_passed_over_is_not_read(small_blocks: int) -> None:
 def test_a_file_has_a_position_as_any_other(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(CONTENT)
     with open(tmp_path / "a", "rb", buffering=0) as plain:
-        file = Positioned(lambda start, size: CONTENT[start : start + size], lambda: len(CONTENT))
+        file = RandomAccessFile(lambda start, size: CONTENT[start : start + size], lambda: len(CONTENT))
         for offset, whence in ((10, 0), (5, 1), (-8, 1), (-100, 2), (0, 2), (50, 2), (0, 0)):
             assert file.seek(offset, whence) == plain.seek(offset, whence) == file.tell()
             assert file.read(60) == plain.read(60)
     with pytest.raises(OSError, match="ends"):
-        Positioned(lambda start, size: b"").seek(0, 2)
+        RandomAccessFile(lambda start, size: b"").seek(0, 2)
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs", "az"])
@@ -66,7 +66,7 @@ def test_a_file_in_a_bucket_is_read_from_anywhere_in_it(kind: str, bucket_of: Ca
         assert file.seek(7) == 7 and file.read(90_000) == CONTENT[7:90_007]
         file.seek(len(CONTENT) + 1000)
         assert file.read(10) == b""
-    assert Stores().part(uri, 99_990, 100, RetryPolicy()) == CONTENT[99_990:]
+    assert Stores().read_range(uri, 99_990, 100, RetryPolicy()) == CONTENT[99_990:]
     with open_file(bucket.put("empty", b"")) as file:
         assert file.read() == b""
 
@@ -89,5 +89,5 @@ def test_what_is_packed_is_unpacked_unless_it_is_wanted_as_it_is(
     for path in (str(tmp_path / "a.csv.gz"), bucket_of("s3").put("a.csv.gz", packed)):
         with open_file(path) as file:
             assert file.readline() == b"url\n"
-        with open_file(path, as_is=True) as file:
+        with open_file(path, decompress=False) as file:
             assert file.read() == packed

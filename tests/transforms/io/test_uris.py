@@ -7,7 +7,7 @@ import os
 import pytest
 
 from moondream_beam.transforms.core.records import ImageRef
-from moondream_beam.transforms.io.uris import basename, check_uri, path_of, scheme_of, shown, split_bucket
+from moondream_beam.transforms.io.uris import basename, check_uri, display_uri, path_of, scheme_of, split_bucket
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,19 @@ def test_what_can_be_no_uri_is_told(uri: str, complaint: str) -> None:
     ],
 )
 def test_a_password_and_the_signature_of_a_signed_url_are_not_shown(uri: str, seen: str) -> None:
-    assert shown(uri) == seen
+    assert display_uri(uri) == seen
 
 
 def test_of_a_token_a_digest_is_shown_since_it_may_tell_pictures_apart() -> None:
     for name in ("token", "private_token", "x-api-key", "client_secret", "q-signature", "auth_key", "Password"):
-        one, two = (shown(f"https://h/a?w=1&{name}={token}&h=2") for token in ("hunter2", "hunter3"))
+        one, two = (display_uri(f"https://h/a?w=1&{name}={token}&h=2") for token in ("hunter2", "hunter3"))
         assert one != two and "hunter" not in one + two
         assert one.startswith(f"https://h/a?w=1&{name}=sha256:") and one.endswith("&h=2")
 
 
 def test_a_data_uri_is_shown_by_its_digest() -> None:
-    assert len(shown("data:image/png;base64," + "A" * 100_000)) < 200
-    assert shown("data:,a") != shown("data:,b")
+    assert len(display_uri("data:image/png;base64," + "A" * 100_000)) < 200
+    assert display_uri("data:,a") != display_uri("data:,b")
 
 
 def test_a_picture_keeps_its_key_when_its_url_is_signed_anew() -> None:

@@ -15,18 +15,18 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 
 from ....models.tasks import Fault
-from ..retry import FetchError, cut_off, of_status, timed_out, too_large
-from ..uris import WEB, check_uri, scheme_of
-from .addresses import Resolve, addresses_of, is_public, literal, look_up, not_allowed
+from ..retry import FetchError, connection_error, http_error, timed_out, too_large
+from ..uris import HTTP_SCHEMES, check_uri, scheme_of
+from .addresses import Resolver, allowed_addresses, is_public, parse_ip, private_address_error, resolve_host
 from .connections import HostSemaphores, close_after, with_deadlines
 
-CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 30.0
 # As browsers do: a host that is slow leaves threads for the others.
-CONNECTIONS_PER_HOST = 6
-HOSTS_KEPT = 64
-ADDRESSES_TRIED = 3
+MAX_CONNECTIONS_PER_HOST = 6
+MAX_HOST_POOLS = 64
+MAX_ADDRESSES = 3
 MAX_REDIRECTS = 5
-REDIRECTS = (301, 302, 303, 307, 308)
+REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 CHUNK_BYTES = 1 << 16
 PROJECT = "moondream-beam"
 
@@ -35,12 +35,12 @@ class HttpClient:
     """Kept connections of one process. Threads may share it."""
 
     def __init__(
-        self, allow_private_addresses: bool = False, user_agent: str = PROJECT, resolve: Resolve = look_up
+        self, allow_private_addresses: bool = False, user_agent: str = PROJECT, resolve: Resolver = resolve_host
     ) -> None:
         self.allow_private, self.resolve = allow_private_addresses, resolve
         self.headers = {"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
-        self.gates = HostSemaphores(CONNECTIONS_PER_HOST)
-        self.pools = with_deadlines(urllib3.PoolManager(HOSTS_KEPT, maxsize=CONNECTIONS_PER_HOST))
+        self.gates = HostSemaphores(MAX_CONNECTIONS_PER_HOST)
+        self.pools = with_deadlines(urllib3.PoolManager(MAX_HOST_POOLS, maxsize=MAX_CONNECTIONS_PER_HOST))
         self._proxies: dict[str, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
 
@@ -52,15 +52,15 @@ class HttpClient:
             ValueError: it has more than ``limit`` bytes, or the URL is none.
         """
         for _ in range(MAX_REDIRECTS + 1):
-            host = _host(check_uri(url))
+            host = _ascii_host(check_uri(url))
             with self.gates.through(host) as waited:
                 # A host that is given so much time is not late where others had their turn.
                 end += waited
                 with _translate_errors(host, end), self._response(url, host, end) as response:
                     location = response.headers.get("Location")
-                    if response.status not in REDIRECTS or not location:
-                        return _content(response, host, limit, end)
-            url = _redirected(url, location)
+                    if response.status not in REDIRECT_STATUSES or not location:
+                        return _read_body(response, host, limit, end)
+            url = _redirect_target(url, location)
         raise FetchError(Fault("RedirectError", f"more than {MAX_REDIRECTS} redirects"))
 
     @contextlib.contextmanager
@@ -88,16 +88,18 @@ class HttpClient:
         proxy = getproxies().get(scheme)
         if proxy and not proxy_bypass(host):
             pool = self._through_proxy(proxy, host, port, scheme)
-            return _get(pool, f"http://{name}{_target(url)}" if scheme == "http" else _target(url), self.headers, end)
+            return _get(
+                pool, f"http://{name}{_request_target(url)}" if scheme == "http" else _request_target(url), self.headers, end
+            )
         headers = {**self.headers, "Host": name}
         # Looked up once: asked again, the name server may say something else. The name is still what the certificate
         # must bear.
         named = {"server_hostname": host} if scheme == "https" else {}
-        *others, last = addresses_of(host, port, self.allow_private, self.resolve)[:ADDRESSES_TRIED]
+        *others, last = allowed_addresses(host, port, self.allow_private, self.resolve)[:MAX_ADDRESSES]
         for address in (*others, last):
             pool = self.pools.connection_from_host(address, port, scheme, pool_kwargs=named)
             try:
-                return _get(pool, _target(url), headers, end)
+                return _get(pool, _request_target(url), headers, end)
             except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError):
                 if address == last or time.monotonic() > end:
                     raise
@@ -105,16 +107,16 @@ class HttpClient:
 
     def _through_proxy(self, proxy: str, host: str, port: int, scheme: str) -> urllib3.HTTPConnectionPool:
         """Somebody's proxy looks names up by itself, and is trusted with where they lead; what we can see we check."""
-        address = literal(host)
+        address = parse_ip(host)
         inside = f".{host.rstrip('.')}".endswith((".localhost", ".internal"))
         if not self.allow_private and (inside or (address is not None and not is_public(address))):
-            raise not_allowed(host)
+            raise private_address_error(host)
         with self._lock:
             if proxy not in self._proxies:
                 where = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
                 manager = urllib3.ProxyManager(
                     where._replace(auth=None).url,
-                    HOSTS_KEPT,
+                    MAX_HOST_POOLS,
                     proxy_headers=urllib3.make_headers(proxy_basic_auth=unquote(where.auth)) if where.auth else None,
                 )
                 self._proxies[proxy] = with_deadlines(manager)
@@ -124,7 +126,9 @@ class HttpClient:
 def _get(
     pool: urllib3.HTTPConnectionPool, target: str, headers: dict[str, str], end: float
 ) -> urllib3.BaseHTTPResponse:
-    timeout = urllib3.Timeout(connect=_within(CONNECT_SECONDS, end), read=_within(READ_SECONDS, end))
+    timeout = urllib3.Timeout(
+        connect=_capped_timeout(CONNECT_TIMEOUT_S, end), read=_capped_timeout(READ_TIMEOUT_S, end)
+    )
     return pool.urlopen(
         "GET",
         target,
@@ -137,7 +141,7 @@ def _get(
     )
 
 
-def _host(url: str) -> str:
+def _ascii_host(url: str) -> str:
     """The host as it is looked up; a name of other letters in the form that name servers know."""
     host = urlsplit(url).hostname or ""
     try:
@@ -146,30 +150,30 @@ def _host(url: str) -> str:
         raise ValueError(f"{host} is no name of a host: {error}") from error
 
 
-def _target(url: str) -> str:
+def _request_target(url: str) -> str:
     parts = urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-def _within(seconds: float, end: float) -> float:
+def _capped_timeout(seconds: float, end: float) -> float:
     return max(0.001, min(seconds, end - time.monotonic()))
 
 
-def _redirected(url: str, location: str) -> str:
+def _redirect_target(url: str, location: str) -> str:
     # Headers come as Latin-1, and most servers that leave letters as they are mean UTF-8. Some leave spaces too.
     with contextlib.suppress(UnicodeError):
         location = location.encode("latin-1").decode()
     target = urljoin(url, location.replace(" ", "%20"))
-    if scheme_of(target) not in WEB or (scheme_of(url) == "https" and scheme_of(target) == "http"):
+    if scheme_of(target) not in HTTP_SCHEMES or (scheme_of(url) == "https" and scheme_of(target) == "http"):
         raise FetchError(
             Fault("RedirectError", f"redirects from {scheme_of(url)} to {scheme_of(target)} are not followed")
         )
     return target
 
 
-def _content(response: urllib3.BaseHTTPResponse, host: str, limit: int, end: float) -> bytes:
+def _read_body(response: urllib3.BaseHTTPResponse, host: str, limit: int, end: float) -> bytes:
     if response.status != 200:
-        raise of_status(response.status, f"{host} answers", _asked_to_wait(response.headers.get("Retry-After")))
+        raise http_error(response.status, f"{host} answers", _asked_to_wait(response.headers.get("Retry-After")))
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         raise too_large(limit)
@@ -210,6 +214,6 @@ def _translate_errors(host: str, end: float) -> Iterator[None]:
             raise ValueError(f"{host} sends what it can't have compressed") from error
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise FetchError(Fault("CertificateError", f"the certificate of {host} is not valid")) from error
-        raise cut_off(f"the connection to {host} failed: {type(error).__name__}") from error
+        raise connection_error(f"the connection to {host} failed: {type(error).__name__}") from error
     if time.monotonic() > end:
         raise timed_out(f"{host} sends too slowly")

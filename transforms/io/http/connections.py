@@ -13,7 +13,7 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-HEAD_SECONDS = 30.0
+HEAD_TIMEOUT_S = 30.0
 
 
 class HostSemaphores:
@@ -61,32 +61,32 @@ def close_after(seconds: float, wire: Callable[[], socket.socket | None]) -> Ite
         timer.cancel()
 
 
-class _Bounded(HTTPConnection):
+class _DeadlineConnection(HTTPConnection):
     """A connection whose handshake, and the head of whose answer, takes so long and no longer."""
 
     wire: socket.socket | None = None
 
     def connect(self) -> None:
-        with close_after(HEAD_SECONDS, lambda: self.sock):
+        with close_after(HEAD_TIMEOUT_S, lambda: self.sock):
             super().connect()
         # Kept, as http.client forgets it where it ends with the answer.
         self.wire = self.sock
 
     def getresponse(self) -> Any:
-        with close_after(HEAD_SECONDS, lambda: self.wire):
+        with close_after(HEAD_TIMEOUT_S, lambda: self.wire):
             return super().getresponse()
 
 
-class _BoundedTls(_Bounded, HTTPSConnection):
+class _TlsDeadlineConnection(_DeadlineConnection, HTTPSConnection):
     pass
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Bounded
+    ConnectionCls = _DeadlineConnection
 
 
 class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _BoundedTls
+    ConnectionCls = _TlsDeadlineConnection
 
 
 def with_deadlines(manager: urllib3.PoolManager) -> urllib3.PoolManager:

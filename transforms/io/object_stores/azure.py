@@ -12,9 +12,9 @@ from typing import Any
 from azure.core import exceptions
 from azure.storage.blob import BlobPrefix, BlobServiceClient
 
-from ..retry import cut_off, forbidden, of_status, timed_out, too_large
+from ..retry import connection_error, http_error, permission_denied, timed_out, too_large
 from ..uris import scheme_of
-from .base import CONNECT_SECONDS, READ_SECONDS, Entry, NoClientError, Page, Part
+from .base import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, ByteRange, Entry, NoClientError, Page
 
 CONNECTION, ACCOUNT, KEY = "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"
 PAGE_SIZE = 1000
@@ -27,7 +27,7 @@ class Azure:
         self._services: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
+    def read(self, uri: str, limit: int, end: float, part: ByteRange = None) -> bytes:
         """The content of a blob."""
         container, name, _ = self._find(uri)
         content = bytearray()
@@ -86,8 +86,8 @@ def _sign_in(account: str) -> Any:
     # Its own retries are not counted, and try what can't pass.
     options: dict[str, Any] = {
         "retry_total": 0,
-        "connection_timeout": CONNECT_SECONDS,
-        "read_timeout": READ_SECONDS,
+        "connection_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": READ_TIMEOUT_S,
     }
     if connection := os.environ.get(CONNECTION):
         try:
@@ -113,7 +113,7 @@ def _translate_errors(uri: str) -> Iterator[None]:
         if error.status_code is None:
             # Nobody was asked: there are no credentials, or none that can sign.
             raise NoClientError(f"az:// can't sign in: {type(error).__name__}; set {CONNECTION}") from error
-        raise forbidden(f"{uri}: {type(error).__name__}") from error
+        raise permission_denied(f"{uri}: {type(error).__name__}") from error
     except (exceptions.ServiceRequestTimeoutError, exceptions.ServiceResponseTimeoutError) as error:
         raise timed_out(f"{uri} does not answer in time") from error
     except (exceptions.AzureError, ConnectionError, TypeError) as error:
@@ -123,5 +123,5 @@ def _translate_errors(uri: str) -> Iterator[None]:
             raise
         # Without a status, or with one of success, the body broke off.
         if isinstance(cause, exceptions.HttpResponseError) and (cause.status_code or 0) >= 400:
-            raise of_status(cause.status_code or 0, uri) from error
-        raise cut_off(f"the connection for {uri} failed: {type(cause).__name__}") from error
+            raise http_error(cause.status_code or 0, uri) from error
+        raise connection_error(f"the connection for {uri} failed: {type(cause).__name__}") from error

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from ..retry import BEHIND_THE_END, FetchError, RetryPolicy
+from ..retry import RANGE_NOT_SATISFIABLE, FetchError, RetryPolicy
 from ..uris import scheme_of
 
 # The module here that knows the scheme, what it needs that may be missing, and how to get it.
@@ -19,14 +19,14 @@ CLIENTS = {
     "azfs": ("azure", "azure.storage.blob", "moondream-beam[azure]"),
     "hdfs": ("hdfs", "pyarrow.fs", "pyarrow"),
 }
-CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 30.0
 # More than the threads that load.
-CONNECTIONS = 16
+MAX_CONNECTIONS = 16
 CHUNK_BYTES = 1 << 20
 
 
 # Where it begins, and how many bytes it has, at least one; None for all of it.
-Part = tuple[int, int] | None
+ByteRange = tuple[int, int] | None
 
 
 class NoClientError(RuntimeError):
@@ -50,11 +50,11 @@ class Page(NamedTuple):
 class Store(Protocol):
     """One kind of store. Threads may share it."""
 
-    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
+    def read(self, uri: str, limit: int, end: float, part: ByteRange = None) -> bytes:
         """The content of an object, or a part of it; ``end`` is when to give up, on the clock of ``time.monotonic``.
 
         Raises:
-            FetchError: it can't be had; ``BEHIND_THE_END`` where the object ends before that part.
+            FetchError: it can't be had; ``RANGE_NOT_SATISFIABLE`` where the object ends before that part.
             ValueError: it has more than ``limit`` bytes.
         """
 
@@ -107,7 +107,7 @@ class Stores:
         try:
             return retry_policy.call(lambda end: store.read(uri, size, end, (start, size)))
         except FetchError as error:
-            if error.fault.error != BEHIND_THE_END:
+            if error.fault.error != RANGE_NOT_SATISFIABLE:
                 raise
             return b""
 
@@ -115,14 +115,14 @@ class Stores:
         """All entries below a prefix, a page at a time; each page is asked for as patiently as an object."""
         store, token = self.of(scheme), None
         while True:
-            page = retry_policy.call(partial(_turn, store, prefix, deep, token))
+            page = retry_policy.call(partial(_list_page, store, prefix, deep, token))
             yield from page.entries
             token = page.next
             if token is None:
                 return
 
 
-def _turn(store: Store, prefix: str, deep: bool, token: Any, end: float) -> Page:
+def _list_page(store: Store, prefix: str, deep: bool, token: Any, end: float) -> Page:
     return store.page(prefix, deep, token)
 
 

@@ -14,11 +14,11 @@ from google.auth import exceptions as auth
 from google.cloud.storage import Client
 from google.cloud.storage.exceptions import DataCorruption
 
-from ..retry import cut_off, forbidden, of_status, timed_out, too_large
+from ..retry import connection_error, http_error, permission_denied, timed_out, too_large
 from ..uris import split_bucket
-from .base import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, NoClientError, Page, Part
+from .base import CONNECT_TIMEOUT_S, MAX_CONNECTIONS, READ_TIMEOUT_S, ByteRange, Entry, NoClientError, Page
 
-TIMEOUT = (CONNECT_SECONDS, READ_SECONDS)
+TIMEOUT = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
 
 
 class Gcs:
@@ -29,11 +29,11 @@ class Gcs:
             self.client: Any = Client()
         except (auth.GoogleAuthError, OSError) as error:
             raise NoClientError(f"gs:// can't sign in: {error}") from error
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=MAX_CONNECTIONS)
         # Otherwise it keeps ten connections, and threads make and drop the others.
         self.client._http.mount("https://", adapter)
 
-    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
+    def read(self, uri: str, limit: int, end: float, part: ByteRange = None) -> bytes:
         """The content of an object."""
         bucket, name = split_bucket(uri)
         content = _Bounded(uri, limit, end)
@@ -93,10 +93,10 @@ def _translate_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except exceptions.GoogleAPICallError as error:
-        raise of_status(int(error.code or 0), uri) from error
+        raise http_error(int(error.code or 0), uri) from error
     except requests.Timeout as error:
         raise timed_out(f"{uri} does not answer in time") from error
     except (requests.RequestException, auth.TransportError, DataCorruption, ConnectionError) as error:
-        raise cut_off(f"the connection for {uri} failed: {type(error).__name__}") from error
+        raise connection_error(f"the connection for {uri} failed: {type(error).__name__}") from error
     except auth.GoogleAuthError as error:
-        raise forbidden(f"{uri}: {error}") from error
+        raise permission_denied(f"{uri}: {error}") from error

@@ -11,9 +11,9 @@ from typing import Any
 from pyarrow import fs
 
 from ....models.tasks import Fault
-from ..retry import FetchError, forbidden, missing, timed_out, too_large
+from ..retry import FetchError, not_found, permission_denied, timed_out, too_large
 from ..uris import split_bucket
-from .base import CHUNK_BYTES, Entry, NoClientError, Page, Part
+from .base import CHUNK_BYTES, ByteRange, Entry, NoClientError, Page
 
 
 class Hdfs:
@@ -23,7 +23,7 @@ class Hdfs:
         self._nodes: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
+    def read(self, uri: str, limit: int, end: float, part: ByteRange = None) -> bytes:
         """The content of a file."""
         node, path = split_bucket(uri)
         content = bytearray()
@@ -43,7 +43,7 @@ class Hdfs:
         with _translate_errors(uri):
             info = self._node(node).get_file_info(f"/{path}")
         if info.type != fs.FileType.File:
-            raise missing(uri)
+            raise not_found(uri)
         return int(info.size)
 
     def page(self, prefix: str, deep: bool, token: Any) -> Page:
@@ -80,8 +80,8 @@ def _translate_errors(uri: str) -> Iterator[None]:
     except FetchError:
         raise
     except FileNotFoundError as error:
-        raise missing(uri) from error
+        raise not_found(uri) from error
     except PermissionError as error:
-        raise forbidden(uri) from error
+        raise permission_denied(uri) from error
     except OSError as error:
         raise FetchError(Fault(type(error).__name__, f"{uri}: {error}", retryable=True)) from error

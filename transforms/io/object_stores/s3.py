@@ -12,9 +12,9 @@ from botocore import exceptions
 from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
-from ..retry import cut_off, of_status, timed_out, too_large
+from ..retry import connection_error, http_error, timed_out, too_large
 from ..uris import split_bucket
-from .base import CHUNK_BYTES, CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, NoClientError, Page, Part
+from .base import CHUNK_BYTES, CONNECT_TIMEOUT_S, MAX_CONNECTIONS, READ_TIMEOUT_S, ByteRange, Entry, NoClientError, Page
 
 
 class S3:
@@ -22,9 +22,9 @@ class S3:
 
     def __init__(self) -> None:
         config = Config(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            max_pool_connections=CONNECTIONS,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            max_pool_connections=MAX_CONNECTIONS,
             # Ours are counted, and know what can't pass.
             retries={"total_max_attempts": 1, "mode": "standard"},
             response_checksum_validation="when_required",
@@ -34,7 +34,7 @@ class S3:
         except (exceptions.BotoCoreError, ValueError) as error:
             raise NoClientError(f"s3:// can't sign in: {error}") from error
 
-    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
+    def read(self, uri: str, limit: int, end: float, part: ByteRange = None) -> bytes:
         """The content of an object."""
         bucket, key = split_bucket(uri)
         content = bytearray()
@@ -83,7 +83,7 @@ def _translate_errors(uri: str) -> Iterator[None]:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in ("SlowDown", "RequestTimeout", "InternalError", "ThrottlingException", "RequestTimeTooSkewed"):
             status = max(status, 500)
-        raise of_status(status, f"{uri}: {code}") from error
+        raise http_error(status, f"{uri}: {code}") from error
     except (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError) as error:
         raise timed_out(f"{uri} does not answer in time") from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.TokenRetrievalError) as error:
@@ -91,4 +91,4 @@ def _translate_errors(uri: str) -> Iterator[None]:
     except exceptions.ParamValidationError as error:
         raise ValueError(f"{uri} can't be the name of an object") from error
     except (exceptions.BotoCoreError, HTTPError, ConnectionError) as error:
-        raise cut_off(f"the connection for {uri} failed: {type(error).__name__}") from error
+        raise connection_error(f"the connection for {uri} failed: {type(error).__name__}") from error

@@ -26,7 +26,7 @@ from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, ch
 from moondream_beam.transforms.io.containers import reader
 from moondream_beam.transforms.io.containers.parquet_images import cell_of
 from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
-from moondream_beam.transforms.io.uris import check_uri, shown
+from moondream_beam.transforms.io.uris import check_uri, display_uri
 from moondream_beam.transforms.planning.locality import read_order, shard_key
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -67,7 +67,11 @@ def test_each_row_is_a_picture_named_by_its_path_and_known_by_its_row(tmp_path: 
     path = write(tmp_path / "a.parquet", [*cells(5), {"bytes": picture(5), "path": None}, cells(1)[0]])
     refs = references(path)
     assert [ref.filename for ref in refs] == [*(f"{number}.png" for number in range(5)), "a.parquet#6", "0.png"]
-    assert [shown(ref.uri) for ref in refs[4:]] == [f"{path}#image/5/4.png", f"{path}#image/6", f"{path}#image/7/0.png"]
+    assert [display_uri(ref.uri) for ref in refs[4:]] == [
+        f"{path}#image/5/4.png",
+        f"{path}#image/6",
+        f"{path}#image/7/0.png",
+    ]
     assert len({ref.key for ref in refs}) == 7
     assert [Fetcher()(ref.uri) for ref in refs] == [picture(number) for number in (*range(6), 0)]
 
@@ -166,7 +170,7 @@ def test_a_row_without_a_picture_fails_alone(
 def test_in_a_bucket_bytes_are_read_once_and_only_where_they_are_annotated(
     kind: str, bucket_of: Callable[[str], Bucket], tmp_path: Path, small_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "WINDOW_BYTES", 1 << 20)
+    monkeypatch.setattr(reader, "CACHE_BYTES", 1 << 20)
     bucket, draw = bucket_of(kind), random.Random(0)
     told = [{"bytes": draw.randbytes(40_000), "path": f"{number}.png"} for number in range(12)]
     content = Path(write(tmp_path / "a.parquet", told)).read_bytes()

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from moondream_beam.transforms.io.http.addresses import addresses_of, is_public, literal, look_up
+from moondream_beam.transforms.io.http.addresses import allowed_addresses, is_public, parse_ip, resolve_host
 from moondream_beam.transforms.io.retry import FetchError
 
 PRIVATE = [
@@ -77,42 +77,45 @@ def test_an_address_of_the_internet_is_public(address: str) -> None:
     "host", ["127.0.0.1", "2130706433", "0x7f000001", "017700000001", "127.1", "0x7f.1", "0177.0.0.1", "127.0.0.1."]
 )
 def test_numbers_of_every_form_are_the_address_that_they_are(host: str) -> None:
-    assert str(literal(host)) == "127.0.0.1"
+    assert str(parse_ip(host)) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::1%lo"])
 def test_an_address_of_ipv6_may_have_brackets_or_a_zone(host: str) -> None:
-    assert str(literal(host)) == "::1"
+    assert str(parse_ip(host)) == "::1"
 
 
 @pytest.mark.parametrize("host", ["example.org", "1.example.org", "0x7f.example", "256.1.1.1", "1.2.3.4.5", ""])
 def test_a_name_is_no_address(host: str) -> None:
-    assert literal(host) is None
+    assert parse_ip(host) is None
 
 
 def test_a_name_is_looked_up_and_every_address_of_it_must_be_public() -> None:
-    assert addresses_of("a.example", 80, False, lambda host, port: ["1.1.1.1", "8.8.8.8"]) == ["1.1.1.1", "8.8.8.8"]
+    assert allowed_addresses("a.example", 80, False, lambda host, port: ["1.1.1.1", "8.8.8.8"]) == [
+        "1.1.1.1",
+        "8.8.8.8",
+    ]
     with pytest.raises(FetchError, match=r"a\.example lies in a private") as caught:
-        addresses_of("a.example", 80, False, lambda host, port: ["1.1.1.1", "10.0.0.7"])
+        allowed_addresses("a.example", 80, False, lambda host, port: ["1.1.1.1", "10.0.0.7"])
     assert caught.value.fault.error == "PermissionError" and not caught.value.fault.retryable
     assert "10.0.0.7" not in str(caught.value)
 
 
 def test_private_addresses_are_given_where_they_are_allowed() -> None:
-    assert addresses_of("a.example", 80, True, lambda host, port: ["10.0.0.7"]) == ["10.0.0.7"]
+    assert allowed_addresses("a.example", 80, True, lambda host, port: ["10.0.0.7"]) == ["10.0.0.7"]
 
 
 def test_a_zone_does_not_hide_an_address() -> None:
     with pytest.raises(FetchError, match="private"):
-        addresses_of("a.example", 80, False, lambda host, port: ["fe80::1%eth0"])
+        allowed_addresses("a.example", 80, False, lambda host, port: ["fe80::1%eth0"])
 
 
 def test_a_host_without_an_address_is_a_fault() -> None:
     with pytest.raises(FetchError, match="no address"):
-        addresses_of("a.example", 80, False, lambda host, port: [])
+        allowed_addresses("a.example", 80, False, lambda host, port: [])
 
 
 def test_localhost_is_found_and_refused() -> None:
-    assert set(look_up("localhost", 80)) <= {"127.0.0.1", "::1"}
+    assert set(resolve_host("localhost", 80)) <= {"127.0.0.1", "::1"}
     with pytest.raises(FetchError, match="localhost lies in a private"):
-        addresses_of("localhost", 80, False)
+        allowed_addresses("localhost", 80, False)

@@ -182,7 +182,7 @@ def drip(visit: Visit) -> None:
 
 @pytest.mark.parametrize("answer", [dripping_head, dripping_body, dripping_chunks])
 def test_a_server_that_drips_is_cut_off_at_the_deadline(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", 0.5)
     started = time.monotonic()
     with serving(answer) as server:
         found = fault(server.url, RetryPolicy(max_attempts=1, timeout_s=0.5))
@@ -191,7 +191,7 @@ def test_a_server_that_drips_is_cut_off_at_the_deadline(answer: Any, monkeypatch
 
 
 def test_a_server_that_is_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.2)
     silence = threading.Event()
     with serving(lambda visit: silence.wait(5)) as server:
         found = fault(server.url, RetryPolicy(max_attempts=2, timeout_s=5, initial_delay_s=0.001))
@@ -219,8 +219,8 @@ def test_one_host_is_asked_for_so_many_at_once() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(server.asked) == 20 and 2 <= most <= client.CONNECTIONS_PER_HOST
-    assert not fetcher.clients.web(True).gates.inside
+    assert len(server.asked) == 20 and 2 <= most <= client.MAX_CONNECTIONS_PER_HOST
+    assert not fetcher.clients.web(True).host_semaphores.in_use
 
 
 def test_who_waits_for_a_turn_at_a_host_loses_no_time_to_ask_it() -> None:
@@ -230,8 +230,8 @@ def test_who_waits_for_a_turn_at_a_host_loses_no_time_to_ask_it() -> None:
 
     with serving(slow) as server:
         fetcher = Fetcher(allow_private_addresses=True, retry_policy=RetryPolicy(max_attempts=1, timeout_s=1.0))
-        with ThreadPoolExecutor(4 * client.CONNECTIONS_PER_HOST) as pool:
-            assert list(pool.map(fetcher, [server.url] * 4 * client.CONNECTIONS_PER_HOST)) == [b"x"] * 24
+        with ThreadPoolExecutor(4 * client.MAX_CONNECTIONS_PER_HOST) as pool:
+            assert list(pool.map(fetcher, [server.url] * 4 * client.MAX_CONNECTIONS_PER_HOST)) == [b"x"] * 24
 
 
 def test_a_connection_serves_again() -> None:

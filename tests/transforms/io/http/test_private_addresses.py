@@ -136,8 +136,8 @@ def test_a_redirect_may_not_bring_a_password() -> None:
 
 def test_a_redirect_from_https_to_http_is_not_followed() -> None:
     with pytest.raises(FetchError, match="from https to http"):
-        client._redirected("https://h/a", "http://h/a")
-    assert client._redirected("http://h/a", "https://h/b") == "https://h/b"
+        client._redirect_target("https://h/a", "http://h/a")
+    assert client._redirect_target("http://h/a", "https://h/b") == "https://h/b"
 
 
 # Encryption.
