@@ -34,7 +34,9 @@ class ContainerReader:
         if is_compressed(archive):
             stream = self.streams.of(
                 archive,
-                lambda: decompress_blocks(archive, lambda: open_file(archive, self._stores, retry_policy, decompress=False)),
+                lambda: decompress_blocks(
+                    archive, lambda: open_file(archive, self._stores, retry_policy, decompress=False)
+                ),
             )
             return read_member(read_at(stream, start, size), member)
         return read_member(self._blocks.read(archive, start, size, self._parts_of(archive, retry_policy)), member)

@@ -132,7 +132,7 @@ def test_a_column_that_is_none_of_pictures_is_refused(tmp_path: Path, column: st
 
 def test_only_parquet_can_hold_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image\nx\n")
-    with pytest.raises(ValueError, match="no Parquet file"):
+    with pytest.raises(ValueError, match="(no|not a) Parquet file"):
         check_columns([f"{tmp_path}/a.csv"], Columns(image="image"), [])
 
 
@@ -240,7 +240,7 @@ def test_a_file_that_has_changed_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another than it was"):
         Fetcher()(refs[9].uri)
     path.write_bytes(b"PAR1 no more PAR1")
-    with pytest.raises(ValueError, match="no Parquet file"):
+    with pytest.raises(ValueError, match="(no|not a) Parquet file"):
         Fetcher()(refs[0].uri)
     path.unlink()
     with pytest.raises(FileNotFoundError):
@@ -286,7 +286,7 @@ def test_a_file_that_tells_of_more_rows_than_it_could_have_is_refused(tmp_path: 
 
 def test_a_uri_from_outside_is_no_such_picture(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", cells(1))
-    with pytest.raises(ValueError, match="parquet:// is none of"):
+    with pytest.raises(ValueError, match="parquet:// is not supported"):
         check_uri(references(path)[0].uri)
     with pytest.raises(ValueError, match="no picture in a Parquet file"):
         cell_of("/etc/passwd")
