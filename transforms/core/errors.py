@@ -38,7 +38,7 @@ def output_errors(output: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())
         raise RunStopped(
-            f"stopped: can't write to {output}: {reason}; correct this, then run the same command again to resume"
+            f"stopped: can't write to {output}: {reason}. Correct this, then run the same command again to resume."
         ) from error
 
 
@@ -57,27 +57,19 @@ def out_of_memory_errors() -> Iterator[None]:
         if isinstance(error, RunStopped) or not (is_out_of_memory(error) or THREAD_START_FAILED in str(error)):
             raise
         raise RunStopped(
-            "stopped: this process has no memory left; use fewer --workers or a smaller --batch-size, then run the same"
-            " command again to resume"
+            "stopped: this process has no memory left. Use fewer --workers or a smaller --batch-size, then run the same"
+            " command again to resume."
         ) from error
 
 
 def stop_reason(error: BaseException | None) -> str | None:
-    """Return the message of the first RunStopped in an error's chain of causes, or None if there is none."""
-    return message_of(RunStopped, error)
+    """Return the message of the first RunStopped in an error's chain of causes, or None if there is none.
 
-
-def message_of(kind: type[Exception], error: BaseException | None) -> str | None:
-    """Return the first line of the message of an exception of class ``kind`` in an error's chain of causes.
-
-    Beam passes an error of a worker process on as the text of its traceback, so the class is found by its name, in the
-    messages too. Beam's suffix "[while running ...]" is removed.
-
-    Returns:
-        The message, or None if there is no such exception.
+    Beam reports an error of a worker process by the text of its traceback, so "RunStopped: MESSAGE" is searched in the
+    messages too. Of the message, the first line is returned, without Beam's suffix "[while running ...]".
     """
     while error is not None:
-        if found := re.search(rf"\b{kind.__name__}: (.+)", f"{type(error).__name__}: {error}"):
+        if found := re.search(rf"\b{RunStopped.__name__}: (.+)", f"{type(error).__name__}: {error}"):
             return re.sub(r"\s*\[while running .*", "", found[1])
         error = error.__cause__ or error.__context__
     return None

@@ -22,13 +22,12 @@ def open_file(
     """Return a local path, ``file://`` URI or object, open for reading bytes at any position.
 
     Args:
-        path: if its name ends with ``.gz``, the file returns the decompressed bytes, unless ``decompress`` is False.
-        stores: the clients to use for objects; new ones by default.
-        retry_policy: for requests to an object store.
+        decompress: if ``path`` ends with ``.gz``, return the decompressed bytes.
+        stores: the clients for object stores; new ones by default.
 
     Raises:
         OSError: if a local file can't be opened. For an object, the first read raises this instead.
-        NoClientError: if the client of the object store is not installed or can't authenticate.
+        NoClientError: if the client of the object store is not installed or finds no credentials.
     """
     is_gzip = path.lower().endswith(".gz") and decompress
     if (scheme := scheme_of(path)) not in OBJECT_STORE_SCHEMES:
@@ -84,10 +83,6 @@ class RandomAccessFile(io.RawIOBase):
     def seekable(self) -> bool:
         """Return True."""
         return True
-
-    def tell(self) -> int:
-        """Return the position in bytes."""
-        return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Set the position, at least 0, and return it. Nothing is read; a position after the end is allowed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -29,16 +29,13 @@ class FetchError(OSError):
     def __reduce__(self) -> Any:
         return FetchError, (self.fault, self.retry_after_s)
 
-    def __str__(self) -> str:
-        return self.fault.message
-
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request is attempted, and within how many seconds in all.
+    """How often a request is attempted, within ``timeout_s`` seconds in all.
 
-    The delay after attempt n is random between 0 and ``initial_delay_s * 2 ** (n - 1)``, at most ``max_delay_s``.
-    The randomness keeps many clients that failed together from retrying together.
+    The delay after attempt n is random from 0 to ``initial_delay_s * 2 ** (n - 1)``, at most ``max_delay_s``, so that
+    clients that failed together don't retry together.
     """
 
     max_attempts: int = 5
@@ -51,12 +48,13 @@ class RetryPolicy:
         return (after or 0.0) + random.uniform(0, min(self.max_delay_s, self.initial_delay_s * 2 ** (tries - 1)))
 
     def call(self, action: Callable[[float], T]) -> T:
-        """Return what ``action(deadline)`` returns; ``deadline`` is on the clock of ``time.monotonic``.
+        """Return what ``action(deadline)`` returns, and retry it after a retryable FetchError.
+
+        ``deadline`` is on the clock of ``time.monotonic``. Other exceptions of ``action`` pass through.
 
         Raises:
-            FetchError: if the last attempt failed, with the number of attempts in its fault. The last attempt is the
-                first that fails with a fault that is not retryable, number ``max_attempts``, or the one after which the
-                delay would pass the deadline.
+            FetchError: if attempt ``max_attempts`` fails, or one that is not retryable, or if the next delay would end
+                after the deadline. ``fault.attempts`` is the number of attempts.
         """
         deadline = time.monotonic() + self.timeout_s
         attempts = 1
@@ -73,27 +71,27 @@ class RetryPolicy:
 
 
 def not_found(message: str) -> FetchError:
-    """Return an error, not retryable, for an object that does not exist. Advice is added to ``message``."""
+    """Return a FetchError "FileNotFoundError", not retryable. Advice is added to ``message``."""
     return FetchError(Fault("FileNotFoundError", f"{message}; check that it exists"))
 
 
 def permission_denied(message: str) -> FetchError:
-    """Return an error, not retryable, for an object that may not be read."""
+    """Return a FetchError "PermissionError", not retryable."""
     return FetchError(Fault("PermissionError", message))
 
 
 def timed_out(message: str) -> FetchError:
-    """Return a retryable error for a request that took too long. Advice is added to ``message``."""
+    """Return a retryable FetchError "TimeoutError". Advice is added to ``message``."""
     return FetchError(Fault("TimeoutError", f"{message}; try again later", retryable=True))
 
 
 def connection_error(message: str) -> FetchError:
-    """Return a retryable error for a connection that was refused or broke off. Advice is added to ``message``."""
+    """Return a retryable FetchError "ConnectionError", for a connection that is refused or breaks off, with advice."""
     return FetchError(Fault("ConnectionError", f"{message}; try again later", retryable=True))
 
 
 def http_error(status: int, message: str, retry_after_s: float | None = None) -> FetchError:
-    """Return the error for an HTTP status. The status and advice are added to ``message``.
+    """Return the FetchError for the HTTP status of an error. The status and advice are added to ``message``.
 
     404 and 410 give ``not_found``; 401, 403, 407 and 451 ``permission_denied``; 416 ``RANGE_NOT_SATISFIABLE``.
     408, 425, 429 and 5xx except 501 and 505 give a retryable ``ServerError``. All others give a ``StatusError``, which
@@ -110,6 +108,23 @@ def http_error(status: int, message: str, retry_after_s: float | None = None) ->
     if not retryable:
         return FetchError(Fault("StatusError", f"{text}; correct the URI"), retry_after_s)
     return FetchError(Fault("ServerError", f"{text}; try again later", retryable=True), retry_after_s)
+
+
+def join_chunks(chunks: Iterable[bytes], name: str, max_bytes: int, deadline: float) -> bytes:
+    """Return the joined chunks of a download; messages call it ``name``.
+
+    Raises:
+        ValueError: if they have more than ``max_bytes`` bytes.
+        FetchError: if one arrives after ``deadline``, on the clock of ``time.monotonic``.
+    """
+    content = bytearray()
+    for chunk in chunks:
+        content += chunk
+        if len(content) > max_bytes:
+            raise too_large(max_bytes)
+        if time.monotonic() > deadline:
+            raise timed_out(f"{name} is sent too slowly")
+    return bytes(content)
 
 
 def too_large(max_bytes: int) -> ValueError:

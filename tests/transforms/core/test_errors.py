@@ -31,7 +31,7 @@ def test_other_errors_have_no_stop_reason() -> None:
 
 
 def test_an_error_of_the_output_stops_the_run() -> None:
-    message = r"can't write to /out: \[Errno 28\] full; .* run the same command again"
+    message = r"can't write to /out: \[Errno 28\] full\. .* run the same command again"
     with pytest.raises(RunStopped, match=message), output_errors("/out"):
         raise OSError(28, "full")
     with pytest.raises(KeyError), output_errors("/out"):
@@ -47,7 +47,7 @@ def test_an_error_of_the_output_stops_the_run() -> None:
     ],
 )
 def test_exhausted_memory_stops_the_run(error: Exception) -> None:
-    message = "stopped: this process has no memory left; .*--workers.*--batch-size, then run the same command again"
+    message = r"no memory left\. Use fewer --workers or a smaller --batch-size, then run the same command again"
     with pytest.raises(RunStopped, match=message), out_of_memory_errors():
         raise error
 

@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 
 from ....models.tasks import Fault
-from ..retry import FetchError, connection_error, http_error, timed_out, too_large
+from ..retry import FetchError, connection_error, http_error, join_chunks, timed_out, too_large
 from ..uris import HTTP_SCHEMES, check_uri, scheme_of
 from .addresses import Resolver, allowed_addresses, is_public, parse_ip, private_address_error, resolve_host
 from .connections import HostSemaphores, close_after, with_deadlines
@@ -32,10 +32,9 @@ PROJECT = "moondream-beam"
 
 
 class HttpClient:
-    """An HTTP client that keeps connections alive. Threads may share it.
+    """A client with keep-alive connections to public addresses, or to any with ``allow_private_addresses``.
 
-    ``resolve`` finds the addresses of a host. A host in a private network is refused unless
-    ``allow_private_addresses``; a proxy from the environment resolves names itself.
+    Threads may share it.
     """
 
     def __init__(
@@ -112,11 +111,9 @@ class HttpClient:
         raise AssertionError("the loop returns or raises at the last address")
 
     def _proxy_pool(self, proxy: str, host: str, port: int, scheme: str) -> urllib3.HTTPConnectionPool:
-        """Return the connections to a host through a proxy. The proxy resolves names, so only literal IP addresses,
-        ``*.localhost`` and ``*.internal`` are checked here.
+        """Return the connections to a host through a proxy; raise FetchError if the host is private.
 
-        Raises:
-            FetchError: if the host is in a private network, and that is not allowed.
+        The proxy resolves names, so only literal addresses, ``*.localhost`` and ``*.internal`` are known to be private.
         """
         address = parse_ip(host)
         is_internal = f".{host.rstrip('.')}".endswith((".localhost", ".internal"))
@@ -167,11 +164,7 @@ def _request_target(url: str) -> str:
 
 
 def _redirect_target(url: str, location: str) -> str:
-    """Return the URL that the ``Location`` header of a response for ``url`` names.
-
-    Raises:
-        FetchError: if the URL is not http(s), or leads from https to http.
-    """
+    """Return the absolute URL of a redirect; raise FetchError if it is not http(s), or leads from https to http."""
     # urllib3 decodes headers as Latin-1. Most servers that don't percent-encode them send UTF-8, and some send spaces.
     with contextlib.suppress(UnicodeError):
         location = location.encode("latin-1").decode()
@@ -191,15 +184,9 @@ def _read_body(response: urllib3.BaseHTTPResponse, host: str, max_bytes: int, de
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and int(length) > max_bytes:
         raise too_large(max_bytes)
-    content = bytearray()
     # The limit is on decompressed bytes, or a small response could fill the memory.
-    while chunk := response.read1(CHUNK_BYTES, decode_content=True):
-        content += chunk
-        if len(content) > max_bytes:
-            raise too_large(max_bytes)
-        if time.monotonic() > deadline:
-            raise timed_out(f"{host} sends too slowly")
-    return bytes(content)
+    chunks = iter(lambda: response.read1(CHUNK_BYTES, decode_content=True), b"")
+    return join_chunks(chunks, f"the content from {host}", max_bytes, deadline)
 
 
 def _asked_to_wait(header: str | None) -> float | None:
@@ -231,4 +218,4 @@ def _translate_errors(host: str, deadline: float) -> Iterator[None]:
             raise FetchError(Fault("CertificateError", message)) from error
         raise connection_error(f"the connection to {host} failed: {type(error).__name__}") from error
     if time.monotonic() > deadline:
-        raise timed_out(f"{host} sends too slowly")
+        raise timed_out(f"the content from {host} is sent too slowly")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from azure.core import exceptions
 from azure.storage.blob import BlobPrefix, BlobServiceClient
 
-from ..retry import connection_error, http_error, permission_denied, timed_out, too_large
+from ..retry import connection_error, http_error, join_chunks, permission_denied, timed_out
 from ..uris import scheme_of
 from .base import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, ByteRange, Entry, NoClientError, Page
 
@@ -31,16 +30,10 @@ class Azure:
     def read(self, uri: str, max_bytes: int, deadline: float, byte_range: ByteRange = None) -> bytes:
         """Return the content of a blob, as ``Store.read`` does."""
         container, name, _ = self._split(uri)
-        content = bytearray()
         span = {"offset": byte_range[0], "length": byte_range[1]} if byte_range else {}
         with _translate_errors(uri):
-            for chunk in container.download_blob(name, max_concurrency=1, **span).chunks():
-                content += chunk
-                if len(content) > max_bytes:
-                    raise too_large(max_bytes)
-                if time.monotonic() > deadline:
-                    raise timed_out(f"{uri} is sent too slowly")
-        return bytes(content)
+            chunks = container.download_blob(name, max_concurrency=1, **span).chunks()
+            return join_chunks(chunks, uri, max_bytes, deadline)
 
     def size(self, uri: str) -> int:
         """Return the length of a blob in bytes."""
@@ -57,12 +50,9 @@ class Azure:
             else:
                 found = container.walk_blobs(name_starts_with=name, delimiter="/", results_per_page=PAGE_SIZE)
             pages = found.by_page(page_token)
-            entries = [self._entry(root, item) for item in next(pages, ())]
-        return Page(entries, pages.continuation_token or None)
-
-    def _entry(self, root: str, item: Any) -> Entry:
-        name = item if isinstance(item, str) else item.name
-        return Entry(f"{root}/{name}", isinstance(item, BlobPrefix))
+            # A name is a str if recursive, otherwise an object with a name.
+            items = [(getattr(item, "name", item), isinstance(item, BlobPrefix)) for item in next(pages, ())]
+        return Page([Entry(f"{root}/{name}", is_folder) for name, is_folder in items], pages.continuation_token or None)
 
     def _split(self, uri: str) -> tuple[Any, str, str]:
         """Return the client of a URI's container, the blob's name in it, and the URI of the container."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from ..retry import RANGE_NOT_SATISFIABLE, FetchError, RetryPolicy
@@ -127,16 +126,16 @@ class Stores:
             NoClientError: if the client is not installed or finds no credentials.
         """
         store, page_token = self.get(scheme), None
+
+        def list_page(_: float) -> Page:
+            return store.list_page(prefix, recursive, page_token)
+
         while True:
-            page = retry_policy.call(partial(_list_page, store, prefix, recursive, page_token))
+            page = retry_policy.call(list_page)
             yield from page.entries
             page_token = page.next_token
             if page_token is None:
                 return
-
-
-def _list_page(store: Store, prefix: str, recursive: bool, page_token: Any, deadline: float) -> Page:
-    return store.list_page(prefix, recursive, page_token)
 
 
 def open_store(scheme: str) -> Store:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from pyarrow import fs
 
 from ....models.tasks import Fault
-from ..retry import FetchError, not_found, permission_denied, timed_out, too_large
+from ..retry import FetchError, join_chunks, not_found, permission_denied
 from ..uris import split_bucket
 from .base import CHUNK_BYTES, ByteRange, Entry, NoClientError, Page
 
@@ -26,16 +26,10 @@ class Hdfs:
     def read(self, uri: str, max_bytes: int, deadline: float, byte_range: ByteRange = None) -> bytes:
         """Return the content of a file, as ``Store.read`` does."""
         node, path = split_bucket(uri)
-        content = bytearray()
         with _translate_errors(uri), self._node(node).open_input_file(f"/{path}") as file:
             file.seek(byte_range[0] if byte_range else 0)
-            while chunk := file.read(min(CHUNK_BYTES, byte_range[1] - len(content)) if byte_range else CHUNK_BYTES):
-                content += chunk
-                if len(content) > max_bytes:
-                    raise too_large(max_bytes)
-                if time.monotonic() > deadline:
-                    raise timed_out(f"{uri} is sent too slowly")
-        return bytes(content)
+            chunks = [file.read(byte_range[1])] if byte_range else iter(partial(file.read, CHUNK_BYTES), b"")
+            return join_chunks(chunks, uri, max_bytes, deadline)
 
     def size(self, uri: str) -> int:
         """Return the length of a file in bytes."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import boto3
@@ -12,7 +12,7 @@ from botocore import exceptions
 from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
-from ..retry import connection_error, http_error, timed_out, too_large
+from ..retry import connection_error, http_error, join_chunks, timed_out
 from ..uris import split_bucket
 from .base import CHUNK_BYTES, CONNECT_TIMEOUT_S, MAX_CONNECTIONS, READ_TIMEOUT_S, ByteRange, Entry, NoClientError, Page
 
@@ -37,20 +37,13 @@ class S3:
     def read(self, uri: str, max_bytes: int, deadline: float, byte_range: ByteRange = None) -> bytes:
         """Return the content of an object, as ``Store.read`` does."""
         bucket, key = split_bucket(uri)
-        content = bytearray()
         header = {"Range": f"bytes={byte_range[0]}-{sum(byte_range) - 1}"} if byte_range else {}
         with (
             _translate_errors(uri),
             contextlib.closing(self.client.get_object(Bucket=bucket, Key=key, **header)["Body"]) as body,
         ):
             # Read to the end: only then does boto3 compare the length with the Content-Length header.
-            while chunk := body.read(CHUNK_BYTES):
-                content += chunk
-                if len(content) > max_bytes:
-                    raise too_large(max_bytes)
-                if time.monotonic() > deadline:
-                    raise timed_out(f"{uri} is sent too slowly")
-        return bytes(content)
+            return join_chunks(iter(partial(body.read, CHUNK_BYTES), b""), uri, max_bytes, deadline)
 
     def size(self, uri: str) -> int:
         """Return the length of an object in bytes."""
