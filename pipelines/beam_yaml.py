@@ -18,7 +18,14 @@ from ..models.moondream.annotator import Moondream
 from ..models.moondream.checkpoints.hub import OFFICIAL
 from ..models.tasks import Query
 from ..transforms.annotation import annotate, job
-from ..transforms.core.beam_schema import AnnotationsToRows, FailuresToRows, RefsToRows, RowsToRefs, asked_of, row_type
+from ..transforms.core.beam_schema import (
+    AnnotationsToRows,
+    FailuresToRows,
+    RefsToRows,
+    RowsToRefs,
+    build_task_spec,
+    row_type,
+)
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest
 from ..transforms.output.reader import read_failures
@@ -148,7 +155,7 @@ class Annotate(_Asking):
             raise ValueError(
                 "say where failures go: error_handling: {output: NAME}, and read NAME in another transform"
             )
-        asked = asked_of(rows, self.tasks, self.keep)
+        asked = build_task_spec(rows, self.tasks, self.keep)
         annotated = annotate.Annotate(asked.job_tasks(), self.annotator, sampling=self.sampling, fetch=self.fetch)
         annotations, failures = rows | "Rows" >> RowsToRefs(asked) | "Ask" >> annotated
         return {
@@ -207,7 +214,7 @@ class AnnotateToParquet(_Asking):
 
     def expand(self, rows: PCollection[Any]) -> PCollection[Any] | dict[str, PCollection[Any]]:
         """The whole job."""
-        asked = asked_of(rows, self.tasks, self.keep)
+        asked = build_task_spec(rows, self.tasks, self.keep)
         whole = job.AnnotateToParquet(
             asked.job_tasks(),
             self.annotator,

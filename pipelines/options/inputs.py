@@ -10,7 +10,7 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from ...models.tasks import Query, Task
-from ...transforms.core.prompt_templates import literal, named_columns, template
+from ...transforms.core.prompt_templates import column_template, named_columns, unescape_braces
 from ...transforms.core.records import ImageRef
 from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.images import ReadImages, without_pictures
@@ -94,7 +94,7 @@ def inputs_of(args: argparse.Namespace) -> Inputs:
         _refuse_without_manifest(args)
         return Inputs(tuple(args.inputs), (), tuple(tasks or [Query()]), Columns(DEFAULT_URI_COLUMN), fetch)
     if args.prompt_column:
-        tasks.append(Query(template(args.prompt_column)))
+        tasks.append(Query(column_template(args.prompt_column)))
     if args.uri_column and args.image_column:
         raise ValueError("a picture lies at its --uri-column or in its --image-column: give one of the two")
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
@@ -107,7 +107,7 @@ def inputs_of(args: argparse.Namespace) -> Inputs:
     named = named_columns(columns.tasks)
     if named and args.inputs:
         raise ValueError(f"a prompt names column {named[0]}, which {args.inputs[0]} has not: give manifests only")
-    asked = columns.tasks if named else tuple(map(literal, columns.tasks))
+    asked = columns.tasks if named else tuple(map(unescape_braces, columns.tasks))
     return Inputs(tuple(args.inputs), tuple(args.manifest), asked, columns, fetch)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...models.tasks import Annotator
 from ...transforms.annotation.job import SHARD_SIZE, AnnotateToParquet
-from ...transforms.io.uris import as_written, shown
+from ...transforms.io.uris import display_uri, escape_non_utf8
 from .inputs import Inputs
 from .tasks import sampling_of
 
@@ -82,10 +82,10 @@ def job_of(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     # Ours only: Beam's may hold credentials.
     options = {name: value for name, value in vars(args).items() if name not in UNRECORDED}
-    return {name: _written(value) for name, value in (options | {"inputs": [*map(shown, args.inputs)]}).items()}
+    return {name: _written(value) for name, value in (options | {"inputs": [*map(display_uri, args.inputs)]}).items()}
 
 
 def _written(value: Any) -> Any:
     if isinstance(value, list):
         return [_written(one) for one in value]
-    return as_written(value) if isinstance(value, str) else value
+    return escape_non_utf8(value) if isinstance(value, str) else value

@@ -150,7 +150,7 @@ def test_a_manifest_asks_by_row_and_its_fields_are_kept():
     ]
     assert Counter((row["stage"], row["message"]) for row in errors) == {
         ("list", "list.csv#4: column url is empty"): 2,
-        ("list", "column product is empty"): 2,
+        ("list", "column product is empty: fill it in"): 2,
     }
 
 
@@ -161,7 +161,7 @@ def test_rows_may_come_from_anywhere_and_their_fields_are_kept_with_their_types(
     (row,), (error,) = rows_of("data"), rows_of("errors")
     assert (row["filename"], row["label"], row["sure"], row["prompt"]) == ("a.png", 7, True, "Describe this image.")
     assert row["uri"] == str(Path("pictures/a.png").absolute())
-    assert (error["stage"], error["message"]) == ("list", "field uri is empty")
+    assert (error["stage"], error["message"]) == ("list", "field uri is empty: fill it in")
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
         ({"tasks": [{"caption": "tiny"}]}, "line [0-9]+: caption length 'tiny': choose short, normal or long"),
         ({"tasks": ["Is {product} there?"]}, "the rows have no field 'product'; they have uri, filename, problem"),
         ({"keep_fields": ["split"]}, "the rows have no field 'split'"),
-        ({"keep_fields": ["filename"]}, "column filename can't be kept: there is one of this name"),
+        ({"keep_fields": ["filename"]}, "column filename can't be kept: a column of this name exists"),
         ({"task": "caption"}, "unexpected argument 'task'"),
         ({"device": "tpu"}, "device tpu"),
         ({"model": "./nowhere"}, "nowhere"),
@@ -206,7 +206,7 @@ def test_what_makes_no_sense_is_told_before_any_work(config, told):
         ({"path": "none.csv"}, "manifest none.csv: no such file"),
         ({"path": "list.csv"}, "has no column 'url'; it has uri, taken"),
         ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
-        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "rows have a field of this name already"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "the rows already have a field of this name"),
         ({"path": []}, "no manifest"),
     ],
 )

@@ -14,7 +14,7 @@ from ...models.billing import Billing
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
 from ..core.records import Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage
 from ..images.prefetch import Loaded, LoadFailure
-from ..io.uris import shown
+from ..io.uris import display_uri
 
 # Answers that are remembered for pictures of the same bytes that are yet to come: those of a shard, whatever is asked.
 ANSWERS_KEPT = 16_384
@@ -68,7 +68,7 @@ class PendingRequests:
                 if isinstance(loaded, LoadFailure):
                     self._rows.append(self._failure(loaded.ref, task, loaded.stage, loaded.fault))
                     continue
-                question = self.job.question_of(loaded.sha256, task)
+                question = self.job.request_id(loaded.sha256, task)
                 if self._is_new(question, self._asked(loaded, task)):
                     uri, sampling = loaded.ref.uri, self.job.sampling
                     yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
@@ -151,7 +151,7 @@ class PendingRequests:
             id=job.id_of(ref, asked.task),
             key=ref.key,
             filename=ref.filename,
-            uri=shown(ref.uri),
+            uri=display_uri(ref.uri),
             sha256=asked.sha256,
             width=asked.width,
             height=asked.height,
@@ -193,7 +193,7 @@ class PendingRequests:
             id=self.job.id_of(ref, task),
             key=ref.key,
             filename=ref.filename,
-            uri=shown(ref.uri),
+            uri=display_uri(ref.uri),
             task=task.name,
             prompt=task.prompt,
             stage=stage,

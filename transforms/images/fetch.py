@@ -19,7 +19,7 @@ from ..io.containers.tar import Member, member_of
 from ..io.http.client import PROJECT, HttpClient
 from ..io.object_stores.base import NoClientError, Stores
 from ..io.retry import RetryPolicy, too_large
-from ..io.uris import BUCKETS, DATA, LOCAL, PARQUET, TAR, WEB, path_of, scheme_of
+from ..io.uris import DATA, HTTP_SCHEMES, LOCAL, OBJECT_STORE_SCHEMES, PARQUET, TAR, path_of, scheme_of
 
 # Larger files are refused: no photograph needs more, and many of them are open at once.
 MAX_FILE_BYTES = 256 << 20
@@ -87,11 +87,11 @@ class Fetcher:
             return self.clients.inside.cell(cell_of(uri), MAX_FILE_BYTES, self.retry_policy)
         if scheme == DATA:
             return decode_data(uri)
-        if scheme in WEB:
+        if scheme in HTTP_SCHEMES:
             web = self.clients.web(self.allow_private_addresses)
             return self.retry_policy.call(lambda end: web.read(uri, MAX_FILE_BYTES, end))
-        if scheme in BUCKETS:
-            store = self.clients.stores.of(scheme)
+        if scheme in OBJECT_STORE_SCHEMES:
+            store = self.clients.stores.get(scheme)
             return self.retry_policy.call(lambda end: store.read(uri, MAX_FILE_BYTES, end))
         raise ValueError(f"{scheme}:// can't be fetched")
 

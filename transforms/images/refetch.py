@@ -16,7 +16,7 @@ from ..io.containers.parquet_images import read_footer
 from ..io.containers.tar import is_archive, list_members
 from ..io.files import open_file
 from ..io.object_stores.base import Stores
-from ..io.uris import BUCKETS, DATA, LOCAL, as_named, local_path, scheme_of, shown
+from ..io.uris import DATA, LOCAL, OBJECT_STORE_SCHEMES, display_uri, scheme_of, unescape_non_utf8, unescape_path
 from .formats import EXTENSIONS
 from .prefetch import Fetch
 
@@ -64,8 +64,8 @@ class Relocator:
         """
         written = archive_of(uri)
         if not written:
-            return local_path(uri)
-        file, name = local_path(written), uri[len(written) + len(SEPARATOR) :]
+            return unescape_path(uri)
+        file, name = unescape_path(written), uri[len(written) + len(SEPARATOR) :]
         with self._lock:
             listing = self._listings.pop(file, None)
             if listing is None:
@@ -75,7 +75,7 @@ class Relocator:
                 self._listings.popitem(last=False)
         if isinstance(listing, OSError):
             raise listing
-        for named in (name, as_named(name)):
+        for named in (name, unescape_non_utf8(name)):
             if (front := listing(named)) is not None:
                 return front + file + SEPARATOR + named
         raise FileNotFoundError(f"{uri}: there is nothing of that name")
@@ -98,7 +98,7 @@ class Relocator:
                 raise SearchTakesLongError(f"{archive}: searching took too long")
             # What is wrong with an archive does not make worse what came before it.
             if not ref.problem:
-                uri = shown(ref.uri)
+                uri = display_uri(ref.uri)
                 fronts[uri[len(archive) + len(SEPARATOR) :]] = ref.uri[: -len(uri)]
         return fronts.get
 
@@ -122,7 +122,7 @@ class Relocator:
 
 def archive_of(uri: str) -> str:
     """The archive or Parquet file inside of which a picture lies, by its URI; empty where that names none."""
-    if scheme_of(uri) not in (LOCAL, *BUCKETS):
+    if scheme_of(uri) not in (LOCAL, *OBJECT_STORE_SCHEMES):
         return ""
     at = uri.find(SEPARATOR)
     while at >= 0:

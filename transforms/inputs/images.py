@@ -17,7 +17,7 @@ from ..images.formats import EXTENSIONS
 from ..io.containers.tar import is_archive, list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
-from ..io.uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, shown, split_bucket
+from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, display_uri, path_of, scheme_of, split_bucket
 from .bucket_listing import GlobLister, PendingFolder
 
 REFS, FOLDERS = "refs", "folders"
@@ -91,9 +91,9 @@ def anchored(pattern: str) -> str:
     scheme = scheme_of(pattern)
     if scheme == LOCAL:
         return os.path.abspath(path_of(pattern))
-    if scheme not in BUCKETS:
+    if scheme not in OBJECT_STORE_SCHEMES:
         if is_archive(pattern):
-            raise ValueError(f"{shown(pattern)}: archives are read from a disk or a bucket, copy it there")
+            raise ValueError(f"{display_uri(pattern)}: archives are read from a disk or a bucket, copy it there")
         return check_uri(pattern)
     if not split_bucket(pattern)[0]:
         raise ValueError(f"{pattern} names no bucket")
@@ -117,7 +117,7 @@ def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef
 def list_top(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]:
     """The pictures on the first level of a pattern, and the folders that may hold more."""
     scheme = scheme_of(pattern)
-    if scheme in BUCKETS:
+    if scheme in OBJECT_STORE_SCHEMES:
         yield from _bucket(stores).top(pattern)
     elif scheme != LOCAL:
         yield ImageRef(pattern, basename(pattern))
@@ -135,7 +135,7 @@ def list_top(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]
 
 def list_below(folder: PendingFolder, stores: Stores) -> Iterator[ImageRef]:
     """The pictures in a folder, however deep they lie."""
-    if scheme_of(folder.uri) in BUCKETS:
+    if scheme_of(folder.uri) in OBJECT_STORE_SCHEMES:
         yield from _bucket(stores).below(folder)
         return
     for found in _level(folder.uri, folder.root):

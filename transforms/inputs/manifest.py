@@ -14,13 +14,13 @@ import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection
 
 from ...models.tasks import Task
-from ..core.prompt_templates import fill, named_columns, value_of
+from ..core.prompt_templates import column_text, fill_template, named_columns
 from ..core.records import ImageRef
 from ..io.containers.parquet_images import ListedImage, check_pictures, list_pictures
 from ..io.files import open_file
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
-from ..io.uris import BUCKETS, LOCAL, basename, check_uri, is_path, scheme_of
+from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, is_path, scheme_of
 from .bucket_listing import GlobLister, PendingFolder
 from .images import anchored
 from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
@@ -97,7 +97,7 @@ def list_manifests(pattern: str) -> Iterator[str]:
     Raises:
         ValueError: one of them is none by its name.
     """
-    if scheme_of(pattern) in BUCKETS:
+    if scheme_of(pattern) in OBJECT_STORE_SCHEMES:
         bucket, found = GlobLister(Stores(), RetryPolicy(), frozenset(KINDS)), []
         for top in bucket.top(pattern):
             found += list(bucket.below(top)) if isinstance(top, PendingFolder) else [top]
@@ -186,10 +186,10 @@ def _place(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
 def _asked(ref: ImageRef, values: dict[str, Any], columns: Columns) -> ImageRef:
     """A picture with what its row asks of it, and with what is kept."""
     if columns.filename:
-        ref = ref._replace(filename=value_of(values, columns.filename))
+        ref = ref._replace(filename=column_text(values, columns.filename))
     if not columns.own_tasks():
         return ref
-    tasks = tuple(dict.fromkeys(fill(task, values) for task in columns.tasks))
+    tasks = tuple(dict.fromkeys(fill_template(task, values) for task in columns.tasks))
     kept = tuple(convert(values.get(field.name), field) for field in columns.kept)
     return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else ())
 

@@ -49,7 +49,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(tmp_path, wo
     assert launcher.run(*words, "--query", "How many?", "--shard-size", 1000, largest_file=9000) == 1
     said = launcher.said().splitlines()
     assert [line for line in said if "Traceback" in line] == []
-    assert sum("stopped: can't write to" in line and "the same command goes on" in line for line in said) == 1
+    assert sum("stopped: can't write to" in line and "run the same command again" in line for line in said) == 1
     assert not list(out.rglob("*.parquet"))
     assert launcher.run(*words, "--query", "How many?", "--shard-size", 1000) == 0
     assert len(ids(out)) == 120

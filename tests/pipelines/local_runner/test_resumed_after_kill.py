@@ -43,7 +43,7 @@ def test_a_job_killed_ten_times_ends_with_each_row_once(tmp_path: Path, launcher
         draw(seed).image.resize((48, 36)).save(path)
         refs.append(ImageRef(str(path), path.name))
         digest = sha256(path.read_bytes()).hexdigest()
-        uri_of.update({job.question_of(digest, task): str(path) for task in TASKS})
+        uri_of.update({job.request_id(digest, task): str(path) for task in TASKS})
     assert len(uri_of) == 2000
     words = (
         "annotate",

@@ -88,7 +88,7 @@ def test_pictures_and_a_manifest_go_together(listed: Path, tmp_path: Path, comma
         (("--manifest", "{list}", "--uri-column", "file", "--image-column", "file"), "give one of the two"),
         (("--manifest", "{list}", "--image-column", "file"), "no Parquet file"),
         (("{list}",), "a table is no picture; give it as --manifest"),
-        (("ftp://h/a.jpg",), "ftp:// is none of"),
+        (("ftp://h/a.jpg",), "ftp:// is not supported"),
         (("https://me:hunter2@h/a.jpg",), "password"),
         ((), "no input"),
     ],

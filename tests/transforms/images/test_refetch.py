@@ -16,7 +16,7 @@ from moondream_beam.transforms.images.formats import EXTENSIONS
 from moondream_beam.transforms.images.refetch import Relocator, SearchTakesLongError, archive_of, is_kept
 from moondream_beam.transforms.io.containers.parquet_images import list_pictures
 from moondream_beam.transforms.io.containers.tar import list_members
-from moondream_beam.transforms.io.uris import as_written, shown
+from moondream_beam.transforms.io.uris import display_uri, escape_non_utf8
 
 NAMES = ["a.jpg", "deep/b#c.png", "a.jpg", "caf\u00e9.webp", "more.tar#d.png"]
 
@@ -36,15 +36,15 @@ def test_names_that_are_no_utf8_are_found_by_the_escapes_that_rows_show(tmp_path
     path = archive(tmp_path / f"{odd}.tar", [f"{odd}.jpg", "a.jpg"])
     again = Relocator(Fetcher())
     rows = [str(tmp_path / f"{odd}.jpg"), f"{path}#{odd}.jpg", f"{path}#a.jpg"]
-    assert [again(as_written(uri)) for uri in rows] == [b"a picture", b"0", b"1"]
+    assert [again(escape_non_utf8(uri)) for uri in rows] == [b"a picture", b"0", b"1"]
     (tmp_path / "caf\\udce9.jpg").write_bytes(b"named with a backslash")
-    assert again(as_written(rows[0])) == b"named with a backslash"
+    assert again(escape_non_utf8(rows[0])) == b"named with a backslash"
 
 
 @pytest.mark.parametrize("ending, mode", [(".tar", "w"), (".tar.gz", "w:gz"), (".txz", "w:xz")])
 def test_every_member_is_found_by_what_its_row_shows(ending, mode, tmp_path):
     path = archive(tmp_path / f"set{ending}", mode=mode)
-    rows = [shown(ref.uri) for ref in list_members(ImageRef(path, path), EXTENSIONS)]
+    rows = [display_uri(ref.uri) for ref in list_members(ImageRef(path, path), EXTENSIONS)]
     assert len(set(rows)) == len(NAMES)
     assert [Relocator(Fetcher())(uri) for uri in rows] == [b"%d" % number for number in range(len(NAMES))]
 
@@ -55,7 +55,7 @@ def test_every_row_of_a_parquet_file_is_found_by_what_its_row_shows(nested, tmp_
     cells = [{"bytes": b"%d" % row, "path": f"{row}.jpg"} if nested else b"%d" % row for row in range(7)]
     pq.write_table(pa.table({"a picture": cells}), path, row_group_size=3)
     with open(path, "rb") as file:
-        rows = [shown(listed.uri) for listed in list_pictures(path, file, "a picture", [])]
+        rows = [display_uri(listed.uri) for listed in list_pictures(path, file, "a picture", [])]
     again = Relocator(Fetcher())
     assert [again(uri) for uri in rows] == [b"%d" % row for row in range(7)]
     for gone in ("0", "8"):

@@ -137,7 +137,7 @@ def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.M
     [
         ("a.txt", b"", "none of .csv"),
         ("a.parquet.gz", b"", "none of .csv"),
-        ("a.parquet", b"PAR0", "no Parquet file"),
+        ("a.parquet", b"PAR0", "not a Parquet file"),
         ("a.csv", b"", "must name its columns"),
         ("a.csv", b"a,a\n", "each once"),
         ("a.csv", b"a,caf\xe9\n", "save it as UTF-8"),
@@ -174,7 +174,7 @@ def test_a_value_that_does_not_go_into_its_column_is_told(value: Any, kind: pa.D
 
 @pytest.mark.parametrize("value", ["caf\udce9", ["\ud800"]])
 def test_words_that_are_no_utf8_are_not_kept_as_others(value: Any) -> None:
-    with pytest.raises(ValueError, match="column x is no UTF-8 there: save the manifest as UTF-8"):
+    with pytest.raises(ValueError, match="column x is not UTF-8: save the manifest as UTF-8"):
         convert(value, pa.field("x", pa.string()))
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ...images.prefetch import Fetch
-from ...io.uris import as_named, local_path
+from ...io.uris import unescape_non_utf8, unescape_path
 from .names import is_named_like, key_name, relative_name
 from .pictures import Packed, with_pictures
 from .targets import new_file, new_folder, write_new
@@ -127,7 +127,7 @@ def _text_task(selection: Selection) -> str:
 def _as_there(folder: str, filename: str) -> str:
     """A picture's name as the folder has it, where it is no UTF-8 and the row shows its odd bytes as escapes."""
     written = os.path.join(folder, filename)
-    return filename if local_path(written) == written else as_named(filename)
+    return filename if unescape_path(written) == written else unescape_non_utf8(filename)
 
 
 def _texts(selection: Selection) -> str:

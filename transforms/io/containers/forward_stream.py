@@ -45,7 +45,7 @@ class ForwardStream:
             ValueError: what is there broke off before it.
         """
         with self._lock:
-            if (piece := self._window.find((self._name, index))) is not None:
+            if (piece := self._window.get((self._name, index))) is not None:
                 return piece
             wanted = self._wanted.setdefault(index, Future())
         with self._reading:
@@ -76,7 +76,7 @@ class ForwardStream:
 
     def _give(self, piece: Any) -> None:
         with self._lock:
-            self._window.keep((self._name, self._next), piece, self._size_of(piece))
+            self._window.put((self._name, self._next), piece, self._size_of(piece))
             if wanted := self._wanted.pop(self._next, None):
                 wanted.set_result(piece)
         self._next += 1

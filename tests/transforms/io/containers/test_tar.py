@@ -27,7 +27,7 @@ from moondream_beam.transforms.images.formats import EXTENSIONS
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.io.containers import compression
 from moondream_beam.transforms.io.containers.tar import list_members, member_of
-from moondream_beam.transforms.io.uris import shown
+from moondream_beam.transforms.io.uris import display_uri
 from moondream_beam.transforms.planning import locality
 from moondream_beam.transforms.planning.locality import read_order, shard_key
 
@@ -77,7 +77,7 @@ def test_members_with_an_images_extension_are_found_each_by_a_name_of_its_own(tm
     path = make(tmp_path / "a.tar", NAMES)
     refs = members(path)
     assert [ref.filename for ref in refs] == IN_ALL
-    assert [shown(ref.uri) for ref in refs] == [f"{path}#{name}" for name in IN_ALL]
+    assert [display_uri(ref.uri) for ref in refs] == [f"{path}#{name}" for name in IN_ALL]
     assert len({ref.key for ref in refs}) == len(refs)
 
 
@@ -93,7 +93,7 @@ def test_members_of_a_compressed_archive_are_the_same(tmp_path: Path, ending: st
     plain, packed = make(tmp_path / "a.tar", NAMES), make(tmp_path / f"a{ending}", NAMES)
     refs, fetch = members(packed), Fetcher()
     assert [ref.filename for ref in refs] == IN_ALL
-    assert [shown(ref.uri) for ref in refs] == [f"{packed}#{name}" for name in IN_ALL]
+    assert [display_uri(ref.uri) for ref in refs] == [f"{packed}#{name}" for name in IN_ALL]
     assert [fetch(ref.uri) for ref in refs[:4]] == [fetch(ref.uri) for ref in members(plain)[:4]]
     with pytest.raises(ValueError, match="empty"):
         fetch(refs[4].uri)
@@ -218,7 +218,7 @@ def test_members_of_archives_in_buckets_are_read_by_ranges(
     bucket = bucket_of(kind)
     uri = bucket.put(f"sets/a{ending}", Path(make(tmp_path / f"a{ending}", ["a.jpg", "b.jpg"])).read_bytes())
     refs, fetch = members(uri), Fetcher()
-    assert [shown(ref.uri) for ref in refs] == [f"{uri}#a.jpg", f"{uri}#b.jpg"]
+    assert [display_uri(ref.uri) for ref in refs] == [f"{uri}#a.jpg", f"{uri}#b.jpg"]
     assert [fetch(ref.uri) for ref in refs] == [picture(0), picture(1)]
 
 
