@@ -16,7 +16,7 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
 @pytest.mark.parametrize(
     "words, cure",
     [
-        (("annotate", "--model", "tiny", "--output", "out"), "give a file, a folder, a glob or a --manifest"),
+        (("annotate", "--model", "tiny", "--output", "out"), "give a file, a folder, a glob, a URL or a --manifest"),
         (("annotate", "nowhere/*.jpg", "--model", "tiny", "--output", "out"), "input nowhere/*.jpg: no picture found"),
         (("annotate", "pictures", "--model", "tiny"), "--output"),
         (("annotate", "pictures", "--model", "no/such/folder", "--output", "out"), "no such folder"),
