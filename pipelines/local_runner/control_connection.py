@@ -50,9 +50,9 @@ class RefusableConnection:
             return any(future.is_done() for future in self._sent)
 
     def close(self) -> None:
-        """Send the process the end of the requests, and wait until it hangs up.
+        """Tell the process that no more requests follow, and wait until it disconnects.
 
-        A process that never connected is not waited for.
+        If the process never connected, return at once.
         """
         self._connection.close()
 

@@ -207,7 +207,7 @@ def test_what_makes_no_sense_is_told_before_any_work(config, told):
         ({"path": "list.csv"}, "has no column 'url'; it has uri, taken"),
         ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
         ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "the rows already have a field of this name"),
-        ({"path": []}, "no manifest"),
+        ({"path": []}, "path: no manifest"),
     ],
 )
 def test_a_manifest_that_has_not_what_is_wanted_is_told(config, told):
@@ -218,12 +218,12 @@ def test_a_manifest_that_has_not_what_is_wanted_is_told(config, told):
 
 @pytest.mark.parametrize("path", ["nowhere", ["pictures", "nowhere/*.jpg"]])
 def test_a_path_without_pictures_is_told(path):
-    with pytest.raises(ValueError, match="line [0-9]+: path nowhere.*: no picture there; check it"):
+    with pytest.raises(ValueError, match="line [0-9]+: path nowhere.*: no picture found; check the path"):
         annotate({"type": "ReadImages", "config": {"path": path}})
 
 
 def test_failures_that_would_go_nowhere_are_refused():
-    with pytest.raises(ValueError, match="say where failures go: error_handling: {output: NAME}"):
+    with pytest.raises(ValueError, match="add error_handling: {output: NAME}"):
         run(IMAGES, step("Annotate", "ReadImages", model="tiny"))
 
 

@@ -34,7 +34,7 @@ def test_a_folder_ends_with_one_row_for_each_picture_and_task(pictures, tmp_path
         "annotate", pictures, "--model", "tiny", "--output", out, "--caption", "--query", "How many shapes are there?"
     )
     assert status == 1, "one picture is broken, and no failure is allowed"
-    assert "10 asked = 8 in data/ + 2 in errors/: balances" in said
+    assert "10 requests = 8 in data/ + 2 in errors/: balances" in said
     good = {"a.png", "b.jpg", "c.webp", "more/d.bmp"}
     assert {(row["filename"], row["task"]) for row in rows(out)} == {(n, t) for n in good for t in ("caption", "query")}
     assert {(row["filename"], row["stage"]) for row in rows(out, "errors")} == {("broken.jpg", "decode")}
@@ -53,8 +53,8 @@ def test_the_same_command_again_does_nothing(pictures, tmp_path, command):
     before = rows(out)
     status, said, _ = command(*words)
     assert status == 0
-    assert "0 asked = 0 in data/ + 0 in errors/" in said
-    assert "5 more were asked, and had their rows already" in said
+    assert "ledger   0 requests = 0 in data/ + 0 in errors/" in said
+    assert "5 more requests had their rows from earlier runs" in said
     assert rows(out) == before
 
 
@@ -63,7 +63,7 @@ def test_a_new_task_does_only_what_is_missing(pictures, tmp_path, command):
     words = ("annotate", pictures, "--model", "tiny", "--output", out, "--caption", "short")
     command(*words)
     _, said, _ = command(*words, "--point", "square")
-    assert "5 asked = 4 in data/ + 1 in errors/" in said
+    assert "ledger   5 requests = 4 in data/ + 1 in errors/" in said
     assert [row["task"] for row in rows(out)].count("caption") == 4
 
 
@@ -135,7 +135,7 @@ def test_real_photographs_of_every_kind_end_with_one_row_each(tmp_path, command)
     out = tmp_path / "out"
     words = ("annotate", f"{tmp_path}/photos/*", "--model", "tiny", "--output", out, "--caption", "--max-tokens", "8")
     status, said, _ = command(*words)
-    assert status == 0 and f"{len(sizes)} asked = {len(sizes)} in data/ + 0 in errors/: balances" in said
+    assert status == 0 and f"{len(sizes)} requests = {len(sizes)} in data/ + 0 in errors/: balances" in said
     assert {row["filename"]: (row["width"], row["height"]) for row in rows(out)} == sizes
     assert len(rows(out)) == len(sizes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_beam.pipelines.commands.demo import table
+from moondream_beam.pipelines.commands.demo import format_table
 
 
 @pytest.mark.slow
@@ -12,7 +12,7 @@ def test_the_demo_shows_rows_a_balanced_ledger_and_where_things_lie(tmp_path, co
     folder = tmp_path / "demo"
     status, said, _ = command("demo", "--output", folder)
     assert status == 0
-    assert "192 asked = 188 in data/ + 4 in errors/: balances" in said
+    assert "192 requests = 188 in data/ + 4 in errors/: balances" in said
     assert f"output   {folder}/out" in said
     assert len(list((folder / "pictures").iterdir())) == 48
     first = next(line for line in said.splitlines() if line.startswith("scene-00.jpg"))
@@ -20,7 +20,7 @@ def test_the_demo_shows_rows_a_balanced_ledger_and_where_things_lie(tmp_path, co
 
 
 def test_a_table_is_as_wide_as_what_is_in_it():
-    lines = list(table([("a.jpg", "caption", "normal", "a dog"), ("b.jpg", "query", "What is this?", "")]))
+    lines = list(format_table([("a.jpg", "caption", "normal", "a dog"), ("b.jpg", "query", "What is this?", "")]))
     assert lines == [
         "filename  task     prompt         answer",
         "a.jpg     caption  normal         a dog",

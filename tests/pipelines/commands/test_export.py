@@ -16,17 +16,17 @@ def out(tmp_path):
 def test_it_says_what_went_where(out, tmp_path, command):
     status, said, complained = command("export", out, "--to", "jsonl", tmp_path / "rows.jsonl", "--drop-suspicious")
     assert (status, complained) == (0, "")
-    assert said == f"3 pictures, 12 answers chosen, as jsonl in {tmp_path}/rows.jsonl\n"
+    assert said == f"3 pictures, 12 answers as jsonl in {tmp_path}/rows.jsonl\n"
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(
     "shape, where, said",
     [
-        ("sidecar", "true", "4 pictures, 13 answers chosen, 4 of them (caption) as sidecar in"),
-        ("sidecar", "task != 'caption'", "3 pictures, 9 answers chosen, 3 of them (query) as sidecar in"),
-        ("coco", "true", "4 pictures, 13 answers chosen, 3 of them (detect) as coco in"),
-        ("coco", "task = 'detect'", "3 pictures, 3 answers chosen, as coco in"),
+        ("sidecar", "true", "4 pictures, 4 of 13 chosen answers (only caption) as sidecar in"),
+        ("sidecar", "task != 'caption'", "3 pictures, 3 of 9 chosen answers (only query) as sidecar in"),
+        ("coco", "true", "4 pictures, 3 of 13 chosen answers (only detect) as coco in"),
+        ("coco", "task = 'detect'", "3 pictures, 3 answers as coco in"),
     ],
 )
 def test_a_shape_that_takes_one_kind_of_task_says_how_many_answers_that_is(shape, where, said, out, tmp_path, command):

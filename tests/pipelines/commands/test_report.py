@@ -66,12 +66,14 @@ def test_the_command_writes_one_file_and_says_where(tmp_path, command):
 def test_a_run_reports_by_itself_on_so_many_rows_and_of_more_says_how(tmp_path, monkeypatch, capsys):
     publish(tmp_path, [annotation(id="1"), failure(id="2")])
     args = argparse.Namespace(output=str(tmp_path), report=True, allow_private_addresses=False)
-    monkeypatch.setattr(report, "ROWS_REPORTED_UNASKED", 1)
-    report.try_report(args)
-    assert capsys.readouterr().out == f"report   of 2 rows it takes minutes: moondream-beam report {tmp_path}\n"
+    monkeypatch.setattr(report, "MAX_AUTO_REPORT_ROWS", 1)
+    report.report_after_run(args)
+    assert (
+        capsys.readouterr().out == f"report   2 rows take minutes; to write it, run: moondream-beam report {tmp_path}\n"
+    )
     assert not (tmp_path / "report.html").exists()
-    monkeypatch.setattr(report, "ROWS_REPORTED_UNASKED", 2)
-    report.try_report(args)
+    monkeypatch.setattr(report, "MAX_AUTO_REPORT_ROWS", 2)
+    report.report_after_run(args)
     assert (tmp_path / "report.html").exists()
 
 
@@ -142,7 +144,7 @@ def test_a_run_whose_errors_were_asked_again_still_adds_up(tmp_path):
     record(tmp_path, "two", pending=1, annotations=1)
     with Dataset(str(tmp_path)) as dataset:
         words = " ".join(Page(render(dataset, Fetcher())).text.split())
-    assert "balances, 2 asked again since" in words and words.count("asked again since") == 1
+    assert "balances, 2 errors retried since" in words and words.count("retried since") == 1
 
 
 def test_a_page_stays_below_ten_megabytes_whatever_rows_hold(tmp_path):
@@ -204,7 +206,8 @@ def test_a_report_that_fails_does_not_fail_the_run(pictures, tmp_path, command):
     words = ("annotate", pictures, "--model", "tiny", "--caption", "--max-failure-rate", "0.5")
     status, said, complained = command(*words, "--output", tmp_path / "out")
     assert status == 0 and "balances" in said
-    (line,) = [line for line in complained.splitlines() if "no report" in line]
+    (line,) = [line for line in complained.splitlines() if line.startswith("report   failed: ")]
+    assert line.endswith(f"; to try again, run: moondream-beam report {tmp_path}/out")
     assert "Traceback" not in complained
 
 
@@ -214,6 +217,6 @@ def test_an_output_without_a_row_says_so_in_every_place(tmp_path):
     pq.write_table(pq.read_table(part).slice(0, 0), part)
     with Dataset(str(tmp_path)) as dataset:
         page = Page(render(dataset, Fetcher()))
-    for told in ("There are no rows", "No picture was answered.", "Nothing.", "No run has written anything."):
+    for told in ("There are no rows", "No picture was answered.", "No task was asked.", "No run has written rows."):
         assert told in page.text
-    assert "Where the time went" not in page.text
+    assert "Time by phase" not in page.text

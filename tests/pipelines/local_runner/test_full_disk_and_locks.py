@@ -79,8 +79,8 @@ def test_a_file_that_is_lost_meanwhile_is_told_and_made_good_by_the_same_command
     launcher.go_on(process)
     assert launcher.ended(process) == 1
     said = launcher.said()
-    assert "60 asked, 60 told by the workers" in said and "DOES NOT BALANCE" in said
-    assert "run the same command again: it does what is missing" in said
+    assert "60 requests, 60 rows reported by the workers" in said and "DOES NOT BALANCE" in said
+    assert "run the same command again to process only what is missing" in said
     assert len(ids(out)) < 60
     assert launcher.run(*words) == 0
     assert len(ids(out)) == 60
@@ -128,12 +128,12 @@ def test_an_interrupt_while_workers_are_at_work_is_told_in_one_line(
         time.sleep(0.01)
     send(process, how)
     assert launcher.ended(process) == INTERRUPTED
-    assert launcher.said().splitlines()[1:] == ["interrupted; the same command goes on where this one stopped"]
+    assert launcher.said().splitlines()[1:] == ["interrupted: run the same command again to resume"]
 
 
 @pytest.mark.slow
 def test_ctrl_c_while_workers_come_up_is_told_in_one_line_at_once(words, launcher: Launcher) -> None:
-    process = launcher.start(*words, "--workers", 2, ENDING_SECONDS=PATIENCE)
+    process = launcher.start(*words, "--workers", 2, SHUTDOWN_TIMEOUT_S=PATIENCE)
     began = time.monotonic()
     while len(psutil.Process(process).children()) < 2:
         assert time.monotonic() < began + PATIENCE
@@ -142,7 +142,7 @@ def test_ctrl_c_while_workers_come_up_is_told_in_one_line_at_once(words, launche
     interrupted = time.monotonic()
     assert launcher.ended(process) == INTERRUPTED
     assert time.monotonic() < interrupted + PATIENCE / 2
-    assert launcher.said().splitlines()[1:] == ["interrupted; the same command goes on where this one stopped"]
+    assert launcher.said().splitlines()[1:] == ["interrupted: run the same command again to resume"]
 
 
 @pytest.mark.slow

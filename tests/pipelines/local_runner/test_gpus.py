@@ -9,7 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from moondream_beam.pipelines.local_runner.gpus import gpus_of, pin, spread, visible_gpus
+from moondream_beam.pipelines.local_runner.gpus import assign_gpus, choose_gpus, pin_gpu, visible_gpus
 from moondream_beam.pipelines.local_runner.runner import local_runner
 
 
@@ -29,24 +29,24 @@ def test_gpus_are_called_as_their_processes_will_know_them(count, environment, g
 
 
 def test_each_process_has_a_gpu_of_its_own():
-    assert spread(2, ("0", "1", "2")) == ("0", "1")
-    assert spread(4, ()) == ()
+    assert assign_gpus(2, ("0", "1", "2")) == ("0", "1")
+    assert assign_gpus(4, ()) == ()
     environments = [{"CUDA_VISIBLE_DEVICES": "3,5"} for _ in range(2)]
     for number, environment in enumerate(environments):
-        pin(f"worker_{number}", ("3", "5"), environment)
+        pin_gpu(f"worker_{number}", ("3", "5"), environment)
     assert environments == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
 
 
 def test_more_processes_than_gpus_are_refused_with_the_cure():
-    with pytest.raises(ValueError, match="--workers 4: .*; give --workers 2, or name the one .* as --device cuda:0"):
-        spread(4, ("0", "1"))
+    with pytest.raises(ValueError, match="--workers 4: this machine has 2 GPUs.* Give --workers 2, or --device cuda:0"):
+        assign_gpus(4, ("0", "1"))
 
 
 @pytest.mark.parametrize("options", [{"workers": 1}, {"device": "cuda:1"}, {"device": "cpu"}, {"backend": "fal"}])
 def test_where_a_device_was_named_or_none_is_used_nothing_is_spread(options, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     args = SimpleNamespace(**{"workers": 2, "device": "auto", "backend": "local", **options})
-    assert gpus_of(args) == ()
+    assert choose_gpus(args) == ()
 
 
 def tell(_: int) -> str:

@@ -71,9 +71,7 @@ def test_a_worker_that_is_killed_ends_the_command_with_a_line(tmp_path, gated, l
     gate.open.set()
     assert launcher.ended(process) == 1
     said = launcher.said()
-    assert (
-        said.count("stopped: worker_") == 1 and "was killed by signal 9, for want of memory perhaps, at shard" in said
-    )
+    assert said.count("stopped: worker_") == 1 and "was killed by signal 9 (possibly out of memory) in shard" in said
     assert "Traceback" not in said
     assert len(ids(out)) < PICTURES
     assert launcher.run(*words) == 0
@@ -83,7 +81,7 @@ def test_a_worker_that_is_killed_ends_the_command_with_a_line(tmp_path, gated, l
 @pytest.mark.slow
 def test_a_worker_that_shows_no_sign_of_life_is_killed_and_told(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
-    process = launcher.start(*words, SILENT_SECONDS=8)
+    process = launcher.start(*words, HEARTBEAT_TIMEOUT_S=8)
     worker = gate.waiter(process)
     worker.suspend()
     gate.open.set()
@@ -91,7 +89,7 @@ def test_a_worker_that_shows_no_sign_of_life_is_killed_and_told(tmp_path, gated,
     assert not worker.is_running()
     said = launcher.said()
     assert said.count("stopped: worker_") == 1
-    assert "gave no sign of life for 8 s, at shard" in said and "and was killed; what was published stays" in said
+    assert "sent no heartbeat for 8 s in shard" in said and ", and was killed. Committed rows are kept." in said
     assert "Traceback" not in said
     assert launcher.run(*words) == 0
     assert all_done(out)
@@ -100,10 +98,10 @@ def test_a_worker_that_shows_no_sign_of_life_is_killed_and_told(tmp_path, gated,
 @pytest.mark.slow
 def test_a_worker_that_lives_but_has_no_new_row_is_killed_and_told(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
-    process = launcher.start(*words, FIRST_ROW_SECONDS=6, ROW_SECONDS=6, ENDING_SECONDS=2)
+    process = launcher.start(*words, FIRST_ROW_TIMEOUT_S=6, ROW_TIMEOUT_S=6, SHUTDOWN_TIMEOUT_S=2)
     # Nobody opens the gate.
     assert launcher.ended(process) == 1
-    assert "had no new row for 6 s, at shard" in launcher.said()
+    assert "produced no row for 6 s in shard" in launcher.said()
     gate.open.set()
     assert launcher.run(*words) == 0
     assert all_done(out)
@@ -112,7 +110,7 @@ def test_a_worker_that_lives_but_has_no_new_row_is_killed_and_told(tmp_path, gat
 @pytest.mark.slow
 def test_a_command_that_slept_with_its_workers_goes_on(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
-    process = launcher.start(*words, SILENT_SECONDS=8)
+    process = launcher.start(*words, HEARTBEAT_TIMEOUT_S=8)
     gate.waiter(process)
     os.killpg(process, signal.SIGSTOP)
     time.sleep(12)
@@ -152,7 +150,7 @@ def test_a_shard_attempted_twice_at_once_ends_as_one_file(tmp_path, turn):
 @pytest.mark.slow
 def test_a_worker_that_runs_out_of_memory_in_the_middle_of_a_shard_hangs_nobody(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
-    process = launcher.start(*words, SILENT_SECONDS=20)
+    process = launcher.start(*words, HEARTBEAT_TIMEOUT_S=20)
     worker = gate.waiter(process)
     # What the kernel does in a container that is full, where it kills nobody: it gives no more.
     limit = worker.memory_info().vms

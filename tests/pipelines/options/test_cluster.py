@@ -17,7 +17,7 @@ from support.running.output_ids import ids
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.cli import build_parser
 from moondream_beam.pipelines.commands.annotate import build
-from moondream_beam.pipelines.options.cluster import say_of_runner
+from moondream_beam.pipelines.options.cluster import runner_warning
 
 PICTURES = 60
 
@@ -46,7 +46,7 @@ def test_two_slices_one_after_the_other_are_the_whole(pictures, command, tmp_pat
     assert all(record["balanced"] for record in records)
     assert sum(record["counts"]["pending"] for record in records) == 5
     _, said, _ = command(*words)
-    assert "ledger   0 asked" in said and "5 more were asked" in said
+    assert "ledger   0 requests" in said and "5 more requests" in said
 
 
 def test_a_slice_without_pictures_ends_well(pictures, command, tmp_path):
@@ -110,8 +110,8 @@ def test_the_same_slice_twice_at_once_is_refused(tmp_path, words, launcher: Laun
 @pytest.mark.parametrize(
     "options, told",
     [
-        (("--gpu", "nvidia-l4"), "--gpu is for workers elsewhere"),
-        (("--worker-memory", "16GB"), "--worker-memory is for workers elsewhere"),
+        (("--gpu", "nvidia-l4"), "--gpu does not work with --runner local"),
+        (("--worker-memory", "16GB"), "--worker-memory does not work with --runner local"),
         (("--runner", "DataflowRunner", "--gpu", "L4;count:8"), "give a type such as nvidia-l4"),
         (("--runner", "DataflowRunner", "--worker-memory", "plenty"), "give a size such as 16GB"),
     ],
@@ -139,7 +139,7 @@ def test_the_command_asks_for_workers_with_a_gpu_where_the_model_is(pictures, tm
 def test_dask_is_refused_since_it_loses_rows(pictures, command, tmp_path, runner):
     words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", runner)
     status, _, said = command(*words)
-    assert status == 2 and said.count("\n") == 1 and "says nothing; use --slice" in said
+    assert status == 2 and said.count("\n") == 1 and f"--runner {runner}: " in said and "--slice I/N" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -147,9 +147,9 @@ def test_what_the_direct_runner_does_first_is_said(pictures, command, tmp_path):
     # The download hits the wall around the network of these tests, after which Beam goes on without it.
     words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", "DirectRunner")
     status, _, said = command(*words, "--max-failure-rate", 1)
-    assert status == 0 and "DirectRunner first tries to download a program of Beam's" in said
+    assert status == 0 and "--runner DirectRunner: this runner first tries to download a program" in said
     assert len(ids(tmp_path / "out")) == 5
-    assert say_of_runner("direct") and say_of_runner("FlinkRunner") is say_of_runner("local") is None
+    assert runner_warning("direct") and runner_warning("FlinkRunner") is runner_warning("local") is None
 
 
 def test_a_runner_that_is_not_installed_or_is_none_is_told_in_a_line(pictures, command, tmp_path):
@@ -178,5 +178,5 @@ def test_a_dry_run_that_would_be_none_is_refused(pictures, command, tmp_path):
     words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", *DRY)
     for runner in ("local", "FnApiRunner"):
         status, _, said = command(*words, "--runner", runner)
-        assert status == 2 and said.count("\n") == 1 and f"{runner} would do all of the work" in said
+        assert status == 2 and said.count("\n") == 1 and f"--runner {runner} ignores it" in said
     assert not (tmp_path / "out").exists()

@@ -61,8 +61,8 @@ def test_fal_answers_and_rows_and_record_tell_what_it_cost(api, photos, out, com
     status, said, complained = command(
         "annotate", photos, "--backend", "fal", "--price", "0.002", "--query", "What?", "--output", out
     )
-    assert status == 0 and "20 asked = 20 in data/ + 0 in errors/: balances" in said
-    assert "bill     $0.0100" in said and "fal answers and is paid for" in complained
+    assert status == 0 and "20 requests = 20 in data/ + 0 in errors/: balances" in said
+    assert "bill     $0.0100" in said and "fal answers, gets the pictures, and costs money" in complained
     assert {row["filename"]: row["caption"] for row in rows(out)} == {f"{n}.png": f"What? | {n}" for n in range(20)}
     assert {(row["backend"], row["model"]) for row in rows(out)} == {("fal/vikhyatk/moondream2", "vikhyatk/moondream2")}
     assert sum(row["hosted"]["usd"] for row in rows(out)) == pytest.approx(0.01)
@@ -76,7 +76,7 @@ def test_moondream_cloud_answers_every_task(api, photos, out, command, backend, 
     monkeypatch.setattr("moondream_beam.models.hosted.cloud.batch.FIRST_POLL_S", 0.01)
     tasks = ("--caption", "short", "--query", "Why?", "--detect", "dog", "--point", "dog")
     status, said, _ = command("annotate", photos, "--backend", backend, *tasks, "--output", out)
-    assert status == 0 and "80 asked = 80 in data/" in said and "bill     $0.0" in said
+    assert status == 0 and "80 requests = 80 in data/" in said and "bill     $0.0" in said
     assert {row["backend"] for row in rows(out)} == {f"{backend}/moondream3.1-9B-A2B"}
     assert {row["caption"] for row in rows(out) if row["task"] == "caption"} == {f"short | {n}" for n in range(20)}
     assert {len(row["objects"]) for row in rows(out) if row["task"] == "detect"} == {0, 1, 2}
@@ -85,7 +85,7 @@ def test_moondream_cloud_answers_every_task(api, photos, out, command, backend, 
 def test_the_fallback_answers_where_no_accelerator_is_and_the_engine_what_it_can_not(api, photos, out, command):
     words = ("--model", "tiny", "--fallback", "fal", "--query", "What?", "--detect", "circle", "--limit", "3")
     status, said, complained = command("annotate", photos, *words, "--output", out)
-    assert status == 0 and "6 asked = 6 in data/" in said
+    assert status == 0 and "6 requests = 6 in data/" in said
     assert "there is no accelerator: fal answers instead of tiny, and is paid for" in complained
     assert {(row["task"], row["backend"].split("/")[0], row["model"]) for row in rows(out)} == {
         ("query", "fal", "vikhyatk/moondream2"),
@@ -117,8 +117,8 @@ def test_a_lost_answer_is_asked_anew_on_demand_only(api, photos, out, command):
     api.faults.append(Fault("submit", reset, before=False, times=1))
     words = ("--backend", "fal", "--query", "What?", "--max-failure-rate", "1", "--output", out)
     assert "4 in data/ + 16 in errors/" in command("annotate", photos, *words)[1]
-    assert "0 asked" in command("annotate", photos, *words)[1] and len(api.fal.jobs) == 2
-    assert "16 asked = 16 in data/" in command("annotate", photos, *words, "--retry-errors")[1]
+    assert "ledger   0 requests" in command("annotate", photos, *words)[1] and len(api.fal.jobs) == 2
+    assert "16 requests = 16 in data/" in command("annotate", photos, *words, "--retry-errors")[1]
     assert len(api.fal.jobs) == 3 and not (out / "_paid").exists()
 
 
@@ -138,16 +138,16 @@ def test_a_refused_account_is_one_line(api, photos, out, command, workers):
     "words, cure",
     [
         (("--backend", "fal", "--max-cost", "1"), "max cost: give the price of a billable unit as well"),
-        (("--backend", "fal", "--price", "cheap"), "--price cheap: give the dollars that a billable unit costs"),
-        (("--backend", "cloud", "--price", "1"), "--price 1: give dollars for a million tokens in and out"),
+        (("--backend", "fal", "--price", "cheap"), "--price cheap: give the dollars of a billable unit"),
+        (("--backend", "cloud", "--price", "1"), "--price 1: give the dollars of a million tokens in and out"),
         (("--backend", "fal", "--model", "gpt"), "model gpt: fal has vikhyatk/moondream2 and fal-ai/moondream2-docci"),
         (("--backend", "fal", "--detect", "dog"), "can't be asked to detect"),
-        (("--backend", "fal", "--fallback", "cloud"), "--fallback is for the local backend"),
+        (("--backend", "fal", "--fallback", "cloud"), "--fallback cloud needs --backend local"),
         (("--model", "tiny", "--max-cost", "1"), "--max-cost is for a hosted API: name one with --backend"),
         (("--model", "tiny", "--send-urls"), "--send-urls is for a hosted API: name one with --backend"),
         (
             ("--backend", "fal", "--runner", "FlinkRunner", "--price", "1", "--max-cost", "1"),
-            "--max-cost counts",
+            "--max-cost needs --runner local, because the workers of --runner FlinkRunner",
         ),
         (("--backend", "cloud-batch", "--send-urls"), "a batch holds pictures"),
     ],
@@ -293,7 +293,7 @@ def test_the_key_of_moondream_cloud_is_in_no_row_log_error_or_record(
 def test_processes_share_the_budget(api, photos, out, command):
     words = ("--backend", "fal", "--price", "1", "--max-cost", "3", "--query", "What?", "--batch-size", "2")
     status, said, _ = command("annotate", photos, *words, "--workers", "2", "--output", out)
-    assert status == 1 and "20 asked" in said and "balances" in said
+    assert status == 1 and "20 requests" in said and "balances" in said
     # A picture is a quarter; a process that was dealt less may leave some of its share.
     assert 1.5 <= api.fal.units <= 3.0 and max(api.fal.asked.values()) == 1
     assert sum(row["hosted"]["usd"] for row in rows(out)) == pytest.approx(api.fal.units)

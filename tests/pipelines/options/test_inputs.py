@@ -39,7 +39,7 @@ def test_a_manifest_asks_each_picture_its_own(listed: Path, tmp_path: Path, comm
     out = tmp_path / "out"
     asked = ("--manifest", listed, "--uri-column", "file", "--detect", "{thing}", "--query", "Is {{it}} a {thing}?")
     status, said, _ = command(*words(out, *asked, "--keep-columns", "split, thing"))
-    assert status == 0 and "6 asked = 4 in data/ + 2 in errors/: balances" in said
+    assert status == 0 and "6 requests = 4 in data/ + 2 in errors/: balances" in said
     assert {(row["filename"], row["prompt"], row["split"], row["thing"]) for row in rows(out)} == {
         ("a.png", "circle", "train", "circle"),
         ("a.png", "Is {it} a circle?", "train", "circle"),
@@ -47,7 +47,7 @@ def test_a_manifest_asks_each_picture_its_own(listed: Path, tmp_path: Path, comm
         ("more/d.bmp", "Is {it} a square?", "test", "square"),
     }
     assert {(row["stage"], row["filename"]) for row in rows(out, "errors")} == {("list", "list.csv#4")}
-    assert "0 asked" in command(*words(out, *asked, "--keep-columns", "split, thing"))[1]
+    assert "ledger   0 requests" in command(*words(out, *asked, "--keep-columns", "split, thing"))[1]
 
 
 def test_a_column_can_be_the_question(listed: Path, tmp_path: Path, command: Command) -> None:
@@ -77,17 +77,20 @@ def test_pictures_and_a_manifest_go_together(listed: Path, tmp_path: Path, comma
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{what}?"), "no column 'what'"),
         (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "what"), "no column 'what'"),
         (("--manifest", "{list}"), "no column 'url'; it has file, thing, split: name its URI column"),
-        (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"), "names split twice"),
+        (
+            ("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"),
+            "--keep-columns names split twice",
+        ),
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "doubled"),
         (("--manifest", "{folder}/none.csv"), "no such file"),
         (("--manifest", "{folder}/a.png"), "none of .csv"),
-        (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns is about a --manifest"),
-        (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column is about a --manifest"),
+        (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns needs a --manifest"),
+        (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column needs a --manifest"),
         (("{folder}/a.png", "--manifest", "{list}", "--uri-column", "file", "--query", "{thing}?"), "manifests only"),
-        (("{folder}/a.png", "--image-column", "image"), "--image-column is about a --manifest"),
+        (("{folder}/a.png", "--image-column", "image"), "--image-column needs a --manifest"),
         (("--manifest", "{list}", "--uri-column", "file", "--image-column", "file"), "give one of the two"),
         (("--manifest", "{list}", "--image-column", "file"), "no Parquet file"),
-        (("{list}",), "a table is no picture; give it as --manifest"),
+        (("{list}",), "this is a table; give it as --manifest"),
         (("ftp://h/a.jpg",), "ftp:// is not supported"),
         (("https://me:hunter2@h/a.jpg",), "password"),
         ((), "no input"),
@@ -115,7 +118,7 @@ def test_a_client_that_a_later_row_finds_missing_stops_the_run_in_a_line_with_th
     (line,) = [line for line in complained.splitlines() if "stopped" in line]
     assert "az:// needs no_such_module: pip install 'moondream-beam[azure]'" in line
     listed.write_text(there)
-    assert "3 asked = 2 in data/ + 1 in errors/: balances" in command(*given)[1]
+    assert "3 requests = 2 in data/ + 1 in errors/: balances" in command(*given)[1]
 
 
 def _placed(word: str, places: dict[str, str]) -> str:
