@@ -10,9 +10,9 @@ from support.hosted.clock import QuickClock
 from support.hosted.fixtures import leave_home
 from support.hosted.server import serving
 
-from moondream_beam.models.cloud import MoondreamCloud
-from moondream_beam.models.fal import Fal
-from moondream_beam.models.fallback import Fallback
+from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
+from moondream_beam.models.hosted.fal.annotator import Fal
+from moondream_beam.models.hosted.fallback import Fallback
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.checkpoints.files import WEIGHTS_FILE
 from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED

@@ -11,8 +11,8 @@ import pytest
 from support.hosted.asking import ended, requests, right
 from support.hosted.faults import Fault, answer, reset
 
-from moondream_beam.models.cloud import MoondreamCloud
-from moondream_beam.models.fal import Fal
+from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
+from moondream_beam.models.hosted.fal.annotator import Fal
 from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.hosted.journal import Journal, LocalStore
 

@@ -9,7 +9,7 @@ from support.hosted.asking import ended, requests, right
 from support.hosted.faults import Fault, answer, changed, ends_early, garbled, reset
 from support.hosted.pictures import numbered
 
-from moondream_beam.models.cloud import MoondreamCloud
+from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
 from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.hosted.journal import LocalStore
 from moondream_beam.models.tasks import Answer, Box, Caption, Detect, Point, Query, Request, Spot

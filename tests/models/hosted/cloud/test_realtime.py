@@ -11,7 +11,7 @@ from support.hosted.asking import ended, requests, right
 from support.hosted.faults import Fault, answer, changed, ends_early, garbled, reset, reset_in_the_middle, silent
 from support.hosted.pictures import numbered
 
-from moondream_beam.models.cloud import MoondreamCloud
+from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
 from moondream_beam.models.hosted.http import transport
 from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.hosted.http.images import data_uri, encode

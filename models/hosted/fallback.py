@@ -10,10 +10,10 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
 
-from .hosted.annotator import HostedAnnotator
-from .hosted.http.images import shrink
-from .hosted.journal import Store
-from .tasks import Annotator, Fault, Outcome, Request, Size
+from ..tasks import Annotator, Fault, Outcome, Request, Size
+from .annotator import HostedAnnotator
+from .http.images import shrink
+from .journal import Store
 
 log = logging.getLogger(__name__)
 

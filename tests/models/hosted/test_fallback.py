@@ -12,9 +12,9 @@ from support.hosted.faults import Fault as Accident
 from support.hosted.faults import answer
 from support.hosted.pictures import numbered
 
-from moondream_beam.models import fallback as module
-from moondream_beam.models.fal import ENDPOINT, Fal
-from moondream_beam.models.fallback import Fallback
+from moondream_beam.models.hosted import fallback as module
+from moondream_beam.models.hosted.fal.annotator import ENDPOINT, Fal
+from moondream_beam.models.hosted.fallback import Fallback
 from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.tasks import Answer, Detect, Fault, Query, Request

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .hosted.annotator import HostedAnnotator
-from .hosted.budget import Budget
-from .hosted.dispatch.rate_limiter import Clock
-from .hosted.http.errors import (
+from ...tasks import DEFAULT_PROMPT, Answer, Caption, Fault, Query, Task, Timings
+from ..annotator import HostedAnnotator
+from ..budget import Budget
+from ..dispatch.rate_limiter import Clock
+from ..http.errors import (
     AccountError,
     CallError,
     GoneError,
@@ -22,12 +23,11 @@ from .hosted.http.errors import (
     RejectedError,
     UnfitError,
 )
-from .hosted.http.images import data_uri
-from .hosted.service import Done, Item, Reply
-from .tasks import DEFAULT_PROMPT, Answer, Caption, Fault, Query, Task, Timings
+from ..http.images import data_uri
+from ..service import Done, Item, Reply
 
 if TYPE_CHECKING:
-    from .hosted.fal_client import FalClient
+    from .client import FalClient
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Fal(HostedAnnotator):
         self.name, self._batch_size, self._price, self._webhook = model, batch_size, price, webhook
 
     def _service(self, key: str) -> FalQueue:
-        from .hosted.fal_client import FalClient
+        from .client import FalClient
 
         return FalQueue(FalClient(key=key), self.name, self._batch_size, self._price, self._webhook)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .hosted.annotator import HostedAnnotator
-from .hosted.budget import Budget
-from .hosted.cloud.protocol import PRICES, USUAL_TOKENS, cost_of
-from .hosted.dispatch.rate_limiter import Clock
-from .hosted.service import Service
-from .tasks import Caption, Detect, Point, Query, Task
+from ...tasks import Caption, Detect, Point, Query, Task
+from ..annotator import HostedAnnotator
+from ..budget import Budget
+from ..dispatch.rate_limiter import Clock
+from ..service import Service
+from .protocol import PRICES, USUAL_TOKENS, cost_of
 
 MODELS = ("moondream3.1-9B-A2B", "moondream3-preview")
 # Of the 100,000 that a file may have.
@@ -54,8 +54,8 @@ class MoondreamCloud(HostedAnnotator):
         self._prices = (prices[0] / 2, prices[1] / 2) if batch else prices
 
     def _service(self, key: str) -> Service:
-        from .hosted.cloud.batch import CloudBatches
-        from .hosted.cloud.realtime import CloudCalls
+        from .batch import CloudBatches
+        from .realtime import CloudCalls
 
         if self.batch:
             return CloudBatches(key, self.name, self._prices, self._batch_size)

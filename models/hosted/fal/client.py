@@ -10,8 +10,8 @@ import fal_client
 import httpx
 from fal_client.client import USER_AGENT, BackupDomainTransport, Status, StorageSettings, SyncRequestHandle
 
-from .http.errors import CallError, NotSentError, PollError, ThrottledError, UnavailableError
-from .http.transport import Connections, StrictTransport
+from ..http.errors import CallError, NotSentError, PollError, ThrottledError, UnavailableError
+from ..http.transport import Connections, StrictTransport
 
 # Uploads are public to whoever has the link, and would stay for ever.
 UPLOADS = StorageSettings(expires_in="1h")

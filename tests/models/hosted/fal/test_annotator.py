@@ -15,9 +15,9 @@ from support.hosted.asking import ended, requests, right
 from support.hosted.faults import Fault, answer
 from support.hosted.pictures import numbered
 
-from moondream_beam.models import fal as module
-from moondream_beam.models.fal import CAPTION_PROMPTS, ENDPOINT, Fal
 from moondream_beam.models.hosted.dispatch.rate_limiter import FAILURES_TO_OPEN
+from moondream_beam.models.hosted.fal import annotator as module
+from moondream_beam.models.hosted.fal.annotator import CAPTION_PROMPTS, ENDPOINT, Fal
 from moondream_beam.models.tasks import Caption, Detect, Query, Request, Sampling
 
 
@@ -107,7 +107,7 @@ def test_a_stream_without_end_is_answered_as_it_comes(api, fal):
 
 
 def test_the_body_of_a_job_stays_within_bounds(api, clock, monkeypatch):
-    monkeypatch.setattr("moondream_beam.models.fal.FalQueue.most_bytes", 5000)
+    monkeypatch.setattr("moondream_beam.models.hosted.fal.annotator.FalQueue.most_bytes", 5000)
     assert ended(Fal(clock=clock).answer(requests(16))) == right(16)
     assert 1 < len(api.fal.jobs) < 16
 
@@ -162,7 +162,7 @@ def test_a_webhook_is_passed_on(api, clock):
 def test_logs_are_asked_for_and_shown_at_debug_level_only(api, fal, caplog):
     list(fal.answer(requests(1)))
     assert api.fal.logs_asked == 0
-    with caplog.at_level(logging.DEBUG, "moondream_beam.models.fal"):
+    with caplog.at_level(logging.DEBUG, "moondream_beam.models.hosted.fal.annotator"):
         list(fal.answer(requests(1)))
     assert api.fal.logs_asked > 0 and "loading" in caplog.text
 

@@ -11,8 +11,8 @@ from support.hosted.asking import ended, requests, right
 from support.hosted.faults import Fault, answer, changed, ends_early, garbled, reset, reset_in_the_middle, silent
 from support.hosted.pictures import numbered
 
-from moondream_beam.models.fal import MODELS, Fal, FalQueue
-from moondream_beam.models.hosted.fal_client import FalClient
+from moondream_beam.models.hosted.fal.annotator import MODELS, Fal, FalQueue
+from moondream_beam.models.hosted.fal.client import FalClient
 from moondream_beam.models.hosted.http import transport
 from moondream_beam.models.hosted.http.errors import AccountError, LostAnswerError, RejectedError
 from moondream_beam.models.hosted.http.images import encode
