@@ -8,6 +8,8 @@ import posixpath
 import re
 from urllib.parse import unquote, urlsplit
 
+from ...models.urls import hide_secrets
+
 LOCAL, WEB, DATA = "file", ("http", "https"), "data"
 # Ours: tar:OFFSET:SIZE:ARCHIVE#NAME, of which rows show what follows the numbers.
 TAR = "tar"
@@ -24,17 +26,9 @@ _INSIDE = re.compile(r"(tar|parquet):\d+:\d+:")
 _SIGNED = re.compile(
     r"(?:(?<=[?&])x-(?:amz|goog)-[a-z0-9-]+=[^&#]*&?|[?&]x-(?:amz|goog)-[a-z0-9-]+=[^&#]*(?=#|$))", re.I
 )
-# Parameters that let whoever reads them in. Their values may also tell pictures apart, so a digest stands for them.
-_SECRET = re.compile(
-    r"(?<=[?&])((?:[\w-]*[_-])?"
-    r"(?:sig|sign|signature|hmac|jwt|awsaccesskeyid|(?:access)?token|api_?-?key|auth|auth_key|password|passwd|pwd|secret))"
-    r"=([^&#]*)",
-    re.I,
-)
 # Surrogates but for those that stand for odd bytes in names of files.
 _HALF = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
 _UNSENDABLE = re.compile(r"[\x00-\x20\x7f\\]")
-_USER = re.compile(r"(?<=://)[^/?#]*@")
 _WRITTEN = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
@@ -111,11 +105,11 @@ def shown(uri: str) -> str:
     if scheme == DATA:
         head, _, content = uri.partition(",")
         return f"{head[:100]},sha256:{_digest(content)}"
-    # Most have neither, and this is asked some times for each.
-    if scheme not in (LOCAL, *BUCKETS) and ("?" in uri or "@" in uri):
-        unsigned, signed = _SIGNED.subn("", _USER.sub("", uri))
+    if scheme not in (LOCAL, *BUCKETS):
+        unsigned, signed = _SIGNED.subn("", uri)
         unsigned = unsigned.rstrip("?&") if signed else unsigned
-        return _SECRET.sub(lambda match: f"{match[1]}=sha256:{_digest(match[2])[:16]}", unsigned)
+        # Two values may stand for two pictures: a digest keeps them apart.
+        return hide_secrets(unsigned, lambda value: f"sha256:{_digest(value)[:16]}")
     return uri
 
 

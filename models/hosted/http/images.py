@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from ipaddress import ip_address
-from urllib.parse import parse_qsl, urlsplit
 
 from PIL import Image
+
+from ...urls import is_public_url
 
 # Moondream looks at no more than 1,512 pixels a side: what is larger would be sent for nothing.
 LONGEST_SIDE = 1536
 # Pixels, a side, of a reduced picture for each that is sent.
 DETAIL = 2
 JPEG_QUALITY = 90
-MOST_URL_CHARS = 2048
-# What opens a private object for whoever holds the link.
-SECRET_FIELDS = ("signature", "sig", "token", "access_token", "key", "api_key", "password", "credential")
+MAX_URL_CHARS = 2048
 
 
 def encode(picture: Image.Image) -> bytes:
@@ -66,24 +64,5 @@ def data_uri(jpeg: bytes) -> str:
 
 
 def public_url(uri: str | None) -> str | None:
-    """The URI, if anybody may fetch it: http(s), a host with a public name or address, no credentials in it."""
-    if not uri or len(uri) > MOST_URL_CHARS or not uri.isascii():
-        return None
-    try:
-        parts = urlsplit(uri)
-        host = parts.hostname or ""
-        _ = parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.password is not None:
-        return None
-    fields = [name.lower().rsplit("-", 1)[-1] for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    if any(name in SECRET_FIELDS for name in fields):
-        return None
-    try:
-        return uri if ip_address(host).is_global else None
-    except ValueError:
-        name = host.rstrip(".")
-        local = "." not in name or name.endswith((".local", ".localhost", ".internal", ".lan", ".home.arpa"))
-        # A last label of digits is an address in one of its odd spellings.
-        return None if local or name.rsplit(".", 1)[-1].isdigit() else uri
+    """Return ``uri`` if the API may fetch it by itself, else None: see ``is_public_url``. At most 2,048 characters."""
+    return uri if uri and len(uri) <= MAX_URL_CHARS and is_public_url(uri) else None

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 
 from ....models.tasks import Fault
+from ....models.urls import is_public, parse_ip
 from ..retry import FetchError, forbidden
 
-Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], list[str]]
-
-# Public, or not known to be anything else, to some versions of Python: metadata of Oracle's cloud and the like, relays,
-# a host's own door to Azure, documentation.
-REFUSED = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")))
-UNICAST = IPv6Network("2000::/3")
-NAT64 = IPv6Network("64:ff9b::/96")
-# 2130706433, 0x7f.1, 0177.0.0.1: what C libraries, and so browsers and Python, take for 127.0.0.1.
-_NUMBERS = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+)){0,3}\.?")
 
 
 def look_up(host: str, port: int) -> list[str]:
@@ -38,43 +29,13 @@ def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def literal(host: str) -> Address | None:
-    """The address that a host is, in any of the ways to write one; None for a name."""
-    bare = host.strip("[]").partition("%")[0]
-    try:
-        return ip_address(bare)
-    except ValueError:
-        pass
-    if _NUMBERS.fullmatch(host):
-        try:
-            return IPv4Address(socket.inet_aton(host.rstrip(".")))
-        except OSError:
-            return None
-    return None
-
-
-def is_public(address: Address) -> bool:
-    """Whether everybody on the internet means the same machine by it."""
-    if isinstance(address, IPv6Address):
-        # Addresses of IPv4 that are written as ones of IPv6.
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in NAT64:
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-        if address not in UNICAST:
-            return False
-    elsewhere = address.is_multicast or address.is_reserved or any(address in network for network in REFUSED)
-    return address.is_global and not elsewhere
-
-
 def addresses_of(host: str, port: int, allow_private: bool, resolve: Resolve = look_up) -> list[str]:
     """Addresses that may be connected to: all that the host has.
 
     Raises:
         FetchError: it has none, or one of them is not public and that is not allowed.
     """
-    known = literal(host)
+    known = parse_ip(host)
     addresses = [str(known)] if known is not None else resolve(host, port)
     for address in addresses:
         if not (allow_private or is_public(ip_address(address.partition("%")[0]))):

@@ -15,9 +15,10 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 
 from ....models.tasks import Fault
+from ....models.urls import is_public, parse_ip
 from ..retry import FetchError, cut_off, of_status, timed_out, too_large
 from ..uris import WEB, check_uri, scheme_of
-from .addresses import Resolve, addresses_of, is_public, literal, look_up, not_allowed
+from .addresses import Resolve, addresses_of, look_up, not_allowed
 from .connections import HostSemaphores, close_after, with_deadlines
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
@@ -105,7 +106,7 @@ class HttpClient:
 
     def _through_proxy(self, proxy: str, host: str, port: int, scheme: str) -> urllib3.HTTPConnectionPool:
         """Somebody's proxy looks names up by itself, and is trusted with where they lead; what we can see we check."""
-        address = literal(host)
+        address = parse_ip(host)
         inside = f".{host.rstrip('.')}".endswith((".localhost", ".internal"))
         if not self.allow_private and (inside or (address is not None and not is_public(address))):
             raise not_allowed(host)

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from moondream_beam.transforms.io.http.addresses import addresses_of, is_public, literal, look_up
+from moondream_beam.transforms.io.http.addresses import addresses_of, is_public, look_up, parse_ip
 from moondream_beam.transforms.io.retry import FetchError
 
 PRIVATE = [
@@ -77,17 +77,17 @@ def test_an_address_of_the_internet_is_public(address: str) -> None:
     "host", ["127.0.0.1", "2130706433", "0x7f000001", "017700000001", "127.1", "0x7f.1", "0177.0.0.1", "127.0.0.1."]
 )
 def test_numbers_of_every_form_are_the_address_that_they_are(host: str) -> None:
-    assert str(literal(host)) == "127.0.0.1"
+    assert str(parse_ip(host)) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::1%lo"])
 def test_an_address_of_ipv6_may_have_brackets_or_a_zone(host: str) -> None:
-    assert str(literal(host)) == "::1"
+    assert str(parse_ip(host)) == "::1"
 
 
 @pytest.mark.parametrize("host", ["example.org", "1.example.org", "0x7f.example", "256.1.1.1", "1.2.3.4.5", ""])
 def test_a_name_is_no_address(host: str) -> None:
-    assert literal(host) is None
+    assert parse_ip(host) is None
 
 
 def test_a_name_is_looked_up_and_every_address_of_it_must_be_public() -> None:
