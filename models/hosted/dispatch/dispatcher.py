@@ -19,7 +19,7 @@ from ..http.errors import (
 from ..http.images import Encoder
 from .batching import Batch, Batcher
 from .in_flight import InFlightJobs
-from .rate_limiter import backoff
+from .rate_limiter import retry_delay
 from .results import ResultHandler, SharedState
 
 # How long a request may wait for an API that takes nothing.
@@ -222,7 +222,7 @@ class Dispatcher:
         if unit.tries >= SUBMIT_TRIES or (isinstance(error, UnavailableError) and not error.again):
             self.settler.fail(unit.items, unit.last_fault)
         else:
-            self.packer.later(unit, now + backoff(unit.tries))
+            self.packer.later(unit, now + retry_delay(unit.tries))
 
     def _refuse(self, error: AccountError) -> None:
         if self.refusal is None:

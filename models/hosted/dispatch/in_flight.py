@@ -23,7 +23,7 @@ from ..http.errors import (
 from ..journal import Entry
 from ..service import Done, Item
 from .batching import Batch
-from .rate_limiter import backoff
+from .rate_limiter import retry_delay
 from .results import ResultHandler, SharedState
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class InFlightJobs:
         flight.misses += 1
         if error.retry_after is None:
             desk.governor.failed()
-            wait = backoff(flight.misses)
+            wait = retry_delay(flight.misses)
         else:
             wait = desk.governor.throttled(error.retry_after)
         log.debug("asking after %s failed: %s", flight.entry.job, error)
@@ -166,7 +166,7 @@ class InFlightJobs:
         if again and desk.service.remembers and not flight.asked_twice:
             # A second look costs nothing, and sometimes there is an answer after all.
             flight.asked_twice = True
-            flight.poll_at = desk.clock.now() + backoff(1)
+            flight.poll_at = desk.clock.now() + retry_delay(1)
             return
         self._land(flight)
         if isinstance(error, LostAnswerError) or (isinstance(error, GoneError) and entry.state != "cancelled"):
@@ -194,7 +194,7 @@ class InFlightJobs:
         unit.failures += 1
         unit.last_fault = Fault("Unavailable", brief(error), retryable=True)
         if again and unit.failures <= self.desk.service.job_tries:
-            self.settler.packer.later(unit, self.desk.clock.now() + backoff(unit.failures))
+            self.settler.packer.later(unit, self.desk.clock.now() + retry_delay(unit.failures))
         elif len(unit.items) > 1:
             # One picture may be what brings the API down.
             self.settler.resend(unit, cut=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 
-BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
+from ...backoff import backoff
+
+INITIAL_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0
 FAILURES_TO_OPEN = 8
 OPEN_S, LONGEST_OPEN_S = 30.0, 480.0
 
@@ -23,9 +24,9 @@ class Clock:
         time.sleep(seconds)
 
 
-def backoff(tries: int) -> float:
-    """Seconds to wait after so many tries: anything from none to a bound that doubles, so that workers don't march."""
-    return random.uniform(0.0, min(LONGEST_BACKOFF_S, BACKOFF_S * 2.0 ** min(tries, 16)))
+def retry_delay(attempts: int) -> float:
+    """Return the random seconds to wait after ``attempts`` failed attempts: below 1 after the first, never above 30."""
+    return backoff(attempts, INITIAL_BACKOFF_S, MAX_BACKOFF_S)
 
 
 class RateLimiter:
@@ -85,7 +86,7 @@ class RateLimiter:
             self._throttles += 1
             self._failing_since = self.clock.now() if self._failing_since is None else self._failing_since
             self._limit = max(1.0, self._limit / 2)
-            seconds = max(retry_after or 0.0, backoff(self._throttles))
+            seconds = max(retry_after or 0.0, retry_delay(self._throttles))
             self._gate_until = max(self._gate_until, self.clock.now() + seconds)
             return seconds
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
-from time import time
 from typing import Any
 
-# A server that asks for more has another trouble than haste.
-LONGEST_RETRY_AFTER_S = 600.0
 MESSAGE_CHARS = 500
 
 
@@ -84,21 +80,6 @@ class UnfitError(CallError):
 
 class AccountError(RuntimeError):
     """The key, the balance or the endpoint: no request of anybody will be answered until somebody acts."""
-
-
-def retry_after_of(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a ``Retry-After`` header asks for, as a number or as a date; None where it says nothing."""
-    text = headers.get("retry-after", "").strip()
-    if not text:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - time()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S) if seconds == seconds else None
 
 
 def brief(text: Any) -> str:

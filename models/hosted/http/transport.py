@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import httpx
 
+from ...backoff import parse_retry_after
 from .errors import (
     AccountError,
     GoneError,
@@ -23,7 +24,6 @@ from .errors import (
     ThrottledError,
     UnavailableError,
     brief,
-    retry_after_of,
 )
 
 # submit: what is paid for. poll: status and cancel. result: how the job ended. upload: free, and may be done twice.
@@ -33,6 +33,8 @@ CONNECT_S = 10.0
 # The whole of a call, from the first byte of the answer's wait to the last byte of its body.
 CALL_S: Mapping[Phase, float] = {"submit": 120.0, "poll": 30.0, "result": 60.0, "upload": 120.0}
 MOST_ANSWER_BYTES = 32 << 20
+# A longer Retry-After would stop the worker for hours.
+MAX_RETRY_AFTER_S = 600.0
 # What a gateway says that passed a call on, and did not wait for the answer to the end.
 GATEWAY_TIMEOUTS = (504, 524)
 
@@ -104,7 +106,7 @@ class StrictTransport(httpx.BaseTransport):
         said = self.clean(f"{self.api} answered {status}: {_words(detail) or body[:200].decode(errors='replace')}")
         if status in (401, 402, 403):
             return AccountError(said)
-        wait = retry_after_of(headers)
+        wait = parse_retry_after(headers.get("retry-after"), MAX_RETRY_AFTER_S)
         if status == 429 or (status == 503 and wait is not None):
             return (PollError if phase in ("poll", "result") else ThrottledError)(said, wait)
         if status == 404 and phase in ("poll", "result"):

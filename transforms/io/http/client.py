@@ -7,13 +7,12 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
+from ....models.backoff import parse_retry_after
 from ....models.tasks import Fault
 from ....models.urls import is_public, parse_ip
 from ..retry import FetchError, cut_off, of_status, timed_out, too_large
@@ -170,7 +169,7 @@ def _redirected(url: str, location: str) -> str:
 
 def _content(response: urllib3.BaseHTTPResponse, host: str, limit: int, end: float) -> bytes:
     if response.status != 200:
-        raise of_status(response.status, f"{host} answers", _asked_to_wait(response.headers.get("Retry-After")))
+        raise of_status(response.status, f"{host} answers", parse_retry_after(response.headers.get("Retry-After")))
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         raise too_large(limit)
@@ -183,17 +182,6 @@ def _content(response: urllib3.BaseHTTPResponse, host: str, limit: int, end: flo
         if time.monotonic() > end:
             raise timed_out(f"{host} sends too slowly")
     return bytes(content)
-
-
-def _asked_to_wait(header: str | None) -> float | None:
-    """Seconds, from a header of seconds or of a date."""
-    if header is None:
-        return None
-    if header.strip().isdigit():
-        return float(header)
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds())
-    return None
 
 
 @contextlib.contextmanager
