@@ -1,4 +1,4 @@
-"""The policy between an engine and a hosted API: who answers where the engine can't."""
+"""An annotator that asks a local engine, and a hosted API for what the engine can't answer."""
 
 from __future__ import annotations
 
@@ -17,88 +17,89 @@ from .journal import Store
 
 log = logging.getLogger(__name__)
 
-# Requests that are gathered before the API is asked for what failed, or the engine for what the API can't be asked.
-GATHERED = 16
-# Pixels of the pictures that are kept as they are until the engine has answered; beyond that, as the API gets them.
-PIXELS_KEPT = 128 << 20
+# How many failed or unsupported requests are collected before they are sent to the API or to the engine.
+COLLECTED_REQUESTS = 16
+# Pixels of all unanswered pictures that are kept at full size. Further pictures are kept as small as the API gets them.
+MAX_PIXELS = 128 << 20
 
 
 class Engine(Annotator, Protocol):
-    """An annotator of this machine."""
+    """An annotator that runs on this machine."""
 
     def load(self) -> object:
-        """Make ready; any exception means that it can't answer here."""
+        """Load the model. Any exception means that the engine can't answer on this machine."""
 
     def uses_cpu_fallback(self) -> bool:
-        """Whether an accelerator was hoped for and none is here."""
+        """Return whether the engine runs on the CPU because this machine has no accelerator."""
 
 
 class Fallback:
-    """``engine`` answers; ``api``, which is paid for, answers where a worker has no accelerator, where the engine can't
-    load or breaks, and for rows that it can't answer. ``backend``, ``model`` and ``revision`` of an outcome tell which.
+    """Annotator that asks ``engine``, and ``api``, which costs money, for what the engine can't answer.
 
-    What the API can't be asked is left to the engine, on the CPU if need be.
+    The API answers all requests of a worker that has no accelerator, or whose engine can't load or has failed. On other
+    workers the API answers the requests that ended with a fault. Tasks that the API does not support stay with the
+    engine, if need be on the CPU. ``backend``, ``model`` and ``revision`` of an outcome name the one that answered.
     """
 
     def __init__(self, engine: Engine, api: HostedAnnotator) -> None:
         self.engine, self.api = engine, api
         self.name, self.revision, self.tasks = engine.name, engine.revision, engine.tasks
-        self._forget_state()
+        self._lock = threading.Lock()
+        self._is_checked = self._is_broken = False
+        self._disabled_because: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_checked": False, "_why_out": None, "_is_broken": False}
+        unchecked = {"_lock": None, "_is_checked": False, "_is_broken": False, "_disabled_because": None}
+        return {**self.__dict__, **unchecked}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def beside(self, store: Store) -> Fallback:
-        """The same annotator, with the API's journal in this store."""
-        return Fallback(self.engine, self.api.beside(store))
+    def with_store(self, store: Store) -> Fallback:
+        """Return a copy of the annotator with the API's journal in ``store``."""
+        return Fallback(self.engine, self.api.with_store(store))
 
-    def forget(self, ids: Iterable[str], scope: str = "") -> None:
-        """These requests have their rows."""
-        self.api.forget(ids, scope)
+    def remove_from_journal(self, request_ids: Iterable[str], scope: str = "") -> None:
+        """Remove requests whose rows have been written from the API's journal entries visible to ``scope``."""
+        self.api.remove_from_journal(request_ids, scope)
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
-        """Whether both do, as either may come to answer."""
+        """Return whether both the engine and the API accept ``reduced``, because either may answer."""
         return self.engine.accepts_reduced(size, reduced) and self.api.accepts_reduced(size, reduced)
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
-        """Answer a stream of requests, the API's outcomes among the engine's. ``scope`` is for the API's journal.
+        """Yield one outcome for each request, in any order. ``scope`` is the scope of the API's journal.
 
         Raises:
-            AccountError: the API is needed and refuses us.
+            AccountError: if the API is asked and refuses the account.
         """
-        if self._find_out() is None:
+        if self._check_engine() is None:
             yield from self._with_engine(requests, scope)
         else:
             yield from self._without_engine(requests, scope)
 
-    def _forget_state(self) -> None:
-        self._lock = threading.Lock()
-        self._checked, self._is_broken = False, False
-        self._why_out: str | None = None
-
-    def _find_out(self) -> str | None:
-        """Why the engine does not answer on this worker; None where it does. Said aloud once."""
+    def _check_engine(self) -> str | None:
+        """Return why the engine is disabled on this worker, or None if it answers. The first call loads the engine."""
         with self._lock:
-            if not self._checked:
-                self._checked = True
+            if not self._is_checked:
+                self._is_checked = True
                 if self.engine.uses_cpu_fallback():
-                    self._put_out("there is no accelerator", broken=False)
+                    self._disable_engine("there is no accelerator", broken=False)
                 else:
                     try:
                         self.engine.load()
-                    except Exception as error:  # Whatever it is, the user named who answers then.
-                        self._put_out(f"the engine can't load: {error}", broken=True)
-            return self._why_out
+                    except Exception as error:  # The fallback is for every reason: the user has named the API for it.
+                        self._disable_engine(f"the engine can't load: {error}", broken=True)
+            return self._disabled_because
 
-    def _put_out(self, why: str, broken: bool) -> None:
-        self._why_out, self._is_broken = why, broken
-        log.warning("%s: %s answers instead of %s, and is paid for", why, self.api.api, self.name)
+    def _disable_engine(self, reason: str, broken: bool) -> None:
+        """Send all further requests to the API, and log that. ``broken``: the engine can't answer any task."""
+        self._disabled_because, self._is_broken = reason, broken
+        log.warning("%s: %s answers instead of %s, and is paid for", reason, self.api.api, self.name)
 
     def _with_engine(self, requests: Iterable[Request], scope: str) -> Iterator[Outcome]:
-        feed = _Feed(requests)
+        """Ask the engine, and the API for each fault. If the engine raises, ask the API for all unanswered requests."""
+        feed = _RequestFeed(requests)
         failed: list[tuple[Request, Outcome]] = []
         with closing(_as_generator(self.engine.answer(feed))) as outcomes:
             while True:
@@ -106,55 +107,57 @@ class Fallback:
                     outcome = next(outcomes, None)
                 except Exception as error:
                     if feed.error is not None:
+                        # The stream of requests raised the error, not the engine.
                         raise
-                    self._put_out(f"the engine broke: {error}", broken=True)
+                    self._disable_engine(f"the engine broke: {error}", broken=True)
                     break
                 if outcome is None:
                     break
-                request = feed.settle(outcome.id)
+                request = feed.pop(outcome.id)
                 if isinstance(outcome.result, Fault) and request and type(request.task) in self.api.tasks:
                     failed.append((request, outcome))
                 else:
                     yield outcome
-                if len(failed) >= GATHERED:
-                    yield from self._second_opinion(failed, scope)
+                if len(failed) >= COLLECTED_REQUESTS:
+                    yield from self._retry_with_api(failed, scope)
                     failed = []
-        yield from self._second_opinion(failed, scope)
+        yield from self._retry_with_api(failed, scope)
         if self._is_broken:
-            yield from self._without_engine(feed.take_over(), scope)
+            yield from self._without_engine(feed.take_unanswered(), scope)
 
     def _without_engine(self, requests: Iterable[Request], scope: str) -> Iterator[Outcome]:
-        ended: deque[Outcome] = deque()
-        unfit: list[Request] = []
+        """Ask the API, and the engine for the tasks that the API does not support."""
+        outcomes: deque[Outcome] = deque()
+        unsupported: list[Request] = []
 
-        def askable() -> Iterator[Request]:
+        def supported() -> Iterator[Request]:
             for request in requests:
                 if type(request.task) in self.api.tasks:
                     yield request
                     continue
-                unfit.append(request)
-                if len(unfit) >= GATHERED:
-                    ended.extend(self._unaskable(unfit))
-                    unfit.clear()
+                unsupported.append(request)
+                if len(unsupported) >= COLLECTED_REQUESTS:
+                    outcomes.extend(self._unsupported_by_api(unsupported))
+                    unsupported.clear()
 
-        for outcome in self.api.answer(askable(), scope):
-            yield self._signed(outcome)
-            while ended:
-                yield ended.popleft()
-        yield from ended
-        yield from self._unaskable(unfit)
+        for outcome in self.api.answer(supported(), scope):
+            yield self._with_api_model(outcome)
+            while outcomes:
+                yield outcomes.popleft()
+        yield from outcomes
+        yield from self._unsupported_by_api(unsupported)
 
-    def _unaskable(self, requests: list[Request]) -> Iterator[Outcome]:
-        """What the API can't be asked: the engine answers, if there is one at all."""
+    def _unsupported_by_api(self, requests: list[Request]) -> Iterator[Outcome]:
+        """Ask the engine, or yield an ``EngineUnavailable`` fault for each request if the engine is broken."""
         if not self._is_broken:
             yield from self.engine.answer(list(requests))
             return
         for request in requests:
-            message = f"{self._why_out}; {self.api.api} can't be asked to {request.task.name}"
+            message = f"{self._disabled_because}; {self.api.api} does not support the task {request.task.name}"
             yield Outcome(request.id, Fault("EngineUnavailable", message, retryable=True), f"local/{self.name}")
 
-    def _second_opinion(self, failed: list[tuple[Request, Outcome]], scope: str) -> Iterator[Outcome]:
-        """The API's answers to what the engine failed at; where both fail, both say why."""
+    def _retry_with_api(self, failed: list[tuple[Request, Outcome]], scope: str) -> Iterator[Outcome]:
+        """Ask the API for requests that the engine failed at. If both fail, the fault's message has both reasons."""
         firsts: dict[str, list[Outcome]] = {}
         for request, outcome in failed:
             firsts.setdefault(request.id, []).append(outcome)
@@ -167,29 +170,33 @@ class Fallback:
                 message = f"{first.message}; {self.api.api}: {outcome.result.message}"
                 fault = Fault(first.error, message, first.retryable or outcome.result.retryable)
                 outcome = replace(outcome, result=fault)
-            yield self._signed(outcome)
+            yield self._with_api_model(outcome)
 
-    def _signed(self, outcome: Outcome) -> Outcome:
+    def _with_api_model(self, outcome: Outcome) -> Outcome:
         return replace(outcome, model=self.api.name, revision=self.api.revision)
 
 
 def _as_generator(outcomes: Iterator[Outcome]) -> Generator[Outcome, None, None]:
+    """Return a generator, which has the ``close`` that an iterator may lack."""
     yield from outcomes
 
 
-class _Feed:
-    """The requests on their way into the engine, kept until they are answered. An engine may pull in any thread."""
+class _RequestFeed:
+    """Iterator that hands requests to an engine, from any thread, and keeps each until its outcome has arrived.
+
+    ``error``: the exception that the stream of requests raised, or None.
+    """
 
     def __init__(self, requests: Iterable[Request]) -> None:
-        self._stream = iter(requests)
-        self._held: dict[str, list[tuple[Request, int]]] = {}
+        self._requests = iter(requests)
+        self._unanswered: dict[str, list[tuple[Request, int]]] = {}
         self._pixels = 0
-        # Two, since the next request may take its time, and those that were answered need not wait for it.
+        # Two locks: a slow next request must not block the outcomes of earlier ones.
         self._pulling, self._lock = threading.Lock(), threading.Lock()
         self._is_closed = False
         self.error: BaseException | None = None
 
-    def __iter__(self) -> _Feed:
+    def __iter__(self) -> _RequestFeed:
         return self
 
     def __next__(self) -> Request:
@@ -197,40 +204,41 @@ class _Feed:
             if self._is_closed:
                 raise StopIteration
             try:
-                request = next(self._stream)
+                request = next(self._requests)
             except StopIteration:
                 raise
             except BaseException as error:
                 self.error = error
                 raise
-            self._hold(request)
+            self._keep(request)
             return request
 
-    def _hold(self, request: Request) -> None:
+    def _keep(self, request: Request) -> None:
+        """Keep a request, with its picture scaled down if it would exceed ``MAX_PIXELS``."""
         pixels, kept = request.picture.width * request.picture.height, request
         with self._lock:
-            if self._pixels + pixels > PIXELS_KEPT:
+            if self._pixels + pixels > MAX_PIXELS:
                 kept = replace(request, picture=shrink(request.picture))
                 pixels = kept.picture.width * kept.picture.height
             self._pixels += pixels
-            self._held.setdefault(request.id, []).append((kept, pixels))
+            self._unanswered.setdefault(request.id, []).append((kept, pixels))
 
-    def settle(self, name: str) -> Request | None:
-        """The request that an outcome is about; None where nobody asked."""
+    def pop(self, request_id: str) -> Request | None:
+        """Remove and return the oldest unanswered request of this id; None if there is none."""
         with self._lock:
-            held = self._held.get(name)
-            if not held:
+            kept = self._unanswered.get(request_id)
+            if not kept:
                 return None
-            request, pixels = held.pop(0)
-            if not held:
-                del self._held[name]
+            request, pixels = kept.pop(0)
+            if not kept:
+                del self._unanswered[request_id]
             self._pixels -= pixels
             return request
 
-    def take_over(self) -> Iterator[Request]:
-        """What was not answered, and all that is still to come; the engine gets no more."""
+    def take_unanswered(self) -> Iterator[Request]:
+        """Yield the unanswered requests, then the rest of the stream. The engine gets no more requests."""
         with self._pulling, self._lock:
             self._is_closed = True
-            left = [request for held in self._held.values() for request, _ in held]
+            left = [request for kept in self._unanswered.values() for request, _ in kept]
         yield from left
-        yield from self._stream
+        yield from self._requests

@@ -1,4 +1,4 @@
-"""Moondream Cloud as an Annotator: captions, queries, boxes and points, one call for each, or many in a batch."""
+"""Moondream Cloud as an annotator: one call per request, or many requests in a batch."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from ..annotator import HostedAnnotator
 from ..budget import Budget
 from ..dispatch.rate_limiter import Clock
 from ..service import Service
-from .protocol import PRICES, USUAL_TOKENS, cost_of
+from .protocol import PRICES, USUAL_TOKENS, cost_usd
 
 MODELS = ("moondream3.1-9B-A2B", "moondream3-preview")
-# Of the 100,000 that a file may have.
-BATCH_SIZE, MOST_BATCH_SIZE = 1000, 100_000
+# The API accepts up to 100,000 requests in a batch.
+BATCH_SIZE, MAX_BATCH_SIZE = 1000, 100_000
 
 
 class MoondreamCloud(HostedAnnotator):
-    """Moondream 3 at Moondream Cloud, which is paid for by the token; the key is the worker's ``MOONDREAM_API_KEY``.
+    """Annotator that asks Moondream 3 at Moondream Cloud, which costs money per token. It supports all tasks.
 
-    ``model`` is the API's name for it. ``prices`` are the dollars for a million tokens in and out. ``batch`` asks its
-    Batch API: half of these prices, ``batch_size`` requests a file, and hours instead of seconds.
+    The API key is in ``MOONDREAM_API_KEY`` of the worker's environment.
+
+    Args:
+        model: the API's name of the model.
+        concurrency: how many calls or batches are in flight at most in a process.
+        batch: use the Batch API, which costs half of ``prices`` and answers within hours.
+        batch_size: requests per batch, 1 to 100,000.
+        prices: dollars per million tokens in, and per million tokens out.
+        max_cost: dollars that a process may spend.
+        send_urls: send the URL of a picture instead of its bytes if the URL is public; not with ``batch``.
 
     Raises:
-        ValueError: a number makes no sense.
+        ValueError: if ``model`` is empty, a number is out of range, or ``batch`` and ``send_urls`` are both set.
     """
 
     tasks: frozenset[type[Task]] = frozenset({Caption, Query, Detect, Point})
@@ -42,24 +50,25 @@ class MoondreamCloud(HostedAnnotator):
     ) -> None:
         super().__init__(concurrency=concurrency, max_cost=max_cost, send_urls=send_urls, clock=clock)
         if not model.strip():
-            raise ValueError("model: give the API's name for it, such as " + " or ".join(MODELS))
+            raise ValueError("model: give the API's name of a model, such as " + " or ".join(MODELS))
         if len(prices) != 2 or not all(0 <= price < float("inf") for price in prices):
             raise ValueError(f"prices {prices}: give the dollars for a million tokens in, and for a million out")
-        if not 1 <= batch_size <= MOST_BATCH_SIZE:
-            raise ValueError(f"batch size {batch_size}: a batch takes 1 to {MOST_BATCH_SIZE} requests")
+        if not 1 <= batch_size <= MAX_BATCH_SIZE:
+            raise ValueError(f"batch size {batch_size}: give 1 to {MAX_BATCH_SIZE} requests")
         if batch and send_urls:
-            raise ValueError("send urls: a batch holds pictures, not addresses")
+            raise ValueError("send urls: a batch holds pictures, not addresses; leave one of the two out")
         self.name, self.batch, self._batch_size = model, batch, batch_size
         self.revision = "api.moondream.ai/v1"
         self._prices = (prices[0] / 2, prices[1] / 2) if batch else prices
 
     def _service(self, key: str) -> Service:
-        from .batch import CloudBatches
-        from .realtime import CloudCalls
+        # httpx is installed only with the extra "cloud".
+        from .batch import BatchService
+        from .realtime import RealtimeService
 
         if self.batch:
-            return CloudBatches(key, self.name, self._prices, self._batch_size)
-        return CloudCalls(key, self.name, self._prices, self.concurrency)
+            return BatchService(key, self.name, self._prices, self._batch_size)
+        return RealtimeService(key, self.name, self._prices, self.concurrency)
 
     def _budget(self) -> Budget:
-        return Budget(self.max_cost, True, (float(sum(USUAL_TOKENS)), cost_of(USUAL_TOKENS, self._prices)))
+        return Budget(self.max_cost, True, (float(sum(USUAL_TOKENS)), cost_usd(USUAL_TOKENS, self._prices)))

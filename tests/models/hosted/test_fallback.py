@@ -139,12 +139,12 @@ def test_a_refused_account_stops_the_job_and_is_not_taken_for_a_broken_engine(ap
 
 
 def test_pictures_that_wait_for_the_engine_are_kept_no_larger_than_the_api_needs(api, fal, monkeypatch):
-    monkeypatch.setattr(module, "PIXELS_KEPT", 10_000)
+    monkeypatch.setattr(module, "MAX_PIXELS", 10_000)
     large = [Request(f"r{number}", numbered(number, (1600, 1600)), Query("hard")) for number in range(4)]
-    feed = module._Feed(large)
+    feed = module._RequestFeed(large)
     assert [next(feed).picture.size for _ in range(4)] == [(1600, 1600)] * 4, "the engine has them as they are"
-    assert [feed.settle(f"r{number}").picture.size for number in range(4)] == [(1536, 1536)] * 4
-    assert feed.settle("r0") is None and feed._pixels == 0
+    assert [feed.pop(f"r{number}").picture.size for number in range(4)] == [(1536, 1536)] * 4
+    assert feed.pop("r0") is None and feed._pixels == 0
     outcomes = list(Fallback(LocalEcho(faults_on=("hard",)), fal).answer(large))
     assert {outcome.result.text for outcome in outcomes} == {f"hard | {number}" for number in range(4)}
 

@@ -25,7 +25,7 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def new(folder, clock):
     """Makes an annotator as another process would have it, with the journal in the folder."""
-    return lambda **options: Fal(**{"batch_size": 4, "clock": clock, **options}).beside(LocalStore(str(folder)))
+    return lambda **options: Fal(**{"batch_size": 4, "clock": clock, **options}).with_store(LocalStore(str(folder)))
 
 
 def entries(folder: Path) -> list[dict]:
@@ -72,11 +72,11 @@ def test_jobs_are_found_again_in_other_orders_and_other_company(api, new, folder
 def test_a_job_whose_answer_was_not_had_is_lost_once_and_then_asked_anew_on_demand(api, new, folder):
     api.faults.append(Fault("submit", reset, before=False, times=1))
     crash(new().answer(requests(4)), folder, 1)
-    assert [entry["state"] for entry in entries(folder)] == ["asked"]
+    assert [entry["state"] for entry in entries(folder)] == ["submitting"]
     fal = new()
     assert set(ended(fal.answer(requests(4))).values()) == {"LostAnswer"}
     assert len(api.fal.jobs) == 1, "it was accepted, for all we know"
-    fal.forget([f"r{number}" for number in range(4)])
+    fal.remove_from_journal([f"r{number}" for number in range(4)])
     assert ended(new().answer(requests(4))) == right(4)
 
 
@@ -84,11 +84,11 @@ def test_what_has_its_rows_is_forgotten_and_the_folder_goes_with_the_last(api, n
     fal = new()
     list(fal.answer(requests(8)))
     assert len(entries(folder)) == 2
-    fal.forget(["r0", "r1", "r2", "r3", "r4", "unknown"])
+    fal.remove_from_journal(["r0", "r1", "r2", "r3", "r4", "unknown"])
     (left,) = entries(folder)
-    assert left["places"] == [None, "r5", "r6", "r7"]
-    fal.forget(["r5", "r6", "r7"])
-    assert not folder.exists() and not fal._desk.journal._entries
+    assert left["request_ids"] == [None, "r5", "r6", "r7"]
+    fal.remove_from_journal(["r5", "r6", "r7"])
+    assert not folder.exists() and not fal._state.journal._entries
 
 
 def test_a_refused_job_leaves_no_trace(api, new, folder):
@@ -129,7 +129,7 @@ def test_a_second_attempt_in_the_same_process_goes_on_as_well(api, new):
 
 def test_apis_do_not_take_each_others_jobs_for_their_own(api, new, folder, clock):
     list(new().answer(requests(4)))
-    other = Fal("fal-ai/moondream2-docci", clock=clock).beside(LocalStore(str(folder)))
+    other = Fal("fal-ai/moondream2-docci", clock=clock).with_store(LocalStore(str(folder)))
     assert ended(other.answer(requests(4))) == right(4)
     assert len(api.fal.jobs) == 2
 
@@ -137,7 +137,7 @@ def test_apis_do_not_take_each_others_jobs_for_their_own(api, new, folder, clock
 def test_a_broken_journal_is_said_and_not_passed_over(api, new, folder):
     folder.mkdir(parents=True)
     (folder / "x.json").write_text("{")
-    with pytest.raises(RuntimeError, match="x.json is no journal of paid jobs: remove it"):
+    with pytest.raises(RuntimeError, match="x.json is not a valid entry of the journal of paid jobs: remove the file"):
         list(new().answer(requests(1)))
 
 
@@ -165,10 +165,10 @@ def test_a_journal_leads_nowhere_else(api, new, folder, job):
 def test_what_others_have_under_way_is_their_own_business(api, new, folder, scope, beside, afterwards):
     crash(new().answer(requests(4), scope), folder, 1)
     (entry,) = entries(folder)
-    (folder / entry["name"]).write_text(json.dumps({**entry, "state": "asked"}))
+    (folder / entry["name"]).write_text(json.dumps({**entry, "state": "submitting"}))
     other = new()
     assert ended(other.answer(requests(4), beside)) == right(4), "pictures of the same bytes"
-    other.forget([f"r{number}" for number in range(4)], beside)
+    other.remove_from_journal([f"r{number}" for number in range(4)], beside)
     assert [entry["scope"] for entry in entries(folder)] == [scope]
     for later in afterwards:
         assert set(ended(new().answer(requests(4), later)).values()) == {"LostAnswer"}, "who had it is gone"
@@ -184,7 +184,7 @@ def test_an_answer_that_another_shard_has_costs_nothing(api, new):
 
 def test_nothing_is_sent_that_can_not_be_noted(api, tmp_path, clock):
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    fal = Fal(clock=clock).beside(LocalStore(str(tmp_path / "gone" / "_paid")))
+    fal = Fal(clock=clock).with_store(LocalStore(str(tmp_path / "gone" / "_paid")))
     with pytest.raises(AccountError, match="can't write the journal of paid jobs"):
         list(fal.answer(requests(4)))
     assert not api.calls
@@ -197,16 +197,16 @@ def test_the_key_is_in_no_file(api, new, folder):
 
 
 def test_the_cloud_keeps_answers_too_and_calls_that_were_under_way_are_lost(api, folder, clock):
-    cloud = MoondreamCloud(clock=clock).beside(LocalStore(str(folder)))
+    cloud = MoondreamCloud(clock=clock).with_store(LocalStore(str(folder)))
     crash(cloud.answer(requests(20)), folder, 5)
     states = [entry["state"] for entry in entries(folder)]
-    told = ended(MoondreamCloud(clock=clock).beside(LocalStore(str(folder))).answer(requests(20)))
+    told = ended(MoondreamCloud(clock=clock).with_store(LocalStore(str(folder))).answer(requests(20)))
     assert list(told.values()).count("LostAnswer") == len(states) - states.count("done")
     assert max(api.cloud.asked.values()) == 1
 
 
 def test_calls_under_way_are_kept_when_nobody_listens_any_more(api, folder, clock):
-    cloud = MoondreamCloud(clock=clock).beside(LocalStore(str(folder)))
+    cloud = MoondreamCloud(clock=clock).with_store(LocalStore(str(folder)))
     stream = cloud.answer(requests(20))
     next(stream)
     stream.close()
@@ -228,8 +228,8 @@ def test_a_store_replaces_whole_files_and_travels(tmp_path):
 
 def test_without_a_store_nothing_is_remembered():
     journal = Journal("fal", None)
-    entry = journal.ask(["a"])
-    journal.note(entry, "done")
+    entry = journal.record_submission(["a"])
+    journal.update(entry, "done")
     assert journal.find("a") is None
-    journal.forget(["a"])
+    journal.remove(["a"])
     journal.refresh()

@@ -121,12 +121,12 @@ def test_answers_are_fetched_over_https_only(api, cloud):
 
 def test_a_crash_while_a_batch_goes_on_costs_nothing(api, cloud, clock, tmp_path):
     api.cloud.polls_to_end = 10**9
-    stream = cloud.beside(LocalStore(str(tmp_path / "_paid"))).answer(requests(8))
+    stream = cloud.with_store(LocalStore(str(tmp_path / "_paid"))).answer(requests(8))
     api.faults.append(Fault("batch", answer(401, "{}"), times=1))
     with pytest.raises(AccountError):
         next(stream)
     api.cloud.polls_to_end = 0
-    assert ended(cloud.beside(LocalStore(str(tmp_path / "_paid"))).answer(requests(8))) == right(8)
+    assert ended(cloud.with_store(LocalStore(str(tmp_path / "_paid"))).answer(requests(8))) == right(8)
     assert len(api.cloud.batches) == 1
 
 

@@ -120,7 +120,7 @@ def test_an_error_that_is_none_is_an_answer(api, cloud):
 
 
 def test_a_call_that_takes_too_long_is_lost(api, cloud, monkeypatch):
-    monkeypatch.setitem(transport.CALL_S, "submit", 0.3)
+    monkeypatch.setitem(transport.TIMEOUT_S, "submit", 0.3)
     api.faults.append(Fault("query", silent(5.0), before=False, times=1))
     assert list(ended(cloud.answer(requests(3))).values()).count("LostAnswer") == 1
     assert sum(api.cloud.asked.values()) == 3

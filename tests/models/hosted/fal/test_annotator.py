@@ -85,7 +85,7 @@ def test_captions_are_prompts_and_those_of_one_length_share_jobs(api, fal):
 def test_what_it_can_not_be_asked_is_a_fault_and_not_sent(api, fal):
     outcomes = list(fal.answer([*requests(2), *requests([5], Detect("dog"))]))
     faults = [outcome.result.message for outcome in outcomes if outcome.id == "r5"]
-    assert faults == ["fal can't be asked to detect"] and len(api.fal.asked) == 2
+    assert faults == ["fal does not support the task detect: use another backend"] and len(api.fal.asked) == 2
 
 
 def test_no_more_jobs_are_in_flight_than_allowed(api, clock):
@@ -107,13 +107,13 @@ def test_a_stream_without_end_is_answered_as_it_comes(api, fal):
 
 
 def test_the_body_of_a_job_stays_within_bounds(api, clock, monkeypatch):
-    monkeypatch.setattr("moondream_beam.models.hosted.fal.annotator.FalQueue.most_bytes", 5000)
+    monkeypatch.setattr("moondream_beam.models.hosted.fal.annotator.FalQueue.max_bytes", 5000)
     assert ended(Fal(clock=clock).answer(requests(16))) == right(16)
     assert 1 < len(api.fal.jobs) < 16
 
 
 def test_a_large_picture_is_uploaded_for_an_hour_and_without_the_key(api, fal, monkeypatch):
-    monkeypatch.setattr(module, "INLINE_BYTES", 3000)
+    monkeypatch.setattr(module, "MAX_INLINE_BYTES", 3000)
     noise = Image.effect_noise((300, 300), 90).convert("RGB")
     noise.paste(numbered(9, (300, 300)).resize((300, 300)), mask=Image.new("L", (300, 300), 230))
     assert ended(fal.answer([*requests(2), Request("r9", noise, Query())])) == right([0, 1, 9])
@@ -125,7 +125,7 @@ def test_a_large_picture_is_uploaded_for_an_hour_and_without_the_key(api, fal, m
 
 
 def test_an_upload_that_fails_is_tried_again_and_costs_nothing(api, fal, monkeypatch):
-    monkeypatch.setattr(module, "INLINE_BYTES", 10)
+    monkeypatch.setattr(module, "MAX_INLINE_BYTES", 10)
     api.faults += [Fault("upload", answer(500, "{}"), times=2), Fault("token", answer(503, "{}"), times=1)]
     assert ended(fal.answer(requests(3))) == right(3)
     assert len(api.fal.jobs) == 1

@@ -167,7 +167,7 @@ def test_the_key_follows_no_address_that_an_answer_names(api, fal):
 @pytest.mark.parametrize("operation", ["submit", "status", "result"])
 def test_an_answer_that_does_not_come_is_not_waited_for_without_end(api, fal, monkeypatch, operation):
     for phase in ("submit", "poll", "result"):
-        monkeypatch.setitem(transport.CALL_S, phase, 0.3)
+        monkeypatch.setitem(transport.TIMEOUT_S, phase, 0.3)
     api.faults.append(Fault(operation, silent(10.0), before=False, times=1))
     told = ended(fal.answer(requests(4)))
     assert told == right(4) if operation != "submit" else set(told.values()) == {"LostAnswer"}
@@ -181,7 +181,7 @@ def test_an_api_that_can_not_be_reached_is_tried_again(api, fal):
 
 
 def test_an_answer_too_large_is_none(api, fal, monkeypatch):
-    monkeypatch.setattr(transport, "MOST_ANSWER_BYTES", 2000)
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 2000)
     api.faults.append(Fault("result", changed(lambda body: {**body, "timings": "x" * 3000}), before=False, times=1))
     assert ended(fal.answer(requests(4))) == right(4)
     assert len(api.fal.jobs) == 1
@@ -362,7 +362,7 @@ def test_the_newline_of_a_file_belongs_to_no_key(api, fal, monkeypatch):
 def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(api, fal, monkeypatch):
     for wrong in (f"{api.fal.key}\n{api.fal.key}", f"{api.fal.key} x", f"{api.fal.key}\u2019"):
         monkeypatch.setenv("FAL_KEY", wrong)
-        with pytest.raises(AccountError, match="FAL_KEY holds what no key does, such as a space; copy it") as refusal:
+        with pytest.raises(AccountError, match="FAL_KEY contains a space .*: copy the key again") as refusal:
             list(fal.answer(requests(1)))
         assert "secret" not in str(refusal.value)
     assert not api.calls
@@ -379,7 +379,7 @@ def test_a_job_that_can_not_be_sent_has_not_the_answer_of_the_one_before(api):
     queue = FalQueue(FalClient(key=api.fal.key), MODELS[0], 4, None, None)
     item = Item("r1", Query("Why?"), Settings(64, 0.0, 0.9, 1.0), encode(numbered(1)), None, 0.0)
     queue.submit([item])
-    with pytest.raises(RejectedError, match="it can't be sent: ValueError"):
+    with pytest.raises(RejectedError, match="the job can't be sent: ValueError"):
         queue.submit([replace(item, settings=item.settings._replace(top_p=float("nan")))])
     queue.close()
     assert len(api.fal.jobs) == 1

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from support.hosted.pictures import number_of, numbered
 
-from moondream_beam.models.hosted.http.images import LONGEST_SIDE, Encoder, encode, public_url
+from moondream_beam.models.hosted.http.images import MAX_SIDE, Encoder, encode, public_url
 
 
 def test_a_large_picture_is_made_smaller_and_keeps_its_shape():
     image = Image.open(io.BytesIO(encode(Image.new("RGB", (4000, 1000), "red"))))
-    assert image.size == (LONGEST_SIDE, LONGEST_SIDE // 4) and image.format == "JPEG"
+    assert image.size == (MAX_SIDE, MAX_SIDE // 4) and image.format == "JPEG"
 
 
 def test_a_small_picture_stays_as_large_as_it_is():
@@ -21,7 +21,7 @@ def test_a_small_picture_stays_as_large_as_it_is():
 
 
 def test_a_picture_of_one_line_keeps_a_line():
-    assert Image.open(io.BytesIO(encode(Image.new("RGB", (9000, 1))))).size == (LONGEST_SIDE, 1)
+    assert Image.open(io.BytesIO(encode(Image.new("RGB", (9000, 1))))).size == (MAX_SIDE, 1)
 
 
 @pytest.mark.parametrize("picture", [Image.new("RGB", (0, 0)), Image.new("RGBA", (2, 2)), Image.new("L", (2, 2))])
