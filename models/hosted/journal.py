@@ -139,11 +139,7 @@ class Journal:
         self._lock = threading.RLock()
 
     def refresh(self) -> None:
-        """Load the entries that other workers and earlier runs have written since the last call.
-
-        Raises:
-            RuntimeError: if a file is not a valid entry.
-        """
+        """Load the entries that others have written since the last call. Raise RuntimeError if a file is not valid."""
         if self.store is None:
             return
         with self._lock:
@@ -152,10 +148,9 @@ class Journal:
                     self._load(name)
 
     def find(self, request_id: str, scope: str = "") -> Entry | None:
-        """Return the entry of a job that contains a request: a finished one, or an unfinished one visible to ``scope``.
+        """Return the entry of a job that contains a request: a finished job, or an unfinished one visible to ``scope``.
 
-        Returns:
-            None if there is no such entry, or its job is in flight in this process.
+        Return None if there is no such entry, or its job is in flight in this process.
         """
         with self._lock:
             for entry in list(self._by_id.get(request_id, ())):
@@ -183,11 +178,7 @@ class Journal:
         return entry
 
     def update(self, entry: Entry, state: State) -> None:
-        """Set the state of an entry and write the whole entry.
-
-        Raises:
-            AccountError: if the entry can't be written.
-        """
+        """Set the state of an entry and write the whole entry. Raise AccountError if the write fails."""
         with self._lock:
             entry.state = state
             self._write(entry)

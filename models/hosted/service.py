@@ -48,13 +48,9 @@ class Item:
         Raises:
             ValueError: if the picture is not RGB or has no pixels.
         """
-        sampling = request.sampling
-        settings = Settings(
-            sampling.budget(request.task),
-            float(sampling.temperature),
-            float(sampling.top_p),
-            float(sampling.repetition_penalty),
-        )
+        drawn = request.sampling
+        numbers = map(float, (drawn.temperature, drawn.top_p, drawn.repetition_penalty))
+        settings = Settings(drawn.budget(request.task), *numbers)
         url = public_url(request.uri) if send_urls else None
         return cls(request.id, request.task, settings, b"" if url else to_jpeg(request.picture), url, now)
 

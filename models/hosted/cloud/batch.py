@@ -84,10 +84,8 @@ class BatchService:
         for output in batch.get("outputs") or ():
             answers += list(self._download(output))
         usage = [parse_tokens(answer.get("usage")) for answer in answers if answer.get("status") == "ok"]
-        if not usage:
-            return JobResult(answers, 0.0, 0.0)
-        if None in usage:
-            return JobResult(answers, None, None)
+        if not usage or None in usage:
+            return JobResult(answers, None, None) if usage else JobResult(answers, 0.0, 0.0)
         tokens = (sum(each.input for each in usage if each), sum(each.output for each in usage if each))
         return JobResult(answers, float(sum(tokens)), cost_usd(tokens, self.prices))
 
@@ -141,11 +139,7 @@ class BatchService:
         return Reply(Fault("Rejected", f"{one_line(code)}: {one_line(reason)}", retryable=code in RETRYABLE_CODES))
 
     def _download(self, output: Any) -> Iterator[dict[str, Any]]:
-        """Yield the JSON objects in a file of answers.
-
-        Raises:
-            PollError: if the file has no https URL, can't be downloaded or contains anything else.
-        """
+        """Yield the JSON objects in a file of answers. Raise PollError if its URL is not https or its content not JSON."""
         url = output.get("url") if isinstance(output, dict) else None
         if not isinstance(url, str) or not url.startswith("https://"):
             raise PollError(f"{API} gave no https URL of the answers")
@@ -167,12 +161,7 @@ class BatchService:
             yield answer
 
     def _call(self, method: str, path: str, phase: Phase, **kwargs: Any) -> dict[str, Any]:
-        """Send a request of a phase and return the JSON object in its answer.
-
-        Raises:
-            CallError: if the call failed, or the answer is not a JSON object.
-            AccountError: if the API refuses the account.
-        """
+        """Return the JSON object that the API answers. Raise the phase's CallError if the answer is anything else."""
         if self._client is None:
             transport = StrictTransport(Connections(), API, self.key)
             self._client = httpx.Client(transport=transport, headers={"X-Moondream-Auth": self.key})

@@ -102,12 +102,7 @@ class RealtimeService:
         return POLL_S
 
     def _call(self, client: httpx.Client, item: Item) -> JobResult:
-        """Ask the API about one item and return its answer.
-
-        Raises:
-            CallError: if the call failed.
-            AccountError: if the API refuses the account.
-        """
+        """Return the API's answer about one item. Raise CallError or AccountError if there is none."""
         skill, body = request_body(item)
         body = {"image_url": item.url or data_uri(item.jpeg), "model": self.model, **body}
         if skill in ("caption", "query"):

@@ -115,7 +115,7 @@ class FalQueue:
         self.backend = f"fal/{model}"
 
     def submit(self, items: Sequence[Item]) -> str:
-        """Submit a job and return fal's id of the job. Large pictures are uploaded first.
+        """Upload the large pictures, submit a job, and return fal's id of the job.
 
         Raises:
             RejectedError: if the official client can't send the job.

@@ -28,12 +28,20 @@ class LostAnswerError(CallError):
     """The request was sent, but no usable answer came back. It may have been billed and must not be sent again."""
 
 
-class ThrottledError(CallError):
-    """The API refused the request for now. It was not billed. ``retry_after``: seconds to wait, None if unknown."""
+class WaitError(CallError):
+    """The next call should wait for ``retry_after`` seconds; None if the API named no time."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message, retry_after)
         self.retry_after = retry_after
+
+
+class ThrottledError(WaitError):
+    """The API refused the request for now. It was not billed."""
+
+
+class PollError(WaitError):
+    """A poll failed. The job itself continues."""
 
 
 class UnavailableError(CallError):
@@ -62,14 +70,6 @@ class RejectedError(CallError):
     ) -> None:
         super().__init__(message, code, by_index, by_input)
         self.code, self.by_index, self.by_input = code, dict(by_index or {}), dict(by_input or {})
-
-
-class PollError(CallError):
-    """A poll failed, and the job continues. ``retry_after``: seconds to wait before the next poll, None if unknown."""
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message, retry_after)
-        self.retry_after = retry_after
 
 
 class JobNotFoundError(CallError):
