@@ -30,8 +30,9 @@ _USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 # Header and payload of a JSON Web Token are JSON objects in base64: both begin with '{"'.
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{4,}\.eyJ[\w-]{4,}\.[\w-]+")
 _MAY_HOLD_SECRET = re.compile("[=@]|eyJ")
-_PATH_PARAMETER = re.compile(r"(?<=[/;,~])([^/;,~=]+)=([^/;,~]*)")
-_QUERY_PARAMETER = re.compile(r"(?<=[?&;#])([^&;#=]+)=([^&;#]*)")
+# A name begins after any separator. A value ends only at the one that is certain, so that none is hidden in part.
+_PATH_PARAMETER = re.compile(r"(?<=[/;,~])([^/;,~=]+)=([^/]*)")
+_QUERY_PARAMETER = re.compile(r"(?<=[?&;#])([^&;#=]+)=([^&#]*)")
 _NAME = re.compile(r"(?:^|(?<=[/?&;,~#]))([^/?&;,~#=]+)=")
 
 # Python takes these networks for public, or did in some versions: metadata of Oracle's cloud, relays, the door of a
@@ -53,10 +54,9 @@ _INVALID_IN_URL = re.compile(r"[^!-~]|\\")
 def hide_secrets(url: str, digest: Callable[[str], str]) -> str:
     """Return ``url`` without user name and password, and with ``digest(value)`` in place of each secret value.
 
-    A value is secret if its parameter is named in ``SECRET_NAMES``, or if it contains such a parameter, as a URL inside
-    a URL does. Parameters are looked for in path, query and fragment. A JSON Web Token is secret anywhere.
+    A value in path, query or fragment is secret if its parameter has an end in ``SECRET_NAMES``, or if it contains such
+    a parameter, as a URL inside a URL does. A JSON Web Token is secret anywhere.
     """
-
     # Most URLs hold none of these. Rows need this several times for each picture.
     if not _MAY_HOLD_SECRET.search(url):
         return url
@@ -73,9 +73,9 @@ def hide_secrets(url: str, digest: Callable[[str], str]) -> str:
 def is_public_url(url: str) -> bool:
     """Return whether anybody may know and fetch ``url``.
 
-    True for http(s) URLs in ASCII with a public host. False if the URL holds a user name, a JSON Web Token, a parameter
-    named in ``SECRET_NAMES`` or ``DOUBTFUL_NAMES`` (in path, query or fragment, percent-encoded or not), or a signature
-    of S3 or GCS. A secret in the path under no name is not recognized.
+    True for http(s) URLs in ASCII with a public host. False if the URL holds a user name, a JSON Web Token, or a
+    parameter with an end in ``SECRET_NAMES`` or ``DOUBTFUL_NAMES`` or a prefix in ``SIGNED_PREFIXES``, in path, query
+    or fragment, percent-encoded or not. A secret without a name, such as a part of the path, is not recognized.
     """
     if _INVALID_IN_URL.search(url) or _holds(url, SECRET_NAMES + DOUBTFUL_NAMES):
         return False

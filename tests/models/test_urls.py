@@ -96,6 +96,18 @@ def test_a_token_or_a_password_without_a_name_is_hidden() -> None:
     assert hide_secrets("https://me:hunter2@h/a.jpg", str.upper) == "https://h/a.jpg"
 
 
+@pytest.mark.parametrize(
+    ("url", "hidden"),
+    [
+        ("https://h/a?pwd=hunter;2,3~4/5&w=1", "https://h/a?pwd=*&w=1"),
+        ("https://h/pwd=hunter;2,3~4/5?w=1", "https://h/pwd=*/5?w=1"),
+        ("https://h/a?b=1;pwd=hunter2", "https://h/a?b=*"),
+    ],
+)
+def test_a_secret_value_with_a_separator_in_it_is_hidden_as_a_whole(url: str, hidden: str) -> None:
+    assert hide_secrets(url, lambda value: "*") == hidden
+
+
 def test_only_the_value_of_the_secret_parameter_is_replaced() -> None:
     url = "https://h/w=3,q=4/a.jpg?w=1&sig=ab/c+d=&design=2&author=me&keyword=x&email=a@b#x"
     assert hide_secrets(url, str.upper) == url.replace("ab/c+d=", "AB/C+D=")

@@ -139,7 +139,7 @@ class BatchService:
         return Reply(Fault("Rejected", f"{one_line(code)}: {one_line(reason)}", retryable=code in RETRYABLE_CODES))
 
     def _download(self, output: Any) -> Iterator[dict[str, Any]]:
-        """Yield the JSON objects in a file of answers. Raise PollError if its URL is not https or its content not JSON."""
+        """Yield the JSON objects in a file of answers. Raise PollError if the URL is not https or the file not JSON."""
         url = output.get("url") if isinstance(output, dict) else None
         if not isinstance(url, str) or not url.startswith("https://"):
             raise PollError(f"{API} gave no https URL of the answers")
