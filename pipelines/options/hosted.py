@@ -6,11 +6,11 @@ import argparse
 import math
 from typing import Any
 
-from ...models.cloud import MoondreamCloud
-from ...models.fal import MODELS, Fal
-from ...models.fallback import Fallback
 from ...models.hosted.annotator import HostedAnnotator
+from ...models.hosted.cloud.annotator import MoondreamCloud
 from ...models.hosted.cloud.protocol import BATCH_DEADLINE_S, PRICES
+from ...models.hosted.fal.annotator import MODELS, Fal
+from ...models.hosted.fallback import Fallback
 from ...models.moondream.annotator import Moondream
 from ...models.tasks import Annotator
 

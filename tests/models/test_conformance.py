@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support.hosted.clock import QuickClock
-from support.hosted.fixtures import leave_home
+from support.hosted.fixtures import use_server
 from support.hosted.server import serving
 
-from moondream_beam.models.cloud import MoondreamCloud
-from moondream_beam.models.fal import Fal
-from moondream_beam.models.fallback import Fallback
+from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
+from moondream_beam.models.hosted.fal.annotator import Fal
+from moondream_beam.models.hosted.fallback import Fallback
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.checkpoints.files import WEIGHTS_FILE
 from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED
@@ -37,7 +37,7 @@ BRIEF = Sampling(max_tokens=4)
 def annotator(request, tmp_path_factory):
     if request.param in HOSTED:
         with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("api")) as server:
-            leave_home(patch, server)
+            use_server(patch, server)
             yield HOSTED[request.param]()
         return
     if request.param == "tiny" and not (EMBEDDED["tiny"] / WEIGHTS_FILE).exists():

@@ -98,7 +98,7 @@ class RecordingAnnotator:
     def forget(self) -> None:
         """What was answered has published rows."""
         if isinstance(self.annotator, JournaledAnnotator):
-            self.annotator.forget(self.ids, self.scope)
+            self.annotator.remove_from_journal(self.ids, self.scope)
 
 
 def scope_of(run: str, shard: int) -> str:
@@ -127,5 +127,5 @@ def with_journal(annotator: Annotator, output: str, run: str) -> Annotator:
     # By its name the next run finds what this one may leave there.
     drafts = FileSystems.join(temporary_folder(output), f"{run}.")
     store: Store = LocalStore(folder, drafts) if is_local(output) else BeamStore(folder)
-    kept: Annotator = annotator.beside(store)
+    kept: Annotator = annotator.with_store(store)
     return kept

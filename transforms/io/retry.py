@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ...models.backoff import backoff
 from ...models.tasks import Fault
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class RetryPolicy:
 
     def delay(self, tries: int, after: float | None) -> float:
         """Return the seconds to wait after attempt ``tries`` (from 1): a random delay plus ``after`` (None: 0)."""
-        return (after or 0.0) + random.uniform(0, min(self.max_delay_s, self.initial_delay_s * 2 ** (tries - 1)))
+        return (after or 0.0) + backoff(tries, self.initial_delay_s, self.max_delay_s)
 
     def call(self, action: Callable[[float], T]) -> T:
         """Return what ``action(deadline)`` returns, and retry it after a retryable FetchError.

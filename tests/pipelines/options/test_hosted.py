@@ -231,7 +231,7 @@ def test_the_pipeline_holds_no_key(api, photos, out, fallback):
     pipeline = beam.Pipeline()
     annotate.build(pipeline, argparse.Namespace(**vars(args)), "run")
     sent = unpacked(pipeline)
-    assert f"moondream_beam.models.{fallback}".encode() in sent, "the annotator is in there"
+    assert f"moondream_beam.models.hosted.{fallback}".encode() in sent, "the annotator is in there"
     assert not [part for part in (*api.fal.key.split(":"), api.cloud.key) if part.encode() in sent]
 
 

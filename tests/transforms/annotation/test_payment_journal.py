@@ -18,7 +18,7 @@ from support.hosted.fixtures import api, clock
 from support.hosted.pictures import numbered
 
 from moondream_beam import AnnotateToParquet, Fallback, Moondream, Query, ReadImages
-from moondream_beam.models.fal import Fal
+from moondream_beam.models.hosted.fal.annotator import Fal
 from moondream_beam.models.hosted.journal import LocalStore
 from moondream_beam.transforms.annotation.payment_journal import FOLDER, BeamStore, scope_of, with_journal
 from moondream_beam.transforms.output.layout import Slice

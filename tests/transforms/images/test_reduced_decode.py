@@ -11,8 +11,8 @@ import pytest
 from PIL import ExifTags, Image
 from support.data.hostile import encoded
 
-from moondream_beam.models.fal import Fal
-from moondream_beam.models.fallback import Fallback
+from moondream_beam.models.hosted.fal.annotator import Fal
+from moondream_beam.models.hosted.fallback import Fallback
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.network.config import VisionConfig
 from moondream_beam.models.moondream.network.crops import keeps_crops, prepare_crops, select

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from moondream_beam.models.urls import SECRET_NAMES
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.io.uris import basename, check_uri, display_uri, path_of, scheme_of, split_bucket
 
@@ -94,6 +95,12 @@ def test_a_displayed_url_has_a_digest_for_each_token() -> None:
         one, two = (display_uri(f"https://h/a?w=1&{name}={token}&h=2") for token in ("hunter2", "hunter3"))
         assert one != two and "hunter" not in one + two
         assert one.startswith(f"https://h/a?w=1&{name}=sha256:") and one.endswith("&h=2")
+
+
+@pytest.mark.parametrize("name", [name.strip("_") for name in SECRET_NAMES])
+def test_the_value_of_each_secret_parameter_is_displayed_as_a_digest(name: str) -> None:
+    for url in (f"https://h/a?{name}=hunter2", f"https://h/a?w=1&{name}=hunter2", f"https://h/{name}=hunter2/a#x"):
+        assert f"{name}=sha256:f52fbd32b2b3b86f" in display_uri(url) and "hunter" not in display_uri(url)
 
 
 def test_a_displayed_data_uri_has_a_digest_for_its_content() -> None:

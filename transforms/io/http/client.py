@@ -7,17 +7,17 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
+from ....models.backoff import parse_retry_after
 from ....models.tasks import Fault
+from ....models.urls import is_public, parse_ip
 from ..retry import FetchError, connection_error, http_error, join_chunks, timed_out, too_large
 from ..uris import HTTP_SCHEMES, check_uri, scheme_of
-from .addresses import Resolver, allowed_addresses, is_public, parse_ip, private_address_error, resolve_host
+from .addresses import Resolver, allowed_addresses, private_address_error, resolve_host
 from .connections import HostSemaphores, close_after, with_deadlines
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 30.0
@@ -179,7 +179,7 @@ def _redirect_target(url: str, location: str) -> str:
 def _read_body(response: urllib3.BaseHTTPResponse, host: str, max_bytes: int, deadline: float) -> bytes:
     """Return the decompressed body of a response; raise as ``HttpClient.read`` does."""
     if response.status != 200:
-        after = _asked_to_wait(response.headers.get("Retry-After"))
+        after = parse_retry_after(response.headers.get("Retry-After"))
         raise http_error(response.status, f"{host} answered with an error", after)
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and int(length) > max_bytes:
@@ -187,17 +187,6 @@ def _read_body(response: urllib3.BaseHTTPResponse, host: str, max_bytes: int, de
     # The limit is on decompressed bytes, or a small response could fill the memory.
     chunks = iter(lambda: response.read1(CHUNK_BYTES, decode_content=True), b"")
     return join_chunks(chunks, f"the content from {host}", max_bytes, deadline)
-
-
-def _asked_to_wait(header: str | None) -> float | None:
-    """Return the seconds to wait by a ``Retry-After`` header of seconds or a date; None if it is missing or invalid."""
-    if header is None:
-        return None
-    if header.strip().isdigit():
-        return float(header)
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds())
-    return None
 
 
 @contextlib.contextmanager
