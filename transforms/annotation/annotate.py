@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +18,13 @@ from ..images.fetch import Fetcher
 from ..images.prefetch import Fetch, prefetch
 from ..io.uris import is_utf8
 from .pending import PendingRequests
+from .row_queue import RowQueue
 
 ANNOTATIONS, FAILURES = "annotations", "failures"
 # References that an element-wise transform gathers before it answers them: many batches of any engine.
 REFS_AT_ONCE = 256
+# Closing ``annotate`` early waits this long for the annotator to give its next outcome or to pull its next request.
+CLOSE_TIMEOUT_S = 10.0
 
 
 def annotate(
@@ -32,25 +36,31 @@ def annotate(
     run: str = "",
     fetch: Fetch | None = None,
 ) -> Iterator[Row]:
-    """Exactly one row for each task on each picture, as they come ready; no Beam needed. ``fetch``: ``Fetcher()``.
+    """Yield exactly one row for each task on each picture, in any order. No Beam pipeline is needed.
 
-    A picture that can't be fetched or decoded is a Failure for each of its tasks, and its neighbours don't notice.
-    Of pictures with the very same bytes one is asked; the others bear its answer, and neither tokens nor its time.
+    An image that cannot be fetched or decoded is a Failure for each of its tasks, at once. Other images are unaffected.
+    Images with the same bytes are asked once; the other rows copy the answer, with zero tokens and model time.
+
+    Args:
+        refs: the images; read in another thread.
+        tasks: asked of each image that has no tasks of its own.
+        run: the value of the ``run`` column.
+        fetch: returns the bytes of a URI; None for ``Fetcher()``.
+
+    Raises:
+        Exception: whatever ``refs``, ``fetch`` or the annotator raised, other than a failure to load one image.
     """
-    desk = PendingRequests(Job(tuple(tasks), annotator, sampling, run))
-    pictures = prefetch(refs, fetch or Fetcher(), annotator.accepts_reduced)
-    while True:
-        requests = desk.requests(pictures)
-        for outcome in annotator.answer(requests):
-            yield from desk.ready()
-            yield from desk.settle(outcome)
-        yield from desk.unanswered()
-        # An annotator that ended early has not even seen these.
-        for _ in requests:
-            yield from desk.unanswered()
-        yield from desk.ready()
-        if not desk.has_paused:
-            return
+    rows = RowQueue()
+    pending = PendingRequests(Job(tuple(tasks), annotator, sampling, run), rows)
+    pictures = prefetch(refs, fetch or Fetcher(), annotator.accepts_reduced, pending.fail_load)
+    # A daemon, so that an annotator that never returns cannot keep the process alive.
+    thread = threading.Thread(target=pending.answer, args=(pictures,), name="annotate", daemon=True)
+    thread.start()
+    try:
+        yield from rows
+    finally:
+        rows.close()
+        thread.join(CLOSE_TIMEOUT_S)
 
 
 def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
