@@ -1,4 +1,4 @@
-"""Requests in flight: images become requests, outcomes become rows, and each question is asked once."""
+"""Requests in flight: pictures become requests, outcomes become rows, pictures of the same bytes share a request."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..images.prefetch import Loaded, LoadFailure
 from ..io.uris import shown
 from .row_queue import RowQueue
 
-# Answers that are kept for later images of the same bytes. A shard of the default size has fewer.
+# Answers that are kept for later pictures of the same bytes. A shard of the default size has fewer.
 MAX_KEPT_ANSWERS = 16_384
-# Copies that may wait for one answer. The next copy asks the same again, because a million images of the same bytes
+# Copies that may wait for one answer. The next copy asks the same again, because a million pictures of the same bytes
 # would otherwise fill the memory.
 MAX_COPIES = 1024
 
-LoadedImages = Generator[Loaded | LoadFailure, None, None]
+LoadedPictures = Generator[Loaded | LoadFailure, None, None]
 
 
 class Waiter(NamedTuple):
-    """One task on one image whose answer is pending. Holds no pixels, so that waiting copies take little memory.
+    """One task on one picture whose answer is pending. Holds no pixels, so that waiting copies take little memory.
 
     ``started`` is on the clock of ``time.perf_counter``.
     """
@@ -44,10 +44,10 @@ class Waiter(NamedTuple):
 
 
 class PendingRequests:
-    """The requests in flight between the loader and the annotator, and the images that wait for each answer.
+    """Requests that the annotator has pulled and not yet answered, with the pictures that wait for each answer.
 
-    A question is a task on the bytes of an image; ``Job.question_of`` names it. Images of the same bytes share it.
-    Every task on every image becomes one row in ``rows``.
+    A question is one task on the bytes of a picture; ``Job.question_of`` is its id. Pictures of the same bytes have the
+    same question. Each task on each picture becomes exactly one row in ``rows``.
     """
 
     def __init__(self, job: Job, rows: RowQueue) -> None:
@@ -58,17 +58,17 @@ class PendingRequests:
         # An annotator may pull requests in one thread and yield outcomes in another.
         self._lock = threading.Lock()
 
-    def answer(self, images: LoadedImages) -> None:
-        """Run the annotator over these images until each has its rows, then close ``images`` and finish the row queue.
+    def answer(self, pictures: LoadedPictures) -> None:
+        """Run the annotator until all pictures have their rows, then close ``pictures`` and finish the row queue.
 
-        Any exception, also of ``images``, goes into the row queue, to be raised in the consumer.
+        Runs in a thread. An error of the annotator or of ``pictures`` finishes the row queue, whose consumer raises it.
         """
-        requests = _SharedIterator(self._requests(images))
+        requests = _SharedIterator(self._requests(pictures))
         try:
-            with closing(images), closing(requests), closing(self._outcomes(requests)) as outcomes:
+            with closing(pictures), closing(requests), closing(self._outcomes(requests)) as outcomes:
                 for outcome in outcomes:
                     self.resolve(outcome)
-                # An annotator that ended early has not pulled these.
+                # An annotator that ended early has left these requests unpulled.
                 for _ in requests:
                     self.fail_unanswered()
                 self.fail_unanswered()
@@ -80,9 +80,9 @@ class PendingRequests:
     def _outcomes(self, requests: Iterable[Request]) -> Generator[Outcome, None, None]:
         yield from self.job.annotator.answer(requests)
 
-    def _requests(self, images: LoadedImages) -> Generator[Request, None, None]:
-        """Yield a request for each new question. ``fail_load`` has handled the failures among the images."""
-        for loaded in images:
+    def _requests(self, pictures: LoadedPictures) -> Generator[Request, None, None]:
+        """Yield a request for each new question. Skip load failures: ``fail_load`` has put their rows already."""
+        for loaded in pictures:
             self._rows.wait_for_room()
             if isinstance(loaded, LoadFailure):
                 continue
@@ -93,24 +93,29 @@ class PendingRequests:
                     yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
 
     def fail_load(self, failure: LoadFailure) -> None:
-        """Put a Failure into the row queue for each task of an image that could not be loaded; never blocks."""
+        """Put a Failure into the row queue for each task of a picture that could not be loaded. Never block."""
         for task in self.job.tasks_of(failure.ref):
             self._rows.put(self._failure(failure.ref, task, failure.stage, failure.fault))
 
     def resolve(self, outcome: Outcome) -> None:
-        """Put a row into the row queue for each waiter of an outcome.
+        """Put a row into the row queue for each picture that waits for this outcome.
+
+        The first row has the outcome's timings, tokens and bill; ``copy_of`` makes the others. A fault is not kept: a
+        later picture of the same bytes asks again.
 
         Raises:
-            RuntimeError: if no request in flight has this id: the annotator is faulty, its other answers are doubtful.
+            RuntimeError: if no request in flight has the outcome's id. Then no answer of the annotator can be trusted.
         """
         with self._lock:
             if outcome.id not in self._waiting:
                 name = self.job.annotator.name
-                raise RuntimeError(f"{name} answered {outcome.id}, which is not in flight: correct the annotator's ids")
+                raise RuntimeError(
+                    f"{name} answered {outcome.id}, which is not in flight: correct Annotator.answer to return each "
+                    "request's id once"
+                )
             first, *others = self._waiting[outcome.id].pop(0)
             if not self._waiting[outcome.id]:
                 del self._waiting[outcome.id]
-            # A fault is not kept: the next image of the same bytes asks again.
             if isinstance(outcome.result, Answer):
                 self._answered[outcome.id] = outcome
                 if len(self._answered) > MAX_KEPT_ANSWERS:
@@ -120,8 +125,10 @@ class PendingRequests:
             self._put(self._row(waiter, copy_of(outcome)))
 
     def fail_unanswered(self) -> None:
-        """Put a Failure into the row queue for each waiter of the requests in flight: the annotator gave no outcome."""
-        fault = Fault("NoAnswer", f"{self.job.annotator.name} ended without an answer", retryable=True)
+        """Put a ``NoAnswer`` Failure into the row queue for each picture that waits for an answer."""
+        fault = Fault(
+            "NoAnswer", f"{self.job.annotator.name} gave no outcome; run again with --retry-errors", retryable=True
+        )
         with self._lock:
             unanswered, self._waiting = self._waiting, {}
         for waiter in chain.from_iterable(chain.from_iterable(unanswered.values())):
@@ -132,7 +139,10 @@ class PendingRequests:
         self._rows.put(row)
 
     def _is_new(self, question: str, waiter: Waiter) -> bool:
-        """Return True if the annotator has to be asked; otherwise a known or a pending answer serves the waiter."""
+        """Return True if the question needs a request of its own.
+
+        Otherwise the waiter's row is put into the row queue at once, or with the outcome of a request in flight.
+        """
         with self._lock:
             known = self._answered.get(question)
             if known is None:
@@ -147,7 +157,7 @@ class PendingRequests:
         return False
 
     def _waiter(self, loaded: Loaded, task: Task) -> Waiter:
-        # The tasks of an image share its load times equally, so that sums over rows are right.
+        # The tasks of a picture share its load times equally, so that sums over rows are right.
         num_tasks = len(self.job.tasks_of(loaded.ref))
         return Waiter(
             ref=loaded.ref,
@@ -250,5 +260,5 @@ class _SharedIterator:
 
 
 def copy_of(outcome: Outcome) -> Outcome:
-    """Return the outcome for another image of the same bytes, with zero timings, zero tokens and no ``hosted``."""
+    """Return the outcome for another picture of the same bytes, with zero timings, zero tokens and no ``hosted``."""
     return Outcome(outcome.id, outcome.result, outcome.backend, model=outcome.model, revision=outcome.revision)

@@ -28,8 +28,7 @@ class RowQueue:
     def put(self, row: Row) -> None:
         """Append a row without blocking, even beyond ``MAX_READY_ROWS``; drop the row after ``close``.
 
-        The load threads call only this. Python joins them at exit: if they blocked in an abandoned queue, a program
-        could not end.
+        Load threads call only this method. Python joins them at exit, so a blocked one would keep the process alive.
         """
         with self._changed:
             if not self._is_closed:
@@ -77,5 +76,5 @@ class RowQueue:
                 self._changed.notify_all()
             yield row
         if self._errors:
-            # Popped, because a reference from this frame would keep the traceback, and all its pictures, in a cycle.
+            # Popped: a reference from this frame to the error would be a cycle and keep the traceback's pictures alive.
             raise self._errors.pop()
