@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from ...models.hosted.cloud.protocol import PRICES
-from ...transforms.annotation.sample import Sample, SampleResult, measure, read_sample, write_sample
+from ...transforms.annotation.sample import Sample, SampleResult, measure, read_sample, sample
 from ..display.formatting import count, dollars, duration, number, share
 from ..local_runner.runner import local_runner
 from ..options.inputs import Inputs, add_input_options, inputs_of
@@ -104,7 +104,7 @@ def prices_of(options: Sequence[str]) -> Prices:
 
 def offers(sampled: Sample, measured: SampleResult, prices: Prices) -> Iterator[Offer]:
     """What it takes here, on GPUs and at hosted APIs."""
-    here = measured.start_s + sampled.pictures * measured.run_s / measured.pictures
+    here = measured.start_seconds + sampled.pictures * measured.seconds / measured.pictures
     if measured.usd:
         usd: float | None = measured.usd / measured.pictures * sampled.pictures
     else:
@@ -130,9 +130,9 @@ def told(sampled: Sample, measured: SampleResult) -> list[str]:
     answers = measured.rows - measured.failures
     return [
         f"sample   {count(measured.pictures)} of {count(sampled.pictures)} pictures, {count(measured.rows)} of "
-        f"{count(sampled.requests)} requests, in {number(measured.run_s)} s after {number(measured.start_s)} s "
+        f"{count(sampled.requests)} requests, in {number(measured.seconds)} s after {number(measured.start_seconds)} s "
         "to start",
-        f"pace     {number(measured.pictures / measured.run_s)} pictures a second",
+        f"pace     {number(measured.pictures / measured.seconds)} pictures a second",
         f"answers  {number(measured.output_tokens / max(1, answers))} tokens out and "
         f"{number(measured.input_tokens / max(1, answers))} in, {share(measured.failures, measured.rows)} errors",
     ]
@@ -161,7 +161,7 @@ def sources() -> list[str]:
 def _choose(inputs: Inputs, size: int) -> Sample:
     with tempfile.TemporaryDirectory() as folder:
         pipeline = beam.Pipeline(local_runner(PipelineOptions([]), 1), options=PipelineOptions([]))
-        write_sample(inputs.read(pipeline), inputs.tasks, size, Path(folder))
+        sample(inputs.read(pipeline), inputs.tasks, size, Path(folder))
         pipeline.run().wait_until_finish()
         return read_sample(Path(folder))
 

@@ -60,7 +60,7 @@ class BeamStore:
 
 @dataclass
 class RecordingAnnotator:
-    """An annotator that records in ``ids`` the id of each outcome, so that ``clear_journal`` can delete their journal entries.
+    """An annotator that records the id of each outcome, so that ``clear_journal`` can delete their journal entries.
 
     ``scope`` is the journal scope of the shard; see ``scope_of``. The other members are those of the inner annotator.
     """

@@ -26,15 +26,15 @@ NUM_WARMUP_PICTURES = 4
 class SampleResult(NamedTuple):
     """What it took to annotate a sample. ``rows`` counts answers and failures together.
 
-    ``start_s`` is the wall time of the warm-up with the model load; ``run_s`` is the wall time of the sample after it.
-    ``usd`` is the sum that hosted APIs billed. ``backend`` is that of the first answer, or empty if all failed.
+    ``start_seconds`` is the wall time of the warm-up with the model load. ``seconds`` is the wall time of the sample
+    after the warm-up. ``usd`` is what hosted APIs billed for the sample. ``backend`` is empty if no task was answered.
     """
 
     pictures: int
     rows: int
     failures: int
-    start_s: float
-    run_s: float
+    start_seconds: float
+    seconds: float
     input_tokens: int
     output_tokens: int
     usd: float
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
     requests: int
 
 
-def write_sample(refs: PCollection[ImageRef], tasks: Sequence[Task], size: int, folder: Path) -> None:
+def sample(refs: PCollection[ImageRef], tasks: Sequence[Task], size: int, folder: Path) -> None:
     """Add steps to the pipeline that write a sample into a local folder, where ``read_sample`` reads it.
 
     The sample is the ``size`` pictures with the smallest keys. Keys are digests: the sample is random and repeatable.
@@ -65,7 +65,7 @@ def write_sample(refs: PCollection[ImageRef], tasks: Sequence[Task], size: int, 
 
 
 def read_sample(folder: Path) -> Sample:
-    """Return the sample that the finished pipeline of ``write_sample`` left in this folder."""
+    """Return the sample that the finished pipeline of ``sample`` left in this folder."""
     # Unpickling is safe: this process or its workers wrote these files a moment ago.
     return Sample(*(pickle.loads((folder / name).read_bytes()) for name in Sample._fields))
 
@@ -75,7 +75,7 @@ def measure(
 ) -> SampleResult:
     """Annotate the pictures, in the order of a run, and measure the time and the cost.
 
-    The first ``NUM_WARMUP_PICTURES`` pictures are annotated twice; their first time counts only in ``start_s``.
+    The first ``NUM_WARMUP_PICTURES`` pictures are annotated twice; their first time counts only in ``start_seconds``.
 
     Raises:
         ValueError: if there is no picture, or if ``check_tasks`` rejects the tasks.
@@ -89,14 +89,14 @@ def measure(
         pass
     started = time.perf_counter()
     rows: list[Row] = list(annotate(refs, tasks, annotator, sampling=sampling, fetch=fetch))
-    run_s = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     good = [row for row in rows if isinstance(row, Annotation)]
     return SampleResult(
         pictures=len(refs),
         rows=len(rows),
         failures=len(rows) - len(good),
-        start_s=started - before,
-        run_s=run_s,
+        start_seconds=started - before,
+        seconds=seconds,
         input_tokens=sum(row.input_tokens for row in good),
         output_tokens=sum(row.output_tokens for row in good),
         usd=sum((row.hosted.usd or 0.0) for row in rows if row.hosted),

@@ -69,7 +69,7 @@ def _facts(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
         "pace": _pace(records),
         "phases": statistics.phases(dataset),
         "spreads": _spreads(dataset),
-        "asked": statistics.asked(dataset),
+        "asked": statistics.task_statistics(dataset),
         "errors": statistics.error_groups(dataset),
         "bills": statistics.bills(dataset),
         "openings": statistics.common_openings(dataset),
@@ -136,7 +136,7 @@ def _card(picture: GalleryRow) -> dict[str, Any]:
 
 def _kinds(picture: GalleryRow) -> list[str]:
     # Also of what it was not chosen for.
-    return list(dict.fromkeys([*picture.chosen, *(kind for row in picture.rows for kind in row["suspicions"])]))
+    return list(dict.fromkeys([*picture.selected_for, *(kind for row in picture.rows for kind in row["flags"])]))
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

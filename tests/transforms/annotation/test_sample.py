@@ -12,7 +12,7 @@ from support.data.echo import Echo
 
 from moondream_beam.models.tasks import DEFAULT_SAMPLING, Caption, Detect, Query
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
-from moondream_beam.transforms.annotation.sample import measure, read_sample, write_sample
+from moondream_beam.transforms.annotation.sample import measure, read_sample, sample
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.images import list_images
@@ -40,7 +40,7 @@ def refs(tmp_path):
 def test_a_sample_are_the_first_by_key_beside_the_counts_of_all(refs, tmp_path):
     own = refs[0]._replace(tasks=(Query("One?"), Query("Two?"), Query("Three?")))
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        write_sample(pipeline | beam.Create([own, *refs[1:]]), [Caption(), Detect("dog")], 5, tmp_path)
+        sample(pipeline | beam.Create([own, *refs[1:]]), [Caption(), Detect("dog")], 5, tmp_path)
     sampled = read_sample(tmp_path)
     assert [ref.key for ref in sampled.refs] == [ref.key for ref in refs[:5]] and sampled.refs[0].tasks == own.tasks
     assert (sampled.pictures, sampled.requests) == (21, 3 + 20 * 2)
@@ -50,7 +50,7 @@ def test_rows_failures_and_tokens_are_counted(refs):
     measured = measure(refs, [Caption(), Query("Why?")], Echo(), DEFAULT_SAMPLING, Fetcher())
     assert (measured.pictures, measured.rows, measured.failures) == (21, 42, 2)
     assert (measured.input_tokens, measured.output_tokens) == (40 * 7, 40 * 3)
-    assert measured.run_s > 0 and measured.start_s > 0 and measured.backend == "plain rules"
+    assert measured.seconds > 0 and measured.start_seconds > 0 and measured.backend == "plain rules"
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_a_run_takes_about_as_long_as_was_estimated(tmp_path):
     # Its time is its own, whatever else the machine does.
     annotator = Unhurried()
     measured = measure(refs[:60], [Caption()], annotator, DEFAULT_SAMPLING, Fetcher())
-    estimated = len(refs) * measured.run_s / measured.pictures
+    estimated = len(refs) * measured.seconds / measured.pictures
     with beam.Pipeline(FnApiRunner()) as pipeline:
         _ = pipeline | beam.Create(refs) | AnnotateToParquet([Caption()], annotator, str(tmp_path / "out"), run="one")
     assert estimated == pytest.approx(read_record(str(tmp_path / "out"), "one")["wall_seconds"], rel=0.25)
