@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ...transforms.dataset.export.formats import FORMATS, SHARES_NAME, only_task
-from ...transforms.dataset.export.targets import place
+from ...transforms.dataset.export.targets import resolve_destination
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """
     with startup_errors():
         reject_unknown_args(args, others)
-        destination = place(args.destination)
+        destination = resolve_destination(args.destination)
         with duckdb_errors(args.output):
             dataset = Dataset(args.output)
     with dataset:

@@ -150,7 +150,7 @@ class _AnnotateShard(beam.DoFn):
                 with output_errors(self.output):
                     if not writer.publish():
                         summary = writer.published_summary()
-                    annotator.forget()
+                    annotator.clear_journal()
                     notes.tell(number, summary, last=True)
             except BaseException:
                 writer.discard()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from hashlib import sha256
@@ -120,12 +120,16 @@ def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> L
 
 
 def prefetch(
-    refs: Iterable[ImageRef], fetch: Fetch, is_enough: Enough = lambda size, reduced: False
-) -> Iterator[Loaded | LoadFailure]:
+    refs: Iterable[ImageRef],
+    fetch: Fetch,
+    is_enough: Enough = lambda size, reduced: False,
+    on_failure: Callable[[LoadFailure], None] = lambda failure: None,
+) -> Generator[Loaded | LoadFailure, None, None]:
     """Load ``PICTURES_AHEAD`` of them at once, and no more than ``PIXELS_AHEAD``.
 
     They come as they are ready, the oldest first: a slow one keeps nobody waiting, and each that goes makes way. Of a
-    JPEG only as many pixels are made as are enough.
+    JPEG only as many pixels are made as are enough. ``on_failure`` gets each failure in the load thread at once, before
+    the failure is yielded.
     """
     stream = iter(refs)
     room = PixelBudget(PIXELS_AHEAD)
@@ -134,7 +138,7 @@ def prefetch(
         try:
             while True:
                 for ref in islice(stream, PICTURES_AHEAD - len(under_way)):
-                    under_way.append(pool.submit(load, ref, fetch, room, is_enough))
+                    under_way.append(pool.submit(_load_and_report, ref, fetch, room, is_enough, on_failure))
                 if not under_way:
                     return
                 ready = wait(under_way, return_when=FIRST_COMPLETED).done
@@ -149,6 +153,15 @@ def prefetch(
             room.close()
             for future in under_way:
                 future.cancel()
+
+
+def _load_and_report(
+    ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough, on_failure: Callable[[LoadFailure], None]
+) -> Loaded | LoadFailure:
+    loaded = load(ref, fetch, room, is_enough)
+    if isinstance(loaded, LoadFailure):
+        on_failure(loaded)
+    return loaded
 
 
 def _undecodable(ref: ImageRef, error: ValueError | MemoryError) -> LoadFailure:

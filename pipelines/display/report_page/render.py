@@ -76,7 +76,7 @@ def _context(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
         "pace": _pictures_per_second(records),
         "phases": statistics.phases(dataset),
         "histograms": _histograms(dataset),
-        "asked": statistics.asked(dataset),
+        "asked": statistics.task_statistics(dataset),
         "errors": statistics.error_groups(dataset),
         "bills": statistics.bills(dataset),
         "openings": statistics.common_openings(dataset),
@@ -147,7 +147,7 @@ def _card(picture: GalleryRow) -> dict[str, Any]:
 
 def _filters_of(picture: GalleryRow) -> list[str]:
     """Return the filters that show the picture: those that it was chosen for, and every flag of its rows."""
-    return list(dict.fromkeys([*picture.chosen, *(kind for row in picture.rows for kind in row["suspicions"])]))
+    return list(dict.fromkeys([*picture.selected_for, *(kind for row in picture.rows for kind in row["flags"])]))
 
 
 def _card_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_rows_that_can_not_be_read_are_told_in_one_line(out, tmp_path, command):
     "words, cure",
     [
         (("OUT", "--to", "jsonl", "https://host/rows"), "rows go to a folder, or to s3://"),
-        (("OUT", "--to", "jsonl", "OUT"), "is there already"),
+        (("OUT", "--to", "jsonl", "OUT"), "already exists"),
         (("OUT", "--to", "jsonl", "new", "--where", "widht > 1"), "widht"),
         (("OUT", "--to", "jsonl", "new", "--where", "true AND\nwidht > 1"), "widht"),
         (("OUT", "--to", "jsonl", "new", "--frobnicate"), "unknown option --frobnicate"),

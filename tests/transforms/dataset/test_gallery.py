@@ -1,4 +1,4 @@
-"""Which pictures are shown, and what is said of those that can't be."""
+"""The gallery shows the right pictures, and the problem of those that cannot be shown."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def looked_at(picture):
     return picture
 
 
-def test_some_at_random_and_some_of_each_suspicion_are_chosen_always_the_same(tmp_path):
+def test_random_and_flagged_pictures_are_chosen_always_the_same(tmp_path):
     output = troubled(tmp_path)
     with Dataset(str(output)) as dataset:
         chosen = gallery.choose(dataset)
         assert [picture.key for picture in gallery.choose(dataset)] == [picture.key for picture in chosen]
-    assert sum("random" in picture.chosen for picture in chosen) == gallery.RANDOM_PICTURES
-    kinds = {kind for picture in chosen for kind in picture.chosen}
+    assert sum("random" in picture.selected_for for picture in chosen) == gallery.NUM_RANDOM_PICTURES
+    kinds = {kind for picture in chosen for kind in picture.selected_for}
     assert kinds == {"random", "empty", "cut off", "loop", "refusal", "boilerplate", "shared"}
     assert len({picture.key for picture in chosen}) == len(chosen)
 
 
-def test_a_picture_with_many_rows_shows_some_the_suspicious_first(tmp_path):
+def test_a_picture_shows_a_limited_number_of_rows_the_flagged_first(tmp_path):
     rows = [annotation(id=f"{index:02}", task="query", prompt=f"{index:02}", caption="A dog.") for index in range(20)]
     publish(tmp_path, [*rows[:-1], rows[-1]._replace(caption="")])
     with Dataset(str(tmp_path)) as dataset:
@@ -63,14 +63,14 @@ def test_a_picture_is_shown_upright(tmp_path):
     turned[0x0112] = 6
     Image.new("RGB", (40, 20)).save(path, exif=turned)
     picture = looked_at(shown(path, sha256(path.read_bytes()).hexdigest()))
-    assert Image.open(io.BytesIO(picture.thumbnail)).size == (20, 40) and picture.trouble == ""
+    assert Image.open(io.BytesIO(picture.thumbnail)).size == (20, 40) and picture.problem == ""
 
 
-def test_a_picture_that_has_changed_is_shown_and_says_so(tmp_path):
+def test_a_changed_picture_is_shown_with_its_problem(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (4, 3)).save(path)
     picture = looked_at(shown(path))
-    assert picture.thumbnail and picture.trouble == gallery.CHANGED
+    assert picture.thumbnail and picture.problem == gallery.CHANGED
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_a_picture_that_has_changed_is_shown_and_says_so(tmp_path):
         ("data:image/png;base64,sha256:00", gallery.UNKEPT),
     ],
 )
-def test_a_picture_that_can_not_be_had_has_its_reason(name, trouble, tmp_path):
+def test_a_picture_without_a_thumbnail_has_a_problem(name, trouble, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "set.tar").write_bytes(b"a")
     picture = looked_at(shown(name if ":" in name else tmp_path / name))
-    assert (picture.thumbnail, picture.trouble) == (None, trouble)
+    assert (picture.thumbnail, picture.problem) == (None, trouble)
 
 
 def test_a_picture_in_an_archive_is_shown(tmp_path):
@@ -96,7 +96,7 @@ def test_a_picture_in_an_archive_is_shown(tmp_path):
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         tar.add(path, "deep/a.png")
     picture = looked_at(shown(f"{tmp_path}/set.tar#deep/a.png", sha256(path.read_bytes()).hexdigest()))
-    assert picture.thumbnail and picture.trouble == ""
+    assert picture.thumbnail and picture.problem == ""
 
 
 def test_a_page_does_not_wait_for_archives_that_take_long_to_search(tmp_path, monkeypatch):
@@ -105,10 +105,10 @@ def test_a_page_does_not_wait_for_archives_that_take_long_to_search(tmp_path, mo
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         tar.add(path, "a.png")
     monkeypatch.setattr(gallery, "SECONDS_IN_ARCHIVES", 0)
-    assert looked_at(shown(f"{tmp_path}/set.tar#a.png")).trouble == gallery.INSIDE
+    assert looked_at(shown(f"{tmp_path}/set.tar#a.png")).problem == gallery.INSIDE
 
 
-def test_rows_of_two_keys_at_one_place_are_both_shown(tmp_path):
+def test_rows_of_two_keys_at_one_uri_are_both_shown(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (4, 3)).save(path)
     both = [shown(path), shown(path)]
