@@ -27,27 +27,27 @@ RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
 @pytest.mark.parametrize(
     "run, words",
     [
-        (RUN, "r  running: 50 of 200 answers (25 %), 10 errors, 5 a second, 30 s left"),
-        (RUN._replace(planned=None), "r  running: 50 answers, 10 errors, 5 a second"),
+        (RUN, "r  running: 50 of 200 requests (25 %), 10 errors, 5 a second, 30 s left"),
+        (RUN._replace(planned=None), "r  running: 50 requests, 10 errors, 5 a second"),
         (
             RUN._replace(state="ended", annotations=0, failures=0, planned=Count(), record={"wall_seconds": 1.0}),
-            "r  ended: 0 of 0 answers, 0 errors, 0 a second",
+            "r  ended: 0 of 0 requests, 0 errors, 0 a second",
         ),
-        (RUN._replace(annotations=0, failures=0), "r  running: 0 of 200 answers (0 %), 0 errors, 0 a second"),
+        (RUN._replace(annotations=0, failures=0), "r  running: 0 of 200 requests (0 %), 0 errors, 0 a second"),
         (
             RUN._replace(state="stopped", planned=None),
-            "r  stopped: 50 answers, 10 errors, last row at 02 Jan 2030, 03:04 UTC; "
+            "r  stopped: 50 requests, 10 errors, last row at 02 Jan 2030, 03:04 UTC; "
             "run the same command again to resume",
         ),
         (
             RUN._replace(state="ended", record={"balanced": False, "wall_seconds": 25.0}),
-            "r  ended: 50 of 200 answers (25 %), 10 errors (does not balance), 2 a second",
+            "r  ended: 50 of 200 requests (25 %), 10 errors (does not balance), 2 a second",
         ),
         (
             RUN._replace(
                 state="ended", planned=Count(30, 60), record={"balanced": True, "counts": {"failures": 20}}, last=None
             ),
-            "r  ended: 50 of 60 answers (83.3 %), 10 errors, 10 errors retried by later runs",
+            "r  ended: 50 of 60 requests (83.3 %), 10 errors, 10 errors retried by later runs",
         ),
     ],
 )
@@ -75,11 +75,11 @@ def test_watching_ends_with_the_run_and_says_what_changed(tmp_path):
         watcher = threading.Thread(target=watch_runs, args=(OutputStatus(str(tmp_path)), 0.05, stream))
         watcher.start()
         publish(tmp_path, *some_of_each(tmp_path / "photos"), run=run)
-        while "15 answers" not in stream.getvalue():
+        while "15 requests" not in stream.getvalue():
             assert watcher.is_alive()
         write_record(str(tmp_path), run, {"run": run, "counts": {"pending": 15}, "wall_seconds": 1.0})
     watcher.join(30)
-    assert "ended: 15 of 15 answers" in stream.getvalue() and "\x1b" not in stream.getvalue()
+    assert "ended: 15 of 15 requests" in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
 def test_in_a_narrow_terminal_lines_that_wrap_are_replaced_as_a_whole(tmp_path):
@@ -94,7 +94,7 @@ def test_in_a_narrow_terminal_lines_that_wrap_are_replaced_as_a_whole(tmp_path):
             seen += os.read(screen.fileno(), 1000)
         write_record(str(tmp_path), run, {"run": run, "counts": {}, "wall_seconds": 1.0})
         watcher.join(30)
-        # "RUN  running: 0 answers, 0 errors, 0 a second" takes two rows of 40 columns, and what is there in all one.
+        # "RUN  running: 0 requests, 0 errors, 0 a second" takes two rows of 40 columns, and the total takes one.
         assert os.read(screen.fileno(), 1000).startswith(b"\x1b[3F\x1b[J")
 
 

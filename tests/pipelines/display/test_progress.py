@@ -40,7 +40,7 @@ def test_a_terminal_gets_a_bar_that_ends_where_the_run_ended(notes):
     with show_progress(notes, terminal):
         pass
     last = terminal.getvalue().split("\r")[-1]
-    assert "100/200 answers" in last and "images/s" in last and "3 errors" in last
+    assert "100/200 requests" in last and "images/s" in last and "3 errors" in last
 
 
 def test_elsewhere_there_are_plain_lines_now_and_then(notes, monkeypatch):
@@ -50,7 +50,7 @@ def test_elsewhere_there_are_plain_lines_now_and_then(notes, monkeypatch):
         while not stream.getvalue():
             pass
     first = stream.getvalue().splitlines()[0]
-    assert first.startswith("100 of 200 answers, ") and first.endswith(" s left")
+    assert first.startswith("100 of 200 requests, ") and first.endswith(" s left")
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
