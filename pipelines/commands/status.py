@@ -108,12 +108,12 @@ def format_runs(runs: Sequence[RunStatus], now: datetime | None = None) -> list[
 
 
 def format_run(run: RunStatus, now: datetime) -> str:
-    """Return the state of a run, such as "running: 50 of 200 answers (25 %), 10 errors, 5 a second, 30 s left"."""
-    answers = f"{run.rows:,} answers"
+    """Return the state of a run, such as "running: 50 of 200 requests (25 %), 10 errors, 5 a second, 30 s left"."""
+    done = f"{run.rows:,} requests"
     if run.planned:
-        answers = f"{run.rows:,} of {run.planned.pending:,} answers"
-        answers += f" ({format_percent(run.rows, run.planned.pending)})" if run.planned.pending else ""
-    parts = [f"{run.state}: {answers}", f"{run.failures:,} errors"]
+        done = f"{run.rows:,} of {run.planned.pending:,} requests"
+        done += f" ({format_percent(run.rows, run.planned.pending)})" if run.planned.pending else ""
+    parts = [f"{run.state}: {done}", f"{run.failures:,} errors"]
     if run.asked_again:
         parts.append(f"{run.asked_again:,} errors retried by later runs")
     if run.record and not run.record.get("balanced", True):

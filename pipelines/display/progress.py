@@ -17,7 +17,7 @@ from ...transforms.monitoring.progress import ProgressFiles
 
 POLL_INTERVAL_S = 0.5
 LINE_INTERVAL_S = 10.0
-BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} answers [{elapsed}<{remaining}{postfix}]"
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} requests [{elapsed}<{remaining}{postfix}]"
 
 
 class AboveBarHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -98,6 +98,6 @@ def _show_lines(notes: ProgressFiles, ended: threading.Event, stream: TextIO) ->
             seconds = time.monotonic() - started
             left = seconds / done.rows * (planned.pending - done.rows)
             line = (
-                f"{done.rows} of {planned.pending} answers, {format_rates(planned, done, seconds)}, {left:.0f} s left"
+                f"{done.rows} of {planned.pending} requests, {format_rates(planned, done, seconds)}, {left:.0f} s left"
             )
             print(line, file=stream, flush=True)

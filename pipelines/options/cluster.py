@@ -64,7 +64,7 @@ def check_cluster(args: argparse.Namespace) -> None:
 
 
 def runner_warning(name: str) -> str | None:
-    """Return a warning about a runner, to be printed before it starts; None if there is none."""
+    """Return the warning to print before a runner starts: one for Beam's DirectRunner, and None for any other."""
     if name.lower() not in ("direct", "directrunner"):
         return None
     return (
@@ -92,6 +92,10 @@ def resource_hints(args: argparse.Namespace) -> dict[str, Any]:
     """Return Beam's resource hints for the step that runs the model, from ``--gpu`` and ``--worker-memory``.
 
     With a GPU, a worker gets one bundle at a time. One bundle keeps a GPU busy, because the engine batches within it.
+
+    Returns:
+        ``accelerator`` and ``max_active_bundles_per_worker`` if ``--gpu`` is given, and ``min_ram`` if
+        ``--worker-memory`` is given.
 
     Raises:
         ValueError: if the type of GPU or the size is malformed.

@@ -28,7 +28,7 @@ def test_a_bill_of_the_sample_is_scaled():
     assert estimated(MEASURED._replace(usd=0.1))["here, local/cpu/float32"].usd == pytest.approx(500)
 
 
-def test_an_api_is_paid_by_its_prices():
+def test_an_api_is_estimated_by_its_prices():
     assert cloud_usd(100) == pytest.approx(1500 * 0.3e-6 + 100e-6)
     assert estimated()["Moondream Cloud"].usd == pytest.approx(2_000_000 * cloud_usd(30))
     assert estimated(cloud="0/2")["Moondream Cloud"].usd == pytest.approx(120)
@@ -36,23 +36,23 @@ def test_an_api_is_paid_by_its_prices():
     assert estimated()["fal"].usd is None and estimated(fal="0.001")["fal"].usd == pytest.approx(2000)
 
 
-def test_where_nothing_was_answered_nothing_is_said_of_others():
+def test_without_an_answer_there_is_no_estimate_for_an_api():
     assert list(estimated(MEASURED._replace(failures=400, backend=""))) == ["here, no answer"]
 
 
-def test_offers_stand_in_columns():
+def test_estimates_are_in_columns():
     lines = list(format_table(list_estimates(SAMPLED, MEASURED, {})))
     assert lines[1].split("  ")[0] == "here, local/cpu/float32" and lines[1].endswith(" 1 d 3 h        ?  measured")
     assert lines[2].startswith("Moondream Cloud  ") and lines[2].endswith("  time at the API's rate limit")
     assert lines[4].endswith(" ?  no published price; give --price-of fal=USD")
 
 
-def test_the_command_measures_and_tells(pictures, command):
+def test_the_command_measures_a_sample_and_prints_estimates(pictures, command):
     words = ("estimate", pictures, "--model", "tiny", "--caption", "short", "--sample", "3", "--price-of", "here=1")
-    status, said, complained = command(*words)
-    assert (status, complained) == (0, "")
-    assert said.startswith("sample   3 of 5 pictures, 3 of 5 requests, in ")
-    assert "\nhere, local/cpu/float32  " in said and "moondream.ai/pricing of 2026-10-07" in said
+    status, stdout, stderr = command(*words)
+    assert (status, stderr) == (0, "")
+    assert stdout.startswith("sample   3 of 5 pictures, 3 of 5 requests, in ")
+    assert "\nhere, local/cpu/float32  " in stdout and "moondream.ai/pricing of 2026-10-07" in stdout
     assert {path.name for path in pictures.parent.iterdir()} == {"pictures"}
 
 
@@ -70,9 +70,9 @@ def test_the_command_measures_and_tells(pictures, command):
         (("--device", "abacus"), "choose auto"),
     ],
 )
-def test_a_bad_argument_is_told_in_one_line(words, cure, pictures, command):
-    status, said, complained = command("estimate", pictures, "--model", "tiny", "--caption", *words)
-    assert status == 2 and said == "" and cure in complained.splitlines()[-1] and "Traceback" not in complained
+def test_a_bad_argument_is_one_line_of_error(words, cure, pictures, command):
+    status, stdout, stderr = command("estimate", pictures, "--model", "tiny", "--caption", *words)
+    assert status == 2 and stdout == "" and cure in stderr.splitlines()[-1] and "Traceback" not in stderr
 
 
 def test_prices_are_parsed_by_name():

@@ -1,4 +1,4 @@
-"""Requests to a worker process that is gone get a response all the same, so that Beam's runner does not wait."""
+"""Requests to a dead worker process get an error response, so that Beam's runner does not wait for ever."""
 
 from __future__ import annotations
 

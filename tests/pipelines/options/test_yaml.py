@@ -1,4 +1,4 @@
-"""Arguments as YAML gives them become tasks, sampling and names, or are refused with what to write."""
+"""Arguments of Beam YAML become tasks, sampling and names, or are refused with the right syntax."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_tasks_keep_their_order_and_a_text_is_a_question():
 
 
 @pytest.mark.parametrize(
-    "given, told",
+    "given, message",
     [
         ("caption", "tasks: give a list"),
         ("{caption: short}", "tasks: give a list"),
@@ -41,39 +41,39 @@ def test_tasks_keep_their_order_and_a_text_is_a_question():
         ("['']", "query: the prompt is empty"),
     ],
 )
-def test_what_is_no_task_is_refused(given, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_tasks_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
         parse_tasks(yaml.safe_load(given))
 
 
 def test_sampling_is_a_mapping_of_numbers():
     assert parse_sampling({"temperature": 0, "max_tokens": 8}) == Sampling(8, 0)
     assert parse_sampling(None) == Sampling()
-    for given, told in [
+    for given, message in [
         ({"warmth": 1}, "give a mapping of max_tokens, temperature"),
         (7, "give a mapping"),
         ({"temperature": "low"}, "temperature 'low' is not a number"),
         ({"max_tokens": True}, "max_tokens True is not a number"),
         ({"top_p": 2}, "top_p 2: give more than 0"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             parse_sampling(given)
 
 
-def test_errors_go_to_an_output_of_another_name():
+def test_the_error_output_needs_its_own_name():
     assert parse_error_output({"output": "errors"}) == "errors"
     assert parse_error_output(None) is None
-    for given, told in [
+    for given, message in [
         ({}, "give {output: NAME}"),
         ("errors", "give {output: NAME}"),
         ({"output": "errors", "threshold": 0.1}, "nothing else"),
         ({"output": "good"}, "good is the name of the output for rows"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             parse_error_output(given)
 
 
-def test_one_text_stands_for_a_list_of_one():
+def test_one_text_is_a_list_of_one():
     assert parse_texts("path", "a") == ["a"]
     assert parse_texts("path", ["a", "b"]) == ["a", "b"]
     for given in (7, [7], [""], {"a": 1}):
