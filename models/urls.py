@@ -119,6 +119,7 @@ def is_public(address: IpAddress) -> bool:
 
 
 def _is_public_host(host: str) -> bool:
+    """Return whether ``host`` is a public IP address, or a name with a dot outside ``PRIVATE_DOMAINS``."""
     if "%" not in host and (address := parse_ip(host)) is not None:
         return is_public(address)
     domain = host.rstrip(".").rpartition(".")[2]
@@ -142,5 +143,6 @@ def _holds(text: str, names: tuple[str, ...]) -> bool:
 
 
 def _is_named(parameter: str, names: tuple[str, ...]) -> bool:
+    """Return whether a parameter's name has an end in ``names`` or a prefix in ``SIGNED_PREFIXES``."""
     words = "_" + "_".join(re.findall("[a-z]+", parameter.lower()))
     return words.startswith(SIGNED_PREFIXES) or words.endswith(names) or words.replace("_", "").endswith(names)
