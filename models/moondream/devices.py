@@ -55,3 +55,12 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype}: choose auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on whichever device. The CPU's and Metal's have no type of their own."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The last is how cuBLAS and cuDNN call it, whose workspaces are not PyTorch's.
+    words = ("not enough memory", "can't allocate memory", "out of memory", "_status_alloc_failed")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)

@@ -16,12 +16,13 @@ import torch
 
 from ...tasks import Fault, Outcome, Request
 from ..checkpoints.weights import Checkpoint, MoondreamModel
+from ..devices import is_out_of_memory
 from ..network.config import MoondreamConfig
 from ..network.crops import Crops, normalize, prepare_crops
 from ..network.resize import resize, resize_on
 from ..network.text import Cache
 from .jobs import Cut, Job, new_row, outcome_of
-from .memory import MOST_SLOTS, free_memory, is_out_of_memory, slots_that_fit, spare_rows
+from .memory import MOST_SLOTS, free_memory, slots_that_fit, spare_rows
 from .request_stream import RequestStream
 from .slots import Slots
 

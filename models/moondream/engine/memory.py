@@ -51,15 +51,6 @@ def free_memory(device: torch.device, config: MoondreamConfig, crops: int, dtype
     return max(0, int(share) - workspace)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on whichever device. The CPU's and Metal's have no type of their own."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The last is how cuBLAS and cuDNN call it, whose workspaces are not PyTorch's.
-    words = ("not enough memory", "can't allocate memory", "out of memory", "_status_alloc_failed")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-
-
 def _container_memory(cgroup: Path) -> float:
     """Bytes that are left to this container, infinite where it has no limit of its own."""
     try:

@@ -17,7 +17,7 @@ from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from ...tasks import Size
-from ..engine.memory import is_out_of_memory
+from ..devices import is_out_of_memory
 
 Resize = Callable[[Image, Sequence[Size]], list[NDArray[np.uint8]]]
 

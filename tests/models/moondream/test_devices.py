@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moondream_beam.models.moondream.devices import check_device, choose_device, choose_dtype
+from moondream_beam.models.moondream.devices import check_device, choose_device, choose_dtype, is_out_of_memory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -72,3 +72,20 @@ def test_a_precision_by_name_is_taken_on_any_device():
 def test_a_name_of_no_precision_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="dtype int8: choose auto, float32, bfloat16, float16"):
         choose_dtype("int8", CPU)
+
+
+def test_an_allocation_that_fails_is_out_of_memory():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    assert is_out_of_memory(RuntimeError("CUDA driver error: Out of memory"))
+    assert is_out_of_memory(MemoryError())
+
+
+def test_other_errors_are_not():
+    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
