@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from .hosted.annotator import HostedAnnotator
 from .hosted.http.images import shrink
 from .hosted.journal import Store
+from .pixel_budget import PixelBudget
 from .tasks import Annotator, Fault, Outcome, Request, Size
 
 log = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ class _Feed:
     def __init__(self, requests: Iterable[Request]) -> None:
         self._stream = iter(requests)
         self._held: dict[str, list[tuple[Request, int]]] = {}
-        self._pixels = 0
+        self._pixels = PixelBudget(PIXELS_KEPT)
         # Two, since the next request may take its time, and those that were answered need not wait for it.
         self._pulling, self._lock = threading.Lock(), threading.Lock()
         self._is_closed = False
@@ -209,10 +210,10 @@ class _Feed:
     def _hold(self, request: Request) -> None:
         pixels, kept = request.picture.width * request.picture.height, request
         with self._lock:
-            if self._pixels + pixels > PIXELS_KEPT:
+            if not self._pixels.fits(pixels):
                 kept = replace(request, picture=shrink(request.picture))
                 pixels = kept.picture.width * kept.picture.height
-            self._pixels += pixels
+            self._pixels.add(pixels)
             self._held.setdefault(request.id, []).append((kept, pixels))
 
     def settle(self, name: str) -> Request | None:
@@ -224,7 +225,7 @@ class _Feed:
             request, pixels = held.pop(0)
             if not held:
                 del self._held[name]
-            self._pixels -= pixels
+            self._pixels.release(pixels)
             return request
 
     def take_over(self) -> Iterator[Request]:

@@ -144,7 +144,7 @@ def test_pictures_that_wait_for_the_engine_are_kept_no_larger_than_the_api_needs
     feed = module._Feed(large)
     assert [next(feed).picture.size for _ in range(4)] == [(1600, 1600)] * 4, "the engine has them as they are"
     assert [feed.settle(f"r{number}").picture.size for number in range(4)] == [(1536, 1536)] * 4
-    assert feed.settle("r0") is None and feed._pixels == 0
+    assert feed.settle("r0") is None and feed._pixels.used == 0
     outcomes = list(Fallback(LocalEcho(faults_on=("hard",)), fal).answer(large))
     assert {outcome.result.text for outcome in outcomes} == {f"hard | {number}" for number in range(4)}
 
