@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from moondream_beam.models.moondream.engine.engine import Engine
-from moondream_beam.models.moondream.engine.generate import advance
+from moondream_beam.models.moondream.engine.generate import decode_outputs
 from moondream_beam.models.moondream.engine.jobs import new_row
 from moondream_beam.models.moondream.engine.slots import run_prompts
 from moondream_beam.models.moondream.network.crops import Crops, Tiling, normalize, prepare_crops
-from moondream_beam.models.moondream.network.text import Cache
+from moondream_beam.models.moondream.network.text import KVCache
 from moondream_beam.models.tasks import Request
 
 
@@ -33,7 +33,7 @@ def _one(engine: Engine, request: Request) -> int:
         features = features[:1]
     image_BTC = model.vision.project(features, [crops.tiling])
     bos = torch.full((1, 1), config.tokenizer.bos_id, device=engine.device)
-    cache = Cache.empty(config.text, 1, context, like=image_BTC)
+    cache = KVCache.empty(config.text, 1, context, like=image_BTC)
     positions = torch.arange(context, device=engine.device)
     prefix_mask = (positions < length).expand(1, 1, length, context)
     embeds_BTC = torch.cat([model.text.embed(bos), image_BTC], dim=1)
@@ -45,7 +45,7 @@ def _one(engine: Engine, request: Request) -> int:
         fed = positions[None, position : position + embeds_BTC.shape[1]]
         hidden_BTC = model.text(embeds_BTC, fed, positions <= fed[:, None, :, None], cache)
         position += embeds_BTC.shape[1]
-        embeds_BTC = advance(model, hidden_BTC[:, -1], [row])[:, None]
+        embeds_BTC = decode_outputs(model, hidden_BTC[:, -1], [row])[:, None]
         tokens += 1
         if row.finish_reason:
             return tokens
@@ -67,16 +67,18 @@ def _batch(engine: Engine, requests: Sequence[Request], crops: Sequence[Crops]) 
     model, length = engine.model, engine.config.prefix_length
     prefixes = engine.encode(crops)
     rows = [new_row(request, engine.config, engine.tokenizer) for request in requests]
-    width = length + max(row.room for row in rows) + 1
-    cache = Cache.empty(engine.config.text, len(rows), width, like=model.text.wte)
-    cache.copy(range(len(rows)), prefixes, length)
-    embeds_BC = advance(model, run_prompts(model, [row.prompt for row in rows], [length] * len(rows), cache), rows)
+    width = length + max(row.num_positions for row in rows) + 1
+    cache = KVCache.empty(engine.config.text, len(rows), width, like=model.text.wte)
+    cache.copy_from(prefixes, range(len(rows)), length)
+    embeds_BC = decode_outputs(
+        model, run_prompts(model, [row.prompt for row in rows], [length] * len(rows), cache), rows
+    )
     positions_BT = torch.tensor([[length + len(row.prompt)] for row in rows], device=engine.device)
-    last = torch.tensor([[length + row.room] for row in rows], device=engine.device)
+    last = torch.tensor([[length + row.num_positions] for row in rows], device=engine.device)
     while alive := [index for index, row in enumerate(rows) if row.finish_reason is None]:
         seen = torch.arange(int(positions_BT.max()) + 1, device=engine.device)
         hidden_BC = model.text(embeds_BC[:, None], positions_BT, seen <= positions_BT[:, None, :, None], cache)[:, 0]
-        embeds_BC[alive] = advance(model, hidden_BC[alive], [rows[index] for index in alive])
+        embeds_BC[alive] = decode_outputs(model, hidden_BC[alive], [rows[index] for index in alive])
         # A row that has ended goes on with its last token, in place, until all have.
         positions_BT = torch.minimum(positions_BT + 1, last)
-    return sum(len(row.ids) + row.stride * len(row.places) for row in rows)
+    return sum(len(row.token_ids) + row.positions_per_output * len(row.objects) for row in rows)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from moondream_beam.models.moondream.network.config import VisionConfig
-from moondream_beam.models.moondream.network.crops import Crops, keeps_crops, prepare_crops
+from moondream_beam.models.moondream.network.crops import Crops, accepts_reduced, prepare_crops
 from moondream_beam.models.tasks import Size
 from moondream_beam.models.tiny.scenes import draw
 from moondream_beam.transforms.images.decode import Enough, make_pixels, open_picture, reduce
@@ -55,7 +55,7 @@ def run(images: list[Image.Image]) -> None:
         for size in SIZES:
             content = jpeg(image, size)
             whole, _, slow = made_ready(content, lambda size, reduced: False)
-            seen, decoded, quick = made_ready(content, lambda size, reduced: keeps_crops(size, reduced, CONFIG))
+            seen, decoded, quick = made_ready(content, lambda size, reduced: accepts_reduced(size, reduced, CONFIG))
             apart = np.abs(whole.pixels_NHWC.astype(int) - seen.pixels_NHWC.astype(int))
             sides = "{} x {} | {} x {}".format(*size, *decoded)
             ratio = f"{slow / quick:.2f} | {apart.mean():.2f}, {apart.max()}"

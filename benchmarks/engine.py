@@ -29,7 +29,7 @@ from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.engine.jobs import Job
 from moondream_beam.models.moondream.engine.slots import Slots
 from moondream_beam.models.moondream.network.crops import prepare_crops
-from moondream_beam.models.moondream.network.text import Cache
+from moondream_beam.models.moondream.network.text import KVCache
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 
@@ -97,7 +97,7 @@ def most_to_win(engine: Engine, requests: Sequence[Request]) -> float:
     """How much longer it would take if writing grew by the idle rows of static batches, and nothing else did."""
     timings = [outcome.timings for outcome in engine.answer(requests)]
     seeing, writing = (sum(getattr(timing, name) for timing in timings) for name in ("encode_ms", "generate_ms"))
-    return (seeing + writing / static_use(requests, engine.most_slots)) / (seeing + writing)
+    return (seeing + writing / static_use(requests, engine.max_slots)) / (seeing + writing)
 
 
 def several_tasks(engine: Engine, pictures: Sequence[Image.Image], rounds: int) -> None:
@@ -150,7 +150,7 @@ def watched_slots() -> Iterator[dict[int, float]]:
         steps.append(len(slots.active) / slots.count)
         return step(slots)
 
-    def watched_prefill(slots: Slots, jobs: Sequence[Job], prefixes: Sequence[Cache]) -> list[Job]:
+    def watched_prefill(slots: Slots, jobs: Sequence[Job], prefixes: Sequence[KVCache]) -> list[Job]:
         if steps:
             used[slots.count] = float(np.mean(steps))
         if not slots.active:

@@ -19,7 +19,7 @@ from presets import PRESETS, write_checkpoint
 from torch import Tensor, nn
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
-from moondream_beam.models.moondream.network.text import Cache, Text
+from moondream_beam.models.moondream.network.text import KVCache, Text
 
 ROWS, SEEN, REPEATS = 32, 800, 10
 
@@ -58,7 +58,7 @@ def main() -> None:
 def step_of(text: Text, forward: Callable[..., Tensor], dtype: torch.dtype) -> Callable[[], Tensor]:
     """One step of all rows over the same random cache."""
     noise = torch.Generator().manual_seed(0)
-    cache = Cache.empty(text.config, ROWS, SEEN, like=torch.empty(0, dtype=dtype))
+    cache = KVCache.empty(text.config, ROWS, SEEN, like=torch.empty(0, dtype=dtype))
     for tensor in cache:
         tensor.copy_(torch.randn(tensor.shape, generator=noise))
     embeds_BTC = torch.randn(ROWS, 1, text.config.dim, generator=noise).to(dtype)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from moondream_beam.models.moondream.checkpoints.weights import MoondreamModel
 from moondream_beam.models.moondream.network.crops import normalize
-from moondream_beam.models.moondream.network.region import size_among_bins
+from moondream_beam.models.moondream.network.region import size_to_fractional_bin
 
 from .lessons import IGNORED, Batch
 
@@ -58,7 +58,7 @@ def measure(model: MoondreamModel, hidden_BTC: Tensor, batch: Batch) -> Losses:
     coordinate_logits = model.region.decode_coordinate(hidden_BTC[located])
     size_logits = model.region.decode_size(hidden_BTC[sized])
     coordinates = batch.due_BT3[located][:, 0] * coordinate_logits.shape[-1]
-    sizes = size_among_bins(batch.due_BT3[sized][:, 1:], size_logits.shape[-1])
+    sizes = size_to_fractional_bin(batch.due_BT3[sized][:, 1:], size_logits.shape[-1])
     return Losses(words, _miss(coordinate_logits, coordinates), _miss(size_logits, sizes))
 
 

@@ -20,7 +20,7 @@ from torch import distributed as workers
 from torch.multiprocessing.spawn import spawn
 
 from moondream_beam.models.moondream.checkpoints.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
-from moondream_beam.models.moondream.checkpoints.tensor_names import WRAPPED
+from moondream_beam.models.moondream.checkpoints.tensor_names import WRAPPER_PREFIX
 from moondream_beam.models.moondream.checkpoints.weights import MoondreamModel
 from moondream_beam.models.moondream.network.config import MoondreamConfig
 from moondream_beam.models.moondream.network.tokenizer import Tokenizer
@@ -139,7 +139,7 @@ class Training:
         unfinished = self.folder / f"{_STATE_FILE}.part"
         torch.save(state, unfinished)
         unfinished.replace(self.folder / _STATE_FILE)
-        tensors = {WRAPPED + name: tensor.half() for name, tensor in self.pupil.model.state_dict().items()}
+        tensors = {WRAPPER_PREFIX + name: tensor.half() for name, tensor in self.pupil.model.state_dict().items()}
         save_file(tensors, self.folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
     def _resume(self) -> None:

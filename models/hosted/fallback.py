@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
 
+from ..pixel_budget import PixelBudget
 from ..tasks import Annotator, Fault, Outcome, Request, Size
 from .annotator import HostedAnnotator
 from .http.images import shrink
@@ -190,7 +191,7 @@ class _RequestFeed:
     def __init__(self, requests: Iterable[Request]) -> None:
         self._requests = iter(requests)
         self._unanswered: dict[str, list[tuple[Request, int]]] = {}
-        self._pixels = 0
+        self._pixels = PixelBudget(MAX_PIXELS)
         # Two locks: a slow next request must not block the outcomes of earlier ones.
         self._pulling, self._lock = threading.Lock(), threading.Lock()
         self._is_closed = False
@@ -217,10 +218,10 @@ class _RequestFeed:
         """Keep a request, with its picture scaled down if it would exceed ``MAX_PIXELS``."""
         pixels, kept = request.picture.width * request.picture.height, request
         with self._lock:
-            if self._pixels + pixels > MAX_PIXELS:
+            if not self._pixels.fits(pixels):
                 kept = replace(request, picture=shrink(request.picture))
                 pixels = kept.picture.width * kept.picture.height
-            self._pixels += pixels
+            self._pixels.add(pixels)
             self._unanswered.setdefault(request.id, []).append((kept, pixels))
 
     def pop(self, request_id: str) -> Request | None:
@@ -232,7 +233,7 @@ class _RequestFeed:
             request, pixels = kept.pop(0)
             if not kept:
                 del self._unanswered[request_id]
-            self._pixels -= pixels
+            self._pixels.release(pixels)
             return request
 
     def take_unanswered(self) -> Iterator[Request]:

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from ...models.moondream.engine.memory import is_out_of_memory
+from ...models.moondream.devices import is_out_of_memory
 from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,6 +11,7 @@ from itertools import islice
 
 from PIL.Image import Image
 
+from ...models.pixel_budget import PixelBudget
 from ...models.tasks import Fault, Size
 from ..core.records import ImageRef, Stage
 from ..io.retry import FetchError
@@ -53,38 +53,6 @@ class LoadFailure:
     fault: Fault
 
 
-class PixelBudget:
-    """Room for so many pixels: whoever finds none waits. A picture larger than all of it has it alone."""
-
-    def __init__(self, pixels: int) -> None:
-        self.pixels, self.taken, self.closed = pixels, 0, False
-        self._changed = threading.Condition()
-
-    def take(self, pixels: int) -> None:
-        """Wait for room, and take it.
-
-        Raises:
-            RuntimeError: the room was closed.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or not self.taken or self.taken + pixels <= self.pixels)
-            if self.closed:
-                raise RuntimeError("nobody waits for this picture any more")
-            self.taken += pixels
-
-    def give_back(self, pixels: int) -> None:
-        """Make room for others."""
-        with self._changed:
-            self.taken -= pixels
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let nobody in any more, nor wait."""
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
-
-
 def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> Loaded | LoadFailure:
     """Fetch and decode one picture, once its pixels have room; the caller gives that back for what is loaded.
 
@@ -107,12 +75,12 @@ def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> L
         return _undecodable(ref, error)
     pixels = image.width * image.height
     opened = time.perf_counter()
-    room.take(pixels)
+    room.acquire(pixels)
     entered = time.perf_counter()
     try:
         picture = make_pixels(image)
     except (ValueError, MemoryError) as error:
-        room.give_back(pixels)
+        room.release(pixels)
         return _undecodable(ref, error)
     decode_ms = 1000 * (opened - fetched + time.perf_counter() - entered)
     digest = sha256(content).hexdigest()
@@ -146,7 +114,7 @@ def prefetch(
                 under_way.remove(future)
                 loaded = future.result()
                 if isinstance(loaded, Loaded):
-                    room.give_back(loaded.pixels)
+                    room.release(loaded.pixels)
                 yield loaded
         finally:
             # Whoever stops listening does not wait for what nobody will see.

@@ -144,7 +144,7 @@ def test_unanswered_pictures_above_the_pixel_limit_are_kept_small(api, fal, monk
     feed = module._RequestFeed(large)
     assert [next(feed).picture.size for _ in range(4)] == [(1600, 1600)] * 4, "the engine gets them at full size"
     assert [feed.pop(f"r{number}").picture.size for number in range(4)] == [(1536, 1536)] * 4
-    assert feed.pop("r0") is None and feed._pixels == 0
+    assert feed.pop("r0") is None and feed._pixels.used == 0
     outcomes = list(Fallback(LocalEcho(faults_on=("hard",)), fal).answer(large))
     assert {outcome.result.text for outcome in outcomes} == {f"hard | {number}" for number in range(4)}
 

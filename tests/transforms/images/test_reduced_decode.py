@@ -15,7 +15,7 @@ from moondream_beam.models.hosted.fal.annotator import Fal
 from moondream_beam.models.hosted.fallback import Fallback
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.network.config import VisionConfig
-from moondream_beam.models.moondream.network.crops import keeps_crops, prepare_crops, select
+from moondream_beam.models.moondream.network.crops import accepts_reduced, prepare_crops, tiling_for
 from moondream_beam.models.tasks import Caption, Request, Sampling, Size
 from moondream_beam.models.tiny.scenes import draw
 from moondream_beam.transforms.annotation.annotate import annotate
@@ -53,7 +53,7 @@ def reduced(content: bytes, parts: int = 2) -> tuple[Image.Image, Size | None]:
 
 def test_what_the_model_sees_of_a_reduced_photograph_is_bounded(content: bytes) -> None:
     whole, half = open_picture(content), open_picture(content)
-    assert reduce(half, lambda size, reduced: keeps_crops(size, reduced, CONFIG)) == LARGE
+    assert reduce(half, lambda size, reduced: accepts_reduced(size, reduced, CONFIG)) == LARGE
     assert half.size == (LARGE[0] // 2, LARGE[1] // 2)
     seen, wanted = (prepare_crops(make_pixels(image), CONFIG, size=LARGE) for image in (half, whole))
     assert seen.tiling == wanted.tiling == (3, 3)
@@ -66,10 +66,10 @@ def test_a_reduced_picture_has_the_tiles_of_the_whole_one(tiling: str) -> None:
     """Their number goes by the size, and would often be another one for half of it."""
     config = replace(CONFIG, tiling=tiling)
     half, size = Image.new("RGB", (403, 302)), (806, 604)
-    assert prepare_crops(half, config, size=size).tiling == select(604, 806, config)
+    assert prepare_crops(half, config, size=size).tiling == tiling_for(604, 806, config)
     others = {prepare_crops(half, config).tiling, prepare_crops(half, config, size=half.size).tiling}
-    assert others == {select(302, 403, config)}
-    assert (select(302, 403, config) == select(604, 806, config)) == (tiling == "none")
+    assert others == {tiling_for(302, 403, config)}
+    assert (tiling_for(302, 403, config) == tiling_for(604, 806, config)) == (tiling == "none")
 
 
 def test_the_engine_cuts_a_picture_as_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
