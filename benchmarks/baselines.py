@@ -1,4 +1,4 @@
-"""What the engine is measured against, over the same network: one picture at a time, and static batches."""
+"""Baselines for the engine, on the same network: one picture at a time, and static batches."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from moondream_beam.models.moondream.network.text import KVCache
 from moondream_beam.models.tasks import Request
 
 
-def naive(engine: Engine, requests: Sequence[Request]) -> int:
-    """One picture at a time, as the reference runs: a picture of one tile is encoded twice, every pass looks at the
-    whole context through a mask, every token is waited for. The number of new tokens."""
+def answer_naively(engine: Engine, requests: Sequence[Request]) -> int:
+    """Answer one picture at a time, like the reference. Return the number of new tokens.
+
+    A picture of one tile is encoded twice, and every pass attends to the whole context through a mask.
+    """
     with torch.inference_mode():
         return sum(_one(engine, request) for request in requests)
 
@@ -51,9 +53,11 @@ def _one(engine: Engine, request: Request) -> int:
             return tokens
 
 
-def static(engine: Engine, requests: Sequence[Request], size: int) -> int:
-    """Batches of so many requests: each is written until its longest answer ends, then comes the next. Crops are cut
-    by threads, before the batch that wants them. The number of new tokens."""
+def answer_in_static_batches(engine: Engine, requests: Sequence[Request], size: int) -> int:
+    """Answer batches of ``size`` requests, each until its longest answer ends. Return the number of new tokens.
+
+    Threads make the crops of a batch before the batch starts.
+    """
     tokens = 0
     with torch.inference_mode(), ThreadPoolExecutor(4) as threads:
         for start in range(0, len(requests), size):
@@ -79,6 +83,6 @@ def _batch(engine: Engine, requests: Sequence[Request], crops: Sequence[Crops]) 
         seen = torch.arange(int(positions_BT.max()) + 1, device=engine.device)
         hidden_BC = model.text(embeds_BC[:, None], positions_BT, seen <= positions_BT[:, None, :, None], cache)[:, 0]
         embeds_BC[alive] = decode_outputs(model, hidden_BC[alive], [rows[index] for index in alive])
-        # A row that has ended goes on with its last token, in place, until all have.
+        # A row that ended repeats its last token at its last position until all rows have ended.
         positions_BT = torch.minimum(positions_BT + 1, last)
     return sum(len(row.token_ids) + row.positions_per_output * len(row.objects) for row in rows)

@@ -22,7 +22,7 @@ from .disk_space import check_disk_space, is_disk_full
 from .files import (
     CONFIG_FILE,
     INDEX_FILE,
-    NUM_REVISION_DIGITS,
+    REVISION_DIGITS,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     find_tokenizer,
@@ -34,10 +34,7 @@ from .weights import Checkpoint, recognize
 
 WEIGHTS_SUFFIX = ".safetensors"
 # Keys in listings of the stores that change with the content of an object, the most reliable first.
-VERSION_KEYS = (
-    *("md5Hash", "content_md5", "generation", "ETag", "etag"),
-    *("LastModified", "last_modified", "mtime", "created"),
-)
+VERSIONS = ("md5Hash", "content_md5", "generation", "ETag", "etag", "LastModified", "last_modified", "mtime", "created")
 # The extra to install for each scheme.
 EXTRAS = {
     "gs": "moondream-beam[gcp]",
@@ -78,10 +75,7 @@ class BucketModel:
             RuntimeError: if the store cannot be reached.
         """
         if "?" in url or "@" in url:
-            raise ValueError(
-                "the model's URL has a query or a user, which may hold secrets and would be on every row; "
-                "give the URL without them, and the credentials in the environment"
-            )
+            raise ValueError("the model's URL has a query or a user, which may hold secrets: give a URL without them")
         with _translate_errors(url):
             store = _Listing.of(url)
             fingerprint, shapes = store.fingerprint(), store.read_shapes()
@@ -121,9 +115,7 @@ class BucketModel:
         """
         path = self.fetch()
         if self.tokenizer and not self.revision.endswith(tokenizer_digest(find_tokenizer(self.tokenizer))):
-            raise RuntimeError(
-                f"tokenizer {self.tokenizer}: it changed after the job was planned; run the same command again"
-            )
+            raise RuntimeError(f"tokenizer {self.tokenizer}: it changed after planning; run the same command again")
         return Checkpoint.at(path, release=self.release, tokenizer=self.tokenizer, revision=self.revision)
 
 
@@ -155,24 +147,22 @@ class _Listing:
         one_file = {single} if single else {WEIGHTS_FILE}
         weights = one_file if one_file <= found.keys() else {each for each in found if each.endswith(WEIGHTS_SUFFIX)}
         if not weights or (single and single not in found):
-            raise ValueError(
-                f"there is no {single or WEIGHTS_FILE} there, and pickles are not read; copy that file there"
-            )
+            raise ValueError(f"there is no {single or WEIGHTS_FILE} there; copy that file there (pickles are not read)")
         return cls(filesystem, {name: found[name] for name in sorted(found) if name in small | weights}, single)
 
     def fingerprint(self) -> str:
         """Return the start of a sha256 over name, size and version of each object.
 
         Raises:
-            ValueError: if the store gives no version of an object: neither a digest nor an etag nor a time.
+            ValueError: if the store gives no digest, etag or time of an object.
         """
         lines = []
         for name, entry in self.objects.items():
-            versions = [f"{key}={entry[key]}" for key in VERSION_KEYS if entry.get(key)]
+            versions = [f"{key}={entry[key]}" for key in VERSIONS if entry.get(key)]
             if not versions:
                 raise ValueError(f"the store gives neither an etag nor a time of {name}; copy the files to a folder")
             lines.append(f"{name} {entry['size']} {versions[0]}")
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:NUM_REVISION_DIGITS]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:REVISION_DIGITS]
 
     def read_shapes(self) -> dict[str, Shape]:
         """Return the shape of each tensor by name, from the headers alone. Raise a ValueError for a bad header."""
@@ -203,7 +193,7 @@ def _copy_all(url: str, fingerprint: str, folder: Path) -> None:
     """Copy every object to a folder, which appears by a rename at the end. The caller holds the lock."""
     store = _Listing.of(url)
     if store.fingerprint() != fingerprint:
-        raise RuntimeError("the weights changed after the job was planned; run the same command again")
+        raise RuntimeError("the weights changed after planning; run the same command again")
     unfinished = folder.with_suffix(".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     check_disk_space(folder, sum(int(entry["size"]) for entry in store.objects.values()))
@@ -212,9 +202,8 @@ def _copy_all(url: str, fingerprint: str, folder: Path) -> None:
             path = _make_folder(unfinished) / name
             store.filesystem.get_file(entry["name"], str(path))
             if path.stat().st_size != entry["size"]:
-                raise RuntimeError(
-                    f"{name} came with {path.stat().st_size} bytes of {entry['size']}; run the same command again"
-                )
+                size = f"{path.stat().st_size} of {entry['size']} bytes"
+                raise RuntimeError(f"{name} is truncated: {size}; run the same command again")
         if _Listing.of(url).fingerprint() != fingerprint:
             raise RuntimeError("the weights changed during the copy; run the same command again")
         unfinished.replace(folder)
@@ -234,9 +223,7 @@ def _translate_errors(url: str) -> Iterator[None]:
         yield
     except ImportError as error:
         package = EXTRAS.get(url.split(":", 1)[0], "a package of fsspec's")
-        raise ValueError(
-            f"model {url}: reading it needs {package}, which is not installed ({error}); install that package"
-        ) from error
+        raise ValueError(f"model {url}: this URL needs {package}; install that package ({error})") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"model {url}: there is nothing there; check the URL") from error
     except PermissionError as error:
@@ -245,9 +232,8 @@ def _translate_errors(url: str) -> Iterator[None]:
         raise ValueError(f"model {url}: {error}") from error
     except Exception as error:  # Every store raises kinds of its own.
         if is_disk_full(error):
-            raise RuntimeError(
-                f"model {url}: the disk of {cache_folder()} is full; free disk space, or set XDG_CACHE_HOME"
-            ) from error
+            full = f"the disk of {cache_folder()} is full; free disk space, or set XDG_CACHE_HOME"
+            raise RuntimeError(f"model {url}: {full}") from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         # A RuntimeError of this module names its cure.
         cure = "" if isinstance(error, RuntimeError) else "; run the same command again"

@@ -17,7 +17,7 @@ CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", 
 # The index of weights in several shards: the file of each tensor.
 INDEX_FILE = "model.safetensors.index.json"
 # Hexadecimal digits of a sha256 that a revision keeps.
-NUM_REVISION_DIGITS = 12
+REVISION_DIGITS = 12
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -38,10 +38,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
             raise ValueError(f"{INDEX_FILE} names {missing[0]}, which is not in this folder; fetch that file")
         return tuple(path / name for name in names)
     if others := sorted(each.name for each in path.iterdir() if each.suffix in (".bin", ".pt", ".pth", ".ckpt")):
-        raise ValueError(
-            f"there is no {WEIGHTS_FILE} in this folder; {others[0]} is not read because pickles may run code: "
-            "convert it to .safetensors"
-        )
+        raise ValueError(f"there is no {WEIGHTS_FILE} in this folder; convert {others[0]}: pickles may run code")
     raise ValueError(f"there is no {WEIGHTS_FILE} in this folder; fetch that file or name another folder")
 
 
@@ -76,8 +73,8 @@ def find_tokenizer(path: Path) -> Path:
 
 
 def tokenizer_digest(path: Path) -> str:
-    """Return the first ``NUM_REVISION_DIGITS`` digits of the sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:NUM_REVISION_DIGITS]
+    """Return the first ``REVISION_DIGITS`` digits of the sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:REVISION_DIGITS]
 
 
 def read_shapes(weights: tuple[Path, ...]) -> dict[str, Shape]:
@@ -105,10 +102,8 @@ def check_tokenizer(path: Path, config: MoondreamConfig) -> None:
     """
     tokenizer, bos_id = Tokenizer(path), config.tokenizer.bos_id
     if tokenizer.size > config.text.vocab_size:
-        raise ValueError(
-            f"{path.name} has {tokenizer.size} tokens and the weights have {config.text.vocab_size}; name the right "
-            "tokenizer with --tokenizer PATH"
-        )
+        counts = f"has {tokenizer.size} tokens and the weights have {config.text.vocab_size}"
+        raise ValueError(f"{path.name} {counts}; name the right tokenizer with --tokenizer PATH")
     if (token := tokenizer.token(bos_id)) != END_OF_TEXT:
         raise ValueError(
             f"{path.name} belongs to another generation: its id {bos_id} is {token!r}, not {END_OF_TEXT!r} (the "

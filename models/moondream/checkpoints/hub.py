@@ -115,9 +115,7 @@ class HubModel:
         """
         folder, tokenizer = self.fetch()
         if self.tokenizer and not self.revision.endswith(tokenizer_digest(find_tokenizer(self.tokenizer))):
-            raise RuntimeError(
-                f"tokenizer {self.tokenizer}: it changed after the job was planned; run the same command again"
-            )
+            raise RuntimeError(f"tokenizer {self.tokenizer}: it changed after planning; run the same command again")
         return Checkpoint.at(folder, release=self.release, tokenizer=tokenizer, revision=self.revision)
 
 
@@ -125,14 +123,13 @@ def _fetch(repository: str, revision: str, patterns: Sequence[str]) -> Path:
     """Download the files of a revision that the cache lacks, and return the folder of the snapshot."""
 
     def snapshot(**options: Any) -> Any:
-        return snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=list(patterns),
-            token=_token(),
-            tqdm_class=_ProgressBar,
-            **options,
-        )
+        options |= {
+            "revision": revision,
+            "allow_patterns": list(patterns),
+            "token": _token(),
+            "tqdm_class": _ProgressBar,
+        }
+        return snapshot_download(repository, **options)
 
     with _translate_errors(repository, revision):
         try:
@@ -189,31 +186,21 @@ def _token() -> str | bool:
 @contextlib.contextmanager
 def _translate_errors(repository: str, revision: str) -> Iterator[None]:
     """Raise errors of the client as one line with a cure: ValueError for a bad name or access, else RuntimeError."""
-    model, where = f"model {repository}", constants.ENDPOINT
+    model, where = f"model {repository}", f"{constants.ENDPOINT}/{repository}"
+    # The first type that fits: GatedRepoError is a RepositoryNotFoundError.
+    refusals: dict[type[Exception], str] = {
+        HFValidationError: "not a name of a repository; give OWNER/NAME",
+        GatedRepoError: f"access is restricted; ask for access on {where}, then set HF_TOKEN",
+        RepositoryNotFoundError: f"no such folder here, and no {where}; check the name, or set HF_TOKEN if private",
+        RevisionNotFoundError: f"there is no revision {revision} on {where}; choose another --revision",
+        NotASafetensorsRepoError: f"there is no model.safetensors on {where}; choose another (pickles are not read)",
+        SafetensorsParsingError: f"model.safetensors is truncated on {where}; choose another --revision",
+    }
     try:
         yield
-    except HFValidationError as error:
-        raise ValueError(f"{model}: not a name of a repository; give OWNER/NAME") from error
-    except GatedRepoError as error:
+    except tuple(refusals) as error:
         raise ValueError(
-            f"{model}: access is restricted; ask for access on {where}/{repository}, then set HF_TOKEN"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(
-            f"{model}: no such folder here, and no such repository on {where}; check the name, or set HF_TOKEN if the "
-            "repository is private"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ValueError(
-            f"{model}: there is no revision {revision} on {where}/{repository}; choose another --revision"
-        ) from error
-    except NotASafetensorsRepoError as error:
-        raise ValueError(
-            f"{model}: there is no model.safetensors in this repository and pickles are not read; choose another model"
-        ) from error
-    except SafetensorsParsingError as error:
-        raise ValueError(
-            f"{model}: model.safetensors is truncated on {where}/{repository}; choose another --revision"
+            f"{model}: {next(text for kind, text in refusals.items() if isinstance(error, kind))}"
         ) from error
     except LocalEntryNotFoundError as error:
         raise _unreachable(repository, error) from error
@@ -224,7 +211,7 @@ def _translate_errors(repository: str, revision: str) -> Iterator[None]:
             folder = constants.HF_HUB_CACHE
             raise RuntimeError(f"{model}: the disk of {folder} is full; free disk space, or set HF_HOME") from error
         raise RuntimeError(
-            f"{model}: fetching it from {where} failed ({_first_line(error)}); run the same command again"
+            f"{model}: download from {where} failed ({_first_line(error)}); run the same command again"
         ) from error
 
 

@@ -87,7 +87,7 @@ _EARLY_MARCH_2024 = replace(
 class Generation:
     """Releases with the same configuration. ``name`` is the first of them.
 
-    ``code_contains`` and ``code_lacks``: text that ``CODE_FILE`` of these releases contains and lacks. Together they
+    ``contains`` and ``lacks``: text that ``CODE_FILE`` of these releases contains and lacks. Together they
     distinguish the generations of one family. The defaults fit any text.
     """
 
@@ -95,8 +95,8 @@ class Generation:
     family: Family
     config: MoondreamConfig
     releases: tuple[str, ...]
-    code_contains: str = ""
-    code_lacks: str = "\0"
+    contains: str = ""
+    lacks: str = "\0"
 
 
 GENERATIONS = (
@@ -105,24 +105,22 @@ GENERATIONS = (
         "2024 global",
         _EARLY_MARCH_2024,
         ("2024-03-04", "2024-03-05", "2024-03-06"),
-        code_contains='Answer: "',
+        contains='Answer: "',
     ),
-    Generation(
-        "2024-03-13", "2024 global", _MID_MARCH_2024, ("2024-03-13",), code_contains="<END>", code_lacks='Answer: "'
-    ),
+    Generation("2024-03-13", "2024 global", _MID_MARCH_2024, ("2024-03-13",), contains="<END>", lacks='Answer: "'),
     Generation(
         "2024-04-02",
         "2024 global",
         _APRIL_2024,
         ("2024-04-02", "2024-05-08"),
-        code_contains="batch_answer",
-        code_lacks="<END>",
+        contains="batch_answer",
+        lacks="<END>",
     ),
     Generation("2024-05-20", "2024 tiled", _MAY_2024, ("2024-05-20", "2024-07-23")),
     Generation("2024-08-26", "2024 tiled, unused region", _AUGUST_2024, ("2024-08-26",)),
-    Generation("2025-01-09", "2025", _JANUARY_2025, ("2025-01-09",), code_contains='revision="2024-08-26"'),
-    Generation("2025-03-27", "2025", _MARCH_2025, ("2025-03-27", "2025-04-14"), code_contains='revision="2025-01-09"'),
-    Generation("2025-06-21", "2025", _LATEST, ("2025-06-21",), code_contains="moondream/starmie-v1"),
+    Generation("2025-01-09", "2025", _JANUARY_2025, ("2025-01-09",), contains='revision="2024-08-26"'),
+    Generation("2025-03-27", "2025", _MARCH_2025, ("2025-03-27", "2025-04-14"), contains='revision="2025-01-09"'),
+    Generation("2025-06-21", "2025", _LATEST, ("2025-06-21",), contains="moondream/starmie-v1"),
 )
 RELEASES = {release: generation for generation in GENERATIONS for release in generation.releases}
 
@@ -151,7 +149,7 @@ def identify(
         return possible[0]
     path = folder / CODE_FILE
     code = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    found = [each for each in possible if code and each.code_contains in code and each.code_lacks not in code]
+    found = [each for each in possible if code and each.contains in code and each.lacks not in code]
     if not found and family == "2025" and (_has_control_tokens(content) or (tokenizer and is_starmie(tokenizer))):
         found = [RELEASES["2025-06-21"]]
     if len(found) != 1:

@@ -83,14 +83,10 @@ class LocalModel:
         """
         path = self.path or EMBEDDED[self.name]
         if not path.exists():
-            raise RuntimeError(
-                f"model {self.name}: {path} is not on this worker; copy it there, or name a bucket or a repository"
-            )
+            raise RuntimeError(f"model {self.name}: {path} is not on this worker; copy it there, or name a bucket")
         checkpoint = Checkpoint.at(path, release=self.release, tokenizer=self.tokenizer)
         if checkpoint.revision != self.revision:
-            raise RuntimeError(
-                f"model {self.name}: the weights changed after the job was planned; run the same command again"
-            )
+            raise RuntimeError(f"model {self.name}: the weights changed after planning; run the same command again")
         return checkpoint
 
 
@@ -107,9 +103,7 @@ def find_source(name: str, revision: str | None = None, tokenizer: str | None = 
     tokenizer_path = Path(os.path.abspath(tokenizer)) if tokenizer is not None else None
     if name in EMBEDDED:
         if revision is not None or tokenizer is not None:
-            raise ValueError(
-                f"model {name}: it is embedded and has one revision and one tokenizer; omit --revision and --tokenizer"
-            )
+            raise ValueError(f"model {name}: it is embedded and has one revision and one tokenizer; omit both options")
         return LocalModel.plan(name, None, None)
     if "://" in name:
         return BucketModel.plan(name, revision, tokenizer_path)

@@ -18,7 +18,7 @@ from ..network.region import Region
 from ..network.text import Text
 from ..network.tokenizer import Tokenizer
 from ..network.vision import Vision
-from .files import CONFIG_FILE, NUM_REVISION_DIGITS, check_tokenizer, find_tokenizer, read_shapes, weight_files
+from .files import CONFIG_FILE, REVISION_DIGITS, check_tokenizer, find_tokenizer, read_shapes, weight_files
 from .releases import GENERATIONS, Generation, identify
 from .tensor_names import Naming, Shape
 
@@ -137,7 +137,7 @@ def _digest(paths: list[Path], generation: Generation) -> str:
     # Under another generation the same files give other answers. The latest adds nothing, so that the digest is stable.
     if generation is not GENERATIONS[-1]:
         digest.update(generation.name.encode())
-    return digest.hexdigest()[:NUM_REVISION_DIGITS]
+    return digest.hexdigest()[:REVISION_DIGITS]
 
 
 def _check_tensors(shapes: Mapping[str, Shape], naming: Naming, config: MoondreamConfig) -> None:
@@ -159,7 +159,5 @@ def _check_tensors(shapes: Mapping[str, Shape], naming: Naming, config: Moondrea
             more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
             problems.append(f"{label}: {', '.join(names[:MAX_NAMES_SHOWN])}{more}")
     if problems:
-        raise ValueError(
-            f"the tensors do not fit the configuration: {'; '.join(problems)}; fetch the files again, or name the "
-            "release with --revision"
-        )
+        cure = "fetch the files again, or name the release with --revision"
+        raise ValueError(f"the tensors do not fit the configuration: {'; '.join(problems)}; {cure}")

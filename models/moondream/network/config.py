@@ -194,15 +194,6 @@ class MoondreamConfig:
         """Positions of the image prefix: BOS, ``before_image`` and the patches of one crop."""
         return 1 + len(self.tokenizer.before_image) + self.vision.grid**2
 
-    @classmethod
-    def read(cls, path: Path, defaults: MoondreamConfig | None = None) -> MoondreamConfig:
-        """Return the configuration in a config.json. Keys that the file lacks keep ``defaults``, or else 2025-06-21's.
-
-        Raises:
-            ValueError: if the file is not a JSON object, or its numbers contradict each other.
-        """
-        return (defaults or cls()).with_overrides(read_json(path))
-
     def with_overrides(self, content: Mapping[str, Any]) -> MoondreamConfig:
         """Return a copy with the numbers in the content of a config.json.
 

@@ -64,17 +64,6 @@ def bin_to_size(bins: Tensor, count: int) -> Tensor:
     return torch.exp2(bins.float() / (count - 1) * SIZE_OCTAVES - SIZE_OCTAVES)
 
 
-def size_to_fractional_bin(size: Tensor, count: int) -> Tensor:
-    """Return the inverse of ``bin_to_size``, a float in [0, count-1]. Sizes are clamped to [1/1024, 1] first."""
-    octaves = torch.log2(size.clamp(2.0**-SIZE_OCTAVES, 1.0)) + SIZE_OCTAVES
-    return octaves / SIZE_OCTAVES * (count - 1)
-
-
-def size_to_bin(size: Tensor, count: int) -> Tensor:
-    """Return the bin 0 to count-1 nearest to each size, as int64. Sizes are clamped to [1/1024, 1] first."""
-    return size_to_fractional_bin(size, count).round().long()
-
-
 def _fourier_features(values: Tensor, weights: Tensor) -> Tensor:
     phase_BF = 2 * math.pi * (values.to(weights.dtype) @ weights)
     return torch.cat([phase_BF.cos(), phase_BF.sin()], dim=-1)

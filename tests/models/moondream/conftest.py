@@ -20,7 +20,7 @@ from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.engine.generate import Row, initial_output
 from moondream_beam.models.moondream.engine.jobs import Job
 from moondream_beam.models.moondream.engine.slots import Slots
-from moondream_beam.models.moondream.network.config import MoondreamConfig
+from moondream_beam.models.moondream.network.config import MoondreamConfig, read_json
 from moondream_beam.models.moondream.network.crops import prepare_crops
 from moondream_beam.models.moondream.network.prompts import prompt_ids
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Sampling
@@ -216,7 +216,7 @@ def write_toy(folder, seed=0, **text):
     (folder / "config.json").write_text(json.dumps({"config": config}))
     shutil.copy(PUBLIC / "tokenizer.json", folder)
     random_weights = torch.Generator().manual_seed(seed)
-    shapes = MoondreamModel(MoondreamConfig.read(folder / "config.json")).state_dict()
+    shapes = MoondreamModel(MoondreamConfig().with_overrides(read_json(folder / "config.json"))).state_dict()
     tensors = {
         f"model.{name}": torch.randn(tensor.shape, generator=random_weights)
         * (0.1 if name.endswith("bias") else 1.0 if "wte" in name or "features" in name else tensor.shape[-1] ** -0.5)

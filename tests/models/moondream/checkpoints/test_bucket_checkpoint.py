@@ -178,9 +178,7 @@ def test_a_given_tokenizer_is_part_of_the_revision(bucket, toy_folder, tmp_path)
     assert model.revision == f"{plain.revision}+{tokenizer_digest(tmp_path / 'tokenizer.json')}"
     model.load()
     (tmp_path / "tokenizer.json").write_text("changed")
-    with pytest.raises(
-        RuntimeError, match="tokenizer.json: it changed after the job was planned; run the same command again"
-    ):
+    with pytest.raises(RuntimeError, match="tokenizer.json: it changed after planning; run the same command again"):
         pickle.loads(pickle.dumps(model)).load()
 
 
@@ -189,7 +187,7 @@ def test_content_that_changed_after_planning_is_refused(bucket, files):
     put(bucket, {"config.json": files["config.json"] + b"\n"})
     with pytest.raises(
         RuntimeError,
-        match=f"model {bucket}: the weights changed after the job was planned; run the same command again$",
+        match=f"model {bucket}: the weights changed after planning; run the same command again$",
     ):
         model.load()
 
@@ -229,7 +227,7 @@ def test_a_partial_copy_of_a_killed_process_is_replaced(bucket, cache):
 def test_a_truncated_object_is_refused(bucket, monkeypatch):
     model = on_cpu(bucket)
     monkeypatch.setattr(Bucket, "get_file", lambda self, rpath, lpath, **_: open(lpath, "wb").close())
-    with pytest.raises(RuntimeError, match="came with 0 bytes of "):
+    with pytest.raises(RuntimeError, match="is truncated: 0 of "):
         model.load()
 
 
@@ -257,7 +255,11 @@ def test_a_disk_that_fills_up_during_the_copy_is_named(bucket):
     "url, files, message",
     [
         ("bucket://b/nowhere", {}, "there is nothing there"),
-        ("bucket://b/empty", {"README.md": b""}, "there is no model.safetensors there, and pickles are not read"),
+        (
+            "bucket://b/empty",
+            {"README.md": b""},
+            "there is no model.safetensors there; copy that file there (pickles are not read)",
+        ),
         ("bucket://b/pickles", {"config.json": b"{}", "pytorch_model.bin": b""}, "there is no model.safetensors there"),
         ("bucket://b/one/other.safetensors", {}, "there is no other.safetensors there"),
         ("bucket://b/bare", {"model.safetensors": save({"text.x": torch.zeros(1)})}, "there is no config.json in this"),
@@ -292,9 +294,7 @@ def test_a_bad_model_is_refused_in_one_line_when_planned(url, files, message):
 
 @pytest.mark.parametrize("scheme, package", [("gs", "gcp"), ("s3", "aws"), ("az", "azure")])
 def test_a_missing_package_of_a_store_is_named(scheme, package):
-    with pytest.raises(
-        ValueError, match=rf"reading it needs moondream-beam\[{package}\], which is not installed .*; install that"
-    ):
+    with pytest.raises(ValueError, match=rf"this URL needs moondream-beam\[{package}\]; install that package"):
         on_cpu(f"{scheme}://b/weights")
 
 

@@ -39,7 +39,7 @@ def test_weights_that_changed_after_planning_are_refused(folder):
     source = find_source("owner/name")
     with (folder / "config.json").open("a") as file:
         file.write("\n")
-    with pytest.raises(RuntimeError, match="owner/name: the weights changed after the job was planned; run the same"):
+    with pytest.raises(RuntimeError, match="owner/name: the weights changed after planning; run the same"):
         source.checkpoint()
 
 

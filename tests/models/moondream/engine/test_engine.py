@@ -323,7 +323,7 @@ def test_weights_that_changed_after_planning_are_refused(toy_folder, tmp_path):
     tensors = load_file(folder / WEIGHTS_FILE)
     tensors["model.text.lm_head.bias"][7] += 1
     save_file(tensors, folder / WEIGHTS_FILE)
-    with pytest.raises(RuntimeError, match="changed after the job was planned; run the same command again"):
+    with pytest.raises(RuntimeError, match="the weights changed after planning; run the same command again"):
         pickle.loads(pickled).load()
 
 

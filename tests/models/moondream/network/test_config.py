@@ -5,7 +5,7 @@ import json
 import pytest
 
 from moondream_beam.models.moondream.checkpoints.releases import RELEASES
-from moondream_beam.models.moondream.network.config import MoondreamConfig, TextConfig, VisionConfig
+from moondream_beam.models.moondream.network.config import MoondreamConfig, TextConfig, VisionConfig, read_json
 from moondream_beam.models.moondream.network.prompts import supported_tasks
 from moondream_beam.models.tasks import Point
 
@@ -14,7 +14,7 @@ from moondream_beam.models.tasks import Point
 def read(tmp_path):
     def read(content):
         (tmp_path / "config.json").write_text(json.dumps(content))
-        return MoondreamConfig.read(tmp_path / "config.json")
+        return MoondreamConfig().with_overrides(read_json(tmp_path / "config.json"))
 
     return read
 
@@ -81,7 +81,7 @@ def test_the_decoder_of_a_file_of_the_first_weeks_is_read(read):
 def test_missing_keys_keep_the_defaults_of_another_generation(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"config": {"text": {"dim": 1024}}}))
     defaults = RELEASES["2024-08-26"].config
-    config = MoondreamConfig.read(tmp_path / "config.json", defaults)
+    config = defaults.with_overrides(read_json(tmp_path / "config.json"))
     assert (config.text.dim, config.text.prefix_attn, config.region) == (1024, 0, None)
     assert (config.vision, config.tokenizer) == (defaults.vision, defaults.tokenizer)
 
@@ -104,4 +104,4 @@ def test_a_task_with_a_null_template_is_not_supported(read):
 def test_a_file_that_is_not_a_json_object_is_refused(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=f"{message}.*fetch the file again"):
-        MoondreamConfig.read(tmp_path / "config.json")
+        read_json(tmp_path / "config.json")
