@@ -23,6 +23,7 @@ ROOMS = (
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 MODULES = [path.relative_to(ROOT).as_posix() for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+OTHER_FOLDERS = ("tests", "examples", "benchmarks", "docs", "notebooks", "docker", "findings")
 UNKNOWN_TO = {"models": {"apache_beam", "pyarrow"}, "transforms": {"argparse"}, "pipelines": set()}
 MAX_LINES, MAX_FUNCTION_LINES, MAX_ENTRIES = 300, 40, 10
 
@@ -113,7 +114,7 @@ def find_circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
 
 def folders() -> dict[str, set[str]]:
     """Return the entries of each folder of the floors and the tests, of the files that git knows or would add."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *FLOORS, "tests", "examples"]
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *FLOORS, *OTHER_FOLDERS]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     entries: dict[str, set[str]] = {}
     for path in map(Path, listed):

@@ -1,4 +1,4 @@
-"""Time of one decoding step in float32, compiled, with int8 weights and in bfloat16: python benchmarks/step.py.
+"""Time of one decoding step in float32, compiled, with int8 weights and in bfloat16: python benchmarks/engine/step.py.
 
 It runs on a CPU with ``--threads`` threads. Times are CPU time of the main thread, the best of several repeats.
 """

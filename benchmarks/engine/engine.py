@@ -1,7 +1,7 @@
 """Throughput of a naive loop, static batches and the engine, in one run on the same random weights.
 
-``python benchmarks/engine.py --preset small`` takes minutes on a CPU; ``--preset moondream2`` needs a GPU. Captions
-have ``--shortest`` to ``--longest`` new tokens, uniformly distributed, and never end earlier.
+``python benchmarks/engine/engine.py --preset small`` takes minutes on a CPU; ``--preset moondream2`` needs a GPU.
+Captions have ``--shortest`` to ``--longest`` new tokens, uniformly distributed, and never end earlier.
 "Share of the bound" is the minimum time of bound.py divided by the time. On a CPU, times are CPU seconds.
 """
 
