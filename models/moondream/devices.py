@@ -69,3 +69,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     # "_status_alloc_failed": cuBLAS and cuDNN, which allocate their workspaces themselves.
     words = ("not enough memory", "can't allocate memory", "out of memory", "_status_alloc_failed")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until an accelerator has finished its queue: without it the timings of phases would be wrong."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -16,7 +16,7 @@ import torch
 
 from ...tasks import Fault, Outcome, Request
 from ..checkpoints.weights import Checkpoint, MoondreamModel
-from ..devices import is_out_of_memory
+from ..devices import is_out_of_memory, synchronize
 from ..network.config import MoondreamConfig
 from ..network.crops import Crops, normalize, prepare_crops
 from ..network.resize import resize, resize_on
@@ -194,7 +194,7 @@ class Engine:
         """Encode the pictures and run the prompts of jobs; finish and return the jobs that ended with one output."""
         started = time.perf_counter()
         prefixes, costs = self._prefixes(jobs)
-        self._synchronize()
+        synchronize(self.device)
         encoded = time.perf_counter()
         ended = slots.prefill(jobs, prefixes)
         answered = time.perf_counter()
@@ -298,10 +298,3 @@ class Engine:
             for stream in self._streams:
                 stream.error = error
             self._streams = []
-
-    def _synchronize(self) -> None:
-        """Wait until an accelerator has finished its queue: without it the timings of phases would be wrong."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
