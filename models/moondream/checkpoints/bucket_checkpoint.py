@@ -65,7 +65,7 @@ class BucketModel:
 
     @classmethod
     def plan(cls, url: str, release: str | None, tokenizer: Path | None) -> BucketModel:
-        """List the objects, copy the small ones, and read the headers of the weights.
+        """Return the model at a URL. Small objects are copied; of the weights only the headers are read.
 
         ``release`` and ``tokenizer``: see ``Checkpoint.at``.
 
