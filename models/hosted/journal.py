@@ -16,16 +16,15 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
+from ..atomic_files import write_atomic
 from .http.errors import AccountError
 
 State = Literal["asked", "accepted", "cancelled", "done"]
-T = TypeVar("T")
-TRIES = 100
 
 
 class Store(Protocol):
@@ -66,18 +65,7 @@ class LocalStore:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, or replace it, so that a crash leaves the old content or the new; back when it is safe."""
-        path, draft = Path(self.folder, name), self._draft(name)
-        with _within(draft.parent, lambda: open(draft, "wb")) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _within(path.parent, lambda: draft.replace(path))
-        with contextlib.suppress(OSError, AttributeError):  # no such thing on Windows
-            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_atomic(Path(self.folder, name), content, self._draft(name))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there, and the folder with its last one."""
@@ -234,15 +222,6 @@ class Journal:
         except OSError as error:
             # Nothing is sent that is not noted.
             raise AccountError(f"can't write the journal of paid jobs: {error}") from error
-
-
-def _within(folder: Path, action: Callable[[], T]) -> T:
-    """Do something in a folder, which another worker may remove, with its last file, at this very moment."""
-    for _ in range(TRIES):
-        os.makedirs(folder, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            return action()
-    return action()
 
 
 def _are_slices_of_one(one: Sequence[str], other: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 from filelock import FileLock
 
+from ...atomic_files import atomic_path
 from ...tasks import Task
 from ..network.config import VisionConfig, read_json
 from ..network.prompts import tasks_of
@@ -166,9 +167,8 @@ class _Store:
         """Copy all but the weights; each appears whole. Processes that do so at once write the same."""
         for name, entry in self.objects.items():
             if not name.endswith(WEIGHTS_SUFFIX):
-                unfinished = _made(folder) / f"{name}.{os.getpid()}.part"
-                self.files.get_file(entry["name"], str(unfinished))
-                unfinished.replace(folder / name)
+                with atomic_path(_made(folder) / name) as unfinished:
+                    self.files.get_file(entry["name"], str(unfinished))
         return folder
 
 
@@ -180,7 +180,7 @@ def _copy_whole(url: str, mark: str, folder: Path) -> None:
     unfinished = folder.with_suffix(".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     refuse_full_disk(folder, sum(int(entry["size"]) for entry in store.objects.values()))
-    try:
+    with atomic_path(folder, unfinished):
         for name, entry in store.objects.items():
             path = _made(unfinished) / name
             store.files.get_file(entry["name"], str(path))
@@ -188,9 +188,6 @@ def _copy_whole(url: str, mark: str, folder: Path) -> None:
                 raise RuntimeError(f"{name} came with {path.stat().st_size} bytes of {entry['size']}; try again")
         if _Store.of(url).mark() != mark:
             raise RuntimeError("the weights changed while they were copied")
-        unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _made(folder: Path) -> Path:
