@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA
 from moondream_beam.transforms.io.retry import RetryPolicy
-from moondream_beam.transforms.monitoring.row_counts import count_rows, files_of
+from moondream_beam.transforms.monitoring.row_counts import count_rows, list_run_files
 
 ROWS = 1000
 
@@ -29,7 +29,7 @@ def main(files: int) -> None:
         for shard in range(files):
             pq.write_table(table, Path(folder, "data", f"part-run-{shard:05}.parquet"), compression="zstd")
         started, of_core = time.perf_counter(), time.process_time()
-        found = count_rows(files_of(folder, "run"), RetryPolicy())
+        found = count_rows(list_run_files(folder, "run"), RetryPolicy())
         seconds, of_core = time.perf_counter() - started, time.process_time() - of_core
     print(f"{found.data:,} rows in {found.files:,} files: {seconds:.2f} s, {of_core:.2f} s of a core")
 

@@ -97,14 +97,11 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
                 _say_runner(args)
                 # Its workers hold it from here on: they go on when this process is gone.
                 acquire(args.output, name)
-        notes = ProgressFiles(args.output, name)
         if local:
-            stack.enter_context(show_progress(notes))
+            stack.enter_context(show_progress(ProgressFiles(args.output, name)))
         if (reason := _run(pipeline)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED
-        if not local:
-            notes.remove()
     record = read_record(args.output, name)
     print(format_summary(record, args.output, args.max_failure_rate))
     try_report(args)

@@ -10,10 +10,10 @@ from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ...transforms.io.retry import RetryPolicy
 from ...transforms.output.files import is_local, remove_temporary_folder, write_atomic
+from ...transforms.output.layout import REPORT_NAME, draft_path
 from ..display.report_page.render import render
 from ..options.parser import reject_unknown_args, startup_errors
 
-PAGE = "report.html"
 # Of more rows a page takes minutes, and a run should end when its rows are there.
 ROWS_REPORTED_UNASKED = 2_000_000
 # A page is not worth the wait for a host that is gone.
@@ -33,7 +33,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_report_option(parser: argparse.ArgumentParser) -> None:
     """``--no-report``, for commands that end with a report."""
     parser.add_argument(
-        "--no-report", dest="report", action="store_false", help=f"write no {PAGE} beside the rows when all is done"
+        "--no-report",
+        dest="report",
+        action="store_false",
+        help=f"write no {REPORT_NAME} beside the rows when all is done",
     )
 
 
@@ -55,8 +58,8 @@ def write_report(dataset: Dataset, fetch: Fetcher) -> str:
     """Write the page beside the rows, and close the dataset; where the page lies."""
     with dataset:
         page = render(dataset, fetch)
-    path = dataset.path(PAGE)
-    write_atomic(dataset.output, path, page.encode())
+    path = dataset.path(REPORT_NAME)
+    write_atomic(path, page.encode(), draft_path(dataset.output))
     remove_temporary_folder(dataset.output)
     return path
 

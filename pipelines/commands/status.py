@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     with startup_errors():
         reject_unknown_args(args, others)
         watch = OutputStatus(args.output)
-        runs = watch.look()
+        runs = watch.poll()
         if not runs:
             raise ValueError(f"{args.output}: no run there; give the folder that annotate writes to")
     if args.watch is None:
@@ -70,7 +70,7 @@ def keep_telling(watch: OutputStatus, seconds: float, stream: TextIO) -> None:
     """Tell how far the runs are until none is at work: in place on a terminal, elsewhere when something changed."""
     before: list[str] = []
     while True:
-        runs = watch.look()
+        runs = watch.poll()
         lines = told(runs)
         if lines != before:
             up = f"\x1b[{height(before, stream)}F\x1b[J" if before and stream.isatty() else ""
@@ -108,9 +108,9 @@ def in_words(run: RunStatus, now: datetime) -> str:
     else:
         words.append("answers,")
     words.append(f"{run.failures:,} errors")
-    if run.asked_again:
+    if run.num_retried:
         words[-1] += ","
-        words.append(f"{run.asked_again:,} more asked again since")
+        words.append(f"{run.num_retried:,} more asked again since")
     if run.record and not run.record.get("balanced", True):
         words.append("– does not balance" if run.record["balanced"] is False else "– files not counted")
     if (rate := run.rate(now)) is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from ...transforms.output.run_record import record_path
+from ...transforms.output.layout import record_path, run_parts
 from .progress import bill_in_words
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
@@ -44,12 +44,12 @@ def _ledger(asked: int, annotations: int, failures: int, record: Mapping[str, An
     lines = [f"ledger   {asked} asked, {annotations + failures} told by the workers: {told}"]
     if record["balanced"] is None:
         known = "" if asked == annotations + failures else f"; and what was told {OUT_OF_BALANCE}"
-        return [*lines, f"files    COULD NOT BE COUNTED: {found['uncounted']}{known}"]
+        return [*lines, f"files    COULD NOT BE COUNTED: {found['count_error']}{known}"]
     lines.append(
         f"files    {found['data']} in data/ + {found['errors']} in errors/, in {found['files']}: {OUT_OF_BALANCE}"
     )
     if found["data"] + found["errors"] > annotations + failures:
-        lines.append(f"cure     look for copies among part-{record['run']}-* in data/ and errors/, and tell us")
+        lines.append(f"cure     look for copies among {run_parts(record['run'])} in data/ and errors/, and tell us")
     else:
         lines.append("cure     run the same command again: it does what is missing; and tell us")
     return lines

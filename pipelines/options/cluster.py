@@ -11,9 +11,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 from apache_beam.pvalue import PCollection
 
-from ...transforms.annotation.job import new_run
 from ...transforms.core.records import ImageRef
-from ...transforms.output.layout import Slice
+from ...transforms.output.layout import Slice, new_run_name
 from ...transforms.planning.locality import in_slice
 from .job import LOCAL_RUNNER
 
@@ -108,7 +107,7 @@ def run_of(args: argparse.Namespace) -> str:
         ValueError: the slice is none.
     """
     part = slice_of(args)
-    return part.run(new_run()) if part else new_run()
+    return part.run_name(new_run_name()) if part else new_run_name()
 
 
 def sliced(refs: PCollection[ImageRef], args: argparse.Namespace) -> PCollection[ImageRef]:

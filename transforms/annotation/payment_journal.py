@@ -14,10 +14,8 @@ from ...models.hosted.journal import LocalStore, Store
 from ...models.tasks import Annotator, Outcome, Request, Size, Task
 from ..core.errors import RunStopped
 from ..core.records import Row
-from ..output.files import glob_files, is_local, make_folder, temporary_folder
-from ..output.layout import Slice
-
-FOLDER = "_paid"
+from ..output.files import glob_files, is_local, make_folder
+from ..output.layout import Slice, payment_drafts_prefix, payments_folder
 
 
 @dataclass(frozen=True)
@@ -123,9 +121,7 @@ def with_journal(annotator: Annotator, output: str, run: str) -> Annotator:
     """An annotator that costs money, with its journal beside an output that a run writes to; any other as it is."""
     if not isinstance(annotator, JournaledAnnotator):
         return annotator
-    folder = FileSystems.join(output, FOLDER)
-    # By its name the next run finds what this one may leave there.
-    drafts = FileSystems.join(temporary_folder(output), f"{run}.")
-    store: Store = LocalStore(folder, drafts) if is_local(output) else BeamStore(folder)
+    folder = payments_folder(output)
+    store: Store = LocalStore(folder, payment_drafts_prefix(output, run)) if is_local(output) else BeamStore(folder)
     kept: Annotator = annotator.beside(store)
     return kept

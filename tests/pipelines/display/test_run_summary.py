@@ -73,18 +73,18 @@ def test_errors_are_told_with_where_their_reasons_stand_and_how_they_are_asked_a
             [
                 "ledger   10 asked, 10 told by the workers: 9 in data/ + 1 in errors/",
                 "files    12 in data/ + 1 in errors/, in 4: DOES NOT BALANCE",
-                "cure     look for copies among part-r1-* in data/ and errors/, and tell us",
+                "cure     look for copies among part-r1-*.parquet in data/ and errors/, and tell us",
             ],
         ),
         (
-            record(9, 1, uncounted="s3://b/out: it is tired"),
+            record(9, 1, count_error="s3://b/out: it is tired"),
             [
                 "ledger   10 asked, 10 told by the workers: 9 in data/ + 1 in errors/",
                 "files    COULD NOT BE COUNTED: s3://b/out: it is tired",
             ],
         ),
         (
-            record(8, 1, uncounted="no"),
+            record(8, 1, count_error="no"),
             [
                 "ledger   10 asked, 9 told by the workers: 8 in data/ + 1 in errors/",
                 "files    COULD NOT BE COUNTED: no; and what was told DOES NOT BALANCE",

@@ -65,8 +65,8 @@ def test_a_process_without_a_pipe_has_no_pulse(monkeypatch):
     monkeypatch.delenv(PIPE, raising=False)
     pulse = Pulse()
     pulse.start()
-    with pulse.at(1):
-        pulse.tell(1, 2)
+    with pulse.working_on(1):
+        pulse.report(1, 2)
 
 
 @pytest.mark.parametrize("code, end", [("raise SystemExit(3)", "ended with status 3"), ("", "ended with status 0")])

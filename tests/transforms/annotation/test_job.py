@@ -25,6 +25,7 @@ from moondream_beam.transforms.core.errors import RunStopped
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.inputs.images import ReadImages, list_images
+from moondream_beam.transforms.monitoring.progress_reporter import NAMESPACE
 from moondream_beam.transforms.output.lock import acquire
 from moondream_beam.transforms.output.run_record import read_record
 from moondream_beam.transforms.planning.plan import shard_of
@@ -96,7 +97,7 @@ def test_every_task_on_every_picture_is_one_row_in_data_or_in_errors(photos: Pat
         "data": 20,
         "errors": 4,
         "files": len(shards) + len(list((out / "errors").iterdir())),
-        "uncounted": "",
+        "count_error": "",
     }
     paid = {"billed_units": 0.0, "usd": 0.0}
     assert record["totals"] == {
@@ -116,6 +117,13 @@ def test_every_task_on_every_picture_is_one_row_in_data_or_in_errors(photos: Pat
     annotations, _ = collect(lambda pipeline: pipeline | ReadImages(str(photos)) | Annotate(TASKS, Echo()))
     same = [{**row._asdict(), "objects": row.objects and [box._asdict() for box in row.objects]} for row in annotations]
     assert said(data) == said(same)
+
+
+def test_a_run_in_ones_own_pipeline_leaves_its_record_and_no_temporary_files(photos: Path, out: Path) -> None:
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        _ = pipeline | ReadImages(str(photos)) | AnnotateToParquet(TASKS, Echo(), str(out), dedup=True, run="one")
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "data", "errors", "runs"]
+    assert read_record(str(out), "one")["balanced"]
 
 
 def test_run_again_it_does_nothing_and_then_only_what_is_new(photos: Path, out: Path) -> None:
@@ -273,7 +281,7 @@ def test_rows_and_tokens_are_counted_for_whoever_asks_the_runner(photos: Path, o
     pipeline = beam.Pipeline(FnApiRunner())
     _ = pipeline | ReadImages(str(photos)) | AnnotateToParquet(TASKS, Echo(), str(out))
     counters = pipeline.run().metrics().query()["counters"]
-    assert {c.key.metric.name: c.committed for c in counters if c.key.metric.namespace == module.NAMESPACE} == {
+    assert {c.key.metric.name: c.committed for c in counters if c.key.metric.namespace == NAMESPACE} == {
         "annotations": 20,
         "failures": 4,
         "output_tokens": 60,

@@ -195,8 +195,8 @@ def test_planned_anew_with_more_pictures_than_before_a_run_keeps_to_its_shards(p
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Notes at every row, and a rate after ten."""
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_NOTES", 0.0)
-    monkeypatch.setattr(failure_limit, "ROWS_BEFORE_STOPPING", 10)
+    monkeypatch.setattr(progress, "REPORT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(failure_limit, "MIN_ROWS", 10)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -204,7 +204,7 @@ def test_too_many_failures_stop_the_run_and_what_was_published_stays(photos: Pat
     tired = Echo(faults_on=tuple((width, 2) for width in range(1, 11)))
     with pytest.raises(Exception, match="stopped") as caught:
         run(photos, out, by=tired, shard_size=3, max_failure_rate=0.5)
-    assert "of --max-failure-rate; what was published stays" in str(stop_reason(caught.value))
+    assert "more than --max-failure-rate 0.5 allows" in str(stop_reason(caught.value))
     kept = ids(out)
     assert len(kept) < 24
     assert not (out / "runs").exists()
@@ -224,7 +224,7 @@ def test_a_shard_stops_for_what_failed_in_others(photos: Path, out: Path) -> Non
     dofn = module._AnnotateShard(module.Job(TASKS, Echo(), run="one"), str(out), max_failure_rate=0.5)
     dofn.setup()
     acquire(str(out), "one")
-    ProgressFiles(str(out), "one").tell(7, Summary(annotations=1, failures=20), last=True)
+    ProgressFiles(str(out), "one").report(7, Summary(annotations=1, failures=20), last=True)
     with pytest.raises(errors.RunStopped, match="20 of 21 rows failed"):
         list(dofn.process((0, iter_refs(photos)), Count()))
     assert not list(out.glob("data/*"))
@@ -245,6 +245,6 @@ def test_a_run_stops_where_another_took_it_for_dead(photos: Path, out: Path, mon
             token.unlink()
 
     monkeypatch.setattr(module, "annotate", overtaken)
-    with pytest.raises(Exception, match="has no token"):
+    with pytest.raises(Exception, match="run .* has no lock in"):
         run(photos, out)
     assert not list(out.glob("*/*.parquet"))

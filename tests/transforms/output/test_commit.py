@@ -15,7 +15,7 @@ from support.data.rows import annotation, failure
 from support.servers.fault_proxy import Rule
 from support.servers.object_stores import Bucket
 
-from moondream_beam.transforms.output.commit import create_exclusive, delete_commit, read_commit
+from moondream_beam.transforms.output.commit import create_exclusive, delete_exclusive, read_exclusive
 from moondream_beam.transforms.output.files import glob_files
 from moondream_beam.transforms.output.writer import ShardWriter
 
@@ -42,12 +42,12 @@ def all_at_once(path: str) -> list[bytes | None]:
 
 def test_the_first_one_decides_on_a_disk_and_leaves_nothing_else_there(tmp_path: Path) -> None:
     path = str(tmp_path / "new" / "part")
-    assert read_commit(path) is None
-    assert create_exclusive(path, b"one") == b"one" == create_exclusive(path, b"two") == read_commit(path)
+    assert read_exclusive(path) is None
+    assert create_exclusive(path, b"one") == b"one" == create_exclusive(path, b"two") == read_exclusive(path)
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["part"]
-    delete_commit(path)
-    delete_commit(path)
-    assert read_commit(path) is None
+    delete_exclusive(path)
+    delete_exclusive(path)
+    assert read_exclusive(path) is None
     assert create_exclusive(path, b"two") == b"two"
 
 
@@ -60,7 +60,7 @@ def test_all_who_decide_at_once_find_the_same(tmp_path: Path, turn: int) -> None
 
 def test_one_who_died_while_forgetting_is_in_nobody_s_way(tmp_path: Path) -> None:
     (tmp_path / "part").mkdir()
-    assert read_commit(str(tmp_path / "part")) is None
+    assert read_exclusive(str(tmp_path / "part")) is None
     assert create_exclusive(str(tmp_path / "part"), b"one") == b"one"
 
 
@@ -115,17 +115,17 @@ def test_in_a_bucket_too_all_find_what_the_first_one_wrote(kind: str, out_in: Ca
     path = f"{out_in(kind, 'part')}/_temporary/part"
     found = all_at_once(path)
     assert len(set(found)) == 1 and found[0] is not None
-    assert create_exclusive(path, b"late") == read_commit(path) == found[0]
-    delete_commit(path)
-    delete_commit(path)
-    assert read_commit(path) is None
+    assert create_exclusive(path, b"late") == read_exclusive(path) == found[0]
+    delete_exclusive(path)
+    delete_exclusive(path)
+    assert read_exclusive(path) is None
     assert create_exclusive(path, b"late") == b"late"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "gs", "az"])
 def test_attempts_at_a_shard_in_a_bucket_end_as_one_of_them(kind: str, out_in: Callable[[str, str], str]) -> None:
-    out, together = out_in(kind, "part-run-00000.parquet.decision"), Barrier(3)
+    out, together = out_in(kind, "part-run-00000.commit"), Barrier(3)
 
     def attempt(failed: int) -> bool:
         writer = ShardWriter(out, "run", 0)
@@ -138,7 +138,7 @@ def test_attempts_at_a_shard_in_a_bucket_end_as_one_of_them(kind: str, out_in: C
         published = list(pool.map(attempt, (0, 1, 2)))
     assert sum(published) <= 1
     writer = ShardWriter(out, "run", 0)
-    assert writer.finish()
+    assert writer.recover_commit()
     summary = writer.published_summary()
     assert summary.rows == 3
     assert not published[summary.failures] or sum(published) == 1
@@ -152,4 +152,4 @@ def test_a_store_that_can_not_write_a_name_once_is_told_and_used(bucket_of, capl
     path = f"{bucket.root}/out/_temporary/part"
     bucket.proxy.rule = lambda method, path, before: 501 if method == "PUT" and not before % 2 else None
     assert create_exclusive(path, b"one") == b"one" == create_exclusive(path, b"two")
-    assert "this store can't write a name once; see docs/clusters.md" in caplog.text
+    assert f"{path}: this S3 service has no conditional writes" in caplog.text and "docs/clusters.md" in caplog.text

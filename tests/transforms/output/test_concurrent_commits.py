@@ -34,7 +34,7 @@ def written(out: Path, *failed: str) -> ShardWriter:
 
 def publishing(writer: ShardWriter) -> Callable[[], object]:
     """As the step that annotates a shard does: an earlier attempt is looked for first."""
-    return lambda: writer.finish() or writer.publish()
+    return lambda: writer.recover_commit() or writer.publish()
 
 
 @cache

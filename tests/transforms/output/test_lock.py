@@ -79,9 +79,11 @@ def test_a_living_run_is_not_disturbed_and_a_killed_one_makes_way_at_once(out: s
     process = holder("one")
     draft = Path(out, "_temporary", "part-one-00000-abc.parquet")
     draft.touch()
-    Path(out, "_temporary", "one.notes").mkdir()
-    Path(out, "_temporary", "one.notes", "0.json").touch()
-    with pytest.raises(OutputLockedError, match="run one is at work there, wait for its end$"):
+    Path(out, "_temporary", "one.progress").mkdir()
+    Path(out, "_temporary", "one.progress", "0.json").touch()
+    with pytest.raises(
+        OutputLockedError, match=r"out: run one is writing to it. Wait until it ends, or choose another output.$"
+    ):
         acquire(out, "two")
     # Slow is not dead.
     process.send_signal(signal.SIGSTOP)
@@ -90,7 +92,7 @@ def test_a_living_run_is_not_disturbed_and_a_killed_one_makes_way_at_once(out: s
     assert draft.exists()
     assert left(out) == [
         f"_temporary{name}"
-        for name in ("", "/one.lock", "/one.notes", "/one.notes/0.json", "/part-one-00000-abc.parquet")
+        for name in ("", "/one.lock", "/one.progress", "/one.progress/0.json", "/part-one-00000-abc.parquet")
     ]
     process.kill()
     process.wait()
@@ -101,7 +103,7 @@ def test_a_living_run_is_not_disturbed_and_a_killed_one_makes_way_at_once(out: s
 def test_all_slices_that_are_at_work_are_named(out: str, holder: Callable) -> None:
     holder("one-0of2")
     holder("one-1of2")
-    with pytest.raises(OutputLockedError, match="runs one-0of2, one-1of2 are at work there, wait for their end$"):
+    with pytest.raises(OutputLockedError, match="runs one-0of2, one-1of2 are writing to it"):
         acquire(out, "two")
 
 
@@ -134,12 +136,12 @@ def test_a_run_that_was_taken_for_dead_stops_before_it_writes(out: str) -> None:
     acquire(out, "one")
     acquire(out, "two")
     with (
-        pytest.raises(RunStopped, match="run one has no token in .*; another run took it for dead"),
+        pytest.raises(RunStopped, match=f"run one has no lock in {out}.*Run the same command again"),
         worker_lock(out, "one"),
     ):
         pass
     with worker_lock(out, "two") as token:
-        assert token.is_there()
+        assert token.exists()
 
 
 def test_claiming_again_changes_nothing(out: str) -> None:
@@ -170,10 +172,10 @@ def test_an_output_that_cant_be_made_is_told(tmp_path: Path) -> None:
 @pytest.fixture
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on an object store: silence of a second and a half is death."""
-    monkeypatch.setattr(lock, "CAN_LOCK", False)
-    monkeypatch.setattr(lock, "CLAIM_PAUSE", 0.01)
-    monkeypatch.setattr(lock_file, "LEASE_SECONDS", 1.5)
-    monkeypatch.setattr(lock_file, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "HAS_FILE_LOCKS", False)
+    monkeypatch.setattr(lock, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(lock_file, "LEASE_S", 1.5)
+    monkeypatch.setattr(lock_file, "RENEWAL_INTERVAL_S", 0.2)
 
 
 @pytest.mark.usefixtures("no_locks")
@@ -181,7 +183,7 @@ def test_without_locks_a_run_is_alive_as_long_as_it_writes_its_token(out: str) -
     with run_lock(out, "one"):
         end = time.monotonic() + 2
         while time.monotonic() < end:
-            with pytest.raises(OutputLockedError, match="if it is dead, wait 120 seconds"):
+            with pytest.raises(OutputLockedError, match="A dead run gives way after 120 seconds"):
                 acquire(out, "two")
     with run_lock(out, "two"):
         assert left(out) == ["_temporary", "_temporary/two.lock"]
@@ -196,10 +198,10 @@ def test_without_locks_a_silent_run_is_dead_after_a_while_and_cant_come_back(out
         with pytest.raises(OutputLockedError):
             acquire(out, "two")
         # As if it had been asleep.
-        worker.let_go()
+        worker.release()
         os.utime(Path(out, "_temporary", "one.lock"), (0, 0))
         acquire(out, "two")
-        assert not worker.is_there()
+        assert not worker.exists()
     assert left(out) == ["_temporary", "_temporary/two.lock"]
     with pytest.raises(RunStopped), worker_lock(out, "one"):
         pass
@@ -209,8 +211,8 @@ def test_without_locks_a_silent_run_is_dead_after_a_while_and_cant_come_back(out
 def test_a_token_that_is_gone_is_not_written_again(out: str) -> None:
     acquire(out, "one")
     sign = ObjectLock(str(Path(out, "_temporary", "one.lock")))
-    assert sign.hold()
+    assert sign.acquire()
     Path(sign.path).unlink()
     time.sleep(0.5)
-    assert not sign.is_there()
-    sign.let_go()
+    assert not sign.exists()
+    sign.release()

@@ -14,7 +14,7 @@ from support.data.rows import annotation, failure
 from moondream_beam.models.billing import Billing
 from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure
 from moondream_beam.transforms.output import writer as module
-from moondream_beam.transforms.output.writer import ROWS_AT_ONCE, ShardWriter
+from moondream_beam.transforms.output.writer import MAX_BATCH_ROWS, ShardWriter
 
 FIRST = "data/part-one-00000"
 
@@ -55,8 +55,8 @@ def test_nothing_stands_under_its_final_name_before_it_is_published(out: Path, r
 def test_rows_on_disk_are_hidden_until_they_are_published(
     out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1)
-    writer = fill(ShardWriter(str(out), "one", 0), *rows(2 * ROWS_AT_ONCE))
+    monkeypatch.setattr(module, "MAX_ROW_GROUP_BYTES", 1)
+    writer = fill(ShardWriter(str(out), "one", 0), *rows(2 * MAX_BATCH_ROWS))
     (hidden,) = files(out)
     assert hidden.startswith("_temporary/part-one-00000-")
     writer.publish()
@@ -88,8 +88,8 @@ def test_a_shard_without_failures_has_no_errors_file(out: Path, rows: Rows) -> N
 
 
 def test_what_is_discarded_leaves_no_file(out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1)
-    writer = fill(ShardWriter(str(out), "one", 0), *rows(2 * ROWS_AT_ONCE + 1), *rows(ROWS_AT_ONCE, failed=True))
+    monkeypatch.setattr(module, "MAX_ROW_GROUP_BYTES", 1)
+    writer = fill(ShardWriter(str(out), "one", 0), *rows(2 * MAX_BATCH_ROWS + 1), *rows(MAX_BATCH_ROWS, failed=True))
     assert files(out)
     writer.discard()
     assert files(out) == []
@@ -103,28 +103,28 @@ def test_discarding_nothing_is_no_error(out: Path) -> None:
 def test_files_and_row_groups_are_bounded_by_their_bytes(
     out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_256 = module.to_table(rows(ROWS_AT_ONCE), ANNOTATION_SCHEMA).nbytes
-    monkeypatch.setattr(module, "ROW_GROUP_BYTES", int(2.5 * of_256))
-    monkeypatch.setattr(module, "FILE_BYTES", int(4.5 * of_256))
-    fill(ShardWriter(str(out), "one", 3), *rows(9 * ROWS_AT_ONCE + 5)).publish()
+    of_256 = module.to_table(rows(MAX_BATCH_ROWS), ANNOTATION_SCHEMA).nbytes
+    monkeypatch.setattr(module, "MAX_ROW_GROUP_BYTES", int(2.5 * of_256))
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", int(4.5 * of_256))
+    fill(ShardWriter(str(out), "one", 3), *rows(9 * MAX_BATCH_ROWS + 5)).publish()
     assert files(out) == [f"data/part-one-00003{part}.parquet" for part in ("-1", "-2", "")]
     groups = {
         path.stem: [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         for path in (out / "data").iterdir()
         if (file := pq.ParquetFile(path))
     }
-    two = 2 * ROWS_AT_ONCE
+    two = 2 * MAX_BATCH_ROWS
     assert groups == {"part-one-00003": [two, two], "part-one-00003-1": [two, two], "part-one-00003-2": [256 + 5]}
-    assert len(set(ids(out, "data"))) == 9 * ROWS_AT_ONCE + 5
+    assert len(set(ids(out, "data"))) == 9 * MAX_BATCH_ROWS + 5
 
 
 def test_texts_as_large_as_they_come_keep_to_the_bounds(
     out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch, memory_peak: Callable[[], int]
 ) -> None:
     text, bound = "x" * 100_000, 1 << 20
-    monkeypatch.setattr(module, "ROW_GROUP_BYTES", bound)
-    monkeypatch.setattr(module, "TEXT_AT_ONCE", bound // 4)
-    monkeypatch.setattr(module, "FILE_BYTES", 4 * bound)
+    monkeypatch.setattr(module, "MAX_ROW_GROUP_BYTES", bound)
+    monkeypatch.setattr(module, "MAX_BATCH_CHARACTERS", bound // 4)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 4 * bound)
     writer = ShardWriter(str(out), "one", 0)
     for index in range(120):
         writer.add(rows(1)[0]._replace(id=str(index), caption=f"{index}{text}"))
@@ -140,7 +140,7 @@ def test_texts_as_large_as_they_come_keep_to_the_bounds(
 def test_a_row_larger_than_a_file_may_be_has_one_of_its_own(
     out: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("ROW_GROUP_BYTES", "TEXT_AT_ONCE", "FILE_BYTES"):
+    for name in ("MAX_ROW_GROUP_BYTES", "MAX_BATCH_CHARACTERS", "MAX_FILE_BYTES"):
         monkeypatch.setattr(module, name, 1000)
     fill(ShardWriter(str(out), "one", 0), *(row._replace(caption="x" * 5000) for row in rows(3))).publish()
     assert [pq.read_table(path).num_rows for path in (out / "data").iterdir()] == [1, 1, 1]
@@ -172,19 +172,19 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1)
-    monkeypatch.setattr(module, "FILE_BYTES", 1)
+    monkeypatch.setattr(module, "MAX_ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 1)
 
 
 @pytest.mark.usefixtures("small_files")
 def test_failures_come_first_and_the_first_data_file_last(out: Path, rows: Rows, disk: Disk) -> None:
-    fill(ShardWriter(str(out), "one", 0), *rows(2 * ROWS_AT_ONCE), *rows(1, failed=True)).publish()
+    fill(ShardWriter(str(out), "one", 0), *rows(2 * MAX_BATCH_ROWS), *rows(1, failed=True)).publish()
     assert disk.published == [f"{part}.parquet" for part in ("errors/part-one-00000", "data/part-one-00000-1", FIRST)]
 
 
 @pytest.mark.usefixtures("small_files")
 def test_what_an_attempt_left_half_published_is_finished_by_the_next(out: Path, rows: Rows, disk: Disk) -> None:
-    dead = fill(ShardWriter(str(out), "one", 0), *rows(3 * ROWS_AT_ONCE), *rows(2, failed=True))
+    dead = fill(ShardWriter(str(out), "one", 0), *rows(3 * MAX_BATCH_ROWS), *rows(2, failed=True))
     disk.broken = f"{FIRST}.parquet"
     with pytest.raises(OSError, match="gone"):
         dead.publish()
@@ -193,13 +193,13 @@ def test_what_an_attempt_left_half_published_is_finished_by_the_next(out: Path, 
     assert [path for path in files(out) if not path.startswith("_temporary/")] == left
     second = ShardWriter(str(out), "one", 0)
     with pytest.raises(OSError, match="gone"):
-        second.finish()
+        second.recover_commit()
     disk.broken = ""
-    assert second.finish()
+    assert second.recover_commit()
     assert files(out) == [f"{FIRST}-1.parquet", f"{FIRST}-2.parquet", f"{FIRST}.parquet", left[-1]]
-    assert len(ids(out, "data")) == 3 * ROWS_AT_ONCE
-    assert second.finish()
-    assert not ShardWriter(str(out), "one", 1).finish()
+    assert len(ids(out, "data")) == 3 * MAX_BATCH_ROWS
+    assert second.recover_commit()
+    assert not ShardWriter(str(out), "one", 1).recover_commit()
 
 
 def test_a_second_attempt_does_not_replace_what_the_first_published(out: Path, rows: Rows) -> None:

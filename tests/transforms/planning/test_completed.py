@@ -56,7 +56,7 @@ def test_failures_are_told_with_their_files_where_that_is_wanted(tmp_path: Path)
 
 
 def test_so_many_are_held_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDS_HELD", 20)
+    monkeypatch.setattr(module, "MAX_HELD_IDS", 20)
     step = PackIds(with_files=False)
     step.setup()
     step.start_bundle()

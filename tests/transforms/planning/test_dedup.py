@@ -16,7 +16,12 @@ from moondream_beam.transforms.core.shuffle import hash_bucket, pack
 from moondream_beam.transforms.core.summary import Count
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.planning import dedup
-from moondream_beam.transforms.planning.dedup import KeyByContentHash, Named, assign_content_keys, delete_content_keys
+from moondream_beam.transforms.planning.dedup import (
+    KeyByContentHash,
+    KeyedRef,
+    assign_content_keys,
+    delete_content_keys,
+)
 from moondream_beam.transforms.planning.locality import shard_key
 
 
@@ -30,7 +35,7 @@ def refs(tmp_path: Path) -> list[ImageRef]:
     return [ImageRef(str(path), path.name) for path in sorted(photos.iterdir())]
 
 
-def named(refs: list[ImageRef], out: Path) -> list[Named]:
+def named(refs: list[ImageRef], out: Path) -> list[KeyedRef]:
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
         packs = pipeline | beam.Create([(hash_bucket(ref.key), pack([("", ref)])) for ref in refs])
         counts = pipeline | "Counts" >> beam.Create([Count(pictures=len(refs))])
@@ -42,7 +47,7 @@ def named(refs: list[ImageRef], out: Path) -> list[Named]:
 def test_pictures_are_named_by_their_bytes_and_what_cant_be_read_by_its_place(
     refs: list[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dedup, "REFS_AT_ONCE", 7)
+    monkeypatch.setattr(dedup, "MAX_BATCH_REFS", 7)
     gone = ImageRef("/nowhere.jpg", "")
     found = named([*refs, gone], tmp_path / "out")
     assert sorted(ref for _, ref in found) == sorted([*refs, gone])
@@ -53,10 +58,10 @@ def test_pictures_are_named_by_their_bytes_and_what_cant_be_read_by_its_place(
 def test_a_name_once_found_stays_whatever_can_be_read_later(
     refs: list[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dedup, "NAMES_A_FILE", 8)
+    monkeypatch.setattr(dedup, "IMAGES_PER_FILE", 8)
     out, late = tmp_path / "out", tmp_path / "late.png"
     before = named([*refs, ImageRef(str(late), "late.png")], out)
-    assert len(list((out / "_temporary").glob("run.names-*"))) == 4
+    assert len(list((out / "_temporary").glob("run.content-keys-*"))) == 4
     late.write_bytes(Path(refs[0].uri).read_bytes())
     for ref in refs[::2]:
         Path(ref.uri).unlink()
@@ -87,7 +92,7 @@ def test_of_two_attempts_at_once_both_take_the_names_of_the_first(refs: list[Ima
                 first.extend(assign_content_keys(group, Fetcher(), out, "run"))
         raise OSError("it flickers")
 
-    first: list[Named] = []
+    first: list[KeyedRef] = []
     one_at_a_time = threading.Lock()
     second = list(assign_content_keys(group, meanwhile, out, "run"))  # type: ignore[arg-type]
     assert first == second and len({name for name, _ in first}) == 3

@@ -98,7 +98,7 @@ def test_shards_hold_about_so_many_pictures_each_in_one(tmp_path: Path) -> None:
 def test_only_files_of_that_very_run_are_its_own(tmp_path: Path) -> None:
     for run in ("now", "now-2", "know", "now.x"):
         publish(tmp_path, run, (REFS[0], TASKS[0]), (REFS[0], TASKS[1]))
-    names = {Path(path).relative_to(tmp_path).as_posix() for path in other_runs_parts(str(tmp_path), but_of="now")}
+    names = {Path(path).relative_to(tmp_path).as_posix() for path in other_runs_parts(str(tmp_path), run="now")}
     others = ("now-2", "know", "now.x")
     assert names == {f"{kind}/part-{run}-00000.parquet" for run in others for kind in ("data", "errors")}
 

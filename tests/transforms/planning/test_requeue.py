@@ -27,24 +27,24 @@ def path(tmp_path: Path) -> Path:
 def test_some_rows_go_and_the_others_stay_as_they_are(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(module, "MAX_BATCH_ROWS", 3)
     before = pq.read_table(path).to_pylist()
-    assert remove_failures(str(tmp_path), str(path), ["f3", "f4", "f5", "f9", "elsewhere"]) == 4
+    assert remove_failures(str(path), ["f3", "f4", "f5", "f9", "elsewhere"], str(tmp_path), "two") == 4
     assert pq.read_table(path).to_pylist() == [before[index] for index in (0, 1, 2, 6, 7, 8)]
     assert pq.read_schema(path) == FAILURE_SCHEMA
     assert not list(tmp_path.glob("_temporary/*"))
 
 
 def test_done_again_it_changes_nothing(path: Path, tmp_path: Path) -> None:
-    remove_failures(str(tmp_path), str(path), ["f3"])
+    remove_failures(str(path), ["f3"], str(tmp_path), "two")
     before = path.stat()
-    assert remove_failures(str(tmp_path), str(path), ["f3"]) == 0
+    assert remove_failures(str(path), ["f3"], str(tmp_path), "two") == 0
     assert path.stat().st_ino == before.st_ino
     assert not list(tmp_path.glob("_temporary/*"))
 
 
 def test_a_file_without_rows_is_no_more(path: Path, tmp_path: Path) -> None:
-    assert remove_failures(str(tmp_path), str(path), [f"f{index}" for index in range(10)]) == 10
+    assert remove_failures(str(path), [f"f{index}" for index in range(10)], str(tmp_path), "two") == 10
     assert not path.exists()
-    assert remove_failures(str(tmp_path), str(path), [f"f{index}" for index in range(10)]) == 0
+    assert remove_failures(str(path), [f"f{index}" for index in range(10)], str(tmp_path), "two") == 0
     assert not list(tmp_path.glob("_temporary/*"))
