@@ -129,7 +129,7 @@ def _acquire(output: str, run: str) -> RunLock:
 
 def _locked_error(output: str, runs: list[str]) -> OutputLockedError:
     holders = f"run {runs[0]} is" if len(runs) == 1 else f"runs {', '.join(sorted(runs))} are"
-    wait = "" if _uses_file_locks(output) else f" A dead run gives way after {LEASE_S:.0f} seconds."
+    wait = "" if _uses_file_locks(output) else f" If it has died, its lock expires after {LEASE_S:.0f} seconds."
     return OutputLockedError(
         f"output {output}: {holders} writing to it. Wait until it ends, or choose another output.{wait}"
     )

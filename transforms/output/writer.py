@@ -223,6 +223,6 @@ def check_schema(output: str, schema: pa.Schema) -> None:
         if (there.names, there.types) != (schema.names, schema.types):
             kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
             raise ValueError(
-                f"output {output} was begun with kept columns {', '.join(kept) or 'none'}:"
-                " keep the same, in the same order and of the same types, or choose another output"
+                f"output {output}: its rows have the kept columns {', '.join(kept) or 'none'}. Keep the same columns,"
+                " in the same order and of the same types, or choose another output."
             )

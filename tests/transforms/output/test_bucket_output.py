@@ -1,4 +1,4 @@
-"""Outputs in buckets: looked at from any machine."""
+"""The status of an output in a bucket can be read from any machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs"])
-def test_rows_and_runs_are_told(kind, bucket_of, tmp_path):
+def test_status_and_rows_of_an_output_in_a_bucket(kind, bucket_of, tmp_path):
     out = f"{bucket_of(kind).root}/out"
     progress = ProgressFiles(out, "one")
     with run_lock(out, "one"):

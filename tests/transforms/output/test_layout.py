@@ -1,4 +1,4 @@
-"""Slices: a cut of the input in which each picture is once, and runs that tell theirs by name."""
+"""File names of an output and names of runs are parsed back, and each image is in one slice."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ REFS = [ImageRef(f"/pictures/{number}.png", f"{number}.png") for number in range
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000])
-def test_each_picture_is_in_one_slice(count):
+def test_each_image_is_in_one_slice(count):
     slices = [Slice(number, count) for number in range(count)]
     for ref in REFS[:100]:
         assert sum(in_slice(part, ref) for part in slices) == 1
 
 
-def test_slices_are_about_as_large_as_each_other():
+def test_slices_have_about_the_same_size():
     sizes = [sum(in_slice(part, ref) for ref in REFS) for part in (Slice(number, 4) for number in range(4))]
     assert sum(sizes) == 2000 and min(sizes) > 400
 
 
-def test_what_is_read_as_a_stream_is_in_one_slice_wherever_it_lies_in_its_file():
+def test_images_of_a_compressed_archive_or_of_a_thousand_parquet_rows_are_in_one_slice():
     parts = [Slice(number, 7) for number in range(7)]
     members = [ImageRef(f"tar:{place}:9:/a.tar.gz#{place}.jpg", "") for place in range(512, 90_000, 512)]
     rows = [ImageRef(f"parquet:{row // 300}:{row % 300}:/a.parquet#image/{row + 1}/x.jpg", "") for row in range(5000)]
@@ -53,14 +53,14 @@ def test_what_is_read_as_a_stream_is_in_one_slice_wherever_it_lies_in_its_file()
     assert len({tuple(of[ref]) for ref in rows}) > 1
 
 
-def test_a_slice_fills_all_of_its_shards():
+def test_a_slice_fills_all_its_shards():
     mine = [ref for ref in REFS if in_slice(Slice(1, 4), ref)]
     count = Count(pictures=len(mine))
     assert {shard_of(ref.key, count, 60, 1) for ref in mine} == set(range(-(-len(mine) // 60)))
 
 
 @pytest.mark.parametrize("text", ["", "1", "4/4", "5/4", "0/0", "-1/4", "1/4/2", "a/b", "1 /4", "1/4\n", "٠/٤"])
-def test_what_is_no_slice_is_refused_with_the_cure(text):
+def test_a_malformed_slice_is_refused_with_the_right_form(text):
     with pytest.raises(ValueError, match="give NUMBER/COUNT, from 0/16 to 15/16"):
         Slice.parse(text)
 
@@ -135,7 +135,7 @@ def test_other_names_are_of_no_run(name):
         ("a", "b", False),
     ],
 )
-def test_only_other_slices_of_the_same_cut_go_together(tmp_path, run, other, together):
+def test_only_other_slices_of_the_same_count_run_together(tmp_path, run, other, together):
     assert can_run_together(run, other) == can_run_together(other, run) == together
     with run_lock(str(tmp_path), run):
         if together:
@@ -194,7 +194,7 @@ def test_a_run_that_begins_does_not_delete_the_draft_of_a_report(tmp_path, other
             assert not dead.exists()
 
 
-def test_a_slice_does_not_read_what_others_of_its_cut_wrote(tmp_path):
+def test_a_slice_does_not_read_files_of_slices_that_run_together_with_it(tmp_path):
     (tmp_path / "data").mkdir()
     for run in ("a-0of2", "b-1of2", "c-1of3", "d"):
         (tmp_path / "data" / f"part-{run}-00000.parquet").touch()
