@@ -185,7 +185,7 @@ def test_an_output_with_other_columns_is_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the kept columns split"):
         annotate(path, tmp_path / "out", Columns("url", tasks=(Caption(),)), [])
     other = manifest(tmp_path, {"url": "a.png", "split": 3}, name="numbers.jsonl")
-    with pytest.raises(ValueError, match=r"the kept columns split \(string\): .* of the same types"):
+    with pytest.raises(ValueError, match=r"the kept columns split \(string\)\. .* of the same types"):
         annotate(other, tmp_path / "out", Columns("url", tasks=(Caption(),)), ["split"])
 
 
