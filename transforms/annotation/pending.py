@@ -177,6 +177,8 @@ class PendingRequests:
             run=job.run,
             created_at=datetime.now(timezone.utc),
             hosted=outcome.hosted,
+            byte_offset=ref.byte_range[0],
+            byte_size=ref.byte_range[1],
             columns=ref.columns_of(asked.task),
         )
 
@@ -205,6 +207,8 @@ class PendingRequests:
             run=self.job.run,
             created_at=datetime.now(timezone.utc),
             hosted=hosted,
+            byte_offset=ref.byte_range[0],
+            byte_size=ref.byte_range[1],
         )
 
 

@@ -17,18 +17,23 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import schema_from_element_type
 
 from ...models.tasks import Task
-from ..io.uris import INSIDE, basename, check_uri, is_path, scheme_of
+from ..io.containers.location import ImageCell, locate
+from ..io.uris import basename, check_uri, is_path
 from .prompt_templates import fill, literal, named_columns
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema
 
 URI, FILENAME, PROBLEM = "uri", "filename", "problem"
+# Where an image lies inside an archive or a Parquet file; null for all others.
+PLACE = ("byte_offset", "byte_size", "row_group")
 REF_SCHEMA = pa.schema(
     [
         pa.field(URI, pa.string(), nullable=False),
         pa.field(FILENAME, pa.string(), nullable=False),
         (PROBLEM, pa.string()),
+        *((name, pa.int64()) for name in PLACE),
     ]
 )
+INTEGERS = (schema_pb2.BYTE, schema_pb2.INT16, schema_pb2.INT32, schema_pb2.INT64)
 _PLAIN = (
     (pa.types.is_boolean, bool),
     (lambda kind: pa.types.is_integer(kind) and kind != pa.uint64(), int),
@@ -77,6 +82,9 @@ def asked_of(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequence[str])
     for name in (URI, FILENAME, PROBLEM):
         if name in fields and fields[name].atomic_type != schema_pb2.STRING:
             raise ValueError(f"field {name} must be text")
+    for name in PLACE:
+        if name in fields and fields[name].atomic_type not in INTEGERS:
+            raise ValueError(f"field {name} must be a whole number")
     kept = asked._replace(columns=tuple(_arrow_field(name, fields[name]) for name in keep))
     annotation_schema(kept.columns)
     return kept
@@ -157,7 +165,7 @@ def to_ref(row: Any, asked: Asked, base: str) -> ImageRef:
     """The reference that a row means."""
     named, kept = asked.named, [column.name for column in asked.columns]
     values = {name: getattr(row, name, None) for name in (URI, FILENAME, PROBLEM, *named, *kept)}
-    uri, problem = values[URI] or "", values[PROBLEM] or ""
+    uri, problem, inside = values[URI] or "", values[PROBLEM] or "", None
     if not uri:
         # Rows without a picture are told apart by what else they hold.
         uri = f"row:{hashlib.sha256(repr(values).encode('utf-8', 'backslashreplace')).hexdigest()[:20]}"
@@ -165,24 +173,26 @@ def to_ref(row: Any, asked: Asked, base: str) -> ImageRef:
     filename = values[FILENAME] or ""
     tasks: tuple[Task, ...] = ()
     try:
-        if not problem and scheme_of(uri) not in INSIDE:
+        if not problem:
             check_uri(uri)
             uri = os.path.join(base, uri) if is_path(uri) else uri
+            inside = locate(uri, *(getattr(row, name, None) for name in PLACE))
         filename = filename or basename(uri)
         if named or kept:
             tasks = asked.tasks if problem else tuple(dict.fromkeys(fill(task, values) for task in asked.tasks))
     except ValueError as error:
         problem, tasks = problem or str(error), asked.tasks if named or kept else ()
     columns = (tuple(values[name] for name in kept),) * len(tasks) if kept else ()
-    return ImageRef(uri, filename, tasks, columns, problem)
+    return ImageRef(uri, filename, tasks, columns, problem, inside)
 
 
 def _ref_row(ref: ImageRef, names: Sequence[str]) -> Any:
     problem = ref.problem
     if _text(ref.uri) != ref.uri:
         problem = problem or "its name is no UTF-8, which rows can't hold: rename it, or use the command"
+    group = ref.inside.row_group if isinstance(ref.inside, ImageCell) else None
     kept = ref.columns[0] if ref.columns else (None,) * (len(names) - len(REF_SCHEMA))
-    return _row(names, (ref.uri, ref.filename, problem or None, *kept))
+    return _row(names, (ref.uri, ref.filename, problem or None, *ref.byte_range, group, *kept))
 
 
 def _annotation_row(row: Annotation, names: Sequence[str]) -> Any:

@@ -13,13 +13,13 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..core.errors import RunStopped
-from ..io.containers.parquet_images import cell_of
+from ..core.records import Location
+from ..io.containers.location import ImageCell, Member
 from ..io.containers.reader import ContainerReader
-from ..io.containers.tar import Member, member_of
 from ..io.http.client import PROJECT, HttpClient
 from ..io.object_stores.base import NoClientError, Stores
 from ..io.retry import RetryPolicy, too_large
-from ..io.uris import BUCKETS, DATA, LOCAL, PARQUET, TAR, WEB, path_of, scheme_of
+from ..io.uris import BUCKETS, DATA, LOCAL, WEB, path_of, scheme_of
 
 # Larger files are refused: no photograph needs more, and many of them are open at once.
 MAX_FILE_BYTES = 256 << 20
@@ -60,7 +60,7 @@ class Fetcher:
     retry_policy: RetryPolicy = RetryPolicy()
     clients: Clients = field(default_factory=Clients, compare=False, repr=False)
 
-    def __call__(self, uri: str) -> bytes:
+    def __call__(self, location: Location) -> bytes:
         """The content.
 
         Raises:
@@ -69,7 +69,7 @@ class Fetcher:
             StoppedError: no such thing can be fetched here: a client is not installed, or can't sign in.
         """
         try:
-            content = self._content(uri)
+            content = self._content(location)
         except NoClientError as error:
             # All others of its kind would fail alike, and be done until somebody asks for --retry-errors.
             raise RunStopped(f"stopped: {error}; once that is cured the same command goes on") from error
@@ -77,14 +77,17 @@ class Fetcher:
             raise ValueError("the file is empty")
         return content
 
-    def _content(self, uri: str) -> bytes:
+    def _content(self, location: Location) -> bytes:
+        if isinstance(location, Member):
+            return self._read_member(location)
+        if isinstance(location, ImageCell):
+            return self.clients.inside.read_cell(location, MAX_FILE_BYTES, self.retry_policy)
+        return self._read_uri(location)
+
+    def _read_uri(self, uri: str) -> bytes:
         scheme = scheme_of(uri)
         if scheme == LOCAL:
             return read_file(path_of(uri))
-        if scheme == TAR:
-            return self._read_member(member_of(uri))
-        if scheme == PARQUET:
-            return self.clients.inside.cell(cell_of(uri), MAX_FILE_BYTES, self.retry_policy)
         if scheme == DATA:
             return decode_data(uri)
         if scheme in WEB:
@@ -98,7 +101,7 @@ class Fetcher:
     def _read_member(self, member: Member) -> bytes:
         if member.size > MAX_FILE_BYTES:
             raise too_large(MAX_FILE_BYTES)
-        return self.clients.inside.member(member, self.retry_policy) if member.size else b""
+        return self.clients.inside.read_member(member, self.retry_policy) if member.size else b""
 
 
 def read_file(path: str) -> bytes:

@@ -13,11 +13,11 @@ from itertools import islice
 from PIL.Image import Image
 
 from ...models.tasks import Fault, Size
-from ..core.records import ImageRef, Stage
+from ..core.records import ImageRef, Location, Stage
 from ..io.retry import FetchError
 from .decode import Enough, make_pixels, open_picture, reduce
 
-Fetch = Callable[[str], bytes]
+Fetch = Callable[[Location], bytes]
 
 LOAD_THREADS = 8
 # Pictures under way or waiting: enough for a batch to be ready when the last one ends.
@@ -94,7 +94,7 @@ def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> L
     if ref.problem:
         return LoadFailure(ref, "list", Fault("ValueError", ref.problem))
     try:
-        content = fetch(ref.uri)
+        content = fetch(ref.location)
     except FetchError as error:
         return LoadFailure(ref, "fetch", error.fault)
     except (OSError, ValueError) as error:

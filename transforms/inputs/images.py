@@ -14,7 +14,8 @@ from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
 from ..images.formats import EXTENSIONS
-from ..io.containers.tar import is_archive, list_members
+from ..io.containers.location import is_archive
+from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, shown, split_bucket
@@ -79,7 +80,16 @@ class _LookInside(beam.DoFn):
         self.stores = Stores()
 
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
-        yield from list_members(ref, EXTENSIONS, self.stores)
+        yield from list_archive(ref, self.stores) if is_archive(ref.uri) else [ref]
+
+
+def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageRef]:
+    """Yield the images in a tar archive; if it is broken or can't be read, at the end ``ref`` with a ``problem``."""
+    try:
+        for member in list_members(ref.uri, EXTENSIONS, stores):
+            yield ImageRef(member.uri, member.name, inside=member)
+    except ValueError as error:
+        yield ref._replace(problem=f"{ref.filename}: {error}")
 
 
 def anchored(pattern: str) -> str:

@@ -126,7 +126,7 @@ def _read_pictures(path: str, columns: Columns, image: str) -> Iterator[ImageRef
     try:
         with open_file(path) as file:
             rows = list_pictures(path, file, image, columns.names())
-            yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name))
+            yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name, inside=row.cell))
     except (OSError, ValueError, pa.ArrowException) as error:
         yield _problem(path, columns, str(error))
 

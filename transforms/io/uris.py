@@ -9,17 +9,10 @@ import re
 from urllib.parse import unquote, urlsplit
 
 LOCAL, WEB, DATA = "file", ("http", "https"), "data"
-# Ours: tar:OFFSET:SIZE:ARCHIVE#NAME, of which rows show what follows the numbers.
-TAR = "tar"
-# Ours too: parquet:GROUP:ROW:FILE#COLUMN/NUMBER.
-PARQUET = "parquet"
-# Of what lies inside another file.
-INSIDE = (TAR, PARQUET)
 BUCKETS = ("s3", "gs", "az", "azfs", "hdfs")
 SCHEMES = (LOCAL, *WEB, DATA, *BUCKETS)
 # What follows a drive letter is a path: one letter is no scheme.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_INSIDE = re.compile(r"(tar|parquet):\d+:\d+:")
 # The parameters with which S3 and GCS sign a URL for some hours: another signature is the same picture.
 _SIGNED = re.compile(
     r"(?:(?<=[?&])x-(?:amz|goog)-[a-z0-9-]+=[^&#]*&?|[?&]x-(?:amz|goog)-[a-z0-9-]+=[^&#]*(?=#|$))", re.I
@@ -42,8 +35,6 @@ def scheme_of(uri: str) -> str:
     """The scheme of a URI, in lower case; that of a path is ``file``."""
     if uri[:5].lower() == "data:":
         return DATA
-    if inside := _INSIDE.match(uri):
-        return inside[1]
     match = _SCHEME.match(uri)
     return match[1].lower() if match else LOCAL
 
@@ -106,8 +97,6 @@ def shown(uri: str) -> str:
     All others are shown as they are.
     """
     scheme = scheme_of(uri)
-    if scheme in INSIDE:
-        return uri.split(":", 3)[3]
     if scheme == DATA:
         head, _, content = uri.partition(",")
         return f"{head[:100]},sha256:{_digest(content)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 
 import pyarrow as pa
 import pytest
@@ -20,6 +21,7 @@ from moondream_beam.transforms.core.records import (
     annotation_schema,
     to_table,
 )
+from moondream_beam.transforms.io.containers.location import ImageCell, Member
 
 REF = ImageRef("/photos/a.b.jpg", "a.b.jpg")
 JOB = Job((Caption(),), Echo(), Sampling(), run="one")
@@ -28,11 +30,12 @@ JOB = Job((Caption(),), Echo(), Sampling(), run="one")
 def test_columns_are_those_of_the_design_in_its_order() -> None:
     assert ", ".join(ANNOTATION_SCHEMA.names) == (
         "id, key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, finish_reason, "
-        "input_tokens, output_tokens, timings, backend, model, revision, run, created_at, hosted"
+        "input_tokens, output_tokens, timings, backend, model, revision, run, created_at, hosted, "
+        "byte_offset, byte_size"
     )
     assert ", ".join(FAILURE_SCHEMA.names) == (
         "id, key, filename, uri, task, prompt, stage, error, message, retryable, attempts, backend, run, created_at, "
-        "hosted"
+        "hosted, byte_offset, byte_size"
     )
 
 
@@ -42,8 +45,10 @@ def test_rows_and_schemas_name_the_same_columns_in_the_same_order(row: type, sch
 
 
 def test_only_what_a_task_does_not_give_may_be_null() -> None:
-    assert [field.name for field in ANNOTATION_SCHEMA if field.nullable] == ["caption", "objects", "points", "hosted"]
-    assert [field.name for field in FAILURE_SCHEMA if field.nullable] == ["hosted"]
+    always = ["hosted", "byte_offset", "byte_size"]
+    nullable = [field.name for field in ANNOTATION_SCHEMA if field.nullable]
+    assert nullable == ["caption", "objects", "points", *always]
+    assert [field.name for field in FAILURE_SCHEMA if field.nullable] == always
 
 
 def test_annotations_come_back_from_arrow_as_they_were() -> None:
@@ -120,6 +125,20 @@ def test_a_key_is_short_has_no_dots_and_follows_the_uri_alone() -> None:
     assert REF.key != REF._replace(uri="/photos/c.jpg").key
     assert len(REF.key) == 20
     assert set(REF.key) <= set("0123456789abcdef")
+
+
+def test_the_place_in_a_file_is_no_part_of_a_key_or_an_id() -> None:
+    member = Member("/a.tar", 512, 9, "x.jpg")
+    ref = ImageRef(member.uri, "x.jpg", inside=member)
+    alike = [ref._replace(inside=None), ref._replace(inside=member._replace(offset=2048))]
+    assert {one.key for one in alike} == {ref.key} == {sha256(b"/a.tar#x.jpg").hexdigest()[:20]}
+    assert {JOB.id_of(one, Caption()) for one in alike} == {JOB.id_of(ref, Caption())}
+    assert ref.location == member and alike[0].location == "/a.tar#x.jpg"
+
+
+def test_only_members_of_archives_have_a_byte_range() -> None:
+    inside = Member("/a.tar", 512, 9, "x.jpg"), ImageCell("/a.parquet", "image", 1, 0), None
+    assert [REF._replace(inside=one).byte_range for one in inside] == [(512, 9), (None, None), (None, None)]
 
 
 def test_names_that_are_no_utf8_have_keys_and_ids_of_their_own() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count
+from moondream_beam.transforms.io.containers.location import ImageCell, Member, cell_uri
 from moondream_beam.transforms.output.layout import Slice, can_run_together, run_of_file
 from moondream_beam.transforms.output.lock import OutputLockedError, run_lock
 from moondream_beam.transforms.planning.completed import other_runs_parts
@@ -31,10 +32,14 @@ def test_slices_are_about_as_large_as_each_other():
 
 def test_what_is_read_as_a_stream_is_in_one_slice_wherever_it_lies_in_its_file():
     parts = [Slice(number, 7) for number in range(7)]
-    members = [ImageRef(f"tar:{place}:9:/a.tar.gz#{place}.jpg", "") for place in range(512, 90_000, 512)]
-    rows = [ImageRef(f"parquet:{row // 300}:{row % 300}:/a.parquet#image/{row + 1}/x.jpg", "") for row in range(5000)]
-    packed_anew = [ref._replace(uri=ref.uri.replace("tar:", "tar:1")) for ref in members]
-    grouped_anew = [ImageRef(f"parquet:0:{row}:/a.parquet#image/{row + 1}/x.jpg", "") for row in range(5000)]
+    places = [Member("/a.tar.gz", place, 9, f"{place}.jpg") for place in range(512, 90_000, 512)]
+    cells = [ImageCell("/a.parquet", "image", row + 1, row // 300) for row in range(5000)]
+    members = [ImageRef(place.uri, "", inside=place) for place in places]
+    rows = [ImageRef(cell_uri(cell, "x.jpg"), "", inside=cell) for cell in cells]
+    packed_anew = [
+        ref._replace(inside=place._replace(offset=10**6)) for ref, place in zip(members, places, strict=True)
+    ]
+    grouped_anew = [ref._replace(inside=cell._replace(row_group=0)) for ref, cell in zip(rows, cells, strict=True)]
     of = {
         ref: [part.number for part in parts if in_slice(part, ref)]
         for ref in (*members, *rows, *packed_anew, *grouped_anew)

@@ -15,6 +15,7 @@ from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.shuffle import hash_bucket, pack
 from moondream_beam.transforms.core.summary import Count
 from moondream_beam.transforms.images.fetch import Fetcher
+from moondream_beam.transforms.io.containers.location import ImageCell, Member
 from moondream_beam.transforms.planning import dedup
 from moondream_beam.transforms.planning.dedup import KeyByContentHash, Named, assign_content_keys, delete_content_keys
 from moondream_beam.transforms.planning.locality import shard_key
@@ -94,6 +95,10 @@ def test_of_two_attempts_at_once_both_take_the_names_of_the_first(refs: list[Ima
 
 
 def test_what_lies_in_a_stream_stays_with_its_neighbours_and_is_not_read(tmp_path: Path) -> None:
-    together = [ImageRef(f"tar:{place}:9:/nowhere.tar.gz#{place}.jpg", "") for place in (512, 2048)]
-    together += [ImageRef(f"parquet:0:{row}:/nowhere.parquet#image/{row + 1}", "") for row in range(2)]
+    inside = [Member("/nowhere.tar.gz", place, 9, f"{place}.jpg") for place in (512, 2048)]
+    together = [ImageRef(member.uri, "", inside=member) for member in inside]
+    together += [
+        ImageRef(f"/nowhere.parquet#image/{row}", "", inside=ImageCell("/nowhere.parquet", "image", row, 0))
+        for row in (1, 2)
+    ]
     assert {ref: name for name, ref in named(together, tmp_path)} == {ref: shard_key(ref) for ref in together}

@@ -14,7 +14,7 @@ from typing import Any
 from ...images.prefetch import Fetch
 from ...io.uris import as_named, local_path
 from .names import is_named_like, key_name, relative_name
-from .pictures import Packed, with_pictures
+from .pictures import BYTE_RANGE, Packed, with_pictures
 from .targets import new_file, new_folder, write_new
 from .wide import Selection
 
@@ -46,7 +46,7 @@ def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Left
     """
     asked, left = selection.asked(), Left()
     with new_folder(destination) as folder, folder.create("metadata.jsonl") as metadata:
-        for packed in _present(with_pictures(selection.wide(asked), fetch), left):
+        for packed in _present(with_pictures(selection.wide(asked, BYTE_RANGE), fetch), left):
             key = key_name(packed.row["key"])
             name = f"images/{key[:2]}/{key}.{packed.extension}"
             with folder.create(name) as file:
@@ -60,7 +60,7 @@ def to_webdataset(selection: Selection, destination: str, fetch: Fetch) -> Left:
     asked, left = selection.asked(), Left()
     with new_folder(destination) as folder, ExitStack() as stack:
         tar, tars, pictures, size = None, 0, 0, 0
-        for packed in _present(with_pictures(selection.wide(asked), fetch), left):
+        for packed in _present(with_pictures(selection.wide(asked, BYTE_RANGE), fetch), left):
             if tar is None or pictures % TAR_PICTURES == 0 or size >= TAR_BYTES:
                 stack.close()
                 file = stack.enter_context(folder.create(f"{tars:06d}.tar"))

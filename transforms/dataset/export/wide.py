@@ -80,22 +80,21 @@ class Selection:
         """The columns that came from a manifest."""
         return [column for column in self.dataset.columns("data") if column not in ANNOTATION_SCHEMA.names]
 
-    def wide(self, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
+    def wide(self, asked: Sequence[Asked], extra: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
         """A row for each picture: the picture, an answer for each task (None where there is none), and what a manifest
         said. By file name; those inside of archives and Parquet files by these, behind the others. Values are such as
-        JSON has."""
+        JSON has. ``extra`` names more columns of the picture."""
         answers = [
             f"any_value({ANSWERS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
             f"prompt = {literal(prompt)}) AS {name(column)}"
             for task, prompt, column in asked
         ]
-        picture, kept = (
-            [f"any_value({name(column)}) AS {name(column)}" for column in columns]
-            for columns in (PICTURE_COLUMNS[2:], self.kept())
-        )
+        # All from one row: in an archive that was repacked between two runs a picture has two byte ranges.
+        picture = [f"arg_max({column}, created_at) AS {column}" for column in (*PICTURE_COLUMNS[2:], *extra)]
+        kept = [f"any_value({name(column)}) AS {name(column)}" for column in self.kept()]
         # Another run may have found the same picture below another root.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
-        # Such a file is searched as a whole, so that those who fetch have done with one before the next begins.
+        # So that those who fetch have read one such file before the next begins.
         home = f"regexp_extract(any_value(uri), '{INSIDE}', 1, 'i')"
         order = f"GROUP BY key ORDER BY {home}, filename, key"
         for row in self.dataset.rows(f"SELECT {chosen} FROM {self.rows} {order}"):

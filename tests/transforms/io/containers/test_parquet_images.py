@@ -24,9 +24,7 @@ from moondream_beam.transforms.images import fetch as fetching
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns, read_manifest
 from moondream_beam.transforms.io.containers import reader
-from moondream_beam.transforms.io.containers.parquet_images import cell_of
 from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
-from moondream_beam.transforms.io.uris import check_uri, shown
 from moondream_beam.transforms.planning.locality import read_order, shard_key
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -60,16 +58,16 @@ def references(path: str, *tasks: Task, **options: Any) -> list[ImageRef]:
 
 
 def read(fetch: Fetcher, refs: list[ImageRef]) -> list[bytes]:
-    return ask(fetch, [ref.uri for ref in refs])
+    return ask(fetch, [ref.location for ref in refs])
 
 
 def test_each_row_is_a_picture_named_by_its_path_and_known_by_its_row(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [*cells(5), {"bytes": picture(5), "path": None}, cells(1)[0]])
     refs = references(path)
     assert [ref.filename for ref in refs] == [*(f"{number}.png" for number in range(5)), "a.parquet#6", "0.png"]
-    assert [shown(ref.uri) for ref in refs[4:]] == [f"{path}#image/5/4.png", f"{path}#image/6", f"{path}#image/7/0.png"]
+    assert [ref.uri for ref in refs[4:]] == [f"{path}#image/5/4.png", f"{path}#image/6", f"{path}#image/7/0.png"]
     assert len({ref.key for ref in refs}) == 7
-    assert [Fetcher()(ref.uri) for ref in refs] == [picture(number) for number in (*range(6), 0)]
+    assert [Fetcher()(ref.location) for ref in refs] == [picture(number) for number in (*range(6), 0)]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -79,7 +77,7 @@ def test_bytes_stand_in_structs_or_alone(layout: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", told, kind)
     check_columns([path], Columns(image="image"), [])
     refs, fetch = references(path), Fetcher()
-    assert [fetch(ref.uri) for ref in refs] == [picture(number) for number in range(6)]
+    assert [fetch(ref.location) for ref in refs] == [picture(number) for number in range(6)]
     assert refs[5].filename == ("5.png" if layout == "struct" else "a.parquet#6")
 
 
@@ -89,9 +87,9 @@ def test_two_columns_of_one_file_are_other_pictures_whatever_they_are_called(tmp
     pq.write_table(pa.table(columns), tmp_path / "a.parquet#b.parquet")
     refs = [references(str(tmp_path / "a.parquet#b.parquet"), image=name)[0] for name in names]
     assert len({ref.key for ref in refs}) == len(names)
-    assert [cell_of(ref.uri).column for ref in refs] == names
+    assert [ref.inside.column for ref in refs] == names
     fetch = Fetcher()
-    assert [fetch(ref.uri) for ref in refs] == [picture(place) for place in range(len(names))]
+    assert [fetch(ref.location) for ref in refs] == [picture(place) for place in range(len(names))]
 
 
 def test_a_value_that_python_can_not_have_spoils_its_row_only(tmp_path: Path) -> None:
@@ -157,9 +155,9 @@ def test_a_row_without_a_picture_fails_alone(
     monkeypatch.setattr(fetching, "MAX_FILE_BYTES", 1000)
     first, bad, last = references(write(tmp_path / "a.parquet", [*cells(1), cell, *cells(1)]))
     fetch = Fetcher()
-    assert fetch(first.uri) == fetch(last.uri) == picture(0)
+    assert fetch(first.location) == fetch(last.location) == picture(0)
     with pytest.raises(ValueError, match=why):
-        fetch(bad.uri)
+        fetch(bad.location)
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs", "az"])
@@ -185,11 +183,11 @@ def test_what_could_not_be_had_is_had_once_the_store_is_well(
     bucket, told = bucket_of("s3"), cells(12)
     refs = references(bucket.put("a.parquet", Path(write(tmp_path / "a.parquet", told)).read_bytes()))
     fetch = Fetcher(retry_policy=RetryPolicy(max_attempts=3, initial_delay_s=0.001))
-    assert fetch(refs[0].uri) == picture(0)
+    assert fetch(refs[0].location) == picture(0)
     bucket.proxy.rule = lambda method, path, before: 503
     for ref in refs[4:6]:
         with pytest.raises(FetchError) as error:
-            fetch(ref.uri)
+            fetch(ref.location)
         assert error.value.fault.retryable and error.value.fault.attempts == 3
     bucket.proxy.reset()
     assert read(fetch, refs) == [cell["bytes"] for cell in told]
@@ -217,7 +215,7 @@ def test_rows_can_be_asked_for_in_any_order(tmp_path: Path, small_blocks: int) -
     told = [draw.randbytes(3000) for _ in range(100)]
     refs, fetch = references(write(tmp_path / "a.parquet", told, pa.binary(), rows=50)), Fetcher()
     for index in (99, 0, 70, 30, 49, 1, 98):
-        assert fetch(refs[index].uri) == told[index]
+        assert fetch(refs[index].location) == told[index]
 
 
 def test_rows_of_a_group_share_a_shard_and_are_read_in_order(tmp_path: Path) -> None:
@@ -230,17 +228,22 @@ def test_rows_of_a_group_share_a_shard_and_are_read_in_order(tmp_path: Path) -> 
 def test_a_file_that_has_changed_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     refs = references(write(path, cells(10)))
+    write(path, cells(10), rows=7)
+    assert [Fetcher()(ref.location) for ref in refs] == [picture(number) for number in range(10)]
     write(path, cells(3))
     with pytest.raises(ValueError, match="shorter"):
-        Fetcher()(refs[3].uri)
+        Fetcher()(refs[3].location)
+    with pytest.raises(ValueError, match="shorter"):
+        Fetcher()(refs[9].location)
+    pq.write_table(pa.table({"other": [b"x"] * 10}), path)
     with pytest.raises(ValueError, match="another than it was"):
-        Fetcher()(refs[9].uri)
+        Fetcher()(refs[9].location)
     path.write_bytes(b"PAR1 no more PAR1")
     with pytest.raises(ValueError, match="no Parquet file"):
-        Fetcher()(refs[0].uri)
+        Fetcher()(refs[0].location)
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        Fetcher()(refs[0].uri)
+        Fetcher()(refs[0].location)
 
 
 def test_where_a_group_is_broken_its_rows_fail_and_no_others(tmp_path: Path) -> None:
@@ -255,9 +258,9 @@ def test_where_a_group_is_broken_its_rows_fail_and_no_others(tmp_path: Path) -> 
     for index, ref in enumerate(refs):
         if 4 <= index < 8:
             with pytest.raises(ValueError, match="broken"):
-                fetch(ref.uri)
+                fetch(ref.location)
         else:
-            assert fetch(ref.uri) == picture(index)
+            assert fetch(ref.location) == picture(index)
 
 
 def test_rows_that_come_otherwise_than_they_were_asked_for_are_not_taken_for_others(
@@ -272,20 +275,12 @@ def test_rows_that_come_otherwise_than_they_were_asked_for_are_not_taken_for_oth
     refs = references(write(tmp_path / "a.parquet", cells(4)))
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", halves)
     with pytest.raises(ValueError, match="can't be read at once"):
-        Fetcher()(refs[3].uri)
+        Fetcher()(refs[3].location)
 
 
 def test_a_file_that_tells_of_more_rows_than_it_could_have_is_refused(tmp_path: Path) -> None:
     (broken,) = references(write(tmp_path / "a.parquet", [None] * 1_000_000, pa.binary(), rows=1_000_000))
     assert "more rows than it has bytes" in broken.problem
-
-
-def test_a_uri_from_outside_is_no_such_picture(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.parquet", cells(1))
-    with pytest.raises(ValueError, match="parquet:// is none of"):
-        check_uri(references(path)[0].uri)
-    with pytest.raises(ValueError, match="no picture in a Parquet file"):
-        cell_of("/etc/passwd")
 
 
 def rows(out: Path, kind: str = "data") -> list[dict[str, Any]]:

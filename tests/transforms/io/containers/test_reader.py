@@ -29,10 +29,8 @@ from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.images.formats import EXTENSIONS
-from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.images import ReadImages, list_archive
 from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns
-from moondream_beam.transforms.io.containers.tar import list_members, member_of
 from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
 
 QUICK = RetryPolicy(max_attempts=3, initial_delay_s=0.001)
@@ -64,7 +62,7 @@ def png(number: int) -> bytes:
 
 
 def members(uri: str) -> list[ImageRef]:
-    return list(list_members(ImageRef(uri, "a"), EXTENSIONS))
+    return list(list_archive(ImageRef(uri, "a")))
 
 
 def naively(content: bytes) -> list[bytes]:
@@ -73,7 +71,7 @@ def naively(content: bytes) -> list[bytes]:
 
 
 def read(fetch: Fetcher, refs: list[ImageRef]) -> list[bytes]:
-    return ask(fetch, [ref.uri for ref in refs])
+    return ask(fetch, [ref.location for ref in refs])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +128,7 @@ def test_what_could_not_be_had_is_had_once_the_store_is_well(
     bucket.proxy.rule = lambda method, path, before: 503
     for ref in refs[:3]:
         with pytest.raises(FetchError) as told:
-            fetch(ref.uri)
+            fetch(ref.location)
         assert told.value.fault.retryable and told.value.fault.attempts == 3
     bucket.proxy.reset()
     assert read(fetch, refs) == naively(content)
@@ -143,7 +141,9 @@ def test_a_few_members_of_a_large_archive_are_read_and_nothing_else(
     refs = members(bucket.put("a.tar", content))
     bucket.proxy.reset()
     fetch = Fetcher()
-    assert [fetch(refs[index].uri) for index in (7, 151, 90)] == [naively(content)[index] for index in (7, 151, 90)]
+    assert [fetch(refs[index].location) for index in (7, 151, 90)] == [
+        naively(content)[index] for index in (7, 151, 90)
+    ]
     assert bucket.proxy.sent == 3 * (600 + 512)
 
 
@@ -152,15 +152,15 @@ def test_an_archive_that_shrinks_or_goes_in_its_bucket_is_told(
 ) -> None:
     bucket, content = bucket_of("s3"), archive([600] * 40)
     refs = members(bucket.put("a.tar", content))
-    bucket.put("a.tar", content[: member_of(refs[8].uri).offset + 10])
+    bucket.put("a.tar", content[: refs[8].inside.offset + 10])
     fetch = Fetcher(retry_policy=QUICK)
-    assert [fetch(ref.uri) for ref in refs[:8]] == naively(content)[:8]
+    assert [fetch(ref.location) for ref in refs[:8]] == naively(content)[:8]
     for ref in refs[8:]:
         with pytest.raises(ValueError, match="shorter"):
-            fetch(ref.uri)
+            fetch(ref.location)
     bucket.delete("a.tar")
     with pytest.raises(FetchError, match="NoSuchKey"):
-        Fetcher(retry_policy=QUICK)(refs[0].uri)
+        Fetcher(retry_policy=QUICK)(refs[0].location)
 
 
 def test_a_local_archive_keeps_memory_low(tmp_path: Path, small_blocks: int, memory_peak: Callable[[], int]) -> None:
@@ -170,7 +170,7 @@ def test_a_local_archive_keeps_memory_low(tmp_path: Path, small_blocks: int, mem
         (tmp_path / name).write_bytes(packed)
         refs, fetch = members(str(tmp_path / name)), Fetcher()
         memory_peak()
-        assert [sha256(fetch(ref.uri)).digest() for ref in refs] == expected
+        assert [sha256(fetch(ref.location)).digest() for ref in refs] == expected
         assert memory_peak() < 10 * 60_000
 
 
