@@ -51,7 +51,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[Any]]):
         super().__init__()
         paths = texts_of("path", path)
         self.images = images.ReadImages(*paths)
-        if (nothing := images.without_pictures(paths)) is not None:
+        if (nothing := images.first_unmatched(paths)) is not None:
             raise ValueError(f"path {nothing}: no picture there; check it")
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, ImageCms
 from support.data.hostile import encoded
 
 from moondream_beam.transforms.images import decode as module
-from moondream_beam.transforms.images.decode import UndecodableError, decode, make_pixels
+from moondream_beam.transforms.images.decode import UndecodableError, decode, decode_pixels
 from moondream_beam.transforms.images.formats import formats
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -101,7 +101,7 @@ def test_a_palette_with_alpha_is_laid_over_white() -> None:
 
 @pytest.mark.parametrize(("mode", "colour"), [("PA", (0, 0)), ("La", (0, 0)), ("LA", (9, 0)), ("RGBa", (0, 0, 0, 0))])
 def test_what_is_all_transparent_is_white_in_every_mode_with_alpha(mode: str, colour: tuple[int, ...]) -> None:
-    assert make_pixels(Image.new(mode, (2, 2), colour)).getpixel((1, 1)) == WHITE
+    assert decode_pixels(Image.new(mode, (2, 2), colour)).getpixel((1, 1)) == WHITE
 
 
 def test_a_heif_is_a_picture() -> None:

@@ -114,7 +114,7 @@ def test_a_data_uri_is_not_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_client_that_is_missing_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CLIENTS, "az", ("azure", "no_such_module", "moondream-beam[azure]"))
-    with pytest.raises(RunStopped, match=r"pip install 'moondream-beam\[azure\]'; once that is cured"):
+    with pytest.raises(RunStopped, match=r"pip install 'moondream-beam\[azure\]'; then run the same command again"):
         fetch("az://container/a.jpg")
 
 
@@ -136,6 +136,6 @@ def test_a_store_that_nobody_can_sign_in_to_stops_the_run(
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, value in {"AWS_EC2_METADATA_DISABLED": "true", **setting}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RunStopped, match=f"can't sign in.*{why}.*; once that is cured") as caught:
+    with pytest.raises(RunStopped, match=f"can't sign in.*{why}.*; then run the same command again") as caught:
         Fetcher()(uri)
     assert "hunter2" not in str(caught.value)

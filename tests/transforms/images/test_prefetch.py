@@ -159,8 +159,8 @@ def test_no_more_pixels_are_ahead_than_there_is_room_for(
         made.append(image.width * image.height)
         return real(image)
 
-    real = module.make_pixels
-    monkeypatch.setattr(module, "make_pixels", noting)
+    real = module.decode_pixels
+    monkeypatch.setattr(module, "decode_pixels", noting)
     loaded = prefetch(large_ones, fetch)
     given = 0
     for one in loaded:
@@ -183,14 +183,14 @@ def test_pictures_that_turn_out_broken_give_their_room_back(large_ones: list[Ima
 def test_a_picture_that_memory_has_no_room_for_fails_alone_and_may_be_tried_again(
     large_ones: list[ImageRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, turns = module.make_pixels, iter(range(len(large_ones)))
+    real, turns = module.decode_pixels, iter(range(len(large_ones)))
 
     def short(image: Image.Image) -> Image.Image:
         if next(turns) == 1:
             raise MemoryError
         return real(image)
 
-    monkeypatch.setattr(module, "make_pixels", short)
+    monkeypatch.setattr(module, "decode_pixels", short)
     loaded = list(prefetch(large_ones, Fetcher()))
     (failed,) = (one for one in loaded if isinstance(one, LoadFailure))
     assert (failed.stage, failed.fault.error, failed.fault.retryable) == ("decode", "MemoryError", True)

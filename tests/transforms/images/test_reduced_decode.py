@@ -20,7 +20,7 @@ from moondream_beam.models.tasks import Caption, Request, Sampling, Size
 from moondream_beam.models.tiny.scenes import draw
 from moondream_beam.transforms.annotation.annotate import annotate
 from moondream_beam.transforms.core.records import ImageRef
-from moondream_beam.transforms.images.decode import UndecodableError, make_pixels, open_picture, reduce
+from moondream_beam.transforms.images.decode import UndecodableError, decode_pixels, open_image, reduce_jpeg
 
 # Half of it has, from top to bottom, just twice the pixels of its three tiles.
 LARGE = (4704, 3640)
@@ -46,16 +46,16 @@ def content() -> bytes:
 
 def reduced(content: bytes, parts: int = 2) -> tuple[Image.Image, Size | None]:
     """A picture of which a part of that size is enough, and the size that it would have had."""
-    image = open_picture(content)
-    size = reduce(image, lambda size, reduced: reduced[0] * parts >= size[0])
-    return make_pixels(image), size
+    image = open_image(content)
+    size = reduce_jpeg(image, lambda size, reduced: reduced[0] * parts >= size[0])
+    return decode_pixels(image), size
 
 
 def test_what_the_model_sees_of_a_reduced_photograph_is_bounded(content: bytes) -> None:
-    whole, half = open_picture(content), open_picture(content)
-    assert reduce(half, lambda size, reduced: keeps_crops(size, reduced, CONFIG)) == LARGE
+    whole, half = open_image(content), open_image(content)
+    assert reduce_jpeg(half, lambda size, reduced: keeps_crops(size, reduced, CONFIG)) == LARGE
     assert half.size == (LARGE[0] // 2, LARGE[1] // 2)
-    seen, wanted = (prepare_crops(make_pixels(image), CONFIG, size=LARGE) for image in (half, whole))
+    seen, wanted = (prepare_crops(decode_pixels(image), CONFIG, size=LARGE) for image in (half, whole))
     assert seen.tiling == wanted.tiling == (3, 3)
     apart = np.abs(seen.pixels_NHWC.astype(int) - wanted.pixels_NHWC.astype(int))
     assert apart.mean() < 0.5 and np.percentile(apart, 99.9) <= 3 and apart.max() <= 8
@@ -114,7 +114,7 @@ def test_it_is_upright_and_tells_the_upright_size(orientation: int) -> None:
     exif[ExifTags.Base.Orientation] = orientation
     content = encoded(image, "JPEG", exif=exif)
     picture, size = reduced(content)
-    whole = make_pixels(open_picture(content))
+    whole = decode_pixels(open_image(content))
     assert size == whole.size and picture.size == (size[0] // 2, size[1] // 2)
     apart = np.abs(np.asarray(picture, int) - np.asarray(whole.resize(picture.size, Image.Resampling.BOX), int))
     assert apart.mean() < 4

@@ -11,7 +11,7 @@ from support.servers.object_stores import Bucket
 from moondream_beam.transforms.images import fetch as module
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.bucket_listing import PendingFolder, split_glob
-from moondream_beam.transforms.inputs.images import ReadImages, list_images, list_top, without_pictures
+from moondream_beam.transforms.inputs.images import ReadImages, first_unmatched, list_first_level, list_images
 from moondream_beam.transforms.io.object_stores.base import Stores
 from moondream_beam.transforms.io.retry import FetchError
 
@@ -85,7 +85,9 @@ def test_a_whole_bucket_is_a_folder(photos: Bucket) -> None:
 
 
 def test_only_folders_that_may_hold_something_are_listed(photos: Bucket) -> None:
-    folders = [one.uri for one in list_top(f"{photos.root}/photos/s*/*", Stores()) if isinstance(one, PendingFolder)]
+    folders = [
+        one.uri for one in list_first_level(f"{photos.root}/photos/s*/*", Stores()) if isinstance(one, PendingFolder)
+    ]
     assert folders == [f"{photos.root}/photos/sea/"]
 
 
@@ -101,7 +103,7 @@ def test_a_pipeline_lists_folder_by_folder(photos: Bucket) -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_told(photos: Bucket) -> None:
-    assert without_pictures([f"{photos.root}/photos", f"{photos.root}/none/"]) == f"{photos.root}/none/"
+    assert first_unmatched([f"{photos.root}/photos", f"{photos.root}/none/"]) == f"{photos.root}/none/"
 
 
 def test_more_than_a_page_is_listed(bucket_of: Callable[[str], Bucket]) -> None:

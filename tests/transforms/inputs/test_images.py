@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.running.beam_runs import collect
 
-from moondream_beam.transforms.inputs.images import ReadImages, list_images, without_pictures
+from moondream_beam.transforms.inputs.images import ReadImages, first_unmatched, list_images
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.jpg")
 
@@ -136,10 +136,10 @@ def test_a_link_to_nowhere_is_listed_and_left_for_fetch_to_fail_on(photos: Path)
 
 def test_the_first_pattern_that_matches_nothing_is_told(photos: Path) -> None:
     some, none = str(photos), str(photos / "*.gif")
-    assert without_pictures([some, some]) is None
-    assert without_pictures([some, none]) == none
+    assert first_unmatched([some, some]) is None
+    assert first_unmatched([some, none]) == none
     (photos / "empty").mkdir()
-    assert without_pictures([str(photos / "empty")]) == str(photos / "empty")
+    assert first_unmatched([str(photos / "empty")]) == str(photos / "empty")
 
 
 def test_no_pattern_is_refused() -> None:

@@ -10,7 +10,8 @@ from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
 from ...core.records import ImageRef
-from ...images.decode import open_picture
+from ...images.decode import open_image
+from ...images.formats import extension_of
 from ...images.prefetch import Fetch
 from ...images.refetch import NotKeptError, relocate
 from ...io.containers.location import container_of
@@ -21,8 +22,6 @@ GONE, CHANGED = "can't be fetched", "has changed since it was annotated"
 UNKEPT = "has a row that does not keep where it lies: it came as a data: URI, or an older version wrote the row"
 # Columns of a row that its picture is fetched by, and that are not exported.
 BYTE_RANGE = ("byte_offset", "byte_size")
-# What others call the formats that Pillow knows.
-EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2", "TIFF": "tif"}
 
 
 class Packed(NamedTuple):
@@ -35,8 +34,7 @@ class Packed(NamedTuple):
     @property
     def extension(self) -> str:
         """The extension that the content calls for, whatever its name was."""
-        kind = open_picture(self.content).format or ""
-        return EXTENSIONS.get(kind, kind.lower())
+        return extension_of(open_image(self.content).format or "")
 
 
 def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch) -> Iterator[Packed]:

@@ -12,6 +12,8 @@ PLAIN, COMPRESSED = (".tar",), (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz
 PARQUET = ".parquet"
 # Stands in the URI of a row between the container and the name of the image inside it.
 SEPARATOR = "#"
+# The end of a message about a container that changed between listing and reading.
+RETRY = "; run the command again with --retry-errors"
 # COLUMN/NUMBER, and a path if the row has one.
 _CELL_NAME = re.compile(r"([^/#]*)/(\d+)(?:/|$)")
 

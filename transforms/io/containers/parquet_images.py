@@ -1,4 +1,4 @@
-"""Pictures inside of Parquet: in a column of bytes, or of bytes and a path, as ``datasets`` writes them."""
+"""Images in a column of a Parquet file: binary, or struct<bytes, path>, which is what ``datasets`` writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ..block_cache import BLOCK_BYTES
 from ..parquet import ROWS_AT_ONCE, open_parquet, values_of
 from ..retry import FetchError, too_large
-from .location import ImageCell, cell_uri
+from .location import RETRY, ImageCell, cell_uri
 
 BYTES, PATH = "bytes", "path"
 
@@ -53,7 +53,7 @@ class ListedImage(NamedTuple):
     problem: str = ""
 
 
-def list_pictures(path: str, file: Any, column: str, others: Sequence[str]) -> Iterator[ListedImage]:
+def list_cells(path: str, file: Any, column: str, others: Sequence[str]) -> Iterator[ListedImage]:
     """Yield each row of an open file, with its values of the columns ``others`` that the file has.
 
     The bytes of the images are not read. An image is named by the path in its row, or else ``FILE#NUMBER``.
@@ -63,11 +63,11 @@ def list_pictures(path: str, file: Any, column: str, others: Sequence[str]) -> I
         ValueError: if it is no Parquet file, or ``column`` is missing or can't hold images.
     """
     table = open_parquet(path, file)
-    kind = check_pictures(path, table.schema_arrow, column)
+    kind = check_image_column(path, table.schema_arrow, column)
     groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-    # Else a file of a kilobyte could be the list of a billion pictures.
+    # Else a file of a kilobyte could claim a billion rows.
     if sum(groups) > file.seek(0, io.SEEK_END):
-        raise ValueError(f"manifest {path}: this is no Parquet file: it tells of more rows than it has bytes")
+        raise ValueError(f"manifest {path}: this is no Parquet file: its footer claims more rows than it has bytes")
     has_path = pa.types.is_struct(kind) and any(field.name == PATH and pa.types.is_string(field.type) for field in kind)
     columns = [name for name in others if name in table.schema_arrow.names] + [f"{column}.{PATH}"] * has_path
     number = 0
@@ -80,11 +80,11 @@ def list_pictures(path: str, file: Any, column: str, others: Sequence[str]) -> I
             yield ListedImage(number, uri, name or f"{posixpath.basename(path)}#{number}", values, cell, problem)
 
 
-def check_pictures(path: str, schema: pa.Schema, column: str) -> pa.DataType:
-    """The type of a column that may hold pictures.
+def check_image_column(path: str, schema: pa.Schema, column: str) -> pa.DataType:
+    """Return the type of a column that can hold images. ``path`` is for messages.
 
     Raises:
-        ValueError: there is no such column, or it can't hold any.
+        ValueError: if there is no such column, or its type is neither binary nor a struct with a field ``bytes``.
     """
     if schema.names.count(column) != 1:
         raise ValueError(f"manifest {path} has no column {column!r}; it has {', '.join(schema.names[:20])}")
@@ -116,16 +116,16 @@ def find_row(footer: Footer, number: int) -> tuple[int, int]:
         ValueError: if the file has no row of that number, which is counted from 1.
     """
     if not 0 < number <= footer.starts[-1]:
-        raise ValueError("the Parquet file is shorter than it was when it was listed")
+        raise ValueError(f"the Parquet file is shorter than it was when it was listed{RETRY}")
     group = bisect_right(footer.starts, number - 1) - 1
     return group, number - 1 - footer.starts[group]
 
 
 def row_group(footer: Footer, number: int, column: str) -> RowGroup:
-    """Return how images in ``column`` of a row group, counted from 0, are read.
+    """Return row group ``number``, counted from 0, with what is needed to read the images in ``column``.
 
     Raises:
-        ValueError: if the group has no such column.
+        ValueError: if the file has no such column.
     """
     group = footer.metadata.row_group(number)
     chunks = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
@@ -134,7 +134,7 @@ def row_group(footer: Footer, number: int, column: str) -> RowGroup:
             at_once = BLOCK_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)
             buffer = min(BLOCK_BYTES, max(1, chunk.total_compressed_size))
             return RowGroup(footer.metadata, number, leaf, group.num_rows, max(1, min(ROWS_AT_ONCE, at_once)), buffer)
-    raise ValueError("the Parquet file is another than it was when it was listed")
+    raise ValueError(f"the Parquet file has changed since it was listed{RETRY}")
 
 
 def read_cells(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Iterator[pa.Array]:
@@ -158,18 +158,17 @@ def read_cells(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Iter
         yield array
 
 
-def read_picture(value: Any, limit: int) -> bytes:
+def image_bytes(value: Any, limit: int) -> bytes:
     """Return the bytes of an image from its cell, an Arrow scalar: binary, or a struct with a field ``bytes``.
 
     Raises:
         ValueError: if the cell or its bytes are null, or longer than ``limit`` bytes.
     """
-    told = isinstance(value, pa.StructScalar)
     if not value.is_valid:
         raise ValueError("the row has no picture")
-    value = value[BYTES] if told else value
+    value = value[BYTES] if isinstance(value, pa.StructScalar) else value
     if not value.is_valid:
-        raise ValueError("the row has no bytes, a path at best: what a dataset only points to is not looked for")
+        raise ValueError("the row has no bytes, at most a path: what a dataset only points to is not looked for")
     content = value.as_buffer()
     if content.size > limit:
         raise too_large(limit)
@@ -177,6 +176,7 @@ def read_picture(value: Any, limit: int) -> bytes:
 
 
 def _values(table: Any, group: int, rows: int, columns: list[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the values of each row of a group, and a problem if they can't be read; see ``parquet.values_of``."""
     if not columns:
         yield from (({}, "") for _ in range(rows))
         return

@@ -1,4 +1,4 @@
-"""Pictures that lie inside other files, read in the order in which they lie: each stretch of such a file once."""
+"""Read images out of archives and Parquet files, each part of such a file once if they are read in order."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..retry import RetryPolicy
 from ..uris import BUCKETS, path_of, scheme_of
 from .compression import decompress_blocks
 from .forward_stream import StreamPool, read_at
-from .location import ImageCell, Member, is_compressed
-from .parquet_images import find_row, read_cells, read_footer, read_picture, row_group
+from .location import RETRY, ImageCell, Member, is_compressed
+from .parquet_images import find_row, image_bytes, read_cells, read_footer, row_group
 from .tar import HEADER_BYTES, check_member
 
 
 class ContainerReader:
-    """What a process keeps of such files: their latest blocks, and the streams that it reads. Threads may share it."""
+    """Reads images out of containers. A process has one, with a cache of blocks and open streams for its threads."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
@@ -33,7 +33,7 @@ class ContainerReader:
         """
         archive, start, size = member.archive, member.offset - HEADER_BYTES, member.size + HEADER_BYTES
         if is_compressed(archive):
-            stream = self.streams.of(
+            stream = self.streams.get(
                 archive,
                 lambda: decompress_blocks(archive, lambda: open_file(archive, self._stores, retry_policy, as_is=True)),
             )
@@ -60,12 +60,12 @@ class ContainerReader:
         index, row = find_row(footer, cell.number)
         name = (cell.file, index, cell.column)
         group = self.window.once(("group", *name), lambda: row_group(footer, index, cell.column))
-        stream = self.streams.of(name, lambda: read_cells(group, cell.column, open_it), lambda rows: rows.nbytes)
-        piece, row = divmod(row, group.at_once)
-        rows = stream.piece(piece)
+        stream = self.streams.get(name, lambda: read_cells(group, cell.column, open_it), lambda rows: rows.nbytes)
+        chunk, row = divmod(row, group.at_once)
+        rows = stream.chunk(chunk)
         if rows is None or row >= len(rows):
-            raise ValueError("the Parquet file is shorter than it was when it was listed")
-        return read_picture(rows[row], limit)
+            raise ValueError(f"the Parquet file is shorter than it was when it was listed{RETRY}")
+        return image_bytes(rows[row], limit)
 
     def _parts_of(self, file: str, retry_policy: RetryPolicy) -> FetchPart:
         if scheme_of(file) in BUCKETS:

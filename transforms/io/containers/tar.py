@@ -1,4 +1,4 @@
-"""Pictures in tar archives, compressed or not: found by the headers, and read in the order in which they lie."""
+"""List the images in tar archives by their headers, and check a member when it is read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..files import Positioned, open_file
 from ..object_stores.base import Stores
 from .compression import decompress_blocks
 from .forward_stream import ForwardStream, read_at
-from .location import Member, is_compressed
+from .location import RETRY, Member, is_compressed
 
-# What a header says beyond a name (pax, GNU's long names) is held in memory.
+# tarfile holds extended headers (pax, GNU long names) in memory.
 MAX_HEADER_BYTES = 1 << 20
 HEADER_BYTES = tarfile.BLOCKSIZE
 
@@ -52,24 +52,27 @@ def check_member(content: bytes, member: Member) -> bytes:
         ValueError: if ``content`` is too short, or its header has another size or another name.
     """
     if len(content) < HEADER_BYTES + member.size:
-        raise ValueError("the archive is shorter than it was when it was listed")
+        raise ValueError(f"the archive is shorter than it was when it was listed{RETRY}")
     try:
         header = tarfile.TarInfo.frombuf(content[:HEADER_BYTES], tarfile.ENCODING, "surrogateescape")
     except tarfile.TarError:
         header = None
     if header is None or header.size != member.size or not _is_named(header.name, member.name):
-        raise ValueError("the archive is another than it was when it was listed")
+        raise ValueError(f"the archive has changed since it was listed{RETRY}")
     return content[HEADER_BYTES : HEADER_BYTES + member.size]
 
 
 def _is_named(header: str, name: str) -> bool:
-    """Whether a header may be that of a member: of a long name, or one that is not ASCII, it need not say the truth."""
+    """Return whether a header may belong to a member of this name.
+
+    Long names and names that are not ASCII stand in an extended header, so that for them every header may belong.
+    """
     plain = name.isascii() and len(name) < tarfile.LENGTH_NAME
     return not plain or name == header or name.rpartition("#")[0] == header
 
 
 class _Headers:
-    """A file of which only headers are read."""
+    """A file whose ``read`` refuses more than ``MAX_HEADER_BYTES`` at once: a header that claims more is hostile."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -101,11 +104,13 @@ def _headers(archive: str, stores: Stores | None) -> _Headers:
 
 
 def _check_end(file: _Headers, end: int, to_the_last: bool) -> None:
-    """See that an archive ends where tarfile said so: what is no header, or half of one, it takes for the end.
+    """Check that the archive has its end mark at byte ``end``; tarfile takes a broken or cut-off header for the end.
+
+    With ``to_the_last`` the file is read to its end, which verifies the compressed data behind the mark.
 
     Raises:
-        ReadError: it does not.
-        ValueError: what is compressed breaks off behind it.
+        ReadError: if there is no end mark.
+        ValueError: if the compressed data are broken or cut off.
     """
     file.seek(end)
     if file.read(HEADER_BYTES) != bytes(HEADER_BYTES):

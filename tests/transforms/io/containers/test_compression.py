@@ -100,7 +100,7 @@ def test_what_unpacks_to_absurdly_much_ends_there(
 
 
 def test_an_xz_that_wants_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "XZ_MEMORY", 1 << 20)
+    monkeypatch.setattr(module, "MAX_XZ_MEMORY", 1 << 20)
     assert unpack("a.tar.xz", lzma.compress(CONTENT))[1].startswith(
         "its compressed data are broken: Memory usage limit"
     )

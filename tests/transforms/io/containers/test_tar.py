@@ -163,7 +163,7 @@ def test_another_archive_of_the_same_name_is_not_taken_for_the_one_that_was_list
     path = tmp_path / f"a{ending}"
     refs = members(make(path, ["a.jpg", "b.jpg", "c.jpg"]))
     make(path, ["0.json", "a.jpg", "bb.jpg", "b.jpg", "c.jpg"])
-    with pytest.raises(ValueError, match="another than it was"):
+    with pytest.raises(ValueError, match="has changed since"):
         Fetcher()(refs[2].location)
 
 
