@@ -1,4 +1,4 @@
-"""Things asked for by many threads, in nearly the order in which they lie, as pictures are when they are loaded."""
+"""Requests by many threads in nearly ascending order, as when images are prefetched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ THREADS, UNDER_WAY, APART = 8, 16, 3
 
 
 def ask(call: Callable[[Any], T], things: Sequence[Any]) -> list[T]:
-    """What ``call`` says to each, in their order."""
+    """Call ``call`` on each thing from 8 threads, in nearly their order; return the results in their order."""
     draw, under_way, found = random.Random(0), deque(), {}
     with ThreadPoolExecutor(THREADS) as pool:
         for index in sorted(range(len(things)), key=lambda index: index + draw.random() * APART):

@@ -1,4 +1,4 @@
-"""Pictures inside of Parquet."""
+"""Images in a column of Parquet."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def picture(number: int) -> bytes:
 
 
 def write(path: Path, pictures: list[Any], kind: pa.DataType = STRUCT, rows: int = 4, **columns: list[Any]) -> str:
-    """A file with a picture a row, in groups of so many."""
+    """A file with one image a row, in row groups of ``rows``."""
     pq.write_table(pa.table({"image": pa.array(pictures, kind), **columns}), path, row_group_size=rows)
     return str(path)
 
@@ -61,7 +61,7 @@ def read(fetch: Fetcher, refs: list[ImageRef]) -> list[bytes]:
     return ask(fetch, [ref.location for ref in refs])
 
 
-def test_each_row_is_a_picture_named_by_its_path_and_known_by_its_row(tmp_path: Path) -> None:
+def test_each_row_is_an_image_with_its_path_as_name_and_its_number_in_the_uri(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [*cells(5), {"bytes": picture(5), "path": None}, cells(1)[0]])
     refs = references(path)
     assert [ref.filename for ref in refs] == [*(f"{number}.png" for number in range(5)), "a.parquet#6", "0.png"]
@@ -71,7 +71,7 @@ def test_each_row_is_a_picture_named_by_its_path_and_known_by_its_row(tmp_path: 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_bytes_stand_in_structs_or_alone(layout: str, tmp_path: Path) -> None:
+def test_every_supported_column_type_is_read(layout: str, tmp_path: Path) -> None:
     kind = LAYOUTS[layout]
     told = cells(6) if pa.types.is_struct(kind) else [cell["bytes"] for cell in cells(6)]
     path = write(tmp_path / "a.parquet", told, kind)
@@ -81,7 +81,7 @@ def test_bytes_stand_in_structs_or_alone(layout: str, tmp_path: Path) -> None:
     assert refs[5].filename == ("5.png" if layout == "struct" else "a.parquet#6")
 
 
-def test_two_columns_of_one_file_are_other_pictures_whatever_they_are_called(tmp_path: Path) -> None:
+def test_columns_of_one_file_are_different_images_whatever_their_names(tmp_path: Path) -> None:
     names = ["image", "a/b:#1.parquet#x/1", "bytes", "struct.bytes", "größe"]
     columns = {name: pa.array([{"bytes": picture(place), "path": "x.png"}], STRUCT) for place, name in enumerate(names)}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet#b.parquet")
@@ -92,7 +92,7 @@ def test_two_columns_of_one_file_are_other_pictures_whatever_they_are_called(tmp
     assert [fetch(ref.location) for ref in refs] == [picture(place) for place in range(len(names))]
 
 
-def test_a_value_that_python_can_not_have_spoils_its_row_only(tmp_path: Path) -> None:
+def test_a_value_that_python_can_not_hold_fails_its_row_only(tmp_path: Path) -> None:
     moments = pa.array([1, 2**62, 3], pa.timestamp("us"))
     pq.write_table(pa.table({"image": [b"x"] * 3, "when": moments}), tmp_path / "a.parquet")
     columns = Columns(image="image", tasks=(Caption(),), kept=(pa.field("when", pa.timestamp("us")),))
@@ -114,23 +114,23 @@ def test_a_value_that_python_can_not_have_spoils_its_row_only(tmp_path: Path) ->
         ("nested", "'nested' holds struct<path: string>"),
     ],
 )
-def test_a_column_that_is_none_of_pictures_is_refused(tmp_path: Path, column: str, complaint: str) -> None:
+def test_a_column_that_can_not_hold_images_is_refused(tmp_path: Path, column: str, complaint: str) -> None:
     columns = {"text": ["x"], "number": [1], "many": [cells(1)], "nested": [{"path": "x"}]}
     path = write(tmp_path / "a.parquet", cells(1), **columns)
     with pytest.raises(ValueError, match=complaint):
         check_columns([path], Columns(image=column), [])
-    # Of another file than the first, that is a row.
+    # In a later file the same fault is a row in errors/.
     (broken,) = references(path, image=column)
     assert complaint.split(";")[0].split(":")[0] in broken.problem and broken.uri == path
 
 
-def test_only_parquet_can_hold_pictures(tmp_path: Path) -> None:
+def test_an_image_column_in_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image\nx\n")
     with pytest.raises(ValueError, match="no Parquet file"):
         check_columns([f"{tmp_path}/a.csv"], Columns(image="image"), [])
 
 
-def test_a_manifest_has_one_column_of_pictures(tmp_path: Path) -> None:
+def test_a_manifest_needs_exactly_one_image_column(tmp_path: Path) -> None:
     for given in ({}, {"uri": "url", "image": "image"}):
         with pytest.raises(ValueError, match="one column of pictures"):
             Columns(**given)
@@ -149,7 +149,7 @@ def test_a_manifest_has_one_column_of_pictures(tmp_path: Path) -> None:
         ({"bytes": b"x" * 2000, "path": "a.png"}, "larger than"),
     ],
 )
-def test_a_row_without_a_picture_fails_alone(
+def test_a_row_without_an_image_fails_alone(
     tmp_path: Path, cell: dict[str, Any] | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "MAX_FILE_BYTES", 1000)
@@ -161,7 +161,7 @@ def test_a_row_without_a_picture_fails_alone(
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs", "az"])
-def test_in_a_bucket_bytes_are_read_once_and_only_where_they_are_annotated(
+def test_images_in_a_bucket_are_read_once_and_only_when_they_are_fetched(
     kind: str, bucket_of: Callable[[str], Bucket], tmp_path: Path, small_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "WINDOW_BYTES", 1 << 20)
@@ -177,7 +177,7 @@ def test_in_a_bucket_bytes_are_read_once_and_only_where_they_are_annotated(
     assert bucket.proxy.sent < len(content) * 1.25
 
 
-def test_what_could_not_be_had_is_had_once_the_store_is_well(
+def test_images_can_be_read_once_the_store_has_recovered(
     bucket_of: Callable[[str], Bucket], tmp_path: Path, small_blocks: int
 ) -> None:
     bucket, told = bucket_of("s3"), cells(12)
@@ -210,7 +210,7 @@ def test_a_group_is_read_once_in_little_memory_however_many_threads_ask(tmp_path
     assert stream.num_begins == 1
 
 
-def test_rows_can_be_asked_for_in_any_order(tmp_path: Path, small_blocks: int) -> None:
+def test_rows_can_be_read_in_any_order(tmp_path: Path, small_blocks: int) -> None:
     draw = random.Random(0)
     told = [draw.randbytes(3000) for _ in range(100)]
     refs, fetch = references(write(tmp_path / "a.parquet", told, pa.binary(), rows=50)), Fetcher()
@@ -225,7 +225,7 @@ def test_rows_of_a_group_share_a_shard_and_are_read_in_order(tmp_path: Path) -> 
     assert sorted(sorted(refs, key=lambda ref: ref.key), key=read_order) == refs
 
 
-def test_a_file_that_has_changed_is_told(tmp_path: Path) -> None:
+def test_a_file_that_became_shorter_or_lost_its_column_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     refs = references(write(path, cells(10)))
     write(path, cells(10), rows=7)
@@ -246,7 +246,7 @@ def test_a_file_that_has_changed_is_told(tmp_path: Path) -> None:
         Fetcher()(refs[0].location)
 
 
-def test_where_a_group_is_broken_its_rows_fail_and_no_others(tmp_path: Path) -> None:
+def test_a_broken_row_group_fails_its_rows_only(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     refs = references(write(path, cells(12)))
     content = bytearray(path.read_bytes())
@@ -263,9 +263,7 @@ def test_where_a_group_is_broken_its_rows_fail_and_no_others(tmp_path: Path) -> 
             assert fetch(ref.location) == picture(index)
 
 
-def test_rows_that_come_otherwise_than_they_were_asked_for_are_not_taken_for_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_of_an_unexpected_length_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pq.ParquetFile.iter_batches
 
     def halves(*given: Any, **options: Any) -> Any:
@@ -278,7 +276,7 @@ def test_rows_that_come_otherwise_than_they_were_asked_for_are_not_taken_for_oth
         Fetcher()(refs[3].location)
 
 
-def test_a_file_that_tells_of_more_rows_than_it_could_have_is_refused(tmp_path: Path) -> None:
+def test_a_footer_that_claims_more_rows_than_bytes_is_refused(tmp_path: Path) -> None:
     (broken,) = references(write(tmp_path / "a.parquet", [None] * 1_000_000, pa.binary(), rows=1_000_000))
     assert "more rows than it has bytes" in broken.problem
 
@@ -294,7 +292,7 @@ def annotate(pattern: str, out: Path, columns: Columns, keep: list[str]) -> dict
     return record
 
 
-def test_the_whole_job_asks_each_row_its_question_and_balances(tmp_path: Path) -> None:
+def test_the_whole_job_fills_prompts_by_row_and_balances(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", [*cells(5), None], word=list("abcde") + ["f"], split=["train"] * 6)
     write(tmp_path / "b.parquet", cells(3), word=["x", "", "z"], split=["test"] * 3)
     (tmp_path / "c.parquet").write_bytes(b"PAR1 none PAR1")
@@ -320,7 +318,7 @@ def test_the_whole_job_asks_each_row_its_question_and_balances(tmp_path: Path) -
     assert annotate(f"{tmp_path}/*.parquet", tmp_path / "out", columns, ["split"])["counts"]["pending"] == 0
 
 
-def test_what_datasets_writes_is_annotated(tmp_path: Path) -> None:
+def test_a_file_written_by_datasets_is_annotated(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     images = [Image.new("RGB", (20 + number, 10), (number, 0, 0)) for number in range(7)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})

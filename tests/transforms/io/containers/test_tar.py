@@ -1,4 +1,4 @@
-"""Pictures in tar archives."""
+"""Images in tar archives, compressed or not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def picture(number: int) -> bytes:
 
 
 def make(path: Path, names: list[str]) -> str:
-    """An archive in which each picture tells its number by its width; what is called empty is."""
+    """An archive whose image of number N is 10 + N pixels wide; members called empty have no bytes."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as tar:
         for number, name in enumerate(names):
@@ -71,7 +71,7 @@ def members(path: str) -> list[ImageRef]:
     return list(list_archive(ImageRef(path, Path(path).name)))
 
 
-def test_members_with_an_images_extension_are_found_each_by_a_name_of_its_own(tmp_path: Path) -> None:
+def test_members_with_the_extension_of_an_image_are_listed_under_unique_names(tmp_path: Path) -> None:
     path = make(tmp_path / "a.tar", NAMES)
     refs = members(path)
     assert [ref.filename for ref in refs] == IN_ALL
@@ -79,7 +79,7 @@ def test_members_with_an_images_extension_are_found_each_by_a_name_of_its_own(tm
     assert len({ref.key for ref in refs}) == len(refs)
 
 
-def test_a_member_is_read_where_it_lies(tmp_path: Path) -> None:
+def test_the_bytes_of_a_member_are_returned(tmp_path: Path) -> None:
     refs, fetch = members(make(tmp_path / "set #1.tar", NAMES)), Fetcher()
     assert [fetch(ref.location) for ref in refs[:4]] == [picture(number) for number in (0, 2, 4, 5)]
     with pytest.raises(ValueError, match="empty"):
@@ -87,7 +87,7 @@ def test_a_member_is_read_where_it_lies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", COMPRESSED)
-def test_members_of_a_compressed_archive_are_the_same(tmp_path: Path, ending: str) -> None:
+def test_a_compressed_archive_has_the_members_of_the_plain_one(tmp_path: Path, ending: str) -> None:
     plain, packed = make(tmp_path / "a.tar", NAMES), make(tmp_path / f"a{ending}", NAMES)
     refs, fetch = members(packed), Fetcher()
     assert [ref.filename for ref in refs] == IN_ALL
@@ -100,7 +100,7 @@ def test_members_of_a_compressed_archive_are_the_same(tmp_path: Path, ending: st
 
 @pytest.mark.parametrize("ending", [".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"])
 @pytest.mark.parametrize("tenth", (0, 2, 5, 8))
-def test_where_a_compressed_archive_breaks_off_that_is_one_failure_too(
+def test_a_compressed_archive_that_breaks_off_is_one_failure_after_its_members(
     tmp_path: Path, ending: str, tenth: int, small_blocks: int
 ) -> None:
     names = [f"{index:03}.ppm" for index in range(40)]
@@ -134,7 +134,7 @@ def test_a_compressed_archive_that_is_a_bomb_is_one_failure(
         fetch(second.location)
 
 
-def test_a_header_that_wants_much_memory_is_refused(tmp_path: Path, memory_peak: Callable[[], int]) -> None:
+def test_a_header_above_the_limit_is_refused(tmp_path: Path, memory_peak: Callable[[], int]) -> None:
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
     path = tmp_path / "a.tar.gz"
@@ -144,7 +144,7 @@ def test_a_header_that_wants_much_memory_is_refused(tmp_path: Path, memory_peak:
     assert "a header has more than 1 MiB" in broken.problem and memory_peak() < 24 << 20
 
 
-def test_headers_of_headers_without_end_are_one_failure(tmp_path: Path) -> None:
+def test_endless_extended_headers_are_one_failure(tmp_path: Path) -> None:
     endless = tarfile.TarInfo("pax")
     endless.type = tarfile.XHDTYPE
     (tmp_path / "a.tar").write_bytes(endless.tobuf() * 3000)
@@ -153,13 +153,13 @@ def test_headers_of_headers_without_end_are_one_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
-def test_an_archive_that_is_not_there_any_more_is_one_failure(tmp_path: Path, ending: str) -> None:
+def test_a_missing_archive_is_one_failure(tmp_path: Path, ending: str) -> None:
     (gone,) = members(str(tmp_path / f"a{ending}"))
     assert "No such file" in gone.problem
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.zst"])
-def test_another_archive_of_the_same_name_is_not_taken_for_the_one_that_was_listed(tmp_path: Path, ending: str) -> None:
+def test_a_repacked_archive_is_refused_when_a_member_is_read(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
     refs = members(make(path, ["a.jpg", "b.jpg", "c.jpg"]))
     make(path, ["0.json", "a.jpg", "bb.jpg", "b.jpg", "c.jpg"])
@@ -167,16 +167,14 @@ def test_another_archive_of_the_same_name_is_not_taken_for_the_one_that_was_list
         Fetcher()(refs[2].location)
 
 
-def test_a_member_keeps_its_key_when_the_archive_is_packed_anew(tmp_path: Path) -> None:
+def test_a_member_keeps_its_key_when_the_archive_is_repacked(tmp_path: Path) -> None:
     before = {ref.filename: ref.key for ref in members(make(tmp_path / "a.tar", ["b.jpg", "c.jpg"]))}
     after = {ref.filename: ref.key for ref in members(make(tmp_path / "a.tar", ["a.jpg", "c.jpg", "b.jpg"]))}
     assert before.items() <= after.items()
 
 
 @pytest.mark.parametrize(("cut", "whole"), [(0, 0), (100, 0), (560, 1), (600, 1), (1200, 1), (1800, 2), (3500, 3)])
-def test_where_an_archive_breaks_off_that_is_one_failure_and_what_came_before_is_found(
-    tmp_path: Path, cut: int, whole: int
-) -> None:
+def test_an_archive_that_breaks_off_is_one_failure_after_its_members(tmp_path: Path, cut: int, whole: int) -> None:
     path = Path(make(tmp_path / "a.tar", ["a.jpg", "b.jpg", "c.jpg"]))
     path.write_bytes(path.read_bytes()[:cut])
     *found, broken = members(str(path))
@@ -184,7 +182,7 @@ def test_where_an_archive_breaks_off_that_is_one_failure_and_what_came_before_is
     assert broken.uri == str(path) and "broken" in broken.problem
 
 
-def test_an_archive_that_became_shorter_is_told(tmp_path: Path) -> None:
+def test_an_archive_that_became_shorter_is_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "a.tar", ["a.jpg", "b.jpg"])
     refs = members(path)
     Path(path).write_bytes(Path(path).read_bytes()[:1600])
@@ -193,7 +191,7 @@ def test_an_archive_that_became_shorter_is_told(tmp_path: Path) -> None:
             Fetcher()(ref.location)
 
 
-def test_members_of_one_stretch_share_a_shard_and_are_read_in_order(
+def test_members_of_one_segment_share_a_shard_and_are_read_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locality, "SEGMENT_BYTES", 4096)
@@ -220,7 +218,7 @@ def rows(out: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.zst"])
-def test_the_whole_job_asks_every_member_once_and_balances(tmp_path: Path, ending: str) -> None:
+def test_the_whole_job_annotates_every_member_once_with_its_byte_range(tmp_path: Path, ending: str) -> None:
     make(tmp_path / f"a{ending}", NAMES)
     broken = tmp_path / f"b{ending}"
     make(tmp_path / "b.tar", ["x.jpg", "y.jpg"])
