@@ -1,8 +1,8 @@
 """Annotate image datasets of any size with the Moondream vision-language model, on Apache Beam."""
 
-from .models.cloud import MoondreamCloud
-from .models.fal import Fal
-from .models.fallback import Fallback
+from .models.hosted.cloud.annotator import MoondreamCloud
+from .models.hosted.fal.annotator import Fal
+from .models.hosted.fallback import Fallback
 from .models.moondream.annotator import Moondream
 from .models.tasks import Annotator, Answer, Box, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling, Spot
 from .transforms.annotation.annotate import Annotate, Annotated, annotate

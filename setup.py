@@ -1,4 +1,4 @@
-"""Install the repository root under one import name: the folders stay at the top, ``models`` is not a name for all."""
+"""Install the folders of the repository root as the package ``moondream_beam``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PACKAGE_DIR = {NAME: ".", **{f"{NAME}.{folder.replace('/', '.')}": folder for fo
 
 
 class BuildRoot(build_py):
-    """Of the root's own modules, package only ``__init__.py``: not this file."""
+    """Package only ``__init__.py`` of the modules in the root, and not ``setup.py``."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        """List (package, module, file) of one folder."""
+        """Return (package, module, path of the file) for each module of one package."""
         modules = super().find_package_modules(package, package_dir)
         return [module for module in modules if package != NAME or module[1] == "__init__"]
 

@@ -1,6 +1,6 @@
-"""Seconds that a run takes at its end to count the rows in the files that it published.
+"""Time to count the rows of a run's committed files: ``python benchmarks/counting.py 1000`` for 1,000 files.
 
-``python benchmarks/counting.py 1000``: so many files, of a thousand rows each, on this disk.
+Each file has a thousand rows. The files are on a local disk.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ ROWS = 1000
 
 
 def main(files: int) -> None:
-    """Write them, count them, print a line."""
+    """Write this number of files, count their rows, and print the time."""
     digests = pa.array([f"{row:064x}" for row in range(ROWS)])
     table = pa.table(dict.fromkeys(ANNOTATION_SCHEMA.names, digests))
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "data").mkdir()
         for shard in range(files):
             pq.write_table(table, Path(folder, "data", f"part-run-{shard:05}.parquet"), compression="zstd")
-        started, of_core = time.perf_counter(), time.process_time()
+        started, cpu_seconds = time.perf_counter(), time.process_time()
         found = count_rows(files_of(folder, "run"), RetryPolicy())
-        seconds, of_core = time.perf_counter() - started, time.process_time() - of_core
-    print(f"{found.data:,} rows in {found.files:,} files: {seconds:.2f} s, {of_core:.2f} s of a core")
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_seconds
+    print(f"{found.data:,} rows in {found.files:,} files: {seconds:.2f} s, {cpu_seconds:.2f} s of CPU time")
 
 
 if __name__ == "__main__":

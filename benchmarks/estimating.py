@@ -1,7 +1,4 @@
-"""How far an estimate from a sample is from the run that follows.
-
-python benchmarks/estimating.py [PICTURES SAMPLE]
-"""
+"""The error of an estimate from a sample, compared with the run: python benchmarks/estimating.py [PICTURES SAMPLE]."""
 
 from __future__ import annotations
 
@@ -17,25 +14,28 @@ FIRST_SEED = 2**44
 TASKS = ("--caption", "normal", "--query", "How many shapes are there?", "--detect", "shape")
 
 
-def printed(*words: str) -> str:
-    """What the command prints."""
+def run_command(*arguments: str) -> str:
+    """Run a moondream-beam command and return its standard output."""
     done = subprocess.run(
-        [sys.executable, "-m", "moondream_beam.pipelines.cli", *words], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "moondream_beam.pipelines.cli", *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return done.stdout
 
 
 def run(pictures: int, sample: int) -> None:
-    """Estimate, annotate, compare."""
+    """Estimate from a sample, annotate all pictures, and print both times."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "pictures")
         folder.mkdir()
         for seed in range(FIRST_SEED, FIRST_SEED + pictures):
             draw(seed).image.save(folder / f"{seed}.jpg")
-        words = (str(folder), "--model", "tiny", *TASKS)
-        said = printed("estimate", *words, "--sample", str(sample))
-        pace = float(said.split("pace ")[1].split()[0].replace(",", ""))
-        printed("annotate", *words, "--output", f"{name}/out", "--no-report")
+        arguments = (str(folder), "--model", "tiny", *TASKS)
+        text = run_command("estimate", *arguments, "--sample", str(sample))
+        pace = float(text.split("pace ")[1].split()[0].replace(",", ""))
+        run_command("annotate", *arguments, "--output", f"{name}/out", "--no-report")
         seconds = json.loads(next(Path(name, "out", "runs").iterdir()).read_text())["wall_seconds"]
     print(
         f"{pictures} pictures, a sample of {sample}: {pictures / pace:.1f} s estimated, {seconds:.1f} s taken, ", end=""

@@ -1,8 +1,7 @@
-"""Seconds, by the clock and of a core, and peak memory of planning: manifests or folders to shards, nothing more.
+"""Time and peak memory of planning alone: from manifests or folders to shards.
 
-``python benchmarks/planning.py --rows 10000 100000 1000000 --files 100000``. Each size runs in a process of its own,
-whose peak is that of all it does, Beam's runner included; a plan of nothing, which it also measures, is what imports
-take.
+``python benchmarks/planning.py --rows 10000 100000 1000000 --files 100000``. Each size runs in a process of its own.
+Its peak memory includes imports and Beam's runner; the row for 0 pictures shows their part.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from moondream_beam.transforms.planning.plan import PlanShards
 TASKS = (Caption(), Detect("dog"))
 JOB = Job(TASKS, Moondream("tiny"), run="now")
 SHARD_SIZE = 1000
-FILES_A_FOLDER = 1000
+FILES_PER_FOLDER = 1000
 
 
 def main() -> None:
-    """Measure and print a table in Markdown."""
+    """Plan each size and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--done", type=int, nargs="*", default=[1_000_000])
@@ -43,7 +42,7 @@ def main() -> None:
     if args.plan:
         plan(Path(args.plan))
         return
-    print("| input | seconds | of a core | peak memory, MiB | shards | pictures |\n|---|---|---|---|---|---|")
+    print("| input | seconds | CPU seconds | peak memory, MiB | shards | pictures |\n|---|---|---|---|---|---|")
     kinds = (
         ("manifest rows", [0, *args.rows]),
         ("files in a folder", args.files),
@@ -56,9 +55,9 @@ def main() -> None:
 
 
 def make(folder: Path, kind: str, size: int) -> Path:
-    """The input: a manifest of URLs, or a folder of empty files, a thousand in each folder below it.
+    """Write and return the input: a manifest of URLs, or a folder of empty files in subfolders of a thousand.
 
-    What is done lies beside it: the ids of all that will be asked, in as many files as a run would make.
+    For a ``kind`` with "done", an output beside the manifest holds the ids of all requests, in files like a run's.
     """
     if kind != "files in a folder":
         path = folder / "urls.csv"
@@ -73,19 +72,19 @@ def make(folder: Path, kind: str, size: int) -> Path:
             pq.write_table(pa.Table.from_pylist(rows), part)
         return path
     for index in range(size):
-        path = folder / "photos" / f"{index // FILES_A_FOLDER:04}" / f"{index:09}.jpg"
+        path = folder / "photos" / f"{index // FILES_PER_FOLDER:04}" / f"{index:09}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     return folder / "photos"
 
 
 def url(index: int) -> str:
-    """The URL of a picture that nobody looks for."""
+    """Return the URL of a picture, which is never fetched."""
     return f"https://images.example.org/collection/{index:09}.jpg"
 
 
 def measure(name: str, source: Path) -> None:
-    """One line of the table."""
+    """Plan an input in a new process, and print a table row."""
     command = [sys.executable, __file__, "--plan", str(source)]
     seconds, core, peak, shards, pictures = subprocess.run(
         command, check=True, capture_output=True, text=True
@@ -94,10 +93,10 @@ def measure(name: str, source: Path) -> None:
 
 
 def plan(source: Path) -> None:
-    """Plan one input, in this process."""
+    """Plan one input in this process, and print its numbers."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        seen = Path(folder, "seen")
+        counts_file = Path(folder, "counts_file")
         with beam.Pipeline(local_runner(PipelineOptions([]), 1)) as pipeline:
             if source.is_dir():
                 refs = pipeline | ReadImages(str(source))
@@ -105,15 +104,15 @@ def plan(source: Path) -> None:
                 refs = pipeline | ReadManifests([str(source)], Columns("url"))
             shards = (refs | PlanShards(JOB, str(source.parent / "out"), SHARD_SIZE, 1)).shards
             sizes = shards | "Sizes" >> beam.MapTuple(lambda _, refs: sum(1 for _ in refs))
-            told = sizes | beam.combiners.ToList()
-            _ = told | "Tell" >> beam.Map(tell, str(seen))
-        counted = seen.read_text()
+            all_sizes = sizes | beam.combiners.ToList()
+            _ = all_sizes | "Tell" >> beam.Map(write_counts, str(counts_file))
+        counts = counts_file.read_text()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"{time.perf_counter() - started:.1f} {time.process_time():.1f} {peak} {counted}")
+    print(f"{time.perf_counter() - started:.1f} {time.process_time():.1f} {peak} {counts}")
 
 
-def tell(sizes: list[int], path: str) -> None:
-    """How many shards there are, and how many pictures in them."""
+def write_counts(sizes: list[int], path: str) -> None:
+    """Write the number of shards and the number of pictures to a file."""
     Path(path).write_text(f"{len(sizes)} {sum(sizes)}")
 
 

@@ -1,4 +1,4 @@
-"""Print docs/cli.md: what the command says of itself, as wide as a page.
+"""Print docs/cli.md: the help of each command, 120 columns wide.
 
 python docs/cli.py > docs/cli.md
 """
@@ -16,8 +16,8 @@ COLUMNS = 120
 
 
 def page() -> str:
-    """The page."""
-    # Where argparse looks for the width of a terminal.
+    """Return the text of docs/cli.md."""
+    # argparse reads the width of the terminal from this variable.
     before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), str(COLUMNS)
     try:
         return "\n".join(lines())
@@ -29,10 +29,10 @@ def page() -> str:
 
 
 def lines() -> Iterator[str]:
-    """The lines of the page."""
+    """Yield the parts of the page: the help of the command, and that of each subcommand."""
     parser = build_parser()
     yield "# The command\n"
-    yield "What `--help` says, made by `python docs/cli.py > docs/cli.md`; a test holds the page to it.\n"
+    yield "The output of `--help`. A test checks it. To update this page, run `python docs/cli.py > docs/cli.md`.\n"
     yield f"```text\n{parser.format_help()}```\n"
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for name, command in commands.choices.items():

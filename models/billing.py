@@ -1,4 +1,4 @@
-"""What a hosted API tells of a request beside its answer."""
+"""What a hosted API billed for a request."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 
 class Billing(NamedTuple):
-    """The API's own name for the job that a request was in, and the request's part of what was billed.
+    """A request's share of what a hosted API billed for a job; the ``hosted`` column of a row.
 
-    ``units`` are what the API counts: billable units at fal, tokens at Moondream Cloud. ``usd`` is None where no price
-    is known. ``estimated``: the API did not tell the units. ``response`` is the rest of what it tells, as JSON.
+    ``job``: the API's id of the job, empty if no job was accepted. ``units``: billable units at fal, tokens at
+    Moondream Cloud. ``usd``: dollars, None if no price is known. ``estimated``: True if the API did not report the
+    units. ``response``: JSON text of what else the API reported with the answer, None if there is no answer.
     """
 
     job: str

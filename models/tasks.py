@@ -1,4 +1,4 @@
-"""What can be asked of a picture, what comes back, and the seam that every annotator implements."""
+"""Tasks, requests and outcomes, and the protocol ``Annotator`` that every model and API implements."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL.Image import Image
 from .billing import Billing
 
 Length = Literal["short", "normal", "long"]
+# Why an answer ended: by the model's end token, or by a limit on tokens, objects or context.
 FinishReason = Literal["stop", "length"]
 # Width and height, in pixels.
 Size = tuple[int, int]
@@ -26,7 +27,7 @@ DEFAULT_MAX_OBJECTS = 50
 
 @dataclass(frozen=True)
 class Caption:
-    """Ask for a description: ``"short"``, ``"normal"`` or ``"long"``."""
+    """Describe a picture. Any ``length`` other than "short", "normal" and "long" raises a ValueError."""
 
     name: ClassVar[str] = "caption"
     length: Length = "normal"
@@ -37,13 +38,13 @@ class Caption:
 
     @property
     def prompt(self) -> str:
-        """What stands in the ``prompt`` column."""
+        """The value of the ``prompt`` column."""
         return self.length
 
 
 @dataclass(frozen=True)
 class Query:
-    """Ask a question in plain words."""
+    """Answer a question about a picture. A blank ``question`` raises a ValueError."""
 
     name: ClassVar[str] = "query"
     question: str = DEFAULT_PROMPT
@@ -53,7 +54,7 @@ class Query:
 
     @property
     def prompt(self) -> str:
-        """What stands in the ``prompt`` column."""
+        """The value of the ``prompt`` column."""
         return self.question
 
 
@@ -69,20 +70,20 @@ class _Find:
 
     @property
     def prompt(self) -> str:
-        """What stands in the ``prompt`` column."""
+        """The value of the ``prompt`` column."""
         return self.object
 
 
 @dataclass(frozen=True)
 class Detect(_Find):
-    """Ask for a box around each ``object``, at most ``max_objects`` of them."""
+    """Find a box around each ``object``. A blank object or ``max_objects`` below 1 raises a ValueError."""
 
     name: ClassVar[str] = "detect"
 
 
 @dataclass(frozen=True)
 class Point(_Find):
-    """Ask for the centre of each ``object``, at most ``max_objects`` of them."""
+    """Find the centre of each ``object``. A blank object or ``max_objects`` below 1 raises a ValueError."""
 
     name: ClassVar[str] = "point"
 
@@ -92,11 +93,12 @@ Task = Caption | Query | Detect | Point
 
 @dataclass(frozen=True)
 class Sampling:
-    """How words are drawn; the defaults are the hosted endpoint's.
+    """How tokens of a text are sampled. The defaults are the hosted endpoint's. Bad numbers raise a ValueError.
 
-    ``max_tokens`` new tokens at most: None takes 64, or a caption's own preset. ``temperature`` 0 always takes
-    the likeliest token; ``top_p`` in (0, 1] keeps the likeliest tokens up to that mass; ``repetition_penalty``
-    above 1 makes tokens already generated less likely. Boxes and points are always the likeliest.
+    ``max_tokens``: the limit on new tokens, 1 or more; None: see ``budget``. ``temperature``: 0 takes the most likely
+    token; higher values sample. ``top_p``, in (0, 1]: sample from the most likely tokens up to this probability.
+    ``repetition_penalty``, above 0: values above 1 make tokens of the answer less likely to be repeated. Coordinates of
+    boxes and points are always the most likely.
     """
 
     max_tokens: int | None = None
@@ -115,7 +117,7 @@ class Sampling:
             raise ValueError(f"repetition_penalty {self.repetition_penalty}: give more than 0; 1 changes nothing")
 
     def budget(self, task: Task) -> int:
-        """How many tokens the answer to this task may have."""
+        """Return ``max_tokens``, or if that is None 64, 256 or 512 for a caption by its length, else 64."""
         if self.max_tokens is not None:
             return self.max_tokens
         return CAPTION_MAX_TOKENS[task.length] if isinstance(task, Caption) else DEFAULT_MAX_TOKENS
@@ -125,7 +127,7 @@ DEFAULT_SAMPLING = Sampling()
 
 
 class Box(NamedTuple):
-    """A rectangle in fractions of width and height, in [0, 1], from the top left."""
+    """A rectangle, in fractions of the picture's width and height, in [0, 1]. The origin is the top left corner."""
 
     x_min: float
     y_min: float
@@ -134,7 +136,7 @@ class Box(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """A place in fractions of width and height, in [0, 1], from the top left."""
+    """A point, in fractions of the picture's width and height, in [0, 1]. The origin is the top left corner."""
 
     x: float
     y: float
@@ -142,7 +144,7 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said: ``text`` for captions and queries, ``objects`` for Detect, ``points`` for Point."""
+    """An answer: ``text`` to Caption and Query, ``objects`` to Detect, ``points`` to Point; None in the others."""
 
     finish_reason: FinishReason
     text: str | None = None
@@ -152,10 +154,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds that a request took: waiting for its turn, on the clock; seeing the picture; and answering.
-
-    Requests that share a pass share its time, and each bears its part, so that sums over requests are real.
-    """
+    """Milliseconds until a request is prefilled, to encode its picture, and to generate its answer. Requests that share
+    a pass of the network divide its time."""
 
     wait_ms: float = 0.0
     encode_ms: float = 0.0
@@ -164,7 +164,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Tokens:
-    """How many tokens went in (image prefix and prompt) and came out."""
+    """Numbers of tokens: ``input`` counts image prefix and prompt, ``output`` the answer."""
 
     input: int = 0
     output: int = 0
@@ -172,8 +172,8 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One task on one upright RGB picture, from ``uri`` if that is known, maybe in fewer pixels than its ``size`` says.
-    Draws are seeded by ``id``; requests that share a picture object and follow each other share its encoding."""
+    """One task on one upright RGB picture. ``id`` seeds the sampling. ``size``: of the full picture, if ``picture`` is
+    reduced. Consecutive requests that share a picture object share its encoding."""
 
     id: str
     picture: Image
@@ -185,7 +185,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a request has no answer, after so many ``attempts``. ``retryable``: the same request may succeed later."""
+    """Why a request has no answer. ``error``: the type of the error. ``retryable``: the request may succeed later."""
 
     error: str
     message: str
@@ -194,14 +194,13 @@ class Fault:
 
     @classmethod
     def of(cls, error: BaseException, *, retryable: bool = False) -> Fault:
-        """The fault that an exception amounts to."""
+        """Return the fault of an exception: its type's name and its text, or the name twice if the text is empty."""
         return cls(type(error).__name__, str(error) or type(error).__name__, retryable)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one request: an answer or a fault, and what it took on which ``backend``. ``model`` and ``revision``
-    are empty unless another model answered than the one that was asked."""
+    """The result of one request from ``backend``. ``model`` and ``revision`` are set only if a fallback answered."""
 
     id: str
     result: Answer | Fault
@@ -214,35 +213,35 @@ class Outcome:
 
 
 class Annotator(Protocol):
-    """Whatever can answer tasks about pictures. It is pickled to the workers, so it loads when first asked."""
+    """A model or an API that answers requests. It is pickled to the workers, so it loads at the first ``answer``."""
 
     @property
     def name(self) -> str:
-        """The model, as it stands in the ``model`` column."""
+        """The value of the ``model`` column."""
 
     @property
     def revision(self) -> str:
-        """Which state of that model: what the same name may not silently change."""
+        """The version of the model: another revision may give other answers."""
 
     @property
     def tasks(self) -> frozenset[type[Task]]:
-        """The kinds of task that it can be asked."""
+        """The kinds of task that it supports."""
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
-        """Whether a picture of ``size`` may come in ``reduced`` pixels: it would see the same, but for rounding."""
+        """Return whether a picture of ``size`` may be given in ``reduced`` pixels: the model input hardly differs."""
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Answer a stream: one outcome for every request, in any order, never an exception for one bad request."""
+        """Yield one outcome for every request, in any order. A bad request has a fault and raises nothing."""
 
 
 def task_digest(task: Task) -> str:
-    """A task as canonical JSON, for the request id."""
+    """Return a task as JSON with sorted keys. Request ids contain this text, so its format must not change."""
     return json.dumps({"task": task.name, **asdict(task)}, sort_keys=True, ensure_ascii=False)
 
 
 def _refuse_blank(task: str, text: str) -> None:
     if not text.strip():
-        raise ValueError(f"{task}: the prompt is empty")
+        raise ValueError(f"{task}: the prompt is empty: give a text")
 
 
 def _refuse_below_one(name: str, value: int) -> None:

@@ -1,1 +1,1 @@
-"""Floor 3, the command line: build, parse, run. No DoFn here."""
+"""Floor 3: the command line. It builds and runs pipelines, and defines no DoFn."""

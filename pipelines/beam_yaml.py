@@ -1,6 +1,6 @@
-"""The transforms as Beam YAML names them: arguments that YAML can say, rows with named fields in and out.
+"""The transforms for Beam YAML: they take arguments of YAML types, and rows with named fields go in and out.
 
-``providers.yaml``, beside this file, lists them.
+``providers.yaml`` lists them for Beam.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from ..models.moondream.annotator import Moondream
 from ..models.moondream.checkpoints.hub import OFFICIAL
 from ..models.tasks import Query
 from ..transforms.annotation import annotate, job
-from ..transforms.core.beam_schema import AnnotationsToRows, FailuresToRows, RefsToRows, RowsToRefs, asked_of, row_type
+from ..transforms.core.beam_schema import (
+    AnnotationsToRows,
+    FailuresToRows,
+    RefsToRows,
+    RowsToRefs,
+    build_task_spec,
+    row_type,
+)
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest
 from ..transforms.output.reader import read_failures
-from .options.yaml import GOOD, errors_of, sampling_of, tasks_of, texts_of
+from .options.yaml import GOOD_OUTPUT, parse_error_output, parse_sampling, parse_tasks, parse_texts
 
 PROVIDERS = Path(__file__).with_name("providers.yaml")
 RECORD_SCHEMA = pa.schema(
@@ -38,39 +45,39 @@ RECORD_SCHEMA = pa.schema(
 
 
 class ReadImages(beam.PTransform[PBegin, PCollection[Any]]):
-    """References to pictures as rows: ``uri``, ``filename``, and a ``problem`` where there is none to look for.
+    """List pictures as rows with the fields ``uri``, ``filename`` and ``problem`` (null, or why there is no picture).
 
     Args:
-        path: a file, a folder, a glob or a URL, or a list of such; on disk or in a bucket.
+        path: a file, a folder, a glob or a URL, on disk or in a bucket, or a list of these.
 
     Raises:
-        ValueError: there is no path, or one that can't be any, or matches no picture.
+        ValueError: if there is no path, or a path is malformed or matches no picture.
     """
 
     def __init__(self, path: str | Sequence[str]) -> None:
         super().__init__()
-        paths = texts_of("path", path)
+        paths = parse_texts("path", path)
         self.images = images.ReadImages(*paths)
         if (nothing := images.first_unmatched(paths)) is not None:
-            raise ValueError(f"path {nothing}: no picture there; check it")
+            raise ValueError(f"path {nothing}: no picture found; check the path")
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:
-        """Pictures by pattern."""
+        """Read the references and convert them to rows."""
         return pbegin | self.images | RefsToRows()
 
 
 class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
-    """The pictures that manifests list, a row each: ``uri``, ``filename``, ``problem`` and some of their columns.
+    """List the pictures of manifests as rows with the fields ``uri``, ``filename``, ``problem`` and chosen columns.
 
     Args:
-        path: a .csv, .tsv, .jsonl, .ndjson or .parquet, a glob of such, or a list; on disk or in a bucket.
-        uri_column: where the picture lies; url unless there is an image_column.
-        image_column: of Parquet, the pictures themselves: bytes, or bytes and a path.
-        filename_column: what it is called; else the end of its URI.
-        columns: those that become fields.
+        path: a .csv, .tsv, .jsonl, .ndjson or .parquet file, on disk or in a bucket, a glob of these, or a list.
+        uri_column: column with the path or URL of the picture; url by default, unless there is an image_column.
+        image_column: column of a Parquet file with the picture itself, as bytes or {bytes, path}.
+        filename_column: column with the name of the picture; by default the last part of its URI.
+        columns: columns that become fields of the rows.
 
     Raises:
-        ValueError: there is no such file, no such column, or one that can't be a field.
+        ValueError: if a file or a column does not exist, or a column cannot become a field.
     """
 
     def __init__(
@@ -82,23 +89,23 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         image_column: str | None = None,
     ) -> None:
         super().__init__()
-        paths = texts_of("path", path)
+        paths = parse_texts("path", path)
         if not paths:
-            raise ValueError("path: there is no manifest")
-        # A reference keeps columns beside what is asked of it: here something stands for that.
+            raise ValueError("path: no manifest is given; give at least one")
+        # Columns need a task. This one is a placeholder: the tasks are arguments of Annotate.
         if image_column is None:
             uri_column = uri_column or "url"
         found = manifest.Columns(uri_column, filename_column, (Query(),), image=image_column)
-        found = manifest.check_columns(paths, found, texts_of("columns", columns))
+        found = manifest.check_columns(paths, found, parse_texts("columns", columns))
         self.manifests, self.rows = manifest.ReadManifests(paths, found), RefsToRows(found.kept)
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:
-        """Row by row of the manifests."""
+        """Read the manifests and convert their rows."""
         return pbegin | self.manifests | self.rows
 
 
-class _Asking(beam.PTransform[PCollection[Any], Any]):
-    """What Annotate and AnnotateToParquet have in common: what is asked, of which model, and where failures go."""
+class _AnnotatingTransform(beam.PTransform[PCollection[Any], Any]):
+    """The common part of Annotate and AnnotateToParquet: tasks, model, sampling, and the output for failures."""
 
     def __init__(
         self,
@@ -115,65 +122,67 @@ class _Asking(beam.PTransform[PCollection[Any], Any]):
         error_handling: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.tasks, self.keep = tasks_of(tasks), texts_of("keep_fields", keep_fields)
-        self.errors = errors_of(error_handling)
+        self.tasks, self.keep = parse_tasks(tasks), parse_texts("keep_fields", keep_fields)
+        self.errors = parse_error_output(error_handling)
         self.annotator = Moondream(model, revision, tokenizer, device=device, dtype=dtype, batch_size=batch_size)
-        self.sampling, self.fetch = sampling_of(sampling), Fetcher(allow_private_addresses)
+        self.sampling, self.fetch = parse_sampling(sampling), Fetcher(allow_private_addresses)
 
 
-class Annotate(_Asking):
-    """Rows with a field ``uri`` in, a row for each task on each picture out; failures at the output that is named.
+class Annotate(_AnnotatingTransform):
+    """Answer each task on the picture of each row. Failures go to the output that ``error_handling`` names.
+
+    The input rows need a field ``uri``.
 
     Args:
-        tasks: a list of {caption: short|normal|long}, {query: TEXT}, {detect: OBJECT}, {point: OBJECT}, or of plain
-            texts, which are queries. A text may name fields in braces.
-        model: a repository on the hub, a folder, a bucket, a .safetensors, or tiny.
-        revision: a branch, tag or commit on the hub; of other weights, their release.
-        tokenizer: a tokenizer.json in the place of the model's own.
+        tasks: a list of {caption: short|normal|long}, {query: TEXT}, {detect: OBJECT}, {point: OBJECT}, or of texts,
+            which are queries. A text may contain field names in braces.
+        model: a name on the Hugging Face hub, a folder on disk or in a bucket, a .safetensors file, or tiny.
+        revision: a branch, tag or commit on the hub; for other weights, the release of Moondream 2.
+        tokenizer: a tokenizer.json that replaces the model's own.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32, bfloat16 or float16.
-        batch_size: requests answered at once; by memory unless given.
-        sampling: max_tokens, temperature, top_p, repetition_penalty.
-        keep_fields: fields of the input that rows are to bear.
-        allow_private_addresses: let http(s) reach private networks.
-        error_handling: {output: NAME}; it has to be given.
+        batch_size: number of requests in one batch; by default as many as memory holds.
+        sampling: a mapping with max_tokens, temperature, top_p and repetition_penalty.
+        keep_fields: fields of the input to copy to the rows.
+        allow_private_addresses: allow http(s) requests to private networks.
+        error_handling: {output: NAME}. It is required.
 
     Raises:
-        ValueError: an argument makes no sense, or it is not said where failures go.
+        ValueError: if an argument has a bad value, or ``error_handling`` is missing.
     """
 
     def expand(self, rows: PCollection[Any]) -> dict[str, PCollection[Any]]:
-        """Row by row, with two outputs."""
+        """Return the output ``good`` with the answers, and the output for failures."""
         if self.errors is None:
             raise ValueError(
-                "say where failures go: error_handling: {output: NAME}, and read NAME in another transform"
+                "error_handling is missing: add error_handling: {output: NAME}, and read NAME in another transform"
             )
-        asked = asked_of(rows, self.tasks, self.keep)
+        asked = build_task_spec(rows, self.tasks, self.keep)
         annotated = annotate.Annotate(asked.job_tasks(), self.annotator, sampling=self.sampling, fetch=self.fetch)
         annotations, failures = rows | "Rows" >> RowsToRefs(asked) | "Ask" >> annotated
         return {
-            GOOD: annotations | "Annotations" >> AnnotationsToRows(asked.columns),
+            GOOD_OUTPUT: annotations | "Annotations" >> AnnotationsToRows(asked.columns),
             self.errors: failures | "Failures" >> FailuresToRows(),
         }
 
 
-class AnnotateToParquet(_Asking):
-    """Rows with a field ``uri`` in, a folder of Parquet files written; run again, it does only what is missing.
+class AnnotateToParquet(_AnnotatingTransform):
+    """Answer each task on the picture of each row, and write Parquet files. A second run adds only what is missing.
 
-    Out comes one row with what the run did: ``run``, ``output``, ``pictures``, ``pending``, ``done``, ``retried``,
-    ``annotations``, ``failures``, ``balanced``. Failures are in ``errors/``; with ``error_handling``, those of this run
-    are its output too.
+    The input rows need a field ``uri``. The output is one row about the run with the fields ``run``, ``output``,
+    ``pictures``, ``pending``, ``done``, ``retried``, ``annotations``, ``failures`` and ``balanced``. Failures are in
+    ``errors/``. With ``error_handling``, the failures of this run are an output of the transform as well.
 
     Args:
-        output: the folder, on disk or in a bucket.
-        shard_size: pictures a file, about.
-        retry_errors: ask again what is in errors/.
-        dedup: ask pictures of the same bytes once in the run.
-        max_failure_rate: above 0, the share of failures at which the run stops early.
-        asking: all that Annotate takes.
+        output: the folder for the files, on disk or in a bucket.
+        shard_size: approximate number of pictures in each file.
+        retry_errors: ask again the requests whose rows are in errors/.
+        dedup: ask once for pictures with equal bytes in the whole run.
+        max_failure_rate: share of failures (0 to 1) above which the run stops early; 0: no limit.
+        asking: the arguments of Annotate.
 
     Raises:
-        ValueError: an argument makes no sense.
+        ValueError: if an argument has a bad value.
     """
 
     def __init__(
@@ -186,7 +195,7 @@ class AnnotateToParquet(_Asking):
         **asking: Any,
     ) -> None:
         super().__init__(**asking)
-        (self.output,) = texts_of("output", output)
+        (self.output,) = parse_texts("output", output)
         self.options: dict[str, Any] = {
             "shard_size": shard_size,
             "retry_errors": retry_errors,
@@ -196,19 +205,19 @@ class AnnotateToParquet(_Asking):
         self.hints: dict[str, Any] = {}
 
     def with_resource_hints(self, **hints: Any) -> AnnotateToParquet:
-        """Hints for the step that runs the model, and for no other.
+        """Set Beam's resource hints for the step that runs the model, and for no other step.
 
         Raises:
-            ValueError: Beam knows no such hint, or it has no such value.
+            ValueError: if Beam does not know a hint or its value.
         """
         parse_resource_hints(hints)
         self.hints.update(hints)
         return self
 
     def expand(self, rows: PCollection[Any]) -> PCollection[Any] | dict[str, PCollection[Any]]:
-        """The whole job."""
-        asked = asked_of(rows, self.tasks, self.keep)
-        whole = job.AnnotateToParquet(
+        """Return the row about the run; with ``error_handling``, that output and the output for failures."""
+        asked = build_task_spec(rows, self.tasks, self.keep)
+        whole_job = job.AnnotateToParquet(
             asked.job_tasks(),
             self.annotator,
             self.output,
@@ -217,16 +226,19 @@ class AnnotateToParquet(_Asking):
             fetch=self.fetch,
             **self.options,
         ).with_resource_hints(**self.hints)
-        record = rows | "Rows" >> RowsToRefs(asked) | "Job" >> whole
-        told = record | "Record" >> beam.Map(_record_row, whole.output).with_output_types(row_type(RECORD_SCHEMA))
-        if self.errors is None:
-            return told
-        failures = record | "Read failures" >> beam.FlatMap(
-            lambda done, out: read_failures(out, done["run"]), whole.output
+        record = rows | "Rows" >> RowsToRefs(asked) | "Job" >> whole_job
+        summary = record | "Record" >> beam.Map(_record_row, whole_job.output).with_output_types(
+            row_type(RECORD_SCHEMA)
         )
-        return {GOOD: told, self.errors: failures | "Failures" >> FailuresToRows()}
+        if self.errors is None:
+            return summary
+        failures = record | "Read failures" >> beam.FlatMap(
+            lambda done, out: read_failures(out, done["run"]), whole_job.output
+        )
+        return {GOOD_OUTPUT: summary, self.errors: failures | "Failures" >> FailuresToRows()}
 
 
 def _record_row(record: Mapping[str, Any], output: str) -> Any:
+    """Return the record of a run as a row with the fields of RECORD_SCHEMA."""
     values = {**record["counts"], **record, "output": output}
     return Row(**{name: values[name] for name in RECORD_SCHEMA.names})

@@ -10,50 +10,64 @@ import sys
 from collections.abc import Sequence
 
 from .commands import annotate, demo, estimate, export, report, status
-from .display.progress import AboveTheBar
-from .local_runner.signals import ended_as_by_ctrl_c, not_about_ends_on_purpose
+from .display.progress import AboveBarHandler
+from .local_runner.signals import ExpectedExitFilter, sigterm_as_keyboard_interrupt
 from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError
 
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; the exit status: 0 done, 1 too many failures, 2 bad arguments or nothing could start."""
+    """Run a subcommand and return its exit status.
+
+    Args:
+        argv: the arguments after the program name; ``sys.argv[1:]`` by default.
+
+    Returns:
+        0 if all is well, 1 if the work stopped early or is incomplete, 130 after Ctrl-C or SIGTERM, and 2 if the
+        arguments are bad or a requirement is missing: then no work was done.
+
+    Raises:
+        SystemExit: with status 2 if argparse rejects the arguments, and with 0 after ``--help``.
+    """
     parser, words = build_parser(), list(sys.argv[1:] if argv is None else argv)
-    refuse_empty(parser, words)
+    reject_empty_words(parser, words)
     args, others = parser.parse_known_args(words)
     if not faulthandler.is_enabled():
-        # A decoder in C that crashes takes the process with it: let it at least say where.
+        # A crash in a C library ends the process without an exception. This prints a traceback first.
         faulthandler.enable()
-    # Importing Beam leaves a handler behind, and its warnings are about options that nobody gave.
-    handler = AboveTheBar()
-    handler.addFilter(not_about_ends_on_purpose)
+    # Importing Beam installs a log handler. Its warnings are about options that the user did not give.
+    handler = AboveBarHandler()
+    handler.addFilter(ExpectedExitFilter())
     logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    # Its own one would say all of it once more, and through the bar.
+    # The handler of this library would print each record a second time, and over the progress bar.
     logging.getLogger("huggingface_hub").handlers.clear()
     try:
-        with ended_as_by_ctrl_c():
+        with sigterm_as_keyboard_interrupt():
             status: int = args.run(args, others)
         return status
     except StartupError as error:
         print(f"moondream-beam {args.command}: {error}", file=sys.stderr)
         return BAD_ARGUMENTS
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         return INTERRUPTED
 
 
-def refuse_empty(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """End where a word is empty, as "$OUT" is when nobody has set it: as a folder it would mean the one we are in."""
+def reject_empty_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Exit with status 2 if an argument is empty, such as ``--output ""`` or ``--output=``.
+
+    An unset shell variable gives an empty argument. As a path it would mean the current folder.
+    """
     for before, word in zip(("moondream-beam", *words), words, strict=False):
         if not word or re.fullmatch("--[a-z_-]+=", word):
-            place = f"for {word[:-1]}" if word else f"after {before}"
-            parser.error(f"nothing is given {place}: say what, or leave it out")
+            place = f"{word[:-1]} has an empty value" if word else f"the argument after {before} is empty"
+            parser.error(f"{place}: give a value (an unset shell variable is empty)")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands."""
+    """Return the parser of all subcommands."""
     parser = OneLineParser(
         prog="moondream-beam",
         description="Annotate image datasets with Moondream: captions, answers, boxes and points, in Parquet.",
@@ -61,12 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module, summary in (
-        ("annotate", annotate, "annotate pictures into a Parquet dataset"),
-        ("estimate", estimate, "annotate a sample, and say how long and how much all of it would take"),
-        ("status", status, "say how far the runs of an output are"),
-        ("report", report, "write one page to look at: pictures, figures, errors, what ran"),
-        ("export", export, "write an output in the shapes that training tools read"),
-        ("demo", demo, "draw pictures and annotate them with the embedded model"),
+        ("annotate", annotate, "annotate pictures, and write the answers to Parquet files"),
+        ("estimate", estimate, "annotate a sample, and estimate the time and the cost of the whole input"),
+        ("status", status, "show the progress of all runs that write to an output folder"),
+        ("report", report, "write an HTML page with pictures, statistics, errors and runs of an output folder"),
+        ("export", export, "write the answers in a format that training tools read"),
+        ("demo", demo, "draw pictures, and annotate them with the embedded model"),
     ):
         command = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False

@@ -1,14 +1,14 @@
-"""Floor 2, Beam: images in, rows out. No argument parsing here."""
+"""Floor 2: Beam transforms from pictures to rows. It parses no arguments."""
 
 import logging
 
 
-def _not_about_google(record: logging.LogRecord) -> bool:
+def _is_not_about_apitools(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("apitools not found")
 
 
-# Where Google's libraries are not installed Beam says so to everybody who imports it, whatever they are about to do.
-logging.getLogger().addFilter(_not_about_google)
+# Without Google's libraries, every import of Beam logs a warning about them, also for users who do not need them.
+logging.getLogger().addFilter(_is_not_about_apitools)
 import apache_beam  # noqa: E402, F401
 
-logging.getLogger().removeFilter(_not_about_google)
+logging.getLogger().removeFilter(_is_not_about_apitools)

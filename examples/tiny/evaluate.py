@@ -1,4 +1,4 @@
-"""Measure an annotator on scenes that training never saw: ``python -m tiny.evaluate``."""
+"""Evaluate an annotator on scenes outside the training data: ``python -m tiny.evaluate``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GREEDY = Sampling(temperature=0.0)
 
 
 class Exam(NamedTuple):
-    """One task about a scene, under which heading it counts, and what is right: a text, or the boxes of the objects."""
+    """One task on a scene, the heading of its score, and the right answer: a text, or the boxes of the objects."""
 
     heading: str
     scene: Scene
@@ -38,41 +38,40 @@ class Exam(NamedTuple):
 
 @dataclass
 class Tally:
-    """How much of a heading is right: ``right`` points of ``possible`` ones."""
+    """The score of a heading: ``right`` of ``possible`` points."""
 
     right: float = 0.0
     possible: int = 0
 
     def add(self, right: float, possible: int) -> None:
-        """Count some more points."""
+        """Add points."""
         self.right += right
         self.possible += possible
 
     @property
     def share(self) -> float:
-        """The part that is right, in [0, 1]."""
+        """The right share of the possible points, in [0, 1]; 0 if none are possible."""
         return self.right / self.possible if self.possible else 0.0
 
 
 def evaluate(annotator: Annotator, scenes: Iterable[Scene], sampling: Sampling = GREEDY) -> dict[str, Tally]:
-    """Put every exam of the scenes to the annotator.
+    """Return the score of an annotator on these scenes, by heading.
 
-    Texts count when right word for word. Boxes count by their overlap (intersection over union) with the object that
-    they match best, out of the objects there are, or found if that is more: what is missed and what is invented both
-    cost a full object. Points count when they lie within an object of their own, once out of the points given and once
-    out of the objects there are.
+    A text scores 1 if it equals the right text. A box scores its intersection over union with the object that it
+    matches. The possible points are the number of objects or of boxes, whichever is larger. A point scores 1 if it lies
+    in an object that no other point matches; it counts once per point and once per object.
     """
     exams = {str(number): exam for number, exam in enumerate(exam for scene in scenes for exam in set_exams(scene))}
     tallies: dict[str, Tally] = {}
     requests = (Request(id, exam.scene.image, exam.task, sampling) for id, exam in exams.items())
     for outcome in annotator.answer(requests):
-        for heading, right, possible in _mark(exams[outcome.id], outcome.result):
+        for heading, right, possible in _score(exams[outcome.id], outcome.result):
             tallies.setdefault(heading, Tally()).add(right, possible)
     return tallies
 
 
 def set_exams(scene: Scene) -> Iterator[Exam]:
-    """All that is asked of a scene: captions, questions, things to detect and to point at."""
+    """Yield all exams of a scene: captions, questions, and things to detect and to point at."""
     for length, caption in scene.captions.items():
         yield Exam(f"captions, {length}", scene, Caption(length), caption)
     for question, answer in scene.questions:
@@ -84,15 +83,15 @@ def set_exams(scene: Scene) -> Iterator[Exam]:
 
 
 def overlap(one: Box, two: Box) -> float:
-    """The intersection of two boxes over their union, in [0, 1]."""
+    """Return the intersection of two boxes over their union, in [0, 1]."""
     width = min(one.x_max, two.x_max) - max(one.x_min, two.x_min)
     height = min(one.y_max, two.y_max) - max(one.y_min, two.y_min)
     common = max(0.0, width) * max(0.0, height)
     return common / (_area(one) + _area(two) - common) if common else 0.0
 
 
-def _mark(exam: Exam, result: Answer | Fault) -> Iterator[tuple[str, float, int]]:
-    """What an answer adds to which headings: points of right ones and of possible ones."""
+def _score(exam: Exam, result: Answer | Fault) -> Iterator[tuple[str, float, int]]:
+    """Yield heading, right points and possible points of an answer."""
     if isinstance(exam.right, str):
         yield exam.heading, float(isinstance(result, Answer) and result.text == exam.right), 1
         return
@@ -106,7 +105,7 @@ def _mark(exam: Exam, result: Answer | Fault) -> Iterator[tuple[str, float, int]
 
 
 def _match(found: Sequence[Box | Spot], right: Sequence[Box]) -> float:
-    """The sum of fits, best first, each place and each object once."""
+    """Return the sum of fits of a greedy matching: the best fit first, each place and each object once."""
     fits = sorted(((_fit(one, box), i, j) for i, one in enumerate(found) for j, box in enumerate(right)), reverse=True)
     total, taken, matched = 0.0, set[int](), set[int]()
     for fit, i, j in fits:
@@ -128,8 +127,8 @@ def _area(box: Box) -> float:
 
 
 def main() -> None:
-    """Print the share of what is right under each heading."""
-    parser = argparse.ArgumentParser(description="Measure the tiny model on scenes that its training never saw.")
+    """Print the score of each heading."""
+    parser = argparse.ArgumentParser(description="Evaluate the tiny model on scenes outside its training data.")
     parser.add_argument("--model", default="tiny", help="tiny, or a folder of such weights")
     parser.add_argument("--scenes", type=int, default=len(EVALUATION_SEEDS), help="how many of the 500 scenes")
     parser.add_argument("--temperature", type=float, default=0.0)

@@ -1,4 +1,4 @@
-"""How far the network is from a batch: words, places and sizes.
+"""The losses of a batch: of tokens, coordinates and sizes.
 
 Letters of the shapes: B pictures, N crops, T tokens, C channels.
 """
@@ -13,34 +13,37 @@ from torch.nn import functional as F
 
 from moondream_beam.models.moondream.checkpoints.weights import MoondreamModel
 from moondream_beam.models.moondream.network.crops import normalize
-from moondream_beam.models.moondream.network.region import size_among_bins
+from moondream_beam.models.moondream.network.region import SIZE_OCTAVES
 
 from .lessons import IGNORED, Batch
 
-# Standard deviation, in bins, of the bell around the right bin: near misses are nearly right.
-_SPREAD = 4.0
+# Standard deviation, in bins, of the target distribution around the right bin, so that near bins cost little.
+_BELL_STD = 4.0
 
 
 class Losses(NamedTuple):
-    """Mean losses: of words in nats; of coordinates and sizes in nats above the least that their bells allow."""
+    """Mean losses in nats: cross-entropy of tokens, Kullback-Leibler divergence of coordinates and sizes."""
 
-    words: Tensor
+    tokens: Tensor
     coordinates: Tensor
     sizes: Tensor
 
 
-def look(model: MoondreamModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The features of all crops, ``[N, patches, C]``, and the image embeddings, ``[B, patches, C]``."""
+def encode_pictures(model: MoondreamModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the features of all crops, ``[N, patches, C]``, and the image embeddings, ``[B, patches, C]``."""
     features_NTC = model.vision.encode(normalize(batch.pixels_NHWC, torch.float32))
     return features_NTC, model.vision.project(features_NTC, batch.tilings)
 
 
-def read(model: MoondreamModel, seen_BTC: Tensor, batch: Batch) -> Tensor:
-    """Hidden states of all tokens behind the image prefix, ``[B, T, C]``, from the picture's embeddings."""
+def run_decoder(model: MoondreamModel, image_BTC: Tensor, batch: Batch) -> Tensor:
+    """Return the hidden states of all tokens behind the image prefix, ``[B, T, C]``.
+
+    A token attends to the prefix and to the tokens of its own segment up to itself.
+    """
     ids, prefix = model.config.tokenizer, model.config.text.prefix_attn
-    rows = len(seen_BTC)
+    rows = len(image_BTC)
     start = model.text.embed(torch.full((rows, 1), ids.bos_id))
-    embeds_BTC = torch.cat([start, seen_BTC, _embed(model, batch)], dim=1)
+    embeds_BTC = torch.cat([start, image_BTC, _embed(model, batch)], dim=1)
     positions_BT = torch.cat([torch.arange(prefix).expand(rows, -1), batch.positions_BT], dim=1)
     segments_BT = F.pad(batch.segments_BT, (prefix, 0))
     prefixed = segments_BT[:, None, :] == 0
@@ -50,24 +53,24 @@ def read(model: MoondreamModel, seen_BTC: Tensor, batch: Batch) -> Tensor:
     return model.text(embeds_BTC, positions_BT, mask_B1TS)[:, prefix:]
 
 
-def measure(model: MoondreamModel, hidden_BTC: Tensor, batch: Batch) -> Losses:
-    """The losses of the hidden states behind the prefix."""
-    taught = batch.due_ids_BT != IGNORED
-    words = F.cross_entropy(model.text.logits(hidden_BTC[taught]), batch.due_ids_BT[taught])
-    located, sized = ~batch.due_BT3[..., 0].isnan(), ~batch.due_BT3[..., 1].isnan()
+def compute_losses(model: MoondreamModel, hidden_BTC: Tensor, batch: Batch) -> Losses:
+    """Return the losses of the hidden states ``[B, T, C]`` behind the prefix."""
+    has_target = batch.target_ids_BT != IGNORED
+    tokens = F.cross_entropy(model.text.logits(hidden_BTC[has_target]), batch.target_ids_BT[has_target])
+    located, sized = ~batch.targets_BT3[..., 0].isnan(), ~batch.targets_BT3[..., 1].isnan()
     coordinate_logits = model.region.decode_coordinate(hidden_BTC[located])
     size_logits = model.region.decode_size(hidden_BTC[sized])
-    coordinates = batch.due_BT3[located][:, 0] * coordinate_logits.shape[-1]
-    sizes = size_among_bins(batch.due_BT3[sized][:, 1:], size_logits.shape[-1])
-    return Losses(words, _miss(coordinate_logits, coordinates), _miss(size_logits, sizes))
+    coordinates = batch.targets_BT3[located][:, 0] * coordinate_logits.shape[-1]
+    sizes = size_to_bin(batch.targets_BT3[sized][:, 1:], size_logits.shape[-1])
+    return Losses(tokens, _bell_loss(coordinate_logits, coordinates), _bell_loss(size_logits, sizes))
 
 
-def fraction_right(model: MoondreamModel, hidden_BTC: Tensor, batch: Batch) -> float:
-    """The fraction of segments with words all of whose words, and the end, are the likeliest: greedily told right."""
-    taught = batch.due_ids_BT != IGNORED
-    right = model.text.logits(hidden_BTC[taught]).argmax(-1) == batch.due_ids_BT[taught]
-    rows = torch.arange(len(taught))[:, None].expand_as(taught)
-    segments = rows[taught] * (int(batch.segments_BT.max()) + 1) + batch.segments_BT[taught]
+def exact_match(model: MoondreamModel, hidden_BTC: Tensor, batch: Batch) -> float:
+    """Return the fraction of text segments of which every token, with the end, is the most likely one: in [0, 1]."""
+    has_target = batch.target_ids_BT != IGNORED
+    right = model.text.logits(hidden_BTC[has_target]).argmax(-1) == batch.target_ids_BT[has_target]
+    rows = torch.arange(len(has_target))[:, None].expand_as(has_target)
+    segments = rows[has_target] * (int(batch.segments_BT.max()) + 1) + batch.segments_BT[has_target]
     numbers, inverse = segments.unique(return_inverse=True)
     wrong = torch.zeros(len(numbers)).index_add(0, inverse, (~right).float())
     return (wrong == 0).float().mean().item()
@@ -78,13 +81,19 @@ def _embed(model: MoondreamModel, batch: Batch) -> Tensor:
     embeds_BTC = model.text.embed(batch.ids_BT)
     located, sized = batch.ids_BT == ids.coord_id, batch.ids_BT == ids.size_id
     embeds_BTC = embeds_BTC.clone()
-    embeds_BTC[located] = model.region.encode_coordinate(batch.given_BT3[located][:, :1])
-    embeds_BTC[sized] = model.region.encode_size(batch.given_BT3[sized][:, 1:])
+    embeds_BTC[located] = model.region.encode_coordinate(batch.inputs_BT3[located][:, :1])
+    embeds_BTC[sized] = model.region.encode_size(batch.inputs_BT3[sized][:, 1:])
     return embeds_BTC
 
 
-def _miss(logits: Tensor, right: Tensor) -> Tensor:
-    """Divergence of the logits ``[..., bins]`` from a bell around the right bin ``[...]``."""
-    away = torch.arange(logits.shape[-1]) - right[..., None]
-    bell = torch.softmax(-0.5 * (away / _SPREAD) ** 2, dim=-1)
+def size_to_bin(size: Tensor, count: int) -> Tensor:
+    """Return the inverse of ``bin_to_size``, a float in [0, count-1]. Sizes are clamped to [1/1024, 1] first."""
+    octaves = torch.log2(size.clamp(2.0**-SIZE_OCTAVES, 1.0)) + SIZE_OCTAVES
+    return octaves / SIZE_OCTAVES * (count - 1)
+
+
+def _bell_loss(logits: Tensor, right: Tensor) -> Tensor:
+    """Return the mean divergence of logits ``[..., bins]`` from a normal distribution around the bin ``right``."""
+    distance = torch.arange(logits.shape[-1]) - right[..., None]
+    bell = torch.softmax(-0.5 * (distance / _BELL_STD) ** 2, dim=-1)
     return F.kl_div(torch.log_softmax(logits, dim=-1), bell, reduction="none").sum(-1).mean()

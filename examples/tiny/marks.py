@@ -1,4 +1,4 @@
-"""What is where in a picture, patch by patch: a first lesson for the eyes, forgotten after training.
+"""An auxiliary task for the vision encoder: to predict for each patch which shape covers it. Used in training only.
 
 Letters of the shapes: B pictures, N crops, H W pixels, T patches, C channels.
 """
@@ -14,22 +14,22 @@ from torch.nn import functional as F
 from moondream_beam.models.tiny.scenes import Scene
 from moondream_beam.models.tiny.shapes import BANDS, COLOURS, GROUNDS, KINDS, SIZES
 
-# Classes of each mark; class 0 of the first five says that no shape lies there.
+# Number of classes of each mark. Class 0 of the first five means that no shape covers the patch.
 _CLASSES = (4, 1 + len(KINDS), 1 + len(COLOURS), 1 + len(SIZES), 1 + len(BANDS), len(GROUNDS), 4)
 _PLACES = 4
-# How much each of them counts: the kind is the last to be learnt.
+# Weights of their losses. The kind is the hardest to learn.
 _WEIGHTS = (1.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-# A patch is outlined in so many cells a side.
+# Cells along each side of a patch, for its outline.
 _CELLS = 5
-# Pixels that stray further from the ground, in any colour, show a shape.
-_CONTRAST = 40
+# A pixel that differs from the ground by more, in any channel, belongs to a shape.
+_MIN_CONTRAST = 40
 
 
 class Marks(NamedTuple):
-    """What is to be read off each patch.
+    """The targets of each patch.
 
-    ``classes`` ``[..., T, 7]`` are the number from the left, kind, colour, size and band of the shape that covers the
-    patch, the ground, and the count of shapes. ``places`` ``[..., T, 4]`` are that shape's centre and extent, or nan.
+    ``classes`` ``[..., T, 7]``: number from the left, kind, colour, size and band of the shape that covers the patch;
+    the ground; the number of shapes. ``places`` ``[..., T, 4]``: centre and extent of that shape, or nan.
     """
 
     classes: Tensor
@@ -37,14 +37,14 @@ class Marks(NamedTuple):
 
 
 class Marker(nn.Module):
-    """One linear layer that reads all marks of a patch off its channels."""
+    """One linear layer that predicts all marks of a patch from its channels."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dim, sum(_CLASSES) + _PLACES)
 
     def forward(self, hidden_BTC: Tensor, marks: Marks) -> Tensor:
-        """The mean loss of the marks."""
+        """Return the mean loss of the marks for hidden states ``[B, T, C]``."""
         *logits, places = self.linear(hidden_BTC).split([*_CLASSES, _PLACES], dim=-1)
         wrong = [
             weight * F.cross_entropy(part.flatten(0, 1), right.flatten())
@@ -56,26 +56,26 @@ class Marker(nn.Module):
 
 
 class Outliner(nn.Module):
-    """One linear layer that reads off which cells of a patch a shape covers: kinds differ in their outlines only."""
+    """One linear layer that predicts which cells of a patch a shape covers: kinds differ only in their outlines."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dim, _CELLS**2)
 
     def forward(self, features_NTC: Tensor, outlines_NTC: Tensor) -> Tensor:
-        """The mean loss of the outlines."""
+        """Return the mean loss of the outlines for features ``[N, T, C]``."""
         return F.binary_cross_entropy_with_logits(self.linear(features_NTC), outlines_NTC)
 
 
 def outline(pixels_NHWC: Tensor, ground: str, grid: int) -> Tensor:
-    """How much of each cell of each patch a shape covers in these crops, in [0, 1], ``[N, T, cells]``."""
+    """Return the share of each cell that a shape covers, in [0, 1], ``[N, T, cells]``."""
     away_NHW = (pixels_NHWC.int() - torch.tensor(GROUNDS[ground])).abs().amax(-1)
-    covered = F.adaptive_avg_pool2d((away_NHW > _CONTRAST).float(), grid * _CELLS)
+    covered = F.adaptive_avg_pool2d((away_NHW > _MIN_CONTRAST).float(), grid * _CELLS)
     return covered.unflatten(2, (grid, _CELLS)).unflatten(1, (grid, _CELLS)).transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 def mark(scene: Scene, grid: int) -> Marks:
-    """The marks of a scene on ``grid`` x ``grid`` patches; a patch is of the shape in whose box its middle lies."""
+    """Return the marks of ``grid`` x ``grid`` patches. A shape covers the patches whose centres lie in its box."""
     classes = torch.zeros(grid, grid, len(_CLASSES), dtype=torch.long)
     places = torch.full((grid, grid, _PLACES), torch.nan)
     middles = (torch.arange(grid) + 0.5) / grid

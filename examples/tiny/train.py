@@ -1,7 +1,7 @@
-"""Train the tiny model from nothing: ``python -m tiny.train --output DIR``.
+"""Train the tiny model from random weights: ``python -m tiny.train --output DIR``.
 
-First the eyes alone learn what is where (marks.py), then all tasks are learnt together. Every picture is new. The
-learning rate falls to zero over ``--steps``. Started again with the same folder, it goes on from its last checkpoint.
+The vision encoder is trained alone first (marks.py), then the whole network on all tasks. Every picture is new. The
+learning rate falls to zero over ``--steps``. Run the same command again to resume from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch import distributed as workers
+from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 
 from moondream_beam.models.moondream.checkpoints.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
-from moondream_beam.models.moondream.checkpoints.tensor_names import WRAPPED
+from moondream_beam.models.moondream.checkpoints.tensor_names import WRAPPER_PREFIX
 from moondream_beam.models.moondream.checkpoints.weights import MoondreamModel
-from moondream_beam.models.moondream.network.config import MoondreamConfig
+from moondream_beam.models.moondream.network.config import MoondreamConfig, read_json
 from moondream_beam.models.moondream.network.tokenizer import Tokenizer
 from moondream_beam.models.tiny.scenes import TRAINING_SEEDS, VALIDATION_SEEDS, draw
 
 from .lessons import Batch, Teacher
-from .losses import fraction_right, look, measure, read
+from .losses import compute_losses, encode_pictures, exact_match, run_decoder
 from .marks import Marker, Outliner
 from .vocabulary import build_config, build_tokenizer
 
@@ -39,11 +38,11 @@ _CLIP = 1.0
 _MARKS_WEIGHT = 0.3
 _COORDINATES_WEIGHT = 0.4
 _SIZES_WEIGHT = 0.3
-_STATE_FILE, _MEETING_FILE = "training.pt", "meeting"
+_STATE_FILE, _RENDEZVOUS_FILE = "training.pt", "meeting"
 
 
 class Pupil(nn.Module):
-    """The network and, for the time of its training, the layers that read marks and outlines off what it sees."""
+    """The network, and the layers for marks and outlines that are used in training only."""
 
     def __init__(self, config: MoondreamConfig) -> None:
         super().__init__()
@@ -56,23 +55,23 @@ class Pupil(nn.Module):
         nn.init.normal_(self.model.region.size_features, std=1.0)
 
     def forward(self, batch: Batch, everything: bool) -> tuple[Tensor, list[float]]:
-        """The loss to descend, and its parts for the log: marks, outlines, words, coordinates, sizes."""
-        features_NTC, seen_BTC = look(self.model, batch)
-        marks, outlines = self.marker(seen_BTC, batch.marks), self.outliner(features_NTC, batch.outlines_NTC)
+        """Return the loss, and its parts for the log. Without ``everything`` only marks and outlines are trained."""
+        features_NTC, image_BTC = encode_pictures(self.model, batch)
+        marks, outlines = self.marker(image_BTC, batch.marks), self.outliner(features_NTC, batch.outlines_NTC)
         if not everything:
             return marks + outlines, [marks.item(), outlines.item()]
-        losses = measure(self.model, read(self.model, seen_BTC, batch), batch)
-        told = losses.words + _COORDINATES_WEIGHT * losses.coordinates + _SIZES_WEIGHT * losses.sizes
-        return told + _MARKS_WEIGHT * (marks + outlines), [part.item() for part in (marks, outlines, *losses)]
+        losses = compute_losses(self.model, run_decoder(self.model, image_BTC, batch), batch)
+        task_loss = losses.tokens + _COORDINATES_WEIGHT * losses.coordinates + _SIZES_WEIGHT * losses.sizes
+        return task_loss + _MARKS_WEIGHT * (marks + outlines), [part.item() for part in (marks, outlines, *losses)]
 
 
 class Training:
-    """One worker's share of the training; all workers hold the same weights and take the same steps."""
+    """The training in one worker process. All workers hold the same weights and average their gradients."""
 
     def __init__(self, rank: int, options: argparse.Namespace) -> None:
         torch.manual_seed(options.seed)
         self.rank, self.options, self.folder = rank, options, Path(options.output)
-        config = MoondreamConfig.read(self.folder / CONFIG_FILE)
+        config = MoondreamConfig().with_overrides(read_json(self.folder / CONFIG_FILE))
         self.teacher = Teacher(config, Tokenizer(self.folder / TOKENIZER_FILE), options.things)
         self.pupil = Pupil(config)
         self.weights = [weight for weight in self.pupil.parameters() if weight.requires_grad]
@@ -83,7 +82,7 @@ class Training:
         self.step = 0
 
     def run(self) -> None:
-        """Take the steps that are left."""
+        """Run the remaining steps. Resume from the last checkpoint in the folder if there is one."""
         if (self.folder / _STATE_FILE).exists():
             self._resume()
         start = time.monotonic()
@@ -111,15 +110,15 @@ class Training:
         return parts
 
     def _average(self) -> None:
-        taught = [weight.grad for weight in self.weights if weight.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in taught])
-        workers.all_reduce(flat)
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
         flat /= self.options.workers
-        for gradient, mean in zip(taught, flat.split([gradient.numel() for gradient in taught]), strict=True):
+        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
     def _rate(self) -> float:
-        """Warm up at the start and again when the tasks set in; fall to zero along a cosine."""
+        """Return the learning rate: a cosine to zero, with a warm-up at the start and when all tasks begin."""
         looking = self.options.looking
         since = self.step if self.step < looking else self.step - looking
         falling = 0.5 * (1 + math.cos(math.pi * self.step / self.options.steps))
@@ -129,8 +128,8 @@ class Training:
     def _log(self, parts: list[float], seconds: float) -> None:
         scenes = [draw(seed) for seed in VALIDATION_SEEDS[: self.options.validation]]
         batch = self.teacher.batch(scenes)
-        hidden_BTC = read(self.pupil.model, look(self.pupil.model, batch)[1], batch)
-        right = fraction_right(self.pupil.model, hidden_BTC, batch)
+        hidden_BTC = run_decoder(self.pupil.model, encode_pictures(self.pupil.model, batch)[1], batch)
+        right = exact_match(self.pupil.model, hidden_BTC, batch)
         losses = " ".join(f"{part:.4f}" for part in parts)
         print(f"step {self.step} seconds {seconds:.0f} loss {losses} held-out right {right:.3f}", flush=True)
 
@@ -139,7 +138,7 @@ class Training:
         unfinished = self.folder / f"{_STATE_FILE}.part"
         torch.save(state, unfinished)
         unfinished.replace(self.folder / _STATE_FILE)
-        tensors = {WRAPPED + name: tensor.half() for name, tensor in self.pupil.model.state_dict().items()}
+        tensors = {WRAPPER_PREFIX + name: tensor.half() for name, tensor in self.pupil.model.state_dict().items()}
         save_file(tensors, self.folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
     def _resume(self) -> None:
@@ -150,14 +149,14 @@ class Training:
 
 
 def main() -> None:
-    """Write tokenizer and configuration, then train."""
-    parser = argparse.ArgumentParser(description="Train the tiny model from nothing.")
+    """Write the tokenizer and the configuration, then train."""
+    parser = argparse.ArgumentParser(description="Train the tiny model from random weights.")
     parser.add_argument(
-        "--output", required=True, help="folder for the checkpoint; training goes on from what is in it"
+        "--output", required=True, help="folder of the checkpoint; training resumes from a checkpoint in it"
     )
     parser.add_argument("--steps", type=int, default=3_300)
     parser.add_argument("--stop", type=int, help="interrupt the training after this step")
-    parser.add_argument("--looking", type=int, default=900, help="first steps, in which only the eyes learn")
+    parser.add_argument("--looking", type=int, default=900, help="first steps, which train the vision encoder alone")
     parser.add_argument("--batch", type=int, default=64, help="pictures a step, of all workers together")
     parser.add_argument("--things", type=int, default=1, help="names to detect or point at for each picture")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
@@ -171,17 +170,17 @@ def main() -> None:
     tokenizer = build_tokenizer()
     tokenizer.save(str(folder / TOKENIZER_FILE))
     (folder / CONFIG_FILE).write_text(json.dumps(build_config(tokenizer), indent=1) + "\n", encoding="utf-8")
-    # What is left of an interrupted run would make the workers wait for it.
-    (folder / _MEETING_FILE).unlink(missing_ok=True)
+    # With the file of an interrupted run, the workers would wait for processes that are gone.
+    (folder / _RENDEZVOUS_FILE).unlink(missing_ok=True)
     spawn(_work, (options,), options.workers)
 
 
 def _work(rank: int, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    meeting = (Path(options.output) / _MEETING_FILE).absolute()
-    workers.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=options.workers)
+    rendezvous = (Path(options.output) / _RENDEZVOUS_FILE).absolute()
+    distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=options.workers)
     Training(rank, options).run()
-    workers.destroy_process_group()
+    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

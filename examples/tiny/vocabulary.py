@@ -10,20 +10,20 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from moondream_beam.models.tasks import DEFAULT_PROMPT
 from moondream_beam.models.tiny.scenes import TRAINING_SEEDS, draw
 
-_VOCABULARY = 1_024
-_SCENES = 1_500
-_RESERVED = 20
+_VOCABULARY_SIZE = 1_024
+_NUM_SCENES = 1_500
+_NUM_RESERVED = 20
 _GRID = 8
 
 
 def build_tokenizer() -> Tokenizer:
-    """A byte-level BPE in which every word of the scenes is one token, and any other text goes in bytes."""
+    """Return a byte-level BPE in which every word of the scenes is one token. Other text is encoded by its bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    control = ["<|endoftext|>", *(f"<|md_reserved_{number}|>" for number in range(_RESERVED))]
+    control = ["<|endoftext|>", *(f"<|md_reserved_{number}|>" for number in range(_NUM_RESERVED))]
     trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY,
+        vocab_size=_VOCABULARY_SIZE,
         min_frequency=1,
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in control],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -34,7 +34,7 @@ def build_tokenizer() -> Tokenizer:
 
 
 def build_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of config.json for this tokenizer."""
+    """Return the content of config.json for this tokenizer."""
     return {
         "architectures": ["HfMoondream"],
         "model_type": "moondream1",
@@ -80,7 +80,7 @@ def _dimensions(vocabulary: int) -> dict[str, Any]:
 
 
 def _prompts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Control ids and templates after those of the official model."""
+    """Return control ids and templates like those of the official model."""
 
     def prefix(word: str) -> list[int]:
         return [1, *tokenizer.encode(word).ids, 2]
@@ -93,9 +93,9 @@ def _prompts(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _words() -> list[str]:
-    """Every word of the scenes once, a space before it included, so that rare words weigh as much as common ones."""
+    """Return every word of the scenes once, with the space before it, so that rare words count like common ones."""
     texts = {"describe", "short", "normal", "long", "query", "detect", "point", DEFAULT_PROMPT}
-    for seed in TRAINING_SEEDS[:_SCENES]:
+    for seed in TRAINING_SEEDS[:_NUM_SCENES]:
         scene = draw(seed)
         texts.update(scene.captions.values(), *scene.questions, (f" {name}" for name, _ in scene.things))
     return sorted({word for text in texts for word in re.findall(r" ?\w+|[^\w\s]+", text)})

@@ -1,1 +1,1 @@
-"""What hosted annotators share: the caller, its manners, its journal and its bill."""
+"""Annotators that ask a hosted API: fal, Moondream Cloud, and the fallback from a local engine to one of them."""

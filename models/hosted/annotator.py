@@ -1,4 +1,4 @@
-"""A hosted API as an Annotator: opened when first asked, with the key of the worker, once in a process."""
+"""The base class of annotators that ask a hosted API, with one connection and one budget per worker process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .dispatch.dispatcher import Dispatcher
 from .dispatch.rate_limiter import Clock, RateLimiter
 from .dispatch.results import SharedState
 from .http.errors import AccountError
-from .http.images import DETAIL, LONGEST_SIDE, Encoder
+from .http.images import MAX_SIDE, MIN_OVERSAMPLING, Encoder
 from .journal import Journal, Store
 from .service import Item, Service
 
@@ -25,32 +25,33 @@ Self = TypeVar("Self", bound="HostedAnnotator")
 
 @runtime_checkable
 class JournaledAnnotator(Protocol):
-    """An annotator that costs money, and keeps a journal so as not to pay twice."""
+    """An annotator that costs money and records its jobs in a journal. ``scope`` is explained in journal.py."""
 
-    def beside(self, store: Store) -> Any:
-        """The same annotator, with its journal in this store."""
+    def with_store(self, store: Store) -> Any:
+        """Return a copy of the annotator with its journal in ``store``."""
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
-        """Answer a stream of requests; ``scope`` tells who asks; see journal.py."""
+        """Yield one outcome for each request, in any order."""
 
-    def forget(self, ids: Iterable[str], scope: str = "") -> None:
-        """These requests have their rows: nobody will ask them again in that scope."""
+    def remove_from_journal(self, request_ids: Iterable[str], scope: str = "") -> None:
+        """Remove requests whose rows have been written from the journal entries visible to ``scope``."""
 
 
 class HostedAnnotator:
-    """What hosted annotators have in common. It pickles without key, connections and what it has counted.
+    """Base of the annotators that ask a hosted API. A pickled copy has no API key, connection or running total.
 
-    ``concurrency`` jobs are in flight at once in a process. ``max_cost`` dollars are spent by a process at most.
-    ``send_urls`` names pictures that lie at public addresses instead of sending them.
+    ``concurrency``: how many jobs are in flight at most in a process. ``max_cost``: dollars that a process may spend,
+    None for no limit. ``send_urls``: send the URL of a picture instead of its bytes if the URL is public.
 
     Raises:
-        ValueError: a number makes no sense.
+        ValueError: if ``concurrency`` is below 1, or ``max_cost`` is not positive and finite.
     """
 
     name: str
     revision: str
     tasks: frozenset[type[Task]]
-    # For messages: the API, the extra that it needs, a module of that extra, and where its key is found.
+    # For messages: the name of the API, the extra to install, a module of the extra, the environment variable of the
+    # key, and the page that issues keys.
     api: str
     extra: str
     module: str
@@ -65,84 +66,93 @@ class HostedAnnotator:
         self.concurrency, self.max_cost, self.send_urls = concurrency, max_cost, send_urls
         self._clock = clock or Clock()
         self._store: Store | None = None
-        self._desk: SharedState | None = None
+        self._state: SharedState | None = None
         self._lock = threading.Lock()
-        self._streams = 0
+        self._num_streams = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_desk": None, "_lock": None, "_streams": 0}
+        return {**self.__dict__, "_state": None, "_lock": None, "_num_streams": 0}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def check(self) -> None:
-        """Find out whether this process could ask the API, without asking it.
+        """Check without any call that this process could ask the API.
 
         Raises:
-            ValueError: the extra or the key is missing.
+            ValueError: if the extra is not installed, or the environment has no valid key.
         """
         if find_spec(self.module) is None:
             raise ValueError(f"{self.api}: pip install 'moondream-beam[{self.extra}]'")
         self._key()
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
-        """Whether a picture in ``reduced`` pixels is still made smaller before it is sent, to half of them at most."""
-        return max(reduced) >= DETAIL * LONGEST_SIDE
+        """Return whether ``reduced`` has at least twice the pixels a side of what is sent: 3,072 on the longer side."""
+        return max(reduced) >= MIN_OVERSAMPLING * MAX_SIDE
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
-        """Answer a stream of requests; they come out as their jobs end. ``scope`` is for the journal.
+        """Yield one outcome for each request when its job ends. ``scope`` is the journal's scope of the jobs.
 
         Raises:
-            AccountError: no key, or the API refuses it, or there is no money left.
+            AccountError: if there is no key, the API refuses the account, or the journal can't be written.
         """
-        desk = self._open()
+        state = self._open()
         try:
-            yield from Dispatcher(desk, requests, scope).answer()
+            yield from Dispatcher(state, requests, scope).answer()
         finally:
             with self._lock:
-                self._streams -= 1
-                if not self._streams:
-                    desk.service.close()
+                self._num_streams -= 1
+                if not self._num_streams:
+                    state.service.close()
 
-    def beside(self: Self, store: Store) -> Self:
-        """The same annotator, with its journal in this store."""
+    def with_store(self: Self, store: Store) -> Self:
+        """Return a copy of the annotator with its journal in ``store``."""
         other = copy.copy(self)
         other._store = store
         return other
 
-    def forget(self, ids: Iterable[str], scope: str = "") -> None:
-        """These requests have their rows: nobody will ask them again in that scope."""
-        if self._desk:
-            self._desk.journal.forget(ids, scope)
+    def remove_from_journal(self, request_ids: Iterable[str], scope: str = "") -> None:
+        """Remove requests whose rows have been written from the journal entries visible to ``scope``."""
+        if self._state:
+            self._state.journal.remove(request_ids, scope)
 
     def _open(self) -> SharedState:
+        """Return the state that all streams of the process share, made by the first of them."""
         with self._lock:
-            if self._desk is None:
+            if self._state is None:
                 try:
                     self.check()
                 except ValueError as error:
                     raise AccountError(str(error)) from None
                 service = self._service(self._key())
-                governor = RateLimiter(self._clock, self.concurrency)
+                limiter = RateLimiter(self._clock, self.concurrency)
                 journal = Journal(service.backend, self._store)
-                self._desk = SharedState(service, governor, self._budget(), journal, self._clock, self._item)
-            self._streams += 1
-            return self._desk
+                self._state = SharedState(service, limiter, self._budget(), journal, self._clock, self._prepare)
+            self._num_streams += 1
+            return self._state
 
     def _key(self) -> str:
-        # A key out of a file ends with the file's newline.
+        """Return the API key, without the newline that a key from a file ends with."""
         key = os.environ.get(self.key_variable, "").strip()
         if not key:
             raise ValueError(f"{self.api}: no {self.key_variable} in the environment; get a key at {self.key_page}")
-        # What no header can hold would be shown, with all of the key, by whoever refuses it.
+        # An HTTP client refuses such a key with an error that quotes the whole key.
         if not re.fullmatch("[!-~]+", key):
-            raise ValueError(f"{self.api}: {self.key_variable} holds what no key does, such as a space; copy it again")
+            raise ValueError(
+                f"{self.api}: {self.key_variable} contains a space or another character that no key has: "
+                f"copy the key again from {self.key_page}"
+            )
         return key
 
-    def _item(self, request: Request, jpeg_of: Encoder) -> Item:
+    def _prepare(self, request: Request, to_jpeg: Encoder) -> Item:
+        """Return the item for a request.
+
+        Raises:
+            ValueError: if the API does not support the task, or the picture can't be encoded.
+        """
         if type(request.task) not in self.tasks:
-            raise ValueError(f"{self.api} can't be asked to {request.task.name}")
-        return Item.of(request, self._clock.now(), jpeg_of, self.send_urls)
+            raise ValueError(f"{self.api} does not support the task {request.task.name}: use another backend")
+        return Item.from_request(request, self._clock.now(), to_jpeg, self.send_urls)
 
     def _service(self, key: str) -> Service:
         raise NotImplementedError

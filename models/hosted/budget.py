@@ -1,4 +1,4 @@
-"""The bill of a worker: what jobs cost, and how much more may be spent."""
+"""The spending limit of a worker process: what jobs were billed, and for how many pictures the rest suffices."""
 
 from __future__ import annotations
 
@@ -6,71 +6,76 @@ import math
 import sys
 import threading
 
-from .service import Done
+from .service import JobResult
 
 
 class Budget:
-    """Counts units and dollars, and holds ``most_usd`` (None: no limit), shared by all streams of a process.
+    """Sums units and dollars over all streams of a process, and limits them to ``max_usd`` (None: no limit).
 
-    Where the API does not tell what a job was billed, its pictures are taken to cost what others did so far; where none
-    was told yet, ``guess``: the units and dollars of one. ``priced``: whether dollars are known at all.
+    ``has_price``: whether dollars are known. ``default_cost``: units and dollars assumed for a picture whose units the
+    API does not report. Once the API has reported units, their average is assumed.
     """
 
-    def __init__(self, most_usd: float | None, priced: bool, guess: tuple[float, float]) -> None:
-        self.most_usd, self.priced, self.guess = most_usd, priced, guess
+    def __init__(self, max_usd: float | None, has_price: bool, default_cost: tuple[float, float]) -> None:
+        self.max_usd, self.has_price, self.default_cost = max_usd, has_price, default_cost
         self.units = self.usd = 0.0
-        self._told_units = self._told_usd = 0.0
-        self._told_pictures = 0
+        self._reported_units = self._reported_usd = 0.0
+        self._reported_pictures = 0
         self._in_flight = 0
         self._lock = threading.Lock()
 
-    def take(self, pictures: int) -> int:
-        """Reserve the money for so many pictures, or for fewer; none where what is in flight may take the rest."""
+    def reserve(self, num_pictures: int) -> int:
+        """Reserve money for pictures that will be sent, and return for how many: ``num_pictures`` or fewer.
+
+        Returns 0 if the pictures in flight may spend the rest. Each reserved picture must be released.
+        """
         with self._lock:
-            taken = min(pictures, self._room())
-            self._in_flight += taken
-            return taken
+            reserved = min(num_pictures, self._affordable())
+            self._in_flight += reserved
+            return reserved
 
     @property
-    def spent(self) -> bool:
-        """Whether no picture will have room any more."""
+    def is_exhausted(self) -> bool:
+        """Whether the rest does not suffice for one more picture, and no picture in flight can change that."""
         with self._lock:
-            return not self._in_flight and not self._room()
+            return not self._in_flight and not self._affordable()
 
-    def ended(self, pictures: int) -> None:
-        """So many are no longer in flight."""
+    def release(self, num_pictures: int) -> None:
+        """End the reservation for pictures that are no longer in flight."""
         with self._lock:
-            self._in_flight -= pictures
+            self._in_flight -= num_pictures
 
-    def bill(self, done: Done, pictures: int) -> tuple[float, float, bool]:
-        """Count a job of so many pictures: its units and dollars, and whether they are estimated."""
+    def record(self, result: JobResult, num_pictures: int) -> tuple[float, float, bool]:
+        """Add a finished job of ``num_pictures``. Return its units and dollars, and whether they are estimated."""
         with self._lock:
-            if done.units is not None:
-                units, usd = done.units, done.usd or 0.0
-                self._told_units += units
-                self._told_usd += usd
-                # What was free tells no price.
-                self._told_pictures += pictures if units > 0 else 0
-            elif self._told_pictures:
-                units, usd = (pictures * told / self._told_pictures for told in (self._told_units, self._told_usd))
+            if result.units is not None:
+                units, usd = result.units, result.usd or 0.0
+                self._reported_units += units
+                self._reported_usd += usd
+                # A job that was billed 0 units does not show the price of a picture.
+                self._reported_pictures += num_pictures if units > 0 else 0
+            elif self._reported_pictures:
+                reported = (self._reported_units, self._reported_usd)
+                units, usd = (num_pictures * total / self._reported_pictures for total in reported)
             else:
-                units, usd = (pictures * each for each in self.guess)
+                units, usd = (num_pictures * each for each in self.default_cost)
             self.units += units
             self.usd += usd
-            return units, usd, done.units is None
+            return units, usd, result.units is None
 
-    def charge(self, units: float, usd: float) -> None:
-        """Count what was billed for no answer, which tells nothing of the price of one."""
+    def record_rejected(self, units: float, usd: float) -> None:
+        """Add what a rejected job was billed. It does not count for the average cost of a picture."""
         with self._lock:
             self.units += units
             self.usd += usd
 
-    def _room(self) -> int:
-        if self.most_usd is None:
+    def _affordable(self) -> int:
+        """Return how many more pictures may be sent."""
+        if self.max_usd is None:
             return sys.maxsize
-        left = self.most_usd - self.usd
-        if self._told_usd <= 0:
-            # Until one is billed, pictures go alone: it tells the price.
+        left = self.max_usd - self.usd
+        if self._reported_usd <= 0:
+            # Until the price of a picture is known, one picture is sent at a time.
             return int(left > 0 and not self._in_flight)
-        each = self._told_usd / self._told_pictures
-        return max(0, math.floor(left / each + 1e-9) - self._in_flight)
+        cost = self._reported_usd / self._reported_pictures
+        return max(0, math.floor(left / cost + 1e-9) - self._in_flight)

@@ -1,12 +1,12 @@
-"""The journal of paid jobs: written before and after each call, so that a crash costs no money.
+"""The journal of paid jobs: a file for each job, so that a job is not paid twice after a crash.
 
-A job is one small file that is replaced whole, which every file system can do, object stores too. It says ``asked``
-before the job is sent, ``accepted`` once the API gave it an id, and ``done`` with the answer. Whoever is asked the same
-request again, in this process or after a crash in another, goes on from there.
+A file is written before a job is submitted (state "submitting"), when the API has accepted it ("accepted"), and when
+its answer has arrived ("done"). A request that is made again, in any later process, finds its job in the journal.
+A file is replaced in whole, which every file system and object store can do.
 
-Who asks says in which scope: ``run/shard``, or ``run/shard/slice/of`` in one of several slices. What another shard of
-the same run has under way is its own business, and so is another slice's: it may be well, and ask the same of a picture
-of the same bytes. What other runs left is nobody's any more.
+Each job has the scope of its submitter: ``RUN/SHARD``, or ``RUN/SHARD/SLICE/NUM_SLICES`` if the run is one of several
+slices. An unfinished job of another shard of the same run, or of another slice of the same input, is left alone: its
+worker may still be running. Unfinished jobs of earlier runs may be taken over by any worker.
 """
 
 from __future__ import annotations
@@ -23,56 +23,60 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from .http.errors import AccountError
 
-State = Literal["asked", "accepted", "cancelled", "done"]
+State = Literal["submitting", "accepted", "cancelled", "done"]
 T = TypeVar("T")
-TRIES = 100
+# How often a write is repeated if another worker keeps removing the folder.
+MAX_ATTEMPTS = 100
 
 
 class Store(Protocol):
-    """A folder of small files."""
+    """A folder of small files whose names end with ``.json``."""
 
     def names(self) -> Iterable[str]:
-        """The files that are there; none where there is no folder."""
+        """Return the names of all files; none if the folder does not exist."""
 
     def read(self, name: str) -> bytes | None:
-        """A file's content; None where it is gone."""
+        """Return the content of a file, or None if the file does not exist."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, or replace it, so that a crash leaves the old content or the new; back when it is safe."""
+        """Create or replace a file atomically and durably: a crash leaves either the old content or the new."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Delete a file if it exists."""
 
 
 @dataclass(frozen=True)
 class LocalStore:
-    """A folder on a disk; what is written has reached the disk. ``drafts`` begins the paths of files that are being
-    written, where they lie elsewhere, so that whoever cleans up there finds what a crash left."""
+    """A folder on a local disk. ``drafts`` is the path prefix of files during a write, by default the folder itself.
+
+    A crash during a write leaves a draft, so ``drafts`` should be a place that the next run cleans up.
+    """
 
     folder: str
     drafts: str = ""
 
     def names(self) -> Iterable[str]:
-        """The files that are there; none where there is no folder."""
+        """Return the names of all files; none if the folder does not exist."""
         with contextlib.suppress(FileNotFoundError):
             return [name for name in os.listdir(self.folder) if name.endswith(".json")]
         return []
 
     def read(self, name: str) -> bytes | None:
-        """A file's content; None where it is gone."""
+        """Return the content of a file, or None if the file does not exist."""
         with contextlib.suppress(FileNotFoundError):
             return Path(self.folder, name).read_bytes()
         return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, or replace it, so that a crash leaves the old content or the new; back when it is safe."""
+        """Create or replace a file atomically, and sync it to the disk. A missing folder is created."""
         path, draft = Path(self.folder, name), self._draft(name)
-        with _within(draft.parent, lambda: open(draft, "wb")) as file:
+        with _in_folder(draft.parent, lambda: open(draft, "wb")) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        _within(path.parent, lambda: draft.replace(path))
-        with contextlib.suppress(OSError, AttributeError):  # no such thing on Windows
+        _in_folder(path.parent, lambda: draft.replace(path))
+        # Windows has no O_DIRECTORY and cannot sync a folder.
+        with contextlib.suppress(OSError, AttributeError):
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
@@ -80,8 +84,7 @@ class LocalStore:
                 os.close(folder)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there, and the folder with its last one."""
-        # A crash may have left a draft.
+        """Delete a file and its draft if they exist, and the folder if it is then empty."""
         self._draft(name).unlink(missing_ok=True)
         Path(self.folder, name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -93,12 +96,16 @@ class LocalStore:
 
 @dataclass(eq=False)
 class Entry:
-    """One job: the ``places`` hold the request ids in its order, None where a request has its row already."""
+    """The journal's entry of one job.
+
+    ``request_ids``: one for each input, in the job's order; None for a request whose row has been written. ``name``: of
+    the file. ``endpoint``: the backend that got the job. ``job``: the API's id, empty before acceptance.
+    """
 
     name: str
     endpoint: str
-    places: list[str | None]
-    state: State = "asked"
+    request_ids: list[str | None]
+    state: State = "submitting"
     job: str = ""
     answer: Any = None
     units: float = 0.0
@@ -106,27 +113,33 @@ class Entry:
     estimated: bool = False
     scope: str = ""
 
-    def concerns(self, scope: str) -> bool:
-        """Whether this is anybody's business in that scope."""
-        run, *asker = scope.split("/")
-        its_run, *its = self.scope.split("/")
-        return scope in ("", self.scope) or not (its_run == run or _are_slices_of_one(asker[1:], its[1:]))
+    def is_visible_to(self, scope: str) -> bool:
+        """Return whether a worker of ``scope`` may take over this job while it is unfinished.
+
+        True for an empty scope, the job's own scope, and scopes of other runs that are not slices of the same input.
+        """
+        run, *worker = scope.split("/")
+        own_run, *own_worker = self.scope.split("/")
+        if scope in ("", self.scope):
+            return True
+        return run != own_run and not _are_slices_of_one_input(worker[1:], own_worker[1:])
 
 
 class Journal:
-    """The journal of one API in one store; without a store it remembers nothing."""
+    """The entries of one API in one store, shared by all streams of a process. Without a store nothing is recorded."""
 
     def __init__(self, endpoint: str, store: Store | None) -> None:
         self.endpoint, self.store = endpoint, store
         self._entries: dict[str, Entry] = {}
         self._by_id: dict[str, list[Entry]] = {}
-        # Under way in this process, and files of other APIs.
-        self._live: set[str] = set()
+        # Names of entries whose jobs are in flight in this process.
+        self._in_flight: set[str] = set()
+        # Names of entries of other APIs.
         self._foreign: set[str] = set()
         self._lock = threading.RLock()
 
     def refresh(self) -> None:
-        """Take up what others wrote: earlier runs, and workers that are gone."""
+        """Load the entries that others have written since the last call. Raise RuntimeError if a file is not valid."""
         if self.store is None:
             return
         with self._lock:
@@ -135,65 +148,75 @@ class Journal:
                     self._load(name)
 
     def find(self, request_id: str, scope: str = "") -> Entry | None:
-        """The job that holds a request, unless it is under way in this very process or in another shard."""
+        """Return the entry of a job that contains a request: a finished job, or an unfinished one visible to ``scope``.
+
+        Return None if there is no such entry, or its job is in flight in this process.
+        """
         with self._lock:
             for entry in list(self._by_id.get(request_id, ())):
-                if entry.name in self._live:
+                if entry.name in self._in_flight:
                     continue
                 if entry.state == "done":
                     return entry
-                # Its writer may have gone on since it was read.
-                if entry.concerns(scope) and (now := self._load(entry.name)) and request_id in now.places:
+                # The entry is read again, because another worker may have updated or removed it.
+                if entry.is_visible_to(scope) and (now := self._load(entry.name)) and request_id in now.request_ids:
                     return now
             return None
 
-    def ask(self, ids: Sequence[str], scope: str = "") -> Entry:
-        """Note a job that is about to be sent."""
-        entry = Entry(f"{uuid.uuid4().hex}.json", self.endpoint, list(ids), scope=scope)
+    def record_submission(self, request_ids: Sequence[str], scope: str = "") -> Entry:
+        """Write and return the entry of a job that is about to be submitted.
+
+        Raises:
+            AccountError: if the entry can't be written. The job must then not be submitted.
+        """
+        entry = Entry(f"{uuid.uuid4().hex}.json", self.endpoint, list(request_ids), scope=scope)
         if self.store is not None:
             with self._lock:
                 self._index(entry)
-                self._live.add(entry.name)
+                self._in_flight.add(entry.name)
                 self._write(entry)
         return entry
 
-    def note(self, entry: Entry, state: State) -> None:
-        """Note how a job is now, with all that its entry holds."""
+    def update(self, entry: Entry, state: State) -> None:
+        """Set the state of an entry and write the whole entry. Raise AccountError if the write fails."""
         with self._lock:
             entry.state = state
             self._write(entry)
 
-    def leave(self, entry: Entry) -> None:
-        """Nobody here looks after a job any more: whoever asks for its requests again finds it."""
+    def release(self, entry: Entry) -> None:
+        """Mark the job of an entry as no longer in flight in this process, so that ``find`` returns the entry."""
         with self._lock:
-            self._live.discard(entry.name)
+            self._in_flight.discard(entry.name)
 
-    def drop(self, entry: Entry) -> None:
-        """Forget a job: it was not paid, or what it holds is asked anew."""
+    def discard(self, entry: Entry) -> None:
+        """Delete the entry of a job that was not paid, or whose requests are submitted again."""
         with self._lock:
-            self._live.discard(entry.name)
+            self._in_flight.discard(entry.name)
             self._unindex(entry.name)
             if self.store is not None:
                 self.store.remove(entry.name)
 
-    def forget(self, ids: Iterable[str], scope: str = "") -> None:
-        """Forget requests that have their rows in this scope."""
+    def remove(self, request_ids: Iterable[str], scope: str = "") -> None:
+        """Remove requests whose rows have been written from the entries visible to ``scope``.
+
+        Entries without requests are deleted. Entries of jobs in flight in this process do not change.
+        """
         with self._lock:
-            told = set(ids)
-            found = {entry.name: entry for name in told for entry in self._by_id.get(name, ())}
+            written = set(request_ids)
+            found = {entry.name: entry for request_id in written for entry in self._by_id.get(request_id, ())}
             for entry in found.values():
-                if entry.name in self._live or not entry.concerns(scope):
+                if entry.name in self._in_flight or not entry.is_visible_to(scope):
                     continue
                 self._unindex(entry.name)
-                entry.places = [None if place in told else place for place in entry.places]
-                if any(entry.places):
+                entry.request_ids = [None if each in written else each for each in entry.request_ids]
+                if any(entry.request_ids):
                     self._index(entry)
                     self._write(entry)
                 else:
-                    self.drop(entry)
+                    self.discard(entry)
 
     def _load(self, name: str) -> Entry | None:
-        """Read an entry, unless it is another API's or gone."""
+        """Read and index an entry. Return None if its file is gone or belongs to another API."""
         assert self.store is not None
         content = self.store.read(name)
         if content is None:
@@ -203,7 +226,8 @@ class Journal:
             entry = Entry(**json.loads(content))
         except (ValueError, TypeError) as error:
             raise RuntimeError(
-                f"{name} is no journal of paid jobs: remove it; what it may have held is paid again"
+                f"{name} is not a valid entry of the journal of paid jobs: remove the file and run the same command "
+                "again; a job that was recorded in the file is paid again"
             ) from error
         if entry.endpoint != self.endpoint:
             self._foreign.add(name)
@@ -214,17 +238,17 @@ class Journal:
     def _index(self, entry: Entry) -> None:
         self._unindex(entry.name)
         self._entries[entry.name] = entry
-        for name in filter(None, entry.places):
-            self._by_id.setdefault(name, []).append(entry)
+        for request_id in filter(None, entry.request_ids):
+            self._by_id.setdefault(request_id, []).append(entry)
 
     def _unindex(self, name: str) -> None:
         old = self._entries.pop(name, None)
-        for place in filter(None, old.places if old else ()):
-            left = [entry for entry in self._by_id.get(place, ()) if entry.name != name]
+        for request_id in filter(None, old.request_ids if old else ()):
+            left = [entry for entry in self._by_id.get(request_id, ()) if entry.name != name]
             if left:
-                self._by_id[place] = left
+                self._by_id[request_id] = left
             else:
-                self._by_id.pop(place, None)
+                self._by_id.pop(request_id, None)
 
     def _write(self, entry: Entry) -> None:
         if self.store is None:
@@ -232,19 +256,20 @@ class Journal:
         try:
             self.store.write(entry.name, json.dumps(asdict(entry)).encode())
         except OSError as error:
-            # Nothing is sent that is not noted.
-            raise AccountError(f"can't write the journal of paid jobs: {error}") from error
+            raise AccountError(
+                f"can't write the journal of paid jobs: {error}; make the output folder writable"
+            ) from error
 
 
-def _within(folder: Path, action: Callable[[], T]) -> T:
-    """Do something in a folder, which another worker may remove, with its last file, at this very moment."""
-    for _ in range(TRIES):
+def _in_folder(folder: Path, action: Callable[[], T]) -> T:
+    """Return ``action()``. Create the folder first, again each time that another worker removes the empty folder."""
+    for _ in range(MAX_ATTEMPTS):
         os.makedirs(folder, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             return action()
     return action()
 
 
-def _are_slices_of_one(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two are different slices of the same cut, each told by its number and how many there are."""
+def _are_slices_of_one_input(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether two (slice number, number of slices) pairs are different slices of the same number."""
     return one != other and one[1:] == other[1:] != []

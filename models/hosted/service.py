@@ -1,4 +1,4 @@
-"""What the caller needs of an API: jobs that are submitted, asked after, cancelled and read."""
+"""The interface to one hosted API: submit, poll and cancel jobs, and parse their answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .http.images import Encoder, data_uri, public_url
 
 
 class Settings(NamedTuple):
-    """How the words of one job are drawn; only requests with the same settings share one."""
+    """The sampling of a request. All requests of one job have the same settings."""
 
     max_tokens: int
     temperature: float
@@ -21,10 +21,12 @@ class Settings(NamedTuple):
 
 @dataclass(eq=False)
 class Item:
-    """One request on its way: its picture is ``jpeg``, or lies at ``url``; ``uploaded`` is where the API keeps a copy.
+    """One request as an API gets it. The picture is either ``jpeg``, or at ``url`` if ``jpeg`` is empty.
 
-    ``units`` and ``usd`` are its part of what all jobs that it was in were billed; ``estimated`` where the API did not
-    tell.
+    ``arrived`` and ``sent``: when the request came in, and when its job was accepted, in seconds of the clock.
+    ``units`` and ``usd``: its share of what all jobs that contained it were billed. ``estimated``: whether the API did
+    not report the units of one of them.
+    ``uploaded``: the URL of the picture in the API's storage, None before an upload.
     """
 
     id: str
@@ -40,31 +42,33 @@ class Item:
     uploaded: str | None = None
 
     @classmethod
-    def of(cls, request: Request, now: float, jpeg_of: Encoder, send_urls: bool) -> Item:
-        """The item of a request; the decoded picture is not kept.
+    def from_request(cls, request: Request, now: float, to_jpeg: Encoder, send_urls: bool) -> Item:
+        """Return the item for a request that arrived at ``now``. With ``send_urls`` a public URL replaces the JPEG.
 
         Raises:
-            ValueError: the picture can't be sent.
+            ValueError: if the picture is not RGB or has no pixels.
         """
         drawn = request.sampling
-        settings = Settings(
-            drawn.budget(request.task), float(drawn.temperature), float(drawn.top_p), float(drawn.repetition_penalty)
-        )
+        numbers = map(float, (drawn.temperature, drawn.top_p, drawn.repetition_penalty))
+        settings = Settings(drawn.budget(request.task), *numbers)
         url = public_url(request.uri) if send_urls else None
-        return cls(request.id, request.task, settings, b"" if url else jpeg_of(request.picture), url, now)
+        return cls(request.id, request.task, settings, b"" if url else to_jpeg(request.picture), url, now)
 
-    def is_named(self, text: str) -> bool:
-        """Whether this is how the API was told of the picture."""
+    def was_sent_as(self, text: str) -> bool:
+        """Return whether ``text`` is the URL or data URI under which the API got the picture."""
         return text in (self.url, self.uploaded) or bool(self.jpeg and text == data_uri(self.jpeg))
 
     @property
     def size(self) -> int:
-        """Bytes of the picture in a body: base64 takes four for three."""
+        """The bytes that the picture takes in a request body: those of the URL, or of the JPEG in base64."""
         return len(self.url or "") + 4 * len(self.jpeg) // 3
 
 
-class Done(NamedTuple):
-    """The end of a job: the API's JSON, and what it billed (None: it did not tell; ``usd`` None: no price is known)."""
+class JobResult(NamedTuple):
+    """The result of a finished job: the API's JSON ``answer``, and what was billed.
+
+    ``units`` is None if the API did not report them. ``usd`` is None if they or the price are unknown.
+    """
 
     answer: Any
     units: float | None
@@ -72,7 +76,7 @@ class Done(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a job says of one of its items; ``response`` is the rest of what the API tells of it, as JSON."""
+    """The part of a job's answer about one item. ``response``: JSON text of what else the API reported about it."""
 
     result: Answer | Fault
     timings: Timings = Timings()
@@ -81,37 +85,38 @@ class Reply(NamedTuple):
 
 
 class Service(Protocol):
-    """One API. All errors are those of ends.py.
+    """One hosted API. The methods raise the errors of http/errors.py.
 
-    ``remembers``: it keeps jobs and their answers for a while; otherwise an answer comes with the call or never.
-    ``job_tries``: how often a job that it failed at is sent again. ``deadline_s``: how long a job may take.
+    ``backend``: the ``backend`` column of rows. ``max_items`` and ``max_bytes``: limits of one job. ``deadline_s``: the
+    seconds that a job may take. ``max_resubmits``: how often a failed job is submitted again before it is split.
+    ``keeps_results``: True if the API keeps jobs and results after a crash of the worker.
     """
 
     backend: str
-    most_items: int
-    most_bytes: int
-    remembers: bool
-    job_tries: int
+    max_items: int
+    max_bytes: int
+    keeps_results: bool
+    max_resubmits: int
     deadline_s: float
 
     def submit(self, items: Sequence[Item]) -> str:
-        """Send a job; its id. This is what is paid for."""
+        """Submit a job, which is then billed, and return the API's id of the job."""
 
-    def poll(self, job: str) -> Done | None:
-        """How the job is: None while it goes on."""
+    def poll(self, job: str) -> JobResult | None:
+        """Return the result of a job, or None while the job is running."""
 
     def cancel(self, job: str) -> bool:
-        """Ask for its end, if it is still on its way; False where it had ended or nobody knows."""
+        """Cancel a job. Return True if it will not run, False if it has ended or that is unknown."""
 
-    def read(self, answer: Any, items: Sequence[Item | None]) -> list[Reply]:
-        """One reply for each place of a job. Where it was taken up again, an item may not have come (yet).
+    def parse(self, answer: Any, items: Sequence[Item | None]) -> list[Reply | None]:
+        """Return a reply for each item, in order. An item that is None belongs to another worker; its reply is ignored.
 
         Raises:
-            UnfitError: the answer doesn't fit so many questions.
+            MismatchedAnswerError: if the outputs in ``answer`` can't be assigned to ``items``.
         """
 
     def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
+        """Close the connections. The next call opens new ones."""
 
-    def pause(self, polls: int) -> float:
-        """Seconds to wait before asking after a job once more, which was asked after ``polls`` times."""
+    def poll_delay(self, polls: int) -> float:
+        """Return the seconds to wait before the next poll of a job that was polled ``polls`` times."""

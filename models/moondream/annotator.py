@@ -1,4 +1,4 @@
-"""Moondream on this machine as an Annotator: a name that loads when first asked, once in a process."""
+"""Moondream on this machine as an Annotator: found by name, loaded once in a process."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from .checkpoints.hub import OFFICIAL
 from .checkpoints.sources import find_source
 from .devices import check_device, choose_device, choose_dtype
 from .engine.engine import Engine
-from .network.crops import keeps_crops
+from .network.crops import accepts_reduced
 
 
 class Moondream:
-    """A Moondream checkpoint as an Annotator. It loads when first asked, once in a process, and pickles unloaded.
+    """A Moondream checkpoint as an Annotator.
+
+    The constructor identifies the checkpoint; the weights are loaded at the first call of ``load`` or ``answer``. A
+    pickle holds no weights.
 
     ``model``: a repository on the Hugging Face hub; a folder, here or in a bucket, with config.json, model.safetensors
-    and tokenizer.json, or one .safetensors; or ``"tiny"``. ``revision``: a branch, tag or commit on the hub; for files
-    elsewhere, the release that they are of, where nothing tells. ``tokenizer``: a tokenizer.json, or a folder with one,
-    in the place of the checkpoint's own. ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: auto, float32, bfloat16
-    or float16. ``batch_size``: requests answered at once, None for as many as the device's memory holds. ``threads``:
-    CPU threads of a process.
+    and tokenizer.json; one .safetensors; or "tiny". ``revision``: a branch, tag or commit on the hub; elsewhere the
+    release of the weights, if nothing in the files identifies it. ``tokenizer``: a tokenizer.json, or a folder with
+    one, instead of the checkpoint's own. ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: auto, float32, bfloat16
+    or float16. ``batch_size``: requests decoded at once; None for as many as fit into memory. ``threads``: CPU threads
+    of PyTorch; None leaves their number alone.
 
     Raises:
-        ValueError: there is no such model, device or dtype.
-        RuntimeError: the model is where nothing can be reached.
+        ValueError: if there is no such model, device or dtype, or ``batch_size`` is below 1.
+        RuntimeError: if the model's bucket or the hub cannot be reached.
     """
 
     def __init__(
@@ -60,21 +63,21 @@ class Moondream:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def fetch(self) -> None:
-        """Bring the weights to this machine, if they are not; without it, ``load`` does.
+        """Download the weights to this machine unless they are here. ``load`` does the same before it loads.
 
         Raises:
-            ValueError: they are gone, or closed to us.
-            RuntimeError: they can't be reached, or the disk is full.
+            ValueError: if the weights were deleted or are not accessible.
+            RuntimeError: if the weights cannot be reached, or the disk is full.
         """
         self._source.fetch()
 
     def load(self) -> Engine:
-        """The engine of this process, with the weights on its device.
+        """Return the engine of this process. The first call loads the weights to the device.
 
         Raises:
-            ValueError: the weights don't fit their configuration.
-            RuntimeError: the device is not there, the weights can't be fetched, or they are not those that the job was
-                planned with.
+            ValueError: if the weights do not fit their configuration.
+            RuntimeError: if the device does not exist here, or the weights cannot be downloaded or changed after this
+                object was made.
         """
         with self._lock:
             if self._engine is None:
@@ -86,13 +89,13 @@ class Moondream:
             return self._engine
 
     def uses_cpu_fallback(self) -> bool:
-        """Whether this machine has no accelerator, where any would have done."""
+        """Return whether ``device`` is "auto" and this machine has neither cuda nor mps."""
         return self._device == "auto" and choose_device("auto").type == "cpu"
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
-        """Whether ``reduced`` are twice as many pixels, a side, as the crops of a picture of ``size`` take, or more."""
-        return keeps_crops(size, reduced, self._source.vision)
+        """Return whether each side of ``reduced`` has twice the pixels that the crops of a picture of ``size`` need."""
+        return accepts_reduced(size, reduced, self._source.vision)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Answer a stream of requests; outcomes come as they are ready. Callers in several threads share the slots."""
+        """Yield one outcome for each request, in the order in which answers end. Several threads may call at once."""
         yield from self.load().answer(requests)

@@ -1,4 +1,4 @@
-"""Where the network runs, and in which precision: chosen aloud, never changed silently."""
+"""Devices and precisions by name, and the test whether an error means that a device ran out of memory."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def check_device(device: str) -> None:
-    """Refuse what is no device's name; whether this machine has that device is not asked: a worker may.
+    """Check the spelling of a device's name. The device need not exist here: a worker may have it.
 
     Raises:
-        ValueError: there is no device of that name anywhere.
+        ValueError: if the name is not auto, cpu, mps, cuda or cuda:N.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise ValueError(f"device {device}: choose auto, cpu, cuda, cuda:N or mps")
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of that name; ``"auto"`` is the first of cuda, mps and cpu that is here.
+    """Return the device of that name on this machine. ``"auto"`` is the first that exists of cuda, mps and cpu.
 
     Raises:
-        ValueError: there is no device of that name anywhere.
-        RuntimeError: this machine has no such device.
+        ValueError: if ``check_device`` refuses the name.
+        RuntimeError: if this machine has no such device.
     """
     check_device(device)
     if device == "auto":
@@ -33,25 +33,47 @@ def choose_device(device: str) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"device {device}: this machine has no CUDA device that PyTorch can use; choose cpu")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise RuntimeError(
-            f"device {device}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
-        )
+        count = torch.cuda.device_count()
+        raise RuntimeError(f"device {device}: this machine has {count} CUDA devices; choose cuda:N with N < {count}")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise RuntimeError(f"device {device}: this machine has no Metal device; choose cpu")
     return chosen
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The precision of that name; ``"auto"`` is float32 on a CPU, else bfloat16 where the chip has it, else float16.
+    """Return the precision of that name.
+
+    ``"auto"`` is float32 on a CPU, bfloat16 on a CUDA device that supports it, and float16 on all others.
 
     Raises:
-        ValueError: there is no such precision.
+        ValueError: if the name is neither auto nor one of ``DTYPES``.
     """
     if dtype == "auto":
         if device.type == "cpu":
             return torch.float32
-        whole = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if whole else torch.float16
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float16
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype}: choose auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error reports a failed allocation, on any device.
+
+    True for torch.OutOfMemoryError and MemoryError, and for a RuntimeError whose text says so: PyTorch raises no type
+    of its own for the memory of a CPU, of Metal, and of cuBLAS and cuDNN.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # "_status_alloc_failed": cuBLAS and cuDNN, which allocate their workspaces themselves.
+    words = ("not enough memory", "can't allocate memory", "out of memory", "_status_alloc_failed")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until an accelerator has finished its queue: without it the timings of phases would be wrong."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

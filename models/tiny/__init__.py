@@ -1,1 +1,1 @@
-"""The embedded checkpoint: a Moondream of two million weights that knows flat coloured shapes, and how it was made."""
+"""The embedded checkpoint: a Moondream of two million weights for pictures of flat coloured shapes."""

@@ -1,4 +1,4 @@
-"""Flat shapes on a plain ground: where they lie in a picture, and how they are painted."""
+"""Flat shapes on a plain background: their random layout in a picture, and their painting."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ COLOURS = {
 GROUNDS = {"white": (250, 250, 247), "grey": (156, 160, 166), "black": (24, 25, 30), "pink": (250, 190, 205)}
 BANDS = {"near the top": (0.0, 0.40), "in the middle": (0.47, 0.53), "near the bottom": (0.60, 1.0)}
 
-# Bounds of a circle's diameter over the root of the picture's area, with a clear gap between large and small.
+# Range of a circle's diameter, divided by the square root of the picture's area. Large and small do not overlap.
 _DIAMETERS = {"large": (0.37, 0.44), "small": (0.25, 0.28)}
-# Width and height of each kind over that diameter, so that kinds of one size cover about the same area.
+# Width and height of each kind, divided by that diameter, so that kinds of one size have about the same area.
 _EXTENTS = {"circle": (1.0, 1.0), "square": (0.9, 0.9), "triangle": (1.15, 1.02)}
 _EDGE = 0.02
 _GAP = 0.03
@@ -37,7 +37,7 @@ _JITTER = 7
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape: what it is called, and its ``box`` in fractions of the picture."""
+    """One shape: size, colour and kind by name, its vertical ``band``, and its ``box`` in fractions of the picture."""
 
     size: str
     colour: str
@@ -47,26 +47,26 @@ class Shape:
 
     @property
     def centre(self) -> Spot:
-        """The middle of the box, in fractions."""
+        """The centre of the box, in fractions of the picture."""
         return Spot((self.box.x_min + self.box.x_max) / 2, (self.box.y_min + self.box.y_max) / 2)
 
 
 def arrange(random: Random, count: int, picture: tuple[int, int]) -> tuple[Shape, ...]:
-    """Lay ``count`` shapes into a ``picture`` of (width, height) pixels, left to right, clear of each other.
+    """Return ``count`` random shapes in a ``picture`` of (width, height) pixels, ordered from left to right.
 
-    No two share both colour and kind, so that "the red circle" is always one. Centres lie at least 0.12 widths apart.
+    Boxes do not overlap, and centres are at least 0.12 widths apart. No two shapes share both colour and kind.
     """
     names = random.sample([(colour, kind) for colour in COLOURS for kind in KINDS], count)
     shapes: list[Shape] = []
     while len(shapes) < count:
-        shape = _lay(random, *names[len(shapes)], picture)
-        # Starting over, rather than squeezing the last one in, leaves no place likelier than another.
+        shape = _draw_shape(random, *names[len(shapes)], picture)
+        # All shapes are drawn again if one overlaps, so that no position is more likely than another.
         shapes = [*shapes, shape] if all(_are_clear(shape, other) for other in shapes) else []
     return tuple(sorted(shapes, key=lambda shape: shape.centre.x))
 
 
 def paint(random: Random, shapes: Sequence[Shape], ground: str, picture: tuple[int, int]) -> Image.Image:
-    """Paint the shapes with smooth edges on the ``ground``; every colour strays a little from its name's."""
+    """Return the RGB picture of the shapes on a ``ground``, antialiased. Each colour differs randomly by up to 7."""
     width, height = (side * _SUPERSAMPLING for side in picture)
     image = Image.new("RGB", (width, height), _tint(random, GROUNDS[ground]))
     pen = ImageDraw.Draw(image)
@@ -82,7 +82,7 @@ def paint(random: Random, shapes: Sequence[Shape], ground: str, picture: tuple[i
     return image.reduce(_SUPERSAMPLING)
 
 
-def _lay(random: Random, colour: str, kind: str, picture: tuple[int, int]) -> Shape:
+def _draw_shape(random: Random, colour: str, kind: str, picture: tuple[int, int]) -> Shape:
     size = random.choice(SIZES)
     diameter = random.uniform(*_DIAMETERS[size]) * math.sqrt(picture[0] * picture[1])
     width, height = (diameter * extent / side for extent, side in zip(_EXTENTS[kind], picture, strict=True))

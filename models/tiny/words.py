@@ -1,4 +1,4 @@
-"""What can truly be said of some shapes: captions, questions with one right answer, and names of things to find."""
+"""Texts about shapes: captions, questions with one right answer, and names of things to find."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..tasks import DEFAULT_PROMPT, Length
 from .shapes import COLOURS, KINDS, SIZES, Shape
 
-_STRANGERS = ("dog", "cat", "person", "car", "tree", "house", "bird", "chair", "star", "face")
+_OTHER_THINGS = ("dog", "cat", "person", "car", "tree", "house", "bird", "chair", "star", "face")
 _PLACES = ("in this image", "in the image", "in this picture", "in the picture")
 _DESCRIBE = (
     "Describe this image.",
@@ -28,36 +28,36 @@ _NUMBERS = ("No shapes", "One shape", "Two shapes", "Three shapes")
 
 
 class Named(NamedTuple):
-    """A name for shapes: any part may be None, which fits all; without a kind it is a "shape"."""
+    """A name for shapes. A part that is None fits every shape."""
 
     size: str | None = None
     colour: str | None = None
     kind: str | None = None
 
     def fits(self, shape: Shape) -> bool:
-        """Whether this shape may be called so."""
+        """Return whether each part of the name that is not None equals the shape's."""
         parts = zip(self, (shape.size, shape.colour, shape.kind), strict=True)
         return all(part is None or part == own for part, own in parts)
 
     @property
     def text(self) -> str:
-        """The name in words, such as "large red circle"."""
+        """The name in words, such as "large red circle"; "shape" stands for a kind of None."""
         return " ".join(part for part in (self.size, self.colour, self.kind or "shape") if part)
 
 
 def captions(shapes: Sequence[Shape], ground: str) -> dict[Length, str]:
-    """The caption of each length for shapes given from left to right."""
-    full = [_a(Named(shape.size, shape.colour, shape.kind).text) for shape in shapes]
+    """Return the caption of each length, for shapes from left to right."""
+    full = [_with_article(Named(shape.size, shape.colour, shape.kind).text) for shape in shapes]
     placed = [f"{name} {shape.band}" for name, shape in zip(full, shapes, strict=True)]
     return {
-        "short": _listed([_a(Named(None, shape.colour, shape.kind).text) for shape in shapes]),
-        "normal": f"{_listed(full)} on a {ground} background",
-        "long": f"{_NUMBERS[len(shapes)]} on a {ground} background. From left to right: {_listed(placed)}.",
+        "short": _join([_with_article(Named(None, shape.colour, shape.kind).text) for shape in shapes]),
+        "normal": f"{_join(full)} on a {ground} background",
+        "long": f"{_NUMBERS[len(shapes)]} on a {ground} background. From left to right: {_join(placed)}.",
     }
 
 
 def questions(random: Random, shapes: Sequence[Shape], ground: str) -> tuple[tuple[str, str], ...]:
-    """One question and its only right answer for each thing that can be asked of these shapes."""
+    """Return random questions about the shapes, each with its only right answer."""
     describe = DEFAULT_PROMPT if random.random() < 0.3 else random.choice(_DESCRIBE)
     background = random.choice(
         ("What colour is the background?", "What is the colour of the background?", "What is the background colour?")
@@ -69,11 +69,11 @@ def questions(random: Random, shapes: Sequence[Shape], ground: str) -> tuple[tup
     ]
     if len(shapes) > 1:
         asked.append(_side(random, shapes))
-    return tuple((_spoken(random, question), answer) for question, answer in asked)
+    return tuple((_vary_spelling(random, question), answer) for question, answer in asked)
 
 
 def things(random: Random, shapes: Sequence[Shape]) -> tuple[tuple[str, tuple[Shape, ...]], ...]:
-    """Names to detect or point at, each with the shapes that it fits from left to right; some fit none."""
+    """Return names to detect or point at, each with the shapes that it fits from left to right; some fit none."""
     own = random.choice(shapes)
     names = [
         Named(),
@@ -84,8 +84,8 @@ def things(random: Random, shapes: Sequence[Shape]) -> tuple[tuple[str, tuple[Sh
         Named(own.size, own.colour, own.kind),
         _absent(random, shapes),
     ]
-    found = [(_numbered(random, name.text), tuple(filter(name.fits, shapes))) for name in names]
-    found.append((_numbered(random, random.choice(_STRANGERS)), ()))
+    found = [(_vary_number(random, name.text), tuple(filter(name.fits, shapes))) for name in names]
+    found.append((_vary_number(random, random.choice(_OTHER_THINGS)), ()))
     return tuple(found)
 
 
@@ -117,7 +117,7 @@ def _band(random: Random, shapes: Sequence[Shape]) -> tuple[str, str]:
 
 def _count(random: Random, shapes: Sequence[Shape]) -> tuple[str, str]:
     if random.random() < 0.05:
-        name, count = random.choice(_STRANGERS), 0
+        name, count = random.choice(_OTHER_THINGS), 0
     else:
         kind, colour, size = random.choice(KINDS), random.choice((*COLOURS, shapes[0].colour)), random.choice(SIZES)
         named = random.choice((Named(), Named(kind=kind), Named(kind=kind), Named(colour=colour), Named(size)))
@@ -134,21 +134,21 @@ def _exists(random: Random, shapes: Sequence[Shape]) -> tuple[str, str]:
         name, answer = random.choice((*parts, Named(kind=own.kind), Named(own.size, None, own.kind))).text, "yes"
     else:
         absent = _absent(random, shapes).text
-        name, answer = random.choice(_STRANGERS) if random.random() < 0.1 else absent, "no"
-    thing, place = _a(name), random.choice(_PLACES)
+        name, answer = random.choice(_OTHER_THINGS) if random.random() < 0.1 else absent, "no"
+    thing, place = _with_article(name), random.choice(_PLACES)
     return random.choice((f"Is there {thing}?", f"Is there {thing} {place}?", f"Do you see {thing}?")), answer
 
 
 def _side(random: Random, shapes: Sequence[Shape]) -> tuple[str, str]:
     sides = ((shapes[0], "left", "leftmost"), (shapes[-1], "right", "rightmost"))
     shape, side, utmost = random.choice(sides)
-    name = _a(Named(None, shape.colour, shape.kind).text)
+    name = _with_article(Named(None, shape.colour, shape.kind).text)
     asks = ((f"Which shape is {utmost}?", shape.kind), (f"Which shape is on the {side}?", shape.kind))
     return random.choice((*asks, (f"What is on the {side}?", name), (f"What is on the far {side}?", name)))
 
 
 def _only(random: Random, shapes: Sequence[Shape], names: Callable[[Shape], tuple[Named, ...]]) -> tuple[str, Shape]:
-    """A name that fits exactly one of the shapes, and that shape."""
+    """Return a random name that fits exactly one of the shapes, and that shape."""
     found = [(name.text, s) for s in shapes for name in names(s) if sum(map(name.fits, shapes)) == 1]
     if len(shapes) > 1:
         found += [(random.choice(_LEFT), shapes[0]), (random.choice(_RIGHT), shapes[-1])]
@@ -176,7 +176,7 @@ def _absent(random: Random, shapes: Sequence[Shape]) -> Named:
     return random.choice(none) if none else _absent(random, shapes)
 
 
-def _numbered(random: Random, name: str) -> str:
+def _vary_number(random: Random, name: str) -> str:
     name = _plural(name) if random.random() < 0.3 else name
     return name.capitalize() if random.random() < 0.1 else name
 
@@ -185,7 +185,7 @@ def _plural(name: str) -> str:
     return {"person": "people"}.get(name, f"{name}s")
 
 
-def _spoken(random: Random, question: str) -> str:
+def _vary_spelling(random: Random, question: str) -> str:
     if random.random() < 0.5:
         question = question.replace("colour", "color")
     if random.random() < 0.15:
@@ -193,9 +193,9 @@ def _spoken(random: Random, question: str) -> str:
     return question.lower() if random.random() < 0.2 else question
 
 
-def _a(name: str) -> str:
+def _with_article(name: str) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

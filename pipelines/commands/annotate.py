@@ -1,4 +1,4 @@
-"""``moondream-beam annotate``: pictures in, a balanced Parquet dataset out."""
+"""``moondream-beam annotate``: ask a model about pictures, and write the answers to Parquet files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.combiners import Top
 
 from ...models.moondream.checkpoints.hub import OFFICIAL
@@ -22,25 +22,38 @@ from ...transforms.output.lock import acquire, run_lock
 from ...transforms.output.run_record import read_record
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
-from ..local_runner.gpus import gpus_of
+from ..local_runner.gpus import choose_gpus
 from ..local_runner.runner import local_runner
-from ..local_runner.signals import unwrapped_interrupts, worker_death
-from ..options.cluster import add_cluster_options, check_cluster, hints_of, is_dry, run_of, say_of_runner, sliced
-from ..options.hosted import patience_of
-from ..options.inputs import add_input_options, inputs_of
-from ..options.job import LOCAL_RUNNER, add_job_options, check_job, job_of
-from ..options.models import add_model_options, annotator_of
+from ..local_runner.signals import unwrap_keyboard_interrupt, worker_loss_reason
+from ..options.cluster import (
+    add_cluster_options,
+    check_cluster,
+    is_dry_run,
+    keep_slice,
+    new_run_name,
+    resource_hints,
+    runner_warning,
+)
+from ..options.hosted import extra_row_s
+from ..options.inputs import add_input_options, build_inputs
+from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job
+from ..options.models import add_model_options, build_annotator
 from ..options.parser import OneLineParser, reject_unknown_args, startup_errors
 from ..options.tasks import add_sampling_options, add_task_options
-from .report import add_report_option, try_report
+from .report import add_report_option, report_after_run
 
-STOPPED = 1
+STOPPED_EARLY = 1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of this command; all others are Beam's."""
+    """Add the options of this command. Every other option is Beam's, see ``beam_options``."""
     add_input_options(parser)
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where rows go; run again to go on")
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="folder or bucket for the rows; a second run adds only what is missing",
+    )
     add_task_options(parser)
     add_model_options(parser)
     add_sampling_options(parser)
@@ -50,118 +63,136 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
-    """Apply the whole job to a pipeline.
+    """Add all steps of the job to a pipeline.
+
+    Args:
+        run: the name of the run.
 
     Raises:
-        ValueError: an option makes no sense.
+        ValueError: if an option has a bad value, an input has no pictures, or the model does not exist.
+        OSError: if an input cannot be read.
+        RuntimeError: if a client for a bucket is not installed, or the weights cannot be downloaded.
     """
     here = args.runner == LOCAL_RUNNER
-    inputs = inputs_of(args)
-    job = job_of(args, inputs, annotator_of(args, threads_of(args) if here else None, here=here), run)
+    inputs = build_inputs(args)
+    job = build_job(args, inputs, build_annotator(args, threads_per_worker(args) if here else None, here=here), run)
     refs = inputs.read(pipeline)
     if args.limit is not None:
-        # From the middle of their names on: the first digits draw the slice, and the last ones the shard.
+        # Sort by the middle digits of the hash: the first digits choose the slice, and the last ones the shard. Sorted
+        # by the first digits, all pictures would be in the first slice.
         refs = (
             refs
             | "Limit" >> Top.Smallest(args.limit, key=lambda ref: ref.key[KEY_DIGITS // 2 :] + ref.key)
-            | "Each" >> beam.FlatMap(lambda chosen: chosen)
+            | "Flatten" >> beam.FlatMap(lambda chosen: chosen)
         )
-    sliced(refs, args) | "Annotate" >> job.with_resource_hints(**hints_of(args))
+    keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
-    """Run the command; the exit status.
+    """Run the command and return its exit status.
+
+    Args:
+        beam_arguments: the arguments that our parser did not understand.
+
+    Returns:
+        0 or 1 by ``run_summary.exit_status``; 1 also if the run stopped early; 0 after a dry run.
 
     Raises:
-        CannotStartError: bad arguments, or a device that is not there.
+        StartupError: if an argument is bad, a requirement is missing, or another run uses the output.
     """
+    local = args.runner == LOCAL_RUNNER
     with contextlib.ExitStack() as stack:
         with startup_errors():
-            check_job(args)
-            check_cluster(args)
-            name = run_of(args)
-            options = beam_options(args, beam_arguments)
-            args.output = absolute(args.output)
-            local = args.runner == LOCAL_RUNNER
-            runner = local_runner(options, args.workers, gpus_of(args), patience_of(args)) if local else args.runner
-            pipeline = beam.Pipeline(runner, options=options)
+            name = new_run_name(args)
+            pipeline = _new_pipeline(args, beam_arguments)
             build(pipeline, args, name)
-            if is_dry(args, options):
+            if is_dry_run(args, pipeline.options):
                 pipeline.run()
-                print("dry run: the job is as Dataflow would get it; nothing was started, nothing was written")
+                print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")
                 return 0
             if local:
                 stack.enter_context(run_lock(args.output, name))
-                _say_where(args)
             else:
-                _say_runner(args)
-                # Its workers hold it from here on: they go on when this process is gone.
+                # The workers keep the lock alive from here on, because they may outlive this process.
                 acquire(args.output, name)
+            _print_start(args)
         notes = ProgressFiles(args.output, name)
         if local:
             stack.enter_context(show_progress(notes))
-        if (reason := _run(pipeline)) is not None:
+        if (reason := _run_pipeline(pipeline)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
-            return STOPPED
+            return STOPPED_EARLY
         if not local:
             notes.remove()
     record = read_record(args.output, name)
     print(format_summary(record, args.output, args.max_failure_rate))
-    try_report(args)
+    report_after_run(args)
     return exit_status(record, args.max_failure_rate)
 
 
-def _run(pipeline: beam.Pipeline) -> str | None:
-    """Run it to its end; why it stopped before, if that can be told in a line."""
+def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> beam.Pipeline:
+    """Check the options of job, cluster and Beam, make the output path absolute, and return an empty pipeline."""
+    check_job(args)
+    check_cluster(args)
+    options = beam_options(args, beam_arguments)
+    args.output = absolute(args.output)
+    if args.runner != LOCAL_RUNNER:
+        return beam.Pipeline(args.runner, options=options)
+    return beam.Pipeline(local_runner(options, args.workers, choose_gpus(args), extra_row_s(args)), options=options)
+
+
+def _run_pipeline(pipeline: beam.Pipeline) -> str | None:
+    """Run the pipeline to its end. If it stops early for a known reason, return the line that says so, else None."""
     try:
-        with unwrapped_interrupts():
+        with unwrap_keyboard_interrupt():
             pipeline.run().wait_until_finish()
     except Exception as error:
-        lost = getattr(pipeline.runner, "lost", [])
-        if (reason := stop_reason(error) or worker_death(error, lost)) is None:
+        dead_workers = getattr(pipeline.runner, "dead_workers", [])
+        if (reason := stop_reason(error) or worker_loss_reason(error, dead_workers)) is None:
             raise
         return reason
     return None
 
 
-class _BeamParser(OneLineParser, _BeamArgumentParser):
-    """Beam's parser, as brief as ours about what is wrong."""
-
-
 def beam_options(args: argparse.Namespace, arguments: Sequence[str]) -> PipelineOptions:
-    """Beam's options from what our parser left over.
+    """Return Beam's options from the arguments that our parser did not understand.
 
     Raises:
-        ValueError: one of them is not Beam's either. Beam itself would warn and go on without it.
+        ValueError: if one of them is no option of Beam's either. Beam alone would only warn and ignore it.
+        SystemExit: with status 2 if an option of Beam's has a bad value.
     """
-    parser = _BeamParser("moondream-beam annotate", add_help=False, allow_abbrev=False)
-    for kind in PipelineOptions.__subclasses__():
-        kind._add_argparse_args(parser)
+    # This callback gets the parser of all of Beam's options. There is no other way to get it.
+    parents: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parents.append)
+    parser = OneLineParser("moondream-beam annotate", parents=parents, add_help=False, allow_abbrev=False)
     _, unknown = parser.parse_known_args(list(arguments))
     reject_unknown_args(args, unknown)
     return PipelineOptions(list(arguments))
 
 
-def threads_of(args: argparse.Namespace) -> int:
-    """CPU threads of each process: its part of the processors that are there for it."""
-    # Schedulers give a process some of a machine's processors, and see to it that it has no more.
+def threads_per_worker(args: argparse.Namespace) -> int:
+    """Return the number of CPU threads for each worker process: the usable processors divided by ``--workers``.
+
+    The result is at least 1.
+    """
+    # A scheduler such as Slurm may allow this process to use only some of the processors.
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, processors // args.workers)
 
 
-def _say_runner(args: argparse.Namespace) -> None:
-    if (said := say_of_runner(args.runner)) is not None:
-        print(said, file=sys.stderr)
-
-
-def _say_where(args: argparse.Namespace) -> None:
-    if args.backend != "local":
-        print(f"{args.backend} answers and is paid for, pictures go there; rows go to {args.output}", file=sys.stderr)
-        return
-    device = choose_device(args.device).type
-    if device == "cpu" and args.device == "auto" and args.fallback != "none":
-        # The worker finds the same and says it.
-        print(f"rows go to {args.output}", file=sys.stderr)
-        return
-    note = ": no accelerator is used, the time left shows as it goes" if device == "cpu" else ""
-    print(f"{args.model or OFFICIAL} on {device}{note}; rows go to {args.output}", file=sys.stderr)
+def _print_start(args: argparse.Namespace) -> None:
+    """Print what answers and where the rows go; for a runner elsewhere, print the warning about it, if any."""
+    if args.runner != LOCAL_RUNNER:
+        line = runner_warning(args.runner)
+    elif args.backend != "local":
+        line = f"{args.backend} answers, gets the pictures, and costs money; rows go to {args.output}"
+    elif (device := choose_device(args.device).type) != "cpu":
+        line = f"{args.model or OFFICIAL} on {device}; rows go to {args.output}"
+    elif args.device == "auto" and args.fallback != "none":
+        # The worker finds out whether the engine or the API answers, and logs it.
+        line = f"rows go to {args.output}"
+    else:
+        note = "no accelerator; the progress line shows the time left"
+        line = f"{args.model or OFFICIAL} on cpu ({note}); rows go to {args.output}"
+    if line:
+        print(line, file=sys.stderr)

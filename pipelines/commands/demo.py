@@ -1,4 +1,4 @@
-"""``moondream-beam demo``: draw pictures, annotate them with the embedded model, show what came out."""
+"""``moondream-beam demo``: draw pictures, annotate them with the embedded model, and print the first rows."""
 
 from __future__ import annotations
 
@@ -16,44 +16,56 @@ from ..options.parser import reject_unknown_args, startup_errors
 from . import annotate
 from .report import add_report_option
 
-# Far from all that the embedded model was trained, tested and measured with.
+# No scene of the training, the tests or the benchmarks of the embedded model has one of these seeds.
 DEMO_SEEDS = range(2**43, 2**43 + 48)
-EXTENSIONS = ("jpg", "png", "webp", "bmp")
-ROWS_SHOWN = 8
+FORMATS = ("jpg", "png", "webp", "bmp")
+MAX_ROWS_SHOWN = 8
 COLUMNS = ("filename", "task", "prompt", "answer")
-TASKS = ("--caption", "normal", "--query", "How many shapes are there?", "--detect", "shape", "--point", "triangle")
+TASK_ARGUMENTS = (
+    "--caption",
+    "normal",
+    "--query",
+    "How many shapes are there?",
+    "--detect",
+    "shape",
+    "--point",
+    "triangle",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of this command."""
+    """Add the options of this command."""
     parser.add_argument(
-        "--output", default="moondream-demo", metavar="FOLDER", help="where pictures and rows go (%(default)s)"
+        "--output",
+        default="moondream-demo",
+        metavar="FOLDER",
+        help="folder for the pictures and the rows (default: %(default)s)",
     )
     add_report_option(parser)
 
 
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
-    """Run the command; the exit status.
+    """Run the command and return the exit status of ``annotate``.
 
     Raises:
-        CannotStartError: unknown arguments, or a folder that can't be written.
+        StartupError: if an argument is unknown, or the folder cannot be written.
     """
     with startup_errors():
         reject_unknown_args(args, others)
         pictures, output = Path(args.output, "pictures"), Path(args.output, "out")
         count = draw_pictures(pictures)
-    print(f"drew {count} pictures into {pictures}, one of them broken on purpose", file=sys.stderr)
+    print(f"drew {count} pictures into {pictures}, and broke one on purpose", file=sys.stderr)
     status = annotate.run(_annotate_arguments(pictures, output, report=args.report), [])
     print()
-    for line in table(first_rows(output)):
+    for line in format_table(first_rows(output)):
         print(line)
     return status
 
 
 def draw_pictures(folder: Path) -> int:
-    """Draw the demo's scenes, in several formats and sizes, and break the last one; how many there are."""
+    """Draw one scene for each of DEMO_SEEDS into a folder, and truncate the last file. Return the number of files."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"scene-{index:02d}.{EXTENSIONS[index % 4]}" for index in range(len(DEMO_SEEDS))]
+    paths = [folder / f"scene-{index:02d}.{FORMATS[index % 4]}" for index in range(len(DEMO_SEEDS))]
     for seed, path in zip(DEMO_SEEDS, paths, strict=True):
         draw(seed).image.save(path, quality=95)
     paths[-1].write_bytes(paths[-1].read_bytes()[:-100])
@@ -61,14 +73,14 @@ def draw_pictures(folder: Path) -> int:
 
 
 def first_rows(output: Path) -> list[tuple[str, ...]]:
-    """The first rows of ``data/`` by name of their picture, as text."""
+    """Return the first MAX_ROWS_SHOWN rows of ``data/``, sorted by filename and task, as texts for COLUMNS."""
     rows = pa.concat_tables(pq.read_table(path) for path in sorted(output.glob("data/*.parquet")))
-    rows = rows.sort_by([("filename", "ascending"), ("task", "ascending")]).slice(0, ROWS_SHOWN)
+    rows = rows.sort_by([("filename", "ascending"), ("task", "ascending")]).slice(0, MAX_ROWS_SHOWN)
     return [(row["filename"], row["task"], row["prompt"], _answer(row)) for row in rows.to_pylist()]
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Lines of text with columns as wide as what is in them."""
+def format_table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield a header and the rows as lines, with each column as wide as its longest text."""
     lines = [COLUMNS, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     for line in lines:
@@ -76,6 +88,7 @@ def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _answer(row: dict[str, object]) -> str:
+    """Return the text of a row, or its boxes or points such as "(0.10, 0.25)", or "none" if it has no place."""
     if isinstance(caption := row["caption"], str):
         return caption
     places = row["objects"] if row["objects"] is not None else row["points"]
@@ -86,7 +99,7 @@ def _answer(row: dict[str, object]) -> str:
 def _annotate_arguments(pictures: Path, output: Path, *, report: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     annotate.add_options(parser)
-    # One failure in 48 is meant; the likeliest words, since the same demo should tell the same story.
+    # One picture in 48 is broken on purpose. Temperature 0 gives the same answers in each demo.
     options = ["--model", "tiny", "--temperature", "0", "--max-failure-rate", "0.05"]
     options += [] if report else ["--no-report"]
-    return parser.parse_args([os.fspath(pictures), "--output", os.fspath(output), *TASKS, *options])
+    return parser.parse_args([os.fspath(pictures), "--output", os.fspath(output), *TASK_ARGUMENTS, *options])

@@ -1,4 +1,4 @@
-"""``moondream-beam export``: an output in the shapes that training tools read."""
+"""``moondream-beam export``: write the answers of an output in a format that training tools read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ...transforms.dataset.export.formats import FORMATS, SHARES_NAME, only_task
-from ...transforms.dataset.export.targets import place
+from ...transforms.dataset.export.targets import resolve_destination
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
@@ -15,56 +15,68 @@ from ..options.parser import reject_unknown_args, startup_errors
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of this command."""
-    parser.add_argument("output", metavar="OUT", help="the folder that annotate wrote, on disk or in a bucket")
+    """Add the options of this command."""
+    parser.add_argument("output", metavar="OUT", help="folder that annotate wrote, on disk or in a bucket")
     parser.add_argument(
         "--to",
         required=True,
         choices=tuple(FORMATS),
-        help="sidecar: a .txt for each picture, a caption a line; imagefolder: pictures and metadata.jsonl; "
-        "webdataset: tars of pictures and JSON; coco: boxes; jsonl: a line a picture",
+        help="sidecar: one .txt file for each picture, with one caption on each line; imagefolder: pictures and "
+        "metadata.jsonl; webdataset: tar archives with pictures and JSON; coco: boxes in one JSON file; jsonl: one "
+        "line for each picture",
     )
     parser.add_argument(
         "destination",
         metavar="DEST",
-        help="a new folder, or one in a bucket; for coco and jsonl a file; for sidecar also the root of the pictures",
+        help="new folder, on disk or in a bucket; for coco and jsonl a new file; for sidecar also the folder of the "
+        "pictures",
     )
     parser.add_argument(
-        "--where", default="true", metavar="SQL", help="rows to take, such as \"task = 'caption' AND width >= 512\""
+        "--where",
+        default="true",
+        metavar="SQL",
+        help="export only rows that meet this condition, such as \"task = 'caption' AND width >= 512\" (default: all)",
     )
-    parser.add_argument("--drop-suspicious", action="store_true", help="leave out what the report calls suspicious")
     parser.add_argument(
-        "--allow-private-addresses", action="store_true", help="let http(s) reach this machine and its private networks"
+        "--drop-suspicious", action="store_true", help="leave out answers that the report flags as suspicious"
+    )
+    parser.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="allow http(s) requests to this machine and to private networks",
     )
 
 
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
-    """Run the command; the exit status: 1 where a picture is left out that should be there, or a text has not its name.
+    """Run the command and return its exit status.
+
+    Returns:
+        1 if a chosen picture was left out, or a text file could not have the name of its picture; else 0.
 
     Raises:
-        CannotStartError: unknown arguments, no output there, one that can't be read, a destination that is taken,
-            or no row left.
+        StartupError: if an argument is bad, the output does not exist or cannot be read, the destination exists, or
+            no row meets the condition.
     """
     with startup_errors():
         reject_unknown_args(args, others)
-        destination = place(args.destination)
+        destination = resolve_destination(args.destination)
         with duckdb_errors(args.output):
             dataset = Dataset(args.output)
     with dataset:
         with startup_errors(), duckdb_errors(args.output):
             selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
             left = FORMATS[args.to](selection, destination, Fetcher(args.allow_private_addresses))
-        print(f"{_chosen(args.to, selection)} as {args.to} in {destination}")
+        print(f"{_format_selection(args.to, selection)} as {args.to} in {destination}")
         if selection.older:
-            print(f"{selection.older} rows have a later answer to the same question, and are left out", file=sys.stderr)
+            print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
         for reason, pictures in left.items():
             print(f"{pictures} of the pictures: {reason}", file=sys.stderr)
     return 1 if any(reason != SHARES_NAME for reason in left) else 0
 
 
-def _chosen(shape: str, selection: Selection) -> str:
-    chosen = f"{selection.pictures} pictures, {selection.answers} answers chosen,"
+def _format_selection(shape: str, selection: Selection) -> str:
+    """Return what was exported, such as "4 pictures, 4 of 13 chosen answers (only caption)"."""
     task = only_task(shape, selection)
-    if task is None or (taken := selection.answers_to[task]) == selection.answers:
-        return chosen
-    return f"{chosen} {taken} of them ({task})"
+    if task is None or (exported := selection.answers_to[task]) == selection.answers:
+        return f"{selection.pictures} pictures, {selection.answers} answers"
+    return f"{selection.pictures} pictures, {exported} of {selection.answers} chosen answers (only {task})"

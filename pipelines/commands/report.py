@@ -1,4 +1,4 @@
-"""``moondream-beam report``: an output as one page to look at."""
+"""``moondream-beam report``: write an HTML page about an output."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from ...transforms.output.files import is_local, remove_temporary_folder, write_
 from ..display.report_page.render import render
 from ..options.parser import reject_unknown_args, startup_errors
 
-PAGE = "report.html"
-# Of more rows a page takes minutes, and a run should end when its rows are there.
-ROWS_REPORTED_UNASKED = 2_000_000
-# A page is not worth the wait for a host that is gone.
-THUMBNAIL_PATIENCE = RetryPolicy(max_attempts=2, timeout_s=8)
+REPORT_NAME = "report.html"
+# A report on more rows takes minutes, which would delay the end of the run.
+MAX_AUTO_REPORT_ROWS = 2_000_000
+# A host that does not answer must not delay the report for long.
+THUMBNAIL_RETRY_POLICY = RetryPolicy(max_attempts=2, timeout_s=8)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of this command."""
-    parser.add_argument("output", metavar="OUT", help="the folder that annotate wrote, on disk or in a bucket")
+    """Add the options of this command."""
+    parser.add_argument("output", metavar="OUT", help="folder that annotate wrote, on disk or in a bucket")
     parser.add_argument(
         "--allow-private-addresses",
         action="store_true",
-        help="let http(s) fetch thumbnails from this machine and its private networks",
+        help="allow http(s) requests to this machine and to private networks for thumbnails",
     )
 
 
 def add_report_option(parser: argparse.ArgumentParser) -> None:
-    """``--no-report``, for commands that end with a report."""
+    """Add ``--no-report``, for commands that end with a report."""
     parser.add_argument(
-        "--no-report", dest="report", action="store_false", help=f"write no {PAGE} beside the rows when all is done"
+        "--no-report", dest="report", action="store_false", help=f"do not write {REPORT_NAME} at the end of the run"
     )
 
 
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
-    """Run the command; the exit status.
+    """Run the command, print the path of the page, and return 0.
 
     Raises:
-        CannotStartError: unknown arguments, no output there, or one that can't be read.
+        StartupError: if an argument is unknown, or the output does not exist or cannot be read.
     """
     with startup_errors():
         reject_unknown_args(args, others)
@@ -52,40 +52,37 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
 
 
 def write_report(dataset: Dataset, fetch: Fetcher) -> str:
-    """Write the page beside the rows, and close the dataset; where the page lies."""
+    """Write ``report.html`` into the output folder, close the dataset, and return the path of the page."""
     with dataset:
         page = render(dataset, fetch)
-    path = dataset.path(PAGE)
+    path = dataset.path(REPORT_NAME)
     write_atomic(dataset.output, path, page.encode())
     remove_temporary_folder(dataset.output)
     return path
 
 
-def try_report(args: argparse.Namespace) -> None:
-    """Unless ``--no-report``, write the page of a run that has ended, and say where.
+def report_after_run(args: argparse.Namespace) -> None:
+    """Write the page at the end of a run and print its path. With ``--no-report``, do nothing.
 
-    One that can't be written does not fail the run. Of an output in a bucket, which may be far away, or with more rows
-    than ``ROWS_REPORTED_UNASKED`` it says how to have one.
+    If the output is in a bucket or has more than MAX_AUTO_REPORT_ROWS rows, print the command for a report instead. An
+    error is printed in one line and does not fail the run.
     """
     if not args.report:
         return
     if not is_local(args.output):
-        print(f"report   moondream-beam report {args.output}")
+        print(f"report   to write it, run: moondream-beam report {args.output}")
         return
     try:
         with Dataset(args.output) as dataset:
-            if (rows := dataset.count()) > ROWS_REPORTED_UNASKED:
-                print(f"report   of {rows:,} rows it takes minutes: moondream-beam report {args.output}")
+            if (rows := dataset.count()) > MAX_AUTO_REPORT_ROWS:
+                print(f"report   {rows:,} rows take minutes; to write it, run: moondream-beam report {args.output}")
             else:
                 print(f"report   {write_report(dataset, _fetcher(args))}")
-    # Rows are published and the ledger is told: whatever is wrong with a page, the run is not.
+    # The rows are committed and the summary is printed. A fault of the report must not fail the run.
     except Exception as error:
-        print(f"no report: {_in_a_line(error)}", file=sys.stderr)
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"report   failed: {fault}; to try again, run: moondream-beam report {args.output}", file=sys.stderr)
 
 
 def _fetcher(args: argparse.Namespace) -> Fetcher:
-    return Fetcher(args.allow_private_addresses, THUMBNAIL_PATIENCE)
-
-
-def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Fetcher(args.allow_private_addresses, THUMBNAIL_RETRY_POLICY)

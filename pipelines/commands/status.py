@@ -1,4 +1,4 @@
-"""``moondream-beam status``: how far the runs of an output are, from any machine that can read it."""
+"""``moondream-beam status``: show the progress of all runs of an output, on any machine that can read it."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from ...transforms.monitoring.status import OutputStatus, RunStatus
-from ..display.formatting import duration, moment, number, share
+from ..display.formatting import format_duration, format_number, format_percent, format_time
 from ..options.parser import reject_unknown_args, startup_errors
 
-RUNS_TOLD = 10
-SECONDS_BETWEEN_LOOKS, A_DAY = 5.0, 86_400.0
+MAX_RUNS_SHOWN = 10
+WATCH_INTERVAL_S, MAX_WATCH_INTERVAL_S = 5.0, 86_400.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of this command."""
-    parser.add_argument("output", metavar="OUT", help="the folder that annotate writes to, on disk or in a bucket")
+    """Add the options of this command."""
+    parser.add_argument("output", metavar="OUT", help="folder that annotate writes to, on disk or in a bucket")
     parser.add_argument(
         "--watch",
         nargs="?",
         type=_seconds,
-        const=SECONDS_BETWEEN_LOOKS,
+        const=WATCH_INTERVAL_S,
         metavar="SECONDS",
-        help="look again and again (every %(const)s s), until no run is at work",
+        help="repeat every SECONDS seconds (%(const)s if no number is given) until all runs have ended",
     )
 
 
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
-    """Run the command; the exit status.
+    """Run the command and return 0.
 
     Raises:
-        CannotStartError: unknown arguments, or nothing there.
+        StartupError: if an argument is unknown, or there is no run in the output.
     """
     with startup_errors():
         reject_unknown_args(args, others)
         watch = OutputStatus(args.output)
         runs = watch.look()
         if not runs:
-            raise ValueError(f"{args.output}: no run there; give the folder that annotate writes to")
+            raise ValueError(f"{args.output}: there is no run; give the folder that annotate writes to")
     if args.watch is None:
-        print("\n".join(told(runs)))
+        print("\n".join(format_runs(runs)))
         return 0
     try:
-        keep_telling(watch, args.watch, sys.stdout)
+        watch_runs(watch, args.watch, sys.stdout)
     except KeyboardInterrupt:
-        # Whoever watched has seen enough; the run goes on.
+        # Ctrl-C ends the watching only. The run is in another process.
         print(file=sys.stderr)
     return 0
 
@@ -59,21 +59,24 @@ def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        # They may be left out, and then the word that follows is taken for them.
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, and give OUT before --watch") from None
-    if not 0 < seconds <= A_DAY:
-        raise argparse.ArgumentTypeError(f"{text}: give more than 0 seconds, and no more than a day")
+        # The number is optional. In "--watch OUT", argparse takes OUT for the number.
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds; give OUT before --watch") from None
+    if not 0 < seconds <= MAX_WATCH_INTERVAL_S:
+        raise argparse.ArgumentTypeError(f"{text}: give more than 0 seconds, and at most {MAX_WATCH_INTERVAL_S:.0f}")
     return seconds
 
 
-def keep_telling(watch: OutputStatus, seconds: float, stream: TextIO) -> None:
-    """Tell how far the runs are until none is at work: in place on a terminal, elsewhere when something changed."""
+def watch_runs(watch: OutputStatus, seconds: float, stream: TextIO) -> None:
+    """Print the progress of all runs every ``seconds`` seconds, until no run is at work.
+
+    On a terminal, new lines replace the old ones. Elsewhere, print the lines only if they have changed.
+    """
     before: list[str] = []
     while True:
         runs = watch.look()
-        lines = told(runs)
+        lines = format_runs(runs)
         if lines != before:
-            up = f"\x1b[{height(before, stream)}F\x1b[J" if before and stream.isatty() else ""
+            up = f"\x1b[{num_terminal_rows(before, stream)}F\x1b[J" if before and stream.isatty() else ""
             print(up + "\n".join(lines), file=stream, flush=True)
         if all(run.state != "running" for run in runs):
             return
@@ -81,44 +84,44 @@ def keep_telling(watch: OutputStatus, seconds: float, stream: TextIO) -> None:
         time.sleep(seconds)
 
 
-def height(lines: Sequence[str], terminal: TextIO) -> int:
-    """How many rows of a terminal these lines take, which wraps those that are longer than it is wide."""
+def num_terminal_rows(lines: Sequence[str], terminal: TextIO) -> int:
+    """Return the number of rows that lines take on a terminal, which wraps lines that are longer than its width."""
     columns = os.get_terminal_size(terminal.fileno()).columns or sys.maxsize
     return sum(max(1, math.ceil(len(line) / columns)) for line in lines)
 
 
-def told(runs: Sequence[RunStatus], now: datetime | None = None) -> list[str]:
-    """A line for each of the latest runs, and one for all that is there."""
+def format_runs(runs: Sequence[RunStatus], now: datetime | None = None) -> list[str]:
+    """Return one line for each of the latest MAX_RUNS_SHOWN runs, and a last line with the sums over all runs.
+
+    Args:
+        runs: the earliest first.
+        now: the time from which rates and remaining times are computed; by default the current time.
+    """
     now = now or datetime.now(timezone.utc)
-    lines = [f"{run.run}  {in_words(run, now)}" for run in runs[-RUNS_TOLD:]]
-    if len(runs) > RUNS_TOLD:
-        lines.insert(0, f"{len(runs) - RUNS_TOLD} earlier runs")
+    lines = [f"{run.run}  {format_run(run, now)}" for run in runs[-MAX_RUNS_SHOWN:]]
+    if len(runs) > MAX_RUNS_SHOWN:
+        lines.insert(0, f"{len(runs) - MAX_RUNS_SHOWN} earlier runs")
     annotations, failures = (
         sum(counts) for counts in zip(*((run.annotations, run.failures) for run in runs), strict=True)
     )
-    return [*lines, f"in all {annotations:,} rows in data/ and {failures:,} in errors/"]
+    return [*lines, f"total: {annotations:,} rows in data/ and {failures:,} in errors/"]
 
 
-def in_words(run: RunStatus, now: datetime) -> str:
-    """How far a run is."""
-    words = [f"{run.state}:", f"{run.rows:,}"]
+def format_run(run: RunStatus, now: datetime) -> str:
+    """Return the state of a run, such as "running: 50 of 200 requests (25 %), 10 errors, 5 a second, 30 s left"."""
+    done = f"{run.rows:,} requests"
     if run.planned:
-        part = f" ({share(run.rows, run.planned.pending)})" if run.planned.pending else ""
-        words.append(f"of {run.planned.pending:,} answers{part},")
-    else:
-        words.append("answers,")
-    words.append(f"{run.failures:,} errors")
+        done = f"{run.rows:,} of {run.planned.pending:,} requests"
+        done += f" ({format_percent(run.rows, run.planned.pending)})" if run.planned.pending else ""
+    parts = [f"{run.state}: {done}", f"{run.failures:,} errors"]
     if run.asked_again:
-        words[-1] += ","
-        words.append(f"{run.asked_again:,} more asked again since")
+        parts.append(f"{run.asked_again:,} errors retried by later runs")
     if run.record and not run.record.get("balanced", True):
-        words.append("– does not balance" if run.record["balanced"] is False else "– files not counted")
+        parts[-1] += " (does not balance)" if run.record["balanced"] is False else " (files not counted)"
     if (rate := run.rate(now)) is not None:
-        words[-1] += ","
-        words.append(f"{number(rate)} a second")
+        parts.append(f"{format_number(rate)} a second")
     if run.state == "running" and (left := run.seconds_left(now)) is not None:
-        words[-1] += ","
-        words.append(f"{duration(left)} left")
-    if run.state == "stopped":
-        words[-1] += f"{f', last row at {moment(run.last)}' if run.last else ''}; the same command goes on from there"
-    return " ".join(words)
+        parts.append(f"{format_duration(left)} left")
+    if run.state == "stopped" and run.last:
+        parts.append(f"last row at {format_time(run.last)}")
+    return ", ".join(parts) + ("; run the same command again to resume" if run.state == "stopped" else "")

@@ -1,4 +1,4 @@
-"""Numbers and moments as people read them."""
+"""Format numbers, durations, times and options for people."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 from ...transforms.dataset.gallery import PLACES_OF_A_ROW, TEXT_CHARACTERS
 
 
-def count(value: int) -> str:
-    """A whole number with commas."""
+def format_count(value: int) -> str:
+    """Return a whole number with commas, such as "1,234"."""
     return f"{value:,}"
 
 
-def number(value: float) -> str:
-    """A number with three digits that count, and with commas."""
+def format_number(value: float) -> str:
+    """Return a number with three significant digits and commas, such as "5.64" or "1,234".
+
+    Integer digits are never dropped, and trailing zeros after the point are. NaN and infinity give "0".
+    """
     if not value or not math.isfinite(value):
         return "0"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -24,13 +27,16 @@ def number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def dollars(value: float) -> str:
-    """A sum of money: cents, and smaller parts of sums below a dollar."""
-    return f"${value:,.2f}" if value >= 1 or not value else f"${number(value)}"
+def format_usd(value: float) -> str:
+    """Return dollars with cents, such as "$2.50". Sums below one dollar have three significant digits: "$0.00123"."""
+    return f"${value:,.2f}" if value >= 1 or not value else f"${format_number(value)}"
 
 
-def share(part: float, whole: float) -> str:
-    """A share in percent; a little is not nothing, and almost all is not all."""
+def format_percent(part: float, whole: float) -> str:
+    """Return ``part / whole`` in percent with one decimal, such as "33.3 %"; "0 %" if ``whole`` is 0.
+
+    A share that would round to 0 or 100 without being it is "< 0.1 %" or "> 99.9 %".
+    """
     percent = 100 * part / whole if whole else 0.0
     if 0 < percent < 0.1:
         return "< 0.1 %"
@@ -39,16 +45,16 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.1f}".removesuffix(".0") + " %"
 
 
-def milliseconds(value: float) -> str:
-    """A duration in the largest unit that makes it more than one."""
+def format_milliseconds(value: float) -> str:
+    """Return milliseconds in the largest of h, min, s and ms that is at least 1, such as "1.5 s"."""
     for unit, size in (("h", 3_600_000), ("min", 60_000), ("s", 1000)):
         if value >= size:
-            return f"{number(value / size)} {unit}"
-    return f"{number(value)} ms"
+            return f"{format_number(value / size)} {unit}"
+    return f"{format_number(value)} ms"
 
 
-def duration(seconds: float) -> str:
-    """A time to come, no finer than one can know it."""
+def format_duration(seconds: float) -> str:
+    """Return seconds in the two largest units of d, h, min and s, such as "1 h 30 min" or "59 s"."""
     for unit, size, smaller, part in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:
             rest = int(seconds % size // part)
@@ -56,24 +62,27 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def moment(value: datetime | float) -> str:
-    """A moment in UTC, to the minute; a number is milliseconds since 1970."""
+def format_time(value: datetime | float) -> str:
+    """Return a time in UTC to the minute, such as "01 Jan 1970, 00:00 UTC". A number is milliseconds since 1970."""
     if not isinstance(value, datetime):
         value = datetime.fromtimestamp(value / 1000, timezone.utc)
     return f"{value.astimezone(timezone.utc):%d %b %Y, %H:%M} UTC"
 
 
-def place(fraction: float, units: float) -> str:
-    """A fraction of a side in units of the drawing; what is no fraction lies at the edge."""
+def format_coordinate(fraction: float, units: float) -> str:
+    """Return a fraction of a side in whole units of a drawing that is ``units`` wide, clamped to 0 and ``units``.
+
+    NaN and infinity give "0".
+    """
     return f"{min(max(fraction, 0.0), 1.0) * units:.0f}" if math.isfinite(fraction) else "0"
 
 
-def places(found: list[dict[str, float]] | None) -> list[dict[str, float]]:
-    """The places of a row that are drawn."""
+def drawn_places(found: list[dict[str, float]] | None) -> list[dict[str, float]]:
+    """Return the first PLACES_OF_A_ROW boxes or points of a row; an empty list for None."""
     return (found or [])[:PLACES_OF_A_ROW]
 
 
-def option(value: Any) -> str:
-    """An option's value as it was given, not endless."""
+def format_option(value: Any) -> str:
+    """Return text as it is and any other value as JSON, cut to TEXT_CHARACTERS characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + " …"

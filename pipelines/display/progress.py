@@ -1,4 +1,4 @@
-"""Progress as somebody at a terminal sees it: a bar there, plain lines elsewhere."""
+"""The progress of a run on standard error: a bar on a terminal, and one line every 10 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -15,77 +15,89 @@ from tqdm import tqdm
 from ...transforms.core.summary import Count, Summary
 from ...transforms.monitoring.progress import ProgressFiles
 
-SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_BETWEEN_LINES = 10.0
-BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} answers [{elapsed}<{remaining}{postfix}]"
+POLL_INTERVAL_S = 0.5
+LINE_INTERVAL_S = 10.0
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} requests [{elapsed}<{remaining}{postfix}]"
 
 
-class AboveTheBar(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes records above a bar that is drawn on the same terminal, not through it."""
+class AboveBarHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Write log records above the progress bar of the same terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; the bar makes way, and comes back below it."""
+        """Clear the bar, write one record, and draw the bar again below it."""
         with tqdm.external_write_mode(file=self.stream):
             super().emit(record)
 
 
 @contextlib.contextmanager
 def show_progress(notes: ProgressFiles, stream: TextIO | None = None) -> Iterator[None]:
-    """While the block runs, show how far the run is that leaves these notes; then remove them."""
+    """Within this block, show the progress of the run that writes the files ``notes``. Afterwards, delete the files.
+
+    Args:
+        stream: where to print; standard error by default.
+    """
     stream = stream or sys.stderr
-    over = threading.Event()
-    show = _show_bar if stream.isatty() else _show_lines
-    watcher = threading.Thread(target=show, args=(notes, over, stream), name="progress", daemon=True)
+    ended = threading.Event()
+    target = _show_bar if stream.isatty() else _show_lines
+    watcher = threading.Thread(target=target, args=(notes, ended, stream), name="progress", daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         watcher.join()
         notes.remove()
 
 
-def rates(planned: Count, done: Summary, seconds: float) -> str:
-    """Pictures and tokens a second, failures and the bill so far."""
-    # All tasks of a picture come together, or nearly so.
+def format_rates(planned: Count, done: Summary, seconds: float) -> str:
+    """Return the rates of a run so far, such as "5.0 images/s, 100 tokens/s, 10 errors, $0.0012".
+
+    Args:
+        planned: the images and requests of the whole run.
+        done: the sums over all rows so far.
+        seconds: the time since the start.
+    """
+    # The tasks of an image are answered at about the same time, so images are in proportion to rows.
     pictures = done.rows * planned.pictures / max(1, planned.pending)
     seconds = max(seconds, 1e-9)
-    told = [f"{pictures / seconds:.1f} images/s", f"{done.output_tokens / seconds:.0f} tokens/s"]
-    told += [f"{done.failures} errors", bill_in_words(done.billed_units, done.usd)]
-    return ", ".join(filter(None, told))
+    parts = [f"{pictures / seconds:.1f} images/s", f"{done.output_tokens / seconds:.0f} tokens/s"]
+    parts += [f"{done.failures} errors", format_bill(done.billed_units, done.usd)]
+    return ", ".join(filter(None, parts))
 
 
-def bill_in_words(units: float, usd: float) -> str:
-    """Dollars where a price is known, units where it is not; empty where nothing was billed."""
+def format_bill(units: float, usd: float) -> str:
+    """Return the cost, such as "$0.0012"; without a known price "5.5 units billed"; without a cost an empty text."""
     if usd:
         return f"${usd:.4f}" if usd < 1 else f"${usd:.2f}"
     return f"{units:g} units billed" if units else ""
 
 
-def _show_bar(notes: ProgressFiles, over: threading.Event, stream: TextIO) -> None:
+def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> None:
     started = 0.0
     bar: tqdm[None] | None = None
     while True:
-        last = over.wait(SECONDS_BETWEEN_LOOKS)
+        last = ended.wait(POLL_INTERVAL_S)
         planned, done = notes.read()
         if planned and bar is None:
             started = time.monotonic()
             bar = tqdm(total=planned.pending, file=stream, bar_format=BAR, dynamic_ncols=True)
         if planned and bar is not None:
             bar.n = done.rows
-            bar.set_postfix_str(rates(planned, done, time.monotonic() - started))
+            bar.set_postfix_str(format_rates(planned, done, time.monotonic() - started))
         if last:
             break
     if bar is not None:
         bar.close()
 
 
-def _show_lines(notes: ProgressFiles, over: threading.Event, stream: TextIO) -> None:
+def _show_lines(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> None:
     started = time.monotonic()
-    while not over.wait(SECONDS_BETWEEN_LINES):
+    while not ended.wait(LINE_INTERVAL_S):
         planned, done = notes.read()
         if planned and done.rows:
             seconds = time.monotonic() - started
             left = seconds / done.rows * (planned.pending - done.rows)
-            line = f"{done.rows} of {planned.pending} answers, {rates(planned, done, seconds)}, {left:.0f} s left"
+            line = (
+                f"{done.rows} of {planned.pending} requests, {format_rates(planned, done, seconds)}, {left:.0f} s left"
+            )
             print(line, file=stream, flush=True)

@@ -1,4 +1,4 @@
-"""The ledger of a run in words, and the exit status that it deserves."""
+"""The summary that ``annotate`` prints at the end of a run, and the exit status."""
 
 from __future__ import annotations
 
@@ -8,55 +8,65 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from ...transforms.output.run_record import record_path
-from .progress import bill_in_words
+from .progress import format_bill
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
 
 
 def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
-    """What went in, what came out, whether it balances, what to do about errors, and where it lies."""
+    """Return the lines of the summary: ledger, errors, earlier rows, pace, bill, and the places of rows and record.
+
+    Args:
+        record: the record of the run, as in ``runs/<run>.json``.
+        max_failure_rate: the value of ``--max-failure-rate``.
+    """
     counts, seconds = record["counts"], record["wall_seconds"]
     pictures = counts["pictures"]
-    lines = _ledger(counts["pending"], counts["annotations"], counts["failures"], record)
+    lines = _format_ledger(record, output)
     if counts["failures"]:
         above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
-        why = f"each row in {FileSystems.join(output, 'errors')} says why, and --retry-errors asks again"
-        lines.append(f"errors   {counts['failures']} of {counts['pending']}{above}; {why}")
-    if counts["retried"]:
-        lines.append(f"again    {counts['retried']} of them had failed before")
-    if counts["done"]:
-        lines.append(f"before   {counts['done']} more were asked, and had their rows already, in data/ or errors/")
-    if pictures:
         lines.append(
-            f"pace     {pictures} pictures in {seconds:.1f} s, {pictures / seconds:.1f} a second, start included"
+            f"errors   {counts['failures']} of {counts['pending']} requests failed{above}; "
+            f"each row in {FileSystems.join(output, 'errors')} gives its reason; to ask again, add --retry-errors"
         )
+    if counts["retried"]:
+        lines.append(f"retried  {counts['retried']} of these requests had failed in an earlier run")
+    if counts["done"]:
+        lines.append(f"done     {counts['done']} more requests had their rows from earlier runs, in data/ or errors/")
+    if pictures:
+        pace = f"{pictures} pictures in {seconds:.1f} s, {pictures / seconds:.1f} a second"
+        lines.append(f"pace     {pace}, including the start of the workers")
     totals = record.get("totals", {})
-    if bill := bill_in_words(totals.get("billed_units", 0.0), totals.get("usd", 0.0)):
+    if bill := format_bill(totals.get("billed_units", 0.0), totals.get("usd", 0.0)):
         lines.append(f"bill     {bill}")
     return "\n".join([*lines, f"output   {output}", f"record   {record_path(output, record['run'])}"])
 
 
-def _ledger(asked: int, annotations: int, failures: int, record: Mapping[str, Any]) -> list[str]:
-    """Asked, told by the workers, found in the files: one line if they are the same, else each of them and the cure."""
-    found, told = record["published"], f"{annotations} in data/ + {failures} in errors/"
+def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
+    """Return one line if the run balances; else the counts by workers, the counts in the files, and what to do."""
+    counts, found, run = record["counts"], record["published"], record["run"]
+    pending, reported = counts["pending"], counts["annotations"] + counts["failures"]
+    split = f"{counts['annotations']} in data/ + {counts['failures']} in errors/"
     if record["balanced"]:
-        return [f"ledger   {asked} asked = {told}: balances"]
-    lines = [f"ledger   {asked} asked, {annotations + failures} told by the workers: {told}"]
+        return [f"ledger   {pending} requests = {split}: balances"]
+    lines = [f"ledger   {pending} requests, {reported} rows reported by the workers: {split}"]
     if record["balanced"] is None:
-        known = "" if asked == annotations + failures else f"; and what was told {OUT_OF_BALANCE}"
-        return [*lines, f"files    COULD NOT BE COUNTED: {found['uncounted']}{known}"]
-    lines.append(
-        f"files    {found['data']} in data/ + {found['errors']} in errors/, in {found['files']}: {OUT_OF_BALANCE}"
-    )
-    if found["data"] + found["errors"] > annotations + failures:
-        lines.append(f"cure     look for copies among part-{record['run']}-* in data/ and errors/, and tell us")
-    else:
-        lines.append("cure     run the same command again: it does what is missing; and tell us")
-    return lines
+        unequal = "" if pending == reported else f"; the report of the workers {OUT_OF_BALANCE}"
+        lines.append(f"files    COULD NOT BE COUNTED: {found['uncounted']}{unequal}")
+        return [*lines, f"action   committed rows are kept; to count them, run: moondream-beam status {output}"]
+    files = f"{found['data']} in data/ + {found['errors']} in errors/, in {found['files']} files"
+    lines.append(f"files    {files}: {OUT_OF_BALANCE}")
+    if found["data"] + found["errors"] > min(pending, reported):
+        names = f"part-{run}-* in data/ and errors/ of {output}"
+        return [*lines, f"action   rows are there twice; look for copies of files among {names}, and delete them"]
+    return [*lines, "action   rows are missing; run the same command again to process only what is missing"]
 
 
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:
-    """0 when all is well, 1 when the ledger does not balance, could not be counted, or more failed than was allowed."""
+    """Return 0 if the run balances and its failure rate is at most ``max_failure_rate``, else 1.
+
+    A run whose files could not be counted gives 1.
+    """
     return 0 if record["balanced"] and not _too_many(record["counts"], max_failure_rate) else 1
 
 

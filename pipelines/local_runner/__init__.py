@@ -1,1 +1,1 @@
-"""Beam's runner on this machine, with one process or several."""
+"""Beam's runner on this machine, in one process or several."""

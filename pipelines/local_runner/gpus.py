@@ -1,4 +1,4 @@
-"""One GPU for each worker process of this machine, by its environment: no two share one unless that was said."""
+"""One GPU for each worker process of this machine, set through ``CUDA_VISIBLE_DEVICES``."""
 
 from __future__ import annotations
 
@@ -8,41 +8,53 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
-def gpus_of(args: argparse.Namespace) -> tuple[str, ...]:
-    """The GPUs that the options spread the processes over; none where each finds its device as one process does.
+def choose_gpus(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return one GPU for each worker process, named for ``CUDA_VISIBLE_DEVICES``.
+
+    Returns:
+        An empty tuple if there is one worker, a hosted backend, a named device, or no GPU: then no GPU is assigned.
 
     Raises:
-        ValueError: there are more processes than GPUs.
+        ValueError: if there are GPUs, but fewer than ``args.workers``.
     """
     if args.workers == 1 or args.backend != "local" or args.device not in ("auto", "cuda"):
         return ()
-    return spread(args.workers, visible_gpus(torch.cuda.device_count(), os.environ))
+    return assign_gpus(args.workers, visible_gpus(torch.cuda.device_count(), os.environ))
 
 
 def visible_gpus(count: int, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """What each of the GPUs that this process sees is called for those that it starts."""
-    named = [name.strip() for name in environment.get(VISIBLE, "").split(",") if name.strip()]
+    """Return the names of the ``count`` GPUs that this process sees, such as "0" or "GPU-1a".
+
+    The names are those in ``CUDA_VISIBLE_DEVICES`` of ``environment``, or the numbers from 0 if it is not set.
+    """
+    named = [name.strip() for name in environment.get(VISIBLE_DEVICES, "").split(",") if name.strip()]
     return tuple((named or [str(number) for number in range(count)])[:count])
 
 
-def spread(workers: int, gpus: Sequence[str]) -> tuple[str, ...]:
-    """A GPU for each process; none where there is none at all.
+def assign_gpus(workers: int, gpus: Sequence[str]) -> tuple[str, ...]:
+    """Return the first ``workers`` of the GPUs, one for each worker process; an empty tuple if there is no GPU.
 
     Raises:
-        ValueError: some would have to share.
+        ValueError: if there are GPUs, but fewer than ``workers``.
     """
     if gpus and workers > len(gpus):
         raise ValueError(
-            f"--workers {workers}: of the GPUs here, {len(gpus)}, each process has one of its own; give --workers"
-            f" {len(gpus)}, or name the one that all are to share, as --device cuda:0"
+            f"--workers {workers}: this machine has {len(gpus)} GPUs, and each worker process needs its own. "
+            f"Give --workers {len(gpus)}, or --device cuda:0 to share one GPU."
         )
     return tuple(gpus[:workers])
 
 
-def pin(worker: str, gpus: Sequence[str], environment: dict[str, str] | os._Environ[str]) -> None:
-    """Let a worker of this name, such as ``worker_1``, see its GPU only; before CUDA is first asked for anything."""
+def pin_gpu(worker: str, gpus: Sequence[str], environment: dict[str, str] | os._Environ[str]) -> None:
+    """Set ``CUDA_VISIBLE_DEVICES`` in ``environment`` to the GPU of one worker. Without ``gpus``, do nothing.
+
+    Call this before PyTorch initializes CUDA.
+
+    Args:
+        worker: the name of the worker, such as ``worker_1``. Worker N gets GPU N, modulo the number of GPUs.
+    """
     if gpus:
-        environment[VISIBLE] = gpus[int(worker.rpartition("_")[2]) % len(gpus)]
+        environment[VISIBLE_DEVICES] = gpus[int(worker.rpartition("_")[2]) % len(gpus)]

@@ -1,6 +1,6 @@
-"""The runner of one machine: Beam's own Fn API runner, in this process or over several.
+"""The runner of one machine: Beam's FnApiRunner, in this process or over several worker processes.
 
-``DirectRunner`` is not used: it first tries to fetch another runner's program from the network.
+Beam's ``DirectRunner`` is not used, because it first tries to download the program of another runner.
 """
 
 from __future__ import annotations
@@ -14,27 +14,31 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProv
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.transforms.environments import EmbeddedPythonEnvironment
 
-from .worker_pool import Crew
+from .worker_pool import WorkerPool
 
 
 class LocalRunner(FnApiRunner):
-    """Beam's runner with the workers that it starts: none where all is done in this process."""
+    """Beam's FnApiRunner with the worker processes of a pool, or with its work in this process if ``pool`` is None."""
 
-    def __init__(self, options: PipelineOptions, crew: Crew | None) -> None:
+    def __init__(self, options: PipelineOptions, pool: WorkerPool | None) -> None:
         encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
         # Without this the workers would see defaults: other credentials, other endpoints.
         info = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
-        environment = crew.environment() if crew else EmbeddedPythonEnvironment.default()
+        environment = pool.environment() if pool else EmbeddedPythonEnvironment.default()
         super().__init__(default_environment=environment, provision_info=info)
-        self.lost = crew.lost if crew else []
+        self.dead_workers = pool.dead_workers if pool else []
 
 
 def local_runner(
-    options: PipelineOptions, workers: int, gpus: Sequence[str] = (), patience: float = 0.0
+    options: PipelineOptions, workers: int, gpus: Sequence[str] = (), extra_row_s: float = 0.0
 ) -> LocalRunner:
-    """A runner in this process (``workers`` 1), or over that many worker processes, which see the options too, and of
-    the ``gpus``, if there are any, one each. ``patience``: seconds more that a row may take before one counts as hung.
+    """Return a runner that works in this process if ``workers`` is 1, and in that many worker processes otherwise.
+
+    Args:
+        options: Beam's options. The worker processes get them too.
+        gpus: names for ``CUDA_VISIBLE_DEVICES``, one for each worker process; empty: all of them see all GPUs.
+        extra_row_s: seconds that a row may take beyond the usual limits before its worker process counts as hung.
     """
     options.view_as(DirectOptions).direct_num_workers = workers
-    crew = Crew([sys.executable, "-m", f"{__package__}.worker", *gpus], patience) if workers > 1 else None
-    return LocalRunner(options, crew)
+    command = [sys.executable, "-m", f"{__package__}.worker", *gpus]
+    return LocalRunner(options, WorkerPool(command, extra_row_s) if workers > 1 else None)

@@ -1,7 +1,7 @@
-"""A worker process of this machine: Beam's harness, whose log goes to the process that started it and nowhere else.
+"""A worker process of the local runner: Beam's SDK harness, which logs only to the process that started it.
 
-Run by the runner as ``python -m moondream_beam.pipelines.local_runner.worker [GPU ...]``; the harness finds its
-addresses in the environment, and this process its number among those that share out the GPUs.
+The runner starts it as ``python -m moondream_beam.pipelines.local_runner.worker [GPU ...]``. The harness reads the
+addresses of the runner from the environment.
 """
 
 from __future__ import annotations
@@ -15,31 +15,34 @@ import sys
 
 from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
-from ...transforms.monitoring.heartbeat import Pulse
-from .gpus import pin
-from .signals import INTERRUPTS
+from ...transforms.monitoring.heartbeat import Heartbeat
+from .gpus import pin_gpu
+from .signals import INTERRUPT_SIGNALS
 
 
 def main() -> None:
-    """Serve until the runner hangs up."""
+    """Process bundles until the runner disconnects."""
     faulthandler.enable()
-    Pulse().start()
-    pin(os.environ["WORKER_ID"], sys.argv[1:], os.environ)
-    # Importing Beam leaves a handler behind that would print each record a second time, onto the progress bar.
+    Heartbeat().start()
+    pin_gpu(os.environ["WORKER_ID"], sys.argv[1:], os.environ)
+    # Importing Beam installs a log handler. With it, each record would appear a second time, on the progress bar.
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)
-    # It prints each error that it also sends to the process that started it, which has something to say of it.
-    setattr(sdk_worker, "print", _say_nothing)  # noqa: B010
-    # Interrupts reach every process of a terminal or a job; what follows is for the one that was started to say.
-    for interrupt in INTERRUPTS:
+    # Beam's harness prints the traceback of each failed bundle, and sends it to the process that started this one, too.
+    # That process reports the error in one line. Beam has no option against the print. ``sys.stderr`` must stay: the
+    # bar of a download and crash dumps go there. If a later Beam prints otherwise, a traceback appears, and
+    # tests/pipelines/local_runner/test_full_disk_and_locks.py fails.
+    setattr(sdk_worker, "print", _print_nothing)  # noqa: B010
+    # Ctrl-C reaches every process of a terminal. The process that started this one handles it and ends this one.
+    for interrupt in INTERRUPT_SIGNALS:
         signal.signal(interrupt, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT_SIGNALS)
     sdk_worker_main.main(sys.argv)
-    # A run that was interrupted leaves threads in the model: Python would abort, with a dump, as it ends beneath them.
+    # An interrupted run leaves threads in PyTorch. A normal exit of Python would abort beneath them, with a core dump.
     atexit.register(os._exit, 0)
 
 
-def _say_nothing(*args: object, **options: object) -> None:
-    """Not even what it was given."""
+def _print_nothing(*args: object, **options: object) -> None:
+    """Replace ``print`` and print nothing."""
 
 
 if __name__ == "__main__":

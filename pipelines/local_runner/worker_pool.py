@@ -1,7 +1,7 @@
-"""Worker processes of this machine as Beam's runner sees them, watched: one that dies or hangs does not hang the run.
+"""Start the worker processes of one local run, and end the run if one of them dies or hangs.
 
-A process that beats can run Python. One that beats and has a shard, but no new row for long, hangs in a call that never
-ends. The limits are generous: the first row waits for the model's weights, others for a queue or a slow device.
+Each process sends a heartbeat every second over a pipe, and a report after each row. A process hangs if it sends no
+heartbeat for minutes. It also hangs if it sends heartbeats, but no new row for hours. A process that hangs is killed.
 """
 
 from __future__ import annotations
@@ -19,194 +19,195 @@ from functools import partial
 from typing import Any
 
 import grpc
-from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
-from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
-    BeamFnControlServicer,
-    ControlFuture,
-    GrpcWorkerHandler,
-    WorkerHandler,
-)
+from apache_beam.portability.api import beam_fn_api_pb2_grpc, endpoints_pb2
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 from apache_beam.runners.portability.local_job_service import BeamFnLoggingServicer
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from apache_beam.utils import thread_pool_executor
 from google.protobuf import json_format, text_format
 
 from ...transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
-from .signals import INTERRUPTS
+from .control_connection import RefusableConnection
+from .signals import INTERRUPT_SIGNALS
 
 URN = "moondream_beam:env:process:v1"
-LOOK_SECONDS = 1.0
-# Until it beats at all it imports what it needs, from a cold and slow disk perhaps.
-STARTING_SECONDS, SILENT_SECONDS = 1800.0, 300.0
-FIRST_ROW_SECONDS, ROW_SECONDS = 6 * 3600.0, 2 * 3600.0
-# What a process may take to end when the run has: what it is at then nobody waits for.
-ENDING_SECONDS = 30.0
+POLL_INTERVAL_S = 1.0
+# Before its first heartbeat, a process imports PyTorch and Beam, possibly from a slow disk.
+STARTUP_TIMEOUT_S, HEARTBEAT_TIMEOUT_S = 1800.0, 300.0
+# The first row waits for the download and the load of the model. Later rows may wait for a queue or a slow device.
+FIRST_ROW_TIMEOUT_S, ROW_TIMEOUT_S = 6 * 3600.0, 2 * 3600.0
+# How long a process may take to exit once the run is over.
+SHUTDOWN_TIMEOUT_S = 30.0
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Crew:
-    """The workers of one run: how each is started, and what became of those that were ``lost``, in words.
+class WorkerPool:
+    """The worker processes of one run.
 
-    ``patience``: seconds that a row may take beyond the limits here.
+    Attributes:
+        command: the program and arguments that start one process.
+        extra_row_s: seconds that a row may take in addition to FIRST_ROW_TIMEOUT_S and ROW_TIMEOUT_S.
+        dead_workers: a phrase for each process that died or hung, such as "worker_1 ended with status 3".
     """
 
     command: list[str]
-    patience: float = 0.0
-    lost: list[str] = field(default_factory=list)
+    extra_row_s: float = 0.0
+    dead_workers: list[str] = field(default_factory=list)
 
     def environment(self) -> SubprocessSDKEnvironment:
-        """What Beam is to run the work in. It asks its own register of environments for the handlers."""
+        """Return the Beam environment whose workers are processes of this pool, and register it with Beam."""
         WorkerHandler.register_environment(f"{URN}/{id(self)}", bytes)(partial(Worker, self))
-        return _CrewEnvironment.from_command_string(f"{URN}/{id(self)}")
+        return _PoolEnvironment.from_command_string(f"{URN}/{id(self)}")
 
 
-class _CrewEnvironment(SubprocessSDKEnvironment):
+class _PoolEnvironment(SubprocessSDKEnvironment):
     def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
         return self.command_string, b""
 
 
-class Signs:
-    """What can be told from the pulse of a process: for how long there was none, for how long no new row.
+class LivenessMonitor:
+    """Decide from what one worker process sends whether the process hangs.
 
-    Time is counted in looks, not read from a clock: whoever was asleep himself has not seen others be silent.
+    Time is counted in polls of POLL_INTERVAL_S seconds, not read from a clock. If the whole machine was suspended, a
+    clock would show a gap, and every worker would count as hung.
+
+    Args:
+        extra_row_s: seconds that a row may take in addition to FIRST_ROW_TIMEOUT_S and ROW_TIMEOUT_S.
     """
 
-    def __init__(self, patience: float = 0.0) -> None:
-        self.patience = patience
-        self.silent = self.without_row = 0.0
-        self.shard: int | None = None
-        self.rows = 0
-        self.has_beaten = self.has_answered = False
+    def __init__(self, extra_row_s: float = 0.0) -> None:
+        self.extra_row_s = extra_row_s
+        self._without_heartbeat_s = self._without_row_s = 0.0
+        self._shard: int | None = None
+        self._rows = 0
+        self._has_started = self._has_rows = False
         self._rest = b""
 
-    def look(self, heard: bytes) -> None:
-        """Take what was heard since the last look."""
-        self.silent = 0.0 if heard else self.silent + LOOK_SECONDS
-        self.has_beaten |= bool(heard)
-        self.without_row += LOOK_SECONDS
-        *lines, self._rest = (self._rest + heard).split(b"\n")
-        for line in filter(None, lines):
-            self.shard, self.rows = json.loads(line)
-            self.has_answered |= self.rows > 0
-            self.without_row = 0.0
+    def poll(self, received: bytes) -> None:
+        """Count one poll interval, in which the process sent ``received``.
 
-    def verdict(self) -> str | None:
-        """Why this process is taken to hang, if it is."""
-        if self.silent >= (SILENT_SECONDS if self.has_beaten else STARTING_SECONDS):
-            return f"gave no sign of life for {self.silent:.0f} s{self.place}"
-        limit = ROW_SECONDS if self.has_answered else FIRST_ROW_SECONDS
-        if self.shard is not None and self.without_row >= limit + self.patience:
-            return f"had no new row for {self.without_row:.0f} s{self.place}"
+        Args:
+            received: empty, or lines. An empty line is a heartbeat. ``[shard, rows]`` in JSON is a report: the number
+                of the shard (null: none) and its rows so far. The last line may be incomplete.
+        """
+        self._without_heartbeat_s = 0.0 if received else self._without_heartbeat_s + POLL_INTERVAL_S
+        self._has_started |= bool(received)
+        self._without_row_s += POLL_INTERVAL_S
+        *lines, self._rest = (self._rest + received).split(b"\n")
+        for line in filter(None, lines):
+            self._shard, self._rows = json.loads(line)
+            self._has_rows |= self._rows > 0
+            self._without_row_s = 0.0
+
+    def failure_reason(self) -> str | None:
+        """Return why the process counts as hung, such as "sent no heartbeat for 300 s in shard 3 after 17 rows".
+
+        Returns:
+            None if the process does not count as hung.
+        """
+        if self._without_heartbeat_s >= (HEARTBEAT_TIMEOUT_S if self._has_started else STARTUP_TIMEOUT_S):
+            return f"sent no heartbeat for {self._without_heartbeat_s:.0f} s{self.position}"
+        limit = ROW_TIMEOUT_S if self._has_rows else FIRST_ROW_TIMEOUT_S
+        if self._shard is not None and self._without_row_s >= limit + self.extra_row_s:
+            return f"produced no row for {self._without_row_s:.0f} s{self.position}"
         return None
 
     @property
-    def place(self) -> str:
-        """Where it is, as far as is known."""
-        return "" if self.shard is None else f", at shard {self.shard} after {self.rows} rows"
+    def position(self) -> str:
+        """The shard and its rows so far, such as " in shard 3 after 17 rows"; empty if the process has no shard."""
+        return "" if self._shard is None else f" in shard {self._shard} after {self._rows} rows"
 
 
 class Worker(GrpcWorkerHandler):
-    """One process, from its start to its end."""
+    """One worker process, from its start to its end. Beam makes the instances and calls the public methods."""
 
-    def __init__(self, crew: Crew, _: bytes, state: Any, provision_info: Any, grpc_server: Any) -> None:
+    def __init__(self, pool: WorkerPool, _: bytes, state: Any, provision_info: Any, grpc_server: Any) -> None:
         super().__init__(state, provision_info, grpc_server)
-        self.crew, self.signs = crew, Signs(crew.patience)
+        self.pool, self.monitor = pool, LivenessMonitor(pool.extra_row_s)
+        # Beam's runner sends its requests to the object of this name. Beam's EmbeddedWorkerHandler replaces it as well.
+        self.control_conn: Any = RefusableConnection(self.control_conn)
         self._closing = threading.Event()
 
     def start_worker(self) -> None:
-        """Start the process, and watch it in a thread."""
+        """Start the process, and a thread that watches it."""
         log_server, log_port = _log_server()
-        hears, beats = os.pipe()
-        self._hears = hears
+        self._pipe, write_end = os.pipe()
         options = self.provision_info.provision_info.pipeline_options
         environment = {
             **os.environ,
-            PIPE: str(beats),
+            PIPE: str(write_end),
             "WORKER_ID": self.worker_id,
             "PIPELINE_OPTIONS": json_format.MessageToJson(options),
             "CONTROL_API_SERVICE_DESCRIPTOR": _descriptor(self.control_address),
             "LOGGING_API_SERVICE_DESCRIPTOR": _descriptor(f"localhost:{log_port}"),
         }
-        # Ctrl-C reaches every process of a terminal: it waits at the door of this one, which will pass it over.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+        # Ctrl-C reaches every process of a terminal. The new process inherits the block, and ignores the signals later.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT_SIGNALS)
         try:
-            self.process = subprocess.Popen(self.crew.command, env=environment, pass_fds=[beats])
+            self.process = subprocess.Popen(self.pool.command, env=environment, pass_fds=[write_end])
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            os.close(beats)
+            os.close(write_end)
         self._watcher = threading.Thread(target=self._watch, args=(log_server,), name="watch", daemon=True)
         self._watcher.start()
 
     def close(self) -> None:
-        """End it: it is told, and killed if it takes too long."""
+        """Ask the process to exit, and wait for its end. After SHUTDOWN_TIMEOUT_S the process is killed."""
         self._closing.set()
-        if self.control_conn._state == BeamFnControlServicer.UNSTARTED_STATE:
-            # It has not come up, and would look for this process for a minute.
+        if not self.control_conn.has_response():
+            # A process that has not connected yet would try to for a minute. One at its first request has committed
+            # nothing. The run is over for both.
             self.process.kill()
         try:
             super().close()
         except grpc.RpcError:
-            # It was gone already, as has been told.
+            # The process was gone already, and ``_mark_dead`` has reported its end.
             self.stop_worker()
 
     def stop_worker(self) -> None:
-        """Wait for its end."""
+        """Wait until the process has ended."""
         self._watcher.join()
 
     def _watch(self, log_server: Any) -> None:
-        why, ending = None, 0.0
+        reason, closing_s = None, 0.0
         while self.process.poll() is None:
-            self._listen()
-            ending += LOOK_SECONDS if self._closing.is_set() else 0.0
-            why = why or self.signs.verdict()
-            if why or ending >= ENDING_SECONDS:
-                if why:
-                    self._give_up(f"{why}, and was killed")
+            self._poll_pipe()
+            closing_s += POLL_INTERVAL_S if self._closing.is_set() else 0.0
+            reason = reason or self.monitor.failure_reason()
+            if reason or closing_s >= SHUTDOWN_TIMEOUT_S:
+                if reason:
+                    self._mark_dead(f"{reason}, and was killed")
                 self.process.kill()
-        if not why and not self._closing.is_set():
-            self._give_up(f"{_end(self.process.returncode)}{self.signs.place}")
-        os.close(self._hears)
+        if not reason and not self._closing.is_set():
+            self._mark_dead(f"{_exit_reason(self.process.returncode)}{self.monitor.position}")
+        os.close(self._pipe)
         log_server.stop(0)
 
-    def _listen(self) -> None:
-        """Take one look, which takes some time."""
-        readable, _, _ = select.select([self._hears], [], [], LOOK_SECONDS)
-        heard = os.read(self._hears, 1 << 16) if readable else b""
-        self.signs.look(heard)
-        if readable and not heard:
-            # It has closed its end, or is about to be gone.
+    def _poll_pipe(self) -> None:
+        """Wait for up to POLL_INTERVAL_S seconds for bytes in the pipe, and hand them to the monitor."""
+        readable, _, _ = select.select([self._pipe], [], [], POLL_INTERVAL_S)
+        received = os.read(self._pipe, 1 << 16) if readable else b""
+        self.monitor.poll(received)
+        if readable and not received:
+            # The process has closed its end of the pipe and is about to exit. Without the wait this is a busy loop.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(LOOK_SECONDS)
+                self.process.wait(POLL_INTERVAL_S)
 
-    def _give_up(self, what: str) -> None:
-        """Let whoever waits for it know, now and later, that nothing will come."""
-        told = f"{self.worker_id} {what}"
-        if told in self.crew.lost:
+    def _mark_dead(self, what: str) -> None:
+        """Record that this process is lost, and fail the requests of Beam's runner to it, present and future."""
+        message = f"{self.worker_id} {what}"
+        if message in self.pool.dead_workers:
             return
-        self.crew.lost.append(told)
-        logger.warning("%s; the others go on with what is theirs", told)
-        connection: Any = self.control_conn
-        push = connection.push
-
-        def refuse(request: Any) -> Any:
-            if isinstance(request, beam_fn_api_pb2.InstructionRequest):
-                return ControlFuture(request.instruction_id, _refusal(request.instruction_id, told))
-            return push(request)
-
-        connection.push = refuse
-        for name, future in list(connection._futures_by_id.items()):
-            future.set(_refusal(name, told))
+        self.pool.dead_workers.append(message)
+        logger.warning("%s; the run stops, and other workers may finish their shards first", message)
+        self.control_conn.refuse(message)
 
 
-def _refusal(instruction: str, why: str) -> beam_fn_api_pb2.InstructionResponse:
-    return beam_fn_api_pb2.InstructionResponse(instruction_id=instruction, error=why)
-
-
-def _end(status: int) -> str:
+def _exit_reason(status: int) -> str:
     if status < 0:
-        return f"was killed by signal {-status}, for want of memory perhaps"
+        return f"was killed by signal {-status} (possibly out of memory)"
     return "had no memory left" if status == OUT_OF_MEMORY else f"ended with status {status}"
 
 
@@ -215,7 +216,7 @@ def _descriptor(address: str) -> str:
 
 
 def _log_server() -> tuple[Any, int]:
-    """Where a process sends its log records, to become ours."""
+    """Start a server that passes the log records of a process on to this process. Return the server and its port."""
     server = grpc.server(thread_pool_executor.shared_unbounded_instance())
     port = server.add_insecure_port("localhost:0")
     beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(BeamFnLoggingServicer(), server)

@@ -1,4 +1,4 @@
-"""The command on many machines: slices for schedulers that start it n times, and what its workers are to have."""
+"""Options for a job on many machines: slices for N independent commands, and hardware for the workers of a runner."""
 
 from __future__ import annotations
 
@@ -19,65 +19,86 @@ from .job import LOCAL_RUNNER
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """``--slice``, ``--gpu`` and ``--worker-memory``."""
+    """Add ``--slice``, ``--gpu`` and ``--worker-memory``."""
     group = parser.add_argument_group("clusters", "one job on many machines")
     group.add_argument(
         "--slice",
         metavar="I/N",
-        help="annotate one of N slices of the input, from 0/N on; all go into one output, at once if you like",
+        help="annotate slice I of N slices of the input, with I from 0 to N-1; all slices may write to one output at "
+        "the same time",
     )
-    group.add_argument("--gpu", metavar="TYPE", help="an accelerator for each worker with a model, such as nvidia-l4")
-    group.add_argument("--worker-memory", metavar="SIZE", help="memory of each worker with a model, such as 16GB")
+    group.add_argument(
+        "--gpu",
+        metavar="TYPE",
+        help="type of GPU for each worker that runs the model, such as nvidia-l4; not for the local runner",
+    )
+    group.add_argument(
+        "--worker-memory",
+        metavar="SIZE",
+        help="memory of each worker that runs the model, such as 16GB; not for the local runner",
+    )
 
 
 def check_cluster(args: argparse.Namespace) -> None:
-    """Refuse what makes no sense.
+    """Check ``--slice``, ``--gpu``, ``--worker-memory`` and ``--runner``.
 
     Raises:
-        ValueError: it does not.
+        ValueError: if a value is malformed, or an option does not fit the runner or another option.
     """
     for option in ("gpu", "worker_memory"):
         if getattr(args, option) and args.runner == LOCAL_RUNNER:
-            raise ValueError(f"--{option.replace('_', '-')} is for workers elsewhere: name their --runner")
-    hints_of(args)
+            name = option.replace("_", "-")
+            raise ValueError(f"--{name} does not work with --runner {LOCAL_RUNNER}: name another runner with --runner")
+    resource_hints(args)
     if "dask" in args.runner.lower():
         raise ValueError(
-            f"--runner {args.runner}: Beam's runner for Dask drops what a step gives at the end of a bundle, and says"
-            " nothing; use --slice, with a command for each of its workers"
+            f"--runner {args.runner}: Beam's runner for Dask drops rows without an error; on each worker, start a"
+            " command with --slice I/N instead"
         )
-    if slice_of(args) and args.retry_errors:
-        # Failures of one slice share files with those of another, if an earlier run had no slices or others.
+    if slice_from(args) and args.retry_errors:
+        # If an earlier run had other slices or none, one file of errors holds rows of several of today's slices.
         raise ValueError(
-            "--retry-errors rewrites what other slices wrote: give it without --slice, while none is at work"
+            "--retry-errors cannot be used with --slice, because slices share the files in errors/: wait for all"
+            " slices, then give --retry-errors without --slice"
         )
 
 
-def say_of_runner(name: str) -> str | None:
-    """What somebody should know of a runner before it starts."""
+def runner_warning(name: str) -> str | None:
+    """Return the warning to print before a runner starts: one for Beam's DirectRunner, and None for any other."""
     if name.lower() not in ("direct", "directrunner"):
         return None
-    return f"{name} first tries to download a program of Beam's, without a time limit; --runner {LOCAL_RUNNER} does not"
+    return (
+        f"--runner {name}: this runner first tries to download a program, without a time limit; "
+        f"use --runner {LOCAL_RUNNER} to avoid that"
+    )
 
 
-def is_dry(args: argparse.Namespace, options: PipelineOptions) -> bool:
-    """Whether the job is to be built as for Dataflow, and not started.
+def is_dry_run(args: argparse.Namespace, options: PipelineOptions) -> bool:
+    """Return whether Beam's option ``--dry_run`` is given: the job is then built for Dataflow and not started.
 
     Raises:
-        ValueError: it would be started, as other runners pass that option over.
+        ValueError: if the runner is not Dataflow's. Other runners ignore the option and would start the job.
     """
     if not options.view_as(TestOptions).dry_run:
         return False
     if "dataflow" not in args.runner.lower():
-        raise ValueError(f"--dry_run is for --runner DataflowRunner: {args.runner} would do all of the work")
+        raise ValueError(
+            f"--dry_run needs --runner DataflowRunner: --runner {args.runner} ignores it and would run the job"
+        )
     return True
 
 
-def hints_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the workers with a model are to have, as Beam's resource hints. One bundle a worker keeps a GPU full: the
-    engine batches within it.
+def resource_hints(args: argparse.Namespace) -> dict[str, Any]:
+    """Return Beam's resource hints for the step that runs the model, from ``--gpu`` and ``--worker-memory``.
+
+    With a GPU, a worker gets one bundle at a time. One bundle keeps a GPU busy, because the engine batches within it.
+
+    Returns:
+        ``accelerator`` and ``max_active_bundles_per_worker`` if ``--gpu`` is given, and ``min_ram`` if
+        ``--worker-memory`` is given.
 
     Raises:
-        ValueError: a type or a size can't be any.
+        ValueError: if the type of GPU or the size is malformed.
     """
     hints: dict[str, Any] = {}
     if args.gpu:
@@ -92,26 +113,26 @@ def hints_of(args: argparse.Namespace) -> dict[str, Any]:
     return hints
 
 
-def slice_of(args: argparse.Namespace) -> Slice | None:
-    """The slice that is asked for.
+def slice_from(args: argparse.Namespace) -> Slice | None:
+    """Return the slice of ``--slice``, or None if the option is not given.
 
     Raises:
-        ValueError: it is none.
+        ValueError: if the value is not I/N with I below N.
     """
     return None if args.slice is None else Slice.parse(args.slice)
 
 
-def run_of(args: argparse.Namespace) -> str:
-    """A name for a run of this command.
+def new_run_name(args: argparse.Namespace) -> str:
+    """Return a new, unique name for a run. With ``--slice``, the name contains the slice.
 
     Raises:
-        ValueError: the slice is none.
+        ValueError: if the slice is malformed.
     """
-    part = slice_of(args)
+    part = slice_from(args)
     return part.run(new_run()) if part else new_run()
 
 
-def sliced(refs: PCollection[ImageRef], args: argparse.Namespace) -> PCollection[ImageRef]:
-    """The references of the slice that is asked for; all of them where none is."""
-    part = slice_of(args)
+def keep_slice(refs: PCollection[ImageRef], args: argparse.Namespace) -> PCollection[ImageRef]:
+    """Keep the references that belong to the slice of ``--slice``. Without the option, keep all of them."""
+    part = slice_from(args)
     return refs | "Slice" >> beam.Filter(partial(in_slice, part)) if part else refs

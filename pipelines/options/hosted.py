@@ -1,142 +1,136 @@
-"""Hosted APIs on the command line: which one, for how much money, and what is sent to it."""
+"""Options for hosted APIs: which API answers, how much it may cost, and what is sent to it."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from typing import Any
 
-from ...models.cloud import MoondreamCloud
-from ...models.fal import MODELS, Fal
-from ...models.fallback import Fallback
 from ...models.hosted.annotator import HostedAnnotator
+from ...models.hosted.cloud.annotator import MoondreamCloud
 from ...models.hosted.cloud.protocol import BATCH_DEADLINE_S, PRICES
+from ...models.hosted.fal.annotator import MODELS, Fal
+from ...models.hosted.fallback import Fallback
 from ...models.moondream.annotator import Moondream
 from ...models.tasks import Annotator
 
 LOCAL = "local"
-PAID_OPTIONS = ("max_cost", "price", "send_urls", "webhook")
+FALLBACKS = ("fal", "cloud")
+# ``cloud-batch`` is no fallback, because its answers take hours.
+BACKENDS = (*FALLBACKS, "cloud-batch")
+HOSTED_OPTIONS = ("max_cost", "price", "send_urls", "webhook")
 
 
 def add_hosted_options(parser: argparse.ArgumentParser) -> None:
-    """``--backend``, ``--fallback`` and what goes with them."""
-    group = parser.add_argument_group("hosted APIs", "paid for, and never asked unless named here")
-    group.add_argument("--backend", default=LOCAL, choices=(LOCAL, *APIS), help="who answers (%(default)s)")
+    """Add ``--backend``, ``--fallback`` and the options of hosted APIs."""
+    group = parser.add_argument_group("hosted APIs", "they cost money, and are used only if named here")
+    group.add_argument(
+        "--backend",
+        default=LOCAL,
+        choices=(LOCAL, *BACKENDS),
+        help="what answers: the local engine, or a hosted API (default: %(default)s)",
+    )
     group.add_argument(
         "--fallback",
-        choices=("none", "fal", "cloud"),
+        choices=("none", *FALLBACKS),
         default="none",
-        help="who answers where there is no accelerator, the model can't load, or a row fails (%(default)s)",
+        help="API that answers if there is no accelerator, the model cannot be loaded, or a request fails (default: "
+        "%(default)s)",
     )
-    group.add_argument("--max-cost", type=float, metavar="USD", help="what this run may cost, on this machine")
+    group.add_argument(
+        "--max-cost", type=float, metavar="USD", help="limit in dollars for this run on this machine (default: none)"
+    )
     group.add_argument(
         "--price",
         metavar="USD",
-        help="of a billable unit at fal, or IN/OUT of a million tokens at Moondream Cloud",
+        help="price in dollars: of a billable unit at fal (default: unknown), or IN/OUT for a million tokens at "
+        f"Moondream Cloud (default: {PRICES[0]}/{PRICES[1]})",
     )
-    group.add_argument("--send-urls", action="store_true", help="send public http(s) addresses instead of pictures")
-    group.add_argument("--webhook", metavar="URL", help="an address that fal tells of each job as well")
+    group.add_argument(
+        "--send-urls", action="store_true", help="send public http(s) URLs to the API instead of the pictures"
+    )
+    group.add_argument("--webhook", metavar="URL", help="URL that fal also notifies of each job")
 
 
 def check_hosted(args: argparse.Namespace) -> None:
-    """Refuse options that don't go together.
+    """Check the options of hosted APIs.
 
     Raises:
-        ValueError: they don't.
+        ValueError: if they conflict with each other or with ``--runner``, or ``--max-cost`` is out of range.
     """
     if args.backend != LOCAL and args.fallback != "none":
-        raise ValueError("--fallback is for the local backend; an API has none")
+        raise ValueError(f"--fallback {args.fallback} needs --backend {LOCAL}: leave out one of the two")
     if args.backend == LOCAL and args.fallback == "none":
-        for option in PAID_OPTIONS:
+        for option in HOSTED_OPTIONS:
             if getattr(args, option):
                 raise ValueError(f"--{option.replace('_', '-')} is for a hosted API: name one with --backend")
     if args.max_cost is not None and not 0 < args.max_cost < math.inf:
         raise ValueError(f"--max-cost {args.max_cost}: give more than 0 dollars, or leave it out")
     if args.max_cost is not None and args.runner != LOCAL:
-        raise ValueError("--max-cost counts the workers of this machine; other runners have more than it knows of")
+        raise ValueError(
+            f"--max-cost needs --runner {LOCAL}, because the workers of --runner {args.runner} cannot share a budget: "
+            "leave it out"
+        )
 
 
-def hosted_of(args: argparse.Namespace) -> HostedAnnotator:
-    """The API that ``--backend`` names, ready to be asked if the workers are processes of this machine.
+def build_hosted(args: argparse.Namespace) -> HostedAnnotator:
+    """Return the annotator of ``--backend``. With the local runner, check its key and extra first.
 
     Raises:
-        ValueError: its key or its extra is missing, or it has no such model.
+        ValueError: if the key or the extra is missing, the API has no such model, or the price is malformed.
     """
-    return _ready(args, APIS[args.backend](args, args.model))
+    return _build_api(args.backend, args, args.model)
 
 
-def patience_of(args: argparse.Namespace) -> float:
-    """Seconds that a row may take for the reason that an API answers when it has the time."""
+def extra_row_s(args: argparse.Namespace) -> float:
+    """Return the seconds that a row may take beyond the usual limits: the deadline of a batch, or 0."""
     return BATCH_DEADLINE_S if args.backend == "cloud-batch" else 0.0
 
 
-def fallback_of(args: argparse.Namespace, engine: Moondream) -> Annotator:
-    """The engine, with the API behind it that ``--fallback`` names, if any."""
+def with_fallback(args: argparse.Namespace, engine: Moondream) -> Annotator:
+    """Return the engine, with the API of ``--fallback`` behind it if there is one.
+
+    Raises:
+        ValueError: as ``build_hosted``.
+    """
     if args.fallback == "none":
         return engine
     model = args.model if args.fallback == "fal" and args.model in MODELS else None
-    return Fallback(engine, _ready(args, APIS[args.fallback](args, model)))
+    return Fallback(engine, _build_api(args.fallback, args, model))
 
 
-def _fal(args: argparse.Namespace, model: str | None) -> Fal:
-    return Fal(
-        model or MODELS[0],
-        price=_fal_price(args.price),
-        max_cost=_share(args),
-        send_urls=args.send_urls,
-        webhook=args.webhook,
-        **({"batch_size": args.batch_size} if args.batch_size else {}),
-    )
-
-
-def _cloud(args: argparse.Namespace, model: str | None) -> MoondreamCloud:
-    return MoondreamCloud(
-        *([model] if model else []),
-        prices=_cloud_prices(args.price),
-        max_cost=_share(args),
-        send_urls=args.send_urls,
-    )
-
-
-def _cloud_batch(args: argparse.Namespace, model: str | None) -> MoondreamCloud:
-    return MoondreamCloud(
-        *([model] if model else []),
-        batch=True,
-        **({"batch_size": args.batch_size} if args.batch_size else {}),
-        prices=_cloud_prices(args.price),
-        max_cost=_share(args),
-        send_urls=args.send_urls,
-    )
+def _build_api(name: str, args: argparse.Namespace, model: str | None) -> HostedAnnotator:
+    """Return the annotator of one of BACKENDS; ``model`` None is the default model of the API."""
+    options: dict[str, Any] = {"max_cost": _max_cost_per_process(args), "send_urls": args.send_urls}
+    if model:
+        options["model"] = model
+    if args.batch_size and name != "cloud":
+        options["batch_size"] = args.batch_size
+    hosted: HostedAnnotator
+    if name == "fal":
+        hosted = Fal(price=_fal_price(args.price), webhook=args.webhook, **options)
+    else:
+        hosted = MoondreamCloud(prices=_cloud_prices(args.price), batch=name == "cloud-batch", **options)
+    if args.runner == LOCAL:
+        hosted.check()
+    return hosted
 
 
 def _fal_price(text: str | None) -> float | None:
     try:
         return None if text is None else float(text)
     except ValueError:
-        raise ValueError(f"--price {text}: give the dollars that a billable unit costs, such as 0.001") from None
+        raise ValueError(f"--price {text}: give the dollars of a billable unit, such as 0.001") from None
 
 
 def _cloud_prices(text: str | None) -> tuple[float, float]:
     try:
         into, out = (float(part) for part in text.split("/")) if text else PRICES
     except ValueError:
-        raise ValueError(f"--price {text}: give dollars for a million tokens in and out, such as 0.3/1") from None
+        raise ValueError(f"--price {text}: give the dollars of a million tokens in and out, such as 0.3/1") from None
     return into, out
 
 
-def _share(args: argparse.Namespace) -> float | None:
-    """What one of the processes may spend, rounded down: together they stay below what was allowed."""
+def _max_cost_per_process(args: argparse.Namespace) -> float | None:
+    """Return ``--max-cost`` divided by ``--workers``, rounded down so that the sum stays below ``--max-cost``."""
     return None if args.max_cost is None else math.floor(args.max_cost / args.workers * 1e9) / 1e9
-
-
-def _ready(args: argparse.Namespace, hosted: HostedAnnotator) -> HostedAnnotator:
-    if args.runner == LOCAL:
-        hosted.check()
-    return hosted
-
-
-APIS: dict[str, Callable[[argparse.Namespace, str | None], HostedAnnotator]] = {
-    "fal": _fal,
-    "cloud": _cloud,
-    "cloud-batch": _cloud_batch,
-}

@@ -1,4 +1,4 @@
-"""The inputs on the command line: where the pictures are, and what a manifest says of each."""
+"""Options for the input: paths of pictures, manifests, and the columns of manifests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from ...models.tasks import Query, Task
-from ...transforms.core.prompt_templates import literal, named_columns, template
+from ...transforms.core.prompt_templates import column_template, named_columns, unescape_braces
 from ...transforms.core.records import ImageRef
 from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.images import ReadImages, first_unmatched
@@ -22,7 +22,15 @@ DEFAULT_URI_COLUMN = "url"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Pictures by pattern, pictures by manifest, and what is asked of those that a manifest asks nothing of."""
+    """What to annotate.
+
+    Attributes:
+        patterns: paths, globs and URLs of pictures.
+        manifests: paths of manifests.
+        tasks: what to ask of each picture. With a manifest, a prompt may name columns.
+        columns: the columns of the manifests to use and to keep.
+        fetch: reads the bytes of a picture.
+    """
 
     patterns: tuple[str, ...]
     manifests: tuple[str, ...]
@@ -31,7 +39,7 @@ class Inputs:
     fetch: Fetcher
 
     def read(self, pipeline: beam.Pipeline) -> PCollection[ImageRef]:
-        """References to all of them."""
+        """Return references to all pictures, of patterns and of manifests."""
         refs = []
         if self.patterns:
             refs.append(pipeline | "Read images" >> ReadImages(*self.patterns))
@@ -41,78 +49,85 @@ class Inputs:
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:
-    """The patterns and the manifests."""
+    """Add the INPUTs, ``--manifest`` and the options about its columns, and ``--allow-private-addresses``."""
     parser.add_argument(
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="a file, a folder or a glob, on disk or in a bucket (s3://, gs://, az://, hdfs://), or a URL; quote globs",
+        help="file, folder or quoted glob, on disk or in a bucket (s3://, gs://, az://, hdfs://), or an http(s) URL",
     )
-    group = parser.add_argument_group("manifests", "lists of pictures; a prompt may then name columns in {braces}")
+    group = parser.add_argument_group(
+        "manifests", "tables with one picture in each row; prompts may contain column names in {braces}"
+    )
     group.add_argument(
         "--manifest",
         action="append",
         default=[],
         metavar="FILE",
-        help=".csv, .tsv, .jsonl, .ndjson or .parquet, here or in a bucket, or a glob of them; repeatable",
+        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet), on disk or in a bucket, or a quoted glob; repeatable",
     )
-    group.add_argument("--uri-column", metavar="NAME", help=f"where the picture lies ({DEFAULT_URI_COLUMN})")
+    for option, help in (
+        ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
+        (
+            "--image-column",
+            "column of a Parquet file with the picture as bytes or {bytes, path}; replaces --uri-column",
+        ),
+        ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
+        ("--prompt-column", "column with a question about the picture"),
+    ):
+        group.add_argument(option, metavar="NAME", help=help)
     group.add_argument(
-        "--image-column",
-        metavar="NAME",
-        help="of Parquet: the picture itself, as bytes or as {bytes, path}, in the place of --uri-column",
+        "--keep-columns", default="", metavar="A,B", help="columns to copy to the rows in data/, separated by commas"
     )
-    group.add_argument("--filename-column", metavar="NAME", help="what it is called; else the end of its URI")
-    group.add_argument("--prompt-column", metavar="NAME", help="a question for each row")
-    group.add_argument("--keep-columns", default="", metavar="A,B", help="columns that rows of data/ are to bear")
     parser.add_argument(
         "--allow-private-addresses",
         action="store_true",
-        help="let http(s) reach this machine and its private networks",
+        help="allow http(s) requests to this machine and to private networks",
     )
 
 
-def inputs_of(args: argparse.Namespace) -> Inputs:
-    """The inputs that the options name, each seen to be there.
+def build_inputs(args: argparse.Namespace) -> Inputs:
+    """Return the inputs of the options, after a check that they exist.
 
     Raises:
-        ValueError: there is none, one matches nothing, or a column is not there, with the cure.
-        OSError: one can't be read.
-        RuntimeError: the client for it is not installed.
+        ValueError: if no input is given, an input matches no picture, a column does not exist, or options conflict.
+        OSError: if an input cannot be read.
+        RuntimeError: if the client for a bucket is not installed.
     """
     if not args.inputs and not args.manifest:
-        raise ValueError("no input: give a file, a folder, a glob or a --manifest")
+        raise ValueError("no input: give a file, a folder, a glob, a URL or a --manifest")
     for table in filter(is_table, args.inputs):
-        raise ValueError(
-            f"input {table}: a table is no picture; give it as --manifest, with --uri-column or --image-column"
-        )
+        raise ValueError(f"input {table}: this is a table; give it as --manifest, with --uri-column or --image-column")
     if (nothing := first_unmatched(args.inputs)) is not None:
-        raise ValueError(f"input {nothing}: no picture there; check the path, and quote a glob")
+        raise ValueError(f"input {nothing}: no picture found; check the path, and quote a glob")
     fetch = Fetcher(args.allow_private_addresses)
     tasks: list[Task] = list(args.tasks or ())
     if not args.manifest:
-        _refuse_without_manifest(args)
+        _reject_manifest_options(args)
         return Inputs(tuple(args.inputs), (), tuple(tasks or [Query()]), Columns(DEFAULT_URI_COLUMN), fetch)
     if args.prompt_column:
-        tasks.append(Query(template(args.prompt_column)))
+        tasks.append(Query(column_template(args.prompt_column)))
     if args.uri_column and args.image_column:
-        raise ValueError("a picture lies at its --uri-column or in its --image-column: give one of the two")
+        raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
     columns = Columns(uri, args.filename_column, tuple(tasks or [Query()]), image=args.image_column)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
     for name in keep:
         if keep.count(name) > 1:
-            raise ValueError(f"--keep-columns names {name} twice: once is enough")
+            raise ValueError(f"--keep-columns names {name} twice: name it once")
     columns = check_columns(args.manifest, columns, keep)
     named = named_columns(columns.tasks)
     if named and args.inputs:
-        raise ValueError(f"a prompt names column {named[0]}, which {args.inputs[0]} has not: give manifests only")
-    asked = columns.tasks if named else tuple(map(literal, columns.tasks))
+        raise ValueError(
+            f"a prompt names column {named[0]}, and input {args.inputs[0]} has no columns: give manifests only"
+        )
+    asked = columns.tasks if named else tuple(map(unescape_braces, columns.tasks))
     return Inputs(tuple(args.inputs), tuple(args.manifest), asked, columns, fetch)
 
 
-def _refuse_without_manifest(args: argparse.Namespace) -> None:
+def _reject_manifest_options(args: argparse.Namespace) -> None:
+    """Raise ValueError if an option about columns of a manifest is given."""
     options: Sequence[str] = ("uri_column", "image_column", "filename_column", "prompt_column", "keep_columns")
     for option in options:
         if getattr(args, option):
-            raise ValueError(f"--{option.replace('_', '-')} is about a --manifest, and there is none")
+            raise ValueError(f"--{option.replace('_', '-')} needs a --manifest: give one, or leave the option out")

@@ -1,4 +1,4 @@
-"""The job on the command line: how the work is cut and run, what is done again, and when it is given up."""
+"""Options for the job: runner, worker processes, shards, retries, and the limit on failures."""
 
 from __future__ import annotations
 
@@ -7,66 +7,90 @@ from typing import Any
 
 from ...models.tasks import Annotator
 from ...transforms.annotation.job import SHARD_SIZE, AnnotateToParquet
-from ...transforms.io.uris import as_written, shown
+from ...transforms.io.uris import display_uri, escape_non_utf8
 from .inputs import Inputs
-from .tasks import sampling_of
+from .tasks import build_sampling
 
 LOCAL_RUNNER = "local"
-# So that a worker that was dealt hard shards does not keep the others waiting at the end.
+# With several shards for each worker, one slow shard does not leave the other workers idle at the end.
 SHARDS_PER_WORKER = 4
-# The tasks have a place of their own in the record, a webhook's address may hold a secret, a report changes no row.
-UNRECORDED = ("command", "run", "tasks", "webhook", "report")
+# The record holds the tasks elsewhere. The URL of a webhook may contain a secret. A report changes no row.
+UNRECORDED_OPTIONS = ("command", "run", "tasks", "webhook", "report")
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """``--runner``, ``--workers``, ``--shard-size``, ``--limit``, ``--retry-errors``, ``--dedup`` and
-    ``--max-failure-rate``."""
-    job = parser.add_argument_group("job", "every Beam option may follow as well, as --name=value")
-    job.add_argument("--runner", default=LOCAL_RUNNER, help="this machine, or one of Beam's runners (%(default)s)")
-    job.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (%(default)s)")
-    job.add_argument("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="pictures a file (%(default)s)")
-    job.add_argument("--limit", type=int, metavar="N", help="annotate N pictures only, always the same ones")
-    job.add_argument("--retry-errors", action="store_true", help="ask again what is in errors/")
+    """Add the options of the job, from ``--runner`` to ``--max-failure-rate``."""
+    job = parser.add_argument_group("job", "options of Apache Beam are accepted as well, as --name=value")
+    job.add_argument(
+        "--runner",
+        default=LOCAL_RUNNER,
+        help="local (this machine), or the name of a Beam runner (default: %(default)s)",
+    )
+    job.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of worker processes on this machine (default: %(default)s)",
+    )
+    job.add_argument(
+        "--shard-size",
+        type=int,
+        default=SHARD_SIZE,
+        metavar="N",
+        help="approximate number of pictures in each output file (default: %(default)s)",
+    )
+    job.add_argument(
+        "--limit", type=int, metavar="N", help="annotate only N pictures, the same ones in every run (default: all)"
+    )
+    job.add_argument("--retry-errors", action="store_true", help="ask again the requests whose rows are in errors/")
     job.add_argument(
         "--dedup",
         action="store_true",
-        help="ask pictures of the same bytes once a run, not once a shard; each is read twice to that end",
+        help="ask once for pictures with equal bytes in the whole run, not once in each shard; reads pictures twice",
     )
     job.add_argument(
         "--max-failure-rate",
         type=float,
         default=0.0,
         metavar="R",
-        help="share of rows in errors/ above which the exit status is 1 (%(default)s); above 0 it also stops early",
+        help="exit with status 1 if more than this share of the requests (0 to 1) fails; above 0, also stop the run "
+        "early (default: %(default)s)",
     )
 
 
 def check_job(args: argparse.Namespace) -> None:
-    """Refuse what makes no sense.
+    """Check ``--workers``, ``--limit`` and ``--max-failure-rate``.
 
     Raises:
-        ValueError: a number is out of range, or an option is for another runner.
+        ValueError: if a number is out of range, or ``--workers`` is given with another runner than the local one.
     """
     for option in ("workers", "limit"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise ValueError(f"--{option} {getattr(args, option)}: give 1 or more")
     if args.workers > 1 and args.runner != LOCAL_RUNNER:
-        raise ValueError("--workers is for this machine; other runners have options of their own")
+        raise ValueError(
+            f"--workers {args.workers} needs --runner {LOCAL_RUNNER}: with --runner {args.runner}, set the number of "
+            "workers with the options of that runner"
+        )
     if not 0 <= args.max_failure_rate <= 1:
-        raise ValueError(f"--max-failure-rate {args.max_failure_rate}: give a share from 0 to 1")
+        raise ValueError(f"--max-failure-rate {args.max_failure_rate}: give a share from 0 to 1, such as 0.05")
 
 
-def job_of(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: str) -> AnnotateToParquet:
-    """The job that the options ask for.
+def build_job(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: str) -> AnnotateToParquet:
+    """Return the transform that does the whole job, from references to files.
+
+    Args:
+        run: the name of the run.
 
     Raises:
-        ValueError: an option makes no sense.
+        ValueError: if an option has a bad value, or the output cannot be written.
     """
     return AnnotateToParquet(
         inputs.tasks,
         annotator,
         args.output,
-        sampling=sampling_of(args),
+        sampling=build_sampling(args),
         shard_size=args.shard_size,
         min_shards=1 if args.workers == 1 else SHARDS_PER_WORKER * args.workers,
         retry_errors=args.retry_errors,
@@ -80,12 +104,12 @@ def job_of(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: 
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    # Ours only: Beam's may hold credentials.
-    options = {name: value for name, value in vars(args).items() if name not in UNRECORDED}
-    return {name: _written(value) for name, value in (options | {"inputs": [*map(shown, args.inputs)]}).items()}
+    """Return our own options for the record of the run. Beam's options are left out: they may hold credentials."""
+    options = {name: value for name, value in vars(args).items() if name not in UNRECORDED_OPTIONS}
+    return {name: _written(value) for name, value in (options | {"inputs": [*map(display_uri, args.inputs)]}).items()}
 
 
 def _written(value: Any) -> Any:
     if isinstance(value, list):
         return [_written(one) for one in value]
-    return as_written(value) if isinstance(value, str) else value
+    return escape_non_utf8(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The model on the command line: which one answers, where, in which precision, and for how much money."""
+"""Options for the model: its checkpoint, device and precision, or a hosted API."""
 
 from __future__ import annotations
 
@@ -8,40 +8,51 @@ from ...models.moondream.annotator import Moondream
 from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import DTYPES
 from ...models.tasks import Annotator
-from .hosted import add_hosted_options, check_hosted, fallback_of, hosted_of
+from .hosted import add_hosted_options, build_hosted, check_hosted, with_fallback
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, where and in which precision; and hosted APIs."""
+    """Add the options of the engine, from ``--model`` to ``--batch-size``, and those of hosted APIs."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        help="a repository on the Hugging Face hub, a folder of weights here or in a bucket, one .safetensors, 'tiny' "
-        f"(embedded, knows shapes only), or an API's model ({OFFICIAL}; at Moondream Cloud, its own)",
+        help="name on the Hugging Face hub, folder of weights on disk or in a bucket, .safetensors file, 'tiny' "
+        f"(embedded, knows drawn shapes only), or the API's name of a model (default: {OFFICIAL}, or the API's model)",
     )
     group.add_argument(
         "--revision",
-        help="branch, tag or commit on the hub; of other weights, the release that they are, as 2025-01-09",
+        help="branch, tag or commit on the hub; for other weights, the release of Moondream 2, such as 2025-01-09",
     )
-    group.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or a folder with one (the model's own)")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
-    group.add_argument("--dtype", default="auto", choices=("auto", *DTYPES), help="precision (%(default)s)")
-    group.add_argument("--batch-size", type=int, metavar="N", help="requests answered at once (by memory)")
+    group.add_argument(
+        "--tokenizer", metavar="PATH", help="tokenizer.json, or a folder that contains it (default: the model's own)"
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
+    group.add_argument(
+        "--dtype", default="auto", choices=("auto", *DTYPES), help="precision of the weights (default: %(default)s)"
+    )
+    group.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="number of requests in one batch (default: as many as memory holds; fal: 16; cloud-batch: 1000)",
+    )
     add_hosted_options(parser)
 
 
-def annotator_of(args: argparse.Namespace, threads: int | None, *, here: bool) -> Annotator:
-    """The annotator that the options ask for, with so many CPU threads a process (None: as many as there are).
+def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool) -> Annotator:
+    """Return the annotator of the options: an API, or the engine with or without a fallback API.
 
-    ``here``: it will run on this machine, so that its weights may as well be fetched before anything starts.
+    Args:
+        threads: CPU threads for each process; None: as many as PyTorch chooses.
+        here: the workers run on this machine. The weights are then downloaded now, unless there is a fallback.
 
     Raises:
-        ValueError: there is no such model, an option makes no sense, or an API's key or extra is missing.
-        RuntimeError: the weights can't be fetched.
+        ValueError: if the model does not exist, an option has a bad value, or an API's key or extra is missing.
+        RuntimeError: if the weights cannot be downloaded.
     """
     check_hosted(args)
     if args.backend != "local":
-        return hosted_of(args)
+        return build_hosted(args)
     engine = Moondream(
         args.model or OFFICIAL,
         args.revision,
@@ -51,7 +62,7 @@ def annotator_of(args: argparse.Namespace, threads: int | None, *, here: bool) -
         batch_size=args.batch_size,
         threads=threads,
     )
-    # Where an API stands in, weights that can't be had are no reason not to start.
+    # With a fallback, the API answers if the weights cannot be downloaded.
     if here and args.fallback == "none":
         engine.fetch()
-    return fallback_of(args, engine)
+    return with_fallback(args, engine)

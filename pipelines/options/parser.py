@@ -1,4 +1,4 @@
-"""What goes wrong before any work starts, told in one line and apart from what goes wrong later."""
+"""Errors that are found before any work starts: one line on standard error, and exit status 2."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ BAD_ARGUMENTS = 2
 
 
 class StartupError(Exception):
-    """Bad arguments, or something that the job needs is not there: exit status 2."""
+    """An argument is bad, or something that the job needs is missing. The command ends with exit status 2."""
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that tells what is wrong with the words it got in one line, not below all of its options."""
+    """An argument parser that reports an error in one line. ``argparse`` prints the usage of all options above it."""
 
     def error(self, message: str) -> NoReturn:
-        """End with that line."""
+        """Print the message in one line, and exit with status 2."""
         self.exit(BAD_ARGUMENTS, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
 @contextlib.contextmanager
 def startup_errors() -> Iterator[None]:
-    """Within this block, the errors that bad arguments raise mean that nothing has been done."""
+    """Within this block, translate the errors of bad arguments and missing requirements.
+
+    Raises:
+        StartupError: in place of a ValueError, RuntimeError, OSError or ImportError, with its message in one line.
+    """
     try:
         yield
     except (ValueError, RuntimeError, OSError, ImportError) as error:
@@ -32,21 +36,24 @@ def startup_errors() -> Iterator[None]:
 
 
 def one_line(message: str) -> str:
-    """A message in one line, whatever words of others are in it."""
+    """Return the lines of a message joined by spaces."""
     return " ".join(message.splitlines())
 
 
 def reject_unknown_args(args: argparse.Namespace, others: Sequence[str]) -> None:
-    """Refuse what a command's parser left over, and where Beam's options may follow, Beam's did too.
+    """Check that the parser of a command has understood every argument.
+
+    Args:
+        args: the parsed arguments.
+        others: the arguments that were not understood. A ``--`` among them is ignored.
 
     Raises:
-        ValueError: there is something.
+        ValueError: if there are any. The message names the first one.
     """
-    # Behind two dashes stand words that are no options.
     others = [word for word in others if word != "--"]
     if not others:
         return
     if others[0].startswith("-"):
         raise ValueError(f"unknown option {others[0]}: see moondream-beam {args.command} --help")
-    cure = "give all INPUTs together" if "inputs" in args else "give no more than is asked for"
-    raise ValueError(f"{others[0]} is one word too many: {cure}, and quote what has spaces")
+    cure = "give all INPUTs together" if "inputs" in args else "leave it out"
+    raise ValueError(f"unexpected argument {others[0]}: {cure}, and quote values that contain spaces")

@@ -1,4 +1,4 @@
-"""Tasks on the command line: one option for each kind, repeatable, in the order that they were given."""
+"""Options for tasks and sampling. Tasks keep the order of the command line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ...models.tasks import DEFAULT_PROMPT, DEFAULT_SAMPLING, Caption, Detect, L
 
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:
-    """``--caption``, ``--query``, ``--detect``, ``--point`` and ``--prompts``."""
-    group = parser.add_argument_group("tasks", f'repeatable; none at all asks "{DEFAULT_PROMPT}"')
+    """Add ``--caption``, ``--query``, ``--detect``, ``--point`` and ``--prompts``."""
+    group = parser.add_argument_group("tasks", f'repeatable; without any task, the question is "{DEFAULT_PROMPT}"')
     lengths = "|".join(get_args(Length))
     group.add_argument(
         "--caption",
@@ -20,69 +20,73 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         nargs="?",
         const=Caption(),
-        # The length may be left out, and then the word that follows is taken for it.
-        type=_task(lambda text: Caption(text), ", and give INPUTs before --caption"),  # type: ignore[arg-type]
+        # The length is optional. In "--caption INPUT", argparse takes INPUT for the length.
+        type=_task(lambda text: Caption(text), "; give INPUTs before --caption"),  # type: ignore[arg-type]
         metavar=lengths,
-        help="describe the picture",
+        help="describe the picture (default length: normal)",
     )
-    group.add_argument(
-        "--query", dest="tasks", action="append", type=_task(Query), metavar="TEXT", help="answer a question"
-    )
-    group.add_argument(
-        "--detect", dest="tasks", action="append", type=_task(Detect), metavar="OBJECT", help="a box around each OBJECT"
-    )
-    group.add_argument(
-        "--point", dest="tasks", action="append", type=_task(Point), metavar="OBJECT", help="the centre of each OBJECT"
-    )
+    for option, kind, metavar, help in (
+        ("--query", Query, "TEXT", "answer a question about the picture"),
+        ("--detect", Detect, "OBJECT", "find a box around each OBJECT"),
+        ("--point", Point, "OBJECT", "find the centre of each OBJECT"),
+    ):
+        group.add_argument(option, dest="tasks", action="append", type=_task(kind), metavar=metavar, help=help)
     group.add_argument(
         "--prompts",
         dest="tasks",
         action="extend",
-        type=_questions,
+        type=_read_questions,
         metavar="FILE",
-        help="a file of questions, one a line",
+        help="text file with one question on each line",
     )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """``--max-tokens``, ``--temperature``, ``--top-p`` and ``--repetition-penalty``."""
-    group = parser.add_argument_group("sampling", "how words are drawn; boxes and points are always the likeliest")
+    """Add ``--max-tokens``, ``--temperature``, ``--top-p`` and ``--repetition-penalty``."""
+    group = parser.add_argument_group(
+        "sampling", "how texts are sampled; boxes and points are always the most likely ones"
+    )
     group.add_argument(
-        "--max-tokens", type=int, metavar="N", help="new tokens at most (64; captions: short 64, normal 256, long 512)"
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="maximum number of tokens in an answer (default: 64; captions: short 64, normal 256, long 512)",
     )
     group.add_argument(
         "--temperature",
         type=float,
         default=DEFAULT_SAMPLING.temperature,
         metavar="T",
-        help="0 takes the likeliest token (%(default)s)",
+        help="randomness of the tokens; 0 always takes the most likely one (default: %(default)s)",
     )
     group.add_argument(
         "--top-p",
         type=float,
         default=DEFAULT_SAMPLING.top_p,
         metavar="P",
-        help="mass of the tokens drawn from (%(default)s)",
+        help="sample from the most likely tokens whose probabilities add up to P (default: %(default)s)",
     )
     group.add_argument(
         "--repetition-penalty",
         type=float,
         default=DEFAULT_SAMPLING.repetition_penalty,
         metavar="R",
-        help="above 1 avoids repeats (%(default)s)",
+        help="values above 1 make repetitions less likely (default: %(default)s)",
     )
 
 
-def sampling_of(args: argparse.Namespace) -> Sampling:
-    """The sampling that the options ask for.
+def build_sampling(args: argparse.Namespace) -> Sampling:
+    """Return the sampling of the options.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: if a number is out of range.
     """
     return Sampling(args.max_tokens, args.temperature, args.top_p, args.repetition_penalty)
 
 
 def _task(kind: Callable[[str], Task], cure: str = "") -> Callable[[str], Task]:
+    """Return an argparse type that makes a task of its value. ``cure`` is appended to the message of an error."""
+
     def parse(text: str) -> Task:
         try:
             return kind(text)
@@ -92,12 +96,13 @@ def _task(kind: Callable[[str], Task], cure: str = "") -> Callable[[str], Task]:
     return parse
 
 
-def _questions(path: str) -> list[Task]:
+def _read_questions(path: str) -> list[Task]:
+    """Return one query for each line of a file that is not blank."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"can't read {path}: {error}") from error
+        raise argparse.ArgumentTypeError(f"cannot read {path}: {error}; give a text file in UTF-8") from error
     questions = [Query(line.strip()) for line in lines if line.strip()]
     if not questions:
-        raise argparse.ArgumentTypeError(f"{path} has no question in it")
+        raise argparse.ArgumentTypeError(f"{path} has no question: write one on each line")
     return list(questions)

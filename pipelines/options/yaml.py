@@ -1,4 +1,4 @@
-"""Arguments as Beam YAML gives them: tasks, sampling, paths, and where failures go."""
+"""Parse arguments of Beam YAML: tasks, sampling, paths, and the output for failures."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, get_args
 from ...models.tasks import DEFAULT_SAMPLING, Query, Sampling, Task
 
 KINDS: dict[str, type[Any]] = {kind.name: kind for kind in get_args(Task)}
-# What Beam YAML calls the output that is not for errors.
-GOOD = "good"
+# Beam YAML's name of the output for rows that are not errors.
+GOOD_OUTPUT = "good"
 
 
-def tasks_of(given: Sequence[Any] | None) -> tuple[Task, ...]:
-    """The tasks of a list that YAML can say; without one, the default question.
+def parse_tasks(given: Sequence[Any] | None) -> tuple[Task, ...]:
+    """Return the tasks of a list such as ``[{caption: short}, "How many?"]``; for None, the default question.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: if ``given`` is not a list, or an item is neither a text nor a mapping of one task to its text.
     """
     if given is None:
         return (Query(),)
@@ -25,11 +25,11 @@ def tasks_of(given: Sequence[Any] | None) -> tuple[Task, ...]:
     return tuple(map(_task_of, given))
 
 
-def sampling_of(given: Mapping[str, Any] | None) -> Sampling:
-    """The sampling of a mapping that YAML can say.
+def parse_sampling(given: Mapping[str, Any] | None) -> Sampling:
+    """Return the sampling of a mapping such as ``{temperature: 0}``; for None, the default.
 
     Raises:
-        ValueError: there is no such number, or it is out of range.
+        ValueError: if ``given`` is not a mapping, a key is unknown, or a value is no number or out of range.
     """
     if given is None:
         return DEFAULT_SAMPLING
@@ -38,30 +38,33 @@ def sampling_of(given: Mapping[str, Any] | None) -> Sampling:
         raise ValueError(f"sampling: give a mapping of {', '.join(names)}")
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"sampling: {name} {value!r} is no number")
+            raise ValueError(f"sampling: {name} {value!r} is not a number: give one, without quotes")
     return Sampling(**given)
 
 
-def errors_of(given: Mapping[str, str] | None) -> str | None:
-    """The name of the output for failures, if one is asked for.
+def parse_error_output(given: Mapping[str, str] | None) -> str | None:
+    """Return NAME of ``{output: NAME}``, the output for failures; None for None.
 
     Raises:
-        ValueError: it names none, or asks for more.
+        ValueError: if ``given`` is anything else, or NAME is the name of the main output.
     """
     if given is None:
         return None
     if not isinstance(given, Mapping) or set(given) != {"output"} or not isinstance(given["output"], str):
-        raise ValueError("error_handling: give {output: NAME}, nothing else")
-    if given["output"] == GOOD:
-        raise ValueError(f"error_handling: {GOOD} is the name of the other output, choose another")
+        raise ValueError("error_handling: give {output: NAME} and nothing else")
+    if given["output"] == GOOD_OUTPUT:
+        raise ValueError(f"error_handling: {GOOD_OUTPUT} is the name of the output for rows: choose another name")
     return given["output"]
 
 
-def texts_of(name: str, given: str | Sequence[str]) -> list[str]:
-    """A text, or several.
+def parse_texts(name: str, given: str | Sequence[str]) -> list[str]:
+    """Return a text or a list of texts as a list.
+
+    Args:
+        name: the name of the argument, for the message of an error.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: if ``given`` is neither, or a text is empty.
     """
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) and text for text in texts):
@@ -72,14 +75,16 @@ def texts_of(name: str, given: str | Sequence[str]) -> list[str]:
 def _task_of(given: Any) -> Task:
     if isinstance(given, str):
         if given in KINDS:
-            raise ValueError(f"tasks: of {given}, say what, as in {{{given}: ...}}")
+            raise ValueError(f"tasks: {given} needs a value: write {{{given}: ...}}")
         return Query(given)
     if not isinstance(given, Mapping) or len(given) != 1 or next(iter(given)) not in KINDS:
-        raise ValueError(f"tasks: {given!r} is none: give a question, or one of {', '.join(KINDS)} with what is asked")
+        raise ValueError(
+            f"tasks: {given!r} is not a task: give a question, or a mapping of {', '.join(KINDS)} to a text"
+        )
     ((kind, what),) = given.items()
     if not isinstance(what, str):
         raise ValueError(
-            f"tasks: {kind} {what!r} is no text: YAML takes words such as yes and 7 for others, quote them"
+            f"tasks: {kind} {what!r} is not a text: put it in quotes, because YAML reads yes and 7 as other types"
         )
     task: Task = KINDS[kind](what)
     return task

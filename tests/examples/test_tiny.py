@@ -1,4 +1,4 @@
-"""The embedded checkpoint knows its shapes, through the engine that everybody uses; and it can be made again."""
+"""The embedded checkpoint answers well on unseen scenes, and its training can be reproduced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from tiny import train
 from tiny.evaluate import evaluate, overlap
 from tiny.lessons import Batch, Teacher
-from tiny.losses import look, read
+from tiny.losses import encode_pictures, run_decoder, size_to_bin
 from tiny.vocabulary import build_config, build_tokenizer
 from tokenizers import Tokenizer
 
@@ -20,13 +20,14 @@ from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.checkpoints.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint, MoondreamModel
-from moondream_beam.models.moondream.network.config import MoondreamConfig
+from moondream_beam.models.moondream.network.config import MoondreamConfig, read_json
+from moondream_beam.models.moondream.network.region import bin_to_size
 from moondream_beam.models.moondream.network.tokenizer import Tokenizer as Words
 from moondream_beam.models.tasks import DEFAULT_PROMPT, Box, Query, Request
 from moondream_beam.models.tiny.scenes import EVALUATION_SEEDS, TEST_SEEDS, draw
 
 FOLDER = EMBEDDED["tiny"]
-LEAST = {
+MIN_SCORES = {
     "captions, short": 0.90,
     "captions, normal": 0.90,
     "captions, long": 0.90,
@@ -43,36 +44,36 @@ def tiny() -> MoondreamModel:
 
 
 def teacher() -> Teacher:
-    return Teacher(MoondreamConfig.read(FOLDER / CONFIG_FILE), Words(FOLDER / TOKENIZER_FILE))
+    return Teacher(MoondreamConfig().with_overrides(read_json(FOLDER / CONFIG_FILE)), Words(FOLDER / TOKENIZER_FILE))
 
 
-def test_the_checkpoint_takes_eight_megabytes_at_most() -> None:
+def test_the_checkpoint_has_at_most_eight_megabytes() -> None:
     assert sum((FOLDER / name).stat().st_size for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE)) <= 8_000_000
 
 
-def test_a_slice_of_unseen_scenes_is_answered_as_it_should_be() -> None:
+def test_forty_unseen_scenes_reach_the_minimum_scores() -> None:
     tallies = evaluate(Moondream("tiny"), map(draw, EVALUATION_SEEDS[:40]))
-    for heading, least in LEAST.items():
-        # Two standard errors of a sample of that size.
-        grant = 2 * math.sqrt(least * (1 - least) / tallies[heading].possible)
-        assert tallies[heading].share >= least - grant, heading
+    for heading, minimum in MIN_SCORES.items():
+        # Two standard errors of a sample of this size.
+        tolerance = 2 * math.sqrt(minimum * (1 - minimum) / tallies[heading].possible)
+        assert tallies[heading].share >= minimum - tolerance, heading
 
 
 @pytest.mark.slow
-def test_five_hundred_unseen_scenes_are_answered_as_they_should_be() -> None:
+def test_five_hundred_unseen_scenes_reach_the_minimum_scores() -> None:
     tallies = evaluate(Moondream("tiny"), map(draw, EVALUATION_SEEDS))
-    assert {heading for heading, least in LEAST.items() if tallies[heading].share < least} == set()
-    assert tallies.keys() == LEAST.keys()
+    assert {heading for heading, minimum in MIN_SCORES.items() if tallies[heading].share < minimum} == set()
+    assert tallies.keys() == MIN_SCORES.keys()
 
 
-def test_the_default_prompt_gets_the_caption_at_the_size_of_a_demonstration() -> None:
+def test_the_default_prompt_gives_the_caption_of_a_320_x_240_picture() -> None:
     scenes = [draw(seed, (320, 240)) for seed in TEST_SEEDS[:20]]
     requests = [Request(str(n), scene.image, Query(DEFAULT_PROMPT)) for n, scene in enumerate(scenes)]
-    said = {outcome.id: getattr(outcome.result, "text", None) for outcome in Moondream("tiny").answer(requests)}
-    assert sum(said[str(n)] == scene.captions["normal"] for n, scene in enumerate(scenes)) >= 16
+    answers = {outcome.id: getattr(outcome.result, "text", None) for outcome in Moondream("tiny").answer(requests)}
+    assert sum(answers[str(n)] == scene.captions["normal"] for n, scene in enumerate(scenes)) >= 16
 
 
-def test_every_word_of_the_scenes_is_one_token_and_other_text_survives_in_bytes() -> None:
+def test_each_word_of_the_scenes_is_one_token_and_other_text_round_trips() -> None:
     tokenizer = Tokenizer.from_file(str(FOLDER / TOKENIZER_FILE))
     for scene in map(draw, TEST_SEEDS[:50]):
         for text in (*scene.captions.values(), *(part for pair in scene.questions for part in pair)):
@@ -82,22 +83,31 @@ def test_every_word_of_the_scenes_is_one_token_and_other_text_survives_in_bytes(
         assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
-def test_tokenizer_and_configuration_are_those_that_the_training_writes() -> None:
+def test_tokenizer_and_configuration_equal_those_of_the_training_script() -> None:
     tokenizer = build_tokenizer()
     assert tokenizer.to_str() == Tokenizer.from_file(str(FOLDER / TOKENIZER_FILE)).to_str()
     assert build_config(tokenizer) == json.loads((FOLDER / CONFIG_FILE).read_text(encoding="utf-8"))
 
 
-def test_tasks_packed_behind_one_picture_do_not_see_each_other(tiny: MoondreamModel) -> None:
+def test_segments_behind_one_picture_do_not_attend_to_each_other(tiny: MoondreamModel) -> None:
     batch = teacher().batch([draw(TEST_SEEDS[3])])
-    _, seen_BTC = look(tiny, batch)
-    together = read(tiny, seen_BTC, batch)
+    _, image_BTC = encode_pictures(tiny, batch)
+    together = run_decoder(tiny, image_BTC, batch)
     for segment in batch.segments_BT.unique():
         own = (batch.segments_BT == segment)[0]
         parts = {name: getattr(batch, name)[:, own] for name in Batch._fields if "_BT" in name}
         torch.testing.assert_close(
-            read(tiny, seen_BTC, batch._replace(**parts)), together[:, own], atol=1e-4, rtol=1e-4
+            run_decoder(tiny, image_BTC, batch._replace(**parts)), together[:, own], atol=1e-4, rtol=1e-4
         )
+
+
+def test_size_to_bin_inverts_bin_to_size() -> None:
+    bins = torch.arange(1024)
+    assert torch.equal(size_to_bin(bin_to_size(bins, 1024), 1024).round().long(), bins)
+
+
+def test_sizes_out_of_range_are_clamped() -> None:
+    assert size_to_bin(torch.tensor([0.0, 1e-6, 1.0, 3.0]), 1024).tolist() == [0, 0, 1023, 1023]
 
 
 def test_overlap_is_intersection_over_union() -> None:
@@ -106,7 +116,7 @@ def test_overlap_is_intersection_over_union() -> None:
 
 
 @pytest.mark.slow
-def test_training_goes_on_after_an_interruption_as_if_there_had_been_none(
+def test_a_resumed_training_gives_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(folder: str, *more: str) -> bytes:

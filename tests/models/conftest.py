@@ -1,4 +1,4 @@
-"""One CPU thread for the small networks: more only wait for each other, above all on a busy machine; hosted APIs."""
+"""Fixtures of hosted APIs, and one CPU thread for the small networks: more threads only wait for each other."""
 
 import torch
 from support.hosted.fixtures import api, clock

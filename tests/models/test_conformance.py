@@ -1,4 +1,4 @@
-"""What every annotator promises, whichever runs: see ``Annotator`` in models/tasks.py."""
+"""Every annotator keeps the contract of ``Annotator`` in models/tasks.py."""
 
 import itertools
 import pickle
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support.hosted.clock import QuickClock
-from support.hosted.fixtures import leave_home
+from support.hosted.fixtures import use_server
 from support.hosted.server import serving
 
-from moondream_beam.models.cloud import MoondreamCloud
-from moondream_beam.models.fal import Fal
-from moondream_beam.models.fallback import Fallback
+from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
+from moondream_beam.models.hosted.fal.annotator import Fal
+from moondream_beam.models.hosted.fallback import Fallback
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.checkpoints.files import WEIGHTS_FILE
 from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED
@@ -37,7 +37,7 @@ BRIEF = Sampling(max_tokens=4)
 def annotator(request, tmp_path_factory):
     if request.param in HOSTED:
         with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("api")) as server:
-            leave_home(patch, server)
+            use_server(patch, server)
             yield HOSTED[request.param]()
         return
     if request.param == "tiny" and not (EMBEDDED["tiny"] / WEIGHTS_FILE).exists():
@@ -47,7 +47,7 @@ def annotator(request, tmp_path_factory):
 
 @pytest.fixture
 def ask(annotator):
-    """Requests of every task that it can be asked, over a few pictures, without end."""
+    """An endless stream of requests: every supported task on a few pictures."""
 
     def ask():
         pictures = [Image.new("RGB", size, colour) for size, colour in (((40, 30), "red"), ((300, 900), "blue"))]
@@ -59,7 +59,7 @@ def ask(annotator):
 
 
 def broken(name):
-    """A request that no annotator can answer."""
+    """A request that no annotator can answer: its picture has no pixels."""
     return Request(name, Image.new("RGB", (0, 0)), Caption(), BRIEF)
 
 
@@ -67,7 +67,7 @@ def take(requests, count):
     return list(itertools.islice(requests, count))
 
 
-def test_it_has_a_name_a_revision_and_tasks(annotator):
+def test_an_annotator_has_a_name_a_revision_and_tasks(annotator):
     assert isinstance(annotator.name, str) and annotator.name
     assert isinstance(annotator.revision, str) and annotator.revision
     assert isinstance(annotator.tasks, frozenset) and annotator.tasks <= set(TASKS)
@@ -82,7 +82,7 @@ def test_every_request_has_exactly_one_outcome(annotator, ask, count):
     assert sorted(outcome.id for outcome in outcomes) == sorted(request.id for request in requests)
 
 
-def test_answers_have_the_shape_of_their_task(annotator, ask):
+def test_an_answer_has_only_the_field_of_its_task(annotator, ask):
     requests = {request.id: request for request in take(ask(), 8)}
     for outcome in annotator.answer(requests.values()):
         task, answer = requests[outcome.id].task, outcome.result
@@ -96,41 +96,41 @@ def test_answers_have_the_shape_of_their_task(annotator, ask):
         assert all(box.x_min <= box.x_max and box.y_min <= box.y_max for box in answer.objects or ())
 
 
-def test_a_stream_without_end_is_answered_as_it_comes(annotator, ask):
+def test_an_endless_stream_is_answered_while_it_is_pulled(annotator, ask):
     stream = annotator.answer(ask())
     outcomes = take(stream, 9)
     assert len({outcome.id for outcome in outcomes}) == 9
     stream.close()
 
 
-def test_a_broken_request_is_a_fault_and_no_exception(annotator, ask):
+def test_a_broken_request_is_a_fault_and_raises_nothing(annotator, ask):
     requests = [broken("first"), *take(ask(), 2), broken("middle"), *take(ask(), 1), broken("last")]
     results = [(outcome.id, type(outcome.result)) for outcome in annotator.answer(requests)]
     wanted = [(request.id, Answer if request.id.startswith("request") else Fault) for request in requests]
     assert sorted(results, key=str) == sorted(wanted, key=str)
 
 
-def test_a_fault_says_what_is_wrong_and_where(annotator):
+def test_a_fault_has_an_error_a_message_and_a_backend(annotator):
     (outcome,) = annotator.answer([broken("only")])
     assert outcome.result.error and outcome.result.message
     assert outcome.backend
 
 
-def test_nothing_that_it_counts_is_negative(annotator, ask):
+def test_timings_and_tokens_are_not_negative(annotator, ask):
     for outcome in annotator.answer(take(ask(), 5)):
         timings, tokens = outcome.timings, outcome.tokens
         assert min(timings.wait_ms, timings.encode_ms, timings.generate_ms, tokens.input, tokens.output) >= 0
         assert outcome.backend
 
 
-def test_it_travels_to_a_worker(annotator, ask):
+def test_a_pickled_annotator_is_the_same_and_answers(annotator, ask):
     list(annotator.answer(take(ask(), 1)))
     arrived = pickle.loads(pickle.dumps(annotator))
     assert (arrived.name, arrived.revision, arrived.tasks) == (annotator.name, annotator.revision, annotator.tasks)
     assert len(list(arrived.answer(take(ask(), 4)))) == 4
 
 
-def test_the_same_request_has_the_same_answer(annotator, ask):
+def test_the_same_request_gets_the_same_answer_in_another_order(annotator, ask):
     requests = take(ask(), 8)
     first, second = (
         {outcome.id: outcome.result for outcome in annotator.answer(order)} for order in (requests, requests[::-1])

@@ -1,4 +1,4 @@
-"""Tasks refuse what makes no sense, and two different ones never look alike."""
+"""Tasks and sampling refuse bad arguments, and different tasks have different digests."""
 
 import json
 import math
@@ -47,7 +47,7 @@ DIFFERENT = [
         (lambda: Sampling(repetition_penalty=math.inf), "repetition_penalty inf: give more than 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_cure(make, message):
+def test_a_bad_argument_is_refused_with_the_cure(make, message):
     with pytest.raises(ValueError) as refusal:
         make()
     assert str(refusal.value).startswith(message)
@@ -62,16 +62,16 @@ def test_defaults_are_those_of_the_hosted_endpoint():
     "task, budget",
     [(Caption("short"), 64), (Caption(), 256), (Caption("long"), 512), (Query(), 64), (Detect("dog"), 64)],
 )
-def test_a_budget_follows_the_task_unless_it_is_given(task, budget):
+def test_the_token_budget_depends_on_the_task_unless_max_tokens_is_given(task, budget):
     assert Sampling().budget(task) == budget
     assert Sampling(max_tokens=7).budget(task) == 7
 
 
-def test_extremes_of_sampling_are_allowed():
+def test_extreme_valid_numbers_are_accepted():
     Sampling(max_tokens=1, temperature=0, top_p=1e-9, repetition_penalty=0.5)
 
 
-def test_the_prompt_is_what_was_asked():
+def test_the_prompt_is_the_length_question_or_object():
     assert [task.prompt for task in (Caption("long"), Query("why?"), Detect("dog"), Point("cat"))] == [
         "long",
         "why?",
@@ -88,8 +88,8 @@ def test_equal_tasks_have_equal_digests():
     assert task_digest(Detect("dog", max_objects=50)) == task_digest(Detect(object="dog"))
 
 
-def test_a_digest_is_json_with_sorted_keys_that_never_changes():
-    # Request ids of finished runs hang on these very bytes.
+def test_a_digest_is_json_with_sorted_keys_in_a_fixed_format():
+    # Request ids of finished runs were made from these bytes.
     assert task_digest(Detect("a «dog»", 3)) == '{"max_objects": 3, "object": "a «dog»", "task": "detect"}'
     assert task_digest(Caption()) == '{"length": "normal", "task": "caption"}'
     for task in DIFFERENT:
@@ -97,7 +97,7 @@ def test_a_digest_is_json_with_sorted_keys_that_never_changes():
         assert json.dumps(json.loads(digest), sort_keys=True, ensure_ascii=False) == digest
 
 
-def test_a_fault_tells_the_kind_and_the_words_of_an_error():
+def test_a_fault_has_the_type_and_the_text_of_an_error():
     assert Fault.of(OSError("no disk"), retryable=True) == Fault("OSError", "no disk", retryable=True)
     assert not Fault.of(ValueError("bad")).retryable
 

@@ -1,4 +1,4 @@
-"""A folder of drawn pictures, the command as a function, and a pool of workers."""
+"""Fixtures: a folder of drawn pictures, the command as a function, and a pool of workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["api", "clock"]
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Four scenes, one in a folder of its own, and a file that is no picture."""
+    """Draw four pictures, one of them in a subfolder, and write a .jpg file that is not a picture."""
     folder = tmp_path / "pictures"
     (folder / "more").mkdir(parents=True)
     for name, seed in zip(("a.png", "b.jpg", "c.webp", "more/d.bmp"), TEST_SEEDS, strict=False):
@@ -31,14 +31,14 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A pool of workers on this machine; its address, and its process."""
+    """Start a pool of workers on this machine. Yield its address and its process."""
     with pool_of_workers(tmp_path) as pool:
         yield pool
 
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run ``moondream-beam`` with these words: exit status, standard output, standard error."""
+    """Return a function that runs ``moondream-beam`` and returns exit status, standard output and standard error."""
 
     def run(*words: Any) -> tuple[int, str, str]:
         try:
@@ -53,7 +53,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[Launcher]:
-    """Runs the command in processes of their own."""
+    """Yield a launcher that runs the command in separate processes."""
     launcher = Launcher(tmp_path / "asked")
     yield launcher
     launcher.close()

@@ -1,4 +1,4 @@
-"""Pipelines in Beam YAML: the example and others, run by Beam's own program for them, in this process."""
+"""Pipelines in Beam YAML, run by Beam's own program in this process."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ GIVEN = {"model": "tiny", "tasks": [{"caption": "short"}], "error_handling": {"o
 
 @pytest.fixture(autouse=True)
 def here(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder above the pictures, to work in: four of them, and one that is none."""
+    """Change to the folder that contains ``pictures``, with four pictures and a broken one."""
     monkeypatch.chdir(pictures.parent)
     return pictures.parent
 
 
 def step(kind: str, source: str, **config: Any) -> dict[str, Any]:
-    """A transform that reads what another gives."""
+    """Return the specification of a transform that reads the output ``source``."""
     return {"type": kind, "input": source, "config": config}
 
 
 def written(source: str, path: str) -> dict[str, Any]:
-    """A transform that writes JSON."""
+    """Return the specification of a transform that writes the output ``source`` as JSON."""
     return {**step("WriteToJson", source, path=path), "name": f"Write {path}"}
 
 
 def spec(*transforms: dict[str, Any]) -> str:
-    """A pipeline of these transforms, with our providers."""
+    """Return the YAML of a pipeline of these transforms, with our providers."""
     return yaml.safe_dump({"providers": [{"include": str(PROVIDERS)}], "pipeline": {"transforms": list(transforms)}})
 
 
@@ -52,24 +52,24 @@ def run(*transforms: dict[str, Any]) -> None:
 
 
 def annotate(source: dict[str, Any], **config: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Annotate what one transform reads: the rows and the errors."""
+    """Annotate the output of one transform, and return the rows and the errors."""
     annotating = step("Annotate", source["type"], **{**GIVEN, **config})
     run(source, annotating, written("Annotate", "out/rows"), written("Annotate.errors", "out/errors"))
     return lines("out/rows-*"), lines("out/errors-*")
 
 
 def lines(pattern: str) -> list[dict[str, Any]]:
-    """What a pipeline wrote as JSON."""
+    """Return the rows that a pipeline wrote as JSON."""
     return [json.loads(line) for path in Path().glob(pattern) for line in path.read_text().splitlines()]
 
 
 def rows_of(kind: str) -> list[dict[str, Any]]:
-    """The rows in a folder of an output."""
+    """Return the rows in ``data`` or ``errors`` of the output."""
     return [row for path in Path("out", kind).glob("*.parquet") for row in pq.read_table(path).to_pylist()]
 
 
 def ids() -> list[str]:
-    """The ids of all rows of an output, each of which must be there once."""
+    """Return the ids of all rows of the output, after a check that no id occurs twice."""
     found = [row["id"] for row in [*rows_of("data"), *rows_of("errors")]]
     assert len(found) == len(set(found))
     return found
@@ -89,7 +89,7 @@ def test_the_example_writes_a_row_for_each_task_on_each_picture_and_errors_apart
     assert len({row["id"] for row in [*rows, *errors]}) == len(rows) + len(errors)
 
 
-def test_pictures_may_stand_in_a_column_of_parquet():
+def test_pictures_may_be_in_a_column_of_parquet():
     cells = [{"bytes": Path("pictures", name).read_bytes(), "path": name} for name in ("a.png", "b.jpg", "broken.jpg")]
     pq.write_table(pa.table({"image": cells, "label": ["x", "y", "z"]}), "list.parquet")
     config = {"path": "list.parquet", "image_column": "image", "columns": ["label"]}
@@ -113,23 +113,23 @@ def test_the_rows_are_those_of_the_command(command):
     assert {row["id"]: (row["caption"], row["sha256"], row["width"], row["revision"]) for row in rows} == answers
 
 
-def test_the_whole_job_does_in_a_second_run_what_is_missing_and_tells_its_failures():
+def test_a_second_run_adds_only_what_is_missing_and_outputs_its_failures():
     for name in ("first", "second"):
         job = step("AnnotateToParquet", "ReadImages", output="out", **GIVEN)
-        told, errors = f"told/{name}-record", f"told/{name}-errors"
-        run(IMAGES, job, written("AnnotateToParquet", told), written("AnnotateToParquet.errors", errors))
+        records, errors = f"outputs/{name}-record", f"outputs/{name}-errors"
+        run(IMAGES, job, written("AnnotateToParquet", records), written("AnnotateToParquet.errors", errors))
         assert len(ids()) == 5
-    (first,), (second,) = lines("told/first-record-*"), lines("told/second-record-*")
+    (first,), (second,) = lines("outputs/first-record-*"), lines("outputs/second-record-*")
     assert (first["pending"], first["annotations"], first["failures"], first["done"]) == (5, 4, 1, 0)
     assert (second["pending"], second["annotations"], second["failures"], second["done"]) == (0, 0, 0, 5)
     assert first["balanced"] and second["balanced"]
-    assert [row["filename"] for row in lines("told/first-errors-*")] == ["broken.jpg"]
-    assert lines("told/second-errors-*") == []
+    assert [row["filename"] for row in lines("outputs/first-errors-*")] == ["broken.jpg"]
+    assert lines("outputs/second-errors-*") == []
     assert {path.stem for path in Path("out/runs").glob("*.json")} == {first["run"], second["run"]}
 
 
 @pytest.mark.slow
-def test_the_whole_job_goes_on_where_the_command_stopped(command):
+def test_the_whole_job_resumes_a_run_of_the_command(command):
     words = ("--output", "out", "--model", "tiny", "--caption", "short")
     assert command("annotate", "pictures/a.png", *words)[0] == 0
     run(IMAGES, step("AnnotateToParquet", "ReadImages", output="out", model="tiny", tasks=GIVEN["tasks"]))
@@ -137,7 +137,7 @@ def test_the_whole_job_goes_on_where_the_command_stopped(command):
     assert len(list(Path("out/runs").glob("*.json"))) == 2
 
 
-def test_a_manifest_asks_by_row_and_its_fields_are_kept():
+def test_prompts_name_fields_of_a_manifest_and_fields_are_kept():
     listed = ["url,product,split", "pictures/a.png,circle,train", "pictures/b.jpg,square,test", ",square,test"]
     Path("list.csv").write_text("\n".join([*listed, "pictures/c.webp,,train"]))
     source = {"type": "ReadManifest", "config": {"path": "list.csv", "columns": ["product", "split"]}}
@@ -150,22 +150,22 @@ def test_a_manifest_asks_by_row_and_its_fields_are_kept():
     ]
     assert Counter((row["stage"], row["message"]) for row in errors) == {
         ("list", "list.csv#4: column url is empty"): 2,
-        ("list", "column product is empty"): 2,
+        ("list", "column product is empty: fill it in"): 2,
     }
 
 
-def test_rows_may_come_from_anywhere_and_their_fields_are_kept_with_their_types():
+def test_rows_of_another_transform_keep_their_fields_and_types():
     elements = [{"uri": "pictures/a.png", "label": 7, "sure": True}, {"uri": "", "label": 8, "sure": False}]
     job = step("AnnotateToParquet", "Create", output="out", model="tiny", keep_fields=["label", "sure"])
     run({"type": "Create", "config": {"elements": elements}}, job)
     (row,), (error,) = rows_of("data"), rows_of("errors")
     assert (row["filename"], row["label"], row["sure"], row["prompt"]) == ("a.png", 7, True, "Describe this image.")
     assert row["uri"] == str(Path("pictures/a.png").absolute())
-    assert (error["stage"], error["message"]) == ("list", "field uri is empty")
+    assert (error["stage"], error["message"]) == ("list", "field uri is empty: fill it in")
 
 
 @pytest.mark.slow
-def test_members_of_an_archive_come_through_rows_too():
+def test_members_of_an_archive_are_annotated_too():
     with tarfile.open("set.tar", "w") as archive:
         archive.add("pictures/a.png", "inside.png")
     (row,), errors = annotate({"type": "ReadImages", "config": {"path": ["set.tar"]}})
@@ -182,57 +182,57 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
 
 
 @pytest.mark.parametrize(
-    "config, told",
+    "config, message",
     [
         ({"tasks": [{"caption": "tiny"}]}, "line [0-9]+: caption length 'tiny': choose short, normal or long"),
         ({"tasks": ["Is {product} there?"]}, "the rows have no field 'product'; they have uri, filename, problem"),
         ({"keep_fields": ["split"]}, "the rows have no field 'split'"),
-        ({"keep_fields": ["filename"]}, "column filename can't be kept: there is one of this name"),
+        ({"keep_fields": ["filename"]}, "column filename can't be kept: a column of this name exists"),
         ({"task": "caption"}, "unexpected argument 'task'"),
         ({"device": "tpu"}, "device tpu"),
         ({"model": "./nowhere"}, "nowhere"),
         ({"batch_size": 0}, "batch size 0: give 1 or more"),
     ],
 )
-def test_what_makes_no_sense_is_told_before_any_work(config, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_arguments_are_refused_before_any_work(config, message):
+    with pytest.raises(ValueError, match=message):
         annotate(IMAGES, **config)
     assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(
-    "config, told",
+    "config, message",
     [
         ({"path": "none.csv"}, "manifest none.csv: no such file"),
         ({"path": "list.csv"}, "has no column 'url'; it has uri, taken"),
         ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
-        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "rows have a field of this name already"),
-        ({"path": []}, "no manifest"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "the rows already have a field of this name"),
+        ({"path": []}, "path: no manifest"),
     ],
 )
-def test_a_manifest_that_has_not_what_is_wanted_is_told(config, told):
+def test_a_missing_manifest_or_column_is_refused(config, message):
     Path("list.csv").write_text("uri,taken\n")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         annotate({"type": "ReadManifest", "config": config})
 
 
 @pytest.mark.parametrize("path", ["nowhere", ["pictures", "nowhere/*.jpg"]])
-def test_a_path_without_pictures_is_told(path):
-    with pytest.raises(ValueError, match="line [0-9]+: path nowhere.*: no picture there; check it"):
+def test_a_path_without_pictures_is_refused(path):
+    with pytest.raises(ValueError, match="line [0-9]+: path nowhere.*: no picture found; check the path"):
         annotate({"type": "ReadImages", "config": {"path": path}})
 
 
-def test_failures_that_would_go_nowhere_are_refused():
-    with pytest.raises(ValueError, match="say where failures go: error_handling: {output: NAME}"):
+def test_missing_error_handling_is_refused():
+    with pytest.raises(ValueError, match="add error_handling: {output: NAME}"):
         run(IMAGES, step("Annotate", "ReadImages", model="tiny"))
 
 
 @pytest.mark.parametrize(
-    "element, told",
+    "element, message",
     [({"url": "a.png"}, "the rows have no field 'uri'; they have url"), ({"uri": 5}, "field uri must be text")],
 )
-def test_rows_that_name_no_pictures_are_refused(element, told):
-    with pytest.raises(ValueError, match=told):
+def test_rows_without_a_uri_are_refused(element, message):
+    with pytest.raises(ValueError, match=message):
         annotate({"type": "Create", "config": {"elements": [element]}})
 
 
@@ -263,7 +263,7 @@ def test_resource_hints_reach_the_step_with_the_model(kind, options, step_with_m
     assert all(found == {hints["accelerator"].encode(), b"16000000000", b"1"} for found in hinted.values())
 
 
-def test_the_providers_tell_what_they_take():
+def test_the_providers_describe_their_arguments():
     (provider,) = yaml_provider.load_providers(str(PROVIDERS))
     assert set(provider.provided_transforms()) == {"ReadImages", "ReadManifest", "Annotate", "AnnotateToParquet"}
     for name in provider.provided_transforms():

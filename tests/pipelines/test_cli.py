@@ -1,4 +1,4 @@
-"""What the command says to bad arguments: one clear line, exit status 2, and nothing done."""
+"""Bad arguments: one line of error, exit status 2, and no work done."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
 @pytest.mark.parametrize(
     "words, cure",
     [
-        (("annotate", "--model", "tiny", "--output", "out"), "give a file, a folder, a glob or a --manifest"),
-        (("annotate", "nowhere/*.jpg", "--model", "tiny", "--output", "out"), "no picture there"),
+        (("annotate", "--model", "tiny", "--output", "out"), "give a file, a folder, a glob, a URL or a --manifest"),
+        (("annotate", "nowhere/*.jpg", "--model", "tiny", "--output", "out"), "input nowhere/*.jpg: no picture found"),
         (("annotate", "pictures", "--model", "tiny"), "--output"),
         (("annotate", "pictures", "--model", "no/such/folder", "--output", "out"), "no such folder"),
         (("annotate", "pictures", "--model", "pictures", "--output", "out"), "there is no config.json"),
@@ -28,8 +28,8 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
         ((*GOOD, "--query", " "), "the prompt is empty"),
         ((*GOOD, "--query", "caf\udce9"), "write it in UTF-8"),
         ((*GOOD, "--output", "caf\udce9"), "choose a name in UTF-8"),
-        ((*GOOD, "--prompts", "no\nwhere.txt"), "can't read no where.txt"),
-        ((*GOOD, "--prompts", "nowhere.txt"), "can't read nowhere.txt"),
+        ((*GOOD, "--prompts", "no\nwhere.txt"), "cannot read no where.txt"),
+        ((*GOOD, "--prompts", "nowhere.txt"), "cannot read nowhere.txt"),
         ((*GOOD, "--caption", "--caption"), "asked twice"),
         ((*GOOD, "--device", "abacus"), "choose auto, cpu, cuda"),
         ((*GOOD, "--dtype", "int3"), "float32"),
@@ -44,16 +44,19 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
         ((*GOOD, "--max-cost", "inf", "--fallback", "fal"), "give more than 0 dollars"),
         ((*GOOD, "--output", "pictures/a.png"), "this is a file; choose a folder"),
         ((*GOOD, "--max-failure-rate", "2"), "a share from 0 to 1"),
-        ((*GOOD, "--workers", "2", "--runner", "DirectRunner"), "--workers is for this machine"),
+        (
+            (*GOOD, "--workers", "2", "--runner", "DirectRunner"),
+            "--workers 2 needs --runner local: with --runner DirectRunner",
+        ),
         (("annotate", "pictures", "--model", "tiny", "--output", "out*"), "which mean a pattern"),
         (("demo", "--cation"), "unknown option --cation"),
-        (("annotate", "pictures", "--model", "tiny", "--output", ""), "nothing is given after --output"),
-        (("annotate", "pictures", "--model", "tiny", "--output="), "nothing is given for --output"),
-        (("annotate", "", "--model", "tiny", "--output", "out"), "nothing is given after annotate"),
+        (("annotate", "pictures", "--model", "tiny", "--output", ""), "the argument after --output is empty"),
+        (("annotate", "pictures", "--model", "tiny", "--output="), "--output has an empty value"),
+        (("annotate", "", "--model", "tiny", "--output", "out"), "the argument after annotate is empty"),
         (("annotate", "pictures/a.png", "--output", "out", "pictures/b.jpg"), "give all INPUTs together"),
-        ((*GOOD, "--query", "Is", "it", "red?", "--project", "p"), "it is one word too many"),
-        ((*GOOD, "--", "pictures/b.jpg"), "pictures/b.jpg is one word too many: give all INPUTs together"),
-        (("report", "out", "pictures"), "pictures is one word too many: give no more than is asked for"),
+        ((*GOOD, "--query", "Is", "it", "red?", "--project", "p"), "unexpected argument it: give all INPUTs together"),
+        ((*GOOD, "--", "pictures/b.jpg"), "unexpected argument pictures/b.jpg: give all INPUTs together"),
+        (("report", "out", "pictures"), "unexpected argument pictures: leave it out"),
         (("anotate",), "invalid choice"),
         ((), "see moondream-beam --help"),
         ((*GOOD, "--workers", "some"), "see moondream-beam annotate --help"),
@@ -63,24 +66,24 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-def test_a_bad_argument_is_told_in_one_line_before_any_work(words, cure, pictures, command, monkeypatch):
+def test_a_bad_argument_is_one_line_of_error_before_any_work(words, cure, pictures, command, monkeypatch):
     monkeypatch.chdir(pictures.parent)
-    status, said, complained = command(*words)
+    status, stdout, stderr = command(*words)
     assert status == 2
-    (line,) = complained.splitlines()
+    (line,) = stderr.splitlines()
     assert cure in line
-    assert said == ""
+    assert stdout == ""
     assert {path.name for path in pictures.parent.iterdir()} == {"pictures"}
 
 
 def test_help_names_every_subcommand(command):
-    status, said, _ = command("--help")
+    status, stdout, _ = command("--help")
     assert status == 0
-    assert "annotate" in said and "demo" in said
+    assert "annotate" in stdout and "demo" in stdout
 
 
 @pytest.mark.slow
-def test_what_the_hub_s_client_warns_of_is_said_once(pictures):
+def test_a_warning_of_the_hub_client_is_printed_once(pictures):
     program = """
 import logging, sys
 from moondream_beam.pipelines.cli import main
@@ -91,7 +94,7 @@ logging.getLogger("huggingface_hub.utils").warning("retrying")
     assert done.stderr.count("retrying") == 1
 
 
-def test_an_interrupted_run_leaves_nothing_half_done_and_can_go_on(pictures, tmp_path, command):
+def test_an_interrupted_run_leaves_no_partial_shard_and_can_be_resumed(pictures, tmp_path, command):
     out = tmp_path / "out"
     for copy in range(400):
         (pictures / f"copy-{copy}.png").hardlink_to(pictures / "a.png")
@@ -101,10 +104,10 @@ def test_an_interrupted_run_leaves_nothing_half_done_and_can_go_on(pictures, tmp
     while not list(out.glob("data/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(running.pid, signal.SIGINT)
-    _, complained = running.communicate(timeout=60)
-    assert running.returncode == 130, complained.decode()
-    assert b"goes on where this one stopped" in complained and b"Traceback" not in complained
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 130, stderr.decode()
+    assert b"run the same command again to resume" in stderr and b"Traceback" not in stderr
     assert list(out.glob("_temporary/*.parquet")) == []
-    status, said, _ = command(*words, "--max-failure-rate", "0.5")
-    assert status == 0 and "balances" in said and "had their rows already" in said
-    assert "405 asked" not in said
+    status, stdout, _ = command(*words, "--max-failure-rate", "0.5")
+    assert status == 0 and "balances" in stdout and "had their rows from earlier runs" in stdout
+    assert "405 requests" not in stdout

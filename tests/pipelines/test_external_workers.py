@@ -1,4 +1,4 @@
-"""Workers that were started elsewhere: a job over a pool of them, and one killed in the middle."""
+"""Workers that were not started by the runner: a job over a pool of them, also if one is killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 pytestmark = pytest.mark.slow
 
 PICTURES, PATIENCE = 120, 120.0
-# What docs/clusters.md shows.
+# As in docs/clusters.md.
 DRIVER = """
 import sys
 import apache_beam as beam
@@ -38,7 +38,7 @@ with beam.Pipeline(runner, options=PipelineOptions(direct_num_workers=2)) as pip
 
 
 class Workers(NamedTuple):
-    """A pool of workers, and the words before a command that let it run where the pipeline is."""
+    """A pool of workers, and the command prefix that runs a program on the host of the pipeline."""
 
     address: str
     process: psutil.Process
@@ -47,7 +47,7 @@ class Workers(NamedTuple):
 
 @pytest.fixture(params=["one host", "two hosts"])
 def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workers]:
-    """A pool on this host, and one on a host of its own."""
+    """Start a pool on this host, or on a host of its own."""
     with contextlib.ExitStack() as stack:
         if request.param == "one host":
             yield Workers(*stack.enter_context(pool_of_workers(tmp_path)), [])
@@ -70,12 +70,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 def start(workers: Workers, photos: Path, out: Path) -> subprocess.Popen:
-    """Start the job from a process of its own: Beam looks up the name of this machine, which our tests may not."""
+    """Start the job in a separate process, because Beam resolves the host name, which the tests block."""
     command = [*workers.driver, sys.executable, "-c", DRIVER, workers.address, photos, out]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_job_over_two_workers_that_live_elsewhere_is_done(workers, photos, tmp_path):
+def test_a_job_over_two_external_workers_is_done(workers, photos, tmp_path):
     job = start(workers, photos, tmp_path / "out")
     most = 0
     while job.poll() is None:
@@ -88,7 +88,7 @@ def test_a_job_over_two_workers_that_live_elsewhere_is_done(workers, photos, tmp
     assert len(list((tmp_path / "out").glob("runs/*.json"))) == 1
 
 
-def test_after_a_worker_elsewhere_was_killed_the_same_job_does_what_is_missing(workers, photos, tmp_path):
+def test_after_an_external_worker_was_killed_the_same_job_adds_what_is_missing(workers, photos, tmp_path):
     out, end = tmp_path / "out", time.monotonic() + PATIENCE
     job = start(workers, photos, out)
     while not list(out.glob("data/*.parquet")):
@@ -99,7 +99,7 @@ def test_after_a_worker_elsewhere_was_killed_the_same_job_does_what_is_missing(w
     assert job.returncode != 0
     assert 0 < len(ids(out)) < PICTURES
     while (again := start(workers, photos, out)).wait() != 0:
-        # The other worker may still be at its shard.
+        # The other worker may still be working on its shard, and hold the lock.
         assert "is at work there" in again.communicate()[1] and time.monotonic() < end
     again.communicate()
     assert len(ids(out)) == PICTURES

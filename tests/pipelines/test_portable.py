@@ -1,5 +1,4 @@
-"""The command through Beam's interface for runners elsewhere: its own job service, and Flink and Spark where the jars
-of their job servers are at hand."""
+"""The command with portable runners: Beam's job service, and Flink and Spark if the jars of their servers exist."""
 
 from __future__ import annotations
 
@@ -20,10 +19,10 @@ RUNNERS = {
 
 
 def annotate(pictures: Path, out: Path, *options: str) -> list[str]:
-    """Run the command over the five pictures; the ids of all rows."""
+    """Annotate the five pictures, and return the ids of all rows."""
     command = [sys.executable, "-m", "moondream_beam.pipelines.cli", "annotate", str(pictures), "--model", "tiny"]
     command += ["--output", str(out), "--max-failure-rate", "1", "--no-report", *options]
-    # In a process of its own: it looks up names, which the wall around the network of these tests forbids.
+    # A separate process, because the runner resolves host names, which the tests block in this process.
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
     assert done.returncode == 0, done.stdout
     assert not (out / "_temporary").exists()

@@ -166,7 +166,7 @@ def test_what_was_staged_annotates_where_only_its_dependencies_are(worker, tmp_p
     run(worker, "-c", IMPORT_DOORS, site_of(worker), **alone)
     # Two processes, as Beam's workers are to find all of it too.
     words = ("photos", "--output", "out", "--model", "tiny", "--caption", "short", "--workers", "2")
-    assert "ledger   3 asked" in run(worker.parent / "moondream-beam", "annotate", *words, **alone)
+    assert "ledger   3 requests" in run(worker.parent / "moondream-beam", "annotate", *words, **alone)
     rows = [row for path in elsewhere.glob("out/data/*.parquet") for row in pq.read_table(path).to_pylist()]
     assert len(rows) == 3 and all(row["caption"] for row in rows)
     assert (elsewhere / "out" / "report.html").is_file()

@@ -88,7 +88,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     for module in (block_cache, compression, parquet_images, files, forward_stream):
         monkeypatch.setattr(module, "BLOCK_BYTES", size)
     for module in (block_cache, files):
-        monkeypatch.setattr(module, "NEAR_BYTES", size)
-    monkeypatch.setattr(files, "LEAST_BYTES", size // 4)
-    monkeypatch.setattr(reader, "WINDOW_BYTES", 32 * size)
+        monkeypatch.setattr(module, "MAX_SKIP_BYTES", size)
+    monkeypatch.setattr(files, "MIN_READ_BYTES", size // 4)
+    monkeypatch.setattr(reader, "CACHE_BYTES", 32 * size)
     return size

@@ -1,7 +1,8 @@
-"""References in, rows out: the plain generator that all else is wiring over, and the transform for any pipeline."""
+"""``annotate``, the generator from references to rows, and ``Annotate``, the Beam transform around it."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +18,13 @@ from ..images.fetch import Fetcher
 from ..images.prefetch import Fetch, prefetch
 from ..io.uris import is_utf8
 from .pending import PendingRequests
+from .row_queue import RowQueue
 
 ANNOTATIONS, FAILURES = "annotations", "failures"
-# References that an element-wise transform gathers before it answers them: many batches of any engine.
-REFS_AT_ONCE = 256
+# References that the DoFn of Annotate gathers and then annotates together, so that the engine gets full batches.
+MAX_GATHERED_REFS = 256
+# Closing ``annotate`` early waits this long for the annotator to give its next outcome or to pull its next request.
+CLOSE_TIMEOUT_S = 10.0
 
 
 def annotate(
@@ -32,56 +36,67 @@ def annotate(
     run: str = "",
     fetch: Fetch | None = None,
 ) -> Iterator[Row]:
-    """Exactly one row for each task on each picture, as they come ready; no Beam needed. ``fetch``: ``Fetcher()``.
+    """Yield exactly one row for each task on each picture, in any order. Needs no Beam pipeline.
 
-    A picture that can't be fetched or decoded is a Failure for each of its tasks, and its neighbours don't notice.
-    Of pictures with the very same bytes one is asked; the others bear its answer, and neither tokens nor its time.
+    A picture that cannot be fetched or decoded becomes a Failure for each of its tasks at once, and no other picture is
+    affected. Pictures of the same bytes are asked once: other rows copy it, with zero tokens and zero model time.
+
+    Args:
+        refs: references to the pictures; iterated in another thread.
+        tasks: the tasks for pictures whose reference has no tasks.
+        run: the value of the ``run`` column.
+        fetch: returns the bytes at a URI; None means ``Fetcher()``.
+
+    Raises:
+        Exception: any error of ``refs`` or of the annotator, and an error of ``fetch`` that is neither an OSError nor a
+            ValueError nor a FetchError.
     """
-    desk = PendingRequests(Job(tuple(tasks), annotator, sampling, run))
-    pictures = prefetch(refs, fetch or Fetcher(), annotator.accepts_reduced)
-    while True:
-        requests = desk.requests(pictures)
-        for outcome in annotator.answer(requests):
-            yield from desk.ready()
-            yield from desk.settle(outcome)
-        yield from desk.unanswered()
-        # An annotator that ended early has not even seen these.
-        for _ in requests:
-            yield from desk.unanswered()
-        yield from desk.ready()
-        if not desk.has_paused:
-            return
+    rows = RowQueue()
+    pending = PendingRequests(Job(tuple(tasks), annotator, sampling, run), rows)
+    pictures = prefetch(refs, fetch or Fetcher(), annotator.accepts_reduced, pending.fail_load)
+    # A daemon thread, because an annotator that never returns would keep the process alive at exit.
+    thread = threading.Thread(target=pending.answer, args=(pictures,), name="annotate", daemon=True)
+    thread.start()
+    try:
+        yield from rows
+    finally:
+        rows.close()
+        thread.join(CLOSE_TIMEOUT_S)
 
 
 def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
-    """Refuse what could only fail later, row by row.
+    """Check the tasks before any work starts.
 
     Raises:
-        ValueError: there is no task, the same one twice, one that the annotator can't be asked, or one in no Unicode.
+        ValueError: if there is no task, if a task is given twice, if the annotator does not support a task, or if a
+            prompt cannot be encoded in UTF-8.
     """
     if not tasks:
-        raise ValueError("no task: ask for a caption, a query, a detection or a point")
+        raise ValueError("no task: give a caption, a query, a detection or a point")
     for task in tasks:
         if tasks.count(task) > 1:
-            raise ValueError(f"{task.name} {task.prompt!r} is asked twice")
+            raise ValueError(f"{task.name} {task.prompt!r} is given twice: give each task once")
         if type(task) not in annotator.tasks:
-            raise ValueError(f"{annotator.name} can't be asked to {task.name}")
+            supported = ", ".join(sorted(kind.name for kind in annotator.tasks))
+            raise ValueError(f"{annotator.name} can't be asked to {task.name}: give {supported}")
         if not is_utf8(task.prompt):
-            raise ValueError(f"{task.name} {task.prompt!r} has bytes that are no UTF-8: write it in UTF-8")
+            raise ValueError(f"{task.name} {task.prompt!r} is not valid UTF-8: write it in UTF-8")
 
 
 class Annotated(NamedTuple):
-    """What ``Annotate`` gives."""
+    """The two outputs of ``Annotate``: rows of answered tasks and rows of failed tasks."""
 
     annotations: PCollection[Annotation]
     failures: PCollection[Failure]
 
 
 class Annotate(beam.PTransform[PCollection[ImageRef], Annotated]):
-    """Annotate pictures inside any pipeline: references in, ``(annotations, failures)`` out.
+    """Annotate pictures in any pipeline. The output is ``Annotated(annotations, failures)``.
+
+    The rows are those of ``annotate``, with an empty ``run``. Each row keeps the timestamp and window of its reference.
 
     Raises:
-        ValueError: no task, or one that the annotator can't be asked.
+        ValueError: if ``check_tasks`` rejects the tasks.
     """
 
     def __init__(
@@ -97,7 +112,7 @@ class Annotate(beam.PTransform[PCollection[ImageRef], Annotated]):
         self.job, self.fetch = Job(tuple(tasks), annotator, sampling), fetch or Fetcher()
 
     def expand(self, refs: PCollection[ImageRef]) -> Annotated:
-        """One step with two outputs."""
+        """Add one ParDo with two outputs."""
         rows = refs | "Annotate pictures" >> beam.ParDo(_AnnotatePictures(self.job, self.fetch)).with_outputs(
             ANNOTATIONS, FAILURES
         )
@@ -105,7 +120,10 @@ class Annotate(beam.PTransform[PCollection[ImageRef], Annotated]):
 
 
 class _AnnotatePictures(beam.DoFn):
-    """Gathers references, so that pictures of one bundle share batches; rows keep their reference's window."""
+    """Gather up to ``MAX_GATHERED_REFS`` references of a bundle, annotate them, and emit their rows.
+
+    A row keeps the timestamp and window of its reference.
+    """
 
     def __init__(self, job: Job, fetch: Fetcher) -> None:
         self.job, self.fetch = job, fetch
@@ -123,7 +141,7 @@ class _AnnotatePictures(beam.DoFn):
         self, ref: ImageRef, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[TaggedOutput[str, Any]]:
         self.gathered.append((ref, timestamp, window))
-        if len(self.gathered) == REFS_AT_ONCE:
+        if len(self.gathered) == MAX_GATHERED_REFS:
             yield from self.flush()
 
     def finish_bundle(self) -> Iterator[TaggedOutput[str, Any]]:
@@ -131,7 +149,7 @@ class _AnnotatePictures(beam.DoFn):
 
     def flush(self) -> Iterator[TaggedOutput[str, Any]]:
         gathered, self.gathered = self.gathered, []
-        # Lists, since one picture may come at several times: each of them has its rows.
+        # Lists, because one reference may come several times, and each of its timestamps gets its own rows.
         times: dict[str, list[tuple[Timestamp, Any]]] = {}
         for ref, *time_and_window in gathered:
             for task in self.job.tasks_of(ref):
@@ -144,6 +162,9 @@ class _AnnotatePictures(beam.DoFn):
 
 
 def share_annotator(job: Job, shared: Shared) -> Job:
-    """The job with the one copy of its annotator that this process uses: it holds the model."""
+    """Return the job with the annotator that all DoFns with this ``shared`` use in this process.
+
+    The annotator holds the model, so each process needs one copy.
+    """
     annotator: Any = shared.acquire(lambda: job.annotator)
     return job._replace(annotator=annotator)

@@ -22,7 +22,7 @@ from ..core.records import ImageRef, Job, annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
 from ..monitoring.failure_limit import FailureLimit
-from ..monitoring.heartbeat import Pulse
+from ..monitoring.heartbeat import Heartbeat
 from ..monitoring.progress import ProgressFiles
 from ..monitoring.row_counts import CountRows, RowCounts
 from ..output.files import check_output_path, exists
@@ -131,7 +131,7 @@ class _AnnotateShard(beam.DoFn):
         """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
         the notes of a shard mean nothing without it."""
         number, refs = shard
-        with worker_lock(self.output, self.job.run) as token, Pulse().at(number) as pulse:
+        with worker_lock(self.output, self.job.run) as token, Heartbeat().working_on(number) as pulse:
             writer = ShardWriter(self.output, self.job.run, number, self.job.columns)
             with output_errors(self.output):
                 finished = writer.finish()
@@ -150,7 +150,7 @@ class _AnnotateShard(beam.DoFn):
                 with output_errors(self.output):
                     if not writer.publish():
                         summary = writer.published_summary()
-                    annotator.forget()
+                    annotator.clear_journal()
                     notes.tell(number, summary, last=True)
             except BaseException:
                 writer.discard()
@@ -166,7 +166,7 @@ class _AnnotateShard(beam.DoFn):
         notes: ProgressFiles,
         number: int,
         annotator: Annotator,
-        pulse: Pulse,
+        pulse: Heartbeat,
     ) -> Summary:
         summary = Summary()
         # Of a run into an object store, whose notes would be requests, a worker sees the shard that it is at.
@@ -179,7 +179,7 @@ class _AnnotateShard(beam.DoFn):
             with output_errors(self.output):
                 writer.add(row)
                 told = notes.tell(number, summary)
-            pulse.tell(number, summary.rows)
+            pulse.report(number, summary.rows)
             if told:
                 limit.check()
         return summary

@@ -1,4 +1,4 @@
-"""Moondream for users of Beam's RunInference: bytes of images in, rows out, failures as values."""
+"""A Beam ``ModelHandler``, so that ``RunInference`` can annotate images that a pipeline has in memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ Rows = tuple[Row, ...]
 
 
 class MoondreamModelHandler(ModelHandler[bytes, Rows, Annotator]):
-    """For ``RunInference``: the content of an image file in, a tuple with a row for each task out.
+    """Handler for ``RunInference``: takes the bytes of an image file, returns a tuple of rows, one for each task.
 
-    Wrap it in Beam's ``KeyedModelHandler`` to keep names beside the rows; a row itself names its picture by the sha256
-    of its bytes. ``batch_size`` pictures go in at once, never fewer but at the end of a bundle: Beam would otherwise
-    begin with batches of one.
+    The rows are Annotations and Failures. Their ``uri`` is ``sha256:`` and the hex digest of the bytes. To keep a key
+    beside the rows, wrap the handler in Beam's ``KeyedModelHandler``.
+
+    Args:
+        batch_size: pictures in a batch. Only the last batch of a bundle has fewer. Beam's default begins with one.
 
     Raises:
-        ValueError: no task, or one that the annotator can't be asked.
+        ValueError: if ``check_tasks`` rejects the tasks.
     """
 
     def __init__(
@@ -39,13 +41,13 @@ class MoondreamModelHandler(ModelHandler[bytes, Rows, Annotator]):
         self.tasks, self.annotator, self.sampling = tuple(tasks), annotator, sampling
 
     def load_model(self) -> Annotator:
-        """The annotator, which loads when first asked."""
+        """Return the annotator. Its model loads with the first batch."""
         return self.annotator
 
     def run_inference(
         self, batch: Sequence[bytes], model: Annotator, inference_args: Mapping[str, Any] | None = None
     ) -> Iterator[Rows]:
-        """The rows of each picture, in the order of the batch and of the tasks."""
+        """Yield a tuple of rows for each picture, in the order of the batch. A tuple has the order of the tasks."""
         uris = [f"sha256:{sha256(content).hexdigest()}" for content in batch]
         contents: dict[Location, bytes] = dict(zip(uris, batch, strict=True))
         refs = [ImageRef(uri, filename="") for uri in dict.fromkeys(uris)]
@@ -57,9 +59,9 @@ class MoondreamModelHandler(ModelHandler[bytes, Rows, Annotator]):
             yield tuple(rows[job.id_of(ImageRef(uri, filename=""), task)] for task in job.tasks)
 
     def get_num_bytes(self, batch: Sequence[bytes]) -> int:
-        """Bytes of the image files. Beam's own way is to pickle the batch and measure that."""
+        """Return the total length of the image files in bytes. Beam's default would pickle the batch."""
         return sum(map(len, batch))
 
     def get_metrics_namespace(self) -> str:
-        """Where the counters of RunInference stand."""
+        """Return the namespace of the counters that RunInference adds."""
         return "moondream_beam"

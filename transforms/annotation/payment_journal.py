@@ -1,4 +1,4 @@
-"""The journal of an annotator that costs money, kept beside the output: a crash must not pay twice."""
+"""Keep the journal of paid jobs in the output folder, so that a run after a crash does not pay for them again."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from ..core.records import Row
 from ..output.files import glob_files, is_local, make_folder, temporary_folder
 from ..output.layout import Slice
 
-FOLDER = "_paid"
+JOURNAL_FOLDER = "_paid"
 
 
 @dataclass(frozen=True)
 class BeamStore:
-    """A folder on any of Beam's file systems, where an object is written whole or not at all."""
+    """``Store`` in a folder of an object store that Beam can open. Object stores write a whole object or nothing."""
 
     folder: str
 
     def names(self) -> Iterable[str]:
-        """The files that are there; none where there is no folder."""
+        """Return the names of the .json files in the folder, without the folder; empty if the folder is missing."""
         return [FileSystems.split(path)[1] for path in glob_files(FileSystems.join(self.folder, "*.json"))]
 
     def read(self, name: str) -> bytes | None:
-        """A file's content; None where it is gone."""
+        """Return a file's content, or None if the file does not exist."""
         path = FileSystems.join(self.folder, name)
         try:
             with FileSystems.open(path) as file:
                 content: bytes = file.read()
-        except Exception:  # Each store has its own for a file that another worker has just removed.
+        except Exception:  # Each store raises another class if a worker has removed the file in the meantime.
             if FileSystems.exists(path):
                 raise
             return None
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, or replace it."""
+        """Create the file or replace its content. Create the folder if needed."""
         make_folder(self.folder)
         with FileSystems.create(FileSystems.join(self.folder, name)) as file:
             file.write(content)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Delete the file. Do nothing if the file does not exist."""
         path = FileSystems.join(self.folder, name)
         try:
             FileSystems.delete([path])
@@ -60,7 +60,10 @@ class BeamStore:
 
 @dataclass
 class RecordingAnnotator:
-    """An annotator that notes the ids of what it has answered, in the ``scope`` that its journal knows it by."""
+    """An annotator that records the id of each outcome, so that ``clear_journal`` can delete their journal entries.
+
+    ``scope`` is the journal scope of the shard; see ``scope_of``. The other members are those of the inner annotator.
+    """
 
     annotator: Annotator
     scope: str
@@ -68,25 +71,25 @@ class RecordingAnnotator:
 
     @property
     def name(self) -> str:
-        """The annotator's own, as the others."""
+        """Return the inner annotator's name."""
         return self.annotator.name
 
     @property
     def revision(self) -> str:
-        """Which state of the model."""
+        """Return the inner annotator's revision."""
         return self.annotator.revision
 
     @property
     def tasks(self) -> frozenset[type[Task]]:
-        """The kinds of task that it can be asked."""
+        """Return the kinds of task that the inner annotator supports."""
         return self.annotator.tasks
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
-        """Whether fewer pixels of a picture do."""
+        """Return the inner annotator's answer."""
         return self.annotator.accepts_reduced(size, reduced)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Answer a stream, and note what has been."""
+        """Yield the inner annotator's outcomes, and append the id of each to ``ids``."""
         if isinstance(self.annotator, JournaledAnnotator):
             outcomes = self.annotator.answer(requests, self.scope)
         else:
@@ -95,37 +98,43 @@ class RecordingAnnotator:
             self.ids.append(outcome.id)
             yield outcome
 
-    def forget(self) -> None:
-        """What was answered has published rows."""
+    def clear_journal(self) -> None:
+        """Delete the journal entries of all recorded ids. Call this after the shard's rows are committed."""
         if isinstance(self.annotator, JournaledAnnotator):
-            self.annotator.forget(self.ids, self.scope)
+            self.annotator.remove_from_journal(self.ids, self.scope)
 
 
 def scope_of(run: str, shard: int) -> str:
-    """A shard of a run as the journal of paid jobs knows it."""
-    its = Slice.from_run_name(run)
-    return f"{run}/{shard}/{its.number}/{its.of}" if its else f"{run}/{shard}"
+    """Return the journal scope of a shard: ``run/shard``, or ``run/shard/number/of`` if the run is a slice."""
+    part = Slice.from_run_name(run)
+    return f"{run}/{shard}/{part.number}/{part.of}" if part else f"{run}/{shard}"
 
 
 def stop_on_account_error(rows: Iterable[Row]) -> Iterator[Row]:
-    """These rows, until the API refuses us altogether.
+    """Yield these rows.
 
     Raises:
-        StoppedError: it does. The journal keeps what was answered.
+        RunStopped: if the hosted API rejects the account, such as for a wrong key or an empty balance. The journal
+            keeps the answers that are paid and not yet committed.
     """
     try:
         yield from rows
     except AccountError as error:
-        raise RunStopped(f"stopped: {error}; what was answered is kept, and the same command goes on") from error
+        raise RunStopped(
+            f"stopped: {error}; paid answers are kept: correct this and run the same command again to resume"
+        ) from error
 
 
 def with_journal(annotator: Annotator, output: str, run: str) -> Annotator:
-    """An annotator that costs money, with its journal beside an output that a run writes to; any other as it is."""
+    """Return a copy of a hosted annotator that keeps its journal in ``output/_paid``; return others unchanged.
+
+    On a local disk, drafts of journal files lie in ``output/_temporary`` under names that begin with the run's name.
+    """
     if not isinstance(annotator, JournaledAnnotator):
         return annotator
-    folder = FileSystems.join(output, FOLDER)
-    # By its name the next run finds what this one may leave there.
+    folder = FileSystems.join(output, JOURNAL_FOLDER)
+    # The next run deletes the drafts of dead runs, which it recognizes by the run's name.
     drafts = FileSystems.join(temporary_folder(output), f"{run}.")
     store: Store = LocalStore(folder, drafts) if is_local(output) else BeamStore(folder)
-    kept: Annotator = annotator.beside(store)
-    return kept
+    journaled: Annotator = annotator.with_store(store)
+    return journaled

@@ -1,11 +1,12 @@
-"""What is under way between the references that came in and the rows that go out."""
+"""Requests in flight: pictures become requests, outcomes become rows, pictures of the same bytes share a request."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from datetime import datetime, timezone
 from itertools import chain
 from typing import NamedTuple
@@ -14,20 +15,23 @@ from ...models.billing import Billing
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
 from ..core.records import Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage
 from ..images.prefetch import Loaded, LoadFailure
-from ..io.uris import shown
+from ..io.uris import display_uri
+from .row_queue import RowQueue
 
-# Answers that are remembered for pictures of the same bytes that are yet to come: those of a shard, whatever is asked.
-ANSWERS_KEPT = 16_384
-# Copies that may wait for one answer, or to go out. Beyond them the same is asked anew, as rows only go out in between
-# requests: a million pictures of the same bytes would otherwise fill the memory.
-COPIES_AT_ONCE = 1024
-# Failures that wait for so long to go out need no outcome to do so: whoever asks for the next request gets none then,
-# where a host that is down would let hours pass without a row.
-LONGEST_WAIT_SECONDS = 600.0
+# Answers that are kept for later pictures of the same bytes. A shard of the default size has fewer.
+MAX_KEPT_ANSWERS = 16_384
+# Copies that may wait for one answer. The next copy asks the same again, because a million pictures of the same bytes
+# would otherwise fill the memory.
+MAX_COPIES = 1024
+
+LoadedPictures = Generator[Loaded | LoadFailure, None, None]
 
 
 class Waiter(NamedTuple):
-    """One task on one picture that somebody waits for. Without its pixels: a copy of a picture under way needs none."""
+    """One task on one picture whose answer is pending. Holds no pixels, so that waiting copies take little memory.
+
+    ``started`` is on the clock of ``time.perf_counter``.
+    """
 
     ref: ImageRef
     task: Task
@@ -40,95 +44,121 @@ class Waiter(NamedTuple):
 
 
 class PendingRequests:
-    """Requests go out, each question once; outcomes come in and are made rows, one for everybody who asked.
+    """Requests that the annotator has pulled and not yet answered, with the pictures that wait for each answer.
 
-    A question is a task on the bytes of a picture: pictures of the same bytes ask the same.
+    A question is one task on the bytes of a picture; ``Job.question_of`` is its id. Pictures of the same bytes have the
+    same question. Each task on each picture becomes exactly one row in ``rows``.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        # By question: who waits for each request that is under way, the first of them being the one that was asked.
+    def __init__(self, job: Job, rows: RowQueue) -> None:
+        self.job, self._rows = job, rows
+        # By question: the waiters of each request in flight. The first waiter of each list was sent to the annotator.
         self._waiting: dict[str, list[list[Waiter]]] = {}
         self._answered: OrderedDict[str, Outcome] = OrderedDict()
-        self._rows: deque[Row] = deque()
-        self._last_out = time.monotonic()
-        # Whether requests ended before the pictures did.
-        self.has_paused = False
-        # An annotator may pull requests in one thread and give outcomes in another.
+        # An annotator may pull requests in one thread and yield outcomes in another.
         self._lock = threading.Lock()
 
-    def requests(self, pictures: Iterable[Loaded | LoadFailure]) -> Iterator[Request]:
-        """A request for each new task of each picture; pictures that could not be had became failures.
+    def answer(self, pictures: LoadedPictures) -> None:
+        """Run the annotator until all pictures have their rows, then close ``pictures`` and finish the row queue.
 
-        It pauses where these have waited too long: what is left of the pictures is for another call.
+        Runs in a thread. An error of the annotator or of ``pictures`` finishes the row queue, whose consumer raises it.
         """
-        self.has_paused = False
+        requests = _SharedIterator(self._requests(pictures))
+        try:
+            with closing(pictures), closing(requests), closing(self._outcomes(requests)) as outcomes:
+                for outcome in outcomes:
+                    self.resolve(outcome)
+                # An annotator that ended early has left these requests unpulled.
+                for _ in requests:
+                    self.fail_unanswered()
+                self.fail_unanswered()
+        except BaseException as error:
+            self._rows.finish(error)
+        else:
+            self._rows.finish()
+
+    def _outcomes(self, requests: Iterable[Request]) -> Generator[Outcome, None, None]:
+        yield from self.job.annotator.answer(requests)
+
+    def _requests(self, pictures: LoadedPictures) -> Generator[Request, None, None]:
+        """Yield a request for each new question. Skip load failures: ``fail_load`` has put their rows already."""
         for loaded in pictures:
+            self._rows.wait_for_room()
+            if isinstance(loaded, LoadFailure):
+                continue
             for task in self.job.tasks_of(loaded.ref):
-                if isinstance(loaded, LoadFailure):
-                    self._rows.append(self._failure(loaded.ref, task, loaded.stage, loaded.fault))
-                    continue
-                question = self.job.question_of(loaded.sha256, task)
-                if self._is_new(question, self._asked(loaded, task)):
+                question = self.job.request_id(loaded.sha256, task)
+                if self._is_new(question, self._waiter(loaded, task)):
                     uri, sampling = loaded.ref.uri, self.job.sampling
                     yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
-            if isinstance(loaded, LoadFailure) and time.monotonic() - self._last_out >= LONGEST_WAIT_SECONDS:
-                self.has_paused = True
-                return
 
-    def settle(self, outcome: Outcome) -> Iterator[Row]:
-        """The rows that an outcome amounts to: one for each who waited for it.
+    def fail_load(self, failure: LoadFailure) -> None:
+        """Put a Failure into the row queue for each task of a picture that could not be loaded. Never block."""
+        for task in self.job.tasks_of(failure.ref):
+            self._rows.put(self._failure(failure.ref, task, failure.stage, failure.fault))
+
+    def resolve(self, outcome: Outcome) -> None:
+        """Put a row into the row queue for each picture that waits for this outcome.
+
+        The first row has the outcome's timings, tokens and bill; ``copy_of`` makes the others. A fault is not kept: a
+        later picture of the same bytes asks again.
 
         Raises:
-            RuntimeError: nobody asked for it. An annotator that does so can't be trusted with the rest either.
+            RuntimeError: if no request in flight has the outcome's id. Then no answer of the annotator can be trusted.
         """
         with self._lock:
             if outcome.id not in self._waiting:
-                raise RuntimeError(f"{self.job.annotator.name} answered {outcome.id}, which nobody asked")
+                name = self.job.annotator.name
+                raise RuntimeError(
+                    f"{name} answered {outcome.id}, which is not in flight: correct Annotator.answer to return each "
+                    "request's id once"
+                )
             first, *others = self._waiting[outcome.id].pop(0)
             if not self._waiting[outcome.id]:
                 del self._waiting[outcome.id]
-            # What failed is asked again, if somebody should.
             if isinstance(outcome.result, Answer):
                 self._answered[outcome.id] = outcome
-                if len(self._answered) > ANSWERS_KEPT:
+                if len(self._answered) > MAX_KEPT_ANSWERS:
                     self._answered.popitem(last=False)
-        yield self._row(first, outcome)
-        for asked in others:
-            yield self._row(asked, copy_of(outcome))
+        self._put(self._row(first, outcome))
+        for waiter in others:
+            self._put(self._row(waiter, copy_of(outcome)))
 
-    def ready(self) -> Iterator[Row]:
-        """Rows that needed no outcome."""
-        self._last_out = time.monotonic()
-        while self._rows:
-            yield self._rows.popleft()
-
-    def unanswered(self) -> Iterator[Failure]:
-        """A failure for each request that the annotator passed over in silence."""
-        silence = Fault("NoAnswer", f"{self.job.annotator.name} ended without an answer", retryable=True)
+    def fail_unanswered(self) -> None:
+        """Put a ``NoAnswer`` Failure into the row queue for each picture that waits for an answer."""
+        fault = Fault(
+            "NoAnswer", f"{self.job.annotator.name} gave no outcome; run again with --retry-errors", retryable=True
+        )
         with self._lock:
-            passed_over, self._waiting = self._waiting, {}
-        for asked in chain.from_iterable(chain.from_iterable(passed_over.values())):
-            yield self._failure(asked.ref, asked.task, "answer", silence)
+            unanswered, self._waiting = self._waiting, {}
+        for waiter in chain.from_iterable(chain.from_iterable(unanswered.values())):
+            self._put(self._failure(waiter.ref, waiter.task, "answer", fault))
 
-    def _is_new(self, question: str, asked: Waiter) -> bool:
-        """Whether this has to be asked. Otherwise a row is ready, or will be with that of another."""
+    def _put(self, row: Row) -> None:
+        self._rows.wait_for_room()
+        self._rows.put(row)
+
+    def _is_new(self, question: str, waiter: Waiter) -> bool:
+        """Return True if the question needs a request of its own.
+
+        Otherwise the waiter's row is put into the row queue at once, or with the outcome of a request in flight.
+        """
         with self._lock:
             known = self._answered.get(question)
-            if known is None or len(self._rows) >= COPIES_AT_ONCE:
-                under_way = self._waiting.setdefault(question, [])
-                if under_way and len(under_way[-1]) < COPIES_AT_ONCE:
-                    under_way[-1].append(asked)
+            if known is None:
+                in_flight = self._waiting.setdefault(question, [])
+                if in_flight and len(in_flight[-1]) < MAX_COPIES:
+                    in_flight[-1].append(waiter)
                     return False
-                under_way.append([asked])
+                in_flight.append([waiter])
                 return True
             self._answered.move_to_end(question)
-        self._rows.append(self._row(asked, copy_of(known)))
+        self._put(self._row(waiter, copy_of(known)))
         return False
 
-    def _asked(self, loaded: Loaded, task: Task) -> Waiter:
-        # What tasks share is shared out, so that sums over rows are real.
-        sharers = len(self.job.tasks_of(loaded.ref))
+    def _waiter(self, loaded: Loaded, task: Task) -> Waiter:
+        # The tasks of a picture share its load times equally, so that sums over rows are right.
+        num_tasks = len(self.job.tasks_of(loaded.ref))
         return Waiter(
             ref=loaded.ref,
             task=task,
@@ -136,27 +166,27 @@ class PendingRequests:
             width=loaded.size[0],
             height=loaded.size[1],
             started=loaded.started,
-            fetch_ms=loaded.fetch_ms / sharers,
-            decode_ms=loaded.decode_ms / sharers,
+            fetch_ms=loaded.fetch_ms / num_tasks,
+            decode_ms=loaded.decode_ms / num_tasks,
         )
 
-    def _row(self, asked: Waiter, outcome: Outcome) -> Row:
+    def _row(self, waiter: Waiter, outcome: Outcome) -> Row:
         if isinstance(outcome.result, Fault):
-            return self._failure(asked.ref, asked.task, "answer", outcome.result, outcome.backend, outcome.hosted)
-        return self._annotation(asked, outcome.result, outcome)
+            return self._failure(waiter.ref, waiter.task, "answer", outcome.result, outcome.backend, outcome.hosted)
+        return self._annotation(waiter, outcome.result, outcome)
 
-    def _annotation(self, asked: Waiter, answer: Answer, outcome: Outcome) -> Annotation:
-        ref, job, took = asked.ref, self.job, outcome.timings
+    def _annotation(self, waiter: Waiter, answer: Answer, outcome: Outcome) -> Annotation:
+        ref, job, took = waiter.ref, self.job, outcome.timings
         return Annotation(
-            id=job.id_of(ref, asked.task),
+            id=job.id_of(ref, waiter.task),
             key=ref.key,
             filename=ref.filename,
-            uri=shown(ref.uri),
-            sha256=asked.sha256,
-            width=asked.width,
-            height=asked.height,
-            task=asked.task.name,
-            prompt=asked.task.prompt,
+            uri=display_uri(ref.uri),
+            sha256=waiter.sha256,
+            width=waiter.width,
+            height=waiter.height,
+            task=waiter.task.name,
+            prompt=waiter.task.prompt,
             caption=answer.text,
             objects=answer.objects,
             points=answer.points,
@@ -164,12 +194,12 @@ class PendingRequests:
             input_tokens=outcome.tokens.input,
             output_tokens=outcome.tokens.output,
             timings=RowTimings(
-                fetch_ms=asked.fetch_ms,
-                decode_ms=asked.decode_ms,
+                fetch_ms=waiter.fetch_ms,
+                decode_ms=waiter.decode_ms,
                 wait_ms=took.wait_ms,
                 encode_ms=took.encode_ms,
                 generate_ms=took.generate_ms,
-                total_ms=1000 * (time.perf_counter() - asked.started),
+                total_ms=1000 * (time.perf_counter() - waiter.started),
             ),
             backend=outcome.backend,
             model=outcome.model or job.annotator.name,
@@ -179,7 +209,7 @@ class PendingRequests:
             hosted=outcome.hosted,
             byte_offset=ref.byte_range[0],
             byte_size=ref.byte_range[1],
-            columns=ref.columns_of(asked.task),
+            columns=ref.columns_of(waiter.task),
         )
 
     def _failure(
@@ -195,7 +225,7 @@ class PendingRequests:
             id=self.job.id_of(ref, task),
             key=ref.key,
             filename=ref.filename,
-            uri=shown(ref.uri),
+            uri=display_uri(ref.uri),
             task=task.name,
             prompt=task.prompt,
             stage=stage,
@@ -212,6 +242,27 @@ class PendingRequests:
         )
 
 
+class _SharedIterator:
+    """A generator that several threads may pull, one at a time. ``close`` waits for the thread that pulls now.
+
+    An annotator may pull in a thread of its own, also after ``answer`` ended; a plain generator then raises ValueError.
+    """
+
+    def __init__(self, generator: Generator[Request, None, None]) -> None:
+        self._generator, self._pulling = generator, threading.Lock()
+
+    def __iter__(self) -> _SharedIterator:
+        return self
+
+    def __next__(self) -> Request:
+        with self._pulling:
+            return next(self._generator)
+
+    def close(self) -> None:
+        with self._pulling:
+            self._generator.close()
+
+
 def copy_of(outcome: Outcome) -> Outcome:
-    """The same answer for a picture of the same bytes: time, tokens and money that it took are on the first row."""
+    """Return the outcome for another picture of the same bytes, with zero timings, zero tokens and no ``hosted``."""
     return Outcome(outcome.id, outcome.result, outcome.backend, model=outcome.model, revision=outcome.revision)

@@ -1,4 +1,4 @@
-"""A sample of the pictures, annotated for the sake of knowing how long all of them would take."""
+"""The sample of ``moondream-beam estimate``: choose random pictures, annotate them, measure the time and the cost."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from ..images.prefetch import Fetch
 from ..planning.locality import read_order
 from .annotate import annotate, check_tasks
 
-# Of these one at least can be expected to be whole.
-FIRST = 4
+# Images that are annotated before the clock starts, to load the model. Several, because some may fail to load.
+NUM_WARMUP_PICTURES = 4
 
 
 class SampleResult(NamedTuple):
-    """What a sample amounted to: seconds on the clock, once the annotator was ready, which took ``start_seconds``."""
+    """What it took to annotate a sample. ``rows`` counts answers and failures together.
+
+    ``start_seconds`` is the wall time of the warm-up with the model load. ``seconds`` is the wall time of the sample
+    after the warm-up. ``usd`` is what hosted APIs billed for the sample. ``backend`` is empty if no task was answered.
+    """
 
     pictures: int
     rows: int
@@ -38,7 +42,7 @@ class SampleResult(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The pictures of a sample, and how many pictures and requests there are in all."""
+    """References of a sample, and the numbers of ``pictures`` and ``requests`` in the whole input."""
 
     refs: list[ImageRef]
     pictures: int
@@ -46,8 +50,10 @@ class Sample(NamedTuple):
 
 
 def sample(refs: PCollection[ImageRef], tasks: Sequence[Task], size: int, folder: Path) -> None:
-    """Into a folder of this machine write what ``read_sample`` reads: the first ``size`` pictures by their keys, which
-    are digests, so that they are a random sample and always the same."""
+    """Add steps to the pipeline that write a sample into a local folder, where ``read_sample`` reads it.
+
+    The sample is the ``size`` pictures with the smallest keys. Keys are digests: the sample is random and repeatable.
+    """
     asked = tuple(tasks)
     parts: dict[str, PCollection[Any]] = {
         "refs": refs | "Choose" >> Top.Smallest(size, key=lambda ref: ref.key),
@@ -59,27 +65,27 @@ def sample(refs: PCollection[ImageRef], tasks: Sequence[Task], size: int, folder
 
 
 def read_sample(folder: Path) -> Sample:
-    """What ``sample`` left in this folder."""
-    # Written by this very process or its workers, a moment ago.
+    """Return the sample that the finished pipeline of ``sample`` left in this folder."""
+    # Unpickling is safe: this process or its workers wrote these files a moment ago.
     return Sample(*(pickle.loads((folder / name).read_bytes()) for name in Sample._fields))
 
 
 def measure(
     refs: Sequence[ImageRef], tasks: Sequence[Task], annotator: Annotator, sampling: Sampling, fetch: Fetch
 ) -> SampleResult:
-    """Annotate them, as a run would.
+    """Annotate the pictures, in the order of a run, and measure the time and the cost.
 
-    The first pictures are annotated once more, in front and off the clock: the annotator loads with them.
+    The first ``NUM_WARMUP_PICTURES`` pictures are annotated twice; their first time counts only in ``start_seconds``.
 
     Raises:
-        ValueError: there is no picture, or a task that the annotator can't be asked.
+        ValueError: if there is no picture, or if ``check_tasks`` rejects the tasks.
     """
     if not refs:
-        raise ValueError("no picture to measure with")
+        raise ValueError("no picture to measure with: give an input that has pictures")
     check_tasks(tasks, annotator)
     refs = sorted(refs, key=read_order)
     before = time.perf_counter()
-    for _ in annotate(refs[:FIRST], tasks, annotator, sampling=sampling, fetch=fetch):
+    for _ in annotate(refs[:NUM_WARMUP_PICTURES], tasks, annotator, sampling=sampling, fetch=fetch):
         pass
     started = time.perf_counter()
     rows: list[Row] = list(annotate(refs, tasks, annotator, sampling=sampling, fetch=fetch))

@@ -1,4 +1,4 @@
-"""References, annotations and failures as Beam's rows with named fields, for Beam YAML and others that want schemas."""
+"""Convert references, annotations and failures to and from Beam rows with a schema, such as Beam YAML needs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from apache_beam.typehints.schemas import schema_from_element_type
 
 from ...models.tasks import Task
 from ..io.containers.location import ImageCell, locate
-from ..io.uris import basename, check_uri, is_path
-from .prompt_templates import fill, literal, named_columns
+from ..io.uris import basename, check_uri, escape_non_utf8, is_path
+from .prompt_templates import fill_template, named_columns, unescape_braces
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema
 
 URI, FILENAME, PROBLEM = "uri", "filename", "problem"
@@ -33,84 +33,83 @@ REF_SCHEMA = pa.schema(
         *((name, pa.int64()) for name in PLACE),
     ]
 )
-INTEGERS = (schema_pb2.BYTE, schema_pb2.INT16, schema_pb2.INT32, schema_pb2.INT64)
-_PLAIN = (
+_INTEGERS = (schema_pb2.BYTE, schema_pb2.INT16, schema_pb2.INT32, schema_pb2.INT64)
+_PYTHON_TYPES = (
     (pa.types.is_boolean, bool),
     (lambda kind: pa.types.is_integer(kind) and kind != pa.uint64(), int),
     (pa.types.is_floating, float),
     (lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), str),
     (pa.types.is_binary, bytes),
-    # As text: of Beam's writers of files, some know no moments.
+    # As text, because some of Beam's file writers can't write timestamps.
     (lambda kind: kind == ANNOTATION_SCHEMA.field("created_at").type, str),
 )
 
 
-class Asked(NamedTuple):
-    """What is asked of the pictures of rows: ``tasks`` may name fields in braces, those of ``columns`` are kept."""
+class TaskSpec(NamedTuple):
+    """The tasks for the pictures of rows, whose prompts may name fields in braces, and the fields that results keep."""
 
     tasks: tuple[Task, ...]
     columns: tuple[pa.Field, ...] = ()
 
     @property
-    def named(self) -> list[str]:
-        """The fields that prompts name."""
+    def named_fields(self) -> list[str]:
+        """The fields that the prompts name, each once."""
         return named_columns(self.tasks)
 
     def job_tasks(self) -> tuple[Task, ...]:
-        """What the job asks: where no field is named, a doubled brace means one."""
-        return self.tasks if self.named else tuple(map(literal, self.tasks))
+        """Return the tasks for the job. If no prompt names a field, ``{{`` and ``}}`` become single braces."""
+        return self.tasks if self.named_fields else tuple(map(unescape_braces, self.tasks))
 
 
-def asked_of(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequence[str]) -> Asked:
-    """What is asked of these rows, once they were seen to have all fields for it.
+def build_task_spec(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequence[str]) -> TaskSpec:
+    """Return the tasks and the fields to ``keep``, checked against the schema of ``rows``.
 
     Raises:
-        ValueError: their elements have no named fields, lack one, or one to ``keep`` is neither text, number, boolean
-            nor bytes.
+        ValueError: if ``rows`` have no schema, lack ``uri`` or a field that a prompt or ``keep`` names, if ``uri``,
+            ``filename`` or ``problem`` is not text, or if a field to keep is not text, number, boolean or bytes.
     """
     try:
         element_type: Any = rows.element_type
         fields = {field.name: field.type for field in schema_from_element_type(element_type).fields}
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "these are no rows with named fields: give those of ReadImages, or of a MapToFields"
+            "the input has no rows with named fields: take them from ReadImages, ReadManifest or MapToFields"
         ) from error
-    asked = Asked(tuple(tasks))
-    for name in (URI, *asked.named, *keep):
+    spec = TaskSpec(tuple(tasks))
+    for name in (URI, *spec.named_fields, *keep):
         if name not in fields:
-            raise ValueError(f"the rows have no field {name!r}; they have {', '.join(fields)}")
+            raise ValueError(f"the rows have no field {name!r}; they have {', '.join(fields)}: name one of these")
     for name in (URI, FILENAME, PROBLEM):
         if name in fields and fields[name].atomic_type != schema_pb2.STRING:
-            raise ValueError(f"field {name} must be text")
+            raise ValueError(f"field {name} must be text: convert it with MapToFields")
     for name in PLACE:
-        if name in fields and fields[name].atomic_type not in INTEGERS:
-            raise ValueError(f"field {name} must be a whole number")
-    kept = asked._replace(columns=tuple(_arrow_field(name, fields[name]) for name in keep))
-    annotation_schema(kept.columns)
-    return kept
+        if name in fields and fields[name].atomic_type not in _INTEGERS:
+            raise ValueError(f"field {name} must be a whole number: convert it with MapToFields")
+    columns = tuple(_arrow_field(name, fields[name]) for name in keep)
+    annotation_schema(columns)
+    return spec._replace(columns=columns)
 
 
 class RowsToRefs(beam.PTransform[PCollection[Any], PCollection[ImageRef]]):
-    """References from rows with a field ``uri``, and maybe ``filename`` and ``problem``.
+    """Convert rows to references with ``to_ref``.
 
-    A relative path is relative to the folder where the pipeline is built. A row that names no picture becomes a
-    reference that fails at stage ``list``.
+    Relative paths are relative to the working directory of the process that builds the pipeline.
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, spec: TaskSpec) -> None:
         super().__init__()
-        self.asked, self.base = asked, os.getcwd()
+        self.spec, self.base = spec, os.getcwd()
 
     def expand(self, rows: PCollection[Any]) -> PCollection[ImageRef]:
-        """Row by row."""
-        return rows | "As references" >> beam.Map(to_ref, self.asked, self.base)
+        """Convert each row."""
+        return rows | "As references" >> beam.Map(to_ref, self.spec, self.base)
 
 
 class RefsToRows(beam.PTransform[PCollection[ImageRef], PCollection[Any]]):
-    """Rows with the fields ``uri``, ``filename`` and ``problem`` (null where there is none), and those of ``columns``.
+    """Convert references to rows with the fields ``uri``, ``filename``, ``problem`` (null if none) and ``columns``.
 
     Raises:
-        ValueError: a column is of no type that rows have, or its name can't be a field's.
+        ValueError: as ``row_type`` does.
     """
 
     def __init__(self, columns: Sequence[pa.Field] = ()) -> None:
@@ -119,57 +118,63 @@ class RefsToRows(beam.PTransform[PCollection[ImageRef], PCollection[Any]]):
         self.row_type = row_type(self.schema)
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[Any]:
-        """Reference by reference."""
+        """Convert each reference."""
         return refs | "As rows" >> beam.Map(_ref_row, self.schema.names).with_output_types(self.row_type)
 
 
 class AnnotationsToRows(beam.PTransform[PCollection[Annotation], PCollection[Any]]):
-    """Rows with the fields of ``data/``, and the kept ``columns`` behind them; ``created_at`` is text."""
+    """Convert annotations to rows with the fields of ``data/`` and then ``columns``; ``created_at`` is text."""
 
     def __init__(self, columns: Sequence[pa.Field] = ()) -> None:
         super().__init__()
         self.schema = annotation_schema([column.with_nullable(True) for column in columns])
 
     def expand(self, annotations: PCollection[Annotation]) -> PCollection[Any]:
-        """Annotation by annotation."""
+        """Convert each annotation."""
         to_row = beam.Map(_annotation_row, self.schema.names).with_output_types(row_type(self.schema))
         return annotations | "As rows" >> to_row
 
 
 class FailuresToRows(beam.PTransform[PCollection[Failure], PCollection[Any]]):
-    """Rows with the fields of ``errors/``; ``created_at`` is text."""
+    """Convert failures to rows with the fields of ``errors/``; ``created_at`` is text."""
 
     def expand(self, failures: PCollection[Failure]) -> PCollection[Any]:
-        """Failure by failure."""
+        """Convert each failure."""
         to_row = beam.Map(lambda failure: _row(FAILURE_SCHEMA.names, failure))
         return failures | "As rows" >> to_row.with_output_types(row_type(FAILURE_SCHEMA))
 
 
 def row_type(schema: pa.Schema) -> RowTypeConstraint:
-    """The type of Beam's rows with these columns.
+    """Return the type of Beam rows with the columns of ``schema``.
 
     Raises:
-        ValueError: one is of no type that rows have, or its name can't be a field's.
+        ValueError: if a column has a type that rows don't support, or a name that is not a Python identifier, starts
+            with ``_`` or occurs twice.
     """
     for field in schema:
         if not field.name.isidentifier() or field.name.startswith("_"):
             raise ValueError(
-                f"column {field.name!r} can't be a field: its name must be a word of letters, digits and _"
+                f"column {field.name!r} can't be a field: rename it with letters, digits and _, and a letter first"
             )
         if schema.names.count(field.name) > 1:
-            raise ValueError(f"column {field.name}: rows have a field of this name already, rename it")
+            raise ValueError(f"column {field.name}: the rows already have a field of this name; rename the column")
     return RowTypeConstraint.from_fields([(field.name, _field_type(field)) for field in schema])
 
 
-def to_ref(row: Any, asked: Asked, base: str) -> ImageRef:
-    """The reference that a row means."""
-    named, kept = asked.named, [column.name for column in asked.columns]
+def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
+    """Return the reference of a row with the field ``uri``, and maybe ``filename`` and ``problem``.
+
+    A relative path is relative to the folder ``base``. The tasks are those of ``spec`` with the row's fields filled in,
+    or empty if no prompt names a field and none is kept. If the row has a ``problem``, an empty or invalid ``uri``, or
+    an empty field that a prompt names, the reference has a ``problem``, and its prompts are not filled in.
+    """
+    named, kept = spec.named_fields, [column.name for column in spec.columns]
     values = {name: getattr(row, name, None) for name in (URI, FILENAME, PROBLEM, *named, *kept)}
     uri, problem, inside = values[URI] or "", values[PROBLEM] or "", None
     if not uri:
-        # Rows without a picture are told apart by what else they hold.
+        # A hash of the other fields keeps rows without a URI apart.
         uri = f"row:{hashlib.sha256(repr(values).encode('utf-8', 'backslashreplace')).hexdigest()[:20]}"
-        problem = problem or "field uri is empty"
+        problem = problem or "field uri is empty: fill it in"
     filename = values[FILENAME] or ""
     tasks: tuple[Task, ...] = ()
     try:
@@ -179,17 +184,22 @@ def to_ref(row: Any, asked: Asked, base: str) -> ImageRef:
             inside = locate(uri, *(getattr(row, name, None) for name in PLACE))
         filename = filename or basename(uri)
         if named or kept:
-            tasks = asked.tasks if problem else tuple(dict.fromkeys(fill(task, values) for task in asked.tasks))
+            tasks = spec.tasks
+            if not problem:
+                tasks = tuple(dict.fromkeys(fill_template(task, values) for task in spec.tasks))
     except ValueError as error:
-        problem, tasks = problem or str(error), asked.tasks if named or kept else ()
+        problem, tasks = problem or str(error), spec.tasks if named or kept else ()
     columns = (tuple(values[name] for name in kept),) * len(tasks) if kept else ()
     return ImageRef(uri, filename, tasks, columns, problem, inside)
 
 
 def _ref_row(ref: ImageRef, names: Sequence[str]) -> Any:
     problem = ref.problem
-    if _text(ref.uri) != ref.uri:
-        problem = problem or "its name is no UTF-8, which rows can't hold: rename it, or use the command"
+    if _field_value(ref.uri) != ref.uri:
+        problem = (
+            problem
+            or "its name is not UTF-8, which Beam rows can't hold: rename the file, or use moondream-beam annotate"
+        )
     group = ref.inside.row_group if isinstance(ref.inside, ImageCell) else None
     kept = ref.columns[0] if ref.columns else (None,) * (len(names) - len(REF_SCHEMA))
     return _row(names, (ref.uri, ref.filename, problem or None, *ref.byte_range, group, *kept))
@@ -201,29 +211,30 @@ def _annotation_row(row: Annotation, names: Sequence[str]) -> Any:
 
 
 def _row(names: Sequence[str], values: Sequence[Any]) -> Any:
-    return Row(**dict(zip(names, map(_text, values), strict=True)))
+    return Row(**dict(zip(names, map(_field_value, values), strict=True)))
 
 
-def _text(value: Any) -> Any:
-    """A value as rows hold it: odd bytes in names of files as escapes, as in Parquet, and a moment as text."""
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "backslashreplace").decode()
+def _field_value(value: Any) -> Any:
+    """Return a value as Beam rows hold it: text with ``escape_non_utf8``, a timestamp as ISO 8601 text."""
+    if isinstance(value, str):
+        return escape_non_utf8(value)
     return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
 
 
 def _field_type(field: pa.Field) -> Any:
-    kind: Any = next((plain for fits, plain in _PLAIN if fits(field.type)), None)
-    if kind is None and pa.types.is_list(field.type):
-        kind = Sequence[_field_type(field.type.value_field.with_nullable(False))]  # type: ignore[misc]
-    elif kind is None and pa.types.is_struct(field.type):
-        kind = RowTypeConstraint.from_fields([(part.name, _field_type(part)) for part in field.type])
-    elif kind is None:
-        raise ValueError(f"column {field.name} is {field.type}: fields are text, numbers, booleans or bytes")
-    # Beam knows no X | None.
-    return Optional[kind] if field.nullable else kind  # noqa: UP045
+    """Return the Python type of a Beam field for an Arrow field; raise ValueError if there is none."""
+    python_type: Any = next((plain for matches, plain in _PYTHON_TYPES if matches(field.type)), None)
+    if python_type is None and pa.types.is_list(field.type):
+        python_type = Sequence[_field_type(field.type.value_field.with_nullable(False))]  # type: ignore[misc]
+    elif python_type is None and pa.types.is_struct(field.type):
+        python_type = RowTypeConstraint.from_fields([(member.name, _field_type(member)) for member in field.type])
+    elif python_type is None:
+        raise ValueError(f"column {field.name} is {field.type}: convert it to text, numbers, booleans or bytes")
+    # Beam does not support X | None.
+    return Optional[python_type] if field.nullable else python_type  # noqa: UP045
 
 
-def _arrow_field(name: str, kind: schema_pb2.FieldType) -> pa.Field:
-    if kind.WhichOneof("type_info") != "atomic_type":
-        raise ValueError(f"field {name} can't be kept: it is neither text, number, boolean nor bytes")
-    return pa.field(name, ATOMIC_TYPE_TO_PYARROW[kind.atomic_type])
+def _arrow_field(name: str, field_type: schema_pb2.FieldType) -> pa.Field:
+    if field_type.WhichOneof("type_info") != "atomic_type":
+        raise ValueError(f"field {name} can't be kept: convert it to text, a number, a boolean or bytes")
+    return pa.field(name, ATOMIC_TYPE_TO_PYARROW[field_type.atomic_type])

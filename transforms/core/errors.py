@@ -1,4 +1,4 @@
-"""Ends that are no accident: why a run stops before all is done, in one line that reaches whoever started it."""
+"""Errors that end a run before all is done, each with a one-line reason for the user."""
 
 from __future__ import annotations
 
@@ -6,72 +6,70 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from ...models.moondream.engine.memory import is_out_of_memory
-from ..io.uris import BUCKETS, scheme_of
+from ...models.moondream.devices import is_out_of_memory
+from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 
 
 class RunStopped(RuntimeError):
-    """The run can't go on or should not. What it published stays, and the same command goes on from there."""
+    """The run must stop. What it published stays, and the same command resumes it."""
 
 
-# What Python says where a thread has no room for its stack.
-NO_THREAD = "can't start new thread"
+# Python's message if there is no memory for the stack of a new thread.
+THREAD_START_FAILED = "can't start new thread"
 
 
 @contextlib.contextmanager
 def output_errors(output: str) -> Iterator[None]:
-    """Within this block an OSError is the output's: its disk is full, or it can't be reached.
+    """Raise errors of this block as RunStopped if they come from writing to ``output``.
 
-    Beam's clients of buckets raise errors of their own, of no common kind: there it is any error.
+    If ``output`` is on a disk, every OSError counts as such. If it is in an object store, every exception does, because
+    the errors of Beam's clients have no common base class there.
 
     Raises:
-        StoppedError: instead of it.
+        RunStopped: instead of such an error, with the path and the error in its message. Other errors pass through.
     """
-    in_bucket = scheme_of(output) in BUCKETS
+    in_object_store = scheme_of(output) in OBJECT_STORE_SCHEMES
     try:
         yield
     except RunStopped:
         raise
     except Exception as error:
-        if not in_bucket and not isinstance(error, OSError):
+        if not in_object_store and not isinstance(error, OSError):
             raise
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise RunStopped(
-            f"stopped: can't write to {output}: {told}; once that is cured the same command goes on"
+            f"stopped: can't write to {output}: {reason}. Correct this, then run the same command again to resume."
         ) from error
 
 
 @contextlib.contextmanager
 def out_of_memory_errors() -> Iterator[None]:
-    """Within this block an error for want of memory, of whatever kind, ends the run in a line. What a single picture
-    is too large for has become a row before.
+    """Raise errors of this block as RunStopped if they mean that CPU or GPU memory is exhausted.
+
+    A single picture that is too large for the memory raises nothing here: it has become a failure row before.
 
     Raises:
-        StoppedError: instead of it.
+        RunStopped: instead of such an error. Other errors pass through.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RunStopped) or not (is_out_of_memory(error) or NO_THREAD in str(error)):
+        if isinstance(error, RunStopped) or not (is_out_of_memory(error) or THREAD_START_FAILED in str(error)):
             raise
         raise RunStopped(
-            "stopped: this process has no memory left; with fewer --workers or a smaller --batch-size, or more memory,"
-            " the same command goes on"
+            "stopped: this process has no memory left. Use fewer --workers or a smaller --batch-size, then run the same"
+            " command again to resume."
         ) from error
 
 
 def stop_reason(error: BaseException | None) -> str | None:
-    """What a StoppedError said that stands somewhere in this error's chain; None when there is none."""
-    return message_of(RunStopped, error)
+    """Return the message of the first RunStopped in an error's chain of causes, or None if there is none.
 
-
-def message_of(kind: type[Exception], error: BaseException | None) -> str | None:
-    """What an error of this kind said that stands somewhere in an error's chain; None when there is none.
-
-    Of an error in a worker process Beam tells no more than its traceback, as text.
+    Beam reports an error of a worker process by the text of its traceback, so "RunStopped: MESSAGE" is searched in the
+    messages too. Of the message, the first line is returned, without Beam's suffix "[while running ...]".
     """
     while error is not None:
-        if told := re.search(rf"\b{kind.__name__}: (.+)", f"{type(error).__name__}: {error}"):
-            return re.sub(r"\s*\[while running .*", "", told[1])
+        if found := re.search(rf"\b{RunStopped.__name__}: (.+)", f"{type(error).__name__}: {error}"):
+            return re.sub(r"\s*\[while running .*", "", found[1])
         error = error.__cause__ or error.__context__
     return None

@@ -1,4 +1,4 @@
-"""Prompts that name columns: "Is {product} in the picture?" becomes a question for each row of a manifest."""
+"""Fill columns of a manifest into prompts, such as "Is {product} in the picture?". ``{{`` and ``}}`` mean braces."""
 
 from __future__ import annotations
 
@@ -8,69 +8,71 @@ from string import Formatter
 from typing import Any
 
 from ...models.tasks import Task
-from ..io.uris import checked_text
+from ..io.uris import check_utf8
 
 
 def named_columns(tasks: Iterable[Task]) -> list[str]:
-    """The columns that prompts name, each once.
+    """Return the columns that the prompts of tasks name in braces, each once, in order.
 
     Raises:
-        ValueError: a brace stands alone, or holds more than a name.
+        ValueError: if a brace is single, or braces contain anything but a column's name.
     """
-    names = dict.fromkeys(name for task in tasks for _, name in _pieces(_text(task)) if name is not None)
+    names = dict.fromkeys(name for task in tasks for _, name in _parse(_text(task)) if name is not None)
     return list(names)
 
 
-def literal(task: Task) -> Task:
-    """A task that names no column, with its doubled braces as single ones."""
-    return _with_text(task, lambda text: "".join(before for before, _ in _pieces(text)))
+def unescape_braces(task: Task) -> Task:
+    """Return a task that names no column with ``{{`` and ``}}`` in its prompt as single braces."""
+    return _with_text(task, lambda text: "".join(before for before, _ in _parse(text)))
 
 
-def fill(task: Task, row: Mapping[str, Any]) -> Task:
-    """The task of one row.
+def fill_template(task: Task, row: Mapping[str, Any]) -> Task:
+    """Return the task with the columns of ``row`` filled into its prompt.
 
     Raises:
-        ValueError: a column is empty or missing there.
+        ValueError: if a column that the prompt names is missing, blank or not UTF-8 in ``row``.
     """
 
     def filled(text: str) -> str:
-        return "".join(before + (value_of(row, name) if name is not None else "") for before, name in _pieces(text))
+        return "".join(before + (column_text(row, name) if name is not None else "") for before, name in _parse(text))
 
     return _with_text(task, filled)
 
 
-def value_of(row: Mapping[str, Any], column: str) -> str:
-    """A column's value in one row, as text.
+def column_text(row: Mapping[str, Any], column: str) -> str:
+    """Return a column's value in a row as text.
 
     Raises:
-        ValueError: it is empty, missing or no UTF-8.
+        ValueError: if the value is missing, None, blank or not UTF-8.
     """
     value = row.get(column)
     if value is None or not str(value).strip():
-        raise ValueError(f"column {column} is empty")
-    return checked_text(str(value), column)
+        raise ValueError(f"column {column} is empty: fill it in")
+    return check_utf8(str(value), column)
 
 
-def template(column: str) -> str:
-    """The prompt that is nothing but a column.
+def column_template(column: str) -> str:
+    """Return the prompt that consists of a column: ``{column}``.
 
     Raises:
-        ValueError: its name has braces, which can't stand between braces.
+        ValueError: if the column's name contains a brace.
     """
     if set(column) & set("{}"):
         raise ValueError(f"column {column!r} can't be a prompt: rename it without braces")
     return "{" + column + "}"
 
 
-def _pieces(text: str) -> Sequence[tuple[str, str | None]]:
-    """Text, and the name of the column that follows it."""
+def _parse(text: str) -> Sequence[tuple[str, str | None]]:
+    """Return pairs of literal text and the column named after it, None if there is none."""
     try:
         found = list(Formatter().parse(text))
     except ValueError as error:
-        raise ValueError(f"prompt {text!r}: {error}; a brace that is none of a column's is doubled") from error
-    for _, name, form, conversion in found:
-        if name is not None and (not name or form or conversion):
-            raise ValueError(f"prompt {text!r}: between braces stands the name of a column, nothing else")
+        raise ValueError(
+            f"prompt {text!r}: {error}; write {{{{ and }}}} for a brace that is not around a column"
+        ) from error
+    for _, name, format_spec, conversion in found:
+        if name is not None and (not name or format_spec or conversion):
+            raise ValueError(f"prompt {text!r}: write only the name of a column between braces")
     return [(before, name) for before, name, _, _ in found]
 
 
@@ -84,5 +86,5 @@ def _with_text(task: Task, change: Callable[[str], str]) -> Task:
 
 
 def _text_fields(task: Task) -> list[str]:
-    """What a task is asked in words of the user: a question, or the name of a thing."""
+    """Return the names of a task's fields that the user words: ``question`` or ``object``."""
     return [field.name for field in fields(task) if field.name in ("question", "object")]

@@ -1,4 +1,4 @@
-"""The rows that flow and the Arrow schemas that they are written with."""
+"""References to pictures, the rows of an output with their Arrow schemas, and the job that makes rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from ...models.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 from ..io.containers.location import ImageCell, Member
-from ..io.uris import as_written, shown
+from ..io.uris import display_uri, escape_non_utf8
 
 Stage = Literal["list", "fetch", "decode", "answer"]
 
@@ -23,10 +23,12 @@ Location = str | Member | ImageCell
 
 
 class ImageRef(NamedTuple):
-    """Where a picture lies, its name relative to the input's root, and what to ask of it.
+    """A picture to annotate: its URI, its name relative to the root of the input, and its tasks.
 
-    Without ``tasks`` of its own it is asked those of the job. ``columns`` are what a manifest says beside each of its
-    tasks and is kept. A ``problem`` is why there is no picture to look for: all that was asked has failed.
+    Attributes:
+        tasks: its own tasks; if empty, it gets the tasks of the job.
+        columns: for each of ``tasks``, the values of the manifest's columns that its row keeps; empty if none are kept.
+        problem: why the picture can't be read, if the input already showed that. Each task becomes a failure then.
     """
 
     uri: str
@@ -49,21 +51,23 @@ class ImageRef(NamedTuple):
 
     @property
     def key(self) -> str:
-        """A short name for the picture, the same in every run, without dots."""
-        return hashlib.sha256(shown(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
+        """The picture's id in file names: 20 hex digits of the sha256 of its displayed URI, the same in every run."""
+        return hashlib.sha256(display_uri(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
 
     def columns_of(self, task: Task) -> tuple[Any, ...]:
-        """What is kept beside one of its tasks."""
+        """Return the manifest's values that the row of one of ``tasks`` keeps; () if there are none."""
         return self.columns[self.tasks.index(task)] if self.columns else ()
 
-    def asking(self, tasks: tuple[Task, ...]) -> ImageRef:
-        """The same picture, asked some of its tasks only."""
+    def with_tasks(self, tasks: tuple[Task, ...]) -> ImageRef:
+        """Return this reference with only some of its tasks, and their columns."""
         return self._replace(tasks=tasks, columns=tuple(map(self.columns_of, tasks)) if self.columns else ())
 
 
 class RowTimings(NamedTuple):
-    """Milliseconds. What a row shared with others (a fetch, a decoding, a pass of the model) it bears an equal part
-    of, so that sums over rows are real; ``wait_ms`` (for a turn) and ``total_ms`` are times on the clock.
+    """The milliseconds that a row took.
+
+    Time spent on several rows at once (a fetch, a decoding, a forward pass) is split equally among them, so that sums
+    over rows are right. ``wait_ms`` (in the queue) and ``total_ms`` are not split: they are wall-clock times.
     """
 
     fetch_ms: float = 0.0
@@ -75,7 +79,7 @@ class RowTimings(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """A row of ``data/``: one task on one picture, answered."""
+    """A row of ``data/``: the answer to one task on one picture."""
 
     id: str
     key: str
@@ -99,15 +103,15 @@ class Annotation(NamedTuple):
     run: str
     created_at: datetime
     hosted: Billing | None = None
-    # Of a member of a tar archive: the place of its bytes in the (decompressed) archive.
+    # Where the bytes of a member of a tar archive lie in the decompressed archive; None for all other pictures.
     byte_offset: int | None = None
     byte_size: int | None = None
-    # Last, and as many as the schema has more of: what a manifest said, and was to be kept.
+    # The values of the manifest's columns that the row keeps, in the order of the schema's last columns.
     columns: tuple[Any, ...] = ()
 
 
 class Failure(NamedTuple):
-    """A row of ``errors/``: one task on one picture that has no answer, and why."""
+    """A row of ``errors/``: why one task on one picture has no answer."""
 
     id: str
     key: str
@@ -182,20 +186,23 @@ FAILURE_SCHEMA = pa.schema(
 
 
 def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
-    """The schema of ``data/`` with these columns of a manifest at its end.
+    """Return the schema of ``data/`` with ``columns`` of a manifest at its end.
 
     Raises:
-        ValueError: two have the same name.
+        ValueError: if two columns have the same name.
     """
     names = [*ANNOTATION_SCHEMA.names, *(column.name for column in columns)]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"column {name} can't be kept: there is one of this name, rename it in the manifest")
+            raise ValueError(f"column {name} can't be kept: a column of this name exists; rename it in the manifest")
     return pa.schema([*ANNOTATION_SCHEMA, *columns])
 
 
 class Job(NamedTuple):
-    """What a run asks of each picture that has no tasks of its own, and of whom; ``columns`` are kept on its rows."""
+    """What a run does with each picture: the tasks, unless the picture has its own, and the annotator.
+
+    ``columns`` are the columns of a manifest that rows keep.
+    """
 
     tasks: tuple[Task, ...]
     annotator: Annotator
@@ -204,15 +211,18 @@ class Job(NamedTuple):
     columns: tuple[pa.Field, ...] = ()
 
     def tasks_of(self, ref: ImageRef) -> tuple[Task, ...]:
-        """What is asked of this picture."""
+        """Return the picture's own tasks, or those of the job if it has none."""
         return ref.tasks or self.tasks
 
     def id_of(self, ref: ImageRef, task: Task) -> str:
-        """The name of one task on one picture: sha256 over all that decides the answer, as 64 hex digits."""
-        return self._digest(shown(ref.uri), task)
+        """Return the ``id`` of a row: a sha256 of displayed URI, task, sampling, model and revision, 64 hex digits."""
+        return self._digest(display_uri(ref.uri), task)
 
-    def question_of(self, sha256: str, task: Task) -> str:
-        """The name of one task on these bytes, wherever they lie: it seeds the draws, and is asked once."""
+    def request_id(self, sha256: str, task: Task) -> str:
+        """Return the id, in the form of ``id_of``, of a task on a picture with this sha256 of its bytes, at any URI.
+
+        It seeds the sampling, and requests with the same id are answered once.
+        """
         return self._digest(f"sha256:{sha256}", task)
 
     def _digest(self, picture: str, task: Task) -> str:
@@ -224,10 +234,10 @@ class Job(NamedTuple):
 
 
 def to_table(rows: list[Any], schema: pa.Schema) -> pa.Table:
-    """Rows of one kind as an Arrow table of that schema."""
+    """Return rows, all Annotations or all Failures, as an Arrow table with this schema."""
     if schema.names[: len(ANNOTATION_SCHEMA)] == ANNOTATION_SCHEMA.names:
-        nothing = (None,) * (len(schema) - len(ANNOTATION_SCHEMA))
-        rows = [(*row[:-1], *(row.columns or nothing)) for row in rows]
+        no_columns = (None,) * (len(schema) - len(ANNOTATION_SCHEMA))
+        rows = [(*row[:-1], *(row.columns or no_columns)) for row in rows]
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
     arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -237,4 +247,4 @@ def _array(column: list[Any], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(column, kind)
     except UnicodeEncodeError:
-        return pa.array([text if text is None else as_written(text) for text in column])
+        return pa.array([text if text is None else escape_non_utf8(text) for text in column])

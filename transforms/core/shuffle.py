@@ -1,6 +1,6 @@
-"""Many small things as one element: what goes through a shuffle is packed, or the local runner's memory grows by each.
+"""Pack many small items into one Beam element, because a shuffle costs memory and time for each element.
 
-A reference of its own costs Beam a kilobyte at every step and half the time of planning; in a pack it costs some bytes.
+The local runner holds a kilobyte for each element at every step. In a pack, a reference takes less than 20 bytes.
 """
 
 from __future__ import annotations
@@ -17,88 +17,89 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from .records import ImageRef
 
-# Things that meet lie in the same bucket, which must fit into memory: a quarter of a million pictures, of a billion.
+# Items that are compared share a bucket, which must fit into memory. Of a billion pictures, it has 250,000.
 NUM_HASH_BUCKETS = 4096
-# Things that a worker holds before it packs them.
-HELD = 65_536
+# The number of items in a Packer before it packs them.
+MAX_BUFFERED = 65_536
 
+# A number, such as that of a bucket, and a pack of items.
 Packed = tuple[int, bytes]
 
 
-def pack(things: list[Any]) -> bytes:
-    """Things that can be pickled, as bytes."""
-    return zlib.compress(pickle.dumps(things, pickle.HIGHEST_PROTOCOL), 1)
+def pack(items: list[Any]) -> bytes:
+    """Return items that can be pickled as bytes for ``unpack``."""
+    return zlib.compress(pickle.dumps(items, pickle.HIGHEST_PROTOCOL), 1)
 
 
 def unpack(packed: bytes) -> list[Any]:
-    """The things again."""
-    things: list[Any] = pickle.loads(zlib.decompress(packed))
-    return things
+    """Return the items that ``pack`` packed, in their order."""
+    items: list[Any] = pickle.loads(zlib.decompress(packed))
+    return items
 
 
 def unpack_all(packs: Iterable[bytes]) -> Iterator[Any]:
-    """The things of many packs, one pack at a time."""
+    """Yield the items of many packs. Only one pack is in memory at a time."""
     for packed in packs:
         yield from unpack(packed)
 
 
 def hash_bucket(key: str) -> int:
-    """The bucket of a picture, by its key."""
+    """Return the bucket, 0 to ``NUM_HASH_BUCKETS - 1``, of a string that starts with 8 hex digits of a hash."""
     return int(key[:8], 16) % NUM_HASH_BUCKETS
 
 
 class Packer:
-    """Gathers things by number, and packs all that it holds when that has become much."""
+    """Group items by number, and pack all groups whenever ``MAX_BUFFERED`` items are held."""
 
     def __init__(self) -> None:
-        self._things: dict[int, list[Any]] = {}
+        self._groups: dict[int, list[Any]] = {}
         self._held = 0
 
-    def add(self, number: int, thing: Any) -> Iterator[Packed]:
-        """Take one more."""
-        self._things.setdefault(number, []).append(thing)
+    def add(self, number: int, item: Any) -> Iterator[Packed]:
+        """Add an item to the group ``number``. If ``MAX_BUFFERED`` items are held then, yield one pack per group."""
+        self._groups.setdefault(number, []).append(item)
         self._held += 1
-        if self._held >= HELD:
-            yield from self.rest()
+        if self._held >= MAX_BUFFERED:
+            yield from self.flush()
 
-    def rest(self) -> Iterator[Packed]:
-        """All that is held."""
-        things, self._things, self._held = self._things, {}, 0
-        for number, group in things.items():
+    def flush(self) -> Iterator[Packed]:
+        """Yield one pack per group, and drop all items."""
+        groups, self._groups, self._held = self._groups, {}, 0
+        for number, group in groups.items():
             yield number, pack(group)
 
 
 class PackBy(beam.DoFn):
-    """Things to packs by their bucket, which ``number`` tells; packs are in the global window."""
+    """Pack items by ``bucket_of(item)`` into elements of ``Packed``. The packs are in the global window."""
 
-    def __init__(self, number: Callable[[Any], int]) -> None:
-        self.number = number
+    def __init__(self, bucket_of: Callable[[Any], int]) -> None:
+        self.bucket_of = bucket_of
         self._packer = Packer()
 
     def start_bundle(self) -> None:
-        """Begin with nothing."""
+        """Start with an empty Packer."""
         self._packer = Packer()
 
-    def process(self, thing: Any) -> Iterator[Packed]:
-        """Hold it, or pack what is held."""
-        yield from self._packer.add(self.number(thing), thing)
+    def process(self, item: Any) -> Iterator[Packed]:
+        """Add an item, and yield the packs if there are any."""
+        yield from self._packer.add(self.bucket_of(item), item)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Pack the rest."""
-        yield from map(GlobalWindows.windowed_value, self._packer.rest())
+        """Yield the packs of the remaining items."""
+        yield from map(GlobalWindows.windowed_value, self._packer.flush())
 
 
-def number_of_ref(ref: ImageRef) -> int:
-    """The bucket of a reference."""
+def ref_bucket(ref: ImageRef) -> int:
+    """Return the bucket of a reference, by its key."""
     return hash_bucket(ref.key)
 
 
 class DistinctRefs(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
-    """Of references to one picture that first by name; they come out spread over the workers."""
+    """Keep one reference per key: that with the first ``filename``. The results are spread over the workers."""
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[ImageRef]:
-        """Bring those together that may be the same, in packs."""
-        packs = refs | "Pack" >> beam.ParDo(PackBy(number_of_ref)).with_output_types(Packed)
+        """Group the references by bucket, in packs, and compare them there."""
+        packs = refs | "Pack" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
         return packs | "Group" >> beam.GroupByKey() | "First of each" >> beam.FlatMapTuple(_first_of_each)
 
 

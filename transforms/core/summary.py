@@ -1,4 +1,4 @@
-"""How much there was to do, and what a shard, and a whole run, amounted to: sums over pictures and rows."""
+"""Counts of the work to do, and sums over the rows of a shard or a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ BILLED_COLUMNS = ("hosted",)
 
 
 class Count(NamedTuple):
-    """How much there is to do: pictures with something left, their requests, and requests already in the output.
+    """How much work there is: pictures with requests to make, and requests by state.
 
-    Of those to do, ``retried`` have failed before.
+    ``pending`` requests are to be made, ``done`` ones are in the output already. ``retried`` of the pending ones failed
+    in an earlier run.
     """
 
     pictures: int = 0
@@ -27,7 +28,7 @@ class Count(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Rows, tokens, milliseconds, and what hosted APIs billed, as sums."""
+    """Sums over rows: rows by kind, tokens, milliseconds, and what hosted APIs billed."""
 
     annotations: int = 0
     failures: int = 0
@@ -40,11 +41,11 @@ class Summary(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Rows of both kinds."""
+        """The number of rows, annotations and failures."""
         return self.annotations + self.failures
 
     def plus(self, row: Row) -> Summary:
-        """These sums and one more row."""
+        """Return these sums with one more row added."""
         billed_units = self.billed_units + (row.hosted.units if row.hosted else 0.0)
         usd = self.usd + ((row.hosted.usd or 0.0) if row.hosted else 0.0)
         if not isinstance(row, Annotation):
@@ -61,8 +62,8 @@ class Summary(NamedTuple):
         )
 
     @classmethod
-    def of_table(cls, table: pa.Table) -> Summary:
-        """The sums over rows of ``data/``, of which at least ``SUMMED_COLUMNS`` were read."""
+    def from_annotations(cls, table: pa.Table) -> Summary:
+        """Return the sums over a table of rows of ``data/`` with at least ``SUMMED_COLUMNS``."""
         flat = table.flatten()
 
         def total(column: str) -> Any:
@@ -78,8 +79,8 @@ class Summary(NamedTuple):
         )
 
     @classmethod
-    def of_failures(cls, table: pa.Table) -> Summary:
-        """The sums over rows of ``errors/``, of which at least ``BILLED_COLUMNS`` were read."""
+    def from_failures(cls, table: pa.Table) -> Summary:
+        """Return the sums over a table of rows of ``errors/`` with at least ``BILLED_COLUMNS``."""
         return cls(failures=len(table), **_billed(table))
 
 
@@ -90,10 +91,10 @@ def _billed(table: pa.Table) -> dict[str, Any]:
 
 
 def sum_summaries(summaries: Iterable[Summary]) -> Summary:
-    """The sum of many, field by field."""
+    """Return the sum of many summaries, field by field."""
     return Summary(*(sum(column) for column in zip(Summary(), *summaries, strict=True)))
 
 
 def sum_counts(counts: Iterable[Count]) -> Count:
-    """The sum of counts, field by field."""
+    """Return the sum of many counts, field by field."""
     return Count(*(sum(column) for column in zip(Count(), *counts, strict=True)))

@@ -1,4 +1,4 @@
-"""Pictures to look at: some at random and some of each suspicion, as thumbnails with their rows."""
+"""The gallery of the report: some random pictures and some for each quality flag, with thumbnails and rows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..images.refetch import NotKeptError, relocate
 from .quality import QUALITY_FLAGS
 from .reader import Dataset, literal
 
-# What goes onto a page, so that it stays below ten megabytes whatever the rows hold.
-RANDOM_PICTURES, SUSPICIOUS_PICTURES = 36, 8
+# Limits that keep the page below 10 MB. NUM_FLAGGED_PICTURES is for each quality flag.
+NUM_RANDOM_PICTURES, NUM_FLAGGED_PICTURES = 36, 8
 ROWS_OF_A_PICTURE, PLACES_OF_A_ROW = 6, 30
 TEXT_CHARACTERS = 600
 THUMBNAIL_SIDE, THUMBNAIL_BYTES, THUMBNAIL_QUALITIES = 360, 24_000, (80, 60, 40, 20)
-# More tasks on one picture than this, and fewer pictures are drawn.
-TASKS_FORESEEN = 64
-# Why there is no thumbnail, or not of the picture that was annotated.
+# Random pictures are found in their first rows by key. If a picture has more rows than this, fewer pictures are found.
+MAX_ROWS_OF_A_PICTURE = 64
+# Problems of a thumbnail.
 GONE = "the picture can't be had from its place any more"
 BROKEN = "what lies at its place is no picture any more"
 CHANGED = "the picture has changed since"
@@ -31,8 +31,11 @@ UNKEPT = "the row does not keep where the picture lies: it came as a data: URI, 
 
 @dataclass
 class GalleryRow:
-    """A picture on the page: JPEG bytes of its thumbnail (None: it could not be had, ``trouble`` says why), its
-    size in pixels, its rows, and under what it was chosen: ``random`` and names of suspicions."""
+    """A picture on the page, with up to ``ROWS_OF_A_PICTURE`` rows; ``more_rows`` counts the others.
+
+    ``thumbnail`` is a JPEG file; if it is None, ``problem`` says why. ``width`` and ``height`` are pixels of the
+    annotated picture. ``selected_for`` holds ``random`` or the names of quality flags.
+    """
 
     key: str
     filename: str
@@ -40,30 +43,30 @@ class GalleryRow:
     sha256: str
     width: int
     height: int
-    chosen: list[str]
+    selected_for: list[str]
     byte_offset: int | None = None
     byte_size: int | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     more_rows: int = 0
     thumbnail: bytes | None = None
-    trouble: str = ""
+    problem: str = ""
 
 
 def choose(dataset: Dataset) -> list[GalleryRow]:
-    """The pictures to show, with their rows, without thumbnails. The same output gives the same ones.
+    """Return the pictures to show, with their rows and without thumbnails. The same rows give the same pictures.
 
-    Keys and ids are digests, so that the first of them are a random sample.
+    Keys and ids are digests, so the smallest keys are a random sample.
     """
     chosen: dict[str, list[str]] = {}
-    some = f"SELECT key FROM data ORDER BY key LIMIT {RANDOM_PICTURES * TASKS_FORESEEN}"
-    for (key,) in dataset.tuples(f"SELECT DISTINCT key FROM ({some}) ORDER BY key LIMIT {RANDOM_PICTURES}"):
+    some = f"SELECT key FROM data ORDER BY key LIMIT {NUM_RANDOM_PICTURES * MAX_ROWS_OF_A_PICTURE}"
+    for (key,) in dataset.tuples(f"SELECT DISTINCT key FROM ({some}) ORDER BY key LIMIT {NUM_RANDOM_PICTURES}"):
         chosen[key] = ["random"]
-    for suspicion in QUALITY_FLAGS:
+    for flag in QUALITY_FLAGS:
         query = "SELECT id, key FROM flags WHERE list_contains(_flags, ?) ORDER BY id LIMIT ?"
-        for _, key in dataset.tuples(query, suspicion.name, SUSPICIOUS_PICTURES):
-            kinds = chosen.setdefault(key, [])
-            if suspicion.name not in kinds:
-                kinds.append(suspicion.name)
+        for _, key in dataset.tuples(query, flag.name, NUM_FLAGGED_PICTURES):
+            reasons = chosen.setdefault(key, [])
+            if flag.name not in reasons:
+                reasons.append(flag.name)
     return _with_rows(dataset, chosen)
 
 
@@ -74,7 +77,7 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[GalleryRo
     shown: dict[str, GalleryRow] = {}
     query = f"""
         SELECT key, filename, uri, byte_offset, byte_size, sha256, width, height, task, prompt, caption, objects,
-            points, output_tokens, timings.total_ms AS total_ms, _flags AS suspicions
+            points, output_tokens, timings.total_ms AS total_ms, _flags AS flags
         FROM flagged WHERE key IN ({keys}) ORDER BY len(_flags) = 0, task, prompt, id
     """
     for row in dataset.rows(query):
@@ -82,7 +85,7 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[GalleryRo
         if key not in shown:
             names = ("filename", "uri", "byte_offset", "byte_size", "sha256", "width", "height")
             place = {name: row[name] for name in names}
-            shown[key] = GalleryRow(key=key, **place, chosen=chosen[key])
+            shown[key] = GalleryRow(key=key, **place, selected_for=chosen[key])
         if len(shown[key].rows) < ROWS_OF_A_PICTURE:
             shown[key].rows.append(row)
         else:
@@ -91,21 +94,21 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[GalleryRo
 
 
 def add_thumbnails(pictures: Iterable[GalleryRow], fetch: Fetch) -> None:
-    """Fetch and decode the pictures, many at once, and make them small. One that can't be had has its reason."""
+    """Fetch the pictures and set each ``thumbnail``, or ``problem``. A changed picture has both."""
     by_ref: dict[ImageRef, list[GalleryRow]] = {}
     for picture in pictures:
         try:
             ref = relocate(picture.uri, picture.byte_offset, picture.byte_size)
             by_ref.setdefault(ref, []).append(picture)
         except NotKeptError:
-            picture.trouble = UNKEPT
+            picture.problem = UNKEPT
     for loaded in prefetch(sorted(by_ref, key=lambda ref: (ref.uri, ref.byte_range)), fetch):
         small = thumbnail(loaded.picture) if isinstance(loaded, Loaded) else None
         for picture in by_ref[loaded.ref]:
-            picture.thumbnail, picture.trouble = small, _trouble(loaded, picture)
+            picture.thumbnail, picture.problem = small, _problem(loaded, picture)
 
 
-def _trouble(loaded: Loaded | LoadFailure, picture: GalleryRow) -> str:
+def _problem(loaded: Loaded | LoadFailure, picture: GalleryRow) -> str:
     if isinstance(loaded, Loaded):
         return "" if loaded.sha256 == picture.sha256 else CHANGED
     if loaded.stage != "fetch":
@@ -115,7 +118,10 @@ def _trouble(loaded: Loaded | LoadFailure, picture: GalleryRow) -> str:
 
 
 def thumbnail(picture: Image.Image) -> bytes:
-    """A picture as a small JPEG, of at most ``THUMBNAIL_BYTES`` if the worst quality allows."""
+    """Return a JPEG file of a picture, with sides of at most ``THUMBNAIL_SIDE`` pixels.
+
+    Use the best quality that fits into ``THUMBNAIL_BYTES``; if none fits, the lowest of ``THUMBNAIL_QUALITIES``.
+    """
     small = picture.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     for quality in THUMBNAIL_QUALITIES:

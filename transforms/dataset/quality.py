@@ -1,4 +1,4 @@
-"""What makes a row suspicious, as conditions of SQL over ``data``: rules that can be counted, not judgement."""
+"""Quality flags: rules, written as SQL conditions over ``data``, that find rows which need a second look."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NamedTuple
 import duckdb
 from duckdb.func import PythonUDFType
 
-from .repetition import different_runs
+from .repetition import count_distinct_ngrams
 
-# A text that says the same again: fewer than this share of the runs of LOOP_WINDOW characters at its end are different.
-# Of a long text only the last LOOP_LOOKED_AT characters are looked at: where it ends is where it is caught in a loop.
-LOOP_DISTINCT, LOOP_WINDOW, LOOP_LENGTH, LOOP_LOOKED_AT = 0.5, 8, 40, 1000
-# One text on so many pictures; shorter ones, such as "yes", are answers.
-SHARED_PICTURES, SHARED_LENGTH = 5, 24
+# A text loops if less than the share LOOP_MAX_DISTINCT of its n-grams of LOOP_NGRAM characters is distinct. Texts below
+# LOOP_MIN_LENGTH never loop. Only the last LOOP_TAIL characters count, because a loop goes on to the end of a text.
+LOOP_MAX_DISTINCT, LOOP_NGRAM, LOOP_MIN_LENGTH, LOOP_TAIL = 0.5, 8, 40, 1000
+# A text is shared if this many pictures have it. Shorter texts, such as "yes", are plain answers and never shared.
+SHARED_MIN_PICTURES, SHARED_MIN_LENGTH = 5, 24
 REFUSAL = (
     r"^\s*(i['’]?m sorry|i am sorry|sorry,|i apologi[sz]e|as an ai\b|"
     r"i (can['’]?t|cannot|can not|don['’]t have the ability)\b|i(['’]m| am) (unable|not able)\b|unable to )"
@@ -24,12 +24,15 @@ BOILERPLATE = (
     r"(the|this) (image|picture|photo|photograph|scene) (is|shows|depicts|features|displays|captures|presents|"
     r"contains|portrays|showcases|consists)\b|(an?|the) (image|picture|photo|photograph) (of|showing|depicting)\b)"
 )
-# Python's, as what DuckDB has of its own takes seven times as long, which is most of a report.
-_DIFFERENT_RUNS = "different_runs"
+# A function in Python, because DuckDB's own functions take seven times as long, and a report spends its time here.
+_COUNT_NGRAMS = "count_distinct_ngrams"
 
 
 class QualityFlag(NamedTuple):
-    """A kind of suspicious row: its name, what it means, and the condition that finds it."""
+    """A flag: its name, its meaning for the report, and an SQL condition over ``data`` and ``_ending``.
+
+    ``_ending`` is the last ``LOOP_TAIL`` characters of ``caption``.
+    """
 
     name: str
     meaning: str
@@ -39,36 +42,36 @@ class QualityFlag(NamedTuple):
 QUALITY_FLAGS = (
     QualityFlag(
         "empty",
-        "no text where there should be one",
+        "no text, although the task asks for one",
         r"task IN ('caption', 'query') AND NOT coalesce(regexp_matches(caption, '[^\s\p{Z}]'), false)",
     ),
-    QualityFlag("cut off", "the answer ended at its limit of tokens", "finish_reason = 'length'"),
+    QualityFlag("cut off", "the answer ended at its token limit", "finish_reason = 'length'"),
     QualityFlag(
         "loop",
-        "says the same over and over",
-        f"CASE WHEN length(_ending) >= {LOOP_LENGTH} THEN {_DIFFERENT_RUNS}(_ending) "
-        f"< {LOOP_DISTINCT} * (length(_ending) - {LOOP_WINDOW - 1}) ELSE false END",
+        "repeats the same words",
+        f"CASE WHEN length(_ending) >= {LOOP_MIN_LENGTH} THEN {_COUNT_NGRAMS}(_ending) "
+        f"< {LOOP_MAX_DISTINCT} * (length(_ending) - {LOOP_NGRAM - 1}) ELSE false END",
     ),
-    QualityFlag("refusal", "declines instead of answering", f"regexp_matches(caption, $${REFUSAL}$$, 'i')"),
-    QualityFlag("boilerplate", "opens with words that say nothing", f"regexp_matches(caption, $${BOILERPLATE}$$, 'i')"),
+    QualityFlag("refusal", "refuses to answer", f"regexp_matches(caption, $${REFUSAL}$$, 'i')"),
+    QualityFlag("boilerplate", "begins with an empty phrase", f"regexp_matches(caption, $${BOILERPLATE}$$, 'i')"),
     QualityFlag(
         "shared",
-        f"the very text of {SHARED_PICTURES} pictures or more",
+        f"{SHARED_MIN_PICTURES} or more pictures have exactly this text",
         "(task, prompt, caption) IN (SELECT (task, prompt, caption) FROM shared_texts)",
     ),
 )
 
 SHARED_TEXTS = f"""
 SELECT task, prompt, caption, count(DISTINCT key) AS pictures FROM data
-WHERE length(caption) >= {SHARED_LENGTH} GROUP BY ALL HAVING pictures >= {SHARED_PICTURES}
+WHERE length(caption) >= {SHARED_MIN_LENGTH} GROUP BY ALL HAVING pictures >= {SHARED_MIN_PICTURES}
 """
 
 
 def define_flags(database: duckdb.DuckDBPyConnection) -> None:
-    """Beside the table ``data``, define ``shared_texts``, ``flagged`` and ``flags``."""
+    """Create the views ``shared_texts``, ``flagged`` and ``flags`` over the table ``data``; see ``Dataset``."""
     database.create_function(
-        _DIFFERENT_RUNS,
-        lambda texts: different_runs(texts, LOOP_WINDOW),
+        _COUNT_NGRAMS,
+        lambda texts: count_distinct_ngrams(texts, LOOP_NGRAM),
         ["VARCHAR"],
         "BIGINT",
         type=PythonUDFType.ARROW,
@@ -78,6 +81,6 @@ def define_flags(database: duckdb.DuckDBPyConnection) -> None:
     database.execute(
         f"CREATE VIEW flagged AS "
         f"SELECT * EXCLUDE _ending, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS _flags "
-        f"FROM (SELECT *, right(caption, {LOOP_LOOKED_AT}) AS _ending FROM data)"
+        f"FROM (SELECT *, right(caption, {LOOP_TAIL}) AS _ending FROM data)"
     )
     database.execute("CREATE VIEW flags AS SELECT id, key, _flags FROM flagged WHERE len(_flags) > 0")

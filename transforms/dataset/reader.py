@@ -1,6 +1,6 @@
-"""An output opened for reading: its rows as tables of DuckDB, its runs and their records. Nothing is read before asked.
+"""Open an output for reading: its rows as tables of DuckDB, and the records of its runs.
 
-No pandas, no whole table in memory: an output may hold a billion rows.
+An output may hold a billion rows, so no table is ever loaded into memory as a whole.
 """
 
 from __future__ import annotations
@@ -23,37 +23,41 @@ from ..output.run_record import read_records
 from .quality import define_flags
 
 PROTOCOL = "beam"
-ROWS_AT_ONCE = 1024
+# Rows that DuckDB hands over at a time.
+NUM_FETCHED_ROWS = 1024
 SCHEMAS = {"data": ANNOTATION_SCHEMA, "errors": FAILURE_SCHEMA}
 
 
 class Dataset:
-    """The published rows of an output, as they were when it was opened.
+    """The committed rows of an output as SQL tables. Files that are committed later do not appear.
 
-    The tables are ``data`` and ``errors``, with the columns of their files, and ``flagged``: ``data`` with a column
-    ``_flags``, a list of names of ``quality.QUALITY_FLAGS``.
+    The tables are ``data`` and ``errors``, with the columns of their files. The view ``flagged`` is ``data`` with a
+    column ``_flags``, a list of names of ``quality.QUALITY_FLAGS``. The view ``flags`` holds ``id``, ``key`` and
+    ``_flags`` of the rows that have a flag.
 
     Raises:
-        ValueError: there is no output at this place.
+        ValueError: if neither ``output/data`` nor ``output/errors`` holds a Parquet file.
     """
 
     def __init__(self, output: str) -> None:
         self.output = absolute(output)
         parts = {kind: glob_files(FileSystems.join(self.output, kind, "*.parquet")) for kind in SCHEMAS}
         if not any(parts.values()):
-            raise ValueError(f"{output}: no rows there; give the folder that annotate wrote, with data/ in it")
-        # DuckDB would fetch an extension from the network by itself.
+            raise ValueError(
+                f"{output}: no rows there; give the folder that annotate wrote, with data/ or errors/ in it"
+            )
+        # By default, DuckDB downloads missing extensions from the network.
         self.database = duckdb.connect(config={"autoinstall_known_extensions": "false"})
-        # In a notebook it is off, and may not even be turned off where a package is missing.
+        # Only if the bar is on: in a notebook it is off, and the SET fails if a package is missing.
         if self.tuples("SELECT current_setting('enable_progress_bar')") == [(True,)]:
             self.database.execute("SET enable_progress_bar = false")
-        # What does not fit into memory; by itself it would lie wherever the command was started.
+        # By default, DuckDB writes what does not fit into memory below the current folder.
         spill = os.path.join(tempfile.gettempdir(), f"moondream-beam-report-{os.getpid()}")
         self.database.execute(f"SET temp_directory = {literal(spill)}")
         if not is_local(self.output):
             self.database.register_filesystem(BeamFiles())
         for kind, schema in SCHEMAS.items():
-            # Typed and empty, so that a folder without files, or files older than a column, lacks nothing.
+            # An empty table with all columns adds those that are missing: in old files, or if there is no file.
             self.database.from_arrow(schema.empty_table()).create(f"no_{kind}")
             rows = f"FROM no_{kind}"
             if parts[kind]:
@@ -69,59 +73,60 @@ class Dataset:
         self.database.close()
 
     def path(self, *names: str) -> str:
-        """The place of a file of the output."""
+        """Return the path of a file of the output, such as ``path("runs", "a.json")``."""
         return FileSystems.join(self.output, *names)
 
     def materialize_flags(self) -> None:
-        """Judge all rows now and once, for the many questions that a page has about suspicious ones."""
+        """Compute the view ``flags`` once and keep the result as a table, because a report queries ``flags`` often."""
         self.database.execute("CREATE OR REPLACE TEMP TABLE flags AS FROM main.flags")
 
     def columns(self, table: str) -> list[str]:
-        """The names of a table's columns; what the package itself does not write comes last."""
+        """Return the names of a table's columns. Columns that came from a manifest come last."""
         return [row[0] for row in self.tuples(f"DESCRIBE {table}")]
 
     def count(self) -> int:
-        """How many rows there are of both kinds, which files say without being read."""
+        """Return the number of rows in ``data`` and ``errors`` together. Only the footers of the files are read."""
         ((rows,),) = self.tuples("SELECT (SELECT count(*) FROM data) + (SELECT count(*) FROM errors)")
         return int(rows)
 
     def tuples(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """All rows of a query that has few."""
+        """Return all rows of a query as a list. ``values`` replace the query's question marks."""
         return self.database.execute(query, list(values)).fetchall()
 
     def rows(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
-        """The rows of a query, a batch at a time, however many. Several may be read at once."""
+        """Yield the rows of a query as dicts, in bounded memory. Several iterators may be open at the same time."""
         found = self.database.cursor().execute(query, list(values))
         names = [column[0] for column in found.description or ()]
-        while batch := found.fetchmany(ROWS_AT_ONCE):
+        while batch := found.fetchmany(NUM_FETCHED_ROWS):
             yield from (dict(zip(names, row, strict=True)) for row in batch)
 
     def records(self) -> list[dict[str, Any]]:
-        """The records of the runs that have ended, the oldest first."""
+        """Return the records of the finished runs, ordered by their start. Skip files that are not records."""
         return read_records(self.output)
 
 
 @contextlib.contextmanager
 def duckdb_errors(output: str) -> Iterator[None]:
-    """Within this block, what DuckDB can't do is told as what is wrong with the output.
+    """Translate an error of DuckDB in this block into a ValueError that names the output.
 
     Raises:
-        ValueError: its files can't be read.
+        ValueError: if DuckDB cannot read the files of the output.
     """
     try:
         yield
     except duckdb.Error as error:
-        # Its first line says what; the others quote our query.
-        raise ValueError(f"{output} can't be read: {str(error).splitlines()[0]}") from error
+        # Only the first line: the others quote the query.
+        problem = str(error).splitlines()[0]
+        raise ValueError(f"{output} can't be read: {problem}; restore or remove the file, and run again") from error
 
 
 def literal(text: str) -> str:
-    """A text as SQL has it."""
+    """Return a text as an SQL string literal: ``it's`` becomes ``'it''s'``."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def name(text: str) -> str:
-    """A column's name as SQL has it."""
+def identifier(text: str) -> str:
+    """Return the name of a column as a quoted SQL identifier: ``a"b`` becomes ``"a""b"``."""
     return '"' + text.replace('"', '""') + '"'
 
 
@@ -130,7 +135,7 @@ def _readable(path: str) -> str:
 
 
 class BeamFiles(AbstractFileSystem):  # type: ignore[misc]
-    """What DuckDB asks of files that it can't open itself, answered by Beam's file systems. Reading only."""
+    """Read-only file system for DuckDB that opens ``beam://`` paths, such as files in buckets, with Beam."""
 
     protocol = PROTOCOL
 
@@ -139,7 +144,11 @@ class BeamFiles(AbstractFileSystem):  # type: ignore[misc]
         return path.removeprefix(f"{PROTOCOL}://")
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Name, size and kind of one file."""
+        """Return ``name``, ``size`` in bytes and ``type`` of one file.
+
+        Raises:
+            FileNotFoundError: if the file does not exist.
+        """
         path = self._strip_protocol(path)
         found: list[FileMetadata] = FileSystems.match([path])[0].metadata_list
         if not found:
@@ -147,22 +156,28 @@ class BeamFiles(AbstractFileSystem):  # type: ignore[misc]
         return {"name": path, "size": found[0].size_in_bytes, "type": "file"}
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """The path itself: names are listed before DuckDB sees them."""
+        """Return the path itself. ``Dataset`` gives DuckDB full paths, so there is nothing to expand."""
         return [self._strip_protocol(path)]
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> Any:
-        """The file, to be read."""
+        """Open the file for reading.
+
+        Raises:
+            PermissionError: if ``mode`` is not ``rb``.
+        """
         if mode != "rb":
-            raise PermissionError(f"{path}: opened for {mode}, and this only reads")
+            raise PermissionError(
+                f"{path}: mode {mode} is not supported, this file system only reads; open the file with rb"
+            )
         return _CloseOnDelete(FileSystems.open(self._strip_protocol(path), compression_type="uncompressed"))
 
     def modified(self, path: str) -> datetime:
-        """Always the same moment: what is published does not change."""
+        """Return a constant, because committed files do not change."""
         return datetime.fromtimestamp(0, timezone.utc)
 
 
 class _CloseOnDelete:
-    """An open file that is closed when nobody has it any more: DuckDB does not close those it was given."""
+    """Wrapper that closes a file when the wrapper is garbage-collected, because DuckDB does not close its files."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

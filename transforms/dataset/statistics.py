@@ -1,4 +1,4 @@
-"""What an output amounts to, in figures: sums, spreads and tables, each one query over its rows."""
+"""Statistics of an output for the report: totals, histograms, timelines and tables. Each is a query over the rows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Any, NamedTuple
 from .quality import QUALITY_FLAGS
 from .reader import Dataset
 
-BINS = 24
-MOMENTS = 48
-GROUPS, EXAMPLES, OPENINGS = 40, 3, 8
-OPENING_WORDS = 3
+NUM_BINS = 24
+# Spans of a timeline.
+MAX_SPANS = 48
+# Rows in the tables of the report.
+MAX_GROUPS, MAX_EXAMPLES, MAX_OPENINGS = 40, 3, 8
+NUM_OPENING_WORDS = 3
 TEXT_TASKS = "task IN ('caption', 'query')"
 PHASES = ("fetch", "decode", "encode", "generate")
 
 
 class Totals(NamedTuple):
-    """Over all rows of all runs. ``pictures`` are different ones; ``twice`` are rows whose id is there already."""
+    """Sums over all rows of all runs.
+
+    ``pictures`` counts distinct pictures. ``twice`` counts rows beyond the first with the same id, in ``data`` and
+    ``errors`` together. ``suspicious`` counts rows with a flag. ``usd`` is None if no row has a price.
+    """
 
     pictures: int
     annotations: int
@@ -30,7 +36,10 @@ class Totals(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """How one number spreads over rows: counts in bins of ``width`` from 0, the last of them open to the right."""
+    """Row counts of one number in ``NUM_BINS`` bins of ``width``, from 0. The last bin also counts all larger values.
+
+    ``median``, ``p90`` and ``p99`` are quantiles of the number.
+    """
 
     counts: tuple[int, ...]
     width: float
@@ -40,7 +49,7 @@ class Histogram(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """Rows of one run in equal spans of ``seconds``, from its first row to its last."""
+    """Row counts of one run in consecutive spans of ``seconds``, from its first row to its last row."""
 
     run: str
     seconds: float
@@ -48,8 +57,12 @@ class Timeline(NamedTuple):
     failures: tuple[int, ...]
 
 
-class Asked(NamedTuple):
-    """One task: how often it was answered and not, and what the answers are like."""
+class TaskStatistics(NamedTuple):
+    """Rows of one task with one prompt.
+
+    ``mean_tokens`` is of output tokens, ``mean_places`` of boxes or points, ``mean_length`` of characters. A mean is
+    None if no answer has that kind of value; ``mean_tokens`` is then 0.
+    """
 
     task: str
     prompt: str
@@ -61,7 +74,10 @@ class Asked(NamedTuple):
 
 
 class ErrorGroup(NamedTuple):
-    """Failures of one class at one stage; examples are (filename, task, prompt, message)."""
+    """Failures of one ``error`` class at one ``stage``. ``retryable`` counts the retryable ones.
+
+    An example is (filename, task, prompt, message).
+    """
 
     stage: str
     error: str
@@ -72,7 +88,10 @@ class ErrorGroup(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """What one backend billed: for so many rows, of which some by an estimate of ours; no dollars where no price."""
+    """The bill of one backend: ``rows`` with a bill, and how many of these are ``estimated`` by this package.
+
+    ``units`` is a sum of the backend's own units. ``usd`` is None if no row has a price.
+    """
 
     backend: str
     rows: int
@@ -82,7 +101,7 @@ class Bill(NamedTuple):
 
 
 class RunRows(NamedTuple):
-    """The rows of one run that the output holds, and when they were made, in milliseconds since 1970."""
+    """Row counts of one run, and the times of its first and last row in milliseconds since 1970."""
 
     run: str
     annotations: int
@@ -92,7 +111,7 @@ class RunRows(NamedTuple):
 
 
 def totals(dataset: Dataset) -> Totals:
-    """The sums over all rows."""
+    """Return the sums over all rows."""
     (sums,) = dataset.tuples(
         "SELECT count(*), coalesce(sum(input_tokens), 0)::BIGINT, coalesce(sum(output_tokens), 0)::BIGINT FROM data"
     )
@@ -105,12 +124,12 @@ def totals(dataset: Dataset) -> Totals:
 
 
 def both(columns: str) -> str:
-    """The query for columns that rows of both kinds have."""
+    """Return the SQL query for columns of ``data`` and ``errors`` together."""
     return f"SELECT {columns} FROM data UNION ALL SELECT {columns} FROM errors"
 
 
 def bills(dataset: Dataset) -> list[Bill]:
-    """What hosted APIs billed for answers and failures alike, the dearest first."""
+    """Return one bill for each hosted backend, over answers and failures, the largest amount first."""
     found = dataset.tuples(
         "SELECT backend, count(*), sum(hosted.units), sum(hosted.usd), count(*) FILTER (WHERE hosted.estimated) "
         f"FROM ({both('backend, hosted')}) WHERE hosted IS NOT NULL "
@@ -120,30 +139,33 @@ def bills(dataset: Dataset) -> list[Bill]:
 
 
 def flag_counts(dataset: Dataset) -> dict[str, int]:
-    """How many rows are suspicious of what, each kind named, also those of none."""
+    """Return the number of rows with each quality flag, also for flags that no row has."""
     found = dict(dataset.tuples("SELECT unnest(_flags) AS kind, count(*) FROM flags GROUP BY kind"))
-    return {suspicion.name: found.get(suspicion.name, 0) for suspicion in QUALITY_FLAGS}
+    return {flag.name: found.get(flag.name, 0) for flag in QUALITY_FLAGS}
 
 
 def histogram(dataset: Dataset, number: str, where: str = "true") -> Histogram | None:
-    """The spread of a number of ``data``, an SQL expression of values from 0; None where there is no row."""
+    """Return the histogram of an SQL expression over ``data`` with values of 0 or more; None if no row has a value.
+
+    ``where`` is an SQL condition on the rows.
+    """
     values = f"(SELECT {number} AS value FROM data WHERE {where})"
     ((quantiles,),) = dataset.tuples(f"SELECT quantile_cont(value, [0.5, 0.9, 0.99]) FROM {values}")
     if quantiles is None:
         return None
     median, p90, p99 = quantiles
-    width = round_up(p99 / (BINS - 1))
+    width = round_up(p99 / (NUM_BINS - 1))
     found = dict(
         dataset.tuples(
-            f"SELECT least(floor(value / {width}), {BINS - 1})::INT AS bin, count(*) FROM {values} "
+            f"SELECT least(floor(value / {width}), {NUM_BINS - 1})::INT AS bin, count(*) FROM {values} "
             "WHERE value IS NOT NULL GROUP BY bin"
         )
     )
-    return Histogram(tuple(found.get(bin, 0) for bin in range(BINS)), width, median, p90, p99)
+    return Histogram(tuple(found.get(bin, 0) for bin in range(NUM_BINS)), width, median, p90, p99)
 
 
 def round_up(width: float) -> float:
-    """The next of 1, 2 and 5 times a power of ten, 1 at least: a width that people can count in."""
+    """Round up to 1, 2 or 5 times a power of ten, at least 1: 3 becomes 5, 11 becomes 20."""
     if width <= 1:
         return 1.0
     power = 10 ** math.floor(math.log10(width))
@@ -151,7 +173,7 @@ def round_up(width: float) -> float:
 
 
 def run_rows(dataset: Dataset) -> list[RunRows]:
-    """The rows of each run, the earliest run first."""
+    """Return the row counts and times of each run, the earliest run first."""
     rows = "SELECT run, created_at, 1 AS good FROM data UNION ALL SELECT run, created_at, 0 FROM errors"
     found = dataset.tuples(
         f"SELECT run, sum(good)::BIGINT, (count(*) - sum(good))::BIGINT, epoch_ms(min(created_at)), "
@@ -161,8 +183,8 @@ def run_rows(dataset: Dataset) -> list[RunRows]:
 
 
 def timeline(dataset: Dataset, rows: RunRows) -> Timeline:
-    """The pace of one run over its time."""
-    seconds = _span((rows.last_ms - rows.first_ms) / 1000 / MOMENTS)
+    """Return the row counts of one run over time, in at most ``MAX_SPANS`` + 1 spans of equal length."""
+    seconds = _span((rows.last_ms - rows.first_ms) / 1000 / MAX_SPANS)
     count = int((rows.last_ms - rows.first_ms) / 1000 // seconds) + 1
 
     def of(table: str) -> tuple[int, ...]:
@@ -177,18 +199,19 @@ def timeline(dataset: Dataset, rows: RunRows) -> Timeline:
 
 
 def _span(least: float) -> float:
+    """Return the shortest round span, in seconds, of at least ``least`` seconds; above 12 hours, whole days."""
     steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600, 43200)
     return next((float(step) for step in steps if step >= least), 86400.0 * math.ceil(least / 86400))
 
 
 def phases(dataset: Dataset) -> dict[str, float]:
-    """Milliseconds in all that rows took to fetch, decode, encode and generate."""
+    """Return the milliseconds that all answered rows took together in each phase of ``PHASES``."""
     sums = ", ".join(f"coalesce(sum(timings.{phase}_ms), 0)" for phase in PHASES)
     return dict(zip(PHASES, dataset.tuples(f"SELECT {sums} FROM data")[0], strict=True))
 
 
-def asked(dataset: Dataset) -> list[Asked]:
-    """The commonest tasks, with what came of them."""
+def task_statistics(dataset: Dataset) -> list[TaskStatistics]:
+    """Return the ``MAX_GROUPS`` pairs of task and prompt that have the most rows, the most frequent first."""
     found = dataset.tuples(
         f"""
         WITH good AS (
@@ -198,32 +221,35 @@ def asked(dataset: Dataset) -> list[Asked]:
         bad AS (SELECT task, prompt, count(*) AS failures FROM errors GROUP BY task, prompt)
         SELECT task, prompt, coalesce(answers, 0), coalesce(failures, 0), coalesce(tokens, 0), places, length
         FROM good FULL JOIN bad USING (task, prompt)
-        ORDER BY coalesce(answers, 0) + coalesce(failures, 0) DESC, task, prompt LIMIT {GROUPS}
+        ORDER BY coalesce(answers, 0) + coalesce(failures, 0) DESC, task, prompt LIMIT {MAX_GROUPS}
         """
     )
-    return [Asked(*row) for row in found]
+    return [TaskStatistics(*row) for row in found]
 
 
 def error_groups(dataset: Dataset) -> list[ErrorGroup]:
-    """The commonest failures by stage and class, with the first examples by id."""
+    """Return the ``MAX_GROUPS`` most frequent pairs of stage and error, each with up to ``MAX_EXAMPLES`` failures."""
     groups = dataset.tuples(
         "SELECT stage, error, count(*), count(DISTINCT key), count(*) FILTER (WHERE retryable) "
-        f"FROM errors GROUP BY stage, error ORDER BY count(*) DESC, stage, error LIMIT {GROUPS}"
+        f"FROM errors GROUP BY stage, error ORDER BY count(*) DESC, stage, error LIMIT {MAX_GROUPS}"
     )
     examples = "SELECT filename, task, prompt, message FROM errors WHERE stage = ? AND error = ? ORDER BY id LIMIT ?"
     return [
-        ErrorGroup(stage, error, rows, pictures, retryable, tuple(dataset.tuples(examples, stage, error, EXAMPLES)))
+        ErrorGroup(stage, error, rows, pictures, retryable, tuple(dataset.tuples(examples, stage, error, MAX_EXAMPLES)))
         for stage, error, rows, pictures, retryable in groups
     ]
 
 
 def common_openings(dataset: Dataset) -> list[tuple[str, int]]:
-    """The words with which most texts open, and how many do, where more than one does."""
-    # Cut off first: to split all of a long text for its first words takes a hundred times as long.
-    first = f"regexp_extract(caption, '^\\s*((\\S+\\s+){{0,{OPENING_WORDS - 1}}}\\S+)', 1)"
+    """Return the most frequent first three words of captions and answers, in lower case, with their counts.
+
+    Texts of fewer than three words are skipped, and openings that only one text has.
+    """
+    # The opening is cut off before it is split: splitting whole long texts takes a hundred times longer.
+    first = f"regexp_extract(caption, '^\\s*((\\S+\\s+){{0,{NUM_OPENING_WORDS - 1}}}\\S+)', 1)"
     words = f"array_to_string(regexp_split_to_array(lower({first}), '\\s+'), ' ')"
     found: list[Any] = dataset.tuples(
         f"SELECT {words} AS opening, count(*) FROM data WHERE {TEXT_TASKS} AND trim(caption) LIKE '% % %' "
-        f"GROUP BY opening HAVING count(*) > 1 ORDER BY count(*) DESC, opening LIMIT {OPENINGS}"
+        f"GROUP BY opening HAVING count(*) > 1 ORDER BY count(*) DESC, opening LIMIT {MAX_OPENINGS}"
     )
     return found

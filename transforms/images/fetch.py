@@ -19,7 +19,7 @@ from ..io.containers.reader import ContainerReader
 from ..io.http.client import PROJECT, HttpClient
 from ..io.object_stores.base import NoClientError, Stores
 from ..io.retry import RetryPolicy, too_large
-from ..io.uris import BUCKETS, DATA, LOCAL, WEB, path_of, scheme_of
+from ..io.uris import DATA, HTTP_SCHEMES, LOCAL, OBJECT_STORE_SCHEMES, path_of, scheme_of
 
 # Larger files are refused: no photograph is that large, and up to PICTURES_AHEAD files are in memory at once.
 MAX_FILE_BYTES = 256 << 20
@@ -92,13 +92,15 @@ class Fetcher:
             return read_file(path_of(uri))
         if scheme == DATA:
             return decode_data(uri)
-        if scheme in WEB:
+        if scheme in HTTP_SCHEMES:
             web = self.clients.web(self.allow_private_addresses)
             return self.retry_policy.call(lambda end: web.read(uri, MAX_FILE_BYTES, end))
-        if scheme in BUCKETS:
-            store = self.clients.stores.of(scheme)
+        if scheme in OBJECT_STORE_SCHEMES:
+            store = self.clients.stores.get(scheme)
             return self.retry_policy.call(lambda end: store.read(uri, MAX_FILE_BYTES, end))
-        raise ValueError(f"{scheme}:// can't be fetched: give a path, http(s):, data:, or {', '.join(BUCKETS)}")
+        raise ValueError(
+            f"{scheme}:// can't be fetched: give a path, http(s):, data:, or {', '.join(OBJECT_STORE_SCHEMES)}"
+        )
 
     def _read_member(self, member: Member) -> bytes:
         if member.size > MAX_FILE_BYTES:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,6 +11,7 @@ from itertools import islice
 
 from PIL.Image import Image
 
+from ...models.pixel_budget import PixelBudget
 from ...models.tasks import Fault, Size
 from ..core.records import ImageRef, Location, Stage
 from ..io.retry import FetchError
@@ -53,38 +53,6 @@ class LoadFailure:
     fault: Fault
 
 
-class PixelBudget:
-    """Room for so many pixels: whoever finds none waits. A picture larger than all of it has it alone."""
-
-    def __init__(self, pixels: int) -> None:
-        self.pixels, self.taken, self.closed = pixels, 0, False
-        self._changed = threading.Condition()
-
-    def take(self, pixels: int) -> None:
-        """Wait for room, and take it.
-
-        Raises:
-            RuntimeError: the room was closed.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or not self.taken or self.taken + pixels <= self.pixels)
-            if self.closed:
-                raise RuntimeError("nobody waits for this picture any more")
-            self.taken += pixels
-
-    def give_back(self, pixels: int) -> None:
-        """Make room for others."""
-        with self._changed:
-            self.taken -= pixels
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let nobody in any more, nor wait."""
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
-
-
 def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> Loaded | LoadFailure:
     """Fetch and decode one image. It is decoded once ``room`` has space for its pixels.
 
@@ -108,12 +76,12 @@ def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> L
         return _undecodable(ref, error)
     pixels = image.width * image.height
     opened = time.perf_counter()
-    room.take(pixels)
+    room.acquire(pixels)
     entered = time.perf_counter()
     try:
         picture = decode_pixels(image)
     except (ValueError, MemoryError) as error:
-        room.give_back(pixels)
+        room.release(pixels)
         return _undecodable(ref, error)
     decode_ms = 1000 * (opened - fetched + time.perf_counter() - entered)
     digest = sha256(content).hexdigest()
@@ -121,12 +89,16 @@ def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> L
 
 
 def prefetch(
-    refs: Iterable[ImageRef], fetch: Fetch, is_enough: Enough = lambda size, reduced: False
-) -> Iterator[Loaded | LoadFailure]:
+    refs: Iterable[ImageRef],
+    fetch: Fetch,
+    is_enough: Enough = lambda size, reduced: False,
+    on_failure: Callable[[LoadFailure], None] = lambda failure: None,
+) -> Generator[Loaded | LoadFailure, None, None]:
     """Yield each image or its failure, in the order in which they become ready; of those ready, the oldest first.
 
     Up to ``PICTURES_AHEAD`` images and ``PIXELS_AHEAD`` pixels are in flight or ready. A larger image is loaded alone.
-    JPEGs are decoded at the smallest size that ``is_enough`` accepts.
+    JPEGs are decoded at the smallest size that ``is_enough`` accepts. ``on_failure`` gets each failure in the load
+    thread at once, before the failure is yielded.
     """
     stream = iter(refs)
     room = PixelBudget(PIXELS_AHEAD)
@@ -135,7 +107,7 @@ def prefetch(
         try:
             while True:
                 for ref in islice(stream, PICTURES_AHEAD - len(under_way)):
-                    under_way.append(pool.submit(load, ref, fetch, room, is_enough))
+                    under_way.append(pool.submit(_load_and_report, ref, fetch, room, is_enough, on_failure))
                 if not under_way:
                     return
                 ready = wait(under_way, return_when=FIRST_COMPLETED).done
@@ -143,13 +115,22 @@ def prefetch(
                 under_way.remove(future)
                 loaded = future.result()
                 if isinstance(loaded, Loaded):
-                    room.give_back(loaded.pixels)
+                    room.release(loaded.pixels)
                 yield loaded
         finally:
             # A consumer that stops early does not wait for the images in flight.
             room.close()
             for future in under_way:
                 future.cancel()
+
+
+def _load_and_report(
+    ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough, on_failure: Callable[[LoadFailure], None]
+) -> Loaded | LoadFailure:
+    loaded = load(ref, fetch, room, is_enough)
+    if isinstance(loaded, LoadFailure):
+        on_failure(loaded)
+    return loaded
 
 
 def _undecodable(ref: ImageRef, error: ValueError | MemoryError) -> LoadFailure:

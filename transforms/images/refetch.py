@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.records import ImageRef
 from ..io.containers.location import Member, container_of, locate
-from ..io.uris import DATA, as_named, local_path, scheme_of
+from ..io.uris import DATA, scheme_of, unescape_non_utf8, unescape_path
 
 
 class NotKeptError(ValueError):
@@ -27,8 +27,8 @@ def relocate(uri: str, byte_offset: int | None, byte_size: int | None) -> ImageR
     except ValueError as error:
         raise NotKeptError("the row does not keep the place of the image in its archive") from error
     if inside is None:
-        return ImageRef(local_path(uri), uri)
-    file = local_path(container_of(uri))
+        return ImageRef(unescape_path(uri), uri)
+    file = unescape_path(container_of(uri))
     if isinstance(inside, Member):
-        return ImageRef(uri, uri, inside=inside._replace(archive=file, name=as_named(inside.name)))
+        return ImageRef(uri, uri, inside=inside._replace(archive=file, name=unescape_non_utf8(inside.name)))
     return ImageRef(uri, uri, inside=inside._replace(file=file))

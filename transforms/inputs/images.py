@@ -18,7 +18,7 @@ from ..io.containers.location import is_archive
 from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
-from ..io.uris import BUCKETS, LOCAL, basename, check_uri, path_of, scheme_of, shown, split_bucket
+from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, display_uri, path_of, scheme_of, split_bucket
 from .bucket_listing import GlobLister, PendingFolder
 
 REFS, FOLDERS = "refs", "folders"
@@ -101,9 +101,9 @@ def absolute_pattern(pattern: str) -> str:
     scheme = scheme_of(pattern)
     if scheme == LOCAL:
         return os.path.abspath(path_of(pattern))
-    if scheme not in BUCKETS:
+    if scheme not in OBJECT_STORE_SCHEMES:
         if is_archive(pattern):
-            raise ValueError(f"{shown(pattern)}: archives are read from a disk or a bucket: copy it there")
+            raise ValueError(f"{display_uri(pattern)}: archives are read from a disk or a bucket: copy it there")
         return check_uri(pattern)
     if not split_bucket(pattern)[0]:
         raise ValueError(f"{pattern} names no bucket: give SCHEME://BUCKET/NAME")
@@ -130,7 +130,7 @@ def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef
 def list_first_level(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]:
     """Yield the images on the first level of an absolute pattern, and the folders there that may hold more."""
     scheme = scheme_of(pattern)
-    if scheme in BUCKETS:
+    if scheme in OBJECT_STORE_SCHEMES:
         yield from _lister(stores).list_first_level(pattern)
     elif scheme != LOCAL:
         yield ImageRef(pattern, basename(pattern))
@@ -148,7 +148,7 @@ def list_first_level(pattern: str, stores: Stores) -> Iterator[ImageRef | Pendin
 
 def list_folder(folder: PendingFolder, stores: Stores) -> Iterator[ImageRef]:
     """Yield the images in a folder and all its subfolders."""
-    if scheme_of(folder.uri) in BUCKETS:
+    if scheme_of(folder.uri) in OBJECT_STORE_SCHEMES:
         yield from _lister(stores).list_folder(folder)
         return
     for found in _scan_folder(folder.uri, folder.root):

@@ -14,13 +14,13 @@ import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection
 
 from ...models.tasks import Task
-from ..core.prompt_templates import fill, named_columns, value_of
+from ..core.prompt_templates import column_text, fill_template, named_columns
 from ..core.records import ImageRef
 from ..io.containers.parquet_images import ListedImage, check_image_column, list_cells
 from ..io.files import open_file
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
-from ..io.uris import BUCKETS, LOCAL, basename, check_uri, is_path, scheme_of
+from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, is_path, scheme_of
 from .bucket_listing import GlobLister, PendingFolder
 from .images import absolute_pattern
 from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
@@ -99,7 +99,7 @@ def list_manifests(pattern: str) -> Iterator[str]:
     Raises:
         ValueError: if a name does not end like that of a manifest, or the pattern is neither a path nor in a bucket.
     """
-    if scheme_of(pattern) in BUCKETS:
+    if scheme_of(pattern) in OBJECT_STORE_SCHEMES:
         lister, refs = GlobLister(Stores(), RetryPolicy(), frozenset(KINDS)), []
         for found in lister.list_first_level(pattern):
             refs += list(lister.list_folder(found)) if isinstance(found, PendingFolder) else [found]
@@ -201,10 +201,10 @@ def _with_tasks(ref: ImageRef, values: dict[str, Any], columns: Columns) -> Imag
         ValueError: if a column in a prompt is empty, or a kept value does not fit the type of its column.
     """
     if columns.filename:
-        ref = ref._replace(filename=value_of(values, columns.filename))
+        ref = ref._replace(filename=column_text(values, columns.filename))
     if not columns.own_tasks():
         return ref
-    tasks = tuple(dict.fromkeys(fill(task, values) for task in columns.tasks))
+    tasks = tuple(dict.fromkeys(fill_template(task, values) for task in columns.tasks))
     kept = tuple(convert(values.get(field.name), field) for field in columns.kept)
     return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else ())
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ..io.files import open_file
-from ..io.parquet import ROWS_AT_ONCE, open_parquet, values_of
+from ..io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet
 from ..io.retry import FetchError
-from ..io.uris import checked_text, is_utf8
+from ..io.uris import check_utf8, is_utf8
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
@@ -110,7 +110,7 @@ def convert(value: Any, field: pa.Field) -> Any:
         if value is None:
             return None
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        return checked_text(text, field.name)
+        return check_utf8(text, field.name)
     try:
         pa.scalar(value, field.type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -189,8 +189,8 @@ def _parquet_rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[Tabl
     table = open_parquet(path, file)
     present = [name for name in columns if name in table.schema_arrow.names]
     number = 0
-    for batch in table.iter_batches(ROWS_AT_ONCE, columns=present):
-        for values, problem in values_of(batch):
+    for batch in table.iter_batches(ROWS_PER_BATCH, columns=present):
+        for values, problem in batch_rows(batch):
             number += 1
             yield TableRow(number, values, problem)
 

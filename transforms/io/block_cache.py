@@ -1,4 +1,4 @@
-"""Files read in blocks: each is fetched once, by whoever asks first, and kept a while for whoever comes next."""
+"""Read ranges of files through a cache of blocks that threads share: sequential readers fetch each block once."""
 
 from __future__ import annotations
 
@@ -8,114 +8,120 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-# So many bytes from a place in a file: fewer where it ends, none behind its end.
-FetchPart = Callable[[int, int], bytes]
+# Called with a position and a number of bytes, returns those bytes of a file: fewer at its end, none after it.
+ReadRange = Callable[[int, int], bytes]
 
-# What one request for a stretch of a file asks for.
+# The size of one request of a sequential reader.
 BLOCK_BYTES = 8 << 20
-# What a process keeps at hand, from all its files: two blocks, the first and the last of a picture, for each of the
-# threads that load.
-WINDOW_BYTES = 16 * BLOCK_BYTES
-# What lies no farther behind the last read goes on where that ended: what is between is worth less than a request.
-NEAR_BYTES = 1 << 20
-# As many as pictures are under way.
-ENDS_REMEMBERED = 16
+# The cache of a process, over all files: two blocks, the first and last of a picture, for each of eight threads.
+CACHE_BYTES = 16 * BLOCK_BYTES
+# A read that starts up to this far after the end of a recent one is sequential: fetching the gap costs less than one
+# more request.
+MAX_SKIP_BYTES = 1 << 20
+# The ends of this many reads are compared with the next read: one for each picture that is loading.
+NUM_RECENT_READS = 16
 
 
 class LruCache:
-    """The latest pieces of whatever is read, no more than ``limit`` bytes of them, but for one that is larger.
+    """The most recently used values, of ``max_bytes`` in all. One larger value is kept alone. Threads may share it."""
 
-    Threads may share it.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._bytes = 0
-        self._under_way: dict[Hashable, Future[Any]] = {}
+        self._loading: dict[Hashable, Future[Any]] = {}
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether a piece is here, or on its way."""
+        """Return whether the key's value is cached, or is loading in ``get_or_load``."""
         with self._lock:
-            return key in self._kept or key in self._under_way
+            return key in self._entries or key in self._loading
 
-    def find(self, key: Hashable) -> Any:
-        """A piece that is here; None where it is not."""
+    def get(self, key: Hashable) -> Any:
+        """Return the cached value and mark it as used, or None if it is not cached."""
         with self._lock:
-            return self._find(key)
+            return self._get(key)
 
-    def keep(self, key: Hashable, piece: Any, size: int) -> None:
-        """Keep a piece, and let go of those that nobody asked for the longest."""
+    def put(self, key: Hashable, value: Any, size: int) -> None:
+        """Cache a value of ``size`` bytes, and evict the least recently used others beyond ``max_bytes``."""
         with self._lock:
-            self._bytes += size - self._kept.pop(key, (None, 0))[1]
-            self._kept[key] = (piece, size)
-            while self._bytes > self.limit and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1][1]
+            self._bytes += size - self._entries.pop(key, (None, 0))[1]
+            self._entries[key] = (value, size)
+            while self._bytes > self.max_bytes and len(self._entries) > 1:
+                self._bytes -= self._entries.popitem(last=False)[1][1]
 
-    def once(self, key: Hashable, make: Callable[[], Any], size_of: Callable[[Any], int] = len) -> Any:
-        """The piece, made by whoever comes first. All others who come meanwhile wait for that one and no other.
+    def get_or_load(self, key: Hashable, load: Callable[[], Any], size_of: Callable[[Any], int] = len) -> Any:
+        """Return the cached value; otherwise call ``load``, cache its value of ``size_of(value)`` bytes and return it.
 
-        What goes wrong is told to all who wait, and not kept: who comes later tries anew.
+        Single flight: a thread that asks for a key while another thread loads it waits for that value.
+
+        Raises:
+            Exception: if ``load`` raises it; in all threads that wait for this load. Nothing is cached then.
         """
         with self._lock:
-            if (found := self._find(key)) is not None:
+            if (found := self._get(key)) is not None:
                 return found
-            others = self._under_way.get(key)
+            loading = self._loading.get(key)
             mine: Future[Any] = Future()
-            if others is None:
-                self._under_way[key] = mine
-        if others is not None:
-            return others.result()
+            if loading is None:
+                self._loading[key] = mine
+        if loading is not None:
+            return loading.result()
         try:
-            piece = make()
+            value = load()
         except BaseException as error:
-            self._end(key)
+            self._end_load(key)
             mine.set_exception(error)
             raise
-        self.keep(key, piece, size_of(piece))
-        self._end(key)
-        mine.set_result(piece)
-        return piece
+        self.put(key, value, size_of(value))
+        self._end_load(key)
+        mine.set_result(value)
+        return value
 
-    def _find(self, key: Hashable) -> Any:
-        if key not in self._kept:
+    def _get(self, key: Hashable) -> Any:
+        if key not in self._entries:
             return None
-        self._kept.move_to_end(key)
-        return self._kept[key][0]
+        self._entries.move_to_end(key)
+        return self._entries[key][0]
 
-    def _end(self, key: Hashable) -> None:
+    def _end_load(self, key: Hashable) -> None:
         with self._lock:
-            del self._under_way[key]
+            del self._loading[key]
 
 
 class BlockReader:
-    """Parts of files: read in blocks where reading goes on, alone where it is somewhere else each time."""
+    """Read ranges of files: sequential ones in whole blocks through a cache, all others directly.
 
-    def __init__(self, window: LruCache) -> None:
-        self._window = window
+    A read is sequential if its first block is in the cache, or if it starts up to ``MAX_SKIP_BYTES`` after the end of
+    one of the last ``NUM_RECENT_READS`` reads of the same file.
+    """
+
+    def __init__(self, cache: LruCache) -> None:
+        self._cache = cache
         self._lock = threading.Lock()
-        self._ends: deque[tuple[str, int]] = deque(maxlen=ENDS_REMEMBERED)
+        self._recent_ends: deque[tuple[str, int]] = deque(maxlen=NUM_RECENT_READS)
 
-    def read(self, file: str, start: int, size: int, fetch: FetchPart) -> bytes:
-        """So many bytes of a file from there on; fewer where it ends.
+    def read(self, file: str, start: int, size: int, fetch: ReadRange) -> bytes:
+        """Return ``size`` bytes of ``file`` from position ``start``, fewer at its end. ``fetch`` reads that file.
 
         Raises:
-            whatever ``fetch`` raises, which reads the part of the file that it is given.
+            Exception: if ``fetch`` raises it.
         """
-        if not self._goes_on(file, start, start + size):
+        if not self._is_sequential(file, start, start + size):
             return fetch(start, size)
-        return b"".join(self._parts(file, start, start + size, fetch))
+        return b"".join(self._read_blocks(file, start, start + size, fetch))
 
-    def _goes_on(self, file: str, start: int, end: int) -> bool:
+    def _is_sequential(self, file: str, start: int, end: int) -> bool:
         with self._lock:
-            near = any(name == file and 0 <= start - last < NEAR_BYTES for name, last in self._ends)
-            self._ends.append((file, end))
-        return near or (file, start // BLOCK_BYTES) in self._window
+            near = any(name == file and 0 <= start - last < MAX_SKIP_BYTES for name, last in self._recent_ends)
+            self._recent_ends.append((file, end))
+        return near or (file, start // BLOCK_BYTES) in self._cache
 
-    def _parts(self, file: str, start: int, end: int, fetch: FetchPart) -> Iterator[bytes | memoryview]:
-        """What lies in the first block, in those between, and in the last one. Those between have nothing else in
-        them: they come as one, and are not kept."""
+    def _read_blocks(self, file: str, start: int, end: int, fetch: ReadRange) -> Iterator[bytes | memoryview]:
+        """Yield the bytes from ``start`` to ``end``: of the first block, the blocks between, and the last block.
+
+        The blocks between hold no bytes of a neighbouring picture, so one request fetches them past the cache.
+        """
         first, last = start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
         head = self._block(file, first, fetch)
         yield memoryview(head)[start - first * BLOCK_BYTES : end - first * BLOCK_BYTES]
@@ -128,6 +134,6 @@ class BlockReader:
                 return
         yield memoryview(self._block(file, last, fetch))[: end - last * BLOCK_BYTES]
 
-    def _block(self, file: str, index: int, fetch: FetchPart) -> bytes:
-        block: bytes = self._window.once((file, index), lambda: fetch(index * BLOCK_BYTES, BLOCK_BYTES))
+    def _block(self, file: str, index: int, fetch: ReadRange) -> bytes:
+        block: bytes = self._cache.get_or_load((file, index), lambda: fetch(index * BLOCK_BYTES, BLOCK_BYTES))
         return block

@@ -1,4 +1,4 @@
-"""Files of this machine or of a bucket, opened for reading from anywhere in them."""
+"""Open local files and objects of object stores for random access."""
 
 from __future__ import annotations
 
@@ -7,81 +7,92 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from .block_cache import BLOCK_BYTES, NEAR_BYTES, FetchPart
+from .block_cache import BLOCK_BYTES, MAX_SKIP_BYTES, ReadRange
 from .object_stores.base import Stores
 from .retry import RetryPolicy
-from .uris import BUCKETS, path_of, scheme_of
+from .uris import OBJECT_STORE_SCHEMES, path_of, scheme_of
 
-# What is read at least when reading begins or jumps: twice as much each time that it goes on, up to a block.
-LEAST_BYTES = 64 << 10
+# The first request, and the first after a jump, asks for this much. Each sequential one doubles it, up to a block.
+MIN_READ_BYTES = 64 << 10
 
 
 def open_file(
-    path: str, stores: Stores | None = None, retry_policy: RetryPolicy | None = None, *, as_is: bool = False
+    path: str, stores: Stores | None = None, retry_policy: RetryPolicy | None = None, *, decompress: bool = True
 ) -> Any:
-    """A file, open for reading; ``.gz`` is unpacked unless it is wanted ``as_is``.
+    """Return a local path, ``file://`` URI or object, open for reading bytes at any position.
+
+    Args:
+        decompress: if ``path`` ends with ``.gz``, return the decompressed bytes.
+        stores: the clients for object stores; new ones by default.
 
     Raises:
-        OSError: it can't be read; in a bucket that shows with the first read.
-        RuntimeError: the client for it is not installed, or can't sign in.
+        OSError: if a local file can't be opened. For an object, the first read raises this instead.
+        NoClientError: if the client of the object store is not installed or finds no credentials.
     """
-    packed = path.lower().endswith(".gz") and not as_is
-    if (scheme := scheme_of(path)) not in BUCKETS:
-        return gzip.open(path_of(path)) if packed else open(path_of(path), "rb")
+    is_gzip = path.lower().endswith(".gz") and decompress
+    if (scheme := scheme_of(path)) not in OBJECT_STORE_SCHEMES:
+        return gzip.open(path_of(path)) if is_gzip else open(path_of(path), "rb")
     stores, retry_policy = stores or Stores(), retry_policy or RetryPolicy()
-    store = stores.of(scheme)
-    ahead = ReadAhead(lambda start, size: stores.part(path, start, size, retry_policy))
-    file = io.BufferedReader(Positioned(ahead, lambda: retry_policy.call(lambda _: store.size(path))), LEAST_BYTES)
-    return gzip.open(file) if packed else file
+    store = stores.get(scheme)
+    ahead = ReadAhead(lambda start, size: stores.read_range(path, start, size, retry_policy))
+    raw = RandomAccessFile(ahead, lambda: retry_policy.call(lambda _: store.size(path)))
+    file = io.BufferedReader(raw, MIN_READ_BYTES)
+    return gzip.open(file) if is_gzip else file
 
 
 class ReadAhead:
-    """Parts of a file for one reader: the farther it goes on, the more at once; over what it passes by it jumps."""
+    """Read ranges of one file for one reader, and fetch more than it asks for while it reads sequentially.
 
-    def __init__(self, fetch: FetchPart) -> None:
+    A read is sequential if it starts at most ``MAX_SKIP_BYTES`` after the end of the last fetched range.
+    """
+
+    def __init__(self, fetch: ReadRange) -> None:
         self._fetch = fetch
-        self._start, self._part, self._ahead = 0, b"", LEAST_BYTES // 2
+        self._start, self._content, self._fetch_bytes = 0, b"", MIN_READ_BYTES // 2
         self._end: int | None = None
 
     def __call__(self, start: int, size: int) -> bytes:
-        """Some bytes from there on, one at least, but where the file ends."""
+        """Return 1 to ``size`` bytes of the file from position ``start``, or none from its end on."""
         at = start - self._start
-        if not 0 <= at < len(self._part):
+        if not 0 <= at < len(self._content):
             if self._end is not None and start >= self._end:
                 return b""
-            goes_on = 0 <= at - len(self._part) < NEAR_BYTES
-            self._ahead = min(2 * self._ahead, BLOCK_BYTES) if goes_on else LEAST_BYTES
-            wanted = max(size, self._ahead)
-            self._start, self._part, at = start, self._fetch(start, wanted), 0
-            if len(self._part) < wanted:
-                self._end = start + len(self._part)
-        return self._part[at : at + size]
+            is_sequential = 0 <= at - len(self._content) < MAX_SKIP_BYTES
+            self._fetch_bytes = min(2 * self._fetch_bytes, BLOCK_BYTES) if is_sequential else MIN_READ_BYTES
+            wanted = max(size, self._fetch_bytes)
+            self._start, self._content, at = start, self._fetch(start, wanted), 0
+            if len(self._content) < wanted:
+                self._end = start + len(self._content)
+        return self._content[at : at + size]
 
 
-class Positioned(io.RawIOBase):
-    """A file made of a function that gives some of its bytes; ``size`` tells its end, for who asks for that."""
+class RandomAccessFile(io.RawIOBase):
+    """A read-only file over ``read_at(start, size)``, which returns up to ``size`` bytes, and none at the end.
 
-    def __init__(self, read_at: FetchPart, size: Callable[[], int] | None = None) -> None:
+    ``size()`` returns the length of the file in bytes. Without ``size``, the file can't seek from its end.
+    """
+
+    def __init__(self, read_at: ReadRange, size: Callable[[], int] | None = None) -> None:
         super().__init__()
         self._read_at, self._size, self._at = read_at, size, 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
-    def tell(self) -> int:
-        """The position, in bytes."""
-        return self._at
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go there; nothing is read before somebody reads."""
+        """Set the position, at least 0, and return it. Nothing is read; a position after the end is allowed.
+
+        Raises:
+            UnsupportedOperation: if ``whence`` is ``SEEK_END`` and the file was made without ``size``.
+        """
         if whence == io.SEEK_END:
             if self._size is None:
-                raise io.UnsupportedOperation("nobody knows where this ends")
+                raise io.UnsupportedOperation("can't seek from the end: this file has no known size; use SEEK_SET")
             self._at = self._size()
         elif whence == io.SEEK_SET:
             self._at = 0
@@ -89,8 +100,8 @@ class Positioned(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Some bytes, as many as fit, at most."""
-        part = self._read_at(self._at, len(buffer)) if buffer else b""
-        buffer[: len(part)] = part
-        self._at += len(part)
-        return len(part)
+        """Read up to ``len(buffer)`` bytes into ``buffer``; return how many, 0 at the end."""
+        content = self._read_at(self._at, len(buffer)) if buffer else b""
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)

@@ -8,36 +8,42 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import LEAST_BYTES
+from .files import MIN_READ_BYTES
 from .retry import FetchError
 
-ROWS_AT_ONCE = 1024
+ROWS_PER_BATCH = 1024
 
 
-def values_of(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:
-    """The rows of a batch as Python's values, or what is wrong with one: no UTF-8, a moment beyond the calendar."""
+def batch_rows(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield for each row of a batch its Python values by column and "", or, if one can't be converted, {} and why.
+
+    Text that is not UTF-8 and timestamps outside of the years 1 to 9999 can't be converted.
+    """
     try:
         rows = batch.to_pylist()
     except (ValueError, OverflowError) as error:
         if len(batch) == 1:
-            yield {}, f"a value can't be read: {error}"
+            yield {}, f"a value can't be read: {error}; correct it in the file"
         else:
             for row in range(len(batch)):
-                yield from values_of(batch.slice(row, 1))
+                yield from batch_rows(batch.slice(row, 1))
         return
     yield from ((values, "") for values in rows)
 
 
 def open_parquet(path: str, file: Any) -> Any:
-    """An open file as a Parquet file, of which nothing is read that nobody asks for.
+    """Return ``file``, which is open for reading, as a ``ParquetFile`` that reads only what is asked of it.
+
+    Args:
+        path: its name in error messages.
 
     Raises:
-        FetchError: it can't be read.
-        ValueError: it is none.
+        FetchError: if an object store fails.
+        ValueError: if ``file`` is not a Parquet file or can't be read.
     """
     try:
-        return pq.ParquetFile(file, buffer_size=LEAST_BYTES, pre_buffer=False)
+        return pq.ParquetFile(file, buffer_size=MIN_READ_BYTES, pre_buffer=False)
     except FetchError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"manifest {path}: this is no Parquet file: {error}") from error
+        raise ValueError(f"{path} is not a Parquet file: {error}; write it again, or give another file") from error

@@ -1,40 +1,41 @@
-"""Faults of networks and stores, and how often, and when, the same thing is tried again."""
+"""Errors of networks and stores, and the policy that retries them."""
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ...models.backoff import backoff
 from ...models.tasks import Fault
 
 T = TypeVar("T")
 
-BEHIND_THE_END = "BehindTheEnd"
+# The error of a byte range that starts after the end of the object: HTTP status 416.
+RANGE_NOT_SATISFIABLE = "RangeNotSatisfiable"
 
 
 class FetchError(OSError):
-    """Something far away can't be had, and why; ``after`` are the seconds that the other side asked to wait."""
+    """A request to a server or store failed because of ``fault``.
 
-    def __init__(self, fault: Fault, after: float | None = None) -> None:
+    ``retry_after_s``: how many seconds the server asked to wait before the next request, None if it did not ask.
+    """
+
+    def __init__(self, fault: Fault, retry_after_s: float | None = None) -> None:
         super().__init__(fault.message)
-        self.fault, self.after = fault, after
+        self.fault, self.retry_after_s = fault, retry_after_s
 
     def __reduce__(self) -> Any:
-        return FetchError, (self.fault, self.after)
-
-    def __str__(self) -> str:
-        return self.fault.message
+        return FetchError, (self.fault, self.retry_after_s)
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often something is tried, and for how many seconds in all, from the first try on.
+    """How often a request is attempted, within ``timeout_s`` seconds in all.
 
-    Before try n + 1 lies a pause that is drawn from 0 to ``first_pause`` * 2 ** n, at most ``longest_pause``: many who
-    failed at the same moment don't come back at the same moment.
+    The delay after attempt n is random from 0 to ``initial_delay_s * 2 ** (n - 1)``, at most ``max_delay_s``, so that
+    clients that failed together don't retry together.
     """
 
     max_attempts: int = 5
@@ -43,61 +44,89 @@ class RetryPolicy:
     max_delay_s: float = 20.0
 
     def delay(self, tries: int, after: float | None) -> float:
-        """Seconds to wait after so many tries."""
-        return (after or 0.0) + random.uniform(0, min(self.max_delay_s, self.initial_delay_s * 2 ** (tries - 1)))
+        """Return the seconds to wait after attempt ``tries`` (from 1): a random delay plus ``after`` (None: 0)."""
+        return (after or 0.0) + backoff(tries, self.initial_delay_s, self.max_delay_s)
 
     def call(self, action: Callable[[float], T]) -> T:
-        """What ``action`` returns; it is given the end of its time on the clock of ``time.monotonic``.
+        """Return what ``action(deadline)`` returns, and retry it after a retryable FetchError.
+
+        ``deadline`` is on the clock of ``time.monotonic``. Other exceptions of ``action`` pass through.
 
         Raises:
-            FetchError: the last one, with the number of tries: what it tells can't pass, or did not pass in time.
+            FetchError: if attempt ``max_attempts`` fails, or one that is not retryable, or if the next delay would end
+                after the deadline. ``fault.attempts`` is the number of attempts.
         """
-        end = time.monotonic() + self.timeout_s
-        tries = 1
+        deadline = time.monotonic() + self.timeout_s
+        attempts = 1
         while True:
             try:
-                return action(end)
+                return action(deadline)
             except FetchError as error:
-                pause = self.delay(tries, error.after)
-                if not error.fault.retryable or tries == self.max_attempts or time.monotonic() + pause >= end:
-                    raise FetchError(replace(error.fault, attempts=tries)) from error
-            time.sleep(pause)
-            tries += 1
+                delay = self.delay(attempts, error.retry_after_s)
+                is_last = attempts == self.max_attempts or time.monotonic() + delay >= deadline
+                if is_last or not error.fault.retryable:
+                    raise FetchError(replace(error.fault, attempts=attempts)) from error
+            time.sleep(delay)
+            attempts += 1
 
 
-def missing(what: str) -> FetchError:
-    """It is not there."""
-    return FetchError(Fault("FileNotFoundError", what))
+def not_found(message: str) -> FetchError:
+    """Return a FetchError "FileNotFoundError", not retryable. Advice is added to ``message``."""
+    return FetchError(Fault("FileNotFoundError", f"{message}; check that it exists"))
 
 
-def forbidden(what: str) -> FetchError:
-    """We may not have it."""
-    return FetchError(Fault("PermissionError", what))
+def permission_denied(message: str) -> FetchError:
+    """Return a FetchError "PermissionError", not retryable."""
+    return FetchError(Fault("PermissionError", message))
 
 
-def timed_out(what: str) -> FetchError:
-    """It took too long; another time it may not."""
-    return FetchError(Fault("TimeoutError", what, retryable=True))
+def timed_out(message: str) -> FetchError:
+    """Return a retryable FetchError "TimeoutError". Advice is added to ``message``."""
+    return FetchError(Fault("TimeoutError", f"{message}; try again later", retryable=True))
 
 
-def cut_off(what: str) -> FetchError:
-    """The connection was refused, reset or ended too early; this may pass."""
-    return FetchError(Fault("ConnectionError", what, retryable=True))
+def connection_error(message: str) -> FetchError:
+    """Return a retryable FetchError "ConnectionError", for a connection that is refused or breaks off, with advice."""
+    return FetchError(Fault("ConnectionError", f"{message}; try again later", retryable=True))
 
 
-def of_status(status: int, what: str, after: float | None = None) -> FetchError:
-    """What an HTTP status of an error means, the same for every store."""
-    text = f"{what} (HTTP status {status})"
+def http_error(status: int, message: str, retry_after_s: float | None = None) -> FetchError:
+    """Return the FetchError for the HTTP status of an error. The status and advice are added to ``message``.
+
+    404 and 410 give ``not_found``; 401, 403, 407 and 451 ``permission_denied``; 416 ``RANGE_NOT_SATISFIABLE``.
+    408, 425, 429 and 5xx except 501 and 505 give a retryable ``ServerError``. All others give a ``StatusError``, which
+    is not retryable. Both of these carry ``retry_after_s``.
+    """
+    text = f"{message} (HTTP status {status})"
     if status in (404, 410):
-        return missing(text)
+        return not_found(text)
     if status in (401, 403, 407, 451):
-        return forbidden(text)
+        return permission_denied(f"{text}; check the credentials and the access rights")
     if status == 416:
-        return FetchError(Fault(BEHIND_THE_END, text))
-    passes = status in (408, 425, 429) or (status >= 500 and status not in (501, 505))
-    return FetchError(Fault("ServerError" if passes else "StatusError", text, retryable=passes), after)
+        return FetchError(Fault(RANGE_NOT_SATISFIABLE, text))
+    retryable = status in (408, 425, 429) or (status >= 500 and status not in (501, 505))
+    if not retryable:
+        return FetchError(Fault("StatusError", f"{text}; correct the URI"), retry_after_s)
+    return FetchError(Fault("ServerError", f"{text}; try again later", retryable=True), retry_after_s)
 
 
-def too_large(limit: int) -> ValueError:
-    """It has more bytes than are let in."""
-    return ValueError(f"the file is larger than {limit >> 20} MiB")
+def join_chunks(chunks: Iterable[bytes], name: str, max_bytes: int, deadline: float) -> bytes:
+    """Return the joined chunks of a download; messages call it ``name``.
+
+    Raises:
+        ValueError: if they have more than ``max_bytes`` bytes.
+        FetchError: if one arrives after ``deadline``, on the clock of ``time.monotonic``.
+    """
+    content = bytearray()
+    for chunk in chunks:
+        content += chunk
+        if len(content) > max_bytes:
+            raise too_large(max_bytes)
+        if time.monotonic() > deadline:
+            raise timed_out(f"{name} is sent too slowly")
+    return bytes(content)
+
+
+def too_large(max_bytes: int) -> ValueError:
+    """Return the error for content of more than ``max_bytes`` bytes."""
+    return ValueError(f"the file is larger than {max_bytes >> 20} MiB: replace it with a smaller one")

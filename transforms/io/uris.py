@@ -1,4 +1,4 @@
-"""What a URI says: its scheme, its bucket, the name in it, and how much of it may be shown."""
+"""Parse URIs and paths, check them, and hide their secrets where rows and messages display them."""
 
 from __future__ import annotations
 
@@ -8,31 +8,25 @@ import posixpath
 import re
 from urllib.parse import unquote, urlsplit
 
-LOCAL, WEB, DATA = "file", ("http", "https"), "data"
-BUCKETS = ("s3", "gs", "az", "azfs", "hdfs")
-SCHEMES = (LOCAL, *WEB, DATA, *BUCKETS)
-# What follows a drive letter is a path: one letter is no scheme.
+from ...models.urls import hide_secrets
+
+LOCAL, HTTP_SCHEMES, DATA = "file", ("http", "https"), "data"
+OBJECT_STORE_SCHEMES = ("s3", "gs", "az", "azfs", "hdfs")
+SCHEMES = (LOCAL, *HTTP_SCHEMES, DATA, *OBJECT_STORE_SCHEMES)
+# A scheme has at least two letters: "C://" is a drive, and so a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# The parameters with which S3 and GCS sign a URL for some hours: another signature is the same picture.
-_SIGNED = re.compile(
+# S3 and GCS sign a URL with these parameters. They change with each signature, so they don't identify a picture.
+_SIGNATURE_PARAMETER = re.compile(
     r"(?:(?<=[?&])x-(?:amz|goog)-[a-z0-9-]+=[^&#]*&?|[?&]x-(?:amz|goog)-[a-z0-9-]+=[^&#]*(?=#|$))", re.I
 )
-# Parameters that let whoever reads them in. Their values may also tell pictures apart, so a digest stands for them.
-_SECRET = re.compile(
-    r"(?<=[?&])((?:[\w-]*[_-])?"
-    r"(?:sig|sign|signature|hmac|jwt|awsaccesskeyid|(?:access)?token|api_?-?key|auth|auth_key|password|passwd|pwd|secret))"
-    r"=([^&#]*)",
-    re.I,
-)
-# Surrogates but for those that stand for odd bytes in names of files.
-_HALF = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
-_UNSENDABLE = re.compile(r"[\x00-\x20\x7f\\]")
-_USER = re.compile(r"(?<=://)[^/?#]*@")
-_WRITTEN = re.compile(r"\\u(dc[89a-f][0-9a-f])")
+# Python decodes a byte of a file name that is not UTF-8 to U+DC80..U+DCFF. All other surrogates are errors.
+_LONE_SURROGATE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
+_INVALID_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
+_ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme of a URI, in lower case; that of a path is ``file``."""
+    """Return the scheme of a URI in lower case, or ``file`` for a path."""
     if uri[:5].lower() == "data:":
         return DATA
     match = _SCHEME.match(uri)
@@ -40,105 +34,114 @@ def scheme_of(uri: str) -> str:
 
 
 def is_path(uri: str) -> bool:
-    """Whether this is a path of this machine, not a URI with a scheme."""
+    """Return whether ``uri`` is a plain path, without a scheme. ``file://`` URIs are not."""
     return scheme_of(uri) == LOCAL and not uri.lower().startswith("file://")
 
 
 def path_of(uri: str) -> str:
-    """The path of a local file that is given as a path or as ``file:///path``.
+    """Return the local path that a path or a ``file:///PATH`` URI names. Only the URI is percent-decoded.
 
     Raises:
-        ValueError: it is that of a file of another machine.
+        ValueError: if a ``file://`` URI names a host other than localhost.
     """
     if is_path(uri):
         return uri
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
-        raise ValueError(f"{uri} names the host {parts.netloc}: a path of this machine begins behind file://")
+        raise ValueError(f"{uri} names the host {parts.netloc}, but only local files can be read: write file:///PATH")
     return unquote(parts.path, errors="surrogateescape")
 
 
 def split_bucket(uri: str) -> tuple[str, str]:
-    """The bucket and the name in it, which is taken as it is: ``%``, ``?`` and ``#`` mean themselves."""
+    """Return bucket and object name of a URI. Nothing is decoded: ``%``, ``?`` and ``#`` belong to the name."""
     bucket, _, name = uri.split("://", 1)[1].partition("/")
     return bucket, name
 
 
 def check_uri(uri: str) -> str:
-    """The URI of one picture, as it was given.
+    """Return the URI of a picture unchanged.
 
     Raises:
-        ValueError: there is none, or it can't be one.
+        ValueError: if the URI is empty, has a scheme not in ``SCHEMES``, lacks its host, bucket, path or data, contains
+            a password or characters that no such URI can have, or is a file on another host.
     """
     if not uri.strip():
-        raise ValueError("there is no URI")
-    if _HALF.search(uri):
-        raise ValueError("the URI holds half a character, as JSON may spell one and no name can")
+        raise ValueError("the URI is empty: give a path or a URI")
+    if surrogate := _LONE_SURROGATE.search(uri):
+        raise ValueError(f"the URI contains the lone surrogate \\u{ord(surrogate[0]):04x}: write the name in UTF-8")
     scheme = scheme_of(uri)
     if scheme not in SCHEMES:
-        raise ValueError(f"{scheme}:// is none of {', '.join(f'{name}://' for name in SCHEMES if name != DATA)}")
-    if scheme in WEB:
+        supported = ", ".join(f"{name}://" for name in SCHEMES if name != DATA)
+        raise ValueError(f"{scheme}:// is not supported: give a path, or a URI with {supported}")
+    if scheme in HTTP_SCHEMES:
         _check_url(uri)
-    elif scheme in BUCKETS and not all(split_bucket(uri)):
-        raise ValueError(f"{uri} names no bucket, or nothing in it")
+    elif scheme in OBJECT_STORE_SCHEMES and not all(split_bucket(uri)):
+        raise ValueError(f"{uri} has no bucket or no object name: write {scheme}://BUCKET/NAME")
     elif scheme == DATA and "," not in uri:
-        raise ValueError("this data: URI has no comma, and so no data")
+        raise ValueError("the data: URI has no comma: write data:[TYPE][;base64],CONTENT")
     elif scheme == LOCAL and not path_of(uri):
-        raise ValueError(f"{uri} has no path")
+        raise ValueError(f"{uri} has no path: write file:///PATH")
     elif "\0" in uri:
-        raise ValueError("a path can't hold a null byte")
+        raise ValueError(f"{display_uri(uri)!r} contains a null byte: remove it")
     return uri
 
 
-def shown(uri: str) -> str:
-    """The URI as it stands in rows and messages, by which a picture is known from run to run.
+def display_uri(uri: str) -> str:
+    """Return the URI to write into rows and messages: free of secrets, and the same in every run.
 
-    Of a signed URL the signature is left out, of a token a digest is shown, of a data: URI the sha256 of its content.
-    All others are shown as they are.
+    http(s) loses user name, password and the signature parameters of S3 and GCS, and the value of each other secret
+    parameter becomes ``sha256:`` and 16 hex digits. The content of ``data:`` becomes its sha256. All other URIs are
+    returned unchanged.
     """
     scheme = scheme_of(uri)
     if scheme == DATA:
         head, _, content = uri.partition(",")
         return f"{head[:100]},sha256:{_digest(content)}"
-    # Most have neither, and this is asked some times for each.
-    if scheme not in (LOCAL, *BUCKETS) and ("?" in uri or "@" in uri):
-        unsigned, signed = _SIGNED.subn("", _USER.sub("", uri))
+    if scheme not in (LOCAL, *OBJECT_STORE_SCHEMES):
+        unsigned, signed = _SIGNATURE_PARAMETER.subn("", uri)
         unsigned = unsigned.rstrip("?&") if signed else unsigned
-        return _SECRET.sub(lambda match: f"{match[1]}=sha256:{_digest(match[2])[:16]}", unsigned)
+        # Two values may stand for two pictures: a digest keeps them apart.
+        return hide_secrets(unsigned, lambda value: f"sha256:{_digest(value)[:16]}")
     return uri
 
 
-def as_written(text: str) -> str:
-    """A text as it stands in rows: file names on Linux are bytes, and of one that is no UTF-8 they show the odd bytes
-    as escapes."""
+def escape_non_utf8(text: str) -> str:
+    r"""Return ``text`` with each surrogate, a byte of a file name that is not UTF-8, written as ``\udcXX``."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text holds no odd bytes, as names of files on Linux may."""
-    return as_written(text) == text
+    """Return whether ``text`` can be encoded as UTF-8, which surrogates can't."""
+    return escape_non_utf8(text) == text
 
 
-def as_named(written: str) -> str:
-    """A name as it was before it was written with escapes; one that holds such by itself can't be told from others."""
-    return _WRITTEN.sub(lambda escape: chr(int(escape[1], 16)), written)
+def unescape_non_utf8(text: str) -> str:
+    r"""Return ``text`` with each ``\udcXX`` as that surrogate: the inverse of ``escape_non_utf8``.
+
+    A file name that contains the six characters ``\udcXX`` itself is changed too.
+    """
+    return _ESCAPED_BYTE.sub(lambda escape: chr(int(escape[1], 16)), text)
 
 
-def local_path(written: str) -> str:
-    """A path that stands in a row, as it is: as it was written, unless only a file with its odd bytes is there."""
-    named = as_named(written)
-    other = named != written and is_path(written) and not os.path.lexists(written) and os.path.lexists(named)
-    return named if other else written
+def unescape_path(path: str) -> str:
+    """Return the path of the file that a row displays as ``path``.
+
+    Returns:
+        ``path`` itself, unless no file of that name exists and one with the unescaped name does.
+    """
+    unescaped = unescape_non_utf8(path)
+    other = unescaped != path and is_path(path) and not os.path.lexists(path) and os.path.lexists(unescaped)
+    return unescaped if other else path
 
 
 def basename(uri: str) -> str:
-    """The last part of a URI's path; empty for data:."""
+    """Return the last part of a URI's path: percent-decoded for http(s) and ``file://``, empty for ``data:``."""
     scheme = scheme_of(uri)
     if scheme == DATA:
         return ""
-    if scheme in WEB:
+    if scheme in HTTP_SCHEMES:
         return posixpath.basename(unquote(urlsplit(uri).path))
-    return posixpath.basename(split_bucket(uri)[1] if scheme in BUCKETS else path_of(uri))
+    return posixpath.basename(split_bucket(uri)[1] if scheme in OBJECT_STORE_SCHEMES else path_of(uri))
 
 
 def _digest(text: str) -> str:
@@ -146,27 +149,29 @@ def _digest(text: str) -> str:
 
 
 def _check_url(url: str) -> None:
-    if _UNSENDABLE.search(url):
-        raise ValueError(f"{shown(url)!r} has a space or a control character in it: write it with %")
+    """Raise ValueError if an http(s) URL can't be parsed or sent, lacks a host, or contains a password."""
+    shown = display_uri(url)
+    if _INVALID_IN_URL.search(url):
+        raise ValueError(f"{shown!r} contains a space, a backslash or a control character: percent-encode it")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        # Which may show the password.
-        why = "" if "@" in url else f": {error}"
-        raise ValueError(f"{shown(url)} is no URL{why}") from error
+        # The error of urlsplit may quote the password.
+        reason = "" if "@" in url else f": {error}"
+        raise ValueError(f"{shown} is not a valid URL, correct it{reason}") from error
     if not host:
-        raise ValueError(f"{shown(url)} names no host")
+        raise ValueError(f"{shown} has no host: write http://HOST/PATH")
     if "@" in parts.netloc:
-        raise ValueError(f"{shown(url)} was given with a user name or a password, which are not sent: leave them out")
+        raise ValueError(f"{shown} was given with a user name or a password, which are never sent: remove them")
 
 
-def checked_text(text: str, column: str) -> str:
-    """The text of a column. Names of files may be no UTF-8; words that are none are no words.
+def check_utf8(text: str, column: str) -> str:
+    """Return the ``text`` of a manifest's column unchanged.
 
     Raises:
-        ValueError: it is none.
+        ValueError: if ``text`` can't be encoded as UTF-8.
     """
     if not is_utf8(text):
-        raise ValueError(f"column {column} is no UTF-8 there: save the manifest as UTF-8")
+        raise ValueError(f"column {column} is not UTF-8: save the manifest as UTF-8")
     return text

@@ -22,7 +22,7 @@ OUT_OF_MEMORY = errno.ENOMEM
 SPARE_BYTES, BEATS_WITHOUT, BEATS_TO_START = 1 << 20, 3, 15
 
 
-class Pulse:
+class Heartbeat:
     """The end of that pipe; nothing happens where this process has none."""
 
     def __init__(self) -> None:
@@ -36,15 +36,15 @@ class Pulse:
             threading.Thread(target=self._beat, name="pulse", daemon=True).start()
 
     @contextlib.contextmanager
-    def at(self, shard: int) -> Iterator[Pulse]:
+    def working_on(self, shard: int) -> Iterator[Heartbeat]:
         """Within this block this process is at a shard."""
-        self.tell(shard)
+        self.report(shard)
         try:
             yield self
         finally:
-            self.tell(None)
+            self.report(None)
 
-    def tell(self, shard: int | None, rows: int = 0) -> None:
+    def report(self, shard: int | None, rows: int = 0) -> None:
         """Tell which shard this process is at (None: at none), and how many rows that has so far."""
         if self._pipe >= 0:
             self._write(json.dumps([shard, rows]))

@@ -10,7 +10,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from ..io.object_stores.base import require_client
-from ..io.uris import BUCKETS, LOCAL, as_written, is_utf8, path_of, scheme_of
+from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, escape_non_utf8, is_utf8, path_of, scheme_of
 
 
 def move(source: str, target: str) -> None:
@@ -65,7 +65,7 @@ def absolute(output: str) -> str:
         return os.path.abspath(path_of(output))
     if scheme == "az":
         raise ValueError(f"output {output}: name the account too, as azfs://ACCOUNT/{output[len('az://') :]}")
-    if scheme not in BUCKETS:
+    if scheme not in OBJECT_STORE_SCHEMES:
         raise ValueError(f"output {output}: rows go to a folder, or to s3://, gs:// or azfs://")
     require_client(scheme)
     return output
@@ -84,7 +84,7 @@ def check_output_path(output: str) -> str:
     if set(place) & set("*?["):
         raise ValueError(f"output {place}: choose a name without *, ? and [, which mean a pattern")
     if not is_utf8(place):
-        raise ValueError(f"output {as_written(place)}: choose a name in UTF-8, as not all readers take others")
+        raise ValueError(f"output {escape_non_utf8(place)}: choose a name in UTF-8, as not all readers take others")
     if scheme_of(place) == "hdfs":
         # Through Beam, which writes no file there that is there already: no run could show that it is alive.
         raise ValueError(f"output {place}: HDFS is read only; give a folder, or s3://, gs:// or azfs://")

@@ -94,8 +94,10 @@ class ShardWriter:
 
     def published_summary(self) -> Summary:
         """The sums over the rows that an earlier attempt published."""
-        failures = (Summary.of_failures(table) for table in self._errors.read(BILLED_COLUMNS))
-        return sum_summaries([*failures, *(Summary.of_table(table) for table in self._data.read(SUMMED_COLUMNS))])
+        failures = (Summary.from_failures(table) for table in self._errors.read(BILLED_COLUMNS))
+        return sum_summaries(
+            [*failures, *(Summary.from_annotations(table) for table in self._data.read(SUMMED_COLUMNS))]
+        )
 
     def discard(self) -> None:
         """Remove what was written and not published."""

@@ -14,7 +14,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from ...models.tasks import Task
 from ..core.errors import output_errors
 from ..core.records import ImageRef, Job
-from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, number_of_ref, pack, unpack, unpack_all
+from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, pack, ref_bucket, unpack, unpack_all
 from ..core.summary import Count, sum_counts
 from ..images.fetch import Fetcher
 from ..monitoring.progress import ProgressFiles
@@ -60,7 +60,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
 
     def expand(self, refs: PCollection[ImageRef]) -> Plan:
         """Everything that is compared, counted and grouped is an id or a path, and goes in packs."""
-        wanted = refs | "Pack references" >> beam.ParDo(PackBy(number_of_ref)).with_output_types(Packed)
+        wanted = refs | "Pack references" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
         left = (wanted, self._done(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
         left = left | "What is left" >> beam.ParDo(_DropCompleted(self.job)).with_outputs(FORGET, main="left")
         counts = (
@@ -124,7 +124,7 @@ class _DropCompleted(beam.DoFn):
             yield from (TaggedOutput(FORGET, (file, name)) for name, files in again.items() for file in files)
             counts.append(Count(bool(left), len(left), len(asked) - len(left), len(again.keys() & left.keys())))
             if left:
-                named.append((shard_key(ref), ref.asking(tuple(left.values()))))
+                named.append((shard_key(ref), ref.with_tasks(tuple(left.values()))))
         yield (number, pack(named)), sum_counts(counts)
 
 
@@ -139,7 +139,7 @@ class _AssignShards(beam.DoFn):
             yield from self._packer.add(shard_of(name, count, size, least), ref)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        yield from map(GlobalWindows.windowed_value, self._packer.rest())
+        yield from map(GlobalWindows.windowed_value, self._packer.flush())
 
 
 def _claim(output: str, run: str) -> str:

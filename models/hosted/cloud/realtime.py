@@ -1,4 +1,4 @@
-"""Moondream Cloud, one picture a call: each call has a thread of its own, which the caller asks after."""
+"""Moondream Cloud's realtime API: one request per call, and each call in a thread of its own."""
 
 from __future__ import annotations
 
@@ -12,54 +12,58 @@ from typing import Any
 
 import httpx
 
-from ..http.errors import GoneError, LostAnswerError, RejectedError, ThrottledError
+from ..http.errors import JobNotFoundError, LostAnswerError, RejectedError, ThrottledError
 from ..http.images import data_uri
 from ..http.transport import Connections, StrictTransport
-from ..service import Done, Item, Reply
-from .protocol import cost_of, question_of, reply_to, tokens_of
+from ..service import Item, JobResult, Reply
+from .protocol import cost_usd, parse_reply, parse_tokens, request_body
 
 API = "Moondream Cloud"
 BASE_URL = "https://api.moondream.ai/v1"
 POLL_S = 0.02
-# How long calls under way are waited for when nobody listens any more: their answers are paid for.
-LAST_WAIT_S = 10.0
-# What a server says with status 200 when it has no time.
-BUSY = ("queue is full", "request timeout")
+# How long the end of a stream waits for its calls in flight, because their answers are billed.
+CANCEL_WAIT_S = 10.0
+# Error messages that the API sends with status 200 if it is overloaded.
+OVERLOAD_MESSAGES = ("queue is full", "request timeout")
 
 
-class CloudCalls:
-    """The realtime API as the caller sees it: a job is one call, and its answer is had with it or never."""
+class RealtimeService:
+    """The realtime API as a ``Service``: a job is one call. An answer that does not arrive can't be asked for later."""
 
-    most_items, most_bytes, remembers, job_tries, deadline_s = 1, 1 << 62, False, 6, 1800.0
+    max_items, max_bytes, keeps_results, max_resubmits, deadline_s = 1, 1 << 62, False, 6, 1800.0
 
     def __init__(self, key: str, model: str, prices: tuple[float, float], threads: int) -> None:
         self.key, self.model, self.prices, self.threads = key, model, prices, threads
         self.backend = f"cloud/{model}"
-        self._calls: dict[str, Future[Done]] = {}
+        self._calls: dict[str, Future[JobResult]] = {}
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._client: httpx.Client | None = None
-        self._patient_until: float | None = None
+        self._cancel_deadline: float | None = None
 
     def submit(self, items: Sequence[Item]) -> str:
-        """Begin a call; a name for it that means something in this process only."""
+        """Start a call for the one item, and return an id that is valid in this process only."""
         (item,) = items
-        name = uuid.uuid4().hex
+        job = uuid.uuid4().hex
         with self._lock:
             if self._pool is None or self._client is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="cloud")
                 self._client = httpx.Client(
                     transport=StrictTransport(Connections(), API, self.key), headers={"X-Moondream-Auth": self.key}
                 )
-                self._patient_until = None
-            self._calls[name] = self._pool.submit(self._call, self._client, item)
-        return name
+                self._cancel_deadline = None
+            self._calls[job] = self._pool.submit(self._call, self._client, item)
+        return job
 
-    def poll(self, job: str) -> Done | None:
-        """The answer of a call; None while it is under way."""
+    def poll(self, job: str) -> JobResult | None:
+        """Return the result of a call, or None while the call is running. Raise the call's error if it failed.
+
+        Raises:
+            JobNotFoundError: if another process started the call.
+        """
         call = self._calls.get(job)
         if call is None:
-            raise GoneError("the worker that waited for it is gone")
+            raise JobNotFoundError("the worker stopped while it waited for the answer")
         if not call.done():
             return None
         with self._lock:
@@ -67,7 +71,7 @@ class CloudCalls:
         return call.result()
 
     def cancel(self, job: str) -> bool:
-        """Take back a call that has not begun; one that has is given a moment to end."""
+        """Cancel a call and return True if it has not started. Otherwise wait up to 10 s for its end; return False."""
         call = self._calls.get(job)
         if call is None:
             return False
@@ -75,12 +79,12 @@ class CloudCalls:
             with self._lock:
                 self._calls.pop(job, None)
             return True
-        self._patient_until = self._patient_until or monotonic() + LAST_WAIT_S
-        wait([call], timeout=max(0.0, self._patient_until - monotonic()))
+        self._cancel_deadline = self._cancel_deadline or monotonic() + CANCEL_WAIT_S
+        wait([call], timeout=max(0.0, self._cancel_deadline - monotonic()))
         return False
 
     def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
+        """Close the connections. The next call opens new ones."""
         with self._lock:
             pool, client, self._pool, self._client = self._pool, self._client, None, None
         if client:
@@ -88,34 +92,35 @@ class CloudCalls:
         if pool:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def read(self, answer: Any, items: Sequence[Item | None]) -> list[Reply]:
-        """The reply."""
-        told = {name: answer.get(name) for name in ("request_id", "metrics", "finish_reason")}
-        return [reply_to(item, answer, answer.get("metrics"), json.dumps(told)) for item in items]
+    def parse(self, answer: Any, items: Sequence[Item | None]) -> list[Reply | None]:
+        """Return the reply for the one item. None stays None."""
+        response = json.dumps({name: answer.get(name) for name in ("request_id", "metrics", "finish_reason")})
+        return [parse_reply(item, answer, answer.get("metrics"), response) if item else None for item in items]
 
-    def pause(self, polls: int) -> float:
-        """Seconds until the next look, which costs nothing."""
+    def poll_delay(self, polls: int) -> float:
+        """Return 0.02 seconds, because a poll makes no call."""
         return POLL_S
 
-    def _call(self, client: httpx.Client, item: Item) -> Done:
-        skill, question = question_of(item)
-        body = {"image_url": item.url or data_uri(item.jpeg), "model": self.model, **question}
+    def _call(self, client: httpx.Client, item: Item) -> JobResult:
+        """Return the API's answer about one item. Raise CallError or AccountError if there is none."""
+        skill, body = request_body(item)
+        body = {"image_url": item.url or data_uri(item.jpeg), "model": self.model, **body}
         if skill in ("caption", "query"):
             body["stream"] = False
         response = client.post(f"{BASE_URL}/{skill}", json=body)
         try:
             answer = response.json()
         except ValueError as error:
-            raise LostAnswerError(f"{API} gave an answer that is no JSON") from error
+            raise LostAnswerError(f"{API} gave an answer that is not JSON") from error
         if not isinstance(answer, dict):
-            raise LostAnswerError(f"{API} gave an answer that is no object")
-        if told := answer.get("error"):
-            said = f"{API}: {told}"
-            if any(words in said.lower() for words in BUSY):
-                raise ThrottledError(said)
-            raise RejectedError(said, "error")
-        tokens = tokens_of(answer.get("metrics"))
+            raise LostAnswerError(f"{API} gave an answer that is not a JSON object")
+        if reason := answer.get("error"):
+            message = f"{API}: {reason}"
+            if any(text in message.lower() for text in OVERLOAD_MESSAGES):
+                raise ThrottledError(message)
+            raise RejectedError(message, "error")
+        tokens = parse_tokens(answer.get("metrics"))
         if tokens is None:
-            return Done(answer, None, None)
+            return JobResult(answer, None, None)
         pair = (tokens.input, tokens.output)
-        return Done(answer, float(sum(pair)), cost_of(pair, self.prices))
+        return JobResult(answer, float(sum(pair)), cost_usd(pair, self.prices))

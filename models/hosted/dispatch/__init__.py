@@ -1,1 +1,1 @@
-"""Requests to a hosted API: batched, submitted within limits, polled, and matched to results."""
+"""Batch the requests to a hosted API, submit them within limits, poll their jobs and match the answers."""

@@ -1,8 +1,8 @@
-"""Requests packed into jobs: alike in their settings, no more than an API takes, sent when their time comes."""
+"""Collect requests with the same settings into batches, each of which is sent as one job."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...tasks import Fault
@@ -11,85 +11,89 @@ from ..service import Item, Settings
 
 @dataclass(eq=False)
 class Batch:
-    """Items that make one job, to be sent at ``due`` or later; ``since`` is when they were first ready.
+    """Items for one job. It may be sent at ``due`` or later; ``ready_at`` is when it was complete.
 
-    ``tries`` are submissions that failed, ``failures`` jobs that did.
+    ``failed_submits``: how often its submission failed. ``failed_jobs``: how often an accepted job of it failed.
+    ``last_fault``: the fault of the latest failure. Times are in seconds of the clock.
     """
 
     items: Sequence[Item]
     due: float
-    since: float
-    tries: int = 0
-    failures: int = 0
+    ready_at: float
+    failed_submits: int = 0
+    failed_jobs: int = 0
     last_fault: Fault | None = None
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Both halves, which begin anew but for one failure where there was any: cutting is dear as it is."""
-        anew = replace(self, failures=min(self.failures, 1))
+        """Return both halves, the first one longer if the count is odd. Each has at most one failed job.
+
+        A half keeps one failure so that it is split again soon: each further job costs money.
+        """
+        whole = replace(self, failed_jobs=min(self.failed_jobs, 1))
         middle = (len(self.items) + 1) // 2
-        return anew.first(middle), anew.rest(middle)
+        return whole.first(middle), whole.rest(middle)
 
     def first(self, count: int) -> Batch:
-        """So many of them."""
+        """Return a batch of the first ``count`` items."""
         return replace(self, items=self.items[:count])
 
     def rest(self, count: int) -> Batch:
-        """All but so many of them."""
+        """Return a batch of all but the first ``count`` items."""
         return replace(self, items=self.items[count:])
 
 
 class Batcher:
-    """Items on their way into jobs, and jobs on their way out."""
+    """Fills batches of at most ``max_items`` and ``max_bytes``, and keeps them until they are due."""
 
-    def __init__(self, most_items: int, most_bytes: int) -> None:
-        self.most_items, self.most_bytes = most_items, most_bytes
+    def __init__(self, max_items: int, max_bytes: int) -> None:
+        self.max_items, self.max_bytes = max_items, max_bytes
         self._open: dict[Settings, list[Item]] = {}
-        self._units: list[Batch] = []
+        self._batches: list[Batch] = []
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits here."""
-        return not self._units and not self._open
+        """Whether there is neither a batch nor a single item."""
+        return not self._batches and not self._open
 
     def add(self, item: Item, now: float) -> None:
-        """Take an item; with it a job may be full."""
+        """Add an item to the open batch of its settings. A batch that is full becomes due at ``now``."""
         items = self._open.setdefault(item.settings, [])
-        if items and sum(other.size for other in items) + item.size > self.most_bytes:
-            self._units.append(Batch(tuple(items), now, now))
+        if items and sum(other.size for other in items) + item.size > self.max_bytes:
+            self._batches.append(Batch(tuple(items), now, now))
             items.clear()
         items.append(item)
-        if len(items) == self.most_items:
-            self._units.append(Batch(tuple(self._open.pop(item.settings)), now, now))
+        if len(items) == self.max_items:
+            self._batches.append(Batch(tuple(self._open.pop(item.settings)), now, now))
 
     def flush(self, now: float) -> None:
-        """Nothing more comes: what is there is full enough."""
-        self._units += [Batch(tuple(items), now, now) for items in self._open.values()]
+        """Make all open batches due at ``now``, because no more items will come."""
+        self._batches += [Batch(tuple(items), now, now) for items in self._open.values()]
         self._open.clear()
 
     def has_due(self, now: float) -> bool:
-        """Whether a job may be sent now."""
-        return any(unit.due <= now for unit in self._units)
+        """Return whether a batch is due at ``now``."""
+        return any(batch.due <= now for batch in self._batches)
 
-    def take(self, now: float) -> Batch | None:
-        """A job that may be sent now, the longest due first."""
-        due = [unit for unit in self._units if unit.due <= now]
+    def pop(self, now: float) -> Batch | None:
+        """Remove and return the batch that has been due for the longest time; None if no batch is due at ``now``."""
+        due = [batch for batch in self._batches if batch.due <= now]
         if not due:
             return None
-        unit = min(due, key=lambda unit: unit.due)
-        self._units.remove(unit)
-        return unit
+        batch = min(due, key=lambda batch: batch.due)
+        self._batches.remove(batch)
+        return batch
 
-    def later(self, unit: Batch, due: float) -> None:
-        """Send a job at this time."""
-        unit.due = due
-        self._units.append(unit)
+    def schedule(self, batch: Batch, due: float) -> None:
+        """Add a batch that is to be sent at ``due``."""
+        batch.due = due
+        self._batches.append(batch)
 
-    def impatient(self, since: float) -> Iterator[Batch]:
-        """Take out the jobs that have been ready since then or longer."""
-        for unit in [unit for unit in self._units if unit.since <= since]:
-            self._units.remove(unit)
-            yield unit
+    def expired(self, ready_before: float) -> list[Batch]:
+        """Remove and return the batches that have been ready since ``ready_before`` or longer."""
+        expired = [batch for batch in self._batches if batch.ready_at <= ready_before]
+        self._batches = [batch for batch in self._batches if batch.ready_at > ready_before]
+        return expired
 
     def next_due(self) -> float:
-        """When the next job may be sent."""
-        return min((unit.due for unit in self._units), default=float("inf"))
+        """Return when the next batch is due; infinity if there is none."""
+        return min((batch.due for batch in self._batches), default=float("inf"))

@@ -1,4 +1,4 @@
-"""The caller: a stream of requests in, many jobs in flight from one thread, one outcome for every request."""
+"""The dispatcher: takes a stream of requests, keeps many jobs in flight from one thread, yields all outcomes."""
 
 from __future__ import annotations
 
@@ -9,221 +9,231 @@ from ..http.errors import (
     AccountError,
     CallError,
     LostAnswerError,
+    MismatchedAnswerError,
     NotSentError,
     RejectedError,
     ThrottledError,
     UnavailableError,
-    UnfitError,
-    brief,
+    one_line,
 )
 from ..http.images import Encoder
 from .batching import Batch, Batcher
 from .in_flight import InFlightJobs
-from .rate_limiter import backoff
+from .rate_limiter import retry_delay
 from .results import ResultHandler, SharedState
 
-# How long a request may wait for an API that takes nothing.
-PATIENCE_S = 1800.0
-# Once the account is refused: how long what is in flight is still waited for.
+# How long a request may wait while the API accepts no jobs.
+MAX_WAIT_S = 1800.0
+# How long jobs in flight are still polled after the API has refused the account.
 DRAIN_S = 60.0
-SUBMIT_TRIES = 8
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 2.0
+MAX_SUBMITS = 8
+MIN_SLEEP_S, MAX_SLEEP_S = 0.005, 2.0
 
 
 class Dispatcher:
-    """One stream of requests through an API."""
+    """Sends one stream of requests through an API. ``scope`` is the journal's scope of its jobs."""
 
-    def __init__(self, desk: SharedState, requests: Iterable[Request], scope: str = "") -> None:
-        self.desk, self.stream, self.scope = desk, iter(requests), scope
-        self.packer = Batcher(desk.service.most_items, desk.service.most_bytes)
-        self.settler = ResultHandler(desk, self.packer)
-        self.flights = InFlightJobs(desk, self.settler)
-        self.jpeg_of = Encoder()
-        self.is_dry = False
-        self.refusal: AccountError | None = None
-        self.drained_at = 0.0
+    def __init__(self, state: SharedState, requests: Iterable[Request], scope: str = "") -> None:
+        self.state, self.requests, self.scope = state, iter(requests), scope
+        self.batcher = Batcher(state.service.max_items, state.service.max_bytes)
+        self.results = ResultHandler(state, self.batcher)
+        self.in_flight = InFlightJobs(state, self.results)
+        self.to_jpeg = Encoder()
+        self.is_exhausted = False
+        self.account_error: AccountError | None = None
+        self.drain_until = 0.0
 
     def answer(self) -> Iterator[Outcome]:
-        """Outcomes as they come.
+        """Yield one outcome for each request, in the order in which they end.
 
         Raises:
-            AccountError: the API wants none of us. What was in flight has been waited for.
+            AccountError: if the API refuses the account. Before it, jobs in flight are polled for up to ``DRAIN_S``.
         """
-        self.desk.journal.refresh()
-        ended = self.settler.ended
+        self.state.journal.refresh()
+        outcomes = self.results.outcomes
         try:
-            while not self._is_over():
-                moved = self._poll()
-                moved = self._send() or moved
-                while ended:
-                    moved = True
-                    yield ended.popleft()
-                if self.refusal and (not self.flights.flights or self.desk.clock.now() > self.drained_at):
-                    raise self.refusal
-                if not moved:
-                    self.desk.clock.sleep(self._pause())
+            while not self._is_done():
+                progressed = self._poll()
+                progressed = self._send() or progressed
+                while outcomes:
+                    progressed = True
+                    yield outcomes.popleft()
+                if self.account_error and (not self.in_flight.jobs or self.state.clock.now() > self.drain_until):
+                    raise self.account_error
+                if not progressed:
+                    self.state.clock.sleep(self._sleep_s())
         finally:
-            self.flights.hang_up()
+            self.in_flight.close()
 
-    def _is_over(self) -> bool:
-        return self.is_dry and self.packer.is_empty and not self.flights.flights and not self.settler.ended
+    def _is_done(self) -> bool:
+        return self.is_exhausted and self.batcher.is_empty and not self.in_flight.jobs and not self.results.outcomes
 
-    def _pause(self) -> float:
-        """Seconds until something may happen; other streams of the process may make it happen earlier."""
-        until = self.flights.next_poll() - self.desk.clock.now()
-        if not self.refusal:
-            governor = self.desk.governor
-            sendable = max(self.packer.next_due() - self.desk.clock.now(), governor.wait())
-            until = min(until, sendable if governor.in_flight < governor.limit else LONGEST_PAUSE_S)
-        return min(max(until, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+    def _sleep_s(self) -> float:
+        """Return the seconds until the next poll or the next batch, within ``MIN_SLEEP_S`` and ``MAX_SLEEP_S``."""
+        now = self.state.clock.now()
+        seconds = self.in_flight.next_poll() - now
+        if not self.account_error:
+            limiter = self.state.limiter
+            until_send = max(self.batcher.next_due() - now, limiter.wait_s())
+            # At the limit another stream of the process may free a place at any moment.
+            seconds = min(seconds, until_send if limiter.in_flight < limiter.limit else MAX_SLEEP_S)
+        return min(max(seconds, MIN_SLEEP_S), MAX_SLEEP_S)
 
     def _poll(self) -> bool:
+        """Poll the jobs that are due. Return whether there were any."""
         try:
-            return self.flights.poll()
+            return self.in_flight.poll()
         except AccountError as error:
-            self._refuse(error)
+            self._on_account_error(error)
             return True
 
     def _send(self) -> bool:
-        """Send the next job, if there is one and it may be sent; whether anything happened."""
-        desk, packer = self.desk, self.packer
-        if self.refusal:
+        """Send the next batch if one is due and limiter and budget allow it. Return whether anything changed."""
+        state, batcher = self.state, self.batcher
+        if self.account_error:
             return False
-        stalled = desk.governor.wait() > 0
-        hopeless = stalled and desk.governor.failing_s() > PATIENCE_S
-        moved = False
-        if not packer.has_due(desk.clock.now()) and (hopeless or desk.governor.has_room):
-            moved = self._fill()
-        if stalled:
-            moved = self._lose_patience(hopeless) or moved
-        unit = packer.take(desk.clock.now())
-        if unit is None:
-            return moved
-        if not desk.governor.enter():
-            packer.later(unit, unit.due)
-            return moved
-        return self._pay(unit) or moved
+        is_blocked = state.limiter.wait_s() > 0
+        is_hopeless = is_blocked and state.limiter.failing_s() > MAX_WAIT_S
+        progressed = False
+        if not batcher.has_due(state.clock.now()) and (is_hopeless or state.limiter.can_acquire):
+            progressed = self._fill()
+        if is_blocked:
+            progressed = self._expire(is_hopeless) or progressed
+        batch = batcher.pop(state.clock.now())
+        if batch is None:
+            return progressed
+        if not state.limiter.acquire():
+            batcher.schedule(batch, batch.due)
+            return progressed
+        return self._submit_within_budget(batch) or progressed
 
     def _fill(self) -> bool:
-        """Pull requests until there is a job to send, or one in flight to ask after; whether any came."""
-        moved = False
-        while not self.is_dry and not self.packer.has_due(self.desk.clock.now()):
-            request = next(self.stream, None)
-            moved = True
+        """Pull requests until a batch, an outcome or a poll is due. Return whether the stream was read."""
+        progressed = False
+        while not self.is_exhausted and not self.batcher.has_due(self.state.clock.now()):
+            request = next(self.requests, None)
+            progressed = True
             if request is None:
-                self.is_dry = True
-                self.packer.flush(self.desk.clock.now())
+                self.is_exhausted = True
+                self.batcher.flush(self.state.clock.now())
             else:
-                self._take_in(request)
-            if self.settler.ended or self.flights.next_poll() <= self.desk.clock.now():
+                self._admit(request)
+            if self.results.outcomes or self.in_flight.next_poll() <= self.state.clock.now():
                 break
-        return moved
+        return progressed
 
-    def _take_in(self, request: Request) -> None:
-        """Find out what has become of a request before; mostly nothing."""
+    def _admit(self, request: Request) -> None:
+        """Add a request to a batch, unless the journal has a job for it: then use or await the answer of that job."""
         try:
-            item = self.desk.prepare(request, self.jpeg_of)
-        except Exception as error:  # Pillow raises many kinds over a picture that it can't read to the end.
-            self.settler.ended.append(Outcome(request.id, Fault.of(error), self.desk.service.backend))
+            item = self.state.prepare(request, self.to_jpeg)
+        except Exception as error:  # Pillow raises many types for a picture that is damaged.
+            self.results.outcomes.append(Outcome(request.id, Fault.of(error), self.state.service.backend))
             return
-        if self.flights.join(item):
+        if self.in_flight.attach(item):
             return
-        entry = self.desk.journal.find(item.id, self.scope)
+        entry = self.state.journal.find(item.id, self.scope)
         if entry is None:
-            self.packer.add(item, self.desk.clock.now())
+            self.batcher.add(item, self.state.clock.now())
             return
-        if entry.state == "asked":
-            self.settler.lose([item], "the worker that waited for it is gone")
+        if entry.state == "submitting":
+            self.results.mark_lost([item], "the worker stopped while it sent the job")
             return
         if entry.state == "done":
-            items = [item if place == item.id else None for place in entry.places]
-            self.settler.bill(entry, [item])
+            items = [item if request_id == item.id else None for request_id in entry.request_ids]
+            self.results.charge(entry, [item])
             try:
-                self.settler.deliver(entry, items)
-            except UnfitError:
-                # Another version of this package took that for an answer.
-                self.packer.add(item, self.desk.clock.now())
+                self.results.deliver(entry, items)
+            except MismatchedAnswerError:
+                # Another version of this package accepted this answer.
+                self.batcher.add(item, self.state.clock.now())
         else:
-            self.flights.take_up(entry, item)
+            self.in_flight.resume(entry, item)
 
-    def _lose_patience(self, hopeless: bool) -> bool:
-        """Nothing can be sent: nobody waits for ever."""
-        since = self.desk.clock.now() - (0.0 if hopeless else PATIENCE_S)
-        units = list(self.packer.impatient(since))
-        for unit in units:
-            down = Fault("Unavailable", f"{self.desk.service.backend} takes nothing any more", retryable=True)
-            self.settler.fail(unit.items, unit.last_fault or down)
-        return bool(units)
+    def _expire(self, is_hopeless: bool) -> bool:
+        """Fail the batches that waited for ``MAX_WAIT_S``, or all if ``is_hopeless``. Return whether any failed."""
+        batches = self.batcher.expired(self.state.clock.now() - (0.0 if is_hopeless else MAX_WAIT_S))
+        for batch in batches:
+            message = f"{self.state.service.backend} accepted no jobs for {MAX_WAIT_S / 60:.0f} minutes"
+            self.results.fail(batch.items, batch.last_fault or Fault("Unavailable", message, retryable=True))
+        return bool(batches)
 
-    def _pay(self, unit: Batch) -> bool:
-        """Send what the budget allows of a job that has its place; whether anything happened."""
-        desk = self.desk
-        affordable = desk.budget.take(len(unit.items))
+    def _submit_within_budget(self, batch: Batch) -> bool:
+        """Submit the part of a batch that the budget covers, and schedule the rest. Return whether anything changed.
+
+        The limiter has counted the job already. The count is undone if the API does not accept the job.
+        """
+        state = self.state
+        affordable = state.budget.reserve(len(batch.items))
         accepted = False
         try:
             if affordable:
-                if affordable < len(unit.items):
-                    self.packer.later(unit.rest(affordable), unit.due)
-                accepted = self._submit(unit.first(affordable))
+                if affordable < len(batch.items):
+                    self.batcher.schedule(batch.rest(affordable), batch.due)
+                accepted = self._submit(batch.first(affordable))
                 return True
-            if not desk.budget.spent:
-                # What is in flight may take the rest.
-                self.packer.later(unit, unit.due)
+            if not state.budget.is_exhausted:
+                # The jobs in flight may cost less than is reserved for them.
+                self.batcher.schedule(batch, batch.due)
                 return False
-            message = f"the budget of {desk.budget.most_usd:g} dollars is spent; run again with more to go on"
-            self.settler.fail(unit.items, Fault("BudgetSpent", message, retryable=True))
+            message = (
+                f"the budget of {state.budget.max_usd:g} dollars is spent: "
+                "run again with --retry-errors and a higher --max-cost"
+            )
+            self.results.fail(batch.items, Fault("BudgetSpent", message, retryable=True))
             return True
         finally:
             if not accepted:
-                desk.budget.ended(affordable)
-                desk.governor.leave()
+                state.budget.release(affordable)
+                state.limiter.release()
 
-    def _submit(self, unit: Batch) -> bool:
-        """Send a job; whether it was accepted."""
-        desk = self.desk
-        entry = desk.journal.ask([item.id for item in unit.items], self.scope)
+    def _submit(self, batch: Batch) -> bool:
+        """Submit a batch as a job. Return whether the API accepted the job."""
+        state = self.state
+        entry = state.journal.record_submission([item.id for item in batch.items], self.scope)
         try:
-            entry.job = desk.service.submit(unit.items)
+            entry.job = state.service.submit(batch.items)
         except LostAnswerError as error:
-            desk.governor.failed()
-            desk.journal.leave(entry)
-            self.settler.lose(unit.items, str(error))
+            state.limiter.on_failure()
+            state.journal.release(entry)
+            self.results.mark_lost(batch.items, str(error))
             return False
         except AccountError as error:
-            desk.journal.drop(entry)
-            self._refuse(error)
+            state.journal.discard(entry)
+            self._on_account_error(error)
             return False
         except CallError as error:
-            desk.journal.drop(entry)
-            self._not_accepted(unit, error)
+            state.journal.discard(entry)
+            self._on_failed_submit(batch, error)
             return False
-        if desk.service.remembers:
-            desk.governor.answered()
-        for item in unit.items:
-            item.sent = desk.clock.now()
-        desk.journal.note(entry, "accepted")
-        self.flights.add(entry, unit)
+        if state.service.keeps_results:
+            state.limiter.on_response()
+        for item in batch.items:
+            item.sent = state.clock.now()
+        state.journal.update(entry, "accepted")
+        self.in_flight.add(entry, batch)
         return True
 
-    def _not_accepted(self, unit: Batch, error: CallError) -> None:
-        """Send it again later, or know better."""
-        governor, now = self.desk.governor, self.desk.clock.now()
+    def _on_failed_submit(self, batch: Batch, error: CallError) -> None:
+        """Schedule a batch that the API did not accept again, or fail its items if another attempt is useless."""
+        limiter, now = self.state.limiter, self.state.clock.now()
         if isinstance(error, RejectedError):
-            self.settler.reject(list(unit.items), error)
+            self.results.reject(list(batch.items), error)
             return
-        unit.last_fault = Fault("Unavailable", brief(error), retryable=True)
+        batch.last_fault = Fault("Unavailable", one_line(error), retryable=True)
         if isinstance(error, ThrottledError):
-            governor.throttled(error.retry_after)
-            self.packer.later(unit, now)
+            limiter.on_throttled(error.retry_after)
+            self.batcher.schedule(batch, now)
             return
         assert isinstance(error, NotSentError | UnavailableError), error
-        governor.failed()
-        unit.tries += 1
-        if unit.tries >= SUBMIT_TRIES or (isinstance(error, UnavailableError) and not error.again):
-            self.settler.fail(unit.items, unit.last_fault)
+        limiter.on_failure()
+        batch.failed_submits += 1
+        is_final = isinstance(error, UnavailableError) and not error.retryable
+        if batch.failed_submits >= MAX_SUBMITS or is_final:
+            self.results.fail(batch.items, batch.last_fault)
         else:
-            self.packer.later(unit, now + backoff(unit.tries))
+            self.batcher.schedule(batch, now + retry_delay(batch.failed_submits))
 
-    def _refuse(self, error: AccountError) -> None:
-        if self.refusal is None:
-            self.refusal, self.drained_at = error, self.desk.clock.now() + DRAIN_S
+    def _on_account_error(self, error: AccountError) -> None:
+        """Stop sending. ``answer`` raises the first error once the jobs in flight end, or after ``DRAIN_S``."""
+        if self.account_error is None:
+            self.account_error, self.drain_until = error, self.state.clock.now() + DRAIN_S

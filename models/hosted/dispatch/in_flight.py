@@ -1,4 +1,4 @@
-"""Jobs that an API has accepted: asked after until they end, never sent again while they may be paid for."""
+"""Jobs that an API has accepted: polled until they end, and not sent again while they may be billed."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ...tasks import Fault
 from ..http.errors import (
     AccountError,
     CallError,
-    GoneError,
+    JobNotFoundError,
     LostAnswerError,
+    MismatchedAnswerError,
     NotSentError,
     PollError,
     RejectedError,
     ThrottledError,
     UnavailableError,
-    UnfitError,
-    brief,
+    one_line,
 )
 from ..journal import Entry
-from ..service import Done, Item
+from ..service import Item, JobResult
 from .batching import Batch
-from .rate_limiter import backoff
+from .rate_limiter import retry_delay
 from .results import ResultHandler, SharedState
 
 log = logging.getLogger(__name__)
@@ -31,198 +31,211 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class InFlightJob:
-    """A job that the API accepted. ``own``: this stream sent it, and it holds a place and money until it ends."""
+    """A job that the API has accepted, with the items in its order; None for an item that this stream does not have.
+
+    ``is_own``: this stream sent the job, so the job counts in the rate limiter and the budget until it ends.
+    ``batch``: what was sent, with its counts of failures. ``failed_polls``: how many polls failed in a row.
+    ``was_rechecked``: True once the API has reported a failure of the job, which is then polled a second time.
+    """
 
     entry: Entry
     items: list[Item | None]
-    own: bool
+    is_own: bool
     started: float
     poll_at: float
-    unit: Batch
+    batch: Batch
     polls: int = 0
-    misses: int = 0
-    asked_twice: bool = False
+    failed_polls: int = 0
+    was_rechecked: bool = False
 
     @property
     def present(self) -> list[Item]:
-        """The items that have come."""
+        """The items that this stream has."""
         return [item for item in self.items if item]
+
+    def to_resend(self) -> Batch:
+        """Return the batch to send again, with the items that this stream has."""
+        return replace(self.batch, items=tuple(self.present))
 
 
 @dataclass(eq=False)
 class InFlightJobs:
-    """The jobs of one stream that are in flight."""
+    """The jobs in flight of one stream."""
 
-    desk: SharedState
-    settler: ResultHandler
-    flights: list[InFlightJob] = field(default_factory=list)
+    state: SharedState
+    results: ResultHandler
+    jobs: list[InFlightJob] = field(default_factory=list)
 
-    def add(self, entry: Entry, unit: Batch) -> None:
-        """Look after a job that was just sent."""
-        now = self.desk.clock.now()
-        self.flights.append(InFlightJob(entry, list(unit.items), True, now, now + self.desk.service.pause(0), unit))
+    def add(self, entry: Entry, batch: Batch) -> None:
+        """Add a job that the API has just accepted."""
+        now = self.state.clock.now()
+        poll_at = now + self.state.service.poll_delay(0)
+        self.jobs.append(InFlightJob(entry, list(batch.items), True, now, poll_at, batch))
 
-    def take_up(self, entry: Entry, item: Item) -> None:
-        """Look after a job that somebody sent before, of which this is the first item to come again."""
-        now = self.desk.clock.now()
-        items = [item if place == item.id else None for place in entry.places]
-        self.flights.append(InFlightJob(entry, items, False, now, now, Batch((item,), now, now)))
+    def resume(self, entry: Entry, item: Item) -> None:
+        """Add a job that another worker or an earlier stream has sent. ``item`` is one of its requests."""
+        now = self.state.clock.now()
+        items = [item if request_id == item.id else None for request_id in entry.request_ids]
+        self.jobs.append(InFlightJob(entry, items, False, now, now, Batch((item,), now, now)))
 
-    def join(self, item: Item) -> bool:
-        """Whether an item belongs to a job that was taken up again, where it now has its place."""
-        for flight in self.flights:
-            if not flight.own and item.id in flight.entry.places:
-                place = flight.entry.places.index(item.id)
-                if flight.items[place] is None:
-                    flight.items[place] = item
+    def attach(self, item: Item) -> bool:
+        """Put an item at its place in a resumed job. Return False if no resumed job lacks this item."""
+        for job in self.jobs:
+            if not job.is_own and item.id in job.entry.request_ids:
+                index = job.entry.request_ids.index(item.id)
+                if job.items[index] is None:
+                    job.items[index] = item
                     return True
         return False
 
     def next_poll(self) -> float:
-        """When the next of them is to be asked after."""
-        return min((flight.poll_at for flight in self.flights), default=float("inf"))
+        """Return when the next job is to be polled; infinity if there is none."""
+        return min((job.poll_at for job in self.jobs), default=float("inf"))
 
     def poll(self) -> bool:
-        """Ask after those whose time has come; whether there were any.
+        """Poll the jobs whose time has come. Return whether there were any.
 
         Raises:
-            AccountError: the API does not even tell that any more.
+            AccountError: if the API refuses the account.
         """
-        due = [flight for flight in self.flights if flight.poll_at <= self.desk.clock.now()]
-        for flight in due:
-            self._ask(flight)
+        due = [job for job in self.jobs if job.poll_at <= self.state.clock.now()]
+        for job in due:
+            self._poll_job(job)
         return bool(due)
 
-    def hang_up(self) -> None:
-        """Nobody listens any more: what can still be cancelled is; the journal keeps what became of the rest."""
-        desk = self.desk
-        for flight in list(self.flights):
+    def close(self) -> None:
+        """End the stream: cancel its own jobs if possible, and release all jobs in the journal for a later stream."""
+        service = self.state.service
+        for job in list(self.jobs):
             with suppress(CallError, AccountError):
-                if flight.own and desk.service.cancel(flight.entry.job):
-                    desk.journal.note(flight.entry, "cancelled")
-                elif flight.own and not desk.service.remembers and (done := desk.service.poll(flight.entry.job)):
-                    self._keep(flight, done)
-            self._land(flight)
+                if job.is_own and service.cancel(job.entry.job):
+                    self.state.journal.update(job.entry, "cancelled")
+                elif job.is_own and not service.keeps_results and (result := service.poll(job.entry.job)):
+                    self._record_result(job, result)
+            self._finish(job)
 
-    def _ask(self, flight: InFlightJob) -> None:
-        desk = self.desk
-        flight.polls += 1
+    def _poll_job(self, job: InFlightJob) -> None:
+        state = self.state
+        job.polls += 1
         try:
-            done = desk.service.poll(flight.entry.job)
+            result = state.service.poll(job.entry.job)
         except AccountError:
-            self._land(flight)
-            if not desk.service.remembers:
-                desk.journal.drop(flight.entry)
+            self._finish(job)
+            if not state.service.keeps_results:
+                # The call of the job was refused, so nothing was billed.
+                state.journal.discard(job.entry)
             raise
         except PollError as error:
-            self._missed(flight, error)
+            self._on_failed_poll(job, error)
         except CallError as error:
-            self._failed(flight, error)
+            self._on_failed_job(job, error)
         else:
-            flight.misses = 0
-            if desk.service.remembers:
-                desk.governor.answered()
-            if done is not None:
-                desk.governor.succeeded()
-                self._done(flight, done)
+            job.failed_polls = 0
+            if state.service.keeps_results:
+                state.limiter.on_response()
+            if result is not None:
+                state.limiter.on_success()
+                self._complete(job, result)
                 return
-            flight.poll_at = desk.clock.now() + desk.service.pause(flight.polls)
-        if flight in self.flights and desk.clock.now() - flight.started > desk.service.deadline_s:
-            self._give_up(flight)
+            job.poll_at = state.clock.now() + state.service.poll_delay(job.polls)
+        if job in self.jobs and state.clock.now() - job.started > state.service.deadline_s:
+            self._cancel_overdue(job)
 
-    def _done(self, flight: InFlightJob, done: Done) -> None:
-        entry = flight.entry
-        self._keep(flight, done)
-        self._land(flight)
-        self.settler.bill(entry, flight.present)
+    def _complete(self, job: InFlightJob, result: JobResult) -> None:
+        """Record the result of a job and deliver its outcomes."""
+        self._record_result(job, result)
+        self._finish(job)
+        self.results.charge(job.entry, job.present)
         try:
-            self.settler.deliver(entry, flight.items)
-        except UnfitError as error:
-            self.desk.journal.drop(entry)
-            self.settler.misfit(self._unit(flight), error)
+            self.results.deliver(job.entry, job.items)
+        except MismatchedAnswerError as error:
+            self.state.journal.discard(job.entry)
+            self.results.mismatched(job.to_resend(), error)
 
-    def _keep(self, flight: InFlightJob, done: Done) -> None:
-        entry = flight.entry
-        entry.answer = done.answer
-        entry.units, entry.usd, entry.estimated = self.desk.budget.bill(done, len(entry.places))
-        self.desk.journal.note(entry, "done")
+    def _record_result(self, job: InFlightJob, result: JobResult) -> None:
+        entry = job.entry
+        entry.answer = result.answer
+        entry.units, entry.usd, entry.estimated = self.state.budget.record(result, len(entry.request_ids))
+        self.state.journal.update(entry, "done")
 
-    def _missed(self, flight: InFlightJob, error: PollError) -> None:
-        """The asking failed, not the job: ask again, never send again."""
-        desk = self.desk
-        flight.misses += 1
+    def _on_failed_poll(self, job: InFlightJob, error: PollError) -> None:
+        """Schedule another poll. The job itself has not failed, so the job is not sent again."""
+        state = self.state
+        job.failed_polls += 1
         if error.retry_after is None:
-            desk.governor.failed()
-            wait = backoff(flight.misses)
+            state.limiter.on_failure()
+            delay = retry_delay(job.failed_polls)
         else:
-            wait = desk.governor.throttled(error.retry_after)
-        log.debug("asking after %s failed: %s", flight.entry.job, error)
-        flight.poll_at = desk.clock.now() + max(wait, desk.service.pause(flight.polls))
+            delay = state.limiter.on_throttled(error.retry_after)
+        log.debug("a poll of job %s failed: %s", job.entry.job, error)
+        job.poll_at = state.clock.now() + max(delay, state.service.poll_delay(job.polls))
 
-    def _failed(self, flight: InFlightJob, error: CallError) -> None:
-        """The job failed."""
-        desk, entry = self.desk, flight.entry
-        again = isinstance(error, UnavailableError) and error.again
-        if again and desk.service.remembers and not flight.asked_twice:
-            # A second look costs nothing, and sometimes there is an answer after all.
-            flight.asked_twice = True
-            flight.poll_at = desk.clock.now() + backoff(1)
+    def _on_failed_job(self, job: InFlightJob, error: CallError) -> None:
+        """Fail the items of a job that has failed, or send them again if the job was not billed."""
+        state, entry = self.state, job.entry
+        retryable = isinstance(error, UnavailableError) and error.retryable
+        if retryable and state.service.keeps_results and not job.was_rechecked:
+            # A second poll is free, and the failure may have been one of the API's front end only.
+            job.was_rechecked = True
+            job.poll_at = state.clock.now() + retry_delay(1)
             return
-        self._land(flight)
-        if isinstance(error, LostAnswerError) or (isinstance(error, GoneError) and entry.state != "cancelled"):
-            desk.governor.failed(job=True)
-            self.settler.lose(flight.present, str(error))
+        self._finish(job)
+        if isinstance(error, LostAnswerError) or (isinstance(error, JobNotFoundError) and entry.state != "cancelled"):
+            state.limiter.on_failure(job=True)
+            self.results.mark_lost(job.present, str(error))
             return
-        desk.journal.drop(entry)
+        state.journal.discard(entry)
         if isinstance(error, RejectedError):
             entry.units, entry.usd = error.units, error.usd
-            desk.budget.charge(entry.units, entry.usd)
-            self.settler.bill(entry, flight.present)
-            self.settler.reject(flight.items, error)
+            state.budget.record_rejected(entry.units, entry.usd)
+            self.results.charge(entry, job.present)
+            self.results.reject(job.items, error)
         elif isinstance(error, ThrottledError):
-            desk.governor.throttled(error.retry_after)
-            self.settler.resend(self._unit(flight), cut=False)
-        elif isinstance(error, GoneError):
-            self.settler.resend(self._unit(flight), cut=False)
+            state.limiter.on_throttled(error.retry_after)
+            self.results.resend(job.to_resend(), split=False)
+        elif isinstance(error, JobNotFoundError):
+            self.results.resend(job.to_resend(), split=False)
         else:
             assert isinstance(error, NotSentError | UnavailableError), error
-            desk.governor.failed(job=True)
-            self._send_again(flight, error, again or isinstance(error, NotSentError))
+            state.limiter.on_failure(job=True)
+            self._resubmit(job, error, retryable or isinstance(error, NotSentError))
 
-    def _send_again(self, flight: InFlightJob, error: CallError, again: bool) -> None:
-        unit = self._unit(flight)
-        unit.failures += 1
-        unit.last_fault = Fault("Unavailable", brief(error), retryable=True)
-        if again and unit.failures <= self.desk.service.job_tries:
-            self.settler.packer.later(unit, self.desk.clock.now() + backoff(unit.failures))
-        elif len(unit.items) > 1:
-            # One picture may be what brings the API down.
-            self.settler.resend(unit, cut=True)
+    def _resubmit(self, job: InFlightJob, error: CallError, retryable: bool) -> None:
+        """Send a failed job again. After ``max_resubmits`` send its halves, and fail it if it is a single item."""
+        batch = job.to_resend()
+        batch.failed_jobs += 1
+        batch.last_fault = Fault("Unavailable", one_line(error), retryable=True)
+        if retryable and batch.failed_jobs <= self.state.service.max_resubmits:
+            self.results.batcher.schedule(batch, self.state.clock.now() + retry_delay(batch.failed_jobs))
+        elif len(batch.items) > 1:
+            # A single picture may make the API fail. Halves find it.
+            self.results.resend(batch, split=True)
         else:
-            self.settler.fail(unit.items, unit.last_fault, flight.entry.job)
+            self.results.fail(batch.items, batch.last_fault, job.entry.job)
 
-    def _give_up(self, flight: InFlightJob) -> None:
-        """It took too long: ask for its end, and if it just came, for its answer."""
-        desk = self.desk
+    def _cancel_overdue(self, job: InFlightJob) -> None:
+        """Cancel a job that has passed the service's deadline, and fail its items unless its result is there now."""
+        service, entry = self.state.service, job.entry
         cancelled = False
         with suppress(CallError):
-            cancelled = desk.service.cancel(flight.entry.job)
+            cancelled = service.cancel(entry.job)
         if not cancelled:
             with suppress(CallError):
-                if (done := desk.service.poll(flight.entry.job)) is not None:
-                    self._done(flight, done)
+                if (result := service.poll(entry.job)) is not None:
+                    self._complete(job, result)
                     return
-        desk.journal.note(flight.entry, "cancelled" if cancelled else "accepted")
-        self._land(flight)
-        message = f"no answer within {desk.service.deadline_s:.0f} s; it may have been billed"
-        self.settler.fail(flight.present, Fault("Timeout", message, retryable=True), flight.entry.job)
+        self.state.journal.update(entry, "cancelled" if cancelled else "accepted")
+        self._finish(job)
+        message = (
+            f"no answer within {service.deadline_s:.0f} s; the job may have been billed: "
+            "run again with --retry-errors to ask again"
+        )
+        self.results.fail(job.present, Fault("Timeout", message, retryable=True), entry.job)
 
-    def _land(self, flight: InFlightJob) -> None:
-        self.flights.remove(flight)
-        if flight.own:
-            self.desk.governor.leave()
-            self.desk.budget.ended(len(flight.items))
-            self.desk.journal.leave(flight.entry)
-
-    def _unit(self, flight: InFlightJob) -> Batch:
-        return replace(flight.unit, items=tuple(flight.present))
+    def _finish(self, job: InFlightJob) -> None:
+        """Remove a job; return what an own job holds in the rate limiter and the budget, and release its entry."""
+        self.jobs.remove(job)
+        if job.is_own:
+            self.state.limiter.release()
+            self.state.budget.release(len(job.items))
+            self.state.journal.release(job.entry)

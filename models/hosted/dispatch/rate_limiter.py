@@ -1,126 +1,132 @@
-"""The manners of one worker towards an API: when to call, how often, and when to leave it alone."""
+"""The rate limiter of one API in a worker process: pauses, a circuit breaker, and a limit on jobs in flight."""
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 
-BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
+from ...backoff import backoff
+
+INITIAL_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0
 FAILURES_TO_OPEN = 8
-OPEN_S, LONGEST_OPEN_S = 30.0, 480.0
+OPEN_S, MAX_OPEN_S = 30.0, 480.0
 
 
 class Clock:
-    """Seconds, and the waiting for them; tests have one that does not wait."""
+    """A monotonic clock in seconds. Tests replace it by one whose ``sleep`` returns at once."""
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Return the seconds since an arbitrary moment."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Block for ``seconds``."""
         time.sleep(seconds)
 
 
-def backoff(tries: int) -> float:
-    """Seconds to wait after so many tries: anything from none to a bound that doubles, so that workers don't march."""
-    return random.uniform(0.0, min(LONGEST_BACKOFF_S, BACKOFF_S * 2.0 ** min(tries, 16)))
+def retry_delay(attempts: int) -> float:
+    """Return the seconds to wait after ``attempts`` failed attempts: random, below 2 ** (attempts - 1) and 30."""
+    return backoff(attempts, INITIAL_BACKOFF_S, MAX_BACKOFF_S)
 
 
 class RateLimiter:
-    """Gate, circuit breaker and limit on jobs in flight, shared by all streams of a process.
+    """Decides when a job may be sent to an API; shared by all streams of a process.
 
-    The gate: whoever is throttled closes it for all. The limit: halved when throttled, one more for each job that
-    ends well. The breaker: after ``FAILURES_TO_OPEN`` calls in a row that failed, or jobs, nothing is sent for a while,
-    which doubles; then one job at a time, until one succeeds.
+    Pause: after a throttled call nothing is sent until the time that the API asked for. Limit on jobs in flight: halved
+    by each throttled call, raised by one by each job that succeeds, at most ``max_in_flight``. Circuit breaker: after
+    ``FAILURES_TO_OPEN`` failed calls, or failed jobs, in a row nothing is sent for ``OPEN_S``, twice as long each time
+    up to ``MAX_OPEN_S``. After it one job at a time is sent until a job succeeds.
     """
 
-    def __init__(self, clock: Clock, most_in_flight: int) -> None:
-        self.clock, self.most_in_flight = clock, most_in_flight
+    def __init__(self, clock: Clock, max_in_flight: int) -> None:
+        self.clock, self.max_in_flight = clock, max_in_flight
         self.in_flight = 0
-        self._limit = float(most_in_flight)
-        self._gate_until = self._open_until = float("-inf")
-        self._calls_failed = self._jobs_failed = self._throttles = 0
+        self._limit = float(max_in_flight)
+        self._paused_until = self._open_until = float("-inf")
+        self._failed_calls = self._failed_jobs = self._throttles = 0
         self._failing_since: float | None = None
         self._open_s = OPEN_S
         self._lock = threading.Lock()
 
     @property
     def limit(self) -> int:
-        """How many jobs may be in flight."""
+        """How many jobs may be in flight now, 1 or more."""
         return 1 if self._is_failing else max(1, int(self._limit))
 
     @property
     def _is_failing(self) -> bool:
-        return max(self._calls_failed, self._jobs_failed) >= FAILURES_TO_OPEN
+        return max(self._failed_calls, self._failed_jobs) >= FAILURES_TO_OPEN
 
     @property
-    def has_room(self) -> bool:
-        """Whether a job would be let pass now."""
-        return self.in_flight < self.limit and not self.wait()
+    def can_acquire(self) -> bool:
+        """Whether ``acquire`` would succeed now."""
+        return self.in_flight < self.limit and not self.wait_s()
 
-    def wait(self) -> float:
-        """Seconds until the gate and the breaker let a job pass; 0 is now."""
+    def wait_s(self) -> float:
+        """Return the seconds until the end of the pause and of the open circuit; 0 if there is neither."""
         with self._lock:
-            return max(0.0, max(self._gate_until, self._open_until) - self.clock.now())
+            return max(0.0, max(self._paused_until, self._open_until) - self.clock.now())
 
-    def enter(self) -> bool:
-        """Take a place among the jobs in flight, if there is one and gate and breaker are open."""
+    def acquire(self) -> bool:
+        """Count one more job in flight and return True; return False during a pause, or at the limit."""
         with self._lock:
             now = self.clock.now()
-            if now < self._gate_until or now < self._open_until or self.in_flight >= self.limit:
+            if now < self._paused_until or now < self._open_until or self.in_flight >= self.limit:
                 return False
             self.in_flight += 1
             return True
 
-    def leave(self) -> None:
-        """Give the place back."""
+    def release(self) -> None:
+        """Count one job in flight less."""
         with self._lock:
             self.in_flight -= 1
 
-    def throttled(self, retry_after: float | None) -> float:
-        """Close the gate for all, for as long as the API asks or longer; the seconds."""
+    def on_throttled(self, retry_after: float | None) -> float:
+        """Halve the limit and pause all jobs. Return the pause: ``retry_after`` seconds, or a longer backoff."""
         with self._lock:
             self._throttles += 1
             self._failing_since = self.clock.now() if self._failing_since is None else self._failing_since
             self._limit = max(1.0, self._limit / 2)
-            seconds = max(retry_after or 0.0, backoff(self._throttles))
-            self._gate_until = max(self._gate_until, self.clock.now() + seconds)
+            seconds = max(retry_after or 0.0, retry_delay(self._throttles))
+            self._paused_until = max(self._paused_until, self.clock.now() + seconds)
             return seconds
 
-    def failed(self, job: bool = False) -> None:
-        """Count a call that failed, or a job; leave the API alone where it was one too many."""
+    def on_failure(self, job: bool = False) -> None:
+        """Count a failed call, or a failed job. Open the circuit if it is one too many in a row."""
         with self._lock:
             now = self.clock.now()
-            self._calls_failed += not job
-            self._jobs_failed += job
+            self._failed_calls += not job
+            self._failed_jobs += job
             if self._failing_since is None:
                 self._failing_since = now
             if self._is_failing and now >= self._open_until:
                 self._open_until = now + self._open_s
-                self._open_s = min(LONGEST_OPEN_S, 2 * self._open_s)
+                self._open_s = min(MAX_OPEN_S, 2 * self._open_s)
 
-    def answered(self) -> None:
-        """A call was answered: the API is there."""
+    def on_response(self) -> None:
+        """Reset the count of failed calls. Close the circuit unless failed jobs keep it open."""
         with self._lock:
-            self._calls_failed = 0
-            if self._jobs_failed < FAILURES_TO_OPEN:
-                self._close()
+            self._failed_calls = 0
+            if self._failed_jobs < FAILURES_TO_OPEN:
+                self._close_circuit()
 
-    def succeeded(self) -> None:
-        """A job ended well: the API works."""
+    def on_success(self) -> None:
+        """Reset all counts, raise the limit by one, and close the circuit, because a job has succeeded."""
         with self._lock:
-            self._calls_failed = self._jobs_failed = self._throttles = 0
-            self._limit = min(float(self.most_in_flight), self._limit + 1)
-            self._close()
+            self._failed_calls = self._failed_jobs = self._throttles = 0
+            self._limit = min(float(self.max_in_flight), self._limit + 1)
+            self._close_circuit()
 
-    def _close(self) -> None:
+    def _close_circuit(self) -> None:
         self._failing_since = None
         self._open_until, self._open_s = float("-inf"), OPEN_S
 
     def failing_s(self) -> float:
-        """For how long the API has failed or throttled us many times in a row; 0: it does not."""
+        """Return the seconds since the first of ``FAILURES_TO_OPEN`` or more failures or throttles in a row.
+
+        Returns:
+            0 if there were fewer.
+        """
         with self._lock:
             is_bad = self._is_failing or self._throttles >= FAILURES_TO_OPEN
             return self.clock.now() - self._failing_since if is_bad and self._failing_since is not None else 0.0

@@ -1,4 +1,4 @@
-"""How requests to an API end: answered, at fault, or sent again in smaller jobs; their bill goes with them."""
+"""Turn the answers and failures of jobs into outcomes of requests, or into batches that are sent again."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import NamedTuple
 from ...billing import Billing
 from ...tasks import Fault, Outcome, Request
 from ..budget import Budget
-from ..http.errors import RejectedError, UnfitError, brief
+from ..http.errors import MismatchedAnswerError, RejectedError, one_line
 from ..http.images import Encoder
 from ..journal import Entry, Journal
 from ..service import Item, Service
 from .batching import Batch, Batcher
 from .rate_limiter import Clock, RateLimiter
 
-# How often a single picture is sent whose answer does not fit it.
-UNFIT_TRIES = 2
-# Kinds of rejection that are about the way of a picture to the API, not about the picture.
-FETCH_KINDS = ("file_download_error",)
+# After how many jobs without a matching answer a single picture fails. The jobs before it was alone count as one.
+MAX_MISMATCHES = 2
+# Codes of rejections because the API could not download the picture. A later download may succeed.
+DOWNLOAD_ERRORS = ("file_download_error",)
 
 
 class SharedState(NamedTuple):
-    """What all streams of a process share; ``prepare`` turns a request into what is sent."""
+    """What all streams of a process share. ``prepare`` makes the item of a request."""
 
     service: Service
-    governor: RateLimiter
+    limiter: RateLimiter
     budget: Budget
     journal: Journal
     clock: Clock
@@ -36,75 +36,73 @@ class SharedState(NamedTuple):
 
 @dataclass(eq=False)
 class ResultHandler:
-    """The outcomes of one stream, as they come about; what must be sent again goes back to the packer."""
+    """Collects the outcomes of one stream in ``outcomes``. Items that must be sent again go back to ``batcher``."""
 
-    desk: SharedState
-    packer: Batcher
-    ended: deque[Outcome] = field(default_factory=deque)
+    state: SharedState
+    batcher: Batcher
+    outcomes: deque[Outcome] = field(default_factory=deque)
 
     def fail(self, items: Iterable[Item], fault: Fault, job: str = "") -> None:
-        """Each of them has this fault."""
+        """Add an outcome with this fault for each item. ``job`` is the API's id of the job, if one was accepted."""
+        backend = self.state.service.backend
         for item in items:
-            self.ended.append(Outcome(item.id, fault, self.desk.service.backend, hosted=self._hosted(item, job)))
+            self.outcomes.append(Outcome(item.id, fault, backend, hosted=self._billing(item, job)))
 
-    def lose(self, items: Iterable[Item], why: str) -> None:
-        """The answer to a job was lost: who can't know whether it was paid must not pay again unasked."""
-        message = f"the answer was lost ({why}); it may have been billed, so that only --retry-errors asks again"
-        self.fail(items, Fault("LostAnswer", brief(message), retryable=True))
+    def mark_lost(self, items: Iterable[Item], reason: str) -> None:
+        """Add a ``LostAnswer`` fault for each item. The items are not sent again, because they may have been billed."""
+        message = f"the answer was lost and may have been billed; run again with --retry-errors to ask again: {reason}"
+        self.fail(items, Fault("LostAnswer", one_line(message), retryable=True))
 
-    def bill(self, entry: Entry, items: Iterable[Item]) -> None:
-        """Charge a job to its items, an equal part to each place; who is not here takes his part elsewhere."""
+    def charge(self, entry: Entry, items: Iterable[Item]) -> None:
+        """Add an equal share of a job's cost to each item. The shares of the job's other items are added elsewhere."""
         for item in items:
-            item.units += entry.units / len(entry.places)
-            item.usd += entry.usd / len(entry.places)
+            item.units += entry.units / len(entry.request_ids)
+            item.usd += entry.usd / len(entry.request_ids)
             item.estimated |= entry.estimated
 
     def deliver(self, entry: Entry, items: Sequence[Item | None]) -> None:
-        """The answers of a job to its items.
+        """Add the outcomes of a finished job. None stands for an item of another worker.
 
         Raises:
-            UnfitError: they don't fit.
+            MismatchedAnswerError: if the answer does not match the items.
         """
-        for item, reply in zip(items, self.desk.service.read(entry.answer, items), strict=True):
-            if item:
+        service = self.state.service
+        for item, reply in zip(items, service.parse(entry.answer, items), strict=True):
+            if item is not None:
+                assert reply is not None, "a service returns a reply for each item"
                 timings = replace(reply.timings, wait_ms=1000 * max(0.0, item.sent - item.arrived))
-                hosted = self._hosted(item, entry.job, reply.response)
-                backend = self.desk.service.backend
-                self.ended.append(Outcome(item.id, reply.result, backend, timings, reply.tokens, hosted))
+                hosted = self._billing(item, entry.job, reply.response)
+                self.outcomes.append(Outcome(item.id, reply.result, service.backend, timings, reply.tokens, hosted))
 
     def reject(self, items: Sequence[Item | None], error: RejectedError) -> None:
-        """The API named what is wrong, or left it to us to find by halves. The rest is sent again."""
-        guilty = dict(error.named)
-        for text, message in error.inputs.items():
-            guilty |= {place: message for place, item in enumerate(items) if item and item.is_named(text)}
+        """Fail the items that the API named as bad and send the others again; if it named none, send halves."""
+        bad = dict(error.by_index)
+        for text, message in error.by_input.items():
+            bad |= {index: message for index, item in enumerate(items) if item and item.was_sent_as(text)}
         if len(items) == 1:
-            guilty = {0: guilty.get(0, str(error))}
-        for place, message in guilty.items():
-            if 0 <= place < len(items) and (item := items[place]):
-                retryable = error.kind in FETCH_KINDS
-                self.fail([item], Fault("Rejected", f"{error.kind}: {brief(message)}", retryable))
-        innocent = [item for place, item in enumerate(items) if item and place not in guilty]
-        self.send_again(innocent, cut=len(innocent) == len(items))
+            bad = {0: bad.get(0, str(error))}
+        for index, message in bad.items():
+            if 0 <= index < len(items) and (item := items[index]):
+                retryable = error.code in DOWNLOAD_ERRORS
+                self.fail([item], Fault("Rejected", f"{error.code}: {one_line(message)}", retryable))
+        good = [item for index, item in enumerate(items) if item and index not in bad]
+        if good:
+            now = self.state.clock.now()
+            self.resend(Batch(tuple(good), now, now), split=len(good) == len(items))
 
-    def misfit(self, unit: Batch, error: UnfitError) -> None:
-        """An answer that fits no questions: ask the halves; of a single picture, once more."""
-        unit.failures += 1
-        if len(unit.items) == 1 and unit.failures >= UNFIT_TRIES:
-            self.fail(unit.items, Fault("MismatchedAnswer", brief(error), retryable=True))
+    def mismatched(self, batch: Batch, error: MismatchedAnswerError) -> None:
+        """Send the halves of a batch whose answer did not match. Fail a single item at ``MAX_MISMATCHES`` such jobs."""
+        batch.failed_jobs += 1
+        if len(batch.items) == 1 and batch.failed_jobs >= MAX_MISMATCHES:
+            self.fail(batch.items, Fault("MismatchedAnswer", one_line(error), retryable=True))
         else:
-            self.resend(unit, cut=True)
+            self.resend(batch, split=True)
 
-    def send_again(self, items: Sequence[Item], cut: bool) -> None:
-        """Send items in a new job, or in two."""
-        if items:
-            now = self.desk.clock.now()
-            self.resend(Batch(tuple(items), now, now), cut)
+    def resend(self, batch: Batch, split: bool) -> None:
+        """Schedule a batch to be sent now; with ``split`` as two halves if it has more than one item."""
+        for part in batch.halves() if split and len(batch.items) > 1 else (batch,):
+            self.batcher.schedule(part, self.state.clock.now())
 
-    def resend(self, unit: Batch, cut: bool) -> None:
-        """Send a job again, or its halves."""
-        for part in unit.halves() if cut and len(unit.items) > 1 else (unit,):
-            self.packer.later(part, self.desk.clock.now())
-
-    def _hosted(self, item: Item, job: str, told: str | None = None) -> Billing:
-        usd = item.usd if self.desk.budget.priced else None
-        return Billing(job, item.units, usd, item.estimated, told)
+    def _billing(self, item: Item, job: str, response: str | None = None) -> Billing:
+        usd = item.usd if self.state.budget.has_price else None
+        return Billing(job, item.units, usd, item.estimated, response)

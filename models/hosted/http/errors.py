@@ -1,107 +1,90 @@
-"""How a call to a hosted API can end badly, told by what each end means for the money."""
+"""Errors of calls to a hosted API, distinguished by whether the call may have been billed and may be sent again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
-from time import time
 from typing import Any
 
-# A server that asks for more has another trouble than haste.
-LONGEST_RETRY_AFTER_S = 600.0
-MESSAGE_CHARS = 500
+MAX_MESSAGE_CHARS = 500
 
 
 class CallError(Exception):
-    """A call that brought no answer."""
+    """A call to a hosted API failed. ``message`` is one line; subclasses pass their other arguments as ``details``."""
+
+    def __init__(self, message: str, *details: Any) -> None:
+        # All arguments go to Exception, because pickle passes Exception.args to the constructor again.
+        super().__init__(message, *details)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class NotSentError(CallError):
-    """Nothing reached the API: it may be sent again, and nothing was paid."""
+    """The request did not reach the API. It was not billed and may be sent again."""
 
 
 class LostAnswerError(CallError):
-    """It was sent and no answer came: the API may have taken it, and may bill it. It is never sent again by itself."""
+    """The request was sent, but no usable answer came back. It may have been billed and must not be sent again."""
 
 
-class ThrottledError(CallError):
-    """Refused for now, and not paid; ``retry_after`` are the seconds that the API asks for, if it does."""
+class WaitError(CallError):
+    """The next call should wait for ``retry_after`` seconds; None if the API named no time."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message, retry_after)
-        self.message, self.retry_after = message, retry_after
+        self.retry_after = retry_after
 
-    def __str__(self) -> str:
-        return self.message
+
+class ThrottledError(WaitError):
+    """The API refused the request for now. It was not billed."""
+
+
+class PollError(WaitError):
+    """A poll failed. The job itself continues."""
 
 
 class UnavailableError(CallError):
-    """The API failed and says so, which is not paid. ``again``: whether it is any use to ask again."""
+    """The API reported a failure of its own. It was not billed. ``retryable``: a retry may succeed."""
 
-    def __init__(self, message: str, again: bool = True) -> None:
-        super().__init__(message, again)
-        self.message, self.again = message, again
-
-    def __str__(self) -> str:
-        return self.message
+    def __init__(self, message: str, retryable: bool = True) -> None:
+        super().__init__(message, retryable)
+        self.retryable = retryable
 
 
 class RejectedError(CallError):
-    """What was sent is wrong. ``kind`` is the API's name for it; ``named`` are the places in the job of the inputs that
-    it names, with a message each; ``inputs`` are messages by the input's own text (its URL). ``units`` and ``usd`` are
-    what it was billed all the same."""
+    """The API rejected the content of a job.
+
+    ``code``: the API's name of the error. ``by_index``: a message for each input that the API named by its index in the
+    job. ``by_input``: a message for each input that the API named by its URL. ``units`` and ``usd``: what was billed.
+    """
 
     units = usd = 0.0
 
     def __init__(
-        self, message: str, kind: str, named: Mapping[int, str] | None = None, inputs: Mapping[str, str] | None = None
+        self,
+        message: str,
+        code: str,
+        by_index: Mapping[int, str] | None = None,
+        by_input: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message, kind, named, inputs)
-        self.message, self.kind, self.named, self.inputs = message, kind, dict(named or {}), dict(inputs or {})
-
-    def __str__(self) -> str:
-        return self.message
+        super().__init__(message, code, by_index, by_input)
+        self.code, self.by_index, self.by_input = code, dict(by_index or {}), dict(by_input or {})
 
 
-class PollError(CallError):
-    """Asking after a job failed; the job itself goes on. ``retry_after`` as in ThrottledError."""
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message, retry_after)
-        self.message, self.retry_after = message, retry_after
-
-    def __str__(self) -> str:
-        return self.message
+class JobNotFoundError(CallError):
+    """The API does not know a job that it once accepted. The job may have been billed."""
 
 
-class GoneError(CallError):
-    """The API knows nothing of a job that it once took."""
-
-
-class UnfitError(CallError):
-    """The answer doesn't fit the questions: which belongs to which can't be known."""
+class MismatchedAnswerError(CallError):
+    """The answer of a job does not match its inputs, so no output can be assigned to an input. The job was billed."""
 
 
 class AccountError(RuntimeError):
-    """The key, the balance or the endpoint: no request of anybody will be answered until somebody acts."""
+    """The API refuses the key, the balance or the endpoint. All requests fail until the user corrects the account."""
 
 
-def retry_after_of(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a ``Retry-After`` header asks for, as a number or as a date; None where it says nothing."""
-    text = headers.get("retry-after", "").strip()
-    if not text:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - time()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S) if seconds == seconds else None
-
-
-def brief(text: Any) -> str:
-    """A server's words on one line, cut to a length that fits a row."""
+def one_line(text: Any) -> str:
+    """Return ``text`` on one line with single spaces, cut to ``MAX_MESSAGE_CHARS`` characters plus "..."."""
     line = " ".join(str(text).split())
-    return line if len(line) <= MESSAGE_CHARS else line[:MESSAGE_CHARS] + "…"
+    return line if len(line) <= MAX_MESSAGE_CHARS else line[:MAX_MESSAGE_CHARS] + "..."

@@ -1,42 +1,40 @@
-"""Pictures on their way to an API: small enough to send, or public enough to be named."""
+"""The picture of a request in the form that an API accepts: JPEG of a limited size, or a public URL."""
 
 from __future__ import annotations
 
 import base64
 import io
-from ipaddress import ip_address
-from urllib.parse import parse_qsl, urlsplit
 
 from PIL import Image
 
-# Moondream looks at no more than 1,512 pixels a side: what is larger would be sent for nothing.
-LONGEST_SIDE = 1536
-# Pixels, a side, of a reduced picture for each that is sent.
-DETAIL = 2
+from ...urls import is_public_url
+
+# Moondream uses at most 1,512 pixels a side. A larger picture would be sent in vain.
+MAX_SIDE = 1536
+# A picture that was decoded at reduced size must have at least this many pixels a side for each pixel that is sent.
+MIN_OVERSAMPLING = 2
 JPEG_QUALITY = 90
-MOST_URL_CHARS = 2048
-# What opens a private object for whoever holds the link.
-SECRET_FIELDS = ("signature", "sig", "token", "access_token", "key", "api_key", "password", "credential")
+MAX_URL_CHARS = 2048
 
 
 def encode(picture: Image.Image) -> bytes:
-    """An upright RGB picture as JPEG, at most ``LONGEST_SIDE`` a side.
+    """Return an upright RGB picture as JPEG of at most ``MAX_SIDE`` pixels a side.
 
     Raises:
-        ValueError: the picture has no pixels, or is not RGB.
+        ValueError: if the picture has no pixels or is not RGB.
     """
     if picture.mode != "RGB":
-        raise ValueError(f"the picture is {picture.mode}; decode it to RGB first")
+        raise ValueError(f"the picture has mode {picture.mode}: convert it to RGB first")
     if 0 in picture.size:
-        raise ValueError("the picture has no pixels")
+        raise ValueError("the picture has no pixels: remove it from the input")
     buffer = io.BytesIO()
     shrink(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
 def shrink(picture: Image.Image) -> Image.Image:
-    """A picture of at most ``LONGEST_SIDE`` a side; the very same one where it is."""
-    scale = LONGEST_SIDE / max(1, *picture.size)
+    """Return the picture scaled down to ``MAX_SIDE`` pixels on its longer side; the same object if it is smaller."""
+    scale = MAX_SIDE / max(1, *picture.size)
     if scale >= 1:
         return picture
     width, height = (max(1, round(side * scale)) for side in picture.size)
@@ -44,16 +42,16 @@ def shrink(picture: Image.Image) -> Image.Image:
 
 
 class Encoder:
-    """``encode`` that remembers the last picture: requests about one picture follow each other."""
+    """``encode`` that keeps the JPEG of the last picture, because requests about one picture follow each other."""
 
     def __init__(self) -> None:
         self._last: tuple[Image.Image, bytes] | None = None
 
     def __call__(self, picture: Image.Image) -> bytes:
-        """The picture as JPEG.
+        """Return the picture as JPEG; the same bytes object if it is the picture of the last call.
 
         Raises:
-            ValueError: the picture has no pixels, or is not RGB.
+            ValueError: if the picture has no pixels or is not RGB.
         """
         if self._last is None or self._last[0] is not picture:
             self._last = (picture, encode(picture))
@@ -61,29 +59,14 @@ class Encoder:
 
 
 def data_uri(jpeg: bytes) -> str:
-    """JPEG bytes as text that stands in the place of a URL."""
+    """Return JPEG bytes as a ``data:image/jpeg;base64,`` URI."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def public_url(uri: str | None) -> str | None:
-    """The URI, if anybody may fetch it: http(s), a host with a public name or address, no credentials in it."""
-    if not uri or len(uri) > MOST_URL_CHARS or not uri.isascii():
-        return None
-    try:
-        parts = urlsplit(uri)
-        host = parts.hostname or ""
-        _ = parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.password is not None:
-        return None
-    fields = [name.lower().rsplit("-", 1)[-1] for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    if any(name in SECRET_FIELDS for name in fields):
-        return None
-    try:
-        return uri if ip_address(host).is_global else None
-    except ValueError:
-        name = host.rstrip(".")
-        local = "." not in name or name.endswith((".local", ".localhost", ".internal", ".lan", ".home.arpa"))
-        # A last label of digits is an address in one of its odd spellings.
-        return None if local or name.rsplit(".", 1)[-1].isdigit() else uri
+    """Return ``uri`` if the API may fetch it: at most ``MAX_URL_CHARS`` long and public by ``is_public_url``.
+
+    Returns:
+        None for all other URIs. The picture must then be sent as bytes.
+    """
+    return uri if uri and len(uri) <= MAX_URL_CHARS and is_public_url(uri) else None

@@ -1,4 +1,4 @@
-"""Checkpoints in a bucket, or wherever fsspec reads: copied to a machine once, by whichever process asks first."""
+"""Checkpoints in a bucket, or at any URL of fsspec. The first process of a machine that needs one copies it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from filelock import FileLock
 
 from ...tasks import Task
 from ..network.config import VisionConfig, read_json
-from ..network.prompts import tasks_of
-from .disk_space import is_full, refuse_full_disk
+from ..network.prompts import supported_tasks
+from .disk_space import check_disk_space, is_disk_full
 from .files import (
     CONFIG_FILE,
     INDEX_FILE,
     REVISION_DIGITS,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
+    find_tokenizer,
     tokenizer_digest,
-    tokenizer_file,
 )
 from .releases import CODE_FILE
 from .tensor_names import Shape
 from .weights import Checkpoint, recognize
 
 WEIGHTS_SUFFIX = ".safetensors"
-# What tells one content of an object from another, in the words of the several stores, the surest first.
-MARKS = ("md5Hash", "content_md5", "generation", "ETag", "etag", "LastModified", "last_modified", "mtime", "created")
-# What to install for which scheme.
+# Keys in listings of the stores that change with the content of an object, the most reliable first.
+VERSIONS = ("md5Hash", "content_md5", "generation", "ETag", "etag", "LastModified", "last_modified", "mtime", "created")
+# The extra to install for each scheme.
 EXTRAS = {
     "gs": "moondream-beam[gcp]",
     "gcs": "moondream-beam[gcp]",
@@ -43,179 +43,198 @@ EXTRAS = {
     "az": "moondream-beam[azure]",
     "abfs": "moondream-beam[azure]",
 }
-# As the library for safetensors has it.
-MOST_HEADER_BYTES = 100_000_000
+# The limit of the safetensors library.
+MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
 class BucketModel:
-    """A folder of objects, or one object of weights; ``mark`` says which content they had when the job was planned."""
+    """A folder of objects, or one .safetensors object.
+
+    ``fingerprint``: digest of the versions of all objects when the job was planned. ``revision``: the fingerprint,
+    with "+" and the digest of the tokenizer if ``tokenizer`` is given.
+    """
 
     url: str
     release: str
     tokenizer: Path | None
-    mark: str
+    fingerprint: str
     revision: str
     tasks: frozenset[type[Task]]
     vision: VisionConfig
 
     @classmethod
     def plan(cls, url: str, release: str | None, tokenizer: Path | None) -> BucketModel:
-        """List the objects, and read the small ones and the headers of the large ones.
+        """List the objects, copy the small ones, and read the headers of the weights.
+
+        ``release`` and ``tokenizer``: see ``Checkpoint.at``.
 
         Raises:
-            ValueError: there are none, they are no Moondream 2, or the store needs a package that is not there.
-            RuntimeError: the store can't be reached.
+            ValueError: if there are no such objects, they are not a Moondream 2, access is denied, the URL has a query
+                or a user, or the store needs a package that is not installed.
+            RuntimeError: if the store cannot be reached.
         """
         if "?" in url or "@" in url:
-            raise ValueError("a model's URL with a query or a user in it may hold secrets, and would be on every row")
-        with _told(url):
-            store = _Store.of(url)
-            mark, shapes = store.mark(), store.shapes()
-            small = store.copy_small(_made(cache()) / f"{mark}.plan")
+            raise ValueError("the model's URL has a query or a user, which may hold secrets: give a URL without them")
+        with _translate_errors(url):
+            store = _Listing.of(url)
+            fingerprint, shapes = store.fingerprint(), store.read_shapes()
+            small = store.copy_small(_make_folder(cache_folder()) / f"{fingerprint}.plan")
             has_config = (small / CONFIG_FILE).is_file()
             if not has_config and store.single is None:
-                raise ValueError(f"there is no {CONFIG_FILE} in this folder")
-            words = tokenizer_file(tokenizer or small)
+                raise ValueError(f"there is no {CONFIG_FILE} in this folder; copy that file there")
+            tokenizer_path = find_tokenizer(tokenizer or small)
             content = read_json(small / CONFIG_FILE) if has_config else {}
-            generation, config, _ = recognize(shapes, content, small, release, words)
-        revision = f"{mark}+{tokenizer_digest(words)}" if tokenizer else mark
-        tasks = tasks_of(config.tokenizer.templates)
-        return cls(url, generation.name, tokenizer, mark, revision, tasks, config.vision)
+            generation, config, _ = recognize(shapes, content, small, release, tokenizer_path)
+        revision = f"{fingerprint}+{tokenizer_digest(tokenizer_path)}" if tokenizer else fingerprint
+        tasks = supported_tasks(config.tokenizer.templates)
+        return cls(url, generation.name, tokenizer, fingerprint, revision, tasks, config.vision)
 
     def fetch(self) -> Path:
-        """The folder or file on this machine, copied if no process has yet; others wait for the one that does.
+        """Return the folder or the .safetensors on this machine. Copy the objects first unless they are here.
+
+        Other processes of the machine wait for the copy instead of making their own.
 
         Raises:
-            ValueError: the store needs a package that is not there.
-            RuntimeError: the store can't be reached, its content has changed, or the disk is full.
+            ValueError: if access is denied, or the store needs a package that is not installed.
+            RuntimeError: if the store cannot be reached, its content changed, or the disk is full.
         """
-        folder = cache() / self.mark
-        with _told(self.url), FileLock(_made(cache()) / f"{self.mark}.lock"):
+        folder = cache_folder() / self.fingerprint
+        with _translate_errors(self.url), FileLock(_make_folder(cache_folder()) / f"{self.fingerprint}.lock"):
             if not folder.is_dir():
-                _copy_whole(self.url, self.mark, folder)
+                _copy_all(self.url, self.fingerprint, folder)
         name = self.url.rsplit("/", 1)[-1]
         return folder / name if name.endswith(WEIGHTS_SUFFIX) else folder
 
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint on this machine, copied if need be.
+        """Return the checkpoint on this machine. Copy the objects first unless they are here.
 
         Raises:
-            ValueError: the files don't fit each other.
-            RuntimeError: they can't be copied, or are not those that the job was planned with.
+            ValueError: if the files do not fit each other.
+            RuntimeError: if the objects cannot be copied, or objects or tokenizer changed after the job was planned.
         """
         path = self.fetch()
-        if self.tokenizer and not self.revision.endswith(tokenizer_digest(tokenizer_file(self.tokenizer))):
-            raise RuntimeError(f"tokenizer {self.tokenizer}: it is not that which the job was planned with")
+        if self.tokenizer and not self.revision.endswith(tokenizer_digest(find_tokenizer(self.tokenizer))):
+            raise RuntimeError(f"tokenizer {self.tokenizer}: it changed after planning; run the same command again")
         return Checkpoint.at(path, release=self.release, tokenizer=self.tokenizer, revision=self.revision)
 
 
-def cache() -> Path:
-    """The folder of all copies, where the user has such."""
+def cache_folder() -> Path:
+    """Return the folder of all copies: moondream-beam in ``XDG_CACHE_HOME``, or else in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moondream-beam"
 
 
 @dataclass(frozen=True)
-class _Store:
-    """The objects of one checkpoint by name, as a file system lists them; ``single``: the one that was named."""
+class _Listing:
+    """The objects of one checkpoint: their entries in the store's listing, by name.
 
-    files: Any
+    ``filesystem``: of fsspec. ``single``: the name of the .safetensors if the URL names one, else None.
+    """
+
+    filesystem: Any
     objects: dict[str, dict[str, Any]]
     single: str | None
 
     @classmethod
-    def of(cls, url: str) -> _Store:
-        files, root = fsspec.url_to_fs(url)
+    def of(cls, url: str) -> _Listing:
+        """Return the listing of the checkpoint at a URL. Raise a ValueError if there are no weights."""
+        filesystem, root = fsspec.url_to_fs(url)
         folder, _, name = root.rpartition("/")
         single = name if name.endswith(WEIGHTS_SUFFIX) else None
-        listed = files.ls(folder if single else root, detail=True, refresh=True)
+        listed = filesystem.ls(folder if single else root, detail=True, refresh=True)
         found = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in listed if entry["type"] == "file"}
         small = {CONFIG_FILE, TOKENIZER_FILE, CODE_FILE} | (set() if single else {INDEX_FILE})
-        whole = {single} if single else {WEIGHTS_FILE}
-        weights = whole if whole <= found.keys() else {each for each in found if each.endswith(WEIGHTS_SUFFIX)}
+        one_file = {single} if single else {WEIGHTS_FILE}
+        weights = one_file if one_file <= found.keys() else {each for each in found if each.endswith(WEIGHTS_SUFFIX)}
         if not weights or (single and single not in found):
-            raise ValueError(f"there is no {single or WEIGHTS_FILE} there; pickles are not read")
-        return cls(files, {name: found[name] for name in sorted(found) if name in small | weights}, single)
+            raise ValueError(f"there is no {single or WEIGHTS_FILE} there; copy that file there (pickles are not read)")
+        return cls(filesystem, {name: found[name] for name in sorted(found) if name in small | weights}, single)
 
-    def mark(self) -> str:
-        """The start of a sha256 over names, sizes and what else tells contents apart."""
-        told = []
+    def fingerprint(self) -> str:
+        """Return the start of a sha256 over name, size and version of each object.
+
+        Raises:
+            ValueError: if the store gives no digest, etag or time of an object.
+        """
+        lines = []
         for name, entry in self.objects.items():
-            marks = [f"{key}={entry[key]}" for key in MARKS if entry.get(key)]
-            if not marks:
-                raise ValueError(f"the store tells neither an etag nor a time of {name}; copy it to a folder")
-            told.append(f"{name} {entry['size']} {marks[0]}")
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:REVISION_DIGITS]
+            versions = [f"{key}={entry[key]}" for key in VERSIONS if entry.get(key)]
+            if not versions:
+                raise ValueError(f"the store gives neither an etag nor a time of {name}; copy the files to a folder")
+            lines.append(f"{name} {entry['size']} {versions[0]}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:REVISION_DIGITS]
 
-    def shapes(self) -> dict[str, Shape]:
-        """Names and shapes of all tensors; nothing but headers is read."""
+    def read_shapes(self) -> dict[str, Shape]:
+        """Return the shape of each tensor by name, from the headers alone. Raise a ValueError for a bad header."""
         shapes: dict[str, Shape] = {}
         for name, entry in self.objects.items():
             if name.endswith(WEIGHTS_SUFFIX):
-                with self.files.open(entry["name"], "rb", block_size=1 << 20) as file:
+                with self.filesystem.open(entry["name"], "rb", block_size=1 << 20) as file:
                     size = int.from_bytes(file.read(8), "little")
-                    header = file.read(size) if size <= MOST_HEADER_BYTES else b""
+                    header = file.read(size) if size <= MAX_HEADER_BYTES else b""
                 try:
                     tensors = {key: value for key, value in json.loads(header).items() if key != "__metadata__"}
                     shapes |= {key: tuple(int(side) for side in value["shape"]) for key, value in tensors.items()}
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise ValueError(f"{name} is no safetensors, or not whole; copy it there again") from error
+                    raise ValueError(f"{name} is truncated or no .safetensors; copy the file there again") from error
         return shapes
 
     def copy_small(self, folder: Path) -> Path:
-        """Copy all but the weights; each appears whole. Processes that do so at once write the same."""
+        """Copy all objects but the weights to a folder, each by a rename. Return the folder."""
         for name, entry in self.objects.items():
             if not name.endswith(WEIGHTS_SUFFIX):
-                unfinished = _made(folder) / f"{name}.{os.getpid()}.part"
-                self.files.get_file(entry["name"], str(unfinished))
+                unfinished = _make_folder(folder) / f"{name}.{os.getpid()}.part"
+                self.filesystem.get_file(entry["name"], str(unfinished))
                 unfinished.replace(folder / name)
         return folder
 
 
-def _copy_whole(url: str, mark: str, folder: Path) -> None:
-    """Copy every object to a folder that appears when it is whole; the caller holds the lock."""
-    store = _Store.of(url)
-    if store.mark() != mark:
-        raise RuntimeError("the weights are not those that the job was planned with")
+def _copy_all(url: str, fingerprint: str, folder: Path) -> None:
+    """Copy every object to a folder, which appears by a rename at the end. The caller holds the lock."""
+    store = _Listing.of(url)
+    if store.fingerprint() != fingerprint:
+        raise RuntimeError("the weights changed after planning; run the same command again")
     unfinished = folder.with_suffix(".part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    refuse_full_disk(folder, sum(int(entry["size"]) for entry in store.objects.values()))
+    check_disk_space(folder, sum(int(entry["size"]) for entry in store.objects.values()))
     try:
         for name, entry in store.objects.items():
-            path = _made(unfinished) / name
-            store.files.get_file(entry["name"], str(path))
+            path = _make_folder(unfinished) / name
+            store.filesystem.get_file(entry["name"], str(path))
             if path.stat().st_size != entry["size"]:
-                raise RuntimeError(f"{name} came with {path.stat().st_size} bytes of {entry['size']}; try again")
-        if _Store.of(url).mark() != mark:
-            raise RuntimeError("the weights changed while they were copied")
+                size = f"{path.stat().st_size} of {entry['size']} bytes"
+                raise RuntimeError(f"{name} is truncated: {size}; run the same command again")
+        if _Listing.of(url).fingerprint() != fingerprint:
+            raise RuntimeError("the weights changed during the copy; run the same command again")
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
-    """What file systems raise, in one line with the cure: ValueError for a bad name, RuntimeError for bad luck."""
+def _translate_errors(url: str) -> Iterator[None]:
+    """Raise errors of fsspec as one line with a cure: ValueError for a bad name or access, else RuntimeError."""
     try:
         yield
     except ImportError as error:
         package = EXTRAS.get(url.split(":", 1)[0], "a package of fsspec's")
-        raise ValueError(f"model {url}: reading it needs {package}, which is not installed ({error})") from error
+        raise ValueError(f"model {url}: this URL needs {package}; install that package ({error})") from error
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"model {url}: there is nothing there") from error
+        raise ValueError(f"model {url}: there is nothing there; check the URL") from error
     except PermissionError as error:
         raise ValueError(f"model {url}: there is no access to it ({error}); log in to the store") from error
     except ValueError as error:
         raise ValueError(f"model {url}: {error}") from error
     except Exception as error:  # Every store raises kinds of its own.
-        if is_full(error):
-            raise RuntimeError(
-                f"model {url}: the disk of {cache()} is full; free some, or set XDG_CACHE_HOME"
-            ) from error
-        said = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise RuntimeError(f"model {url}: {said}") from error
+        if is_disk_full(error):
+            full = f"the disk of {cache_folder()} is full; free disk space, or set XDG_CACHE_HOME"
+            raise RuntimeError(f"model {url}: {full}") from error
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        # A RuntimeError of this module names its cure.
+        cure = "" if isinstance(error, RuntimeError) else "; run the same command again"
+        raise RuntimeError(f"model {url}: {reason}{cure}") from error

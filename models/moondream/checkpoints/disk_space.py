@@ -1,4 +1,4 @@
-"""Room on a disk for what is about to be fetched."""
+"""Checks of free disk space for a download."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import shutil
 from pathlib import Path
 
 
-def refuse_full_disk(folder: Path, needed: int) -> None:
-    """Refuse to begin what can't be finished.
+def check_disk_space(folder: Path, needed: int) -> None:
+    """Check that ``needed`` bytes fit on the disk of a folder, which need not exist yet.
 
     Raises:
-        RuntimeError: the disk of ``folder``, which need not be there yet, has no room for ``needed`` bytes.
+        RuntimeError: if the disk has less free space.
     """
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise RuntimeError(
-            f"the weights take {needed / 1e9:.1f} GB, and the disk of {folder} has {free / 1e9:.1f} GB left; free some"
+            f"the weights need {needed / 1e9:.1f} GB and the disk of {folder} has {free / 1e9:.1f} GB left; "
+            "free disk space"
         )
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that a disk is full."""
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether an error, or any error in its chain of causes, is an OSError ENOSPC or EDQUOT."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: which there are, and what their headers say."""
+"""The files of a checkpoint on this machine, and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -10,80 +10,78 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..network.config import MoondreamConfig, read_json
-from ..network.tokenizer import END, Tokenizer
+from ..network.tokenizer import END_OF_TEXT, Tokenizer
 from .tensor_names import Shape
 
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"
-# In the place of the weights where they are cut into several files: which tensor is in which.
+# The index of weights in several shards: the file of each tensor.
 INDEX_FILE = "model.safetensors.index.json"
-# Of a sha256 in hexadecimal.
+# Hexadecimal digits of a sha256 that a revision keeps.
 REVISION_DIGITS = 12
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
-    """The files of weights in a folder, or the one that ``path`` is.
+    """Return the .safetensors of a checkpoint: ``path`` itself, or model.safetensors or all shards in a folder.
 
     Raises:
-        ValueError: there are none in the format of safetensors.
+        ValueError: if there are none, a shard is missing, or the weights have another format.
     """
     if not path.is_dir():
         if path.suffix != ".safetensors":
-            raise ValueError(f"weights are read from .safetensors only, not from {path.suffix or 'such a file'}")
+            raise ValueError(f"weights of format {path.suffix or 'unknown'} are not read; convert them to .safetensors")
         return (path,)
     if (path / WEIGHTS_FILE).is_file():
         return (path / WEIGHTS_FILE,)
     if (path / INDEX_FILE).is_file():
-        names = sorted(set(index_entries(read_json(path / INDEX_FILE)).values()))
+        names = sorted(set(parse_index(read_json(path / INDEX_FILE)).values()))
         if missing := [name for name in names if not (path / name).is_file()]:
-            raise ValueError(f"{INDEX_FILE} names {missing[0]}, which is not in this folder; fetch it again")
+            raise ValueError(f"{INDEX_FILE} names {missing[0]}, which is not in this folder; fetch that file")
         return tuple(path / name for name in names)
     if others := sorted(each.name for each in path.iterdir() if each.suffix in (".bin", ".pt", ".pth", ".ckpt")):
-        raise ValueError(
-            f"there is no {WEIGHTS_FILE} in this folder; {others[0]} is not read, as pickles may run code: convert it"
-        )
-    raise ValueError(f"there is no {WEIGHTS_FILE} in this folder")
+        raise ValueError(f"there is no {WEIGHTS_FILE} in this folder; convert {others[0]}: pickles may run code")
+    raise ValueError(f"there is no {WEIGHTS_FILE} in this folder; fetch that file or name another folder")
 
 
-def index_entries(content: Mapping[str, Any]) -> dict[str, str]:
-    """The file of each tensor, from the content of an index.
+def parse_index(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the file name of each tensor, from the content of an index of shards.
 
     Raises:
-        ValueError: the index names none, or files outside of its folder.
+        ValueError: if the index has no tensors, or names a file outside its folder or not a .safetensors.
     """
     entries = content.get("weight_map")
     if not isinstance(entries, dict) or not entries:
-        raise ValueError(f"{INDEX_FILE} has no weight_map; fetch it again")
+        raise ValueError(f"{INDEX_FILE} has no weight_map; fetch the file again")
     for name in entries.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(f"{INDEX_FILE} names {name!r}, which is no .safetensors beside it")
+            raise ValueError(f"{INDEX_FILE} names {name!r}, which is not a .safetensors in its folder; fetch it again")
     return entries
 
 
-def tokenizer_file(path: Path) -> Path:
-    """The tokenizer.json that ``path`` is, or that lies in it.
+def find_tokenizer(path: Path) -> Path:
+    """Return the tokenizer.json in a folder, or ``path`` itself if it is a file.
 
     Raises:
-        ValueError: there is none.
+        ValueError: if there is no such file.
     """
     if path.is_dir():
         path /= TOKENIZER_FILE
         if not path.is_file():
             raise ValueError(f"there is no {TOKENIZER_FILE} in this folder; name one with --tokenizer PATH")
     if not path.is_file():
-        raise ValueError(f"tokenizer {path}: no such file")
+        raise ValueError(f"tokenizer {path}: no such file; name another with --tokenizer PATH")
     return path
 
 
 def tokenizer_digest(path: Path) -> str:
-    """The start of the sha256 over a tokenizer.json."""
+    """Return the first ``REVISION_DIGITS`` digits of the sha256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:REVISION_DIGITS]
 
 
 def read_shapes(weights: tuple[Path, ...]) -> dict[str, Shape]:
-    """Names and shapes of all tensors, from the files' headers; no weight is read.
+    """Return the shape of each tensor by name, from the headers of the files. The weights are not read.
 
     Raises:
-        ValueError: a file is not whole.
+        ValueError: if a file is truncated or not a .safetensors.
     """
     shapes: dict[str, Shape] = {}
     for path in weights:
@@ -91,23 +89,24 @@ def read_shapes(weights: tuple[Path, ...]) -> dict[str, Shape]:
             with safe_open(path, framework="pt") as file:
                 shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            # A download cut short, or the pointer that git leaves in a file's place without LFS.
-            raise ValueError(f"{path.name} is not whole ({error}); fetch it again") from error
+            # Causes: a download that was cut off, or a pointer of Git LFS in the place of the file.
+            raise ValueError(f"{path.name} is truncated or no .safetensors ({error}); fetch the file again") from error
     return shapes
 
 
 def check_tokenizer(path: Path, config: MoondreamConfig) -> None:
-    """Refuse the tokenizer of another generation: its words have other ids.
+    """Check that a tokenizer.json belongs to this generation, in which BOS has the id ``bos_id``.
 
     Raises:
-        ValueError: it is one.
+        ValueError: if the token of ``bos_id`` is another, or there are more tokens than the vocabulary of the weights.
     """
-    tokenizer, begin = Tokenizer(path), config.tokenizer.bos_id
+    tokenizer, bos_id = Tokenizer(path), config.tokenizer.bos_id
     if tokenizer.size > config.text.vocab_size:
-        raise ValueError(f"{path.name} has {tokenizer.size} tokens, and the weights have {config.text.vocab_size}")
-    if tokenizer.token(begin) != END:
+        counts = f"has {tokenizer.size} tokens and the weights have {config.text.vocab_size}"
+        raise ValueError(f"{path.name} {counts}; name the right tokenizer with --tokenizer PATH")
+    if (token := tokenizer.token(bos_id)) != END_OF_TEXT:
         raise ValueError(
-            f"{path.name} is that of another generation: its id {begin} is {tokenizer.token(begin)!r}, not {END!r} "
-            "(the repository of 2025-06-21 still carries that of 2024; its own is in moondream/starmie-v1); name the "
-            "right one with --tokenizer PATH"
+            f"{path.name} belongs to another generation: its id {bos_id} is {token!r}, not {END_OF_TEXT!r} (the "
+            "repository of 2025-06-21 has the tokenizer of 2024; the right one is in moondream/starmie-v1); name the "
+            "right tokenizer with --tokenizer PATH"
         )

@@ -1,6 +1,6 @@
-"""The generations of Moondream 2, each as the numbers in which it differs from the last, and how to tell them apart.
+"""The generations of Moondream 2: the configuration of each, and how a checkpoint's generation is identified.
 
-After github.com/vikhyat/moondream at the commits of its releases: 96cc1e1, f9092f9, 61e5c3d with 8db8da7, 8fa2f2c,
+Source: github.com/vikhyat/moondream at the commits of its releases: 96cc1e1, f9092f9, 61e5c3d with 8db8da7, 8fa2f2c,
 ffbf822, 211cc2f, 8ac77eb, f74a121, 44146f1.
 """
 
@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ..network.config import MoondreamConfig, Templates, TokenizerConfig
-from ..network.tokenizer import END, Tokenizer
+from ..network.tokenizer import END_OF_TEXT, Tokenizer
 from .tensor_names import Family
 
-# The code that lies beside the official weights. It is read as a text that tells its generation, never run.
+# The code in the repositories of official weights. It is searched for text that identifies the generation, never run.
 CODE_FILE = "moondream.py"
-CODEGEN_END = 50256
+# The id of END_OF_TEXT in the tokenizer of CodeGen, which all releases before 2025-06-21 use.
+CODEGEN_END_ID = 50256
 
 _LATEST = MoondreamConfig()
-_ASKED_2025 = Templates(
+_TEMPLATES_2025 = Templates(
     caption={
         "short": (198, 198, 16438, 8305, 25),
         "normal": (198, 198, 24334, 1159, 25),
@@ -29,11 +30,11 @@ _ASKED_2025 = Templates(
     detect=((198, 198, 47504, 25), (628,)),
     point=((198, 198, 12727, 25), (628,)),
     query_suffixes=1,
-    question_lead=" ",
+    before_question=" ",
 )
 _MARCH_2025 = replace(
     _LATEST,
-    tokenizer=TokenizerConfig(bos_id=CODEGEN_END, eos_id=CODEGEN_END, answer_id=None, templates=_ASKED_2025),
+    tokenizer=TokenizerConfig(bos_id=CODEGEN_END_ID, eos_id=CODEGEN_END_ID, answer_id=None, templates=_TEMPLATES_2025),
 )
 _JANUARY_2025 = replace(
     _MARCH_2025,
@@ -41,14 +42,14 @@ _JANUARY_2025 = replace(
     tokenizer=replace(
         _MARCH_2025.tokenizer,
         templates=replace(
-            _ASKED_2025,
-            caption={length: ids for length, ids in _ASKED_2025.caption.items() if length != "long"},
-            question_lead="",
-            object_lead="",
+            _TEMPLATES_2025,
+            caption={length: ids for length, ids in _TEMPLATES_2025.caption.items() if length != "long"},
+            before_question="",
+            before_object="",
         ),
     ),
 )
-_ASKED_2024 = Templates(
+_TEMPLATES_2024 = Templates(
     caption={"short": "\n\nShort caption:", "normal": "\n\nCaption:"},
     query=("\n\nQuestion: ", "\n\nAnswer:"),
     detect=None,
@@ -60,11 +61,13 @@ _AUGUST_2024 = replace(
     text=replace(_LATEST.text, prefix_attn=0),
     vision=replace(_LATEST.vision, tiling="four sizes", overlap_margin=0, max_crops=4),
     region=None,
-    tokenizer=replace(_MARCH_2025.tokenizer, strips=True, templates=_ASKED_2024),
+    tokenizer=replace(_MARCH_2025.tokenizer, strips_whitespace=True, templates=_TEMPLATES_2024),
 )
-_MAY_2024 = replace(_AUGUST_2024, tokenizer=replace(_AUGUST_2024.tokenizer, templates=replace(_ASKED_2024, caption={})))
+_MAY_2024 = replace(
+    _AUGUST_2024, tokenizer=replace(_AUGUST_2024.tokenizer, templates=replace(_TEMPLATES_2024, caption={}))
+)
 _APRIL_2024 = replace(_MAY_2024, vision=replace(_MAY_2024.vision, tiling="none"))
-# Until then the vision tower was timm's, with its epsilon and its exact GELU, and an answer ended with <END>.
+# Releases before 2024-04-02 use timm's vision encoder, with its epsilon and exact GELU, and end an answer with <END>.
 _MID_MARCH_2024 = replace(
     _APRIL_2024,
     vision=replace(_APRIL_2024.vision, norm_eps=1e-6, gelu="none"),
@@ -82,80 +85,88 @@ _EARLY_MARCH_2024 = replace(
 
 @dataclass(frozen=True)
 class Generation:
-    """Releases that differ in nothing but their weights, under the name of the first.
+    """Releases with the same configuration. ``name`` is the first of them.
 
-    ``written`` and ``unwritten``: what stands, and what does not, in the code beside the weights of this generation,
-    and of no other of its family.
+    ``contains`` and ``lacks``: text that ``CODE_FILE`` of these releases contains and lacks. Together they
+    distinguish the generations of one family. The defaults fit any text.
     """
 
     name: str
     family: Family
     config: MoondreamConfig
     releases: tuple[str, ...]
-    written: str = ""
-    unwritten: str = "\0"
+    contains: str = ""
+    lacks: str = "\0"
 
 
 GENERATIONS = (
     Generation(
-        "2024-03-04", "whole", _EARLY_MARCH_2024, ("2024-03-04", "2024-03-05", "2024-03-06"), written='Answer: "'
+        "2024-03-04",
+        "2024 global",
+        _EARLY_MARCH_2024,
+        ("2024-03-04", "2024-03-05", "2024-03-06"),
+        contains='Answer: "',
     ),
-    Generation("2024-03-13", "whole", _MID_MARCH_2024, ("2024-03-13",), written="<END>", unwritten='Answer: "'),
+    Generation("2024-03-13", "2024 global", _MID_MARCH_2024, ("2024-03-13",), contains="<END>", lacks='Answer: "'),
     Generation(
-        "2024-04-02", "whole", _APRIL_2024, ("2024-04-02", "2024-05-08"), written="batch_answer", unwritten="<END>"
+        "2024-04-02",
+        "2024 global",
+        _APRIL_2024,
+        ("2024-04-02", "2024-05-08"),
+        contains="batch_answer",
+        lacks="<END>",
     ),
-    Generation("2024-05-20", "whole and tiles", _MAY_2024, ("2024-05-20", "2024-07-23")),
-    Generation("2024-08-26", "whole and tiles, first places", _AUGUST_2024, ("2024-08-26",)),
-    Generation("2025-01-09", "2025", _JANUARY_2025, ("2025-01-09",), written='revision="2024-08-26"'),
-    Generation("2025-03-27", "2025", _MARCH_2025, ("2025-03-27", "2025-04-14"), written='revision="2025-01-09"'),
-    Generation("2025-06-21", "2025", _LATEST, ("2025-06-21",), written="moondream/starmie-v1"),
+    Generation("2024-05-20", "2024 tiled", _MAY_2024, ("2024-05-20", "2024-07-23")),
+    Generation("2024-08-26", "2024 tiled, unused region", _AUGUST_2024, ("2024-08-26",)),
+    Generation("2025-01-09", "2025", _JANUARY_2025, ("2025-01-09",), contains='revision="2024-08-26"'),
+    Generation("2025-03-27", "2025", _MARCH_2025, ("2025-03-27", "2025-04-14"), contains='revision="2025-01-09"'),
+    Generation("2025-06-21", "2025", _LATEST, ("2025-06-21",), contains="moondream/starmie-v1"),
 )
 RELEASES = {release: generation for generation in GENERATIONS for release in generation.releases}
 
 
-def decide(
+def identify(
     family: Family, content: dict[str, Any], folder: Path, release: str | None, tokenizer: Path | None
 ) -> Generation:
-    """The generation of a checkpoint whose tensors are of this family: by what is certain, never by guessing.
+    """Return the generation of a checkpoint whose tensors belong to a family.
 
-    ``content``: of its config.json. ``folder``: where its code may lie. ``release``: what the user says, or the hub.
+    ``release``, if given, decides. Otherwise the first of these that gives exactly one generation: the family; the text
+    of ``CODE_FILE`` in ``folder``; for release 2025-06-21 the control tokens in ``content``, which is the content of
+    config.json, or in the tokenizer.
 
     Raises:
-        ValueError: what is at hand says nothing for certain, or contradicts itself.
+        ValueError: if ``release`` does not exist or does not fit the tensors, or nothing identifies the generation.
     """
     possible = [generation for generation in GENERATIONS if generation.family == family]
     if release is not None:
         if release not in RELEASES:
-            raise ValueError(f"there is no release {release}; choose one of {', '.join(RELEASES)}")
+            raise ValueError(f"there is no release {release}; choose {', '.join(RELEASES)}")
         if RELEASES[release] not in possible:
             fitting = ", ".join(other for generation in possible for other in generation.releases)
-            raise ValueError(f"the tensors are not those of release {release}; they fit {fitting}")
+            raise ValueError(f"the tensors do not fit release {release}; choose {fitting}")
         return RELEASES[release]
     if len(possible) == 1:
         return possible[0]
-    code = _text(folder / CODE_FILE)
-    certain = [each for each in possible if code and each.written in code and each.unwritten not in code]
-    if not certain and family == "2025" and (_says_so(content) or (tokenizer and is_starmie(tokenizer))):
-        certain = [RELEASES["2025-06-21"]]
-    if len(certain) != 1:
+    path = folder / CODE_FILE
+    code = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = [each for each in possible if code and each.contains in code and each.lacks not in code]
+    if not found and family == "2025" and (_has_control_tokens(content) or (tokenizer and is_starmie(tokenizer))):
+        found = [RELEASES["2025-06-21"]]
+    if len(found) != 1:
         names = ", ".join(generation.name for generation in possible)
         raise ValueError(
-            f"the tensors fit the releases {names} alike, and neither {CODE_FILE} nor config.json nor the tokenizer "
-            "tells which; say it with --revision RELEASE for a folder or a bucket that holds the files"
+            f"the tensors fit the releases {names}, and neither {CODE_FILE} nor config.json nor the tokenizer "
+            "identifies one; put the files in a folder or a bucket, and give --revision RELEASE"
         )
-    return certain[0]
+    return found[0]
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _says_so(content: dict[str, Any]) -> bool:
-    """Whether the configuration names the control tokens that came in 2025-06-21."""
+def _has_control_tokens(content: dict[str, Any]) -> bool:
+    """Return whether a config.json has the control tokens of 2025-06-21: its BOS id and an ``answer_id``."""
     tokenizer = (content.get("config") or {}).get("tokenizer") or {}
     return tokenizer.get("bos_id") == _LATEST.tokenizer.bos_id and "answer_id" in tokenizer
 
 
 def is_starmie(tokenizer: Path) -> bool:
-    """Whether there is a tokenizer in this file that has the control tokens where those of 2025-06-21 are."""
-    return tokenizer.is_file() and Tokenizer(tokenizer).token(_LATEST.tokenizer.bos_id) == END
+    """Return whether this file exists and has the BOS token at the id of release 2025-06-21."""
+    return tokenizer.is_file() and Tokenizer(tokenizer).token(_LATEST.tokenizer.bos_id) == END_OF_TEXT

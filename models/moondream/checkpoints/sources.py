@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: the embedded ones, this machine, a bucket, or the hub; found by name."""
+"""Where a checkpoint comes from, found by the model's name: embedded, a local path, a bucket or the hub."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from typing import Protocol
 
 from ...tasks import Task
 from ..network.config import VisionConfig
-from ..network.prompts import tasks_of
+from ..network.prompts import supported_tasks
 from .bucket_checkpoint import BucketModel
-from .hub import NAME, OFFICIAL, HubModel
+from .hub import OFFICIAL, REPOSITORY_NAME, HubModel
 from .weights import Checkpoint
 
-# The folder beside this one: the embedded checkpoint.
+# Folders of the checkpoints in this package.
 EMBEDDED = {"tiny": Path(__file__).parents[2] / "tiny"}
 
 
 class Source(Protocol):
-    """What is known of a checkpoint before it is on this machine, and the way to it. Pickles."""
+    """What is known about a checkpoint before its weights are on this machine. A source can be pickled."""
 
     @property
     def revision(self) -> str:
-        """What its content amounts to."""
+        """An identifier of the checkpoint's content."""
 
     @property
     def tasks(self) -> frozenset[type[Task]]:
-        """What it can be asked."""
+        """The kinds of task that the model supports."""
 
     @property
     def vision(self) -> VisionConfig:
-        """How it looks at a picture."""
+        """The configuration of the vision encoder."""
 
     def fetch(self) -> object:
-        """Bring the files to this machine, if they are not."""
+        """Download the files unless they are on this machine."""
 
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint on this machine, fetched if need be.
+        """Return the checkpoint on this machine. Download the files first unless they are here.
 
         Raises:
-            ValueError: the files don't fit each other.
-            RuntimeError: they are not there, or not those that the job was planned with.
+            ValueError: if the files do not fit each other.
+            RuntimeError: if the files cannot be read, or their content changed after the job was planned.
         """
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A folder or a file of weights; every worker has it at the same place. ``path`` None: the embedded ``name``."""
+    """A folder or a .safetensors at the same path on every worker. ``path`` is None for the embedded ``name``."""
 
     name: str
     path: Path | None
@@ -59,59 +59,59 @@ class LocalModel:
 
     @classmethod
     def plan(cls, name: str, release: str | None, tokenizer: Path | None) -> LocalModel:
-        """Read headers and hash the files.
+        """Check the files at the path ``name`` and hash them. ``release`` and ``tokenizer``: see ``Checkpoint.at``.
 
         Raises:
-            ValueError: the files are no Moondream 2, or don't fit each other.
+            ValueError: if the files are not a Moondream 2, or do not fit each other.
         """
-        # A worker finds the embedded one in its own package, and a folder from whatever folder it runs in.
+        # Absolute, because a worker runs in another folder. The embedded model has another path on each worker.
         path = None if name in EMBEDDED else Path(os.path.abspath(name))
         checkpoint = Checkpoint.at(path or EMBEDDED[name], release=release, tokenizer=tokenizer)
         config = checkpoint.config
-        tasks = tasks_of(config.tokenizer.templates)
+        tasks = supported_tasks(config.tokenizer.templates)
         return cls(name, path, release, tokenizer, checkpoint.revision, tasks, config.vision)
 
     def fetch(self) -> None:
-        """Nothing: it is here."""
+        """Do nothing: the files are on this machine."""
 
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint, read again.
+        """Return the checkpoint, checked and hashed again.
 
         Raises:
-            ValueError: the files don't fit each other any more.
-            RuntimeError: they are not those that the job was planned with.
+            ValueError: if the files do not fit each other any more.
+            RuntimeError: if the path does not exist on this worker, or its content changed after the job was planned.
         """
         path = self.path or EMBEDDED[self.name]
         if not path.exists():
-            raise RuntimeError(f"model {self.name}: {path} is not on this worker; name a bucket or a hub repository")
+            raise RuntimeError(f"model {self.name}: {path} is not on this worker; copy it there, or name a bucket")
         checkpoint = Checkpoint.at(path, release=self.release, tokenizer=self.tokenizer)
         if checkpoint.revision != self.revision:
-            raise RuntimeError(f"model {self.name}: the weights are not those that the job was planned with")
+            raise RuntimeError(f"model {self.name}: the weights changed after planning; run the same command again")
         return checkpoint
 
 
 def find_source(name: str, revision: str | None = None, tokenizer: str | None = None) -> Source:
-    """The source behind a model's name. What is at that path on this machine goes before the hub.
+    """Return the source of a model. A path on this machine takes precedence over a repository on the hub.
 
-    ``revision``: a branch, tag or commit on the hub; for files elsewhere, the release that they are of.
-    ``tokenizer``: a tokenizer.json, or a folder with one.
+    ``name``: "tiny", a path, a URL of a bucket, or OWNER/NAME on the hub. ``revision``: a branch, tag or commit on the
+    hub; elsewhere the release of the weights. ``tokenizer``: a tokenizer.json, or a folder with one.
 
     Raises:
-        ValueError: there is no such model, or it is none that can be read.
-        RuntimeError: it is somewhere that can't be reached.
+        ValueError: if there is no such model, or it is not a Moondream 2 that can be read.
+        RuntimeError: if the bucket or the hub cannot be reached.
     """
-    words = Path(os.path.abspath(tokenizer)) if tokenizer is not None else None
+    tokenizer_path = Path(os.path.abspath(tokenizer)) if tokenizer is not None else None
     if name in EMBEDDED:
         if revision is not None or tokenizer is not None:
-            raise ValueError(f"model {name}: it is embedded and has one revision and one tokenizer")
+            raise ValueError(f"model {name}: it is embedded and has one revision and one tokenizer; omit both options")
         return LocalModel.plan(name, None, None)
     if "://" in name:
-        return BucketModel.plan(name, revision, words)
+        return BucketModel.plan(name, revision, tokenizer_path)
     if os.path.exists(name):
-        return LocalModel.plan(name, revision, words)
-    if NAME.fullmatch(name) and not name.endswith(".safetensors"):
-        return HubModel.plan(name, revision, words)
+        return LocalModel.plan(name, revision, tokenizer_path)
+    if REPOSITORY_NAME.fullmatch(name) and not name.endswith(".safetensors"):
+        return HubModel.plan(name, revision, tokenizer_path)
     raise ValueError(
-        f"model {name}: no such folder; give one with config.json and model.safetensors, a repository on the hub "
+        f"model {name}: no such folder; give a folder with config.json and model.safetensors, a repository on the hub "
         f"such as {OFFICIAL}, or 'tiny'"
     )

@@ -1,4 +1,4 @@
-"""What the tensors of a checkpoint are called: one rule for each naming, from the network's names to the file's.
+"""The names of a checkpoint's tensors: from the names in this network to the names in the file.
 
 After moondream/torch/weights.py @ 44146f1, and moondream/vision_encoder.py, modeling_phi.py and region_model.py
 @ 211cc2f (github.com/vikhyat/moondream).
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 Shape = tuple[int, ...]
-# What names and shapes alone tell: the crops of a picture that the projection reads, and what knows places.
-Family = Literal["whole", "whole and tiles", "whole and tiles, first places", "2025"]
+# Generations that names and shapes alone distinguish. Those of 2024 project the global crop alone, or global crop and
+# tiles; one of them carries region tensors that its code does not use.
+Family = Literal["2024 global", "2024 tiled", "2024 tiled, unused region", "2025"]
 
-# From 2024 on, in the order in which they are tried; what no rule names keeps its name.
+# Names of this network (first) in files of 2024 (second), applied in this order. A rule that starts with a dot replaces
+# a part of the name, any other rule its start.
 RULES_2024 = {
     "vision.patch_emb.": "vision_encoder.encoder.model.visual.patch_embed.linear.",
     "vision.pos_emb": "vision_encoder.encoder.model.visual.pos_embed",
@@ -32,10 +34,11 @@ RULES_2024 = {
     "region.coord_": "region_model.coordinate_",
     "region.size_": "region_model.size_",
 }
+# Further rules for the decoder.
 MIXER_RULES = {".attn.qkv.": ".mixer.Wqkv.", ".attn.proj.": ".mixer.out_proj."}
 TRANSPOSED_2024 = ("region.coord_features", "region.size_features")
-# The checkpoints of 2024-08-26 carry a first attempt at places, which their code has no use for yet.
-FIRST_PLACES = frozenset(
+# Region tensors in the checkpoints of 2024-08-26. The code of that release does not use them.
+UNUSED_REGION_TENSORS = frozenset(
     [f"region_model.{kind}_features.weight" for kind in ("position", "size")]
     + [
         f"region_model.{layer}.{part}"
@@ -43,85 +46,91 @@ FIRST_PLACES = frozenset(
         for part in ("weight", "bias")
     ]
 )
-# Wrappers that saving leaves in the names: of torch.compile, and of the class for transformers.
-COMPILED, WRAPPED = "._orig_mod", "model."
-MOONDREAM_3 = (".moe_quant.", ".mlp.experts.", ".mlp.output_experts.", ".tau_", ".mlp.router.", ".tau.")
-PACKED = ".packed"
+# Added to names by torch.compile, and by the model class for transformers.
+COMPILED_PART, WRAPPER_PREFIX = "._orig_mod", "model."
+MOONDREAM_3_PARTS = (".moe_quant.", ".mlp.experts.", ".mlp.output_experts.", ".tau_", ".mlp.router.", ".tau.")
+PACKED_SUFFIX = ".packed"
 
 
 @dataclass(frozen=True)
 class Naming:
-    """The names of one file. ``raw``: name without wrappers to the name in the file."""
+    """The tensor names of one checkpoint.
+
+    ``file_names``: the name in the file by the same name without the parts that wrappers add. ``legacy``: whether the
+    names are those of 2024. ``wrapper``: the prefix of names in this file, or "".
+    """
 
     family: Family
-    raw: Mapping[str, str]
-    old: bool
+    file_names: Mapping[str, str]
+    legacy: bool
     wrapper: str
 
     @classmethod
     def of(cls, shapes: Mapping[str, Shape]) -> Naming:
-        """Find out from the names and shapes of all tensors of a checkpoint.
+        """Return the naming of a checkpoint with these tensors.
 
         Raises:
-            ValueError: they are those of another model.
+            ValueError: if the tensors belong to Moondream 3, are packed to 4 bits, or belong to another model.
         """
-        _refuse_others(shapes)
-        raw: dict[str, str] = {}
+        _refuse_other_models(shapes)
+        file_names: dict[str, str] = {}
         for name in sorted(shapes):
-            raw.setdefault(_bare(name), name)
-        old = any(name.startswith(("vision_encoder.", "text_model.", "region_model.")) for name in raw)
-        wrapper = WRAPPED if any(name.startswith(WRAPPED) for name in shapes) else ""
-        return cls(_family({name: shapes[theirs] for name, theirs in raw.items()}, old), raw, old, wrapper)
+            file_names.setdefault(_without_wrappers(name), name)
+        legacy = any(name.startswith(("vision_encoder.", "text_model.", "region_model.")) for name in file_names)
+        wrapper = WRAPPER_PREFIX if any(name.startswith(WRAPPER_PREFIX) for name in shapes) else ""
+        family = _family({name: shapes[file_name] for name, file_name in file_names.items()}, legacy)
+        return cls(family, file_names, legacy, wrapper)
 
-    def in_file(self, name: str) -> str:
-        """The name in the file, or the one that is missing there, of a tensor of the network."""
-        bare = _spell_2024(name) if self.old else name
-        return self.raw.get(bare, self.wrapper + bare)
+    def name_in_file(self, name: str) -> str:
+        """Return the name in the file of this network's tensor ``name``; if the file lacks it, the expected name."""
+        bare = _legacy_name(name) if self.legacy else name
+        return self.file_names.get(bare, self.wrapper + bare)
 
     def is_transposed(self, name: str) -> bool:
-        """Whether the file holds a tensor of the network with its dimensions the other way round."""
-        return self.old and name in TRANSPOSED_2024
+        """Return whether the file holds this network's tensor ``name`` with its two dimensions swapped."""
+        return self.legacy and name in TRANSPOSED_2024
 
     @property
-    def idle(self) -> set[str]:
-        """Names in the file of tensors that are known, and that nothing is done with."""
-        if self.family != "whole and tiles, first places":
+    def unused(self) -> set[str]:
+        """Names in the file of known tensors that the network does not use."""
+        if self.family != "2024 tiled, unused region":
             return set()
-        return {self.raw.get(name, self.wrapper + name) for name in FIRST_PLACES}
+        return {self.file_names.get(name, self.wrapper + name) for name in UNUSED_REGION_TENSORS}
 
 
-def _bare(name: str) -> str:
-    name = name.replace(COMPILED, "")
-    return name.removeprefix(WRAPPED)
+def _without_wrappers(name: str) -> str:
+    name = name.replace(COMPILED_PART, "")
+    return name.removeprefix(WRAPPER_PREFIX)
 
 
-def _spell_2024(name: str) -> str:
+def _legacy_name(name: str) -> str:
+    """Return the name of 2024 for a name of this network."""
     rules = RULES_2024 | MIXER_RULES if name.startswith("text.") else RULES_2024
-    for ours, theirs in rules.items():
-        # A rule with a dot before it stands for a part of the name, any other for its start.
-        if (ours in name) if ours.startswith(".") else name.startswith(ours):
-            name = name.replace(ours, theirs, 1)
+    for new, old in rules.items():
+        if (new in name) if new.startswith(".") else name.startswith(new):
+            name = name.replace(new, old, 1)
     return name
 
 
-def _family(shapes: Mapping[str, Shape], old: bool) -> Family:
-    if not old or "region_model.coordinate_encoder.weight" in shapes:
+def _family(shapes: Mapping[str, Shape], legacy: bool) -> Family:
+    if not legacy or "region_model.coordinate_encoder.weight" in shapes:
         return "2025"
     if "region_model.position_encoder.weight" in shapes:
-        return "whole and tiles, first places"
+        return "2024 tiled, unused region"
     projection = shapes.get("vision_encoder.projection.mlp.fc1.weight", ())
     encoder = shapes.get("vision_encoder.encoder.model.visual.norm.weight", ())
-    return "whole" if projection[1:] == encoder else "whole and tiles"
+    return "2024 global" if projection[1:] == encoder else "2024 tiled"
 
 
-def _refuse_others(shapes: Mapping[str, Shape]) -> None:
-    if any(part in f"{name}." for name in shapes for part in MOONDREAM_3):
-        raise ValueError("these are weights of Moondream 3, which is not supported yet; choose a Moondream 2")
-    if any(name.endswith(PACKED) for name in shapes):
+def _refuse_other_models(shapes: Mapping[str, Shape]) -> None:
+    """Raise a ValueError if the names are not those of Moondream 2 in 16 or 32 bits."""
+    if any(part in f"{name}." for name in shapes for part in MOONDREAM_3_PARTS):
+        raise ValueError("these are weights of Moondream 3, which is not supported; choose a Moondream 2")
+    if any(name.endswith(PACKED_SUFFIX) for name in shapes):
         raise ValueError(
             "these weights are packed to 4 bits, which is not supported; choose a checkpoint in 16 or 32 bits"
         )
     starts = ("vision.", "text.", "region.", "vision_encoder.", "text_model.", "region_model.")
-    if not any(_bare(name).startswith(starts) for name in shapes):
+    if not any(_without_wrappers(name).startswith(starts) for name in shapes):
         first = f"the first of {len(shapes)} is {min(shapes)}" if shapes else "there are none"
-        raise ValueError(f"the tensors are not named as those of any Moondream 2 are ({first}); is it another model?")
+        raise ValueError(f"the tensors are not those of a Moondream 2 ({first}); choose a Moondream 2")

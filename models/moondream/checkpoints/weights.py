@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors in any naming to a network, with every tensor accounted for."""
+"""Checkpoints: the check of all tensors in .safetensors, and the network loaded from them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from ..network.region import Region
 from ..network.text import Text
 from ..network.tokenizer import Tokenizer
 from ..network.vision import Vision
-from .files import CONFIG_FILE, REVISION_DIGITS, check_tokenizer, read_shapes, tokenizer_file, weight_files
-from .releases import GENERATIONS, Generation, decide
+from .files import CONFIG_FILE, REVISION_DIGITS, check_tokenizer, find_tokenizer, read_shapes, weight_files
+from .releases import GENERATIONS, Generation, identify
 from .tensor_names import Naming, Shape
 
-NAMES_SHOWN = 5
-READ_BYTES = 1 << 22
+# Tensors named in an error message.
+MAX_NAMES_SHOWN = 5
+READ_CHUNK_BYTES = 1 << 22
 
 
 class MoondreamModel(nn.Module):
-    """The network: vision, text and region, named as the tensors of the official checkpoint are.
+    """The network. Its tensors have the names of the official checkpoint, without the prefix "model.".
 
-    ``region`` is there only where the configuration has one.
+    The attribute ``region`` exists only if the configuration has a region section.
     """
 
     region: Region
@@ -45,10 +46,10 @@ class MoondreamModel(nn.Module):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Files of weights with the configuration and the naming that they fit, and the revision that they amount to."""
+    """The checked files of a checkpoint, with configuration and tensor names. ``revision`` identifies their content."""
 
     weights: tuple[Path, ...]
-    tokenizer_file: Path
+    tokenizer_path: Path
     config: MoondreamConfig
     naming: Naming
     revision: str
@@ -57,47 +58,47 @@ class Checkpoint:
     def at(
         cls, path: Path, *, release: str | None = None, tokenizer: Path | None = None, revision: str | None = None
     ) -> Checkpoint:
-        """The checkpoint in a local folder, or in one file of weights with or without config.json beside it.
+        """Return the checkpoint in a folder, or in one .safetensors with or without a config.json in its folder.
 
-        ``release``: its generation by name, where nothing at hand tells. ``tokenizer``: a tokenizer.json, or a folder
-        that holds one, in the place of the checkpoint's own. ``revision``: if not given, the start of the sha256 over
-        configuration, tokenizer and weights.
+        ``release``: the release of the weights, if nothing in the files identifies it. ``tokenizer``: a tokenizer.json,
+        or a folder with one, instead of the checkpoint's own. ``revision``: the revision to record; by default the
+        start of the sha256 over configuration, tokenizer and weights.
 
         Raises:
-            ValueError: a file is missing or not whole; a tensor is missing, left over or of another shape than the
-                configuration says; the tokenizer is that of another generation; the generation can't be told.
+            ValueError: if a file is missing or truncated; if a tensor is missing, unexpected or of another shape than
+                in the configuration; if the tokenizer belongs to another generation; if the generation is unknown.
         """
         try:
             folder = path if path.is_dir() else path.parent
-            settings = folder / CONFIG_FILE
-            if path.is_dir() and not settings.is_file():
-                raise ValueError(f"there is no {CONFIG_FILE} in this folder")
+            config_path = folder / CONFIG_FILE
+            if path.is_dir() and not config_path.is_file():
+                raise ValueError(f"there is no {CONFIG_FILE} in this folder; fetch that file or name another folder")
             weights = weight_files(path)
-            words = tokenizer_file(tokenizer or folder)
-            content = read_json(settings) if settings.is_file() else {}
-            generation, config, naming = recognize(read_shapes(weights), content, folder, release, words)
-            check_tokenizer(words, config)
+            tokenizer_path = find_tokenizer(tokenizer or folder)
+            content = read_json(config_path) if config_path.is_file() else {}
+            generation, config, naming = recognize(read_shapes(weights), content, folder, release, tokenizer_path)
+            check_tokenizer(tokenizer_path, config)
         except ValueError as error:
             raise ValueError(f"model {path}: {error}") from error
         if revision is None:
-            digested = [*([settings] if settings.is_file() else []), words, *weights]
+            digested = [*([config_path] if config_path.is_file() else []), tokenizer_path, *weights]
             revision = _digest(digested, generation)
-        return cls(weights, words, config, naming, revision)
+        return cls(weights, tokenizer_path, config, naming, revision)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that belongs to the weights."""
-        return Tokenizer(self.tokenizer_file, strips=self.config.tokenizer.strips)
+        """Return the tokenizer of this checkpoint."""
+        return Tokenizer(self.tokenizer_path, strips_whitespace=self.config.tokenizer.strips_whitespace)
 
     def load(self, device: torch.device, dtype: torch.dtype) -> MoondreamModel:
-        """The network with its weights, ready to infer."""
+        """Return the network on a device in a precision, in eval mode and without gradients."""
         model = _empty_model(self.config)
         state = {}
         with ExitStack() as stack:
             files = [stack.enter_context(safe_open(path, framework="pt", device=str(device))) for path in self.weights]
-            holders = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+            file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
             for name in model.state_dict():
-                theirs = self.naming.in_file(name)
-                tensor = holders[theirs].get_tensor(theirs).to(dtype)
+                file_name = self.naming.name_in_file(name)
+                tensor = file_of[file_name].get_tensor(file_name).to(dtype)
                 state[name] = tensor.T.contiguous() if self.naming.is_transposed(name) else tensor
         model.load_state_dict(state, assign=True)
         return model.requires_grad_(False).eval()
@@ -106,16 +107,18 @@ class Checkpoint:
 def recognize(
     shapes: Mapping[str, Shape], content: dict[str, Any], folder: Path, release: str | None, tokenizer: Path | None
 ) -> tuple[Generation, MoondreamConfig, Naming]:
-    """What a checkpoint of these tensors and this config.json is. ``folder``: where its code may lie.
+    """Return the generation, the configuration and the tensor names of a checkpoint, after a check of all tensors.
+
+    ``content``: of its config.json. ``folder``, ``release`` and ``tokenizer``: see ``identify``.
 
     Raises:
-        ValueError: it is another model, its tensors don't fit the configuration, or its generation can't be told.
+        ValueError: if it is another model, a tensor does not fit the configuration, or the generation is unknown.
     """
     if content.get("model_type") == "moondream3":
-        raise ValueError("config.json is that of Moondream 3, which is not supported yet; choose a Moondream 2")
+        raise ValueError("config.json belongs to Moondream 3, which is not supported; choose a Moondream 2")
     naming = Naming.of(shapes)
-    generation = decide(naming.family, content, folder, release, tokenizer)
-    config = generation.config.overlaid(content)
+    generation = identify(naming.family, content, folder, release, tokenizer)
+    config = generation.config.with_overrides(content)
     _check_tensors(shapes, naming, config)
     return generation, config, naming
 
@@ -129,31 +132,32 @@ def _digest(paths: list[Path], generation: Generation) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            while block := file.read(READ_BYTES):
+            while block := file.read(READ_CHUNK_BYTES):
                 digest.update(block)
-    # The same files under another generation answer otherwise.
+    # Under another generation the same files give other answers. The latest adds nothing, so that the digest is stable.
     if generation is not GENERATIONS[-1]:
         digest.update(generation.name.encode())
     return digest.hexdigest()[:REVISION_DIGITS]
 
 
 def _check_tensors(shapes: Mapping[str, Shape], naming: Naming, config: MoondreamConfig) -> None:
-    """Hold names and shapes against the configuration."""
+    """Raise a ValueError that names missing, unexpected and misshapen tensors, if there are any."""
     expected = {}
     for name, tensor in _empty_model(config).state_dict().items():
         shape = tuple(tensor.shape)
-        expected[naming.in_file(name)] = shape[::-1] if naming.is_transposed(name) else shape
-    known = expected.keys() | naming.idle
-    missing, left_over = sorted(known - shapes.keys()), sorted(shapes.keys() - known)
+        expected[naming.name_in_file(name)] = shape[::-1] if naming.is_transposed(name) else shape
+    known = expected.keys() | naming.unused
+    missing, unexpected = sorted(known - shapes.keys()), sorted(shapes.keys() - known)
     misshapen = [
         f"{name} is {list(shapes[name])}, not {list(shape)}"
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
     problems = []
-    for label, names in (("missing", missing), ("left over", left_over), ("of another shape", misshapen)):
+    for label, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen)):
         if names:
-            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-            problems.append(f"{label}: {', '.join(names[:NAMES_SHOWN])}{more}")
+            more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
+            problems.append(f"{label}: {', '.join(names[:MAX_NAMES_SHOWN])}{more}")
     if problems:
-        raise ValueError(f"the tensors don't fit the configuration; {'; '.join(problems)}")
+        cure = "fetch the files again, or name the release with --revision"
+        raise ValueError(f"the tensors do not fit the configuration: {'; '.join(problems)}; {cure}")

@@ -1,7 +1,7 @@
-"""The engine: a loaded checkpoint that keeps its slots full, whoever asks.
+"""Continuous batching: one loaded checkpoint decodes the requests of all callers in shared slots.
 
-Requests of all callers share the slots: a slot whose answer ends is filled at once by the next one that is prefilled,
-while the others go on. There is no thread of its own: the callers that wait for outcomes take turns to drive it.
+When an answer ends, the next prefilled request takes its slot at once while the others go on. The engine has no thread
+of its own: of the callers that wait for outcomes, one at a time runs the network for all of them.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ import torch
 
 from ...tasks import Fault, Outcome, Request
 from ..checkpoints.weights import Checkpoint, MoondreamModel
+from ..devices import is_out_of_memory, synchronize
 from ..network.config import MoondreamConfig
 from ..network.crops import Crops, normalize, prepare_crops
 from ..network.resize import resize, resize_on
-from ..network.text import Cache
-from .jobs import Cut, Job, new_row, outcome_of
-from .memory import MOST_SLOTS, free_memory, is_out_of_memory, slots_that_fit, spare_rows
+from ..network.text import KVCache
+from .jobs import CropsFuture, Job, new_row, outcome_of
+from .memory import MAX_SLOTS, free_memory, num_prefill_rows, slots_that_fit
 from .request_stream import RequestStream
 from .slots import Slots
 
-# An accelerator wants many at once; a CPU is as quick with few, and they take less memory.
-CROPS_PER_PASS, CROPS_PER_CPU_PASS = 64, 8
-CROP_THREADS = 4
-# A cache is made this much wider at a time, in positions.
-WIDTH_STEP = 256
+# Crops of one pass of the vision encoder. A CPU is as fast with few crops, and they take less memory.
+MAX_CROPS_PER_PASS, MAX_CROPS_PER_CPU_PASS = 64, 8
+NUM_CROP_THREADS = 4
+# The positions of a KV cache are a multiple of this number, so that it seldom has to be allocated again.
+POSITIONS_STEP = 256
 
 logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """A loaded checkpoint. ``batch_size``: slots, None for as many as fit the free memory of the device."""
+    """A loaded checkpoint that answers requests of many callers.
+
+    ``batch_size``: the number of slots; None for as many as fit into the free memory of the device. ``threads``: CPU
+    threads of PyTorch; None leaves their number alone.
+    """
 
     def __init__(
         self,
@@ -49,50 +54,58 @@ class Engine:
         self.tokenizer = checkpoint.tokenizer()
         self.device, self.dtype, self.batch_size, self.threads = device, dtype, batch_size, threads
         self.backend = f"local/{device.type}/{str(dtype).removeprefix('torch.')}"
-        self.crops_per_pass = CROPS_PER_CPU_PASS if device.type == "cpu" else CROPS_PER_PASS
-        self.most_slots = batch_size or MOST_SLOTS
-        # What one request that fits nowhere took from the others is given back to them.
-        self._at_first = (self.most_slots, self.crops_per_pass)
-        # On a GPU it takes a fraction of the time, and the CPU has pictures to decode.
+        self.max_crops_per_pass = MAX_CROPS_PER_CPU_PASS if device.type == "cpu" else MAX_CROPS_PER_PASS
+        self.max_slots = batch_size or MAX_SLOTS
+        # Restored after a request that does not fit even alone: the requests after it may fit.
+        self._initial_limits = (self.max_slots, self.max_crops_per_pass)
+        # A GPU resizes in a fraction of the time, and leaves the CPU to the decoding of pictures.
         self._resize = resize_on(device) if device.type == "cuda" else resize
-        self._cutters = ThreadPoolExecutor(CROP_THREADS, thread_name_prefix="crops")
-        self._turn = threading.Condition()
-        self._driving = False
+        self._crop_pool = ThreadPoolExecutor(NUM_CROP_THREADS, thread_name_prefix="crops")
+        self._condition = threading.Condition()
+        self._is_driven = False
         self._streams: list[RequestStream] = []
         self._slots: Slots | None = None
         self._owners: dict[Job, RequestStream] = {}
-        # The prefix of the picture that was encoded last: more of its requests may come.
-        self._held: tuple[Cut, Cache] | None = None
+        # The prefix of the picture that was encoded last: the next jobs may share that picture.
+        self._last_prefix: tuple[CropsFuture, KVCache] | None = None
 
     @property
     def config(self) -> MoondreamConfig:
-        """The numbers of the network."""
+        """The configuration of the network."""
         return self.model.config
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Answer a stream: one outcome for every request, as they are ready."""
+        """Yield one outcome for each request, in the order in which answers end.
+
+        An error of the network ends the streams of all callers: each of them raises the error.
+        """
         stream = RequestStream(
             requests,
             new_row=lambda request: new_row(request, self.config, self.tokenizer),
-            cut=lambda request: prepare_crops(request.picture, self.config.vision, self._resize, request.size),
-            cutters=self._cutters,
-            turn=self._turn,
+            make_crops=lambda request: prepare_crops(request.picture, self.config.vision, self._resize, request.size),
+            crop_pool=self._crop_pool,
+            condition=self._condition,
             backend=self.backend,
-            jobs_ahead=self.most_slots,
+            jobs_ahead=self.max_slots,
         )
-        with self._turn:
+        with self._condition:
             self._streams.append(stream)
         try:
-            while outcomes := self._next(stream):
+            while outcomes := self._next_outcomes(stream):
                 yield from outcomes
         finally:
             stream.close()
 
-    def _next(self, stream: RequestStream) -> list[Outcome]:
-        """The next outcomes of a stream, none where it is over. Who waits drives the engine, unless somebody does."""
+    def _next_outcomes(self, stream: RequestStream) -> list[Outcome]:
+        """Block until a stream has outcomes, and return them; return none when the stream is over.
+
+        While no other caller runs the network, this one does.
+        """
         while True:
-            with self._turn:
-                self._turn.wait_for(lambda: stream.outbox or stream.is_over or (not self._driving and self._has_work()))
+            with self._condition:
+                self._condition.wait_for(
+                    lambda: stream.outbox or stream.is_over or (not self._is_driven and self._has_work())
+                )
                 if stream.outbox:
                     outcomes = list(stream.outbox)
                     stream.outbox.clear()
@@ -101,111 +114,116 @@ class Engine:
                     raise stream.error
                 if stream.is_over:
                     return []
-                self._driving = True
+                self._is_driven = True
             try:
                 self._advance()
             finally:
-                with self._turn:
-                    self._driving = False
-                    self._turn.notify_all()
+                with self._condition:
+                    self._is_driven = False
+                    self._condition.notify_all()
 
     def _has_work(self) -> bool:
         return bool(self._owners) or any(stream.is_ready for stream in self._streams)
 
     @torch.inference_mode()
     def _advance(self) -> None:
-        """Fill the slots and take one step."""
-        # The number of threads is one of the thread that runs the network, which may be another each time.
+        """Fill the slots and run one decoding step."""
+        # PyTorch keeps this number for each thread, and each call may come from another thread.
         if self.threads is not None and torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         try:
-            self._leave_closed_streams()
+            self._drop_closed_streams()
             self._fill_slots()
             if self._slots is not None and self._slots.active:
                 self._step(self._slots)
         except BaseException as error:
             if not is_out_of_memory(error):
-                self._break_off(error)
+                self._abort(error)
                 raise
-            # Nothing may keep what the failed pass had allocated: not even the traceback.
+            # The frames of the traceback hold the tensors of the failed pass.
             error.__traceback__ = None
-            self._make_do_with_less(Fault.of(error, retryable=True))
+            self._reduce_batch_on_oom(Fault.of(error, retryable=True))
 
     def _fill_slots(self) -> None:
-        while self._slots is None or (not self._slots.waiting and len(self._slots.active) < self._slots.count):
-            jobs = self._take_ready(self._slots.spare if self._slots else spare_rows(self.most_slots))
+        """Prefill and admit jobs until the slots are full, no job is ready, or a job ended with its first output."""
+        while self._slots is None or (not self._slots.waiting and len(self._slots.active) < self._slots.num_slots):
+            jobs = self._take_ready(self._slots.num_prefill_rows if self._slots else num_prefill_rows(self.max_slots))
             if not jobs:
                 return
-            slots = self._slots_for(jobs)
-            # They may have been taken for more spare rows than there are now.
-            self._put_back(jobs[slots.spare :])
-            ended = self._prefill(slots, jobs[: slots.spare])
-            slots.fill()
-            # Somebody may wait for these: what is to come after them can wait for a step.
+            slots = self._ensure_slots(jobs)
+            # The new slots may have fewer prefill rows than the ones for which the jobs were taken.
+            self._put_back(jobs[slots.num_prefill_rows :])
+            ended = self._prefill(slots, jobs[: slots.num_prefill_rows])
+            slots.admit_waiting()
+            # A caller may wait for these outcomes: they go out before the next pictures are encoded.
             if ended:
                 return
 
-    def _take_ready(self, most: int) -> list[Job]:
-        """Jobs of all callers in turn, whose pictures could be cut."""
+    def _take_ready(self, max_jobs: int) -> list[Job]:
+        """Return at most ``max_jobs`` jobs with crops, from the streams in turn. A job whose crops failed fails."""
         jobs: list[Job] = []
-        with self._turn:
-            # Who was first is last the next time.
+        with self._condition:
+            # The first stream becomes the last, so that no caller starves the others.
             self._streams = [*self._streams[1:], *self._streams[:1]]
         for stream in self._streams:
-            taken = stream.take(most - len(jobs))
+            taken = stream.take(max_jobs - len(jobs))
             self._owners.update(dict.fromkeys(taken, stream))
             for job in taken:
-                if error := job.cut.exception():
+                if error := job.crops.exception():
                     self._fail(job, Fault.of(error, retryable=is_out_of_memory(error)))
                 else:
                     jobs.append(job)
         return jobs
 
-    def _slots_for(self, jobs: Sequence[Job]) -> Slots:
-        """The slots, made anew where they are too narrow for one of these jobs."""
-        needed = self.config.prefix_length + max(job.row.room for job in jobs)
-        if self._slots is None or self._slots.width < needed:
+    def _ensure_slots(self, jobs: Sequence[Job]) -> Slots:
+        """Return slots with enough positions for each job; allocate larger ones if need be and restart their jobs."""
+        needed = self.config.prefix_length + max(job.row.num_positions for job in jobs)
+        if self._slots is None or self._slots.num_positions < needed:
             if self._slots is not None:
-                # It happens a few times in the life of a process, and all begin anew.
+                # A few times in the life of a process; the answers begun are decoded again from the start.
                 self._put_back(self._slots.jobs)
-            width = min(self.config.text.max_context, -(-needed // WIDTH_STEP) * WIDTH_STEP)
+            num_positions = min(self.config.text.max_context, -(-needed // POSITIONS_STEP) * POSITIONS_STEP)
             self._slots = None
             if self.batch_size is None:
-                memory = free_memory(self.device, self.config, self.crops_per_pass, self.dtype)
-                self.most_slots = min(self.most_slots, slots_that_fit(memory, self.config, width, self.dtype))
-            self._slots = Slots(self.model, self.most_slots, spare_rows(self.most_slots), width)
+                memory = free_memory(self.device, self.config, self.max_crops_per_pass, self.dtype)
+                self.max_slots = min(self.max_slots, slots_that_fit(memory, self.config, num_positions, self.dtype))
+            self._slots = Slots(self.model, self.max_slots, num_prefill_rows(self.max_slots), num_positions)
         return self._slots
 
     def _prefill(self, slots: Slots, jobs: list[Job]) -> list[Job]:
-        """Encode pictures, run prompts; the jobs that are over with their first token."""
+        """Encode the pictures and run the prompts of jobs; finish and return the jobs that ended with one output."""
         started = time.perf_counter()
-        prefixes, crops = self._prefixes(jobs)
-        self._synchronize()
+        prefixes, costs = self._prefixes(jobs)
+        synchronize(self.device)
         encoded = time.perf_counter()
         ended = slots.prefill(jobs, prefixes)
         answered = time.perf_counter()
-        cuts = [job.cut for job in jobs]
+        pictures = [job.crops for job in jobs]
         for job in jobs:
             job.wait_ms += 1000 * (started - job.arrived)
-            # By crops: large pictures are most of the work.
-            job.encode_ms += 1000 * (encoded - started) * crops[job.cut] / sum(crops.values()) / cuts.count(job.cut)
+            # Each picture bears a share by its number of crops; the jobs of one picture divide it evenly.
+            share = costs[job.crops] / sum(costs.values()) / pictures.count(job.crops)
+            job.encode_ms += 1000 * (encoded - started) * share
             job.generate_ms += 1000 * (answered - encoded) / len(jobs)
         for job in ended:
-            self._settle(job)
+            self._finish(job)
         return ended
 
-    def _prefixes(self, jobs: Sequence[Job]) -> tuple[list[Cache], dict[Cut, float]]:
-        """The image prefix of each job, a cache of one row, and how much of the work each picture was."""
-        known = dict([self._held] if self._held else [])
-        fresh = [cut for cut in dict.fromkeys(job.cut for job in jobs) if cut not in known]
-        if fresh:
-            prefixes = self.encode([cut.result() for cut in fresh])
-            known.update({cut: prefixes.rows(index, index + 1) for index, cut in enumerate(fresh)})
-        last = jobs[-1].cut
-        # A copy, that the others of its batch be freed.
-        self._held = (last, Cache(*(tensor.clone() for tensor in known[last])))
-        crops = {cut: float(len(cut.result().pixels_NHWC)) for cut in fresh} or dict.fromkeys(known, 1.0)
-        return [known[job.cut] for job in jobs], {cut: crops.get(cut, 0.0) for cut in known}
+    def _prefixes(self, jobs: Sequence[Job]) -> tuple[list[KVCache], dict[CropsFuture, float]]:
+        """Return the image prefix of each job, a cache of one row, and the cost of each picture in crops.
+
+        A picture whose prefix is known costs 0; if all are known, each costs 1.
+        """
+        known = dict([self._last_prefix] if self._last_prefix else [])
+        new = [picture for picture in dict.fromkeys(job.crops for job in jobs) if picture not in known]
+        if new:
+            prefixes = self.encode([picture.result() for picture in new])
+            known.update({picture: prefixes.slice_rows(index, index + 1) for index, picture in enumerate(new)})
+        last = jobs[-1].crops
+        # A copy, so that the prefixes of the whole batch can be freed.
+        self._last_prefix = (last, KVCache(*(tensor.clone() for tensor in known[last])))
+        costs = {picture: float(len(picture.result().pixels_NHWC)) for picture in new} or dict.fromkeys(known, 1.0)
+        return [known[job.crops] for job in jobs], {picture: costs.get(picture, 0.0) for picture in known}
 
     def _step(self, slots: Slots) -> None:
         started, jobs = time.perf_counter(), list(slots.active)
@@ -214,73 +232,69 @@ class Engine:
         for job in jobs:
             job.generate_ms += took_ms / len(jobs)
         for job in ended:
-            self._settle(job)
+            self._finish(job)
 
-    def encode(self, pictures: Sequence[Crops]) -> Cache:
-        """Crops of B pictures to the keys and values of their image prefixes, ``[layers, B, H, P, D]``."""
+    def encode(self, pictures: Sequence[Crops]) -> KVCache:
+        """Return keys and values of the image prefixes of B pictures, ``[layers, B, H, prefix_length, D]``."""
         vision, text = self.model.vision, self.model.text
         features = []
         pixels_NHWC = torch.cat([torch.from_numpy(crops.pixels_NHWC) for crops in pictures])
-        for part in pixels_NHWC.split(self.crops_per_pass):
+        for part in pixels_NHWC.split(self.max_crops_per_pass):
             features.append(vision.encode(normalize(part.to(self.device), self.dtype)))
         image_BTC = vision.project(torch.cat(features), [crops.tiling for crops in pictures])
         opening = [self.config.tokenizer.bos_id, *self.config.tokenizer.before_image]
         opening_BT = torch.tensor(opening, device=self.device).expand(len(pictures), -1)
         embeds_BTC = torch.cat([text.embed(opening_BT), image_BTC], dim=1)
         length = self.config.prefix_length
-        prefixes = Cache.empty(self.config.text, len(pictures), length, like=embeds_BTC)
+        prefixes = KVCache.empty(self.config.text, len(pictures), length, like=embeds_BTC)
         positions_BT = torch.arange(length, device=self.device).expand(len(pictures), -1)
         causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()[None, None]
-        text.memorize(embeds_BTC, positions_BT, None if self.config.text.prefix_attn else causal, prefixes)
+        text.prefill(embeds_BTC, positions_BT, None if self.config.text.prefix_attn else causal, prefixes)
         return prefixes
 
-    def _settle(self, job: Job) -> None:
+    def _finish(self, job: Job) -> None:
         stream = self._owners.pop(job)
-        # What nobody listens to may end in the middle of a place.
+        # The job of a closed stream may have ended in the middle of an object, of which no box can be made.
         if not stream.closed:
-            stream.settle(outcome_of(job, self.config, self.tokenizer, self.backend))
+            stream.finish(outcome_of(job, self.config, self.tokenizer, self.backend))
 
     def _fail(self, job: Job, fault: Fault) -> None:
-        self._owners.pop(job).settle(Outcome(job.id, fault, self.backend))
+        self._owners.pop(job).finish(Outcome(job.id, fault, self.backend))
 
     def _put_back(self, jobs: Sequence[Job]) -> None:
         for job in reversed(jobs):
             self._owners.pop(job).put_back(job)
 
-    def _leave_closed_streams(self) -> None:
-        """Forget callers that are gone. Their answers end where they are, to leave their slots at the next step."""
-        with self._turn:
+    def _drop_closed_streams(self) -> None:
+        """Remove the streams that are closed or over. The next step evicts the jobs of closed streams."""
+        with self._condition:
             self._streams = [stream for stream in self._streams if not (stream.closed or stream.is_over)]
         for job, stream in self._owners.items():
             if stream.closed:
                 job.row.finish_reason = "length"
 
-    def _make_do_with_less(self, fault: Fault) -> None:
-        """Begin anew, with half of the slots and crops at once; what does not fit alone either has failed."""
-        jobs, self._slots, self._held = list(self._owners), None, None
+    def _reduce_batch_on_oom(self, fault: Fault) -> None:
+        """Restart all jobs with half the slots and half the crops of a pass.
+
+        If both numbers are 1 and one job was in the engine, that job gets ``fault``, and the numbers are restored.
+        """
+        jobs, self._slots, self._last_prefix = list(self._owners), None, None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(jobs) == self.most_slots == self.crops_per_pass == 1:
+        if len(jobs) == self.max_slots == self.max_crops_per_pass == 1:
             self._fail(jobs[0], fault)
-            self.most_slots, self.crops_per_pass = self._at_first
-            logger.warning("out of memory: a request fits nowhere, others go on as before")
+            self.max_slots, self.max_crops_per_pass = self._initial_limits
+            logger.warning("out of memory: request %s does not fit alone and fails; other requests go on", jobs[0].id)
             return
         self._put_back(jobs)
-        self.most_slots, self.crops_per_pass = max(1, self.most_slots // 2), max(1, self.crops_per_pass // 2)
-        logger.warning("out of memory: %d answers at once from now on", self.most_slots)
+        self.max_slots, self.max_crops_per_pass = max(1, self.max_slots // 2), max(1, self.max_crops_per_pass // 2)
+        logger.warning("out of memory: reduced to %d requests at once; nothing is lost", self.max_slots)
 
-    def _break_off(self, error: BaseException) -> None:
-        """Nobody gets an answer any more that was being written."""
-        self._slots, self._held = None, None
+    def _abort(self, error: BaseException) -> None:
+        """Drop all jobs and slots, and make every open stream raise ``error``."""
+        self._slots, self._last_prefix = None, None
         self._owners.clear()
-        with self._turn:
+        with self._condition:
             for stream in self._streams:
                 stream.error = error
             self._streams = []
-
-    def _synchronize(self) -> None:
-        """Wait for what was started, where a device works on its own: only then the clock tells what it took."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()

@@ -1,7 +1,7 @@
-"""Writing answers: what is taken from each hidden state, and when an answer ends.
+"""Decoding of one step: hidden states to the next output of each row, and the test whether an answer ends.
 
-Words are drawn from the head over the vocabulary, places from the region decoders; both kinds share every pass.
-After moondream/torch/moondream.py @ 44146f1. Letters of the shapes: B rows, C channels, V vocabulary.
+Tokens are sampled from the head over the vocabulary; coordinates and sizes come from the region decoders. One batch may
+mix both. After moondream/torch/moondream.py @ 44146f1. Letters of the shapes: B rows, C channels, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,110 +17,121 @@ from torch import Tensor
 from ...tasks import Detect, FinishReason, Point, Sampling, Task
 from ..checkpoints.weights import MoondreamModel
 from ..network.region import bin_to_coordinate
-from .sampling import draw, penalize
+from .sampling import apply_repetition_penalty, sample
 
-# What the next hidden state of a row is asked for; "object" is: is there another one, and where is its x.
-Wish = Literal["word", "object", "y", "size"]
+# What the next hidden state of a row is decoded to. "object": whether there is another object, and its x if there is.
+Output = Literal["token", "object", "y", "size"]
 
 
 @dataclass
 class Row:
-    """One answer being written.
+    """The state of one answer while it is decoded.
 
-    ``limit``: tokens, or objects, at most. ``places``: numbers of objects, x y or x y width height each.
+    ``prompt``: token ids behind the image prefix. ``max_outputs``: the limit on tokens or on objects.
+    ``has_size``: objects have width and height (Detect). ``objects``: ``[x, y]`` or ``[x, y, width, height]`` each, in
+    fractions of the picture; x and y are the centre. ``position``: where the next embedding goes in the KV cache.
+    ``finish_reason``: None until the answer has ended.
     """
 
     prompt: Sequence[int]
-    limit: int
+    max_outputs: int
     sampling: Sampling
     random: random.Random
-    next_output: Wish
-    sized: bool = False
-    ids: list[int] = field(default_factory=list)
-    places: list[list[float]] = field(default_factory=list)
-    # Where the next embedding goes in the cache.
+    next_output: Output
+    has_size: bool = False
+    token_ids: list[int] = field(default_factory=list)
+    objects: list[list[float]] = field(default_factory=list)
     position: int = 0
     finish_reason: FinishReason | None = None
 
     @property
-    def stride(self) -> int:
-        """Positions that one token, or one object, takes."""
-        return 1 if self.next_output == "word" else 3 if self.sized else 2
+    def positions_per_output(self) -> int:
+        """Positions of the KV cache for one token (1), one point (2) or one box (3)."""
+        return 1 if self.next_output == "token" else 3 if self.has_size else 2
 
     @property
-    def room(self) -> int:
-        """Positions that prompt and answer take behind the image prefix."""
-        return len(self.prompt) + self.limit * self.stride
+    def num_positions(self) -> int:
+        """Positions of the KV cache for the prompt and the longest possible answer, without the image prefix."""
+        return len(self.prompt) + self.max_outputs * self.positions_per_output
 
 
-def initial_output(task: Task) -> Wish:
-    """What the first hidden state of an answer is asked for."""
-    return "object" if isinstance(task, Detect | Point) else "word"
+def initial_output(task: Task) -> Output:
+    """Return the first output of an answer: "object" for Detect and Point, "token" for Caption and Query."""
+    return "object" if isinstance(task, Detect | Point) else "token"
 
 
-def advance(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Take from each hidden state what its row wishes for; the embeddings ``[B, C]`` of what was taken.
+def decode_outputs(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Decode the next output of each row from its hidden state, and add it to the row.
 
-    A row that ends here gets whatever embedding: nothing is to come behind it.
+    ``hidden_BC`` are hidden states before the last norm, one for each row.
+
+    Returns:
+        The embeddings ``[B, C]`` of the outputs: the next input of each row. They mean nothing for rows that ended.
     """
     embeds_BC = torch.zeros_like(hidden_BC)
-    choosing = [index for index, row in enumerate(rows) if row.next_output in ("word", "object")]
+    choosing = [index for index, row in enumerate(rows) if row.next_output in ("token", "object")]
     if choosing:
-        ids_B = _choose(model, hidden_BC[choosing], [rows[index] for index in choosing])
+        ids_B = _sample_tokens(model, hidden_BC[choosing], [rows[index] for index in choosing])
         embeds_BC[choosing] = model.text.embed(ids_B)
         for index, token in zip(choosing, ids_B.tolist(), strict=True):
-            _take_token(model, rows[index], token)
-    going_on = [index for index, row in enumerate(rows) if row.finish_reason is None]
-    if sizes := [index for index in going_on if rows[index].next_output == "size"]:
-        embeds_BC[sizes] = _take_sizes(model, hidden_BC[sizes], [rows[index] for index in sizes])
-    if places := [index for index in going_on if rows[index].next_output in ("object", "y") and index not in sizes]:
-        embeds_BC[places] = _take_coordinates(model, hidden_BC[places], [rows[index] for index in places])
+            _add_token(model, rows[index], token)
+    unfinished = [index for index, row in enumerate(rows) if row.finish_reason is None]
+    if sizes := [index for index in unfinished if rows[index].next_output == "size"]:
+        embeds_BC[sizes] = _decode_sizes(model, hidden_BC[sizes], [rows[index] for index in sizes])
+    coordinates = [index for index in unfinished if rows[index].next_output in ("object", "y") and index not in sizes]
+    if coordinates:
+        embeds_BC[coordinates] = _decode_coordinates(model, hidden_BC[coordinates], [rows[i] for i in coordinates])
     return embeds_BC
 
 
-def _choose(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
+def _sample_tokens(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Return one token id ``[B]`` for each row. A row of "object" takes the most likely one at any temperature."""
     logits_BV = model.text.logits(hidden_BC).float()
-    # The id that starts an answer may come first (prefill is unmasked in the reference), never later.
+    # The reference masks the id that starts an answer in every step but the first.
     if (answer_id := model.config.tokenizer.answer_id) is not None:
-        logits_BV[[index for index, row in enumerate(rows) if row.ids], answer_id] = -torch.inf
+        logits_BV[[index for index, row in enumerate(rows) if row.token_ids], answer_id] = -torch.inf
     for index, row in enumerate(rows):
-        penalize(logits_BV[index], row.ids, row.sampling.repetition_penalty)
-    # Whether there is another object is no matter of chance.
-    temperatures = [row.sampling.temperature if row.next_output == "word" else 0.0 for row in rows]
-    draws = [row.random.random() if temperature else 0.0 for row, temperature in zip(rows, temperatures, strict=True)]
-    return draw(logits_BV, temperatures, [row.sampling.top_p for row in rows], draws)
+        apply_repetition_penalty(logits_BV[index], row.token_ids, row.sampling.repetition_penalty)
+    temperatures = [row.sampling.temperature if row.next_output == "token" else 0.0 for row in rows]
+    uniforms = [
+        row.random.random() if temperature else 0.0 for row, temperature in zip(rows, temperatures, strict=True)
+    ]
+    return sample(logits_BV, temperatures, [row.sampling.top_p for row in rows], uniforms)
 
 
-def _take_token(model: MoondreamModel, row: Row, token: int) -> None:
+def _add_token(model: MoondreamModel, row: Row, token: int) -> None:
+    """Append a sampled token to the row, or end the row if the token or the limit ends it."""
     special = model.config.tokenizer
-    if token == special.eos_id or (token in special.end_ids and row.next_output == "word"):
+    if token == special.eos_id or (token in special.end_ids and row.next_output == "token"):
         row.finish_reason = "stop"
-    elif row.next_output == "word":
-        row.ids.append(token)
-        if len(row.ids) == row.limit:
+    elif row.next_output == "token":
+        row.token_ids.append(token)
+        if len(row.token_ids) == row.max_outputs:
             row.finish_reason = "length"
-    elif len(row.places) == row.limit:
-        # Any other id than the end means another object.
+    elif len(row.objects) == row.max_outputs:
+        # Any id other than the end announces another object.
         row.finish_reason = "length"
 
 
-def _take_coordinates(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
+def _decode_coordinates(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Add an x or a y to each row, and return the embeddings ``[B, C]`` of the coordinates."""
     logits = model.region.decode_coordinate(hidden_BC)
     values_B = bin_to_coordinate(logits.argmax(-1), logits.shape[-1])
     for row, value in zip(rows, values_B.tolist(), strict=True):
         if row.next_output == "object":
-            row.places.append([value])
+            row.objects.append([value])
             row.next_output = "y"
         else:
-            row.places[-1].append(value)
-            row.next_output = "size" if row.sized else "object"
+            row.objects[-1].append(value)
+            row.next_output = "size" if row.has_size else "object"
     return model.region.encode_coordinate(values_B[:, None]).to(hidden_BC.dtype)
 
 
-def _take_sizes(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
+def _decode_sizes(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Add width and height to the last object of each row, and return their embeddings ``[B, C]``."""
     logits = model.region.decode_size(hidden_BC)
-    sizes_B2 = model.region.sizes_of(logits.argmax(-1), logits.shape[-1])
+    sizes_B2 = model.region.bins_to_sizes(logits.argmax(-1), logits.shape[-1])
     for row, size in zip(rows, sizes_B2.tolist(), strict=True):
-        row.places[-1].extend(size)
+        row.objects[-1].extend(size)
         row.next_output = "object"
     return model.region.encode_size(sizes_B2).to(hidden_BC.dtype)

@@ -1,4 +1,4 @@
-"""A request on its way through the engine: checked, turned into a row, and told as an outcome."""
+"""A request inside the engine: its check, its row and its outcome."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..network.crops import Crops
 from ..network.prompts import prompt_ids
 from ..network.tokenizer import Tokenizer
 from .generate import Row, initial_output
-from .sampling import generator
+from .sampling import seeded_random
 
-# What the requests of one picture share: its crops, once they are cut.
-Cut = Future[Crops]
+# The crops of one picture, cut in another thread. Jobs that share a picture share this object.
+CropsFuture = Future[Crops]
 
 
 @dataclass(eq=False)
 class Job:
-    """A request, but for its picture, which may be large. ``row`` is its answer so far."""
+    """A request without its picture, which may be large. ``row`` is the answer so far; ``arrived`` is perf_counter."""
 
     id: str
     task: Task
-    cut: Cut
+    crops: CropsFuture
     row: Row
     arrived: float = field(default_factory=time.perf_counter)
     wait_ms: float = 0.0
@@ -32,69 +32,72 @@ class Job:
     generate_ms: float = 0.0
 
     def restart(self) -> None:
-        """Forget the answer so far. Its draws begin anew as well: the next answer will be the same."""
+        """Delete the answer so far and seed the random generator again, so that the next answer is the same."""
         self.row = replace(
             self.row,
-            random=generator(self.id),
+            random=seeded_random(self.id),
             next_output=initial_output(self.task),
-            ids=[],
-            places=[],
+            token_ids=[],
+            objects=[],
             position=0,
             finish_reason=None,
         )
 
 
-def check(request: Request) -> None:
-    """Refuse a picture that is not ready to be seen.
+def check_picture(request: Request) -> None:
+    """Check that the picture of a request can be encoded.
 
     Raises:
-        ValueError: it is not RGB, or has no pixels.
+        ValueError: if the picture is not RGB or has no pixels.
     """
     if request.picture.mode != "RGB":
-        raise ValueError(f"the picture is {request.picture.mode}; decode it to RGB first")
+        raise ValueError(f"the picture is {request.picture.mode}: convert the picture to RGB first")
     if 0 in request.picture.size:
-        raise ValueError("the picture has no pixels")
+        raise ValueError("the picture has no pixels: give a picture of at least 1 x 1")
 
 
 def new_row(request: Request, config: MoondreamConfig, tokenizer: Tokenizer) -> Row:
-    """The row of a request. An answer that would not fit the context ends where the context ends, and says "length".
+    """Return the row of a request, with the prompt encoded and nothing decoded.
+
+    ``max_outputs`` is lowered where the context is too short for the longest possible answer.
 
     Raises:
-        ValueError: its prompt leaves no room for an answer, or is no Unicode.
+        ValueError: if the prompt is not Unicode, the model does not support the task, or the context has no position
+            left for an answer.
     """
     task = request.task
     prompt = prompt_ids(task, config.tokenizer.templates, tokenizer)
     row = Row(
         prompt=prompt,
-        limit=task.max_objects if isinstance(task, Detect | Point) else request.sampling.budget(task),
+        max_outputs=task.max_objects if isinstance(task, Detect | Point) else request.sampling.budget(task),
         sampling=request.sampling,
-        random=generator(request.id),
+        random=seeded_random(request.id),
         next_output=initial_output(task),
-        sized=isinstance(task, Detect),
+        has_size=isinstance(task, Detect),
     )
-    room = config.text.max_context - config.prefix_length - len(prompt)
-    row.limit = min(row.limit, room // row.stride)
-    if row.limit < 1:
-        raise ValueError(f"the prompt of {len(prompt)} tokens leaves no room for an answer; ask a shorter one")
+    free_positions = config.text.max_context - config.prefix_length - len(prompt)
+    row.max_outputs = min(row.max_outputs, free_positions // row.positions_per_output)
+    if row.max_outputs < 1:
+        raise ValueError(f"the prompt of {len(prompt)} tokens leaves no room for an answer: give a shorter prompt")
     return row
 
 
 def outcome_of(job: Job, config: MoondreamConfig, tokenizer: Tokenizer, backend: str) -> Outcome:
-    """What an ended job amounts to."""
+    """Return the outcome of a job whose row has ended, with its timings and its numbers of tokens."""
     row = job.row
     assert row.finish_reason is not None
     if isinstance(job.task, Detect):
-        answer = Answer(row.finish_reason, objects=tuple(_box(*place) for place in row.places))
+        answer = Answer(row.finish_reason, objects=tuple(_box(*numbers) for numbers in row.objects))
     elif isinstance(job.task, Point):
-        answer = Answer(row.finish_reason, points=tuple(Spot(*place) for place in row.places))
+        answer = Answer(row.finish_reason, points=tuple(Spot(*numbers) for numbers in row.objects))
     else:
-        answer = Answer(row.finish_reason, text=tokenizer.decode(row.ids))
-    written = len(row.ids) + row.stride * len(row.places)
-    tokens = Tokens(config.prefix_length + len(row.prompt), written)
+        answer = Answer(row.finish_reason, text=tokenizer.decode(row.token_ids))
+    num_generated = len(row.token_ids) + row.positions_per_output * len(row.objects)
+    tokens = Tokens(config.prefix_length + len(row.prompt), num_generated)
     return Outcome(job.id, answer, backend, Timings(job.wait_ms, job.encode_ms, job.generate_ms), tokens)
 
 
 def _box(x: float, y: float, width: float, height: float) -> Box:
-    """Centre and size to corners, clamped to the picture (the reference lets boxes hang over its edge)."""
+    """Return the box of this centre and size, clamped to [0, 1]. The reference does not clamp."""
     corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     return Box(*(min(1.0, max(0.0, corner)) for corner in corners))

@@ -1,4 +1,4 @@
-"""How much memory there is for answers side by side, and whether an error means that there was too little."""
+"""How many slots fit into the free memory of a device."""
 
 from __future__ import annotations
 
@@ -9,59 +9,52 @@ import torch
 
 from ..network.config import MoondreamConfig
 
-# On a CPU, where other processes need theirs; of an accelerator, what allocators lose between blocks is left.
+# Shares of the free memory. A CPU has other processes; an accelerator's allocator loses some memory between blocks.
 CPU_SHARE, ACCELERATOR_SHARE = 0.25, 0.9
-# More answers side by side bring hardly anything: the time of a step then grows with them.
-MOST_SLOTS = 64
-# Rows that are prefilled at once, as a part of the slots.
-SPARE_PART = 4
+# With more slots the time of a step grows as fast as their number.
+MAX_SLOTS = 64
+SLOTS_PER_PREFILL_ROW = 4
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def slots_that_fit(memory: int, config: MoondreamConfig, width: int, dtype: torch.dtype) -> int:
-    """How many slots of ``width`` positions so many bytes hold, with their spare rows and the prefixes of those.
+def slots_that_fit(memory: int, config: MoondreamConfig, num_positions: int, dtype: torch.dtype) -> int:
+    """Return how many slots of ``num_positions`` positions fit into ``memory`` bytes: from 1 to ``MAX_SLOTS``.
 
-    At least one: whether that fits is found by trying.
+    Each prefill row is counted twice: once in the cache, and once for its image prefix. The result is 1 even if the
+    memory is too small; the allocation fails then.
     """
     text = config.text
-    row = 2 * text.n_layers * text.n_kv_heads * text.head_dim * width * dtype.itemsize
-    fitting = [slots for slots in range(1, MOST_SLOTS + 1) if (slots + 2 * spare_rows(slots)) * row <= memory]
+    row_bytes = 2 * text.n_layers * text.n_kv_heads * text.head_dim * num_positions * dtype.itemsize
+    fitting = [
+        slots for slots in range(1, MAX_SLOTS + 1) if (slots + 2 * num_prefill_rows(slots)) * row_bytes <= memory
+    ]
     return max(fitting, default=1)
 
 
-def spare_rows(slots: int) -> int:
-    """How many rows are prefilled at once."""
-    return max(1, slots // SPARE_PART)
+def num_prefill_rows(slots: int) -> int:
+    """Return how many rows are prefilled at once beside this number of slots: a quarter of it, and at least 1."""
+    return max(1, slots // SLOTS_PER_PREFILL_ROW)
 
 
 def free_memory(device: torch.device, config: MoondreamConfig, crops: int, dtype: torch.dtype) -> int:
-    """Bytes that a cache may take on this device, where ``crops`` are encoded in one pass."""
+    """Return the bytes that a KV cache may take on this device, beside one pass of ``crops`` crops; at least 0."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         share = ACCELERATOR_SHARE * (free + unused)
     elif device.type == "mps":
-        most, taken = torch.mps.recommended_max_memory(), torch.mps.current_allocated_memory()
-        share = ACCELERATOR_SHARE * (most - taken)
+        limit, allocated = torch.mps.recommended_max_memory(), torch.mps.current_allocated_memory()
+        share = ACCELERATOR_SHARE * (limit - allocated)
     else:
-        share = CPU_SHARE * min(psutil.virtual_memory().available, _container_memory(CGROUP))
-    # What a block of the vision encoder holds at once: its input, norm and qkv, and the inner layer twice.
+        share = CPU_SHARE * min(psutil.virtual_memory().available, _free_container_memory(CGROUP))
+    # Activations of one block of the vision encoder: input, norm and qkv, and the inner layer of the MLP twice.
     vision = config.vision
-    workspace = crops * vision.grid**2 * (5 * vision.enc_dim + 2 * vision.enc_ff_dim) * dtype.itemsize
-    return max(0, int(share) - workspace)
+    activations = crops * vision.grid**2 * (5 * vision.enc_dim + 2 * vision.enc_ff_dim) * dtype.itemsize
+    return max(0, int(share) - activations)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on whichever device. The CPU's and Metal's have no type of their own."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The last is how cuBLAS and cuDNN call it, whose workspaces are not PyTorch's.
-    words = ("not enough memory", "can't allocate memory", "out of memory", "_status_alloc_failed")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-
-
-def _container_memory(cgroup: Path) -> float:
-    """Bytes that are left to this container, infinite where it has no limit of its own."""
+def _free_container_memory(cgroup: Path) -> float:
+    """Return the bytes below the memory limit of this container; infinity if there is no limit or no cgroup."""
     try:
         return float((cgroup / "memory.max").read_text()) - float((cgroup / "memory.current").read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The requests of one caller, pulled and made ready in a thread of their own, ahead of the engine."""
+"""The requests of one caller, turned into jobs by a thread that works ahead of the engine."""
 
 from __future__ import annotations
 
@@ -9,130 +9,137 @@ from concurrent.futures import Executor
 
 from PIL.Image import Image
 
+from ...pixel_budget import BudgetClosed, PixelBudget
 from ...tasks import Fault, Outcome, Request
 from ..network.crops import Crops
 from .generate import Row
-from .jobs import Cut, Job, check
+from .jobs import CropsFuture, Job, check_picture
 
-# Pixels of the pictures that wait to be cut: they may be anybody's, and a gigabyte each.
+# Pixels of the pictures that wait for their crops. One picture may have a gigabyte of pixels.
 PIXELS_AHEAD = 256 << 20
 
 
 class RequestStream:
-    """Jobs made of a caller's requests, in ``inbox``, and what became of them, in ``outbox``.
+    """The jobs of one caller that wait for the engine (``inbox``), and their outcomes (``outbox``).
 
-    It keeps ``jobs_ahead`` jobs ready and no more. ``turn`` guards both boxes, and is notified when either has changed.
+    A thread pulls ``requests``, makes the row of each with ``new_row`` and its crops with ``make_crops`` in
+    ``crop_pool``, and stops while ``inbox`` holds ``jobs_ahead`` jobs. ``condition`` guards both boxes and is notified
+    when either changes and when crops are done. ``backend`` names the engine in outcomes.
     """
 
     def __init__(
         self,
         requests: Iterable[Request],
         new_row: Callable[[Request], Row],
-        cut: Callable[[Request], Crops],
-        cutters: Executor,
-        turn: threading.Condition,
+        make_crops: Callable[[Request], Crops],
+        crop_pool: Executor,
+        condition: threading.Condition,
         backend: str,
         jobs_ahead: int,
     ) -> None:
         self.requests, self.backend = requests, backend
-        self.new_row, self.cut, self.cutters = new_row, cut, cutters
-        self.turn, self.jobs_ahead = turn, jobs_ahead
+        self.new_row, self.make_crops, self.crop_pool = new_row, make_crops, crop_pool
+        self.condition, self.jobs_ahead = condition, jobs_ahead
         self.inbox: deque[Job] = deque()
         self.outbox: deque[Outcome] = deque()
-        # Jobs that the engine has taken and not settled.
-        self.taken = 0
+        # Jobs that the engine has taken and neither finished nor put back.
+        self.num_in_flight = 0
         self.exhausted = self.closed = False
         self.error: BaseException | None = None
-        self._uncut_pixels = 0
-        threading.Thread(target=self._feed, name="requests", daemon=True).start()
+        self._pixels = PixelBudget(PIXELS_AHEAD)
+        threading.Thread(target=self._run, name="requests", daemon=True).start()
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is to come any more."""
-        return self.error is not None or (self.exhausted and not (self.inbox or self.taken or self.outbox))
+        """Whether no outcome can follow: after an error, or when all requests have their outcome and it was taken."""
+        return self.error is not None or (self.exhausted and not (self.inbox or self.num_in_flight or self.outbox))
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a job whose picture is cut."""
-        return bool(self.inbox) and self.inbox[0].cut.done()
+        """Whether the first job of the inbox has its crops."""
+        return bool(self.inbox) and self.inbox[0].crops.done()
 
-    def take(self, most: int) -> list[Job]:
-        """Jobs that are ready, in order."""
-        with self.turn:
+    def take(self, max_jobs: int) -> list[Job]:
+        """Remove from the inbox and return at most ``max_jobs`` jobs, in order, up to the first without crops."""
+        with self.condition:
             jobs: list[Job] = []
-            while self.is_ready and len(jobs) < most:
+            while self.is_ready and len(jobs) < max_jobs:
                 jobs.append(self.inbox.popleft())
-            self.taken += len(jobs)
-            self.turn.notify_all()
+            self.num_in_flight += len(jobs)
+            self.condition.notify_all()
             return jobs
 
     def put_back(self, job: Job) -> None:
-        """Take back a job that was taken, to be answered anew before all others."""
+        """Restart a job that was taken, and put it at the front of the inbox."""
         job.restart()
-        with self.turn:
+        with self.condition:
             self.inbox.appendleft(job)
-            self.taken -= 1
+            self.num_in_flight -= 1
 
-    def settle(self, outcome: Outcome, taken: bool = True) -> None:
-        """Hand out what became of a request: one that was taken, or one that came to nothing before."""
-        with self.turn:
+    def finish(self, outcome: Outcome, was_taken: bool = True) -> None:
+        """Add an outcome to the outbox. ``was_taken`` is False for a request that never became a job."""
+        with self.condition:
             self.outbox.append(outcome)
-            self.taken -= taken
-            self.turn.notify_all()
+            self.num_in_flight -= was_taken
+            self.condition.notify_all()
 
     def close(self) -> None:
-        """Nobody listens any more."""
-        with self.turn:
+        """Empty the inbox and stop pulling requests: the caller takes no more outcomes."""
+        with self.condition:
             self.closed = True
             self.inbox.clear()
-            self.turn.notify_all()
+            self.condition.notify_all()
+        self._pixels.close()
 
-    def _feed(self) -> None:
+    def _run(self) -> None:
+        """Make jobs until the requests end, the stream is closed or the caller's iterator raises."""
         try:
-            self._pull()
-        except BaseException as error:  # Whatever it is, it is the caller's, and is raised in the caller's thread.
+            self._make_jobs()
+        except BudgetClosed:
+            pass
+        except BaseException as error:  # The caller's iterator raised it: the caller's thread raises it again.
             self.error = error
-        with self.turn:
+        with self.condition:
             self.exhausted = True
-            self.turn.notify_all()
+            self.condition.notify_all()
 
-    def _pull(self) -> None:
+    def _make_jobs(self) -> None:
         last: Image | None = None
-        cut: Cut | None = None
+        crops: CropsFuture | None = None
         for request in self.requests:
             try:
-                check(request)
+                check_picture(request)
                 row = self.new_row(request)
-            except Exception as error:  # A picture of the wrong kind, or a prompt that can't be fed.
-                self.settle(Outcome(request.id, Fault.of(error), self.backend), taken=False)
+            except Exception as error:  # Any error in one request is the fault of that request alone.
+                self.finish(Outcome(request.id, Fault.of(error), self.backend), was_taken=False)
                 continue
-            if cut is None or request.picture is not last:
-                cut, last = self._cut_ahead(request), request.picture
-            if not self._add(Job(request.id, request.task, cut, row)):
+            if crops is None or request.picture is not last:
+                crops, last = self._start_crops(request), request.picture
+            if not self._enqueue(Job(request.id, request.task, crops, row)):
                 return
 
-    def _cut_ahead(self, request: Request) -> Cut:
-        """Have a picture cut, once there is room for its pixels; one larger than all the room has it alone."""
+    def _start_crops(self, request: Request) -> CropsFuture:
+        """Submit the picture to ``crop_pool`` once its pixels fit the budget.
+
+        Raises:
+            BudgetClosed: if the stream is closed.
+        """
         pixels = request.picture.width * request.picture.height
-        with self.turn:
-            self.turn.wait_for(
-                lambda: self.closed or not self._uncut_pixels or self._uncut_pixels + pixels <= PIXELS_AHEAD
-            )
-            self._uncut_pixels += pixels
-        cut = self.cutters.submit(self.cut, request)
-        cut.add_done_callback(lambda _: self._make_room(pixels))
-        return cut
+        self._pixels.acquire(pixels)
+        crops = self.crop_pool.submit(self.make_crops, request)
+        crops.add_done_callback(lambda _: self._on_crops_done(pixels))
+        return crops
 
-    def _make_room(self, pixels: int) -> None:
-        with self.turn:
-            self._uncut_pixels -= pixels
-            self.turn.notify_all()
+    def _on_crops_done(self, pixels: int) -> None:
+        self._pixels.release(pixels)
+        with self.condition:
+            self.condition.notify_all()
 
-    def _add(self, job: Job) -> bool:
-        """Put a job into the inbox, once there is room; False where nobody listens any more."""
-        with self.turn:
-            self.turn.wait_for(lambda: self.closed or len(self.inbox) < self.jobs_ahead)
+    def _enqueue(self, job: Job) -> bool:
+        """Block until the inbox has room, and add the job. Return False if the stream is closed."""
+        with self.condition:
+            self.condition.wait_for(lambda: self.closed or len(self.inbox) < self.jobs_ahead)
             if not self.closed:
                 self.inbox.append(job)
-                self.turn.notify_all()
+                self.condition.notify_all()
             return not self.closed

@@ -1,6 +1,7 @@
-"""From logits to the next token: penalty, temperature, nucleus, draw.
+"""Sampling: from logits to the next token, by repetition penalty, temperature and nucleus (top-p).
 
-After moondream/torch/moondream.py @ 44146f1, section _generate. Letters of the shapes: B rows, V vocabulary.
+After moondream/torch/moondream.py @ 44146f1, section _generate. Letters of the shapes: B rows, V vocabulary, K blocks,
+N tokens of a block.
 """
 
 from __future__ import annotations
@@ -13,22 +14,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# The float32 before 1.
-LAST_DRAW = 1 - 2.0**-24
-# Tokens whose probabilities are summed up before they are looked at one by one.
-BLOCK = 256
-# Tokens among which a nucleus is looked for first.
-LIKELIEST = 1024
-TINY = torch.finfo(torch.float32).tiny
+# The largest float32 below 1.
+MAX_UNIFORM = 1 - 2.0**-24
+# Tokens of a block in ``invert_cdf``.
+BLOCK_SIZE = 256
+# Tokens among which a nucleus is searched before the whole vocabulary is sorted.
+NUM_CANDIDATES = 1024
+MIN_TEMPERATURE = torch.finfo(torch.float32).tiny
 
 
-def generator(request_id: str) -> random.Random:
-    """The source of a request's draws: the same id draws the same numbers, whatever shares its batch."""
+def seeded_random(request_id: str) -> random.Random:
+    """Return the random generator of a request, seeded by its id alone.
+
+    The same id gives the same numbers in every process and every batch.
+    """
     return random.Random(hashlib.sha256(request_id.encode()).digest())
 
 
-def penalize(logits_V: Tensor, generated: Sequence[int], penalty: float) -> None:
-    """Make tokens already generated less likely, in place: positive logits are divided, negative multiplied."""
+def apply_repetition_penalty(logits_V: Tensor, generated: Sequence[int], penalty: float) -> None:
+    """Change the logits of the ``generated`` token ids in place: divide positive ones by ``penalty``, multiply others.
+
+    A token that occurs twice in ``generated`` is penalized once. A penalty of 1 changes nothing.
+    """
     if penalty == 1 or not generated:
         return
     ids = torch.tensor(sorted(set(generated)), device=logits_V.device)
@@ -37,71 +44,82 @@ def penalize(logits_V: Tensor, generated: Sequence[int], penalty: float) -> None
 
 
 def probabilities(logits_BV: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """The distribution that tokens are drawn from, float32 ``[B, V]``; temperatures above 0."""
+    """Return softmax(logits / temperature), float32 ``[B, V]``. Temperatures are above 0, one for each row."""
     temperature_B = torch.tensor(temperatures, device=logits_BV.device, dtype=torch.float32)
-    # Logits below the likeliest: a tiny temperature makes nothing infinite but what is impossible then.
-    below_BV = logits_BV.float() - logits_BV.amax(-1, keepdim=True)
-    return below_BV.div_(temperature_B[:, None].clamp_min(TINY)).softmax(-1)
+    # The maximum is subtracted first, so that a division by a tiny temperature gives no infinity and no NaN.
+    shifted_BV = logits_BV.float() - logits_BV.amax(-1, keepdim=True)
+    return shifted_BV.div_(temperature_B[:, None].clamp_min(MIN_TEMPERATURE)).softmax(-1)
 
 
 def nucleus(probs_BV: Tensor, top_p_B: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens, up to and with the first that brings their sum above ``top_p``: their probabilities, which
-    are 0 for others, and their ids, both ``[B, V]``: the likeliest first, of equally likely ones the lowest id."""
-    ordered, ids = probs_BV.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
-    return ordered.masked_fill(before > top_p_B[:, None], 0.0), ids
+    """Return probabilities and token ids, both ``[B, V]``, sorted by falling probability; equal ones by rising id.
 
-
-def draw_from_nucleus(probs_BV: Tensor, top_p_B: Tensor, draw_B: Tensor) -> Tensor:
-    """The token ``[B]`` of each row's nucleus that its draw picks.
-
-    As a rule a nucleus lies among a few likeliest tokens, and to sort all costs ten times as much.
+    The nucleus ends with the first token at which the sum of probabilities exceeds ``top_p``. The probabilities of
+    tokens outside the nucleus are set to 0; those inside are not rescaled.
     """
-    # By their ids: a device may find equally likely ones in another order for another number of rows.
-    likeliest = probs_BV.topk(min(LIKELIEST, probs_BV.shape[-1])).indices.sort(-1).values
-    probs = probs_BV.gather(1, likeliest)
-    kept, places = nucleus(probs, top_p_B)
-    drawn_B = likeliest.gather(1, places.gather(1, pick(kept, draw_B)[:, None]))[:, 0]
-    # Another token that is as likely as the last of these may not be among them.
-    reaches_B = ((kept == probs.amin(-1, keepdim=True)) & (kept > 0)).any(-1)
+    ordered_BV, ids_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+    before_BV = ordered_BV.cumsum(-1) - ordered_BV
+    return ordered_BV.masked_fill(before_BV > top_p_B[:, None], 0.0), ids_BV
+
+
+def sample_from_nucleus(probs_BV: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> Tensor:
+    """Return one token id for each row ``[B]``, drawn from the nucleus of the row by a number in [0, 1).
+
+    The nucleus is searched among ``NUM_CANDIDATES`` tokens first, because a sort of the vocabulary takes ten times as
+    long. The result is the same as with a full sort.
+    """
+    # Sorted by id: the order of equal probabilities in topk may depend on the device and on the number of rows.
+    candidates_BK = probs_BV.topk(min(NUM_CANDIDATES, probs_BV.shape[-1])).indices.sort(-1).values
+    candidate_probs_BK = probs_BV.gather(1, candidates_BK)
+    kept_BK, places_BK = nucleus(candidate_probs_BK, top_p_B)
+    ids_B = candidates_BK.gather(1, places_BK.gather(1, invert_cdf(kept_BK, uniform_B)[:, None]))[:, 0]
+    # If the nucleus includes the least likely candidate, it may reach tokens that are no candidates: sort them all.
+    reaches_B = ((kept_BK == candidate_probs_BK.amin(-1, keepdim=True)) & (kept_BK > 0)).any(-1)
     if reaches_B.any():
-        kept, ids = nucleus(probs_BV[reaches_B], top_p_B[reaches_B])
-        drawn_B[reaches_B] = ids.gather(1, pick(kept, draw_B[reaches_B])[:, None])[:, 0]
-    return drawn_B
+        kept_BV, order_BV = nucleus(probs_BV[reaches_B], top_p_B[reaches_B])
+        ids_B[reaches_B] = order_BV.gather(1, invert_cdf(kept_BV, uniform_B[reaches_B])[:, None])[:, 0]
+    return ids_B
 
 
-def draw(logits_BV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float], draws: Sequence[float]) -> Tensor:
-    """Token ids ``[B]``: the likeliest where the temperature is 0, else by a draw in [0, 1) for each row."""
+def sample(
+    logits_BV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float], uniforms: Sequence[float]
+) -> Tensor:
+    """Return one token id for each row, ``[B]``. Each of the three sequences has one number for each row.
+
+    A row of temperature 0 takes its most likely token. Any other row takes the token that its number of ``uniforms``,
+    in [0, 1), picks from its distribution, which ``top_ps`` below 1 cuts to a nucleus.
+    """
     if not any(temperatures):
         return logits_BV.argmax(-1)
     device = logits_BV.device
     probs_BV = probabilities(logits_BV, [temperature or 1.0 for temperature in temperatures])
-    # In float32 the last draws below 1 would be 1, which no sum exceeds.
-    draw_B = torch.tensor(draws, device=device, dtype=torch.float32).clamp_max(LAST_DRAW)
-    drawn_B = pick(probs_BV, draw_B)
-    # Only the rows that need it pay for it.
+    # A float64 just below 1 becomes 1.0 in float32, and no sum of probabilities exceeds 1.0 of the total.
+    uniform_B = torch.tensor(uniforms, device=device, dtype=torch.float32).clamp_max(MAX_UNIFORM)
+    ids_B = invert_cdf(probs_BV, uniform_B)
+    # Only these rows need a sort.
     if narrow := [row for row, top_p in enumerate(top_ps) if top_p < 1 and temperatures[row]]:
         top_p_B = torch.tensor([top_ps[row] for row in narrow], device=device)
-        drawn_B[narrow] = draw_from_nucleus(probs_BV[narrow], top_p_B, draw_B[narrow])
+        ids_B[narrow] = sample_from_nucleus(probs_BV[narrow], top_p_B, uniform_B[narrow])
     if all(temperatures):
-        return drawn_B
+        return ids_B
     greedy_B = torch.tensor([temperature == 0 for temperature in temperatures], device=device)
-    return torch.where(greedy_B, logits_BV.argmax(-1), drawn_B)
+    return torch.where(greedy_B, logits_BV.argmax(-1), ids_B)
 
 
-def pick(probs_BV: Tensor, draw_B: Tensor) -> Tensor:
-    """The first token ``[B]`` at which the sum of probabilities exceeds the draw's part of their total.
+def invert_cdf(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """Return for each row ``[B]`` the first index at which the cumulative sum exceeds ``uniform`` times the row's sum.
 
-    First its block is found, then its place there: sums over the whole vocabulary would be the dearest part of a step.
+    The rows of ``probs_BV`` need not sum to 1. An index of probability 0 is never returned. The search finds a block
+    first and an index in that block second: a cumulative sum over the vocabulary would dominate the time of a step.
     """
-    blocks_BKN = F.pad(probs_BV, (0, -probs_BV.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
-    reached_BK = blocks_BKN.sum(-1).cumsum(-1)
-    goal_B1 = draw_B[:, None] * reached_BK[:, -1:]
-    block_B1 = (reached_BK > goal_B1).int().argmax(-1, keepdim=True)
-    before_B1 = F.pad(reached_BK, (1, 0)).gather(1, block_B1)
+    blocks_BKN = F.pad(probs_BV, (0, -probs_BV.shape[-1] % BLOCK_SIZE)).unflatten(-1, (-1, BLOCK_SIZE))
+    sums_BK = blocks_BKN.sum(-1).cumsum(-1)
+    target_B1 = uniform_B[:, None] * sums_BK[:, -1:]
+    block_B1 = (sums_BK > target_B1).int().argmax(-1, keepdim=True)
+    before_B1 = F.pad(sums_BK, (1, 0)).gather(1, block_B1)
     block_BN = blocks_BKN.take_along_dim(block_B1[:, :, None], 1)[:, 0]
-    exceeds_BN = before_B1 + block_BN.cumsum(-1) > goal_B1
-    # Added up one by one they may fall short of the block's own sum, by rounding: then it is the last that is possible.
-    last_B = BLOCK - 1 - (block_BN > 0).flip(-1).int().argmax(-1)
+    exceeds_BN = before_B1 + block_BN.cumsum(-1) > target_B1
+    # Rounding may leave the sum of single tokens below the block's own sum: then the last possible token is taken.
+    last_B = BLOCK_SIZE - 1 - (block_BN > 0).flip(-1).int().argmax(-1)
     place_B = torch.where(exceeds_BN.any(-1), exceeds_BN.int().argmax(-1), last_B)
-    return block_B1[:, 0] * BLOCK + place_B
+    return block_B1[:, 0] * BLOCK_SIZE + place_B

@@ -1,4 +1,4 @@
-"""Slots: the answers being written, side by side, and those that wait, prefilled, for one to end.
+"""Slots: the rows of one KV cache, for answers that are decoded together and for prompts that are prefilled.
 
 Letters of the shapes: B rows, T tokens, S positions, C channels.
 """
@@ -12,69 +12,77 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.weights import MoondreamModel
-from ..network.text import Cache
-from .generate import advance
+from ..network.text import KVCache
+from .generate import decode_outputs
 from .jobs import Job
 
 
 class Slots:
-    """The rows of one cache, ``width`` positions each. The first are ``active`` and step together; behind ``count`` of
-    them lie ``spare`` rows, where prompts are prefilled, so that a slot that ends is filled again by a copy.
+    """A KV cache of ``num_slots`` rows to decode in and ``num_prefill_rows`` rows behind them, and their jobs.
+
+    Each row has ``num_positions`` positions. The ``active`` jobs lie in the first rows without gaps, and each step
+    decodes all of them. ``waiting`` are prefilled jobs with their row: a free slot is filled by a copy of that row.
     """
 
-    def __init__(self, model: MoondreamModel, count: int, spare: int, width: int) -> None:
-        self.model, self.count, self.spare, self.width = model, count, spare, width
-        self.cache = Cache.empty(model.config.text, count + spare, width, like=model.text.wte)
-        # What each row is fed next.
-        self.embeds_BC = model.text.wte.new_zeros(count + spare, model.config.text.dim)
+    def __init__(self, model: MoondreamModel, num_slots: int, num_prefill_rows: int, num_positions: int) -> None:
+        self.model, self.num_slots, self.num_prefill_rows = model, num_slots, num_prefill_rows
+        self.num_positions, num_rows = num_positions, num_slots + num_prefill_rows
+        self.cache = KVCache.empty(model.config.text, num_rows, num_positions, like=model.text.wte)
+        # The next input of each row.
+        self.embeds_BC = model.text.wte.new_zeros(num_rows, model.config.text.dim)
         self.active: list[Job] = []
         self.waiting: deque[tuple[int, Job]] = deque()
 
     @property
     def jobs(self) -> list[Job]:
-        """All that are in here, the oldest first."""
+        """All jobs, the active ones first."""
         return [*self.active, *(job for _, job in self.waiting)]
 
-    def prefill(self, jobs: Sequence[Job], prefixes: Sequence[Cache]) -> list[Job]:
-        """Run the prompts of at most ``spare`` jobs behind their image prefixes, a cache of one row for each, and take
-        the first of each answer. Jobs that are over with it are returned; the others wait. None may wait before.
+    def prefill(self, jobs: Sequence[Job], prefixes: Sequence[KVCache]) -> list[Job]:
+        """Run the prompts of jobs behind their image prefixes, and decode the first output of each job.
+
+        There are at most ``num_prefill_rows`` jobs. Each prefix is a cache of one row. No job may be waiting.
+
+        Returns:
+            The jobs that ended with their first output. All others are added to ``waiting``.
         """
-        spare = self.cache.rows(self.count, self.count + len(jobs))
+        first = self.num_slots
+        cache = self.cache.slice_rows(first, first + len(jobs))
         for index, prefix in enumerate(prefixes):
-            spare.copy([index], prefix, prefix.keys.shape[3])
+            cache.copy_from(prefix, [index], prefix.keys.shape[3])
         starts = [prefix.keys.shape[3] for prefix in prefixes]
-        hidden_BC = run_prompts(self.model, [job.row.prompt for job in jobs], starts, spare)
+        hidden_BC = run_prompts(self.model, [job.row.prompt for job in jobs], starts, cache)
         for job, start in zip(jobs, starts, strict=True):
             job.row.position = start + len(job.row.prompt)
-        self.embeds_BC[self.count : self.count + len(jobs)] = advance(self.model, hidden_BC, [job.row for job in jobs])
-        self.waiting.extend((self.count + index, job) for index, job in enumerate(jobs) if not job.row.finish_reason)
+        self.embeds_BC[first : first + len(jobs)] = decode_outputs(self.model, hidden_BC, [job.row for job in jobs])
+        self.waiting.extend((first + index, job) for index, job in enumerate(jobs) if not job.row.finish_reason)
         return [job for job in jobs if job.row.finish_reason]
 
-    def fill(self) -> None:
-        """Give free slots to whom waits."""
-        while self.waiting and len(self.active) < self.count:
-            self.active.append(self._move_in(len(self.active)))
+    def admit_waiting(self) -> None:
+        """Move waiting jobs into free slots, the oldest first, until none waits or no slot is free."""
+        while self.waiting and len(self.active) < self.num_slots:
+            self.active.append(self._admit(len(self.active)))
 
     def step(self) -> list[Job]:
-        """Feed every active row and take the next of its answer. Those that end are returned, their slots filled."""
+        """Decode the next output of every active job, and return the jobs that ended. Waiting jobs take their slots."""
         rows = [job.row for job in self.active]
         positions_BT = torch.tensor([[row.position] for row in rows], device=self.embeds_BC.device)
-        cache, embeds_BTC = self.cache.rows(0, len(rows)), self.embeds_BC[: len(rows), None]
+        cache, embeds_BTC = self.cache.slice_rows(0, len(rows)), self.embeds_BC[: len(rows), None]
         hidden_BTC = _run(self.model, embeds_BTC, positions_BT, max(row.position for row in rows) + 1, cache)
         for row in rows:
             row.position += 1
-        self.embeds_BC[: len(rows)] = advance(self.model, hidden_BTC[:, 0], rows)
-        return self._turn_out()
+        self.embeds_BC[: len(rows)] = decode_outputs(self.model, hidden_BTC[:, 0], rows)
+        return self._evict_finished()
 
-    def _turn_out(self) -> list[Job]:
-        """The active jobs that have ended. The others stay side by side: one that waits fills a hole, or the last."""
+    def _evict_finished(self) -> list[Job]:
+        """Remove and return the active jobs that ended. A waiting job fills the gap, or else the last active job."""
         ended = []
         for slot in reversed(range(len(self.active))):
             if self.active[slot].row.finish_reason is None:
                 continue
             ended.append(self.active[slot])
             if self.waiting:
-                self.active[slot] = self._move_in(slot)
+                self.active[slot] = self._admit(slot)
                 continue
             last = self.active.pop()
             if slot < len(self.active):
@@ -82,31 +90,36 @@ class Slots:
                 self.active[slot] = last
         return ended
 
-    def _move_in(self, slot: int) -> Job:
+    def _admit(self, slot: int) -> Job:
+        """Move the oldest waiting job into this slot, and return the job."""
         row, job = self.waiting.popleft()
         self._move(row, slot, job)
         return job
 
     def _move(self, row: int, slot: int, job: Job) -> None:
-        self.cache.move(row, slot, job.row.position)
+        self.cache.copy_row(row, slot, job.row.position)
         self.embeds_BC[slot] = self.embeds_BC[row]
 
 
-def run_prompts(model: MoondreamModel, prompts: Sequence[Sequence[int]], starts: Sequence[int], cache: Cache) -> Tensor:
-    """Run a prompt in each row of a cache, from position ``starts`` on; the hidden states behind them, ``[B, C]``.
+def run_prompts(
+    model: MoondreamModel, prompts: Sequence[Sequence[int]], starts: Sequence[int], cache: KVCache
+) -> Tensor:
+    """Run one prompt in each row of a cache, from position ``starts`` of that row on.
 
-    They are padded on the right: what a pad leaves in the cache lies behind its row's position, where nothing looks
-    until it is overwritten.
+    Returns:
+        The hidden state at the last token of each prompt, before the last norm, ``[B, C]``.
     """
     lengths = [len(prompt) for prompt in prompts]
-    widest, device = max(lengths), cache.keys.device
-    padded = [[*prompt, *[0] * (widest - len(prompt))] for prompt in prompts]
-    positions_BT = torch.tensor(starts, device=device)[:, None] + torch.arange(widest, device=device)
+    longest, device = max(lengths), cache.keys.device
+    # Padding is written behind the position of its row: the mask hides it until real tokens overwrite it.
+    padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+    positions_BT = torch.tensor(starts, device=device)[:, None] + torch.arange(longest, device=device)
     embeds_BTC = model.text.embed(torch.tensor(padded, device=device))
-    hidden_BTC = _run(model, embeds_BTC, positions_BT, max(starts) + widest, cache)
+    hidden_BTC = _run(model, embeds_BTC, positions_BT, max(starts) + longest, cache)
     return hidden_BTC[range(len(lengths)), [length - 1 for length in lengths]]
 
 
-def _run(model: MoondreamModel, embeds_BTC: Tensor, positions_BT: Tensor, seen: int, cache: Cache) -> Tensor:
-    mask_B1TS = torch.arange(seen, device=embeds_BTC.device) <= positions_BT[:, None, :, None]
+def _run(model: MoondreamModel, embeds_BTC: Tensor, positions_BT: Tensor, num_visible: int, cache: KVCache) -> Tensor:
+    """Run the decoder with a causal mask over the first ``num_visible`` positions of the cache, ``[B, T, C]``."""
+    mask_B1TS = torch.arange(num_visible, device=embeds_BTC.device) <= positions_BT[:, None, :, None]
     return model.text(embeds_BTC, positions_BT, mask_B1TS, cache)

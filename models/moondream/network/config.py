@@ -1,7 +1,7 @@
-"""Every number of the network. The defaults are Moondream 2B of revision 2025-06-21.
+"""Every number of the network. The defaults are those of Moondream 2B, release 2025-06-21.
 
-Source of the figures: moondream/torch/config.py @ 44146f1 (github.com/vikhyat/moondream). Other generations are these
-same numbers with others in their place: see releases.py.
+Source of the numbers: moondream/torch/config.py @ 44146f1 (github.com/vikhyat/moondream). ``checkpoints/releases.py``
+has the numbers in which other generations differ.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Literal, TypeVar
 
 Section = TypeVar("Section")
 
-# Part of a prompt: token ids, or text that is encoded in one with its neighbours.
-Piece = tuple[int, ...] | str
-# How a picture is cut: overlapping tiles on a grid of its own; the nearest of four sizes; not at all.
-Tilings = Literal["overlapping", "four sizes", "none"]
+# Part of a prompt: token ids, or text. Texts that follow each other are encoded as one text.
+PromptPart = tuple[int, ...] | str
+# How a picture is cut: into overlapping tiles (2025), into 1 x 1 to 2 x 2 tiles (2024), or not at all (early 2024).
+TilingMode = Literal["overlapping", "four sizes", "none"]
 
-# What a config.json of 2024 calls the numbers of its decoder; those of the first weeks come last.
-PHI_NAMES = {
+# The keys of the decoder's numbers in a config.json of 2024, the latest key first.
+PHI_KEYS = {
     "dim": ("hidden_size", "n_embd"),
     "ff_dim": ("intermediate_size", "n_inner"),
     "n_layers": ("num_hidden_layers", "n_layer"),
@@ -33,7 +33,7 @@ PHI_NAMES = {
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The decoder. ``prefix_attn``: how many first positions (BOS and picture) see each other both ways; 0: none do."""
+    """The decoder. ``prefix_attn``: the first positions (BOS and picture) that attend to each other both ways; or 0."""
 
     dim: int = 2048
     ff_dim: int = 8192
@@ -46,18 +46,18 @@ class TextConfig:
 
     @property
     def head_dim(self) -> int:
-        """Channels of one head."""
+        """Channels of one attention head."""
         return self.dim // self.n_heads
 
     @property
     def rotary_dim(self) -> int:
-        """Channels of a head that are rotated: the first half."""
+        """Channels of a head with a rotary embedding: the first half."""
         return self.head_dim // 2
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The encoder of crops. ``crop_size`` in pixels, ``overlap_margin`` in patches."""
+    """The vision encoder. ``crop_size``: side of a crop in pixels. ``overlap_margin``: in patches."""
 
     enc_dim: int = 1152
     enc_patch_size: int = 14
@@ -70,34 +70,34 @@ class VisionConfig:
     in_channels: int = 3
     max_crops: int = 12
     overlap_margin: int = 4
-    tiling: Tilings = "overlapping"
+    tiling: TilingMode = "overlapping"
     norm_eps: float = 1e-5
     gelu: Literal["tanh", "none"] = "tanh"
 
     @property
     def grid(self) -> int:
-        """Patches along one side of a crop."""
+        """Patches along one side of a crop: a crop has grid * grid patches."""
         return self.crop_size // self.enc_patch_size
 
     @property
-    def margin(self) -> int:
-        """Pixels that a tile shares with its neighbour, on one side."""
+    def margin_pixels(self) -> int:
+        """Pixels at each side of a tile that its neighbour also covers: ``overlap_margin`` in pixels."""
         return self.overlap_margin * self.enc_patch_size
 
     @property
-    def window(self) -> int:
+    def tile_stride(self) -> int:
         """Pixels from the start of one tile to the start of the next."""
-        return self.crop_size - 2 * self.margin
+        return self.crop_size - 2 * self.margin_pixels
 
     @property
     def proj_in_dim(self) -> int:
-        """Channels of a patch on its way to the decoder: of the whole, and of the tiles where there are any."""
+        """Input channels of the projection for one patch: of the global crop, and of the tiles if there are any."""
         return self.enc_dim if self.tiling == "none" else 2 * self.enc_dim
 
 
 @dataclass(frozen=True)
 class RegionConfig:
-    """The encoders and decoders of coordinates and sizes; ``size_out_dim`` holds width bins, then height bins."""
+    """The encoders and decoders of coordinates and sizes. ``size_out_dim``: width bins and height bins together."""
 
     dim: int = 2048
     coord_feat_dim: int = 256
@@ -110,44 +110,47 @@ class RegionConfig:
 
 @dataclass(frozen=True)
 class Templates:
-    """What stands around what is asked; None, or a caption's length left out: the model can't be asked that.
+    """The prompts of each task, around the words of the user. The model does not support a task that is None.
 
-    ``query_suffixes``: how often the suffix of a query comes; where that is twice, the first ends its prefill and the
-    second starts its answer. ``question_lead`` and ``object_lead``: put before the words of the user.
+    ``caption``: the prompt of each length that the model supports. ``query``, ``detect``, ``point``: prefix and suffix.
+    ``query_suffixes``: how often the suffix of a query is repeated. The reference feeds the suffix at the end of the
+    prefill and again as the first input of the answer. ``before_question``, ``before_object``: text directly before the
+    words of the user.
     """
 
-    caption: Mapping[str, Piece] = field(
+    caption: Mapping[str, PromptPart] = field(
         default_factory=lambda: {
             "short": (1, 32708, 2, 12492, 3),
             "normal": (1, 32708, 2, 6382, 3),
             "long": (1, 32708, 2, 4059, 3),
         }
     )
-    query: tuple[Piece, Piece] | None = ((1, 15381, 2), (3,))
-    detect: tuple[Piece, Piece] | None = ((1, 7235, 476, 2), (3,))
-    point: tuple[Piece, Piece] | None = ((1, 2581, 2), (3,))
+    query: tuple[PromptPart, PromptPart] | None = ((1, 15381, 2), (3,))
+    detect: tuple[PromptPart, PromptPart] | None = ((1, 7235, 476, 2), (3,))
+    point: tuple[PromptPart, PromptPart] | None = ((1, 2581, 2), (3,))
     query_suffixes: int = 2
-    question_lead: str = ""
-    object_lead: str = " "
+    before_question: str = ""
+    before_object: str = " "
 
-    def overlaid(self, section: Mapping[str, Any]) -> Templates:
-        """With the ``templates`` of a config.json in their places; what it lacks stays."""
+    def with_overrides(self, section: Mapping[str, Any]) -> Templates:
+        """Return a copy with the ``templates`` section of a config.json; tasks that it lacks keep their templates."""
         known: dict[str, Any] = {}
         if "caption" in section:
-            known["caption"] = {length: _piece(piece) for length, piece in (section["caption"] or {}).items()}
+            known["caption"] = {length: _as_tuple(ids) for length, ids in (section["caption"] or {}).items()}
         for task in ("query", "detect", "point"):
             if task in section:
-                around = section[task]
-                known[task] = around and (_piece(around["prefix"]), _piece(around["suffix"]))
+                parts = section[task]
+                known[task] = parts and (_as_tuple(parts["prefix"]), _as_tuple(parts["suffix"]))
         return replace(self, **known)
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Ids with a meaning of their own, and the templates of the prompts.
+    """Token ids with a special meaning, and the templates of the prompts.
 
-    ``answer_id``: starts an answer and can't come later; None: there is no such id. ``end_ids``: end a text as
-    ``eos_id`` does. ``before_image``: between BOS and the picture. ``strips``: blanks around a text are cut off.
+    ``answer_id``: starts an answer and may be its first token only; None if the model has no such id. ``end_ids``: end
+    a text, in addition to ``eos_id``. ``before_image``: ids between BOS and the picture. ``strips_whitespace``: whether
+    answers lose the whitespace at both ends.
     """
 
     bos_id: int = 0
@@ -157,13 +160,17 @@ class TokenizerConfig:
     size_id: int = 6
     end_ids: tuple[int, ...] = ()
     before_image: tuple[int, ...] = ()
-    strips: bool = False
+    strips_whitespace: bool = False
     templates: Templates = field(default_factory=Templates)
 
 
 @dataclass(frozen=True)
 class MoondreamConfig:
-    """The whole network; ``region`` is None where it can't tell places."""
+    """The whole network. ``region`` is None if the model has no coordinates: no Detect and no Point.
+
+    Raises:
+        ValueError: if the numbers contradict each other.
+    """
 
     text: TextConfig = TextConfig()
     vision: VisionConfig = VisionConfig()
@@ -173,72 +180,69 @@ class MoondreamConfig:
     def __post_init__(self) -> None:
         if self.text.prefix_attn not in (0, self.prefix_length):
             raise ValueError(
-                f"config: prefix_attn {self.text.prefix_attn}: it must be {self.vision.grid**2} patches and a BOS, "
-                "or 0 where each position sees only those before it"
+                f"config: prefix_attn {self.text.prefix_attn}: give {self.prefix_length}, which is BOS and "
+                f"{self.vision.grid**2} patches, or 0 for causal attention"
             )
-        if self.vision.window <= 0:
-            raise ValueError(f"config: overlap_margin {self.vision.overlap_margin} leaves nothing of a crop")
+        if self.vision.tile_stride <= 0:
+            raise ValueError(
+                f"config: overlap_margin {self.vision.overlap_margin}: give less than half of the "
+                f"{self.vision.grid} patches of a crop"
+            )
 
     @property
     def prefix_length(self) -> int:
-        """Positions before the prompt: BOS, what follows it, and the picture's patches."""
+        """Positions of the image prefix: BOS, ``before_image`` and the patches of one crop."""
         return 1 + len(self.tokenizer.before_image) + self.vision.grid**2
 
-    @classmethod
-    def read(cls, path: Path, defaults: MoondreamConfig | None = None) -> MoondreamConfig:
-        """The configuration in a config.json: what stands under its key ``config``, or the decoder of a file of 2024.
+    def with_overrides(self, content: Mapping[str, Any]) -> MoondreamConfig:
+        """Return a copy with the numbers in the content of a config.json.
 
-        Missing keys take the defaults: those of 2025-06-21, if none are given.
-
-        Raises:
-            ValueError: the file is no JSON object, or the numbers contradict each other.
-        """
-        return (defaults or cls()).overlaid(read_json(path))
-
-    def overlaid(self, content: Mapping[str, Any]) -> MoondreamConfig:
-        """With the numbers of a config.json's content in their places.
+        They are under the key ``config``. A file of 2024 has the decoder under ``text_config`` or ``phi_config``.
 
         Raises:
-            ValueError: the numbers contradict each other.
+            ValueError: if the numbers contradict each other.
         """
         sections = dict(content.get("config") or {})
         tokenizer = dict(sections.get("tokenizer") or {})
-        tokenizer["templates"] = self.tokenizer.templates.overlaid(tokenizer.get("templates") or {})
-        text = _phi(content.get("text_config") or content.get("phi_config") or {}) | dict(sections.get("text") or {})
+        tokenizer["templates"] = self.tokenizer.templates.with_overrides(tokenizer.get("templates") or {})
+        text = _phi_numbers(content.get("text_config") or content.get("phi_config") or {}) | dict(
+            sections.get("text") or {}
+        )
         return type(self)(
-            text=_overlaid(self.text, text),
-            vision=_overlaid(self.vision, sections.get("vision") or {}),
-            region=self.region and _overlaid(self.region, sections.get("region") or {}),
-            tokenizer=_overlaid(self.tokenizer, tokenizer),
+            text=_with_overrides(self.text, text),
+            vision=_with_overrides(self.vision, sections.get("vision") or {}),
+            region=self.region and _with_overrides(self.region, sections.get("region") or {}),
+            tokenizer=_with_overrides(self.tokenizer, tokenizer),
         )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        ValueError: there is none.
+        ValueError: if the file is not JSON, or holds something other than an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"model {path.parent}: {path.name} is no JSON ({error}); fetch it again") from error
+        raise ValueError(f"model {path.parent}: {path.name} is not JSON ({error}); fetch the file again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"model {path.parent}: {path.name} holds no object; fetch it again")
+        raise ValueError(f"model {path.parent}: {path.name} holds no JSON object; fetch the file again")
     return content
 
 
-def _overlaid(section: Section, values: Mapping[str, Any]) -> Section:
-    # The files carry keys of the training code (group_size and the like) that say nothing about inference.
+def _with_overrides(section: Section, values: Mapping[str, Any]) -> Section:
+    # Unknown keys are skipped: official files carry keys of the training code, such as group_size.
     known = {f.name for f in fields(section)}  # type: ignore[arg-type]
-    given = {name: _piece(value) for name, value in values.items() if name in known}
+    given = {name: _as_tuple(value) for name, value in values.items() if name in known}
     return replace(section, **given)  # type: ignore[type-var]
 
 
-def _piece(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _phi(section: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: [section[theirs] for theirs in names if section.get(theirs)] for name, names in PHI_NAMES.items()}
+def _phi_numbers(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of the decoder in a section of 2024, by the names of ``TextConfig``."""
+    found = {name: [section[key] for key in keys if section.get(key)] for name, keys in PHI_KEYS.items()}
     return {name: values[0] for name, values in found.items() if values}

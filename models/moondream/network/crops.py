@@ -1,6 +1,7 @@
-"""A picture cut into crops, and the features of its crops put together again.
+"""Crops: a picture cut into a global crop and tiles, and the features of the crops merged again.
 
-After moondream/torch/image_crops.py @ 44146f1. Letters of the shapes: N crops, H W pixels or patches, C channels.
+After moondream/torch/image_crops.py @ 44146f1. Letters of the shapes: N crops, H W pixels or patches, T patches,
+C channels.
 """
 
 from __future__ import annotations
@@ -19,24 +20,25 @@ from ...tasks import Size
 from .config import VisionConfig
 from .resize import Resize, resize
 
-# Pixels of a longer side below which the generations of 2024 see a picture whole.
-SMALL = 512
-# Pixels, a side, of a reduced picture for each that is made of it: with so many the crops hardly differ.
-DETAIL = 2
+# Pixels. The generations of 2024 cut no tiles if the longer side is shorter.
+MIN_TILED_SIDE = 512
+# A reduced picture needs so many pixels, a side, for each pixel that is made of it: then the crops hardly differ.
+MIN_REDUCED_SCALE = 2
 
 
 class Tiling(NamedTuple):
-    """How many local crops cover a picture."""
+    """The numbers of tiles, down and across, that a picture is cut into."""
 
     rows: int
     columns: int
 
 
 class Crops(NamedTuple):
-    """The crops of one picture, ``[N, crop_size, crop_size, 3]`` in [0, 255]: the whole, then the tiles row by row.
+    """The crops of one picture, ``[N, crop_size, crop_size, 3]`` in [0, 255].
 
-    uint8, or float32 in 2024, where the whole may be the mean of the tiles' pixels. A picture of one tile has one crop
-    here, where the reference encodes the same pixels twice.
+    The first is the global crop: the whole picture resized. The tiles follow row by row. A picture of one tile has only
+    the global crop; the reference encodes the same pixels twice. The dtype is uint8 with overlapping tiles, else
+    float32, because the global crop may be a mean of pixels.
     """
 
     pixels_NHWC: NDArray[np.uint8] | NDArray[np.float32]
@@ -44,132 +46,135 @@ class Crops(NamedTuple):
 
 
 def select_tiling(height: int, width: int, config: VisionConfig) -> Tiling:
-    """The tiles for a picture of ``height`` x ``width`` pixels.
+    """Return the overlapping tiles for a picture of ``height`` x ``width`` pixels.
 
-    They are ``max_crops`` at most, but for a picture more than ten times as long as wide: the reference rounds
-    its short side up to one tile after it has shared them out.
+    There are at most ``max_crops`` tiles. A picture more than about ten times as long as wide may get more, because
+    the reference rounds the number along the short side up to 1 after it has divided the tiles.
     """
-    h, w = height - 2 * config.margin, width - 2 * config.margin
-    window, most = config.window, config.max_crops
-    if h <= window or w <= window:
+    h, w = height - 2 * config.margin_pixels, width - 2 * config.margin_pixels
+    stride, max_tiles = config.tile_stride, config.max_crops
+    if h <= stride or w <= stride:
         return Tiling(1, 1)
-    least_rows, least_columns = math.ceil(h / window), math.ceil(w / window)
-    if least_rows * least_columns > most:
-        ratio = math.sqrt(most / (least_rows * least_columns))
-        return Tiling(max(1, math.floor(least_rows * ratio)), max(1, math.floor(least_columns * ratio)))
-    rows = max(math.floor(math.sqrt(most * h / w)), least_rows)
-    columns = max(math.floor(math.sqrt(most * w / h)), least_columns)
-    if rows * columns > most:
+    min_rows, min_columns = math.ceil(h / stride), math.ceil(w / stride)
+    if min_rows * min_columns > max_tiles:
+        ratio = math.sqrt(max_tiles / (min_rows * min_columns))
+        return Tiling(max(1, math.floor(min_rows * ratio)), max(1, math.floor(min_columns * ratio)))
+    rows = max(math.floor(math.sqrt(max_tiles * h / w)), min_rows)
+    columns = max(math.floor(math.sqrt(max_tiles * w / h)), min_columns)
+    if rows * columns > max_tiles:
         if columns > rows:
-            columns = math.floor(most / rows)
+            columns = math.floor(max_tiles / rows)
         else:
-            rows = math.floor(most / columns)
+            rows = math.floor(max_tiles / columns)
     return Tiling(max(1, rows), max(1, columns))
 
 
-def select_size(height: int, width: int, config: VisionConfig) -> Tiling:
-    """The tiles, one or two a side, for a picture of ``height`` x ``width`` pixels, as in 2024.
+def select_tiling_2024(height: int, width: int, config: VisionConfig) -> Tiling:
+    """Return the tiles of 2024 for a picture of ``height`` x ``width`` pixels: 1 or 2 in each direction.
 
-    After moondream/vision_encoder.py @ ffbf822, whose second wish compares heights with widths.
+    The nearest aspect ratio wins, then the nearest size. After moondream/vision_encoder.py @ ffbf822, which compares
+    heights with widths in the second criterion; so does this function.
     """
     side = config.crop_size
-    if max(height, width) < SMALL:
+    if max(height, width) < MIN_TILED_SIDE:
         return Tiling(1, 1)
-    sizes = [Tiling(rows, columns) for rows in (1, 2) for columns in (1, 2)]
+    tilings = [Tiling(rows, columns) for rows in (1, 2) for columns in (1, 2)]
     return min(
-        sizes,
-        key=lambda size: (
-            abs(size.columns / size.rows - width / height),
-            abs(size.rows * side - width) + abs(size.columns * side - height),
+        tilings,
+        key=lambda tiling: (
+            abs(tiling.columns / tiling.rows - width / height),
+            abs(tiling.rows * side - width) + abs(tiling.columns * side - height),
         ),
     )
 
 
-def select(height: int, width: int, config: VisionConfig) -> Tiling:
-    """The tiles for a picture of ``height`` x ``width`` pixels, as its generation has them."""
+def tiling_for(height: int, width: int, config: VisionConfig) -> Tiling:
+    """Return the tiles for a picture of ``height`` x ``width`` pixels, by the rule of ``config.tiling``."""
     if config.tiling == "overlapping":
         return select_tiling(height, width, config)
-    return select_size(height, width, config) if config.tiling == "four sizes" else Tiling(1, 1)
+    return select_tiling_2024(height, width, config) if config.tiling == "four sizes" else Tiling(1, 1)
 
 
-def size_of(tiling: Tiling, config: VisionConfig) -> Size:
-    """The size in which a picture is cut into tiles."""
+def resized_size(tiling: Tiling, config: VisionConfig) -> Size:
+    """Return the width and height in pixels to which a picture is resized before it is cut into tiles."""
     if config.tiling != "overlapping" or tiling == (1, 1):
         return tiling.columns * config.crop_size, tiling.rows * config.crop_size
-    return tiling.columns * config.window + 2 * config.margin, tiling.rows * config.window + 2 * config.margin
+    margins = 2 * config.margin_pixels
+    return tiling.columns * config.tile_stride + margins, tiling.rows * config.tile_stride + margins
 
 
-def keeps_crops(size: Size, reduced: Size, config: VisionConfig) -> bool:
-    """Whether the crops of a picture of ``size`` are made of ``reduced`` pixels as well."""
-    wanted = size_of(select(size[1], size[0], config), config)
-    return all(has >= DETAIL * needs for has, needs in zip(reduced, wanted, strict=True))
+def accepts_reduced(size: Size, reduced: Size, config: VisionConfig) -> bool:
+    """Return whether a picture of ``size`` may come in ``reduced`` pixels, both (width, height).
+
+    True if each side of ``reduced`` is at least twice the side to which the picture is resized for its tiles.
+    """
+    needed = resized_size(tiling_for(size[1], size[0], config), config)
+    return all(has >= MIN_REDUCED_SCALE * needs for has, needs in zip(reduced, needed, strict=True))
 
 
 def prepare_crops(picture: Image, config: VisionConfig, resize: Resize = resize, size: Size | None = None) -> Crops:
-    """Resize an RGB picture (its proportions are not kept) and cut it into tiles, as its generation does.
+    """Resize an RGB picture, without keeping its proportions, and cut it into crops.
 
-    ``resize`` is for the overlapping tiles; the others are few, and always made by Pillow. ``size``: of the whole
-    picture, where it came in fewer pixels; the tiles are as many as if it had not.
+    ``resize`` is used for overlapping tiles; Pillow resizes for the generations of 2024. ``size``: width and height of
+    the full picture if ``picture`` is reduced; they decide the number of tiles.
     """
     width, height = size or picture.size
-    side, tiling = config.crop_size, select(height, width, config)
+    side, tiling = config.crop_size, tiling_for(height, width, config)
     if config.tiling == "overlapping":
         return _overlapping_crops(picture, tiling, config, resize)
-    resized = np.asarray(picture.resize(size_of(tiling, config), Resampling.BICUBIC), dtype=np.float32)
+    resized_HWC = np.asarray(picture.resize(resized_size(tiling, config), Resampling.BICUBIC), dtype=np.float32)
     if tiling == (1, 1):
-        return Crops(resized[None], tiling)
-    tiles = resized.reshape(tiling.rows, side, tiling.columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
-    blocks = resized.reshape(side, tiling.rows, side, tiling.columns, 3)
-    whole = blocks.mean((1, 3))
-    return Crops(np.concatenate([whole[None], tiles]), tiling)
+        return Crops(resized_HWC[None], tiling)
+    tiles = resized_HWC.reshape(tiling.rows, side, tiling.columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+    global_HWC = resized_HWC.reshape(side, tiling.rows, side, tiling.columns, 3).mean((1, 3))
+    return Crops(np.concatenate([global_HWC[None], tiles]), tiling)
 
 
 def _overlapping_crops(picture: Image, tiling: Tiling, config: VisionConfig, resize: Resize) -> Crops:
-    side, window = config.crop_size, config.window
+    side, stride = config.crop_size, config.tile_stride
     if tiling == (1, 1):
-        (whole,) = resize(picture, [(side, side)])
-        return Crops(whole[None], tiling)
-    whole, resized = resize(picture, [(side, side), size_of(tiling, config)])
+        (global_HWC,) = resize(picture, [(side, side)])
+        return Crops(global_HWC[None], tiling)
+    global_HWC, resized_HWC = resize(picture, [(side, side), resized_size(tiling, config)])
     tiles = [
-        resized[row * window : row * window + side, column * window : column * window + side]
+        resized_HWC[row * stride : row * stride + side, column * stride : column * stride + side]
         for row in range(tiling.rows)
         for column in range(tiling.columns)
     ]
-    return Crops(np.stack([whole, *tiles]), tiling)
+    return Crops(np.stack([global_HWC, *tiles]), tiling)
 
 
 def normalize(pixels_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pixels in [0, 255] to ``[N, C, H, W]`` in [-1, 1]."""
-    # Means of grey levels would lose in half precision what makes them means; grey levels are all in it.
+    """Map pixels in [0, 255] to ``[N, C, H, W]`` in [-1, 1], in ``dtype``."""
+    # float16 holds every uint8 exactly, and rounds float32 means of them: means are normalized in float32.
     if pixels_NHWC.dtype == torch.uint8:
         pixels_NHWC = pixels_NHWC.to(dtype)
     return ((pixels_NHWC / 255 - 0.5) / 0.5).to(dtype).permute(0, 3, 1, 2)
 
 
 def merge_crops(features_NTC: Tensor, tiling: Tiling, config: VisionConfig) -> Tensor:
-    """Features of one picture's crops to ``[T, 2C]``: the whole beside the tiles, pooled to the grid of one crop.
+    """Merge the features of one picture's crops to ``[T, 2C]``: first the global crop, then the tiles.
 
-    Where the generation has no tiles it is the whole alone, ``[T, C]``.
-
-    Each tile gives up the margin that it shares with a neighbour and keeps that at the border of the picture.
+    The tiles are stitched together and average-pooled to the grid of one crop. A tile loses its margin where it meets
+    another tile and keeps it at the border of the picture. With ``config.tiling`` "none" the result is ``[T, C]``.
     """
     grid, margin = config.grid, config.overlap_margin
-    whole_TC = features_NTC[0]
+    global_TC = features_NTC[0]
     if config.tiling == "none":
-        return whole_TC
+        return global_TC
     if tiling == (1, 1):
-        return torch.cat([whole_TC, whole_TC], dim=-1)
-    tiles = features_NTC[1:].unflatten(1, (grid, grid))
+        return torch.cat([global_TC, global_TC], dim=-1)
+    tiles_NHWC = features_NTC[1:].unflatten(1, (grid, grid))
     kept_rows = []
     for row in range(tiling.rows):
         top, bottom = 0 if row == 0 else margin, grid if row == tiling.rows - 1 else grid - margin
         kept = []
         for column in range(tiling.columns):
             left, right = 0 if column == 0 else margin, grid if column == tiling.columns - 1 else grid - margin
-            kept.append(tiles[row * tiling.columns + column, top:bottom, left:right])
+            kept.append(tiles_NHWC[row * tiling.columns + column, top:bottom, left:right])
         kept_rows.append(torch.cat(kept, dim=1))
     stitched_CHW = torch.cat(kept_rows, dim=0).permute(2, 0, 1)
-    # Metal has no pooling to a grid that does not divide the other.
+    # PyTorch on Metal cannot pool to a size that does not divide the input's.
     device = torch.device("cpu") if stitched_CHW.device.type == "mps" else stitched_CHW.device
     pooled_CHW = F.adaptive_avg_pool2d(stitched_CHW.to(device), (grid, grid))
-    return torch.cat([whole_TC, pooled_CHW.to(whole_TC.device).flatten(1).T], dim=-1)
+    return torch.cat([global_TC, pooled_CHW.to(global_TC.device).flatten(1).T], dim=-1)

@@ -1,4 +1,4 @@
-"""The two layers that vision and text share. After moondream/torch/layers.py @ 44146f1."""
+"""The two layers that the vision encoder and the decoder share. After moondream/torch/layers.py @ 44146f1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class MLP(nn.Module):
-    """Two linear layers around a GELU: in its tanh form, unless ``gelu`` is "none", which is the exact one."""
+    """Two linear layers with a GELU between them. ``gelu``: "tanh" for its approximation, "none" for the exact one."""
 
     def __init__(self, dim: int, inner_dim: int, out_dim: int, gelu: str = "tanh") -> None:
         super().__init__()
@@ -16,13 +16,13 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(inner_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[..., dim]`` to ``[..., out_dim]``."""
+        """Map ``[..., dim]`` to ``[..., out_dim]``."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate=self.gelu))
         return out
 
 
 class AttentionWeights(nn.Module):
-    """The linear layers of an attention: queries, keys and values fused, and the projection behind."""
+    """The weights of an attention layer: ``qkv`` for queries, keys and values in one product, and ``proj`` after it."""
 
     def __init__(self, dim: int, qkv_dim: int) -> None:
         super().__init__()

@@ -1,16 +1,16 @@
-"""Tasks as token ids: what follows the image prefix. After moondream/torch/moondream.py @ 44146f1."""
+"""Prompts: the token ids of a task behind the image prefix. After moondream/torch/moondream.py @ 44146f1."""
 
 from __future__ import annotations
 
 from itertools import groupby
 
 from ...tasks import Caption, Detect, Point, Query, Task
-from .config import Piece, Templates
+from .config import PromptPart, Templates
 from .tokenizer import Tokenizer
 
 
-def tasks_of(templates: Templates) -> frozenset[type[Task]]:
-    """What a model of these templates can be asked."""
+def supported_tasks(templates: Templates) -> frozenset[type[Task]]:
+    """Return the kinds of task for which there is a template."""
     known: dict[type[Task], object] = {
         Caption: templates.caption,
         Query: templates.query,
@@ -21,32 +21,34 @@ def tasks_of(templates: Templates) -> frozenset[type[Task]]:
 
 
 def prompt_ids(task: Task, templates: Templates, tokenizer: Tokenizer) -> list[int]:
-    """The prompt of a task.
+    """Return the token ids of a task's prompt.
 
     Raises:
-        ValueError: the model can't be asked that, or the words are not Unicode.
+        ValueError: if the model does not support the task or the length of caption, or the text is not Unicode.
     """
     if isinstance(task, Caption):
         if task.length not in templates.caption:
-            known = ", ".join(templates.caption) or "none: ask a question"
-            raise ValueError(f"this generation of the model knows no {task.length} caption; it knows {known}")
-        return _encoded([templates.caption[task.length]], tokenizer)
-    around = {Query: templates.query, Detect: templates.detect, Point: templates.point}[type(task)]
-    if around is None:
-        raise ValueError(f"this generation of the model can't {task.name}; choose another with --model or --revision")
-    prefix, suffix = around
+            known = f"choose {', '.join(templates.caption)}" if templates.caption else "ask a question with --query"
+            raise ValueError(f"this generation of the model has no {task.length} caption; {known}")
+        return _encode_parts([templates.caption[task.length]], tokenizer)
+    template = {Query: templates.query, Detect: templates.detect, Point: templates.point}[type(task)]
+    if template is None:
+        raise ValueError(
+            f"this generation of the model has no {task.name} task; choose another with --model or --revision"
+        )
+    prefix, suffix = template
     if isinstance(task, Query):
         suffixes = [suffix] * templates.query_suffixes
-        return _encoded([prefix, templates.question_lead + task.question, *suffixes], tokenizer)
-    return _encoded([prefix, templates.object_lead + task.object, suffix], tokenizer)
+        return _encode_parts([prefix, templates.before_question + task.question, *suffixes], tokenizer)
+    return _encode_parts([prefix, templates.before_object + task.object, suffix], tokenizer)
 
 
-def _encoded(pieces: list[Piece], tokenizer: Tokenizer) -> list[int]:
-    """Token ids as they are, and texts that follow each other encoded in one, as one text has other tokens than two."""
+def _encode_parts(parts: list[PromptPart], tokenizer: Tokenizer) -> list[int]:
+    """Return the token ids of the parts. Adjacent texts are joined before they are encoded, because ids may differ."""
     ids: list[int] = []
-    for is_text, group in groupby(pieces, key=lambda piece: isinstance(piece, str)):
+    for is_text, group in groupby(parts, key=lambda part: isinstance(part, str)):
         if is_text:
-            ids += tokenizer.encode("".join(str(piece) for piece in group))
+            ids += tokenizer.encode("".join(str(part) for part in group))
         else:
-            ids += [id for piece in group for id in piece if isinstance(id, int)]
+            ids += [id for part in group for id in part if isinstance(id, int)]
     return ids

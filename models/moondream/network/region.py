@@ -1,4 +1,4 @@
-"""Places and sizes: numbers to embeddings, hidden states to numbers.
+"""Coordinates and sizes: from numbers to embeddings, and from hidden states to numbers.
 
 After moondream/torch/region.py @ 44146f1. Letters of the shapes: B rows, C channels, F Fourier features.
 """
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from .config import RegionConfig
 from .layers import MLP
 
-# Sizes run over this many octaves below the whole picture: 2^-10 to 1.
+# Sizes lie between 2 ** -10 and 1 of the picture.
 SIZE_OCTAVES = 10
 
 
 class Region(nn.Module):
-    """The encoders and decoders of coordinates and sizes."""
+    """The encoders and decoders of coordinates and sizes. All numbers are fractions of the picture."""
 
     def __init__(self, config: RegionConfig) -> None:
         super().__init__()
@@ -31,50 +31,39 @@ class Region(nn.Module):
         self.size_decoder = MLP(config.dim, config.inner_dim, config.size_out_dim)
 
     def encode_coordinate(self, value_B1: Tensor) -> Tensor:
-        """Coordinates in [0, 1], ``[B, 1]``, to embeddings ``[B, C]``."""
-        out: Tensor = self.coord_encoder(_fourier(value_B1, self.coord_features))
+        """Return the embeddings ``[B, C]`` of coordinates in [0, 1], ``[B, 1]``."""
+        out: Tensor = self.coord_encoder(_fourier_features(value_B1, self.coord_features))
         return out
 
     def encode_size(self, size_B2: Tensor) -> Tensor:
-        """Widths and heights in [1/1024, 1], ``[B, 2]``, to embeddings ``[B, C]``."""
-        out: Tensor = self.size_encoder(_fourier(size_B2, self.size_features))
+        """Return the embeddings ``[B, C]`` of widths and heights in [1/1024, 1], ``[B, 2]``."""
+        out: Tensor = self.size_encoder(_fourier_features(size_B2, self.size_features))
         return out
 
     def decode_coordinate(self, hidden_BC: Tensor) -> Tensor:
-        """Hidden states (before the last norm) to logits over coordinate bins, ``[B, bins]``."""
+        """Return the logits over coordinate bins, ``[B, bins]``, of hidden states before the last norm."""
         out: Tensor = self.coord_decoder(hidden_BC)
         return out
 
     def decode_size(self, hidden_BC: Tensor) -> Tensor:
-        """Hidden states (before the last norm) to logits over width and height bins, ``[B, 2, bins]``."""
+        """Return the logits over width and height bins, ``[B, 2, bins]``, of hidden states before the last norm."""
         return self.size_decoder(hidden_BC).unflatten(-1, (2, -1))
 
-    def sizes_of(self, bins: Tensor, count: int) -> Tensor:
-        """Bin 0 .. count-1 to a size, on the scale of the checkpoint's generation."""
+    def bins_to_sizes(self, bins: Tensor, count: int) -> Tensor:
+        """Return the sizes of bins 0 to count-1, on the logarithmic or linear scale of the checkpoint's generation."""
         return bin_to_size(bins, count) if self.size_scale == "log" else bin_to_coordinate(bins, count)
 
 
 def bin_to_coordinate(bins: Tensor, count: int) -> Tensor:
-    """Bin 0 .. count-1 to a coordinate in [0, 1): value = bin / count."""
+    """Return bin / count: a coordinate in [0, 1) for each bin 0 to count-1."""
     return bins.float() / count
 
 
 def bin_to_size(bins: Tensor, count: int) -> Tensor:
-    """Bin 0 .. count-1 to a size in [1/1024, 1]: value = 2^(bin / (count-1) * 10 - 10)."""
+    """Return 2 ** (bin / (count-1) * 10 - 10): a size in [1/1024, 1] for each bin 0 to count-1."""
     return torch.exp2(bins.float() / (count - 1) * SIZE_OCTAVES - SIZE_OCTAVES)
 
 
-def size_among_bins(size: Tensor, count: int) -> Tensor:
-    """Where a size, clamped to [1/1024, 1], lies among bins 0 .. count-1: between two of them as a rule."""
-    octaves = torch.log2(size.clamp(2.0**-SIZE_OCTAVES, 1.0)) + SIZE_OCTAVES
-    return octaves / SIZE_OCTAVES * (count - 1)
-
-
-def size_to_bin(size: Tensor, count: int) -> Tensor:
-    """A size, clamped to [1/1024, 1], to the nearest bin 0 .. count-1."""
-    return size_among_bins(size, count).round().long()
-
-
-def _fourier(values: Tensor, weights: Tensor) -> Tensor:
+def _fourier_features(values: Tensor, weights: Tensor) -> Tensor:
     phase_BF = 2 * math.pi * (values.to(weights.dtype) @ weights)
     return torch.cat([phase_BF.cos(), phase_BF.sin()], dim=-1)

@@ -1,8 +1,8 @@
-"""Pictures made smaller or larger with Pillow's LANCZOS: by Pillow, or on a device as two matrix products.
+"""LANCZOS resizing of pictures: by Pillow, or on a device as two matrix products.
 
-The coefficients are those of Pillow's own resampling (src/libImaging/Resample.c of Pillow 12), whole numbers of as
-many bits; it goes along rows first and rounds to 8 bits in between, as Pillow does. Floats add up whole numbers exactly
-while these are small, so that a device makes the very pixels of Pillow.
+The device version takes the coefficients of Pillow 12 (src/libImaging/Resample.c): integers of ``COEFFICIENT_BITS``
+bits, first along rows, then along columns, rounded to 8 bits in between. All sums stay below the integers that float32
+holds exactly, so both versions give the same pixels.
 """
 
 from __future__ import annotations
@@ -17,30 +17,34 @@ from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from ...tasks import Size
-from ..engine.memory import is_out_of_memory
+from ..devices import is_out_of_memory
 
 Resize = Callable[[Image, Sequence[Size]], list[NDArray[np.uint8]]]
 
-LOBES = 3.0
+# Pillow's filter reaches over this many source pixels on each side, times the scale of a reduction.
+LANCZOS_SUPPORT = 3.0
 COEFFICIENT_BITS = 22
-# Products with so many bits of the coefficients, and with the others, stay below the 2**24 that float32 holds exactly:
-# with up to a thousand pixels in a sum, which is a picture made a hundred and seventy times smaller.
+# The product is split into the low 7 bits of the coefficients and the rest. Each part stays below 2**24, which float32
+# holds exactly, for up to a thousand source pixels in a sum: a reduction by a factor of 170.
 LOW_BITS = 7
-# Pixels of a picture that are floats at once: 192 MB of three channels.
-PIXELS_AT_ONCE = 16 << 20
+# Pixels of a picture that are float32 at once: 192 MB of three channels.
+MAX_FLOAT_PIXELS = 16 << 20
 
 logger = logging.getLogger(__name__)
 
 
 def resize(picture: Image, sizes: Sequence[Size]) -> list[NDArray[np.uint8]]:
-    """An RGB picture in each of these sizes, ``[height, width, 3]``, by Pillow."""
+    """Return an RGB picture in each of these sizes (width, height), each ``[height, width, 3]``, made by Pillow."""
     return [np.array(picture.resize(size, Resampling.LANCZOS)) for size in sizes]
 
 
 def resize_on(device: torch.device) -> Resize:
-    """The same on a device. Where a picture finds no memory there, Pillow takes it, and the log says so."""
+    """Return a function that does the same as ``resize`` on a device.
 
-    def resize_there(picture: Image, sizes: Sequence[Size]) -> list[NDArray[np.uint8]]:
+    If the device has no memory for a picture, the function logs a warning and resizes that picture by Pillow.
+    """
+
+    def resize_on_device(picture: Image, sizes: Sequence[Size]) -> list[NDArray[np.uint8]]:
         try:
             with torch.inference_mode():
                 pixels_HWC = torch.from_numpy(np.array(picture)).to(device)
@@ -48,43 +52,48 @@ def resize_on(device: torch.device) -> Resize:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            logger.warning("no memory on %s to resize %d x %d pixels: the CPU does it", device, *picture.size)
+            logger.warning("no memory on %s to resize %d x %d pixels: resized on the CPU", device, *picture.size)
         return resize(picture, sizes)
 
-    return resize_there
+    return resize_on_device
 
 
 def resize_tensor(pixels_HWC: Tensor, size: Size) -> Tensor:
-    """Pixels of 8 bits, ``[H, W, 3]``, in another size, ``[height, width, 3]``, on their own device."""
+    """Resize uint8 pixels ``[H, W, 3]`` to ``[height, width, 3]`` on their device. ``size`` is (width, height)."""
     height, width, _ = pixels_HWC.shape
     across = coefficients(width, size[0], pixels_HWC.device)
     down = coefficients(height, size[1], pixels_HWC.device)
-    rows = max(1, PIXELS_AT_ONCE // width)
-    narrow_CHW = torch.cat([_along_rows(part.permute(2, 0, 1), across) for part in pixels_HWC.split(rows)], dim=1)
-    return _along_rows(narrow_CHW.transpose(1, 2), down).permute(2, 1, 0).contiguous()
+    num_rows = max(1, MAX_FLOAT_PIXELS // width)
+    parts = [_resize_rows(part.permute(2, 0, 1), across) for part in pixels_HWC.split(num_rows)]
+    narrow_CHW = torch.cat(parts, dim=1)
+    return _resize_rows(narrow_CHW.transpose(1, 2), down).permute(2, 1, 0).contiguous()
 
 
 def coefficients(count: int, wanted: int, device: torch.device) -> Tensor:
-    """What each of ``count`` pixels in a row gives to each of ``wanted``: whole numbers of ``2**-COEFFICIENT_BITS``,
-    float32 ``[wanted, count]``."""
+    """Return Pillow's coefficients for rows resized from ``count`` to ``wanted`` pixels, float32 ``[wanted, count]``.
+
+    They are integers. The coefficients of one wanted pixel sum to about 2 ** COEFFICIENT_BITS, which stands for 1.
+    """
     scale = count / wanted
     stretch = max(scale, 1.0)
     centers = ((torch.arange(wanted, device=device, dtype=torch.float64) + 0.5) * scale)[:, None]
-    first = (centers - LOBES * stretch + 0.5).trunc().clamp_min(0)
-    end = (centers + LOBES * stretch + 0.5).trunc().clamp_max(count)
+    first = (centers - LANCZOS_SUPPORT * stretch + 0.5).trunc().clamp_min(0)
+    end = (centers + LANCZOS_SUPPORT * stretch + 0.5).trunc().clamp_max(count)
     pixels = torch.arange(count, device=device, dtype=torch.float64)
     distances = (pixels + 0.5 - centers) / stretch
-    weights = torch.where(distances.abs() < LOBES, torch.sinc(distances) * torch.sinc(distances / LOBES), 0.0)
+    weights = torch.where(
+        distances.abs() < LANCZOS_SUPPORT, torch.sinc(distances) * torch.sinc(distances / LANCZOS_SUPPORT), 0.0
+    )
     weights = torch.where((pixels >= first) & (pixels < end), weights, 0.0)
     weights = weights / weights.sum(-1, keepdim=True)
-    # Half a number is rounded away from 0.
+    # Halves are rounded away from 0, as in Pillow.
     return (weights.sign() * (weights.abs() * 2**COEFFICIENT_BITS + 0.5).floor()).float()
 
 
-def _along_rows(levels: Tensor, weights: Tensor) -> Tensor:
-    """Rows of 8 bits, ``[..., count]``, in another length, ``[..., wanted]``."""
-    levels = levels.float()
+def _resize_rows(pixels: Tensor, weights: Tensor) -> Tensor:
+    """Resize rows of uint8 pixels ``[..., count]`` to ``[..., wanted]`` with coefficients ``[wanted, count]``."""
+    pixels = pixels.float()
     high = (weights / 2**LOW_BITS).round()
     low = weights - high * 2**LOW_BITS
-    sums = ((levels @ high.T).int() << LOW_BITS) + (levels @ low.T).int()
+    sums = ((pixels @ high.T).int() << LOW_BITS) + (pixels @ low.T).int()
     return ((sums + (1 << (COEFFICIENT_BITS - 1))) >> COEFFICIENT_BITS).clamp_(0, 255).to(torch.uint8)

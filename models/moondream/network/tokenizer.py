@@ -1,4 +1,4 @@
-"""Words to token ids and back, through the tokenizer.json that belongs to a checkpoint."""
+"""Text to token ids and back, by the tokenizer.json of a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from pathlib import Path
 
 import tokenizers
 
-# What all tokenizers of Moondream 2 call the token that begins and ends a text; its id tells them apart.
-END = "<|endoftext|>"
+# The token that begins and ends a text in every tokenizer of Moondream 2. Its id differs between generations.
+END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer:
-    """A byte-level BPE in the format of the ``tokenizers`` library. ``strips``: blanks around a text are cut off.
+    """A byte-level BPE in a file of the ``tokenizers`` library.
+
+    ``strips_whitespace``: whether ``decode`` removes the whitespace at both ends of a text.
 
     Raises:
-        ValueError: the file holds no such tokenizer.
+        ValueError: if the file is missing or not such a tokenizer.
     """
 
-    def __init__(self, path: Path, *, strips: bool = False) -> None:
+    def __init__(self, path: Path, *, strips_whitespace: bool = False) -> None:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # The library raises nothing narrower.
-            raise ValueError(f"tokenizer {path}: it can't be read ({error}); fetch it again") from error
-        self._strips = strips
+            raise ValueError(f"tokenizer {path}: cannot be read ({error}); fetch the file again") from error
+        self._strips_whitespace = strips_whitespace
 
     def encode(self, text: str) -> list[int]:
-        """Text, taken as it is, to token ids.
+        """Return the token ids of a text, without ids before or after it.
 
         Raises:
-            ValueError: the text is not Unicode: it holds half of a surrogate pair.
+            ValueError: if the text has half of a surrogate pair, which is not Unicode.
         """
         text.encode()
         return self._tokenizer.encode(text).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Token ids to text; control tokens vanish."""
+        """Return the text of token ids, without control tokens."""
         text = self._tokenizer.decode(list(ids))
-        return text.strip() if self._strips else text
+        return text.strip() if self._strips_whitespace else text
 
     def token(self, id: int) -> str | None:
-        """The token of an id, in the tokenizer's own letters; None where there is none."""
+        """Return the token of an id as the file spells it, or None if there is no such id."""
         return self._tokenizer.id_to_token(id)
 
     @property
     def size(self) -> int:
-        """Ids, added tokens included."""
+        """The number of ids, with added tokens."""
         return self._tokenizer.get_vocab_size()

@@ -1,6 +1,7 @@
-"""The vision encoder: crops to features, and the features of a picture to the decoder's embeddings.
+"""The vision encoder: crops to features, and the features of one picture to embeddings of the decoder.
 
-After moondream/torch/vision.py @ 44146f1. Letters of the shapes: B pictures, N crops, T patches, C channels.
+After moondream/torch/vision.py @ 44146f1. Letters of the shapes: B pictures, N crops, T patches, C channels, H heads,
+D channels of a head.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .layers import MLP, AttentionWeights
 
 
 class VisionBlock(nn.Module):
-    """A pre-norm transformer block in which every patch sees every other."""
+    """A pre-norm transformer block in which every patch attends to all patches of its crop."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -28,17 +29,17 @@ class VisionBlock(nn.Module):
         self.mlp = MLP(config.enc_dim, config.enc_ff_dim, config.enc_dim, config.gelu)
 
     def forward(self, hidden_NTC: Tensor) -> Tensor:
-        """``[N, T, C]`` to ``[N, T, C]``."""
+        """Map ``[N, T, C]`` to ``[N, T, C]``."""
         qkv = self.attn.qkv(self.ln1(hidden_NTC)).unflatten(-1, (3, self.n_heads, -1))
         q_NHTD, k_NHTD, v_NHTD = qkv.permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q_NHTD, k_NHTD, v_NHTD).transpose(1, 2).flatten(2)
-        hidden_NTC = hidden_NTC + self.attn.proj(seen)
+        attended_NTC = F.scaled_dot_product_attention(q_NHTD, k_NHTD, v_NHTD).transpose(1, 2).flatten(2)
+        hidden_NTC = hidden_NTC + self.attn.proj(attended_NTC)
         out: Tensor = hidden_NTC + self.mlp(self.ln2(hidden_NTC))
         return out
 
 
 class Vision(nn.Module):
-    """Everything between pixels and the image prefix of the decoder."""
+    """The encoder of crops and the projection to the decoder."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -51,9 +52,9 @@ class Vision(nn.Module):
         self.proj_mlp = MLP(config.proj_in_dim, config.proj_inner_dim, config.proj_out_dim, config.gelu)
 
     def encode(self, pixels_NCHW: Tensor) -> Tensor:
-        """Normalised crops to features ``[N, T, C]``, whatever pictures the crops belong to."""
+        """Return the features ``[N, T, C]`` of crops in [-1, 1]. The crops may belong to any pictures."""
         patch, grid = self.config.enc_patch_size, self.config.grid
-        # Within a patch the channel comes first, then rows, then columns.
+        # A patch is flattened in the order channel, row, column.
         patches = pixels_NCHW.unflatten(3, (grid, patch)).unflatten(2, (grid, patch))
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         hidden_NTC = self.patch_emb(patches) + self.pos_emb
@@ -63,8 +64,11 @@ class Vision(nn.Module):
         return out
 
     def project(self, features_NTC: Tensor, tilings: Sequence[Tiling]) -> Tensor:
-        """Features of the crops of B pictures, one after the other, to image embeddings ``[B, T, text dim]``."""
-        counts = [crop_count(tiling) for tiling in tilings]
+        """Return the image embeddings ``[B, T, text dim]`` of B pictures.
+
+        ``features_NTC`` holds the features of all crops, picture after picture. ``tilings`` has one tiling a picture.
+        """
+        counts = [num_crops(tiling) for tiling in tilings]
         merged = [
             merge_crops(crops, tiling, self.config)
             for crops, tiling in zip(features_NTC.split(counts), tilings, strict=True)
@@ -73,7 +77,7 @@ class Vision(nn.Module):
         return out
 
 
-def crop_count(tiling: Tiling) -> int:
-    """How many crops a picture of this tiling has: the whole, and the tiles when there is more than one."""
+def num_crops(tiling: Tiling) -> int:
+    """Return the number of crops of a picture: 1 for a tiling of 1 x 1, else the global crop and all tiles."""
     tiles = tiling.rows * tiling.columns
     return 1 if tiles == 1 else 1 + tiles

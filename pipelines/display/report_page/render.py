@@ -1,4 +1,4 @@
-"""An output as one HTML page that needs nothing else: no server, no network, no other file."""
+"""Render an output as one HTML page that loads nothing: no server, no network, no other file."""
 
 from __future__ import annotations
 
@@ -20,40 +20,47 @@ from ....transforms.output.run_record import retried_errors
 from .. import formatting
 
 FOLDER = Path(__file__).parent
-RUNS_CHARTED, RUNS_LISTED = 2, 20
-SHADES = 6
-FILTERS = (
-    formatting.count,
-    formatting.share,
-    formatting.milliseconds,
-    formatting.number,
-    formatting.dollars,
-    formatting.moment,
-    formatting.place,
-    formatting.option,
-)
+MAX_CHARTED_RUNS, MAX_LISTED_RUNS = 2, 20
+# Colours of boxes and points in style.css.
+NUM_SHADES = 6
+FILTERS = {
+    "count": formatting.format_count,
+    "share": formatting.format_percent,
+    "milliseconds": formatting.format_milliseconds,
+    "number": formatting.format_number,
+    "dollars": formatting.format_usd,
+    "moment": formatting.format_time,
+    "place": formatting.format_coordinate,
+    "option": formatting.format_option,
+}
 
 
 def render(dataset: Dataset, fetch: Fetch) -> str:
-    """The page. What comes from rows, records and files is escaped by the template engine."""
+    """Return the HTML of the page. Text from rows, records and files is escaped.
+
+    Args:
+        fetch: reads the bytes of the pictures for the thumbnails.
+    """
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update({filter.__name__: filter for filter in FILTERS})
+    environment.filters.update(FILTERS)
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     return environment.get_template("report.html").render(
         style=Markup(style),
         script=Markup(script),
-        # The page may run this script, look like this and hold pictures of its own: no more, whatever is in it.
-        policy=f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}",
-        **_facts(dataset, fetch),
+        # Allow this script, this style and embedded pictures only. Markup from a row could then run or load nothing.
+        policy=f"default-src 'none'; img-src data:; style-src {_csp_hash(style)}; script-src {_csp_hash(script)}",
+        **_context(dataset, fetch),
     )
 
 
-def _source(text: str) -> str:
+def _csp_hash(text: str) -> str:
+    """Return the source expression that allows ``text`` in a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _facts(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
+def _context(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
+    """Return the variables of the template report.html."""
     dataset.materialize_flags()
     runs, records = statistics.run_rows(dataset), dataset.records()
     pictures = choose(dataset)
@@ -63,90 +70,94 @@ def _facts(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
         "name": dataset.output.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1],
         "now": datetime.now(timezone.utc),
         "totals": totals,
-        "runs": _runs(runs, records),
-        "charted": [statistics.timeline(dataset, run) for run in _longest(runs)],
+        "runs": _list_runs(runs, records),
+        "charted": [statistics.timeline(dataset, run) for run in _runs_to_chart(runs)],
         "latest": records[-1] if records else None,
-        "pace": _pace(records),
+        "pace": _pictures_per_second(records),
         "phases": statistics.phases(dataset),
-        "spreads": _spreads(dataset),
-        "asked": statistics.asked(dataset),
+        "histograms": _histograms(dataset),
+        "asked": statistics.task_statistics(dataset),
         "errors": statistics.error_groups(dataset),
         "bills": statistics.bills(dataset),
         "openings": statistics.common_openings(dataset),
-        "suspicions": [(*kind[:2], count) for kind, count in _flag_counts(dataset)],
+        "flags": _flag_counts(dataset),
         "pictures": [_card(picture) for picture in pictures],
     }
 
 
-def _flag_counts(dataset: Dataset) -> list[tuple[Any, int]]:
+def _flag_counts(dataset: Dataset) -> list[tuple[str, str, int]]:
+    """Return name, meaning and number of answers of each quality flag."""
     counts = statistics.flag_counts(dataset)
-    return [(suspicion, counts[suspicion.name]) for suspicion in QUALITY_FLAGS]
+    return [(flag.name, flag.meaning, counts[flag.name]) for flag in QUALITY_FLAGS]
 
 
-def _longest(runs: list[statistics.RunRows]) -> list[statistics.RunRows]:
-    """The latest of the runs that took some time; the latest of all where none did."""
-    some = [run for run in runs if run.last_ms > run.first_ms] or runs
-    return some[-RUNS_CHARTED:]
+def _runs_to_chart(runs: list[statistics.RunRows]) -> list[statistics.RunRows]:
+    """Return the latest runs whose rows are not all of the same millisecond; of all runs if there is no such run."""
+    return ([run for run in runs if run.last_ms > run.first_ms] or runs)[-MAX_CHARTED_RUNS:]
 
 
-def _pace(records: list[dict[str, Any]]) -> float | None:
-    """Pictures a second of the latest run that had any, its start included."""
+def _pictures_per_second(records: list[dict[str, Any]]) -> float | None:
+    """Return the rate of the latest run with pictures, start-up included; None if no run had pictures."""
     some = [record for record in records if record["counts"]["pictures"] and record["wall_seconds"]]
     return some[-1]["counts"]["pictures"] / some[-1]["wall_seconds"] if some else None
 
 
-def _spreads(dataset: Dataset) -> list[tuple[str, str, statistics.Histogram]]:
-    told = [
+def _histograms(dataset: Dataset) -> list[tuple[str, str, statistics.Histogram]]:
+    """Return title, unit and histogram of each quantity that the rows have."""
+    drawn = [
         ("Latency", "ms", statistics.histogram(dataset, "timings.total_ms")),
         ("Tokens out", "tokens", statistics.histogram(dataset, "output_tokens")),
         ("Length of texts", "characters", statistics.histogram(dataset, "length(caption)", "caption IS NOT NULL")),
     ]
-    return [(title, unit, spread) for title, unit, spread in told if spread is not None]
+    return [(title, unit, histogram) for title, unit, histogram in drawn if histogram is not None]
 
 
-def _runs(runs: list[statistics.RunRows], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each run's record says, beside the rows of it that are there. The latest first."""
-    told = {record["run"]: record for record in records}
-    rows = {run.run: run for run in runs}
-    names = sorted(told.keys() | rows.keys(), reverse=True)
-    return [_run(name, told.get(name), rows.get(name)) for name in names[:RUNS_LISTED]]
+def _list_runs(runs: list[statistics.RunRows], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the latest MAX_LISTED_RUNS runs, the latest first.
 
-
-def _run(name: str, record: dict[str, Any] | None, rows: statistics.RunRows | None) -> dict[str, Any]:
-    again = retried_errors(record, rows.failures if rows else 0)
-    return {"run": name, "record": record, "rows": rows, "again": again}
+    Each has the keys ``run`` (name), ``record`` and ``rows`` (each None if there is none), and ``retried``: the number
+    of its errors that a later run asked again.
+    """
+    record_of = {record["run"]: record for record in records}
+    rows_of = {run.run: run for run in runs}
+    listed = []
+    for name in sorted(record_of.keys() | rows_of.keys(), reverse=True)[:MAX_LISTED_RUNS]:
+        record, rows = record_of.get(name), rows_of.get(name)
+        retried = retried_errors(record, rows.failures if rows else 0)
+        listed.append({"run": name, "record": record, "rows": rows, "retried": retried})
+    return listed
 
 
 def _card(picture: GalleryRow) -> dict[str, Any]:
-    """A picture as the template draws it: the longer side is 1000 units."""
+    """Return the variables of the macro ``picture``. In its drawing the longer side is 1000 units."""
     unit = 1000 / max(picture.width, picture.height, 1)
-    rows = [_row(row) for row in picture.rows]
+    rows = [_card_row(row) for row in picture.rows]
     marked = [row for row in rows if row["boxes"] or row["points"]]
     for index, row in enumerate(marked):
-        row["shade"] = index % SHADES
+        row["shade"] = index % NUM_SHADES
     return {
         "shown": picture,
         "rows": rows,
         "width": max(1, round(picture.width * unit)),
         "height": max(1, round(picture.height * unit)),
         "source": "" if picture.thumbnail is None else _data_uri(picture.thumbnail),
-        "kinds": " ".join(kind.replace(" ", "-") for kind in _kinds(picture)),
+        "kinds": " ".join(kind.replace(" ", "-") for kind in _filters_of(picture)),
     }
 
 
-def _kinds(picture: GalleryRow) -> list[str]:
-    # Also of what it was not chosen for.
-    return list(dict.fromkeys([*picture.chosen, *(kind for row in picture.rows for kind in row["suspicions"])]))
+def _filters_of(picture: GalleryRow) -> list[str]:
+    """Return the filters that show the picture: those that it was chosen for, and every flag of its rows."""
+    return list(dict.fromkeys([*picture.selected_for, *(kind for row in picture.rows for kind in row["flags"])]))
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _card_row(row: dict[str, Any]) -> dict[str, Any]:
     text = row["caption"]
     return {
         **row,
         "text": None if text is None else text[:TEXT_CHARACTERS],
         "more_text": max(0, len(text or "") - TEXT_CHARACTERS),
-        "boxes": formatting.places(row["objects"]),
-        "points": formatting.places(row["points"]),
+        "boxes": formatting.drawn_places(row["objects"]),
+        "points": formatting.drawn_places(row["points"]),
         "places": len(row["objects"] if row["objects"] is not None else row["points"] or ()),
         "shade": None,
     }

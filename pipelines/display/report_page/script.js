@@ -2,26 +2,26 @@
 const cards = [...document.querySelectorAll(".card")];
 const buttons = [...document.querySelectorAll("[data-kind]")];
 const search = document.querySelector("#search");
-const told = document.querySelector("#told");
-const words = cards.map((card) => card.textContent.toLowerCase());
+const numShown = document.querySelector("#num-shown");
+const texts = cards.map((card) => card.textContent.toLowerCase());
 const more = document.querySelector("#more");
 let kind = "all";
-let most = 12;
+let maxShown = 12;
 
 function show() {
   const wanted = search.value.trim().toLowerCase();
-  let fitting = 0;
+  let matching = 0;
   cards.forEach((card, index) => {
-    const fits = (kind === "all" || card.dataset.kinds.split(" ").includes(kind)) && words[index].includes(wanted);
-    fitting += fits ? 1 : 0;
-    card.hidden = !fits || fitting > most;
+    const matches = (kind === "all" || card.dataset.kinds.split(" ").includes(kind)) && texts[index].includes(wanted);
+    matching += matches ? 1 : 0;
+    card.hidden = !matches || matching > maxShown;
   });
-  const count = Math.min(fitting, most);
+  const count = Math.min(matching, maxShown);
   buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.kind === kind)));
-  told.textContent = `${count} of ${cards.length} pictures shown`;
+  numShown.textContent = `${count} of ${cards.length} pictures shown`;
   document.querySelector("#nothing").hidden = count > 0;
-  more.hidden = count === fitting;
-  more.textContent = `Show all ${fitting}`;
+  more.hidden = count === matching;
+  more.textContent = `Show all ${matching}`;
 }
 
 if (search) {
@@ -29,7 +29,7 @@ if (search) {
   search.addEventListener("input", show);
   more.addEventListener("click", () => {
     const next = cards.filter((card) => !card.hidden).length;
-    most = cards.length;
+    maxShown = cards.length;
     show();
     const shown = cards.filter((card) => !card.hidden);
     shown[next].tabIndex = -1;

@@ -1,4 +1,4 @@
-"""Two networks: the reference checkpoint with what the official code made of it, and a smaller one of other shape."""
+"""Two networks: the reference checkpoint with outputs of the official code, and a smaller one with random weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.engine.generate import Row, initial_output
 from moondream_beam.models.moondream.engine.jobs import Job
 from moondream_beam.models.moondream.engine.slots import Slots
-from moondream_beam.models.moondream.network.config import MoondreamConfig
+from moondream_beam.models.moondream.network.config import MoondreamConfig, read_json
 from moondream_beam.models.moondream.network.crops import prepare_crops
 from moondream_beam.models.moondream.network.prompts import prompt_ids
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Sampling
@@ -33,7 +33,7 @@ MAX_TOKENS, MAX_OBJECTS = EXPECTED["settings"]["max_tokens"], EXPECTED["settings
 
 @dataclass(frozen=True)
 class Run:
-    """One task on one picture in the reference: what came out, and under which name its first logits lie."""
+    """One task on one picture in the reference: its output, and the name of its first logits in the arrays."""
 
     name: str
     picture: int
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def places(self):
-        """The numbers of each object, x y or x y width height, as the decode loop makes them."""
+        """The objects as in ``Row.objects``: x, y, or x, y, width, height."""
         return [
             [bins / 1024 for bins in places[:2]] + [2 ** (bins / 1023 * 10 - 10) for bins in places[2:]]
             for places in self.wanted.get("bins", [])
@@ -84,7 +84,7 @@ def pytest_generate_tests(metafunc):
 
 
 class Golden:
-    """The reference checkpoint, loaded, and what is expected of it."""
+    """The reference checkpoint, and the outputs expected of it."""
 
     folder, expected, runs = PUBLIC, EXPECTED, RUNS
 
@@ -109,24 +109,27 @@ class Golden:
         return self.engine.encode(self.crops)
 
     def row(self, run):
-        """The row of a run, ready to be written behind ``prefixes``."""
+        """The row of a run, with its prompt."""
         config = self.engine.config.tokenizer
         prompt = prompt_ids(run.task, config.templates, self.engine.tokenizer)
         return new_row(run.task, prompt, run.sampling, MAX_TOKENS)
 
-    def write(self, runs, model=None, count=None):
-        """All these runs, in so many slots; None: all at once."""
+    def decode(self, runs, model=None, num_slots=None):
+        """Decode these runs in ``num_slots`` slots; None: as many as there are runs. Return their rows."""
         rows = [self.row(run) for run in runs]
         pictures = [run.picture for run in runs]
-        write_rows(model or self.engine.model, rows, [self.prefixes.rows(p, p + 1) for p in pictures], count)
+        decode_rows(model or self.engine.model, rows, [self.prefixes.slice_rows(p, p + 1) for p in pictures], num_slots)
         return rows
 
 
-def write_rows(model, rows, prefixes, count=None, spare=None):
-    """Write every row to its end, behind its prefix, in so many slots; how many were active at each step."""
-    count, active = count or len(rows), []
+def decode_rows(model, rows, prefixes, num_slots=None, num_prefill_rows=None):
+    """Decode every row to its end behind its prefix; return the number of active rows of each step."""
+    num_slots, active = num_slots or len(rows), []
     slots = Slots(
-        model, count, spare or count, max(p.keys.shape[3] + r.room for r, p in zip(rows, prefixes, strict=True))
+        model,
+        num_slots,
+        num_prefill_rows or num_slots,
+        max(p.keys.shape[3] + r.num_positions for r, p in zip(rows, prefixes, strict=True)),
     )
     queue = [
         (Job(str(number), None, None, row), prefix)
@@ -135,10 +138,10 @@ def write_rows(model, rows, prefixes, count=None, spare=None):
     with torch.inference_mode():
         while queue or slots.jobs:
             if queue and not slots.waiting:
-                jobs, its_prefixes = zip(*queue[: slots.spare], strict=True)
-                queue = queue[slots.spare :]
+                jobs, its_prefixes = zip(*queue[: slots.num_prefill_rows], strict=True)
+                queue = queue[slots.num_prefill_rows :]
                 slots.prefill(jobs, its_prefixes)
-                slots.fill()
+                slots.admit_waiting()
             if slots.active:
                 active.append(len(slots.active))
                 slots.step()
@@ -147,14 +150,13 @@ def write_rows(model, rows, prefixes, count=None, spare=None):
 
 def new_row(task, prompt, sampling=None, max_tokens=20, seed=0):
     """The row of a task and a prompt, greedy unless a sampling is given."""
-    places = isinstance(task, Detect | Point)
     return Row(
         prompt=prompt,
-        limit=task.max_objects if places else max_tokens,
+        max_outputs=task.max_objects if isinstance(task, Detect | Point) else max_tokens,
         sampling=sampling or Sampling(temperature=0),
         random=random.Random(seed),
         next_output=initial_output(task),
-        sized=isinstance(task, Detect),
+        has_size=isinstance(task, Detect),
     )
 
 
@@ -168,9 +170,9 @@ def make_row():
     return new_row
 
 
-@pytest.fixture(scope="session", name="write_rows")
-def write_rows_fixture():
-    return write_rows
+@pytest.fixture(scope="session", name="decode_rows")
+def decode_rows_fixture():
+    return decode_rows
 
 
 TOY = {
@@ -214,13 +216,13 @@ def write_toy(folder, seed=0, **text):
     (folder / "config.json").write_text(json.dumps({"config": config}))
     shutil.copy(PUBLIC / "tokenizer.json", folder)
     random_weights = torch.Generator().manual_seed(seed)
-    shapes = MoondreamModel(MoondreamConfig.read(folder / "config.json")).state_dict()
+    shapes = MoondreamModel(MoondreamConfig().with_overrides(read_json(folder / "config.json"))).state_dict()
     tensors = {
         f"model.{name}": torch.randn(tensor.shape, generator=random_weights)
         * (0.1 if name.endswith("bias") else 1.0 if "wte" in name or "features" in name else tensor.shape[-1] ** -0.5)
         for name, tensor in shapes.items()
     }
-    # Norms start from what they pass on unchanged.
+    # Norms have weights near 1, so that they change their input little.
     tensors.update(
         {name: 1 + tensor * 0.1 for name, tensor in tensors.items() if "ln" in name and name.endswith("weight")}
     )

@@ -1,4 +1,4 @@
-"""The scenes are what they say: captions, answers, boxes and points follow from the shapes, and pixels show them."""
+"""Captions, answers, boxes and points of a scene agree with its shapes and with its pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from moondream_beam.models.moondream.checkpoints.files import CONFIG_FILE
 from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED
-from moondream_beam.models.moondream.network.config import MoondreamConfig
+from moondream_beam.models.moondream.network.config import MoondreamConfig, read_json
 from moondream_beam.models.moondream.network.crops import select_tiling
 from moondream_beam.models.tiny.scenes import (
     EVALUATION_SEEDS,
@@ -27,7 +27,7 @@ SCENES = [draw(seed) for seed in TEST_SEEDS[:300]]
 
 
 def named(name: str, scene: Scene) -> list[Shape]:
-    """The shapes that a name in plain words means, worked out word by word."""
+    """The shapes that a name in words fits, found word by word."""
     words = name.removesuffix("s").split()
     if words[-2:] == ["the", "left"] or words[-1] == "left" or words[0] == "leftmost":
         return [scene.shapes[0]]
@@ -41,7 +41,7 @@ def named(name: str, scene: Scene) -> list[Shape]:
 
 
 def answer(question: str, scene: Scene) -> str:
-    """The answer to a question, worked out from its words."""
+    """The answer to a question, found from its words."""
     text = question.lower().replace("color", "colour").rstrip("?.")
     if "background" in text:
         return scene.ground
@@ -68,13 +68,13 @@ def test_a_seed_always_draws_the_same_scene() -> None:
     assert one != draw(TEST_SEEDS[8])
 
 
-def test_no_seed_serves_two_purposes() -> None:
+def test_ranges_of_seeds_do_not_overlap() -> None:
     ranges = sorted((TRAINING_SEEDS, VALIDATION_SEEDS, TEST_SEEDS, EVALUATION_SEEDS), key=lambda seeds: seeds.start)
     assert all(before.stop <= after.start for before, after in zip(ranges, ranges[1:], strict=False))
     assert len(EVALUATION_SEEDS) == 500
 
 
-def test_shapes_lie_within_the_picture_clear_of_each_other_and_in_order() -> None:
+def test_shapes_lie_in_the_picture_in_order_and_do_not_overlap() -> None:
     for scene in SCENES:
         for shape in scene.shapes:
             assert 0 < shape.box.x_min < shape.box.x_max < 1 and 0 < shape.box.y_min < shape.box.y_max < 1
@@ -85,14 +85,14 @@ def test_shapes_lie_within_the_picture_clear_of_each_other_and_in_order() -> Non
             assert (one.colour, one.kind) != (two.colour, two.kind)
 
 
-def test_large_and_small_stay_apart_whatever_the_proportions_of_the_picture() -> None:
+def test_every_large_shape_has_a_larger_area_than_every_small_one() -> None:
     areas: dict[str, list[float]] = {size: [] for size in SIZES}
     for shape in (shape for scene in SCENES for shape in scene.shapes):
         areas[shape.size].append((shape.box.x_max - shape.box.x_min) * (shape.box.y_max - shape.box.y_min))
     assert min(areas["large"]) > 1.1 * max(areas["small"])
 
 
-def test_pixels_show_the_colours_that_are_named() -> None:
+def test_pixels_have_the_named_colours() -> None:
     for scene in SCENES[:100]:
         pixels = np.asarray(scene.image).astype(int)
         assert pixels.shape == (scene.size[1], scene.size[0], 3)
@@ -102,7 +102,7 @@ def test_pixels_show_the_colours_that_are_named() -> None:
             assert np.abs(pixels[y, x] - COLOURS[shape.colour]).max() <= 8
 
 
-def test_boxes_fit_the_painted_shapes_to_the_pixel() -> None:
+def test_boxes_fit_the_painted_pixels() -> None:
     for scene in SCENES[:100]:
         width, height = scene.size
         pixels = np.asarray(scene.image).astype(int)
@@ -123,18 +123,18 @@ def test_captions_name_every_shape_from_left_to_right() -> None:
         assert parts == [[shape.size, shape.colour, shape.kind] for shape in scene.shapes]
 
 
-def test_every_answer_can_be_worked_out_from_the_shapes() -> None:
+def test_every_answer_agrees_with_the_shapes() -> None:
     for scene in SCENES:
         for question, right in scene.questions:
             assert answer(question, scene) == right, (question, scene.captions["normal"])
 
 
-def test_yes_and_no_are_as_likely_as_each_other() -> None:
+def test_yes_and_no_are_about_equally_frequent() -> None:
     said = Counter(right for scene in SCENES for _, right in scene.questions)
     assert 0.8 < said["yes"] / said["no"] < 1.25
 
 
-def test_things_to_find_are_those_named_and_some_are_not_there() -> None:
+def test_things_to_find_agree_with_their_names_and_some_are_absent() -> None:
     absent = 0
     for scene in SCENES:
         for name, shapes in scene.things:
@@ -143,18 +143,18 @@ def test_things_to_find_are_those_named_and_some_are_not_there() -> None:
     assert 0.2 < absent / sum(len(scene.things) for scene in SCENES) < 0.5
 
 
-def test_pictures_come_in_one_crop_and_in_tiles_upright_and_wide() -> None:
-    vision = MoondreamConfig.read(EMBEDDED["tiny"] / CONFIG_FILE).vision
+def test_pictures_have_all_tilings_from_1_x_1_to_2_x_2() -> None:
+    vision = MoondreamConfig().with_overrides(read_json(EMBEDDED["tiny"] / CONFIG_FILE)).vision
     tilings = Counter(tuple(select_tiling(scene.size[1], scene.size[0], vision)) for scene in SCENES)
     assert min(tilings[tiling] for tiling in ((1, 1), (1, 2), (2, 1), (2, 2))) >= 5
     assert all(1 <= max(scene.size) / min(scene.size) <= 2 for scene in SCENES)
 
 
-def test_a_picture_has_the_size_asked_for() -> None:
+def test_a_picture_has_the_given_size() -> None:
     assert draw(TEST_SEEDS[0], (320, 200)).image.size == (320, 200)
 
 
 @pytest.mark.parametrize("size", [(63, 100), (100, 201)])
-def test_a_size_that_would_blur_what_is_said_is_refused(size: tuple[int, int]) -> None:
+def test_a_bad_size_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least 64 pixels"):
         draw(TEST_SEEDS[0], size)

@@ -1,4 +1,4 @@
-"""``moondream-beam annotate``, from words on a command line to rows on a disk."""
+"""``moondream-beam annotate``, from arguments to rows on disk."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from moondream_beam.pipelines.local_runner.runner import local_runner
 
 
 def rows(output: Path, kind: str = "data") -> list[dict[str, Any]]:
-    """All rows of an output, by id."""
+    """Return all rows in ``data`` or ``errors``, sorted by id."""
     tables = [pq.read_table(path) for path in sorted((output / kind).glob("*.parquet"))]
     return pa.concat_tables(tables).sort_by("id").to_pylist()
 
 
 def record(output: Path) -> dict[str, Any]:
-    """The record of the last run."""
+    """Return the record of the latest run."""
     return json.loads(max((output / "runs").glob("*.json")).read_text())
 
 
-def test_a_folder_ends_with_one_row_for_each_picture_and_task(pictures, tmp_path, command):
+def test_a_folder_gives_one_row_for_each_picture_and_task(pictures, tmp_path, command):
     out = tmp_path / "out"
-    status, said, _ = command(
+    status, stdout, _ = command(
         "annotate", pictures, "--model", "tiny", "--output", out, "--caption", "--query", "How many shapes are there?"
     )
     assert status == 1, "one picture is broken, and no failure is allowed"
-    assert "10 asked = 8 in data/ + 2 in errors/: balances" in said
+    assert "10 requests = 8 in data/ + 2 in errors/: balances" in stdout
     good = {"a.png", "b.jpg", "c.webp", "more/d.bmp"}
     assert {(row["filename"], row["task"]) for row in rows(out)} == {(n, t) for n in good for t in ("caption", "query")}
     assert {(row["filename"], row["stage"]) for row in rows(out, "errors")} == {("broken.jpg", "decode")}
@@ -51,10 +51,10 @@ def test_the_same_command_again_does_nothing(pictures, tmp_path, command):
     words = ("annotate", pictures, "--model", "tiny", "--output", out, "--detect", "circle")
     command(*words)
     before = rows(out)
-    status, said, _ = command(*words)
+    status, stdout, _ = command(*words)
     assert status == 0
-    assert "0 asked = 0 in data/ + 0 in errors/" in said
-    assert "5 more were asked, and had their rows already" in said
+    assert "ledger   0 requests = 0 in data/ + 0 in errors/" in stdout
+    assert "5 more requests had their rows from earlier runs" in stdout
     assert rows(out) == before
 
 
@@ -62,8 +62,8 @@ def test_a_new_task_does_only_what_is_missing(pictures, tmp_path, command):
     out = tmp_path / "out"
     words = ("annotate", pictures, "--model", "tiny", "--output", out, "--caption", "short")
     command(*words)
-    _, said, _ = command(*words, "--point", "square")
-    assert "5 asked = 4 in data/ + 1 in errors/" in said
+    _, stdout, _ = command(*words, "--point", "square")
+    assert "ledger   5 requests = 4 in data/ + 1 in errors/" in stdout
     assert [row["task"] for row in rows(out)].count("caption") == 4
 
 
@@ -82,7 +82,7 @@ def test_a_limit_takes_the_same_pictures_each_time(pictures, tmp_path, command):
     assert chosen[0] == chosen[1] and len(chosen[0]) == 2
 
 
-def test_a_limit_leaves_each_slice_its_part(pictures, tmp_path, command):
+def test_a_limit_is_spread_over_the_slices(pictures, tmp_path, command):
     for copy in range(40):
         (pictures / f"copy-{copy}.png").hardlink_to(pictures / "a.png")
     words = ("--model", "tiny", "--caption", "short", "--limit", "20", "--output", tmp_path / "out", "--no-report")
@@ -112,21 +112,21 @@ def test_a_runner_of_beam_leaves_no_temporary_file_either(pictures, tmp_path, co
     assert not (out / "_temporary").exists()
 
 
-def test_a_folder_whose_name_is_no_utf8_is_annotated_reported_and_recorded(pictures, tmp_path, command):
+def test_a_folder_whose_name_is_not_utf8_is_annotated_reported_and_recorded(pictures, tmp_path, command):
     odd = pictures.rename(tmp_path / os.fsdecode(b"caf\xe9"))
     out = tmp_path / "out"
     words = ("annotate", odd, "--model", "tiny", "--output", out, "--caption", "short", "--max-failure-rate", "0.5")
-    status, _, complained = command(*words)
-    assert status == 0 and "Traceback" not in complained
+    status, _, stderr = command(*words)
+    assert status == 0 and "Traceback" not in stderr
     assert len(rows(out)) == 4 and (out / "report.html").exists()
 
 
 def test_values_of_beam_options_are_not_recorded(pictures, tmp_path, command):
     out = tmp_path / "out"
     words = ("annotate", pictures / "a.png", "--model", "tiny", "--output", out, "--caption", "short")
-    status, said, complained = command(*words, "--s3_secret_access_key", "hunter2")
+    status, stdout, stderr = command(*words, "--s3_secret_access_key", "hunter2")
     assert status == 0
-    assert "hunter2" not in said + complained + "".join(path.read_text() for path in (out / "runs").iterdir())
+    assert "hunter2" not in stdout + stderr + "".join(path.read_text() for path in (out / "runs").iterdir())
 
 
 @pytest.mark.slow
@@ -134,23 +134,23 @@ def test_real_photographs_of_every_kind_end_with_one_row_each(tmp_path, command)
     sizes = take_photographs(tmp_path / "photos")
     out = tmp_path / "out"
     words = ("annotate", f"{tmp_path}/photos/*", "--model", "tiny", "--output", out, "--caption", "--max-tokens", "8")
-    status, said, _ = command(*words)
-    assert status == 0 and f"{len(sizes)} asked = {len(sizes)} in data/ + 0 in errors/: balances" in said
+    status, stdout, _ = command(*words)
+    assert status == 0 and f"{len(sizes)} requests = {len(sizes)} in data/ + 0 in errors/: balances" in stdout
     assert {row["filename"]: (row["width"], row["height"]) for row in rows(out)} == sizes
     assert len(rows(out)) == len(sizes)
 
 
 @pytest.mark.slow
-def test_processes_this_process_and_somebodys_own_pipeline_give_the_same_rows(pictures, tmp_path, command):
+def test_one_process_two_processes_and_a_pipeline_in_python_give_the_same_rows(pictures, tmp_path, command):
     tasks = ("--caption", "--query", "What colour is the background?", "--detect", "shape")
     for out, workers in ((tmp_path / "one", "1"), (tmp_path / "two", "2")):
         words = ("annotate", pictures, "--model", "tiny", "--output", out, *tasks, "--workers", workers)
         assert command(*words, "--max-failure-rate", "1")[0] == 0
 
-    def told(row: dict[str, Any]) -> tuple[Any, ...]:
+    def comparable(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["id"], row["caption"], [tuple(box.values()) for box in row["objects"] or ()]
 
-    alone, together = ([told(row) for row in rows(tmp_path / name)] for name in ("one", "two"))
+    alone, together = ([comparable(row) for row in rows(tmp_path / name)] for name in ("one", "two"))
     assert len(alone) == 12 and together == alone
     assert [row["id"] for row in rows(tmp_path / "one", "errors")] == [
         row["id"] for row in rows(tmp_path / "two", "errors")
@@ -168,5 +168,5 @@ def test_processes_this_process_and_somebodys_own_pipeline_give_the_same_rows(pi
     own = sorted(json.loads(line) for line in seen.read_text().splitlines())
     assert [(name, caption) for name, caption, _ in own] == [(name, caption) for name, caption, _ in alone]
     for (_, _, boxes), (_, _, expected) in zip(own, alone, strict=True):
-        # Parquet keeps 32 bits.
+        # Parquet stores 32-bit floats.
         assert [pytest.approx(box, abs=1e-6) for box in expected] == [tuple(box) for box in boxes]

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_beam.pipelines.commands.demo import table
+from moondream_beam.pipelines.commands.demo import format_table
 
 
 @pytest.mark.slow
-def test_the_demo_shows_rows_a_balanced_ledger_and_where_things_lie(tmp_path, command):
+def test_the_demo_prints_rows_a_balanced_ledger_and_the_output(tmp_path, command):
     folder = tmp_path / "demo"
-    status, said, _ = command("demo", "--output", folder)
+    status, stdout, _ = command("demo", "--output", folder)
     assert status == 0
-    assert "192 asked = 188 in data/ + 4 in errors/: balances" in said
-    assert f"output   {folder}/out" in said
+    assert "192 requests = 188 in data/ + 4 in errors/: balances" in stdout
+    assert f"output   {folder}/out" in stdout
     assert len(list((folder / "pictures").iterdir())) == 48
-    first = next(line for line in said.splitlines() if line.startswith("scene-00.jpg"))
+    first = next(line for line in stdout.splitlines() if line.startswith("scene-00.jpg"))
     assert first.split()[:3] == ["scene-00.jpg", "caption", "normal"] and "background" in first
 
 
-def test_a_table_is_as_wide_as_what_is_in_it():
-    lines = list(table([("a.jpg", "caption", "normal", "a dog"), ("b.jpg", "query", "What is this?", "")]))
+def test_columns_of_a_table_are_as_wide_as_their_longest_text():
+    lines = list(format_table([("a.jpg", "caption", "normal", "a dog"), ("b.jpg", "query", "What is this?", "")]))
     assert lines == [
         "filename  task     prompt         answer",
         "a.jpg     caption  normal         a dog",

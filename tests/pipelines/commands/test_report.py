@@ -1,4 +1,4 @@
-"""``moondream-beam report``: one page, that holds what rows hold and nothing that they could do."""
+"""``moondream-beam report``: one page with the contents of rows, in which no row can run or load anything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEN_MEGABYTES = 10_000_000
 
 
 class Page(HTMLParser):
-    """The elements of a page with their attributes, and its text."""
+    """Parse a page into its elements with their attributes, and its text."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def page(source):
     return Page(source)
 
 
-def test_the_command_writes_one_file_and_says_where(tmp_path, command):
+def test_the_command_writes_one_file_and_prints_its_path(tmp_path, command):
     publish(tmp_path, [annotation()])
     assert command("report", tmp_path) == (0, f"{tmp_path}/report.html\n", "")
     assert "A dog." in (tmp_path / "report.html").read_text()
@@ -63,19 +63,21 @@ def test_the_command_writes_one_file_and_says_where(tmp_path, command):
     assert command("report", tmp_path)[0] == 0, "again, over the old one"
 
 
-def test_a_run_reports_by_itself_on_so_many_rows_and_of_more_says_how(tmp_path, monkeypatch, capsys):
+def test_a_run_writes_the_report_up_to_a_number_of_rows_and_else_prints_the_command(tmp_path, monkeypatch, capsys):
     publish(tmp_path, [annotation(id="1"), failure(id="2")])
     args = argparse.Namespace(output=str(tmp_path), report=True, allow_private_addresses=False)
-    monkeypatch.setattr(report, "ROWS_REPORTED_UNASKED", 1)
-    report.try_report(args)
-    assert capsys.readouterr().out == f"report   of 2 rows it takes minutes: moondream-beam report {tmp_path}\n"
+    monkeypatch.setattr(report, "MAX_AUTO_REPORT_ROWS", 1)
+    report.report_after_run(args)
+    assert (
+        capsys.readouterr().out == f"report   2 rows take minutes; to write it, run: moondream-beam report {tmp_path}\n"
+    )
     assert not (tmp_path / "report.html").exists()
-    monkeypatch.setattr(report, "ROWS_REPORTED_UNASKED", 2)
-    report.try_report(args)
+    monkeypatch.setattr(report, "MAX_AUTO_REPORT_ROWS", 2)
+    report.report_after_run(args)
     assert (tmp_path / "report.html").exists()
 
 
-def test_texts_of_rows_stay_text(page):
+def test_texts_of_rows_are_escaped(page):
     for text in HOSTILE[:5]:
         assert text in page.text
     assert [tag for tag, _ in page.elements].count("script") == 1
@@ -84,7 +86,7 @@ def test_texts_of_rows_stay_text(page):
     assert "<b>photos</b>" in page.text, "nor do options become markup"
 
 
-def test_the_page_names_nothing_outside_itself(page, source):
+def test_the_page_refers_to_nothing_outside_itself(page, source):
     addresses = [
         attributes[name] or ""
         for _, attributes in page.elements
@@ -102,7 +104,7 @@ def test_the_policy_of_the_page_allows_its_own_script_style_and_pictures_only(pa
     )
 
 
-def test_a_long_text_is_cut_and_says_so(page):
+def test_a_long_text_is_cut_with_a_note(page):
     assert "a" * 601 not in page.text and "and 4,400 more characters" in page.text
 
 
@@ -112,7 +114,7 @@ def test_boxes_and_points_are_drawn_over_their_picture(page):
     assert kinds.count("spot") >= 5
 
 
-def test_what_stands_on_the_page_are_the_figures(page, output):
+def test_the_page_shows_the_statistics(page, output):
     with Dataset(str(output)) as dataset:
         totals, counts = statistics.totals(dataset), statistics.flag_counts(dataset)
     words = " ".join(page.text.split())
@@ -124,25 +126,25 @@ def test_what_stands_on_the_page_are_the_figures(page, output):
     assert "UndecodableError" in words and "11.2" in words, "45 pictures in 4 seconds"
 
 
-def test_pictures_that_are_gone_leave_a_reason(page):
+def test_a_missing_picture_has_a_reason(page):
     assert "the picture can't be had from its place any more" in page.text and "no picture" in page.text
 
 
-def test_a_ledger_that_does_not_balance_is_told(tmp_path):
+def test_the_page_names_a_ledger_that_does_not_balance(tmp_path):
     publish(tmp_path, [annotation()])
     record(tmp_path, "one", balanced=False, pending=2, annotations=1)
     with Dataset(str(tmp_path)) as dataset:
         assert "The ledger of 1 run does not balance" in Page(render(dataset, Fetcher())).text
 
 
-def test_a_run_whose_errors_were_asked_again_still_adds_up(tmp_path):
+def test_a_run_whose_errors_were_retried_still_balances(tmp_path):
     publish(tmp_path, [annotation(id="1", run="one"), failure(id="2", run="one")])
     publish(tmp_path, [annotation(id="3", run="two")])
     record(tmp_path, "one", pending=4, annotations=1, failures=3)
     record(tmp_path, "two", pending=1, annotations=1)
     with Dataset(str(tmp_path)) as dataset:
         words = " ".join(Page(render(dataset, Fetcher())).text.split())
-    assert "balances, 2 asked again since" in words and words.count("asked again since") == 1
+    assert "balances, 2 errors retried since" in words and words.count("retried since") == 1
 
 
 def test_a_page_stays_below_ten_megabytes_whatever_rows_hold(tmp_path):
@@ -169,30 +171,30 @@ def test_a_page_stays_below_ten_megabytes_whatever_rows_hold(tmp_path):
     "words, cure",
     [(("report", "nowhere"), "no rows there"), (("report", "nowhere", "--cation"), "unknown option --cation")],
 )
-def test_a_bad_argument_is_told_in_one_line(words, cure, command, tmp_path, monkeypatch):
+def test_a_bad_argument_is_one_line_of_error(words, cure, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, said, complained = command(*words)
-    assert (status, said) == (2, "") and cure in complained and complained.count("\n") == 1
+    status, stdout, stderr = command(*words)
+    assert (status, stdout) == (2, "") and cure in stderr and stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_that_can_not_be_read_are_told_in_one_line(command, tmp_path):
+def test_unreadable_rows_are_one_line_of_error(command, tmp_path):
     publish(tmp_path, [annotation()])
     next(tmp_path.glob("data/*.parquet")).write_bytes(b"PAR1 no more PAR1")
-    status, _, complained = command("report", tmp_path)
-    assert status == 2 and "can't be read" in complained and complained.count("\n") == 1
+    status, _, stderr = command("report", tmp_path)
+    assert status == 2 and "can't be read" in stderr and stderr.count("\n") == 1
 
 
-def test_annotate_ends_with_a_report_unless_told(pictures, tmp_path, command):
+def test_annotate_ends_with_a_report_without_no_report(pictures, tmp_path, command):
     words = ("annotate", pictures, "--model", "tiny", "--caption", "--max-failure-rate", "0.5", "--output")
-    status, said, _ = command(*words, tmp_path / "out")
-    assert status == 0 and said.splitlines()[-1] == f"report   {tmp_path}/out/report.html"
+    status, stdout, _ = command(*words, tmp_path / "out")
+    assert status == 0 and stdout.splitlines()[-1] == f"report   {tmp_path}/out/report.html"
     assert "b.jpg" in (tmp_path / "out" / "report.html").read_text()
-    status, said, _ = command(*words, tmp_path / "bare", "--no-report")
-    assert status == 0 and "report" not in said and not (tmp_path / "bare" / "report.html").exists()
+    status, stdout, _ = command(*words, tmp_path / "bare", "--no-report")
+    assert status == 0 and "report" not in stdout and not (tmp_path / "bare" / "report.html").exists()
 
 
-def test_an_output_of_somebodys_own_pipeline_has_a_report_as_well(pictures, tmp_path, command):
+def test_an_output_of_a_pipeline_in_python_has_a_report_too(pictures, tmp_path, command):
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | ReadImages(str(pictures)) | AnnotateToParquet([Caption("short")], Moondream("tiny"), str(tmp_path))
     assert command("report", tmp_path) == (0, f"{tmp_path}/report.html\n", "")
@@ -202,18 +204,19 @@ def test_an_output_of_somebodys_own_pipeline_has_a_report_as_well(pictures, tmp_
 def test_a_report_that_fails_does_not_fail_the_run(pictures, tmp_path, command):
     (tmp_path / "out" / "report.html" / "in the way").mkdir(parents=True)
     words = ("annotate", pictures, "--model", "tiny", "--caption", "--max-failure-rate", "0.5")
-    status, said, complained = command(*words, "--output", tmp_path / "out")
-    assert status == 0 and "balances" in said
-    (line,) = [line for line in complained.splitlines() if "no report" in line]
-    assert "Traceback" not in complained
+    status, stdout, stderr = command(*words, "--output", tmp_path / "out")
+    assert status == 0 and "balances" in stdout
+    (line,) = [line for line in stderr.splitlines() if line.startswith("report   failed: ")]
+    assert line.endswith(f"; to try again, run: moondream-beam report {tmp_path}/out")
+    assert "Traceback" not in stderr
 
 
-def test_an_output_without_a_row_says_so_in_every_place(tmp_path):
+def test_the_page_of_an_output_without_rows_says_so_in_each_section(tmp_path):
     publish(tmp_path, [annotation()])
     (part,) = (tmp_path / "data").glob("*.parquet")
     pq.write_table(pq.read_table(part).slice(0, 0), part)
     with Dataset(str(tmp_path)) as dataset:
         page = Page(render(dataset, Fetcher()))
-    for told in ("There are no rows", "No picture was answered.", "Nothing.", "No run has written anything."):
-        assert told in page.text
-    assert "Where the time went" not in page.text
+    for text in ("There are no rows", "No picture was answered.", "No task was asked.", "No run has written rows."):
+        assert text in page.text
+    assert "Time by phase" not in page.text

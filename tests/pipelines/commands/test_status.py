@@ -15,7 +15,7 @@ import pytest
 from support.data.rows import NOW
 from support.data.small_outputs import publish, some_of_each
 
-from moondream_beam.pipelines.commands.status import keep_telling, told
+from moondream_beam.pipelines.commands.status import format_runs, watch_runs
 from moondream_beam.transforms.core.summary import Count
 from moondream_beam.transforms.monitoring.status import OutputStatus, RunStatus
 from moondream_beam.transforms.output.lock import run_lock
@@ -27,90 +27,90 @@ RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
 @pytest.mark.parametrize(
     "run, words",
     [
-        (RUN, "r  running: 50 of 200 answers (25 %), 10 errors, 5 a second, 30 s left"),
-        (RUN._replace(planned=None), "r  running: 50 answers, 10 errors, 5 a second"),
+        (RUN, "r  running: 50 of 200 requests (25 %), 10 errors, 5 a second, 30 s left"),
+        (RUN._replace(planned=None), "r  running: 50 requests, 10 errors, 5 a second"),
         (
             RUN._replace(state="ended", annotations=0, failures=0, planned=Count(), record={"wall_seconds": 1.0}),
-            "r  ended: 0 of 0 answers, 0 errors, 0 a second",
+            "r  ended: 0 of 0 requests, 0 errors, 0 a second",
         ),
-        (RUN._replace(annotations=0, failures=0), "r  running: 0 of 200 answers (0 %), 0 errors, 0 a second"),
+        (RUN._replace(annotations=0, failures=0), "r  running: 0 of 200 requests (0 %), 0 errors, 0 a second"),
         (
             RUN._replace(state="stopped", planned=None),
-            "r  stopped: 50 answers, 10 errors, last row at 02 Jan 2030, 03:04 UTC; "
-            "the same command goes on from there",
+            "r  stopped: 50 requests, 10 errors, last row at 02 Jan 2030, 03:04 UTC; "
+            "run the same command again to resume",
         ),
         (
             RUN._replace(state="ended", record={"balanced": False, "wall_seconds": 25.0}),
-            "r  ended: 50 of 200 answers (25 %), 10 errors – does not balance, 2 a second",
+            "r  ended: 50 of 200 requests (25 %), 10 errors (does not balance), 2 a second",
         ),
         (
             RUN._replace(
                 state="ended", planned=Count(30, 60), record={"balanced": True, "counts": {"failures": 20}}, last=None
             ),
-            "r  ended: 50 of 60 answers (83.3 %), 10 errors, 10 more asked again since",
+            "r  ended: 50 of 60 requests (83.3 %), 10 errors, 10 errors retried by later runs",
         ),
     ],
 )
-def test_a_run_is_told_in_a_line(run, words):
-    assert told([run], NOW + timedelta(seconds=10))[0] == words
+def test_a_run_is_one_line(run, words):
+    assert format_runs([run], NOW + timedelta(seconds=10))[0] == words
 
 
-def test_of_many_runs_the_latest_are_told_and_all_are_counted():
-    lines = told([RUN._replace(run=f"r{index:02}") for index in range(25)], NOW)
+def test_of_many_runs_the_latest_are_listed_and_all_are_counted():
+    lines = format_runs([RUN._replace(run=f"r{index:02}") for index in range(25)], NOW)
     assert lines[0] == "15 earlier runs" and lines[1].startswith("r15 ") and len(lines) == 12
-    assert lines[-1] == "in all 1,000 rows in data/ and 250 in errors/"
+    assert lines[-1] == "total: 1,000 rows in data/ and 250 in errors/"
 
 
-def test_the_command_tells_of_an_output(tmp_path, command):
+def test_the_command_counts_the_rows_of_an_output(tmp_path, command):
     out = publish(tmp_path, *some_of_each(tmp_path / "photos"))
-    status, said, complained = command("status", out)
-    assert (status, complained) == (0, "")
-    assert said.splitlines()[-1] == "in all 13 rows in data/ and 2 in errors/"
+    status, stdout, stderr = command("status", out)
+    assert (status, stderr) == (0, "")
+    assert stdout.splitlines()[-1] == "total: 13 rows in data/ and 2 in errors/"
 
 
-def test_watching_ends_with_the_run_and_says_what_changed(tmp_path):
+def test_watching_prints_changes_and_ends_with_the_run(tmp_path):
     run = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-abcd"
     stream = io.StringIO()
     with run_lock(str(tmp_path), run):
-        watcher = threading.Thread(target=keep_telling, args=(OutputStatus(str(tmp_path)), 0.05, stream))
+        watcher = threading.Thread(target=watch_runs, args=(OutputStatus(str(tmp_path)), 0.05, stream))
         watcher.start()
         publish(tmp_path, *some_of_each(tmp_path / "photos"), run=run)
-        while "15 answers" not in stream.getvalue():
+        while "15 requests" not in stream.getvalue():
             assert watcher.is_alive()
         write_record(str(tmp_path), run, {"run": run, "counts": {"pending": 15}, "wall_seconds": 1.0})
     watcher.join(30)
-    assert "ended: 15 of 15 answers" in stream.getvalue() and "\x1b" not in stream.getvalue()
+    assert "ended: 15 of 15 requests" in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
-def test_in_a_narrow_terminal_lines_that_wrap_are_replaced_as_a_whole(tmp_path):
+def test_in_a_narrow_terminal_wrapped_lines_are_replaced_completely(tmp_path):
     run = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-abcd"
     keyboard, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
     with os.fdopen(terminal, "w") as stream, os.fdopen(keyboard, "rb") as screen, run_lock(str(tmp_path), run):
-        watcher = threading.Thread(target=keep_telling, args=(OutputStatus(str(tmp_path)), 0.05, stream))
+        watcher = threading.Thread(target=watch_runs, args=(OutputStatus(str(tmp_path)), 0.05, stream))
         watcher.start()
         seen = os.read(screen.fileno(), 1000)
         while not seen.endswith(b"errors/\r\n"):
             seen += os.read(screen.fileno(), 1000)
         write_record(str(tmp_path), run, {"run": run, "counts": {}, "wall_seconds": 1.0})
         watcher.join(30)
-        # "RUN  running: 0 answers, 0 errors, 0 a second" takes two rows of 40 columns, and what is there in all one.
+        # "RUN  running: 0 requests, 0 errors, 0 a second" takes two rows of 40 columns, and the total takes one.
         assert os.read(screen.fileno(), 1000).startswith(b"\x1b[3F\x1b[J")
 
 
 @pytest.mark.parametrize(
     "words, cure",
     [
-        (("nowhere",), "no run there"),
+        (("nowhere",), "nowhere: there is no run"),
         (("nowhere", "--watch", "0"), "more than 0 seconds"),
         (("nowhere", "--watch", "nan"), "more than 0 seconds"),
-        (("nowhere", "--watch", "inf"), "no more than a day"),
+        (("nowhere", "--watch", "inf"), "at most 86400"),
         (("--watch", "nowhere"), "give OUT before --watch"),
         (("nowhere", "--wacht"), "unknown option --wacht"),
         (("http://example.com/out",), "rows go to a folder"),
     ],
 )
-def test_a_bad_argument_is_told_in_one_line(words, cure, command, tmp_path, monkeypatch):
+def test_a_bad_argument_is_one_line_of_error(words, cure, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, said, complained = command("status", *words)
-    assert status == 2 and said == "" and cure in complained and len(complained.splitlines()) == 1
+    status, stdout, stderr = command("status", *words)
+    assert status == 2 and stdout == "" and cure in stderr and len(stderr.splitlines()) == 1

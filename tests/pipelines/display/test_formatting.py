@@ -1,4 +1,4 @@
-"""Numbers and moments as people read them."""
+"""Numbers, durations and times, formatted for people."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from moondream_beam.pipelines.display import formatting
     "value, text",
     [(0, "0"), (5.638, "5.64"), (1234.5, "1,234"), (0.00123, "0.00123"), (20, "20"), (math.nan, "0")],
 )
-def test_a_number_has_three_digits_that_count(value, text):
-    assert formatting.number(value) == text
+def test_a_number_has_three_significant_digits(value, text):
+    assert formatting.format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -28,37 +28,37 @@ def test_a_number_has_three_digits_that_count(value, text):
         (0, 0, "0 %"),
     ],
 )
-def test_a_little_is_not_nothing_and_almost_all_is_not_all(part, whole, text):
-    assert formatting.share(part, whole) == text
+def test_a_small_share_is_not_zero_and_a_large_one_is_not_all(part, whole, text):
+    assert formatting.format_percent(part, whole) == text
 
 
 @pytest.mark.parametrize("value, text", [(2.5, "$2.50"), (1234.567, "$1,234.57"), (0.00123, "$0.00123"), (0, "$0.00")])
-def test_money_has_cents_and_small_sums_their_digits(value, text):
-    assert formatting.dollars(value) == text
+def test_dollars_have_cents_and_small_sums_have_three_digits(value, text):
+    assert formatting.format_usd(value) == text
 
 
 @pytest.mark.parametrize("value, text", [(12.34, "12.3 ms"), (1500, "1.5 s"), (90_000, "1.5 min"), (7_200_000, "2 h")])
-def test_a_duration_is_in_the_largest_unit(value, text):
-    assert formatting.milliseconds(value) == text
+def test_milliseconds_are_in_the_largest_unit(value, text):
+    assert formatting.format_milliseconds(value) == text
 
 
 @pytest.mark.parametrize("fraction, units", [(0.5, "50"), (-1, "0"), (2, "100"), (math.inf, "0"), (math.nan, "0")])
-def test_a_place_lies_on_the_picture(fraction, units):
-    assert formatting.place(fraction, 100) == units
+def test_a_coordinate_is_clamped_to_the_picture(fraction, units):
+    assert formatting.format_coordinate(fraction, 100) == units
 
 
-def test_a_moment_is_told_in_utc_to_the_minute():
-    assert formatting.moment(0) == "01 Jan 1970, 00:00 UTC"
+def test_a_time_is_in_utc_to_the_minute():
+    assert formatting.format_time(0) == "01 Jan 1970, 00:00 UTC"
 
 
-def test_an_option_is_not_endless():
-    assert formatting.option(None) == "null" and formatting.option(["é"]) == '["é"]'
-    assert len(formatting.option("x" * 10_000)) < 700
+def test_a_long_option_is_cut():
+    assert formatting.format_option(None) == "null" and formatting.format_option(["é"]) == '["é"]'
+    assert len(formatting.format_option("x" * 10_000)) < 700
 
 
 @pytest.mark.parametrize(
     "seconds, text",
     [(0, "0 s"), (59.4, "59 s"), (61, "1 min 1 s"), (3600, "1 h"), (5400, "1 h 30 min"), (200_000, "2 d 7 h")],
 )
-def test_a_time_to_come_is_told_no_finer_than_it_is_known(seconds, text):
-    assert formatting.duration(seconds) == text
+def test_a_duration_has_two_units(seconds, text):
+    assert formatting.format_duration(seconds) == text

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, plain lines elsewhere, read off the notes of a run."""
+"""Progress of a run: a bar on a terminal, and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import logging
 import pytest
 
 from moondream_beam.pipelines.display import progress
-from moondream_beam.pipelines.display.progress import rates, show_progress
+from moondream_beam.pipelines.display.progress import format_rates, show_progress
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
 
 
-def test_rates_tell_the_bill_in_dollars_or_in_units_or_not_at_all():
+def test_rates_include_the_cost_in_dollars_or_in_units_or_no_cost():
     done = Summary(annotations=20, billed_units=5.5)
-    assert rates(Count(10, 20), done, 2.0) == "5.0 images/s, 0 tokens/s, 0 errors, 5.5 units billed"
-    assert rates(Count(10, 20), done._replace(usd=0.0012), 2.0).endswith("0 errors, $0.0012")
-    assert rates(Count(10, 20), done._replace(usd=12.5), 2.0).endswith("0 errors, $12.50")
-    assert rates(Count(10, 20), Summary(annotations=20), 2.0).endswith("0 errors")
+    assert format_rates(Count(10, 20), done, 2.0) == "5.0 images/s, 0 tokens/s, 0 errors, 5.5 units billed"
+    assert format_rates(Count(10, 20), done._replace(usd=0.0012), 2.0).endswith("0 errors, $0.0012")
+    assert format_rates(Count(10, 20), done._replace(usd=12.5), 2.0).endswith("0 errors, $12.50")
+    assert format_rates(Count(10, 20), Summary(annotations=20), 2.0).endswith("0 errors")
 
 
 class Terminal(io.StringIO):
@@ -40,35 +40,35 @@ def test_a_terminal_gets_a_bar_that_ends_where_the_run_ended(notes):
     with show_progress(notes, terminal):
         pass
     last = terminal.getvalue().split("\r")[-1]
-    assert "100/200 answers" in last and "images/s" in last and "3 errors" in last
+    assert "100/200 requests" in last and "images/s" in last and "3 errors" in last
 
 
-def test_elsewhere_there_are_plain_lines_now_and_then(notes, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.01)
+def test_without_a_terminal_there_are_plain_lines(notes, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.01)
     stream = io.StringIO()
     with show_progress(notes, stream):
         while not stream.getvalue():
             pass
     first = stream.getvalue().splitlines()[0]
-    assert first.startswith("100 of 200 answers, ") and first.endswith(" s left")
+    assert first.startswith("100 of 200 requests, ") and first.endswith(" s left")
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
-def test_a_short_run_says_nothing_elsewhere(notes):
+def test_without_a_terminal_a_short_run_prints_nothing(notes):
     stream = io.StringIO()
     with show_progress(notes, stream):
         pass
     assert stream.getvalue() == ""
 
 
-def test_before_the_plan_there_is_nothing_to_show(tmp_path):
+def test_before_the_plan_nothing_is_printed(tmp_path):
     terminal = Terminal()
     with show_progress(ProgressFiles(str(tmp_path), "run"), terminal):
         pass
     assert terminal.getvalue() == ""
 
 
-def test_the_notes_are_gone_afterwards_also_when_the_run_fails(notes, tmp_path):
+def test_the_progress_files_are_deleted_even_if_the_run_fails(notes, tmp_path):
     with pytest.raises(ZeroDivisionError), show_progress(notes, io.StringIO()):
         raise ZeroDivisionError
     assert list(tmp_path.rglob("*.json")) == []
@@ -76,12 +76,12 @@ def test_the_notes_are_gone_afterwards_also_when_the_run_fails(notes, tmp_path):
 
 def test_rates_count_pictures_not_rows():
     half_done = Summary(annotations=90, failures=10, output_tokens=500)
-    assert rates(Count(pictures=50, pending=200), half_done, 5.0) == "5.0 images/s, 100 tokens/s, 10 errors"
+    assert format_rates(Count(pictures=50, pending=200), half_done, 5.0) == "5.0 images/s, 100 tokens/s, 10 errors"
 
 
-def test_a_warning_stands_on_a_line_of_its_own_above_the_bar():
+def test_a_warning_is_a_line_of_its_own_above_the_bar():
     terminal = Terminal()
-    handler = progress.AboveTheBar(terminal)
+    handler = progress.AboveBarHandler(terminal)
     with progress.tqdm(total=10, file=terminal, bar_format="{n_fmt} of {total_fmt}") as bar:
         bar.update(3)
         handler.handle(logging.makeLogRecord({"msg": "slow down", "levelname": "WARNING"}))

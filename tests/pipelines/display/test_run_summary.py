@@ -1,4 +1,4 @@
-"""The ledger in words, and the exit status."""
+"""The summary at the end of a run, and the exit status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moondream_beam.transforms.monitoring.row_counts import RowCounts
 
 
 def record(annotations: int, failures: int, done: int = 0, **published: object) -> dict:
-    """A run that was asked ten; what is published is what was told, but for what is said."""
+    """Return the record of a run with ten requests. Its files hold the reported rows, except for ``published``."""
     counts = {
         "pictures": 5,
         "pending": 10,
@@ -20,17 +20,17 @@ def record(annotations: int, failures: int, done: int = 0, **published: object) 
         "annotations": annotations,
         "failures": failures,
     }
-    told = Summary(annotations, failures)
+    reported = Summary(annotations, failures)
     found = RowCounts(annotations, failures, files=3)._replace(**published)
-    balanced = balances(Count(pending=10), told, found)
+    balanced = balances(Count(pending=10), reported, found)
     return {"run": "r1", "wall_seconds": 2.0, "balanced": balanced, "counts": counts, "published": found._asdict()}
 
 
-def test_a_ledger_tells_what_went_in_and_what_came_out():
+def test_a_run_that_balances_has_one_line_of_ledger():
     assert format_summary(record(10, 0, done=4), "out", 0.0).splitlines() == [
-        "ledger   10 asked = 10 in data/ + 0 in errors/: balances",
-        "before   4 more were asked, and had their rows already, in data/ or errors/",
-        "pace     5 pictures in 2.0 s, 2.5 a second, start included",
+        "ledger   10 requests = 10 in data/ + 0 in errors/: balances",
+        "done     4 more requests had their rows from earlier runs, in data/ or errors/",
+        "pace     5 pictures in 2.0 s, 2.5 a second, including the start of the workers",
         "output   out",
         "record   out/runs/r1.json",
     ]
@@ -39,14 +39,14 @@ def test_a_ledger_tells_what_went_in_and_what_came_out():
 @pytest.mark.parametrize(
     "failures, allowed, line",
     [
-        (1, 0.0, "errors   1 of 10, more than --max-failure-rate 0 allows; "),
-        (3, 0.25, "errors   3 of 10, more than --max-failure-rate 0.25 allows; "),
-        (1, 0.1, "errors   1 of 10; "),
+        (1, 0.0, "errors   1 of 10 requests failed, more than --max-failure-rate 0 allows; "),
+        (3, 0.25, "errors   3 of 10 requests failed, more than --max-failure-rate 0.25 allows; "),
+        (1, 0.1, "errors   1 of 10 requests failed; "),
     ],
 )
-def test_errors_are_told_with_where_their_reasons_stand_and_how_they_are_asked_again(failures, allowed, line):
+def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_ask_again(failures, allowed, line):
     lines = format_summary(record(10 - failures, failures), "out", allowed).splitlines()
-    assert lines[1] == line + "each row in out/errors says why, and --retry-errors asks again"
+    assert lines[1] == line + "each row in out/errors gives its reason; to ask again, add --retry-errors"
 
 
 @pytest.mark.parametrize(
@@ -55,44 +55,46 @@ def test_errors_are_told_with_where_their_reasons_stand_and_how_they_are_asked_a
         (
             record(8, 1),
             [
-                "ledger   10 asked, 9 told by the workers: 8 in data/ + 1 in errors/",
-                "files    8 in data/ + 1 in errors/, in 3: DOES NOT BALANCE",
-                "cure     run the same command again: it does what is missing; and tell us",
+                "ledger   10 requests, 9 rows reported by the workers: 8 in data/ + 1 in errors/",
+                "files    8 in data/ + 1 in errors/, in 3 files: DOES NOT BALANCE",
+                "action   rows are missing; run the same command again to process only what is missing",
             ],
         ),
         (
             record(9, 1, data=7),
             [
-                "ledger   10 asked, 10 told by the workers: 9 in data/ + 1 in errors/",
-                "files    7 in data/ + 1 in errors/, in 3: DOES NOT BALANCE",
-                "cure     run the same command again: it does what is missing; and tell us",
+                "ledger   10 requests, 10 rows reported by the workers: 9 in data/ + 1 in errors/",
+                "files    7 in data/ + 1 in errors/, in 3 files: DOES NOT BALANCE",
+                "action   rows are missing; run the same command again to process only what is missing",
             ],
         ),
         (
             record(9, 1, data=12, files=4),
             [
-                "ledger   10 asked, 10 told by the workers: 9 in data/ + 1 in errors/",
-                "files    12 in data/ + 1 in errors/, in 4: DOES NOT BALANCE",
-                "cure     look for copies among part-r1-* in data/ and errors/, and tell us",
+                "ledger   10 requests, 10 rows reported by the workers: 9 in data/ + 1 in errors/",
+                "files    12 in data/ + 1 in errors/, in 4 files: DOES NOT BALANCE",
+                "action   rows are there twice; look for copies of files among part-r1-* in data/ and errors/ of out, "
+                "and delete them",
             ],
         ),
         (
             record(9, 1, uncounted="s3://b/out: it is tired"),
             [
-                "ledger   10 asked, 10 told by the workers: 9 in data/ + 1 in errors/",
+                "ledger   10 requests, 10 rows reported by the workers: 9 in data/ + 1 in errors/",
                 "files    COULD NOT BE COUNTED: s3://b/out: it is tired",
+                "action   committed rows are kept; to count them, run: moondream-beam status out",
             ],
         ),
         (
             record(8, 1, uncounted="no"),
             [
-                "ledger   10 asked, 9 told by the workers: 8 in data/ + 1 in errors/",
-                "files    COULD NOT BE COUNTED: no; and what was told DOES NOT BALANCE",
+                "ledger   10 requests, 9 rows reported by the workers: 8 in data/ + 1 in errors/",
+                "files    COULD NOT BE COUNTED: no; the report of the workers DOES NOT BALANCE",
             ],
         ),
     ],
 )
-def test_a_ledger_out_of_balance_tells_what_was_asked_told_and_found_and_is_a_failure(kept, lines):
+def test_a_run_out_of_balance_shows_both_counts_and_the_action_and_fails(kept, lines):
     assert format_summary(kept, "out", 1.0).splitlines()[: len(lines)] == lines
     assert exit_status(kept, max_failure_rate=1.0) == 1
 

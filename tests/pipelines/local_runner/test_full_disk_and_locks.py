@@ -1,4 +1,4 @@
-"""The command when the disk is full, when another is at work, when its workers outlive it, when too much fails."""
+"""The command with a full disk, a locked output, workers that outlive it, an interrupt, and too many failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUSY, INTERRUPTED = 2, 130
 
 @pytest.fixture
 def words(tmp_path: Path) -> tuple[Any, ...]:
-    """The command over sixty pictures, in shards of about four."""
+    """Return the arguments to annotate 60 pictures in shards of about 4 pictures."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for index, seed in zip(range(60), TEST_SEEDS, strict=False):
@@ -43,13 +43,13 @@ def words(tmp_path: Path) -> tuple[Any, ...]:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(tmp_path, words, launcher: Launcher) -> None:
+def test_a_full_disk_is_one_line_of_error_and_the_run_can_be_resumed(tmp_path, words, launcher: Launcher) -> None:
     out = tmp_path / "out"
-    # No file may become larger than this: about as a disk that is full halfway through a shard.
+    # The limit on the size of a file acts like a disk that is full halfway through a shard.
     assert launcher.run(*words, "--query", "How many?", "--shard-size", 1000, largest_file=9000) == 1
     said = launcher.said().splitlines()
     assert [line for line in said if "Traceback" in line] == []
-    assert sum("stopped: can't write to" in line and "the same command goes on" in line for line in said) == 1
+    assert sum("stopped: can't write to" in line and "run the same command again" in line for line in said) == 1
     assert not list(out.rglob("*.parquet"))
     assert launcher.run(*words, "--query", "How many?", "--shard-size", 1000) == 0
     assert len(ids(out)) == 120
@@ -57,9 +57,9 @@ def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(tmp_path, wo
 
 
 @pytest.mark.slow
-def test_of_two_commands_at_once_the_second_is_told_to_wait(tmp_path, words, launcher: Launcher) -> None:
+def test_of_two_commands_at_once_the_second_is_refused(tmp_path, words, launcher: Launcher) -> None:
     first = launcher.start(*words, hold_after=1)
-    # However slow it is, it is alive.
+    # The first command is suspended, but alive, so its lock holds.
     launcher.held(first)
     assert launcher.run(*words) == BUSY
     launcher.go_on(first)
@@ -72,22 +72,24 @@ def test_of_two_commands_at_once_the_second_is_told_to_wait(tmp_path, words, lau
 
 
 @pytest.mark.slow
-def test_a_file_that_is_lost_meanwhile_is_told_and_made_good_by_the_same_command(tmp_path, words, launcher) -> None:
+def test_a_file_that_is_deleted_during_the_run_is_reported_and_a_second_run_repairs_it(
+    tmp_path, words, launcher
+) -> None:
     process, out = launcher.start(*words, hold_after=30), tmp_path / "out"
     launcher.held(process)
     min(out.glob("data/*.parquet")).unlink()
     launcher.go_on(process)
     assert launcher.ended(process) == 1
     said = launcher.said()
-    assert "60 asked, 60 told by the workers" in said and "DOES NOT BALANCE" in said
-    assert "run the same command again: it does what is missing" in said
+    assert "60 requests, 60 rows reported by the workers" in said and "DOES NOT BALANCE" in said
+    assert "run the same command again to process only what is missing" in said
     assert len(ids(out)) < 60
     assert launcher.run(*words) == 0
     assert len(ids(out)) == 60
 
 
 @pytest.mark.slow
-def test_two_commands_that_begin_in_the_same_moment_do_nothing_twice(tmp_path, words, launcher: Launcher) -> None:
+def test_two_commands_that_start_at_the_same_time_ask_nothing_twice(tmp_path, words, launcher: Launcher) -> None:
     both = [launcher.start(*words), launcher.start(*words)]
     assert {launcher.ended(process) for process in both} <= {0, BUSY}
     assert launcher.run(*words) == 0
@@ -95,13 +97,13 @@ def test_two_commands_that_begin_in_the_same_moment_do_nothing_twice(tmp_path, w
 
 
 @pytest.mark.slow
-def test_workers_that_outlive_their_command_write_nothing_twice(tmp_path, words, launcher: Launcher) -> None:
+def test_workers_that_outlive_their_command_write_no_row_twice(tmp_path, words, launcher: Launcher) -> None:
     process, out = launcher.start(*words, "--workers", 2), tmp_path / "out"
     end = time.monotonic() + PATIENCE
     while not list(out.glob("data/*.parquet")):
         assert time.monotonic() < end
         time.sleep(0.01)
-    # The command alone, as when the system is short of memory.
+    # Kill only the command and not its workers, as the kernel does if memory runs out.
     os.kill(process, signal.SIGKILL)
     launcher.ended(process)
     while (status := launcher.run(*words)) == BUSY:
@@ -119,7 +121,7 @@ def test_workers_that_outlive_their_command_write_nothing_twice(tmp_path, words,
     [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM)],
     ids=["Ctrl-C", "SIGTERM to the command", "SIGTERM to all its processes"],
 )
-def test_an_interrupt_while_workers_are_at_work_is_told_in_one_line(
+def test_an_interrupt_while_workers_are_at_work_is_one_line(
     tmp_path, words, launcher: Launcher, send: Callable[[int, int], None], how: int
 ) -> None:
     process, end = launcher.start(*words, "--workers", 2), time.monotonic() + PATIENCE
@@ -128,12 +130,12 @@ def test_an_interrupt_while_workers_are_at_work_is_told_in_one_line(
         time.sleep(0.01)
     send(process, how)
     assert launcher.ended(process) == INTERRUPTED
-    assert launcher.said().splitlines()[1:] == ["interrupted; the same command goes on where this one stopped"]
+    assert launcher.said().splitlines()[1:] == ["interrupted: run the same command again to resume"]
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_workers_come_up_is_told_in_one_line_at_once(words, launcher: Launcher) -> None:
-    process = launcher.start(*words, "--workers", 2, ENDING_SECONDS=PATIENCE)
+def test_ctrl_c_while_workers_start_is_one_line_at_once(words, launcher: Launcher) -> None:
+    process = launcher.start(*words, "--workers", 2, SHUTDOWN_TIMEOUT_S=PATIENCE)
     began = time.monotonic()
     while len(psutil.Process(process).children()) < 2:
         assert time.monotonic() < began + PATIENCE
@@ -142,7 +144,7 @@ def test_ctrl_c_while_workers_come_up_is_told_in_one_line_at_once(words, launche
     interrupted = time.monotonic()
     assert launcher.ended(process) == INTERRUPTED
     assert time.monotonic() < interrupted + PATIENCE / 2
-    assert launcher.said().splitlines()[1:] == ["interrupted; the same command goes on where this one stopped"]
+    assert launcher.said().splitlines()[1:] == ["interrupted: run the same command again to resume"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""One GPU for each worker process: what can be seen of it without a GPU."""
+"""One GPU for each worker process, tested without a GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from moondream_beam.pipelines.local_runner.gpus import gpus_of, pin, spread, visible_gpus
+from moondream_beam.pipelines.local_runner.gpus import assign_gpus, choose_gpus, pin_gpu, visible_gpus
 from moondream_beam.pipelines.local_runner.runner import local_runner
 
 
@@ -24,32 +24,32 @@ from moondream_beam.pipelines.local_runner.runner import local_runner
         (0, {"CUDA_VISIBLE_DEVICES": ""}, ()),
     ],
 )
-def test_gpus_are_called_as_their_processes_will_know_them(count, environment, gpus):
+def test_gpus_are_named_as_in_cuda_visible_devices(count, environment, gpus):
     assert visible_gpus(count, environment) == gpus
 
 
 def test_each_process_has_a_gpu_of_its_own():
-    assert spread(2, ("0", "1", "2")) == ("0", "1")
-    assert spread(4, ()) == ()
+    assert assign_gpus(2, ("0", "1", "2")) == ("0", "1")
+    assert assign_gpus(4, ()) == ()
     environments = [{"CUDA_VISIBLE_DEVICES": "3,5"} for _ in range(2)]
     for number, environment in enumerate(environments):
-        pin(f"worker_{number}", ("3", "5"), environment)
+        pin_gpu(f"worker_{number}", ("3", "5"), environment)
     assert environments == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
 
 
 def test_more_processes_than_gpus_are_refused_with_the_cure():
-    with pytest.raises(ValueError, match="--workers 4: .*; give --workers 2, or name the one .* as --device cuda:0"):
-        spread(4, ("0", "1"))
+    with pytest.raises(ValueError, match="--workers 4: this machine has 2 GPUs.* Give --workers 2, or --device cuda:0"):
+        assign_gpus(4, ("0", "1"))
 
 
 @pytest.mark.parametrize("options", [{"workers": 1}, {"device": "cuda:1"}, {"device": "cpu"}, {"backend": "fal"}])
-def test_where_a_device_was_named_or_none_is_used_nothing_is_spread(options, monkeypatch):
+def test_without_several_processes_on_automatic_devices_no_gpu_is_assigned(options, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     args = SimpleNamespace(**{"workers": 2, "device": "auto", "backend": "local", **options})
-    assert gpus_of(args) == ()
+    assert choose_gpus(args) == ()
 
 
-def tell(_: int) -> str:
+def describe_worker(_: int) -> str:
     return f"{os.environ['WORKER_ID']} {os.environ['CUDA_VISIBLE_DEVICES']}"
 
 
@@ -57,8 +57,8 @@ def tell(_: int) -> str:
 def test_the_environment_of_each_worker_names_its_gpu(tmp_path):
     options = PipelineOptions([])
     with beam.Pipeline(local_runner(options, 2, ("3", "GPU-5 a")), options=options) as pipeline:
-        told = pipeline | beam.Create(range(8)) | beam.Reshuffle() | beam.Map(tell)
-        _ = told | beam.io.WriteToText(str(tmp_path / "told"), shard_name_template="")
-    lines = set((tmp_path / "told").read_text().splitlines())
+        output = pipeline | beam.Create(range(8)) | beam.Reshuffle() | beam.Map(describe_worker)
+        _ = output | beam.io.WriteToText(str(tmp_path / "output"), shard_name_template="")
+    lines = set((tmp_path / "output").read_text().splitlines())
     assert {line.split(" ", 1)[1] for line in lines} == {"3", "GPU-5 a"}
     assert len(lines) == 2

@@ -1,4 +1,4 @@
-"""The command killed at any moment, and run again: nothing is lost, nothing doubled, little is done twice."""
+"""The command is killed at random times and run again: no row is missing or double, and little work is repeated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_job_killed_ten_times_ends_with_each_row_once(tmp_path: Path, launcher
         draw(seed).image.resize((48, 36)).save(path)
         refs.append(ImageRef(str(path), path.name))
         digest = sha256(path.read_bytes()).hexdigest()
-        uri_of.update({job.question_of(digest, task): str(path) for task in TASKS})
+        uri_of.update({job.request_id(digest, task): str(path) for task in TASKS})
     assert len(uri_of) == 2000
     words = (
         "annotate",
@@ -63,7 +63,7 @@ def test_a_job_killed_ten_times_ends_with_each_row_once(tmp_path: Path, launcher
     for _ in range(KILLS):
         before, asked_before = {row["uri"] for row in published(out)}, len(launcher.asked())
         process = launcher.start(*words)
-        # Now before anything is asked, now in the middle of a shard, now near its end.
+        # Kill before the first request, in the middle of a shard, or near its end.
         batches = chance.choice([0, 1, 2, 3, 4, 5])
         launcher.until_asked(asked_before + BATCH * batches)
         time.sleep(chance.random() * (0.3 if batches else 2.0))
@@ -72,7 +72,7 @@ def test_a_job_killed_ten_times_ends_with_each_row_once(tmp_path: Path, launcher
         rows = published(out)
         assert set(Counter(row["id"] for row in rows).values()) <= {1}
         done, asked = {row["uri"] for row in rows}, launcher.asked()[asked_before:]
-        # Nothing that was published is asked again, and what is lost is one open shard at most.
+        # No committed row is asked again, and at most one open shard is lost.
         assert not {uri_of[question] for question in asked} & before
         pending = Count(pictures=PICTURES - len(before))
         lost = {uri_of[question] for question in asked} - done

@@ -1,36 +1,59 @@
-"""The runner of this machine."""
+"""The local runner: options, network, and the parts of Beam that it uses."""
 
 from __future__ import annotations
 
+import ast
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.value_provider import RuntimeValueProvider
 
+from moondream_beam import pipelines
 from moondream_beam.pipelines.local_runner.runner import local_runner
 
 
-def tell(_: int) -> str:
+def describe_worker(_: int) -> str:
     return f"{os.getpid()} {RuntimeValueProvider.get_value('s3_region_name', str, 'default')}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_options_reach_wherever_the_work_is_done(workers, tmp_path):
+def test_beam_options_reach_the_process_that_does_the_work(workers, tmp_path):
     options = PipelineOptions(["--s3_region_name=mars-1"])
     with beam.Pipeline(local_runner(options, workers), options=options) as pipeline:
-        told = pipeline | beam.Create(range(8)) | beam.Reshuffle() | beam.Map(tell)
-        _ = told | beam.io.WriteToText(str(tmp_path / "told"), shard_name_template="")
-    processes, regions = zip(*(line.split() for line in (tmp_path / "told").read_text().splitlines()), strict=True)
+        output = pipeline | beam.Create(range(8)) | beam.Reshuffle() | beam.Map(describe_worker)
+        _ = output | beam.io.WriteToText(str(tmp_path / "output"), shard_name_template="")
+    processes, regions = zip(*(line.split() for line in (tmp_path / "output").read_text().splitlines()), strict=True)
     assert len(set(processes)) == workers
     assert (str(os.getpid()) in processes) == (workers == 1)
-    # In this process Beam's own global of runtime options stays as it was.
+    # In this process, Beam's global runtime options are not changed.
     assert set(regions) == ({"mars-1"} if workers > 1 else {"default"})
 
 
-def test_nothing_is_fetched_to_run_on_this_machine():
-    # The wall around the network of these tests would make it fail.
+def test_the_local_runner_downloads_nothing():
+    # The tests block the network, so a download would fail.
     with beam.Pipeline(local_runner(PipelineOptions([]), 1)) as pipeline:
         _ = pipeline | beam.Create([1]) | beam.Map(print)
+
+
+def private_names(source: str) -> Iterator[str]:
+    """Yield private names that a module imports, or reads from an object other than ``self`` and ``cls``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls"):
+            continue
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names if alias.name.startswith("_"))
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr[1] != "_":
+            yield ast.unparse(node)
+
+
+def test_no_private_part_of_beam_is_used_to_run_a_job():
+    modules = sorted(Path(pipelines.__file__).parent.rglob("*.py"))
+    found = {name for module in modules for name in private_names(module.read_text())}
+    assert found <= {"os._exit", "os._Environ"}
+    planted = "from apache_beam import _a\nself.control_conn._state\nself._pool\nsuper().__init__()"
+    assert list(private_names(planted)) == ["_a", "self.control_conn._state"]

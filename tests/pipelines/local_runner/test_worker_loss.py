@@ -1,4 +1,4 @@
-"""Workers of this machine that die or hang in the middle of a shard, and a shard attempted twice at once."""
+"""Worker processes that die or hang in the middle of a shard, and a shard that two workers attempt at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PICTURES, BUSY = 60, 2
 
 @pytest.fixture
 def gated(tmp_path: Path) -> Iterator[tuple[Gate, tuple[Any, ...]]]:
-    """The command over sixty pictures, in shards of about four, by two processes: half of them wait at a gate."""
+    """Yield a gate, and the arguments to annotate 60 pictures with 2 workers. Half of the pictures wait at it."""
     with gate(tmp_path / "photos", PICTURES, PICTURES // 2) as (made, manifest):
         options = ("--model", "tiny", "--caption", "short", "--shard-size", 4, "--workers", 2, "--no-report")
         inputs = ("--manifest", manifest, "--allow-private-addresses")
@@ -38,12 +38,12 @@ def gated(tmp_path: Path) -> Iterator[tuple[Gate, tuple[Any, ...]]]:
 
 
 def all_done(out: Path) -> bool:
-    """Whether each row is there, and nothing else."""
+    """Return whether the output has all rows and no temporary file."""
     return len(ids(out)) == PICTURES and not (out / "_temporary").exists()
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_and_wakes_up_after_its_command_doubles_nothing(tmp_path, gated, launcher: Launcher):
+def test_a_worker_that_resumes_after_the_death_of_its_command_writes_no_row_twice(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
     process = launcher.start(*words)
     worker = gate.waiter(process)
@@ -52,7 +52,7 @@ def test_a_worker_that_hangs_and_wakes_up_after_its_command_doubles_nothing(tmp_
     launcher.ended(process)
     gate.open.set()
     assert len(ids(out)) < PICTURES
-    # It is in the middle of a shard, which is its own as long as it lives.
+    # The suspended worker is in the middle of a shard, and its lock holds while it lives.
     assert launcher.run(*words) == BUSY
     worker.resume()
     end = time.monotonic() + PATIENCE
@@ -64,16 +64,14 @@ def test_a_worker_that_hangs_and_wakes_up_after_its_command_doubles_nothing(tmp_
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_ends_the_command_with_a_line(tmp_path, gated, launcher: Launcher):
+def test_a_killed_worker_ends_the_command_with_one_line(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
     process = launcher.start(*words)
     gate.waiter(process).kill()
     gate.open.set()
     assert launcher.ended(process) == 1
     said = launcher.said()
-    assert (
-        said.count("stopped: worker_") == 1 and "was killed by signal 9, for want of memory perhaps, at shard" in said
-    )
+    assert said.count("stopped: worker_") == 1 and "was killed by signal 9 (possibly out of memory) in shard" in said
     assert "Traceback" not in said
     assert len(ids(out)) < PICTURES
     assert launcher.run(*words) == 0
@@ -81,9 +79,9 @@ def test_a_worker_that_is_killed_ends_the_command_with_a_line(tmp_path, gated, l
 
 
 @pytest.mark.slow
-def test_a_worker_that_shows_no_sign_of_life_is_killed_and_told(tmp_path, gated, launcher: Launcher):
+def test_a_worker_without_heartbeats_is_killed_and_reported(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
-    process = launcher.start(*words, SILENT_SECONDS=8)
+    process = launcher.start(*words, HEARTBEAT_TIMEOUT_S=8)
     worker = gate.waiter(process)
     worker.suspend()
     gate.open.set()
@@ -91,28 +89,28 @@ def test_a_worker_that_shows_no_sign_of_life_is_killed_and_told(tmp_path, gated,
     assert not worker.is_running()
     said = launcher.said()
     assert said.count("stopped: worker_") == 1
-    assert "gave no sign of life for 8 s, at shard" in said and "and was killed; what was published stays" in said
+    assert "sent no heartbeat for 8 s in shard" in said and ", and was killed. Committed rows are kept." in said
     assert "Traceback" not in said
     assert launcher.run(*words) == 0
     assert all_done(out)
 
 
 @pytest.mark.slow
-def test_a_worker_that_lives_but_has_no_new_row_is_killed_and_told(tmp_path, gated, launcher: Launcher):
+def test_a_worker_with_heartbeats_but_without_rows_is_killed_and_reported(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
-    process = launcher.start(*words, FIRST_ROW_SECONDS=6, ROW_SECONDS=6, ENDING_SECONDS=2)
-    # Nobody opens the gate.
+    process = launcher.start(*words, FIRST_ROW_TIMEOUT_S=6, ROW_TIMEOUT_S=6, SHUTDOWN_TIMEOUT_S=2)
+    # The gate stays closed.
     assert launcher.ended(process) == 1
-    assert "had no new row for 6 s, at shard" in launcher.said()
+    assert "produced no row for 6 s in shard" in launcher.said()
     gate.open.set()
     assert launcher.run(*words) == 0
     assert all_done(out)
 
 
 @pytest.mark.slow
-def test_a_command_that_slept_with_its_workers_goes_on(tmp_path, gated, launcher: Launcher):
+def test_a_command_that_is_suspended_with_its_workers_continues(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
-    process = launcher.start(*words, SILENT_SECONDS=8)
+    process = launcher.start(*words, HEARTBEAT_TIMEOUT_S=8)
     gate.waiter(process)
     os.killpg(process, signal.SIGSTOP)
     time.sleep(12)
@@ -132,7 +130,7 @@ def test_a_shard_attempted_twice_at_once_ends_as_one_file(tmp_path, turn):
     out, together = str(tmp_path / "out"), Barrier(2)
 
     class Waiting(Echo):
-        """Both attempts end at about the same moment."""
+        """An annotator that ends both attempts at about the same time."""
 
         def answer(self, requests):
             yield from super().answer(requests)
@@ -150,15 +148,15 @@ def test_a_shard_attempted_twice_at_once_ends_as_one_file(tmp_path, turn):
 
 
 @pytest.mark.slow
-def test_a_worker_that_runs_out_of_memory_in_the_middle_of_a_shard_hangs_nobody(tmp_path, gated, launcher: Launcher):
+def test_a_worker_that_runs_out_of_memory_ends_the_command(tmp_path, gated, launcher: Launcher):
     (gate, words), out = gated, tmp_path / "out"
-    process = launcher.start(*words, SILENT_SECONDS=20)
+    process = launcher.start(*words, HEARTBEAT_TIMEOUT_S=20)
     worker = gate.waiter(process)
-    # What the kernel does in a container that is full, where it kills nobody: it gives no more.
+    # Allocations fail from now on, as in a full container whose kernel kills no process.
     limit = worker.memory_info().vms
     worker.rlimit(psutil.RLIMIT_AS, (limit, limit))
     began = time.monotonic()
-    # The gate stays shut until then: what it has already might do for the rest of its rows.
+    # The gate stays closed until then: with the memory that it has, the worker could finish its rows.
     worker.wait(PATIENCE)
     gate.open.set()
     assert launcher.ended(process) == 1

@@ -1,4 +1,4 @@
-"""Worker processes are watched: what their pulse tells, and what becomes of a run whose workers never come up."""
+"""Worker processes: when one counts as hung, and the end of a run whose workers never start."""
 
 from __future__ import annotations
 
@@ -10,72 +10,72 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from moondream_beam.pipelines.local_runner.runner import LocalRunner
 from moondream_beam.pipelines.local_runner.worker_pool import (
-    FIRST_ROW_SECONDS,
-    LOOK_SECONDS,
-    ROW_SECONDS,
-    SILENT_SECONDS,
-    STARTING_SECONDS,
-    Crew,
-    Signs,
+    FIRST_ROW_TIMEOUT_S,
+    HEARTBEAT_TIMEOUT_S,
+    POLL_INTERVAL_S,
+    ROW_TIMEOUT_S,
+    STARTUP_TIMEOUT_S,
+    LivenessMonitor,
+    WorkerPool,
 )
-from moondream_beam.transforms.monitoring.heartbeat import PIPE, Pulse
+from moondream_beam.transforms.monitoring.heartbeat import PIPE, Heartbeat
 
 
-def looks(signs: Signs, seconds: float, heard: bytes = b"") -> str | None:
-    """What is to be said after so many seconds of looks that heard the same."""
-    for _ in range(int(seconds / LOOK_SECONDS)):
-        signs.look(heard)
-    return signs.verdict()
+def after(monitor: LivenessMonitor, seconds: float, received: bytes = b"") -> str | None:
+    """Return the failure reason after polls for so many seconds, in each of which ``received`` arrives."""
+    for _ in range(int(seconds / POLL_INTERVAL_S)):
+        monitor.poll(received)
+    return monitor.failure_reason()
 
 
-def test_a_process_may_be_silent_for_a_while_and_longer_while_it_starts():
-    signs = Signs()
-    assert looks(signs, STARTING_SECONDS - 1) is None
-    assert looks(signs, 1) == "gave no sign of life for 1800 s"
-    assert looks(signs, 1, b"\n") is None
-    assert looks(signs, SILENT_SECONDS - 1) is None
-    assert looks(signs, 1) == "gave no sign of life for 300 s"
+def test_a_process_without_heartbeats_hangs_after_a_timeout_that_is_longer_at_its_start():
+    monitor = LivenessMonitor()
+    assert after(monitor, STARTUP_TIMEOUT_S - 1) is None
+    assert after(monitor, 1) == "sent no heartbeat for 1800 s"
+    assert after(monitor, 1, b"\n") is None
+    assert after(monitor, HEARTBEAT_TIMEOUT_S - 1) is None
+    assert after(monitor, 1) == "sent no heartbeat for 300 s"
 
 
-def test_one_that_beats_may_be_at_a_shard_for_long_without_a_row_and_longer_before_its_first():
-    signs = Signs()
-    assert looks(signs, 1, b"\n[3, 0]\n") is None
-    assert looks(signs, FIRST_ROW_SECONDS - 1, b"\n") is None
-    assert looks(signs, 1, b"\n") == "had no new row for 21600 s, at shard 3 after 0 rows"
-    assert looks(signs, 1, b"[3, 1]\n[3, ") is None
-    assert looks(signs, 1, b"17]\n\n") is None
-    assert looks(signs, ROW_SECONDS - 1, b"\n") is None
-    assert looks(signs, 1, b"\n") == "had no new row for 7200 s, at shard 3 after 17 rows"
+def test_a_process_without_new_rows_hangs_after_a_timeout_that_is_longer_before_its_first_row():
+    monitor = LivenessMonitor()
+    assert after(monitor, 1, b"\n[3, 0]\n") is None
+    assert after(monitor, FIRST_ROW_TIMEOUT_S - 1, b"\n") is None
+    assert after(monitor, 1, b"\n") == "produced no row for 21600 s in shard 3 after 0 rows"
+    assert after(monitor, 1, b"[3, 1]\n[3, ") is None
+    assert after(monitor, 1, b"17]\n\n") is None
+    assert after(monitor, ROW_TIMEOUT_S - 1, b"\n") is None
+    assert after(monitor, 1, b"\n") == "produced no row for 7200 s in shard 3 after 17 rows"
 
 
-def test_one_that_is_at_no_shard_waits_for_as_long_as_others_need():
-    signs = Signs()
-    assert looks(signs, 1, b"[3, 1]\n[null, 0]\n") is None
-    assert looks(signs, FIRST_ROW_SECONDS + ROW_SECONDS, b"\n") is None
+def test_a_process_without_a_shard_needs_no_rows():
+    monitor = LivenessMonitor()
+    assert after(monitor, 1, b"[3, 1]\n[null, 0]\n") is None
+    assert after(monitor, FIRST_ROW_TIMEOUT_S + ROW_TIMEOUT_S, b"\n") is None
 
 
-def test_where_an_api_answers_when_it_has_the_time_a_row_may_take_longer():
-    signs = Signs(patience=3600)
-    assert looks(signs, 1, b"[3, 1]\n") is None
-    assert looks(signs, ROW_SECONDS + 3599, b"\n") is None
-    assert looks(signs, 1, b"\n") == "had no new row for 10800 s, at shard 3 after 1 rows"
+def test_extra_seconds_for_a_row_are_added_to_the_timeout():
+    monitor = LivenessMonitor(extra_row_s=3600)
+    assert after(monitor, 1, b"[3, 1]\n") is None
+    assert after(monitor, ROW_TIMEOUT_S + 3599, b"\n") is None
+    assert after(monitor, 1, b"\n") == "produced no row for 10800 s in shard 3 after 1 rows"
 
 
-def test_a_process_without_a_pipe_has_no_pulse(monkeypatch):
+def test_a_process_without_a_pipe_sends_no_heartbeat(monkeypatch):
     monkeypatch.delenv(PIPE, raising=False)
-    pulse = Pulse()
-    pulse.start()
-    with pulse.at(1):
-        pulse.tell(1, 2)
+    heartbeat = Heartbeat()
+    heartbeat.start()
+    with heartbeat.working_on(1):
+        heartbeat.report(1, 2)
 
 
 @pytest.mark.parametrize("code, end", [("raise SystemExit(3)", "ended with status 3"), ("", "ended with status 0")])
-def test_workers_that_never_come_up_end_the_run(code, end):
+def test_workers_that_never_start_end_the_run(code, end):
     options = PipelineOptions([])
     options.view_as(DirectOptions).direct_num_workers = 2
-    runner = LocalRunner(options, Crew([sys.executable, "-c", code]))
+    runner = LocalRunner(options, WorkerPool([sys.executable, "-c", code]))
     pipeline = beam.Pipeline(runner, options=options)
     _ = pipeline | beam.Create([1, 2])
     with pytest.raises(RuntimeError, match=end):
         pipeline.run()
-    assert len(runner.lost) == 2 and all(end in what for what in runner.lost)
+    assert len(runner.dead_workers) == 2 and all(end in what for what in runner.dead_workers)

@@ -1,4 +1,4 @@
-"""One job on many machines: commands for slices of one input, at once, killed and started again."""
+"""Slices of one input by several commands, also at once, killed and restarted; options for other runners."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from support.running.output_ids import ids
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.cli import build_parser
 from moondream_beam.pipelines.commands.annotate import build
-from moondream_beam.pipelines.options.cluster import say_of_runner
+from moondream_beam.pipelines.options.cluster import runner_warning
 
 PICTURES = 60
 
 
 @pytest.fixture
 def words(tmp_path: Path) -> tuple[Any, ...]:
-    """The command over sixty pictures, one of them broken, in small shards."""
+    """Return the arguments to annotate 60 pictures, one of them broken, in shards of about 4 pictures."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for index, seed in zip(range(PICTURES - 1), TEST_SEEDS, strict=False):
@@ -35,7 +35,7 @@ def words(tmp_path: Path) -> tuple[Any, ...]:
     return ("annotate", photos, "--output", out, "--model", "tiny", *options)
 
 
-def test_two_slices_one_after_the_other_are_the_whole(pictures, command, tmp_path):
+def test_two_slices_one_after_the_other_annotate_the_whole_input(pictures, command, tmp_path):
     out = tmp_path / "out"
     words = ("annotate", pictures, "--output", out, "--model", "tiny", "--max-failure-rate", 1)
     for part in ("0/2", "1/2"):
@@ -45,33 +45,33 @@ def test_two_slices_one_after_the_other_are_the_whole(pictures, command, tmp_pat
     assert sorted(record["options"]["slice"] for record in records) == ["0/2", "1/2"]
     assert all(record["balanced"] for record in records)
     assert sum(record["counts"]["pending"] for record in records) == 5
-    _, said, _ = command(*words)
-    assert "ledger   0 asked" in said and "5 more were asked" in said
+    _, stdout, _ = command(*words)
+    assert "ledger   0 requests" in stdout and "5 more requests" in stdout
 
 
-def test_a_slice_without_pictures_ends_well(pictures, command, tmp_path):
+def test_a_slice_without_pictures_succeeds(pictures, command, tmp_path):
     words = ("annotate", pictures / "a.png", "--output", tmp_path / "out", "--model", "tiny")
     assert [command(*words, "--slice", f"{number}/3")[0] for number in range(3)] == [0, 0, 0]
     assert len(ids(tmp_path / "out")) == 1
 
 
-def test_a_slice_that_is_none_is_refused(pictures, command, tmp_path):
+def test_a_malformed_slice_is_refused(pictures, command, tmp_path):
     words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny")
-    status, _, said = command(*words, "--slice", "2/2")
-    assert status == 2 and said.count("\n") == 1 and "slice 2/2: give NUMBER/COUNT" in said
-    status, _, said = command(*words, "--slice", "1/2", "--retry-errors")
-    assert status == 2 and said.count("\n") == 1 and "without --slice" in said
+    status, _, stderr = command(*words, "--slice", "2/2")
+    assert status == 2 and stderr.count("\n") == 1 and "slice 2/2: give NUMBER/COUNT" in stderr
+    status, _, stderr = command(*words, "--slice", "1/2", "--retry-errors")
+    assert status == 2 and stderr.count("\n") == 1 and "without --slice" in stderr
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_slices_at_once_that_are_killed_end_with_each_row_once(tmp_path, words, launcher: Launcher) -> None:
+def test_slices_that_run_at_once_and_are_killed_end_with_each_row_once(tmp_path, words, launcher: Launcher) -> None:
     out = tmp_path / "out"
     both = [launcher.start(*words, "--slice", f"{number}/2", hold_after=12) for number in range(2)]
     for process in both:
         launcher.held(process)
     assert 0 < len(ids(out)) < PICTURES
-    # Neither a command for all nor a second one for the same slice may come in between.
+    # A command without --slice must not start while slices are at work.
     assert launcher.run(*words) == 2
     os.killpg(both[0], signal.SIGKILL)
     launcher.ended(both[0])
@@ -86,7 +86,7 @@ def test_slices_at_once_that_are_killed_end_with_each_row_once(tmp_path, words, 
 
 
 @pytest.mark.slow
-def test_four_slices_that_begin_in_the_same_moment_do_all_of_it_once(tmp_path, words, launcher: Launcher) -> None:
+def test_four_slices_that_start_at_the_same_time_ask_each_request_once(tmp_path, words, launcher: Launcher) -> None:
     started = [launcher.start(*words, "--slice", f"{number}/4") for number in range(4)]
     assert [launcher.ended(process) for process in started] == [0, 0, 0, 0]
     asked = launcher.asked()
@@ -108,21 +108,21 @@ def test_the_same_slice_twice_at_once_is_refused(tmp_path, words, launcher: Laun
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
-        (("--gpu", "nvidia-l4"), "--gpu is for workers elsewhere"),
-        (("--worker-memory", "16GB"), "--worker-memory is for workers elsewhere"),
+        (("--gpu", "nvidia-l4"), "--gpu does not work with --runner local"),
+        (("--worker-memory", "16GB"), "--worker-memory does not work with --runner local"),
         (("--runner", "DataflowRunner", "--gpu", "L4;count:8"), "give a type such as nvidia-l4"),
         (("--runner", "DataflowRunner", "--worker-memory", "plenty"), "give a size such as 16GB"),
     ],
 )
-def test_what_workers_can_not_have_is_refused_in_a_line(pictures, command, tmp_path, options, told):
-    status, _, said = command("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", *options)
-    assert status == 2 and said.count("\n") == 1 and told in said
+def test_resources_that_do_not_fit_the_runner_are_refused_in_one_line(pictures, command, tmp_path, options, message):
+    status, _, stderr = command("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", *options)
+    assert status == 2 and stderr.count("\n") == 1 and message in stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_asks_for_workers_with_a_gpu_where_the_model_is(pictures, tmp_path):
+def test_gpu_and_memory_are_hints_of_the_step_with_the_model(pictures, tmp_path):
     words = ["annotate", str(pictures), "--output", str(tmp_path / "out"), "--model", "tiny"]
     words += ["--runner", "FnApiRunner", "--gpu", "nvidia-l4", "--worker-memory", "16GB"]
     args = build_parser().parse_args(words)
@@ -136,27 +136,27 @@ def test_the_command_asks_for_workers_with_a_gpu_where_the_model_is(pictures, tm
 
 
 @pytest.mark.parametrize("runner", ["dask", "DaskRunner", "apache_beam.runners.dask.dask_runner.DaskRunner"])
-def test_dask_is_refused_since_it_loses_rows(pictures, command, tmp_path, runner):
+def test_dask_is_refused_because_it_drops_rows(pictures, command, tmp_path, runner):
     words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", runner)
-    status, _, said = command(*words)
-    assert status == 2 and said.count("\n") == 1 and "says nothing; use --slice" in said
+    status, _, stderr = command(*words)
+    assert status == 2 and stderr.count("\n") == 1 and f"--runner {runner}: " in stderr and "--slice I/N" in stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_direct_runner_does_first_is_said(pictures, command, tmp_path):
-    # The download hits the wall around the network of these tests, after which Beam goes on without it.
+def test_the_direct_runner_prints_a_warning_about_its_download(pictures, command, tmp_path):
+    # The tests block the network, so the download fails. Beam then runs the job without it.
     words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", "DirectRunner")
-    status, _, said = command(*words, "--max-failure-rate", 1)
-    assert status == 0 and "DirectRunner first tries to download a program of Beam's" in said
+    status, _, stderr = command(*words, "--max-failure-rate", 1)
+    assert status == 0 and "--runner DirectRunner: this runner first tries to download a program" in stderr
     assert len(ids(tmp_path / "out")) == 5
-    assert say_of_runner("direct") and say_of_runner("FlinkRunner") is say_of_runner("local") is None
+    assert runner_warning("direct") and runner_warning("FlinkRunner") is runner_warning("local") is None
 
 
-def test_a_runner_that_is_not_installed_or_is_none_is_told_in_a_line(pictures, command, tmp_path):
+def test_an_unknown_runner_is_one_line_of_error(pictures, command, tmp_path):
     for runner in ("NoSuchRunner", "no.such.Runner"):
         words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--runner", runner)
-        status, _, said = command(*words)
-        assert status == 2 and said.count("\n") == 1
+        status, _, stderr = command(*words)
+        assert status == 2 and stderr.count("\n") == 1
 
 
 DRY = (
@@ -167,16 +167,16 @@ DRY = (
 )
 
 
-def test_a_dry_run_for_dataflow_starts_nothing_and_leaves_nothing(pictures, command, tmp_path):
+def test_a_dry_run_for_dataflow_starts_and_writes_nothing(pictures, command, tmp_path):
     words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", "--gpu", "nvidia-l4")
-    status, said, _ = command(*words, "--runner", "DataflowRunner", "--sdk_container_image=workers", *DRY)
-    assert status == 0 and "nothing was started" in said
+    status, stdout, _ = command(*words, "--runner", "DataflowRunner", "--sdk_container_image=workers", *DRY)
+    assert status == 0 and "nothing was started" in stdout
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_that_would_be_none_is_refused(pictures, command, tmp_path):
+def test_a_dry_run_with_another_runner_is_refused(pictures, command, tmp_path):
     words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny", *DRY)
     for runner in ("local", "FnApiRunner"):
-        status, _, said = command(*words, "--runner", runner)
-        assert status == 2 and said.count("\n") == 1 and f"{runner} would do all of the work" in said
+        status, _, stderr = command(*words, "--runner", runner)
+        assert status == 2 and stderr.count("\n") == 1 and f"--runner {runner} ignores it" in stderr
     assert not (tmp_path / "out").exists()

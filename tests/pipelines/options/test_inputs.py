@@ -1,4 +1,4 @@
-"""Inputs on the command line: what is refused in one line, and what reaches the rows."""
+"""Options for the input: errors in one line, and what the rows contain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def listed(pictures: Path) -> Path:
-    """A manifest beside the drawn pictures."""
+    """Write a manifest about two of the drawn pictures, with an empty path in its third row."""
     path = pictures / "list.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -35,11 +35,11 @@ def words(out: Path, *more: object) -> tuple[object, ...]:
     return ("annotate", *more, "--model", "tiny", "--output", out, "--max-failure-rate", "1")
 
 
-def test_a_manifest_asks_each_picture_its_own(listed: Path, tmp_path: Path, command: Command) -> None:
+def test_prompts_name_columns_of_a_manifest(listed: Path, tmp_path: Path, command: Command) -> None:
     out = tmp_path / "out"
     asked = ("--manifest", listed, "--uri-column", "file", "--detect", "{thing}", "--query", "Is {{it}} a {thing}?")
-    status, said, _ = command(*words(out, *asked, "--keep-columns", "split, thing"))
-    assert status == 0 and "6 asked = 4 in data/ + 2 in errors/: balances" in said
+    status, stdout, _ = command(*words(out, *asked, "--keep-columns", "split, thing"))
+    assert status == 0 and "6 requests = 4 in data/ + 2 in errors/: balances" in stdout
     assert {(row["filename"], row["prompt"], row["split"], row["thing"]) for row in rows(out)} == {
         ("a.png", "circle", "train", "circle"),
         ("a.png", "Is {it} a circle?", "train", "circle"),
@@ -47,7 +47,7 @@ def test_a_manifest_asks_each_picture_its_own(listed: Path, tmp_path: Path, comm
         ("more/d.bmp", "Is {it} a square?", "test", "square"),
     }
     assert {(row["stage"], row["filename"]) for row in rows(out, "errors")} == {("list", "list.csv#4")}
-    assert "0 asked" in command(*words(out, *asked, "--keep-columns", "split, thing"))[1]
+    assert "ledger   0 requests" in command(*words(out, *asked, "--keep-columns", "split, thing"))[1]
 
 
 def test_a_column_can_be_the_question(listed: Path, tmp_path: Path, command: Command) -> None:
@@ -56,12 +56,12 @@ def test_a_column_can_be_the_question(listed: Path, tmp_path: Path, command: Com
     assert {(row["task"], row["prompt"]) for row in rows(out)} == {("query", "circle"), ("query", "square")}
 
 
-def test_without_a_manifest_braces_are_braces(pictures: Path, tmp_path: Path, command: Command) -> None:
+def test_without_a_manifest_braces_are_plain_text(pictures: Path, tmp_path: Path, command: Command) -> None:
     command(*words(tmp_path / "out", pictures / "a.png", "--query", "What is {this} {{that}}?"))
     assert [row["prompt"] for row in rows(tmp_path / "out")] == ["What is {this} {{that}}?"]
 
 
-def test_pictures_and_a_manifest_go_together(listed: Path, tmp_path: Path, command: Command) -> None:
+def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, command: Command) -> None:
     given = (listed.parent / "c.webp", "--manifest", listed, "--uri-column", "file", "--caption", "short")
     command(*words(tmp_path / "out", *given, "--keep-columns", "split"))
     assert {(row["filename"], row["split"]) for row in rows(tmp_path / "out")} == {
@@ -77,45 +77,48 @@ def test_pictures_and_a_manifest_go_together(listed: Path, tmp_path: Path, comma
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{what}?"), "no column 'what'"),
         (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "what"), "no column 'what'"),
         (("--manifest", "{list}"), "no column 'url'; it has file, thing, split: name its URI column"),
-        (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"), "names split twice"),
-        (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "doubled"),
+        (
+            ("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"),
+            "--keep-columns names split twice",
+        ),
+        (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "write {{ and }}"),
         (("--manifest", "{folder}/none.csv"), "no such file"),
         (("--manifest", "{folder}/a.png"), "none of .csv"),
-        (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns is about a --manifest"),
-        (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column is about a --manifest"),
+        (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns needs a --manifest"),
+        (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column needs a --manifest"),
         (("{folder}/a.png", "--manifest", "{list}", "--uri-column", "file", "--query", "{thing}?"), "manifests only"),
-        (("{folder}/a.png", "--image-column", "image"), "--image-column is about a --manifest"),
+        (("{folder}/a.png", "--image-column", "image"), "--image-column needs a --manifest"),
         (("--manifest", "{list}", "--uri-column", "file", "--image-column", "file"), "give one of the two"),
         (("--manifest", "{list}", "--image-column", "file"), "no Parquet file"),
-        (("{list}",), "a table is no picture; give it as --manifest"),
-        (("ftp://h/a.jpg",), "ftp:// is none of"),
+        (("{list}",), "this is a table; give it as --manifest"),
+        (("ftp://h/a.jpg",), "ftp:// is not supported"),
         (("https://me:hunter2@h/a.jpg",), "password"),
         ((), "no input"),
     ],
 )
-def test_what_makes_no_sense_is_told_in_one_line_before_any_work(
+def test_bad_inputs_are_one_line_of_error_before_any_work(
     listed: Path, tmp_path: Path, command: Command, given: tuple[str, ...], complaint: str
 ) -> None:
     places = {"{list}": str(listed), "{folder}": str(listed.parent)}
     filled = [word if "{" not in word else _placed(word, places) for word in given]
-    status, said, complained = command(*words(tmp_path / "out", *filled))
-    assert status == 2 and said == "" and complaint in complained and complained.count("\n") == 1
-    assert "hunter2" not in complained and not (tmp_path / "out").exists()
+    status, stdout, stderr = command(*words(tmp_path / "out", *filled))
+    assert status == 2 and stdout == "" and complaint in stderr and stderr.count("\n") == 1
+    assert "hunter2" not in stderr and not (tmp_path / "out").exists()
 
 
-def test_a_client_that_a_later_row_finds_missing_stops_the_run_in_a_line_with_the_cure(
+def test_a_missing_client_of_a_later_row_stops_the_run_and_names_the_package(
     listed: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(base.CLIENTS, "az", ("azure", "no_such_module", "moondream-beam[azure]"))
     there = listed.read_text()
     listed.write_text(there + "az://container/e.png,circle,train\n")
     given = words(tmp_path / "out", "--manifest", listed, "--uri-column", "file", "--caption", "short")
-    status, _, complained = command(*given)
-    assert status == 1 and "Traceback" not in complained
-    (line,) = [line for line in complained.splitlines() if "stopped" in line]
+    status, _, stderr = command(*given)
+    assert status == 1 and "Traceback" not in stderr
+    (line,) = [line for line in stderr.splitlines() if "stopped" in line]
     assert "az:// needs no_such_module: pip install 'moondream-beam[azure]'" in line
     listed.write_text(there)
-    assert "3 asked = 2 in data/ + 1 in errors/: balances" in command(*given)[1]
+    assert "3 requests = 2 in data/ + 1 in errors/: balances" in command(*given)[1]
 
 
 def _placed(word: str, places: dict[str, str]) -> str:
@@ -129,8 +132,8 @@ def test_a_bucket_without_its_client_names_the_extra(
 ) -> None:
     for scheme, module, extra in (("s3", "boto3", "aws"), ("gs", "google.cloud.storage", "gcp")):
         monkeypatch.setitem(sys.modules, module, None)
-        status, _, complained = command(*words(tmp_path / "out", f"{scheme}://bucket/photos"))
-        assert status == 2 and f"pip install 'moondream-beam[{extra}]'" in complained and complained.count("\n") == 1
+        status, _, stderr = command(*words(tmp_path / "out", f"{scheme}://bucket/photos"))
+        assert status == 2 and f"pip install 'moondream-beam[{extra}]'" in stderr and stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -141,15 +144,15 @@ def test_a_bucket_without_its_client_names_the_extra(
         ("s3://bucket/out", "pip install 'moondream-beam[aws]'"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_told_with_its_cure(
+def test_an_output_that_cannot_be_written_is_refused_with_the_cure(
     pictures: Path, command: Command, monkeypatch: pytest.MonkeyPatch, output: str, cure: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    status, _, complained = command("annotate", pictures, "--model", "tiny", "--output", output)
-    assert status == 2 and cure in complained and complained.count("\n") == 1
+    status, _, stderr = command("annotate", pictures, "--model", "tiny", "--output", output)
+    assert status == 2 and cure in stderr and stderr.count("\n") == 1
 
 
-def test_addresses_of_this_machine_are_reached_only_when_that_is_said(tmp_path: Path, command: Command) -> None:
+def test_private_addresses_are_refused_without_the_option(tmp_path: Path, command: Command) -> None:
     out, url = tmp_path / "out", "http://127.0.0.1:9/a.jpg"
     command(*words(out, url))
     (refused,) = rows(out, "errors")

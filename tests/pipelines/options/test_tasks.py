@@ -1,4 +1,4 @@
-"""Tasks on the command line."""
+"""Options for tasks and sampling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from moondream_beam import Caption, Detect, Point, Query, Sampling
-from moondream_beam.pipelines.options.tasks import add_sampling_options, add_task_options, sampling_of
+from moondream_beam.pipelines.options.tasks import add_sampling_options, add_task_options, build_sampling
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_tasks_keep_the_order_they_were_given_in(parser):
     assert parser.parse_args(words).tasks == asked
 
 
-def test_a_file_of_prompts_asks_each_of_its_lines(parser, tmp_path):
+def test_a_file_of_prompts_gives_one_query_for_each_line(parser, tmp_path):
     (tmp_path / "prompts.txt").write_text("Who?\n\n  Wo ist die Tür?  \n", encoding="utf-8")
     words = ["--caption", "--prompts", str(tmp_path / "prompts.txt")]
     assert parser.parse_args(words).tasks == [Caption(), Query("Who?"), Query("Wo ist die Tür?")]
@@ -34,10 +34,10 @@ def test_a_file_without_a_prompt_is_refused(parser, tmp_path, capsys):
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(SystemExit):
         parser.parse_args(["--prompts", str(tmp_path / "empty.txt")])
-    assert "has no question in it" in capsys.readouterr().err
+    assert "empty.txt has no question" in capsys.readouterr().err
 
 
-def test_sampling_is_the_hosted_endpoints_unless_told(parser):
-    assert sampling_of(parser.parse_args([])) == Sampling(None, 0.2, 1.0, 1.0)
+def test_sampling_has_the_defaults_of_the_hosted_endpoint(parser):
+    assert build_sampling(parser.parse_args([])) == Sampling(None, 0.2, 1.0, 1.0)
     words = ["--max-tokens", "9", "--temperature", "0", "--top-p", "0.5", "--repetition-penalty", "1.2"]
-    assert sampling_of(parser.parse_args(words)) == Sampling(9, 0.0, 0.5, 1.2)
+    assert build_sampling(parser.parse_args(words)) == Sampling(9, 0.0, 0.5, 1.2)

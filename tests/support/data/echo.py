@@ -96,14 +96,20 @@ def reply(request: Request) -> Answer:
 
 
 def pulled_in_a_thread(requests: Iterable[Request]) -> Iterator[Request]:
-    arrived: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[Request | BaseException | None] = queue.SimpleQueue()
 
     def pull() -> None:
-        for request in requests:
-            arrived.put(request)
-        arrived.put(None)
+        try:
+            for request in requests:
+                arrived.put(request)
+            arrived.put(None)
+        except BaseException as error:
+            arrived.put(error)
 
     thread = threading.Thread(target=pull)
     thread.start()
-    yield from iter(arrived.get, None)
+    for arrival in iter(arrived.get, None):
+        if isinstance(arrival, BaseException):
+            raise arrival
+        yield arrival
     thread.join()

@@ -1,4 +1,4 @@
-"""An authority of our own: certificates for the real names of hosted APIs, trusted where SSL_CERT_FILE says so."""
+"""A certificate authority for the real names of hosted APIs. Processes trust it if SSL_CERT_FILE names its file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOSTS = (
 
 
 def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """The authority's certificate as a file, and a server's context with a certificate for all ``HOSTS``."""
+    """Return the file of the authority's certificate, and a server context with a certificate for all ``HOSTS``."""
     root_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "moondream-beam tests")])
     root = _certificate(root_name, root_name, root_key, root_key, x509.BasicConstraints(ca=True, path_length=0))

@@ -1,4 +1,4 @@
-"""A clock that does not wait: sleeping moves it."""
+"""A clock that does not wait: ``sleep`` moves its time forward."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from moondream_beam.models.hosted.dispatch.rate_limiter import Clock
 
 
 class QuickClock(Clock):
-    """Whoever sleeps, all are later."""
+    """A clock whose ``sleep`` adds to its time for all threads and returns at once."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0

@@ -1,4 +1,4 @@
-"""Moondream Cloud as a client sees it: one call a picture, and batches."""
+"""A fake of Moondream Cloud: the realtime API and the Batch API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTIONS = {"caption": "length", "query": "question", "detect": "object", "poin
 
 
 def reply(skill: str, question: Any, number: int, most: int | None) -> dict[str, Any]:
-    """What the model says of a picture."""
+    """Return the model's answer about a picture."""
     if skill in ("caption", "query"):
         return {"caption" if skill == "caption" else "answer": f"{question} | {number}"}
     things = [BOX if skill == "detect" else {"x": 0.25, "y": 0.75}] * (number % 3)
@@ -29,14 +29,14 @@ def reply(skill: str, question: Any, number: int, most: int | None) -> dict[str,
 
 @dataclass
 class CloudApi:
-    """``asked`` counts what it has answered, and so billed: (skill, question, number of the picture)."""
+    """``asked``: how often each (skill, question, picture number) was answered, and so billed."""
 
     key: str = "moondream-test-secret-0123456789"
     asked: Counter[tuple[str, Any, int]] = field(default_factory=Counter)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     urls: dict[str, int] = field(default_factory=dict)
     poison: set[int] = field(default_factory=set)
-    tells_tokens: bool = True
+    reports_tokens: bool = True
     polls_to_end: int = 1
     files: dict[str, bytes] = field(default_factory=dict)
     batches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -72,10 +72,10 @@ class CloudApi:
         question = body.get(QUESTIONS[skill])
         self.asked[skill, question, number] += 1
         answer = reply(skill, question, number, body.get("settings", {}).get("max_objects"))
-        told = {"request_id": uuid.uuid4().hex, "finish_reason": "stop"}
-        if self.tells_tokens:
-            told["metrics"] = {**TOKENS, "prefill_time_ms": 5.0, "decode_time_ms": 7.0}
-        return 200, json.dumps({**answer, **told}), PLAIN
+        metadata = {"request_id": uuid.uuid4().hex, "finish_reason": "stop"}
+        if self.reports_tokens:
+            metadata["metrics"] = {**TOKENS, "prefill_time_ms": 5.0, "decode_time_ms": 7.0}
+        return 200, json.dumps({**answer, **metadata}), PLAIN
 
     def _mpu_create(self, call: Any) -> Respond:
         return 200, json.dumps({"fileId": f"file_{uuid.uuid4().hex}", "uploadId": "upload+/=1"}), PLAIN
@@ -100,7 +100,7 @@ class CloudApi:
         if self.polls[name] <= self.polls_to_end:
             return 200, json.dumps({"id": name, "status": "processing", "progress": {"total": len(lines)}}), PLAIN
         answers = [self._line(index, line) for index, line in enumerate(lines)]
-        # Two files, the later lines first.
+        # The answers are in two files, the later lines first.
         outputs = []
         for index, part in enumerate((answers[len(answers) // 2 :], answers[: len(answers) // 2])):
             self.files[f"/{name}-{index}.jsonl"] = "".join(json.dumps(answer) + "\n" for answer in part).encode()

@@ -1,4 +1,4 @@
-"""fal as a client sees it: the queue in front of fal-ai/moondream/batched, storage and CDN."""
+"""A fake of fal: the queue of fal-ai/moondream/batched, and the storage of uploads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN: dict[str, str] = {}
 
 @dataclass
 class Job:
-    """A job that was accepted, and so is paid for if it succeeds."""
+    """A job that was accepted. It is billed if it succeeds."""
 
     id: str
     arguments: dict[str, Any]
@@ -32,10 +32,10 @@ class Job:
 
 @dataclass
 class FalApi:
-    """``polls_to_end`` status calls after which a job has ended. ``jobs`` are those that were accepted.
+    """``jobs``: the accepted jobs by id. ``polls_to_end``: status calls until a job has ended.
 
-    ``poison`` are numbers of pictures that the model fails at, told as ``poison_is`` says: "index", "input",
-    "nothing" or "crash".
+    ``poison``: numbers of pictures that the model fails at. ``poison_is``: how the error names them: by "index", by
+    "input" (the URL), not at all ("nothing"), or as a server error ("crash").
     """
 
     key: str = "fal-test-id:fal-test-secret-0123456789"
@@ -46,16 +46,16 @@ class FalApi:
     poison: set[int] = field(default_factory=set)
     poison_is: str = "index"
     locked_after: int | None = None
-    tells_units: bool = True
+    reports_units: bool = True
     webhooks: list[str] = field(default_factory=list)
     logs_asked: int = 0
-    most_in_progress: int = 0
+    max_in_progress: int = 0
     upload_headers: list[dict[str, str]] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def asked(self) -> Counter[tuple[str, int]]:
-        """How often each (prompt, picture) stood in a job that was accepted."""
+        """How often each (prompt, picture number) was in an accepted job."""
         return Counter(
             (given["prompt"], number)
             for job in self.jobs.values()
@@ -64,7 +64,7 @@ class FalApi:
 
     @property
     def units(self) -> float:
-        """What has been billed."""
+        """The units that have been billed."""
         return sum(UNITS_PER_PICTURE * len(job.pictures) for job in self.jobs.values() if job.ended)
 
     def operation(self, method: str, host: str, path: str, query: dict[str, list[str]]) -> str:
@@ -111,7 +111,7 @@ class FalApi:
         job = Job(str(uuid.uuid4()), arguments, pictures)
         self.jobs[job.id] = job
         running = sum(not job.ended and not job.cancelled for job in self.jobs.values())
-        self.most_in_progress = max(self.most_in_progress, running)
+        self.max_in_progress = max(self.max_in_progress, running)
         base = f"https://queue.fal.run/{APP}/requests/{job.id}"
         body = {
             "status": "IN_QUEUE",
@@ -132,7 +132,7 @@ class FalApi:
             return 200, json.dumps({"status": "COMPLETED", "logs": logs, "error": "cancelled", "metrics": {}}), PLAIN
         if job.polls > self.polls_to_end:
             body = {"status": "COMPLETED", "logs": logs, "metrics": {"inference_time": 0.3}}
-            if self._told(job):
+            if self._failure(job):
                 body |= {"error": "it failed", "error_type": "runner_server_error"}
             return 200, json.dumps(body), PLAIN
         if job.polls == 1:
@@ -145,8 +145,8 @@ class FalApi:
             return 499, json.dumps(body), {"x-fal-error-type": "client_cancelled"}
         if job.polls <= self.polls_to_end:
             return 400, json.dumps({"detail": "Request is still in progress"}), PLAIN
-        if told := self._told(job):
-            return told
+        if failure := self._failure(job):
+            return failure
         job.ended = True
         outputs = [
             f"{given['prompt']} | {number}" for given, number in zip(job.arguments["inputs"], job.pictures, strict=True)
@@ -158,7 +158,7 @@ class FalApi:
             "filenames": [f"{number}.jpg" for number in job.pictures],
         }
         headers = {"x-fal-request-id": job.id}
-        if self.tells_units:
+        if self.reports_units:
             headers["x-fal-billable-units"] = str(UNITS_PER_PICTURE * len(outputs))
         return 200, json.dumps(body), headers
 
@@ -168,8 +168,8 @@ class FalApi:
         job.cancelled = True
         return 202, json.dumps({"status": "CANCELLATION_REQUESTED"}), PLAIN
 
-    def _told(self, job: Job) -> Respond | None:
-        """What the model says of a job with a picture that it fails at."""
+    def _failure(self, job: Job) -> Respond | None:
+        """Return the error answer for a job with poisoned pictures; None if it has none."""
         bad = [place for place, number in enumerate(job.pictures) if number in self.poison]
         if not bad:
             return None

@@ -1,4 +1,4 @@
-"""What may go wrong between a client and an API, each as it looks on the wire."""
+"""Faults of an API or of the network, as a client sees them on the wire."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Respond = tuple[int, Any, Mapping[str, str]]
 
 @dataclass
 class Fault:
-    """``at`` an operation (submit, status, result, ...) ``times`` times, or with a ``share`` of all calls.
+    """A fault of the calls of one operation (submit, status, result, ...): the next ``times``, or a ``share`` of all.
 
-    ``before`` the call is carried out, or after it; ``act`` gets the exchange and what it would have answered, and
-    returns another answer, or None where it has broken the connection.
+    ``act`` gets the exchange and its answer, and returns another answer, or None if it closed the connection. With
+    ``before`` the API does not receive the call. ``where`` selects exchanges. ``hits`` counts the calls that failed.
     """
 
     at: str
@@ -36,7 +36,7 @@ class Fault:
     def __post_init__(self) -> None:
         self._random = random.Random(f"{self.at} {self.seed}")
 
-    def strikes(self, operation: str, exchange: Any) -> bool:
+    def matches(self, operation: str, exchange: Any) -> bool:
         if operation != self.at or (self.where and not self.where(exchange)):
             return False
         with self._lock:
@@ -50,13 +50,16 @@ class Fault:
 
 
 def answer(status: int, body: Any = None, **headers: str) -> Callable[..., Respond]:
-    """Another answer; underscores in names of headers are dashes, and a body that is no text is JSON."""
+    """Return an act that answers with this status and body. A body that is not text is sent as JSON.
+
+    Underscores in the names of headers become dashes.
+    """
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda exchange, _: (status, body if isinstance(body, str | bytes) else json.dumps(body), named)
 
 
 def changed(change: Callable[[Any], Any]) -> Callable[..., Respond]:
-    """The answer, its JSON changed where it is a success."""
+    """Return an act that applies ``change`` to the JSON of a successful answer."""
 
     def act(exchange: Any, response: Respond) -> Respond:
         status, body, headers = response
@@ -66,33 +69,33 @@ def changed(change: Callable[[Any], Any]) -> Callable[..., Respond]:
 
 
 def garbled(change: Callable[[str], str]) -> Callable[..., Respond]:
-    """The answer, its text changed."""
+    """Return an act that applies ``change`` to the text of the answer."""
     return lambda exchange, response: (response[0], change(response[1]), response[2])
 
 
 def reset(exchange: Any, response: Respond | None) -> None:
-    """RST."""
+    """Reset the connection (RST)."""
     exchange.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    exchange.break_off()
+    exchange.disconnect()
 
 
 def reset_in_the_middle(exchange: Any, response: Respond) -> None:
-    """Half an answer, then RST."""
+    """Send half of the answer, then reset the connection (RST)."""
     exchange.send(response, cut=len(response[1]) // 2)
     reset(exchange, response)
 
 
 def ends_early(exchange: Any, response: Respond) -> None:
-    """Half an answer, then FIN."""
+    """Send half of the answer, then close the connection (FIN)."""
     exchange.send(response, cut=len(response[1]) // 2)
-    exchange.break_off()
+    exchange.disconnect()
 
 
 def silent(seconds: float) -> Callable[..., Respond | None]:
-    """The answer comes too late."""
+    """Return an act that waits for ``seconds`` and closes the connection without an answer."""
 
     def act(exchange: Any, response: Respond | None) -> None:
         exchange.server.over.wait(seconds)
-        exchange.break_off()
+        exchange.disconnect()
 
     return act

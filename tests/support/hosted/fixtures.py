@@ -1,4 +1,4 @@
-"""The hosted APIs as fixtures: a server for all tests of a module, as good as new for each."""
+"""The hosted APIs as fixtures: a new server for each test."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .server import Server, serving
 OTHERS = ("ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "FAL_KEY_ID", "FAL_KEY_SECRET")
 
 
-def leave_home(patch: pytest.MonkeyPatch, server: Server) -> None:
-    """Let this process find the server in the place of all APIs."""
+def use_server(patch: pytest.MonkeyPatch, server: Server) -> None:
+    """Make this process send the calls to all hosted APIs to the server."""
     for name in OTHERS:
         patch.delenv(name, raising=False)
     for name, value in server.environment.items():
@@ -30,8 +30,8 @@ def clock() -> QuickClock:
 def api(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, clock: QuickClock
 ) -> Iterator[Server]:
-    """A server for this test, with its keys and the way to it in the environment."""
+    """Yield a new server. The environment has its keys, and the proxy that leads to it."""
     with serving(tmp_path_factory.mktemp("api")) as server:
-        leave_home(monkeypatch, server)
+        use_server(monkeypatch, server)
         server.now = clock.now
         yield server

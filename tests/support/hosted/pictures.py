@@ -1,4 +1,4 @@
-"""Pictures that carry a number which survives JPEG and resizing, so that a server can say whose caption is whose."""
+"""Pictures that encode a number. It survives JPEG and resizing, so a server can put it into its answer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ SIDE, BLOCK = 4, 16
 
 
 def numbered(number: int, size: tuple[int, int] | None = None) -> Image.Image:
-    """A picture of sixteen black and white blocks: the bits of the number, the lowest first."""
+    """Return an RGB picture of 4 x 4 black and white blocks: the 16 bits of the number, the lowest first."""
     small = Image.new("L", (SIDE, SIDE))
     small.putdata([255 * (number >> bit & 1) for bit in range(SIDE * SIDE)])
     return small.resize(size or (SIDE * BLOCK, SIDE * BLOCK), Image.Resampling.NEAREST).convert("RGB")
 
 
 def number_of(content: bytes) -> int:
-    """The number of an image file."""
+    """Return the number that an image file encodes."""
     image = Image.open(io.BytesIO(content)).convert("L")
     width, height = image.size
     number = 0
@@ -30,7 +30,7 @@ def number_of(content: bytes) -> int:
 
 
 def number_of_data_uri(uri: str) -> int:
-    """The number of a picture in a data URI."""
+    """Return the number that the JPEG in a data URI encodes."""
     head, _, body = uri.partition(",")
     assert head == "data:image/jpeg;base64", head
     return number_of(base64.b64decode(body, validate=True))

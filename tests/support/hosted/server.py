@@ -1,4 +1,4 @@
-"""One server on loopback in the place of all hosted APIs: a proxy that answers for their real names itself."""
+"""One server on loopback for all hosted APIs: a proxy that answers calls to their real names itself."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .faults import Fault, Respond
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One connection: CONNECT first, TLS then, and requests after that."""
+    """One connection: CONNECT, then TLS, then requests."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     host = ""
-    # A client that went silent must not keep a thread for ever.
+    # Otherwise a client that sends nothing would keep a thread for ever.
     timeout = 60
     server: Server
 
@@ -37,7 +37,7 @@ class Exchange(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.end_headers()
-        # Also where the client speaks HTTP/1.0 to its proxy.
+        # http.server closes the connection of an HTTP/1.0 client, and some clients speak HTTP/1.0 to a proxy.
         self.close_connection = False
         try:
             self.connection = self.server.context.wrap_socket(self.connection, server_side=True)
@@ -61,9 +61,9 @@ class Exchange(BaseHTTPRequestHandler):
         self.server.keys.setdefault(self.host, set()).add(
             self.headers.get("Authorization") or self.headers.get("X-Moondream-Auth") or ""
         )
-        struck = [fault for fault in self.server.faults if not fault.before or fault.at == operation]
-        for fault in struck:
-            if fault.before and fault.where is None and fault.strikes(operation, self):
+        faults = [fault for fault in self.server.faults if not fault.before or fault.at == operation]
+        for fault in faults:
+            if fault.before and fault.where is None and fault.matches(operation, self):
                 self.read_body()
                 response = fault.act(self, None)
                 if response:
@@ -71,8 +71,8 @@ class Exchange(BaseHTTPRequestHandler):
                 return
         self.body = self.read_body()
         response = api.answer(operation, self)
-        for fault in struck:
-            if (not fault.before or fault.where) and fault.strikes(operation, self):
+        for fault in faults:
+            if (not fault.before or fault.where) and fault.matches(operation, self):
                 response = fault.act(self, response)
                 if response is None:
                     return
@@ -94,11 +94,11 @@ class Exchange(BaseHTTPRequestHandler):
             self.wfile.write(content[:cut])
             self.wfile.flush()
 
-    def break_off(self) -> None:
-        """End the connection without another word."""
+    def disconnect(self) -> None:
+        """Close the connection without an answer."""
         self.close_connection = True
         with contextlib.suppress(OSError):
-            # Whoever holds the socket open besides us would keep it from being reset.
+            # The file object holds the socket open, which would prevent the reset.
             self.rfile.close()
             self.connection.close()
 
@@ -113,7 +113,7 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """``faults`` is what goes wrong; ``fal`` and ``cloud`` are the APIs and what they remember of us."""
+    """The server. ``faults``: the faults to inject. ``fal`` and ``cloud``: the APIs and what they recorded."""
 
     daemon_threads = True
 
@@ -130,12 +130,12 @@ class Server(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process must have in its environment to come here, and with which keys."""
+        """The environment of a process that calls this server: the proxy, its certificate and the API keys."""
         proxy = f"http://127.0.0.1:{self.server_port}"
         return {
             "HTTPS_PROXY": proxy,
             "https_proxy": proxy,
-            # Beam's workers speak to their runner as well.
+            # Beam's workers connect to their runner without the proxy.
             "NO_PROXY": "localhost,127.0.0.1,::1",
             "no_proxy": "localhost,127.0.0.1,::1",
             "SSL_CERT_FILE": str(self.authority),
@@ -148,15 +148,15 @@ class Server(ThreadingHTTPServer):
         return self.cloud if host in ("api.moondream.ai", "storage.example.com") else self.fal
 
     def count(self, operation: str) -> int:
-        """How many calls of a kind came in."""
+        """Return the number of calls of an operation."""
         return sum(name == operation for name, _, _ in self.calls)
 
     def times(self, operation: str) -> list[float]:
-        """When they came."""
+        """Return the times of the calls of an operation, in seconds of ``now``."""
         return [time for name, _, time in self.calls if name == operation]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error."""
+        """Ignore a closed connection; print any other error."""
         import sys
 
         if not isinstance(sys.exc_info()[1], OSError):
@@ -165,7 +165,7 @@ class Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    """A server, for as long as the block runs."""
+    """Run a server during the block."""
     server = Server(folder)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -179,5 +179,5 @@ def serving(folder: Path) -> Iterator[Server]:
 
 
 def as_json(value: Any, status: int = 200, **headers: str) -> Respond:
-    """An answer of JSON."""
+    """Return an answer with this value as JSON."""
     return status, json.dumps(value), {name.replace("_", "-"): value for name, value in headers.items()}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from support.servers.web_server import Server, Visit, serving
+from support.servers.web_server import Handler, Server, serving
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 
@@ -27,7 +27,7 @@ class Gate:
         for index, seed in zip(range(pictures), TEST_SEEDS, strict=False):
             draw(seed).image.resize((48, 36)).save(folder / f"{index}.png")
 
-    def answer(self, visit: Visit) -> None:
+    def answer(self, visit: Handler) -> None:
         with self.lock:
             self.left -= 1
             waits = self.left < 0 and not self.open.is_set()

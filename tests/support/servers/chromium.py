@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over its own protocol: open a page, press keys, ask it things, take its picture."""
+"""Drive headless Chromium by the DevTools protocol: open pages, press keys, evaluate JavaScript, take screenshots."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-port=0 --remote-allow-origins=*"
 )
-SECONDS_TO_START, ANSWER_SECONDS = 60, 60
+START_TIMEOUT_S, RESPONSE_TIMEOUT_S = 60, 60
 
 
 class Page:
-    """One tab. ``complaints`` are what it logged: errors of scripts, of its policy, of what it could not load."""
+    """A tab. ``complaints`` are its logged errors: of scripts, of the security policy, of loading."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -37,14 +37,14 @@ class Page:
         self._calls += 1
         self._socket.send(json.dumps({"id": self._calls, "method": method, "params": params}))
         while True:
-            message = json.loads(self._socket.recv(ANSWER_SECONDS))
+            message = json.loads(self._socket.recv(RESPONSE_TIMEOUT_S))
             if message.get("id") == self._calls:
                 assert "error" not in message, message
                 return message["result"]
             self._note(message)
 
     def open(self, path: Path, width: int, height: int = 900, *, dark: bool = False) -> None:
-        """Show a local file in a window of this size, and wait until it is all there."""
+        """Open a local file in a window of this size in CSS pixels, and wait until it has loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -53,11 +53,11 @@ class Page:
         self.call("Page.navigate", url=path.as_uri())
         deadline = time.monotonic() + 60
         while self.ask("document.readyState") != "complete" or self.ask("location.protocol") != "file:":
-            assert time.monotonic() < deadline, "the page does not come to an end"
+            assert time.monotonic() < deadline, "the page does not finish loading"
             time.sleep(0.05)
 
     def ask(self, expression: str) -> Any:
-        """The value of an expression of the page's own language."""
+        """Return the value of a JavaScript expression in the page."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
@@ -93,37 +93,37 @@ class Page:
 
 @contextmanager
 def chromium(program: str = "chromium") -> Iterator[Page]:
-    """A tab of a browser that ends with the block."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, tempfile.TemporaryFile("w+b") as said:
+    """Run Chromium within this block, and yield a tab."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, tempfile.TemporaryFile("w+b") as stderr:
         command = [program, *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
-        browser = subprocess.Popen(command, stderr=said, stdout=subprocess.DEVNULL)
+        browser = subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL)
         try:
-            with _connect(_tab(_address(said))) as socket:
+            with _connect(_tab(_address(stderr))) as socket:
                 yield Page(socket)
         finally:
             browser.terminate()
             browser.wait(30)
 
 
-def _address(said: Any) -> str:
-    deadline = time.monotonic() + SECONDS_TO_START
+def _address(stderr: Any) -> str:
+    deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        said.seek(0)
-        if found := re.search(rb"DevTools listening on (ws://\S+)", said.read()):
+        stderr.seek(0)
+        if found := re.search(rb"DevTools listening on (ws://\S+)", stderr.read()):
             return found[1].decode()
         time.sleep(0.05)
     raise TimeoutError("chromium does not listen")
 
 
 def _connect(address: str) -> ClientConnection:
-    # A screenshot is one large message; a proxy has no business here.
+    # A screenshot is one large message. A proxy of the environment must not be used for loopback.
     return connect(address, max_size=None, proxy=None)
 
 
 def _tab(address: str) -> str:
     with _connect(address) as browser:
         browser.send(json.dumps({"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}}))
-        while (answer := json.loads(browser.recv(ANSWER_SECONDS))).get("id") != 1:
+        while (answer := json.loads(browser.recv(RESPONSE_TIMEOUT_S))).get("id") != 1:
             pass
     host = re.match(r"ws://[^/]+", address)[0]
     return f"{host}/devtools/page/{answer['result']['targetId']}"

@@ -1,4 +1,4 @@
-"""A reverse proxy on loopback that stands in front of a real server and lets some requests go wrong."""
+"""A reverse proxy on loopback in front of a real server, which makes some requests fail."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-# Given method, path and how often this path was asked before: None, a status, or one of the words below.
+# Called with method, path and the number of earlier requests with both. Returns the fault: None, an HTTP status to
+# respond with, RESET (close the connection), HALF (send half of the body) or SLOW (send the body in pauses).
 Rule = Callable[[str, str, int], "int | str | None"]
 RESET, HALF, SLOW = "reset", "half", "slow"
-HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "proxy-connection"}
+HOP_BY_HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-length", "proxy-connection"}
 
 
 def no_faults(method: str, path: str, before: int) -> None:
@@ -22,17 +23,21 @@ def no_faults(method: str, path: str, before: int) -> None:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Stands in front of ``port``. ``rule`` says what goes wrong; ``asked`` is what came, ``wrong`` what did, ``sent``
-    how many bytes of bodies went back."""
+    """A proxy for the server at ``port``, with the fault that ``rule`` returns for each request.
+
+    ``bodies`` returns content type and body of an error response with a status. Recorded are method and path of all
+    requests in ``asked`` and of those with a fault in ``wrong``, and the bytes of all bodies, ``sent``.
+    """
 
     daemon_threads = True
 
     def __init__(self, port: int, bodies: Callable[[int], tuple[str, bytes]]) -> None:
-        super().__init__(("127.0.0.1", 0), Visit)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.port, self.bodies, self.lock = port, bodies, threading.Lock()
         self.reset()
 
     def reset(self) -> None:
+        """Stop all faults, and forget the recorded requests."""
         self.rule: Rule = no_faults
         self.asked: list[tuple[str, str]] = []
         self.wrong: list[tuple[str, str]] = []
@@ -43,10 +48,10 @@ class Proxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients hang up, which is not this server's business."""
+        """Ignore clients that disconnect."""
 
 
-class Visit(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Proxy
 
@@ -66,7 +71,7 @@ class Visit(BaseHTTPRequestHandler):
             kind, text = self.server.bodies(fault)
             self.send(fault, [("Content-Type", kind)], text)
         else:
-            self.send(*self.ask(content), trouble=fault)
+            self.send(*self.ask(content), fault=fault)
 
     def body(self) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
@@ -80,20 +85,18 @@ class Visit(BaseHTTPRequestHandler):
 
     def ask(self, content: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP_HEADERS}
         if content or self.command in ("PUT", "POST"):
             headers["Content-Length"] = str(len(content))
         with contextlib.closing(connection):
             connection.request(self.command, self.path, content, headers)
-            answer = connection.getresponse()
-            kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP]
-            if self.command == "HEAD" and (length := answer.getheader("Content-Length")):
+            response = connection.getresponse()
+            kept = [(name, value) for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP_HEADERS]
+            if self.command == "HEAD" and (length := response.getheader("Content-Length")):
                 kept.append(("Content-Length", length))
-            return answer.status, kept, answer.read()
+            return response.status, kept, response.read()
 
-    def send(
-        self, status: int, headers: list[tuple[str, str]], content: bytes, trouble: str | int | None = None
-    ) -> None:
+    def send(self, status: int, headers: list[tuple[str, str]], content: bytes, fault: str | int | None = None) -> None:
         self.send_response_only(status)
         for name, value in headers:
             self.send_header(name, value)
@@ -105,10 +108,10 @@ class Visit(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.sent += len(content)
         with contextlib.suppress(OSError):
-            if trouble == HALF:
+            if fault == HALF:
                 self.close_connection = True
                 self.wfile.write(content[: len(content) // 2])
-            elif trouble == SLOW:
+            elif fault == SLOW:
                 for start in range(0, len(content), 1 + len(content) // 5):
                     time.sleep(0.05)
                     self.wfile.write(content[start : start + 1 + len(content) // 5])
@@ -122,8 +125,8 @@ class Visit(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def standing_before(port: int, bodies: Callable[[int], tuple[str, bytes]]) -> Iterator[Proxy]:
-    """A proxy in front of a port of this machine, while the block runs."""
+def fault_proxy(port: int, bodies: Callable[[int], tuple[str, bytes]]) -> Iterator[Proxy]:
+    """Run a proxy in front of a port on loopback within this block."""
     proxy = Proxy(port, bodies)
     thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""A hub on this machine that speaks as the real one does, to the real client: repositories, commits, gates, ranges."""
+"""A Hugging Face Hub on loopback for the real client: repositories, commits, gated files, byte ranges."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import constants
 
-TOKEN = "hf_of_a_friend"
+TOKEN = "hf_test_token"
 
 
 @dataclass
 class Repository:
-    """Files by commit, and commits by branch or tag. ``gate``: "", "closed" or "hidden", to all but friends."""
+    """Files by commit, and commits by branch or tag.
+
+    ``gate``: "" is public; without ``TOKEN``, the files of "closed" can't be read, and "hidden" does not exist.
+    """
 
     commits: dict[str, dict[str, bytes]]
     refs: dict[str, str]
@@ -28,7 +31,11 @@ class Repository:
 
 @dataclass
 class Hub:
-    """What the server serves and has seen. ``cut``: by file, after how many bytes its next transfers break off."""
+    """The repositories of the server, and the requests that it received.
+
+    ``cut``: by file, the number of bytes after which each of its next transfers is broken off. ``failing``: if not 0,
+    the status of every response. ``seen``: method, path and Range header of each request.
+    """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     cut: dict[str, list[int]] = field(default_factory=dict)
@@ -38,7 +45,7 @@ class Hub:
     url: str = ""
 
     def add(self, name, files, *refs, gate=""):
-        """A commit of these files in a repository, under these branches or tags; its hash."""
+        """Add a commit of ``files`` to a repository, with ``refs`` (branches or tags) on it. Return its hash."""
         commit = hashlib.sha1(name.encode() + b"".join(key.encode() + files[key] for key in sorted(files))).hexdigest()
         repository = self.repositories.setdefault(name, Repository({}, {}, gate))
         repository.commits[commit] = files
@@ -46,12 +53,12 @@ class Hub:
         return commit
 
     def fetched(self, file):
-        """The ranges in which the content of a file was asked for."""
+        """Return the Range headers of all GET requests for a file."""
         return [part for method, path, part in self.seen if method == "GET" and path.endswith(f"/{file}")]
 
     @contextmanager
     def serving(self, monkeypatch, cache):
-        """Serve to the client of this process, which keeps what it fetches in the folder ``cache``."""
+        """Run the server within this block for the client of this process, whose cache folder is ``cache``."""
         server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{server.server_address[1]}"
         point_client_at(monkeypatch, self.url, cache)
@@ -66,12 +73,12 @@ class Hub:
 
 
 def point_client_at(monkeypatch, url, cache):
-    """What HF_ENDPOINT and HF_HUB_CACHE do to a process that starts with them."""
+    """Set the client's hub and cache folder, as HF_ENDPOINT and HF_HUB_CACHE do when a process starts."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    # It asks again after a second, then two, then four. And it keeps of a broken transfer what fills a piece.
+    # Shorten the delays of its retries (1, 2, 4 seconds), and the chunks of which it keeps the complete ones.
     wait = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: wait(min(seconds, 0.01)))
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
@@ -102,14 +109,14 @@ def _handler(hub):
             return self.send(404, b"{}", {})
 
         def find(self, name, revision, content):
-            """The commit, or None where the answer is an error that has been sent."""
+            """Return the commit, or None if an error response was sent."""
             token = self.headers.get("Authorization")
             hub.tokens.add(token)
-            friend, repository = token == f"Bearer {TOKEN}", hub.repositories.get(name)
-            if repository is None or (repository.gate == "hidden" and not friend):
-                # To strangers the real one says of what does not exist that they may not know.
-                return self.refuse(404 if friend else 401, "RepoNotFound")
-            if repository.gate == "closed" and content and not friend:
+            authorized, repository = token == f"Bearer {TOKEN}", hub.repositories.get(name)
+            if repository is None or (repository.gate == "hidden" and not authorized):
+                # Without a token, the real hub answers 401 for a repository that does not exist.
+                return self.refuse(404 if authorized else 401, "RepoNotFound")
+            if repository.gate == "closed" and content and not authorized:
                 return self.refuse(401, "GatedRepo")
             commit = repository.refs.get(revision, revision)
             if commit not in repository.commits:

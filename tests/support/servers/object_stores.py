@@ -1,4 +1,4 @@
-"""Real object stores on loopback, each behind a proxy that can make requests fail."""
+"""Object stores on loopback for S3, GCS and Azure, each behind a proxy that can make requests fail."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers.fault_proxy import Proxy, standing_before
+from support.servers.fault_proxy import Proxy, fault_proxy
 
 ROOT = Path(__file__).parents[3]
-# Known to everybody: it is what the emulator is built with.
+# The published key of the emulator, not a secret.
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-SECONDS_TO_START = 60
+START_TIMEOUT_S = 60
 
 
 @dataclass
 class Bucket:
-    """A bucket of its own: ``root`` is its URI; ``env`` is what clients need to find it."""
+    """A new bucket with the URI ``root``. Clients find it by the environment variables ``env``."""
 
     root: str
     proxy: Proxy
@@ -35,12 +35,12 @@ class Bucket:
     client: Any = field(repr=False)
 
     def put(self, name: str, content: bytes) -> str:
-        """Put an object there, past the proxy; its URI."""
+        """Write an object directly to the server, past the proxy. Return its URI."""
         self.client.put(name, content)
         return f"{self.root}/{name}"
 
     def delete(self, name: str) -> None:
-        """Remove an object, past the proxy."""
+        """Delete an object directly on the server, past the proxy."""
         self.client.delete(name)
 
 
@@ -106,24 +106,24 @@ def gcs_error(status: int) -> tuple[str, bytes]:
 
 def azure_error(status: int) -> tuple[str, bytes]:
     code = {503: "ServerBusy", 403: "AuthorizationFailure", 404: "BlobNotFound"}.get(status, "InternalError")
-    # An answer of 500 may come from something in between, which says less.
+    # A gateway in between may send 500 without a message.
     message = "" if status == 500 else "<Message>no</Message>"
     return "application/xml", f"<?xml version='1.0'?><Error><Code>{code}</Code>{message}</Error>".encode()
 
 
 def azurite() -> str | None:
-    """The emulator of Azure's blobs, where `make azurite`, or $AZURITE, put it."""
+    """Return the path of the Azure emulator, from $AZURITE or `make azurite`, or None without it or Node."""
     here = os.environ.get("AZURITE") or str(ROOT / ".venv/azurite/node_modules/.bin/azurite-blob")
     return here if shutil.which("node") and Path(here).exists() else None
 
 
 @contextlib.contextmanager
 def running(command: list[str], port: int, env: dict[str, str] | None = None) -> Iterator[None]:
-    """A server as a process of its own, until the block ends."""
+    """Run a server in its own process within this block, once it answers on ``port``."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
     process = subprocess.Popen(command, env={**os.environ, **(env or {})}, **quiet)
     try:
-        end = time.monotonic() + SECONDS_TO_START
+        end = time.monotonic() + START_TIMEOUT_S
         while not answers(port):
             assert process.poll() is None, f"{command[0]} ended with {process.returncode}"
             assert time.monotonic() < end, f"{command[0]} does not answer"
@@ -157,7 +157,7 @@ def s3_server() -> Iterator[Proxy]:
     command = [str(Path(sys.executable).with_name("ministack"))]
     with (
         running(command, port, {"MINISTACK_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)}),
-        standing_before(port, s3_error) as proxy,
+        fault_proxy(port, s3_error) as proxy,
     ):
         yield proxy
 
@@ -167,7 +167,7 @@ def gcs_server() -> Iterator[Proxy]:
     port = free_port()
     command = [str(Path(sys.executable).with_name("gcp-storage-emulator"))]
     command += ["start", "--host", "127.0.0.1", "--port", str(port), "--in-memory", "--quiet"]
-    with running(command, port), standing_before(port, gcs_error) as proxy:
+    with running(command, port), fault_proxy(port, gcs_error) as proxy:
         yield proxy
 
 
@@ -175,10 +175,10 @@ def gcs_server() -> Iterator[Proxy]:
 def azure_server() -> Iterator[Proxy]:
     program, port = azurite(), free_port()
     if program is None:
-        pytest.skip("Azurite is not there: make azurite, which needs Node")
+        pytest.skip("Azurite is not installed: install Node, then run make azurite")
     command = ["node", program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent", "--disableTelemetry"]
     command += ["--skipApiVersionCheck", "--inMemoryPersistence"]
-    with running(command, port), standing_before(port, azure_error) as proxy:
+    with running(command, port), fault_proxy(port, azure_error) as proxy:
         yield proxy
 
 
@@ -186,7 +186,7 @@ SERVERS = {"s3": s3_server, "gs": gcs_server, "az": azure_server}
 
 
 def make_bucket(kind: str, proxy: Proxy) -> Bucket:
-    """A new bucket on a running server."""
+    """Return a new bucket on the running server behind ``proxy``; ``kind`` is a key of ``SERVERS``."""
     name, behind = f"b{uuid.uuid4().hex[:12]}", f"http://127.0.0.1:{proxy.port}"
     if kind == "s3":
         keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}

@@ -1,11 +1,11 @@
-"""Asking a server of this machine as a job would, and answers that it can be told to give."""
+"""Requests to a server on loopback through a Fetcher, and answers for such a server."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from support.servers.web_server import Visit
+from support.servers.web_server import Handler
 
 from moondream_beam.models.tasks import Fault
 from moondream_beam.transforms.images.fetch import Fetcher
@@ -16,25 +16,26 @@ LIMIT = 1 << 20
 
 
 def read(url: str, retry_policy: RetryPolicy = QUICK) -> bytes:
-    """Fetch from this machine."""
+    """Return the content of a URL on loopback."""
     return Fetcher(allow_private_addresses=True, retry_policy=retry_policy)(url)
 
 
 def fault(url: str, retry_policy: RetryPolicy = QUICK) -> Fault:
+    """Return the fault with which a fetch of ``url`` must fail."""
     with pytest.raises(FetchError) as caught:
         read(url, retry_policy)
     return caught.value.fault
 
 
 def in_turn(*answers: Any) -> Any:
-    """Answers one after the other, the last one for ever."""
-    left = list(answers)
-    return lambda visit: (left.pop(0) if len(left) > 1 else left[0])(visit)
+    """Return an answer that is the next of ``answers`` at each request, and then always the last."""
+    remaining = list(answers)
+    return lambda handler: (remaining.pop(0) if len(remaining) > 1 else remaining[0])(handler)
 
 
 def status(code: int, **headers: Any) -> Any:
-    return lambda visit: visit.reply(b"no", code, **headers)
+    return lambda handler: handler.reply(b"no", code, **headers)
 
 
-def ok(visit: Visit) -> None:
-    visit.reply(b"picture")
+def ok(handler: Handler) -> None:
+    handler.reply(b"picture")

@@ -1,4 +1,4 @@
-"""A real http server on loopback that behaves as badly as a test wants it."""
+"""An HTTP server on loopback whose responses, good or bad, a test writes itself."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[["Visit"], None]
+Answer = Callable[["Handler"], None]
 
 
-class Visit(BaseHTTPRequestHandler):
-    """One request. The answers of a test are functions of it."""
+class Handler(BaseHTTPRequestHandler):
+    """One request, which the ``answer`` function of a test handles."""
 
     protocol_version = "HTTP/1.1"
     server: Server
 
     def do_GET(self) -> None:
         with self.server.lock:
-            self.server.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+            self.server.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         self.server.answer(self)
 
     def reply(self, content: bytes = b"", status: int = 200, **headers: Any) -> None:
-        """An answer with these headers; ``Content-Length`` is true unless it is given. None leaves it out."""
+        """Send a response with these headers; ``_`` in their names means ``-``.
+
+        ``Content_Length`` is the length of ``content`` unless it is given; None omits the header.
+        """
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.send_response(status)
         for name, value in {"Content-Length": len(content), **named}.items():
@@ -38,26 +41,26 @@ class Visit(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with ``answer``, and keeps what it was asked: paths, and headers by names in lower case."""
+    """A server that answers with ``answer``, and records ``requests``: paths, and headers by lower-case names."""
 
     daemon_threads = True
 
     def __init__(self, answer: Answer) -> None:
-        super().__init__(("127.0.0.1", 0), Visit)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.answer, self.lock = answer, threading.Lock()
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is what some tests are about."""
+        """Ignore clients that disconnect: some tests do that on purpose."""
 
 
 @contextlib.contextmanager
 def serving(answer: Answer, context: Any = None) -> Iterator[Server]:
-    """A server while the block runs; with a ``context`` of ssl it speaks https."""
+    """Run a server within this block; over https if ``context`` is an ``SSLContext``."""
     server = Server(answer)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)

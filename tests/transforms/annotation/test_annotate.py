@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from support.data.echo import BOX, SPOT, Deaf, Echo, Stray
 
-from moondream_beam.models.tasks import Caption, Detect, Point, Query
-from moondream_beam.transforms.annotation import pending
+from moondream_beam.models.tasks import Caption, Detect, Outcome, Point, Query, Request
+from moondream_beam.transforms.annotation import annotate as module
 from moondream_beam.transforms.annotation.annotate import annotate, check_tasks
+from moondream_beam.transforms.annotation.row_queue import MAX_READY_ROWS
 from moondream_beam.transforms.core.records import Annotation, Failure, ImageRef, Job, Row, RowTimings
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.images.prefetch import PICTURES_AHEAD
@@ -23,6 +27,8 @@ fetch = Fetcher()
 
 TASKS = (Caption(), Query("Why?"), Detect("dog"), Point("dog"))
 COUNT = 21
+# How long a gate stays shut if the test never opens it: the test then fails instead of hanging.
+GATE_TIMEOUT_S = 10.0
 MANNERS = {
     "one by one": Echo(batch_size=1),
     "backwards": Echo(batch_size=10**6),
@@ -37,6 +43,15 @@ def refs(tmp_path: Path) -> list[ImageRef]:
     for width in range(1, COUNT + 1):
         Image.new("RGB", (width, 2), (width, 0, 0)).save(tmp_path / f"{width:02}.png")
     return [ImageRef(str(path), path.name) for path in sorted(tmp_path.iterdir())]
+
+
+def forever(ref: ImageRef, taken: list[ImageRef] | None = None) -> Iterator[ImageRef]:
+    """References without end, each of them another; ``taken`` gets those that were pulled."""
+    for number in count():
+        one = ImageRef(f"{ref.uri}#{number}", "")
+        if taken is not None:
+            taken.append(one)
+        yield one
 
 
 def what(row: Row) -> tuple[object, ...]:
@@ -91,24 +106,125 @@ def test_a_folder_of_bad_pictures_is_a_failure_for_each_task() -> None:
     assert {type(row) for row in rows} == {Failure}
 
 
-@pytest.mark.parametrize("annotator", MANNERS.values(), ids=MANNERS)
-def test_failures_that_have_waited_long_go_out_though_no_answer_comes(
-    refs: list[ImageRef], annotator: Echo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pending, "LONGEST_WAIT_SECONDS", 0.0)
-    asked: list[str] = []
+class Hanging(Echo):
+    """Takes a first request and waits: ``answered`` is set before the first outcome."""
 
-    def noting(uri: str) -> bytes:
-        asked.append(uri)
+    release, answered = threading.Event(), threading.Event()
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        first = next(iter(requests))
+        self.release.wait(GATE_TIMEOUT_S)
+        self.answered.set()
+        yield from super().answer([first, *requests])
+
+
+def test_a_failed_image_is_a_row_while_the_annotator_waits(refs: list[ImageRef]) -> None:
+    Hanging.release.clear()
+    Hanging.answered.clear()
+    broken = [ImageRef(f"/nowhere/{index}.jpg", "") for index in range(PICTURES_AHEAD - 2)]
+    rows = annotate([refs[0], refs[1], *broken], TASKS, Hanging())
+    first = [next(rows) for _ in range(len(TASKS) * len(broken))]
+    assert not Hanging.answered.is_set(), "before the annotator has given an outcome"
+    assert {row.uri for row in first} == {ref.uri for ref in broken}
+    assert {(type(row), row.stage) for row in first if isinstance(row, Failure)} == {(Failure, "fetch")}
+    Hanging.release.set()
+    assert Counter(row.filename for row in rows) == {"01.png": len(TASKS), "02.png": len(TASKS)}
+
+
+@pytest.mark.parametrize("annotator", MANNERS.values(), ids=MANNERS)
+def test_a_failed_image_is_a_row_while_the_host_of_another_is_silent(refs: list[ImageRef], annotator: Echo) -> None:
+    release, fetched = threading.Event(), threading.Event()
+
+    def slow_for_the_first(uri: str) -> bytes:
+        if uri == refs[0].uri:
+            release.wait(GATE_TIMEOUT_S)
+            fetched.set()
         return fetch(uri)
 
-    missing = [ImageRef(f"/nowhere/{index}.jpg", "") for index in range(10 * PICTURES_AHEAD)]
-    rows = annotate([*missing, *refs, *missing[:3]], TASKS, annotator, fetch=noting)
-    first = next(rows)
-    assert isinstance(first, Failure) and len(asked) <= 2 * PICTURES_AHEAD
-    found = Counter(row.id for row in (first, *rows))
+    rows = annotate([refs[0], ImageRef("/nowhere.jpg", "")], TASKS, annotator, fetch=slow_for_the_first)
+    assert [next(rows).uri for _ in TASKS] == ["/nowhere.jpg"] * len(TASKS)
+    assert not fetched.is_set(), "before the silent host has answered"
+    release.set()
+    assert [row.filename for row in rows] == ["01.png"] * len(TASKS)
+
+
+@pytest.mark.parametrize("annotator", MANNERS.values(), ids=MANNERS)
+def test_more_failures_than_the_queue_holds_are_all_rows(refs: list[ImageRef], annotator: Echo) -> None:
+    missing = [ImageRef(f"/nowhere/{index}.jpg", "") for index in range(4 * MAX_READY_ROWS)]
+    found = Counter(row.id for row in annotate([*missing, *refs, *missing[:3]], TASKS, annotator))
     job = Job(TASKS, annotator)
     assert found == Counter(job.id_of(ref, task) for ref in [*missing, *refs, *missing[:3]] for task in TASKS)
+
+
+@dataclass(frozen=True)
+class Ending(Echo):
+    """Echo that records the end of its generator."""
+
+    ended: list[bool] = field(default_factory=list)
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        try:
+            yield from super().answer(requests)
+        finally:
+            self.ended.append(True)
+
+
+def threads() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("annotate", "load"))]
+
+
+@pytest.mark.parametrize("in_a_thread", [False, True])
+@pytest.mark.parametrize("end", [GeneratorExit, KeyboardInterrupt])
+def test_an_early_end_ends_the_annotator_and_leaves_no_thread(
+    refs: list[ImageRef], end: type[BaseException], in_a_thread: bool
+) -> None:
+    annotator = Ending(in_a_thread=in_a_thread)
+    rows = annotate(forever(refs[0]), TASKS, annotator, fetch=lambda uri: fetch(refs[0].uri) + uri.encode())
+    assert isinstance(rows, Generator)
+    next(rows)
+    assert threads()
+    with pytest.raises(end):
+        rows.throw(end)
+    assert threads() == [] and list(rows) == []
+    assert annotator.ended == [True]
+
+
+def test_an_early_end_waits_a_limited_time_for_an_annotator_that_hangs(
+    refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT_S", 0.1)
+    Hanging.release.clear()
+    Hanging.answered.clear()
+    rows = annotate([refs[0], ImageRef("/nowhere.jpg", "")], TASKS, Hanging())
+    next(rows)
+    rows.close()
+    assert not Hanging.answered.is_set()
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "annotate")
+    Hanging.release.set()
+    thread.join(GATE_TIMEOUT_S)
+    assert threads() == []
+
+
+@pytest.mark.parametrize("annotator", MANNERS.values(), ids=MANNERS)
+def test_an_error_of_the_references_or_of_fetch_reaches_the_caller_with_its_traceback(
+    refs: list[ImageRef], annotator: Echo
+) -> None:
+    def failing_refs() -> Iterator[ImageRef]:
+        yield from refs
+        raise LookupError("no more")
+
+    def failing_fetch(uri: str) -> bytes:
+        raise LookupError("no more")
+
+    for rows, culprit in (
+        (annotate(failing_refs(), TASKS, annotator), "failing_refs"),
+        (annotate(refs, TASKS, annotator, fetch=failing_fetch), "failing_fetch"),
+    ):
+        with pytest.raises(LookupError, match="no more") as caught:
+            list(rows)
+        assert culprit in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert threads() == []
 
 
 def test_no_pictures_are_no_rows() -> None:
@@ -135,10 +251,11 @@ def test_silence_about_a_request_is_a_failure(refs: list[ImageRef], in_a_thread:
     assert {(row.stage, row.error, row.retryable) for row in failures} == {("answer", "NoAnswer", True)}
 
 
+@pytest.mark.parametrize("in_a_thread", [False, True])
 @pytest.mark.parametrize("answered", [0, 1, 6, 4 * COUNT])
-def test_an_annotator_that_ends_early_leaves_failures(refs: list[ImageRef], answered: int) -> None:
+def test_an_annotator_that_ends_early_leaves_failures(refs: list[ImageRef], answered: int, in_a_thread: bool) -> None:
     Path(refs[-1].uri).unlink()
-    rows = list(annotate([*refs, *refs], TASKS, Echo(ends_after=answered)))
+    rows = list(annotate([*refs, *refs], TASKS, Echo(ends_after=answered, in_a_thread=in_a_thread)))
     assert set(Counter(row.id for row in rows).values()) == {2}
     assert len(rows) == 8 * COUNT
     # The second of two pictures of the same bytes bears the answer to the first.
@@ -147,17 +264,15 @@ def test_an_annotator_that_ends_early_leaves_failures(refs: list[ImageRef], answ
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_run(refs: list[ImageRef]) -> None:
-    with pytest.raises(RuntimeError, match="echo answered not yours, which nobody asked"):
+    with pytest.raises(RuntimeError, match="echo answered not yours, which is not in flight"):
         list(annotate(refs, TASKS, Stray()))
 
 
 def test_an_annotator_that_dies_ends_the_run_and_the_loading(refs: list[ImageRef]) -> None:
-    def run() -> None:
-        with pytest.raises(RuntimeError, match="echo died"):
-            list(annotate(refs, TASKS, Echo(dies_on=((5, 2),))))
-
-    run()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("load")]
+    with pytest.raises(RuntimeError, match="echo died") as caught:
+        list(annotate(refs, TASKS, Echo(dies_on=((5, 2),))))
+    assert "answer" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert threads() == []
 
 
 @pytest.mark.parametrize("annotator", MANNERS.values(), ids=MANNERS)
@@ -179,19 +294,13 @@ def test_a_pictures_own_tasks_beat_those_of_the_job(refs: list[ImageRef]) -> Non
 
 
 def test_references_are_taken_as_they_are_needed(refs: list[ImageRef]) -> None:
-    taken = 0
-
-    def endless() -> Iterator[ImageRef]:
-        nonlocal taken
-        while True:
-            taken += 1
-            yield ImageRef(f"{refs[0].uri}#{taken}", "")
-
-    # Bytes of their own, as more may follow the end of a PNG.
-    rows = annotate(endless(), TASKS, Echo(), fetch=lambda uri: fetch(refs[0].uri) + uri.encode())
+    taken: list[ImageRef] = []
+    # Each image has its own bytes, because more bytes may follow the end of a PNG.
+    rows = annotate(forever(refs[0], taken), TASKS, Echo(), fetch=lambda uri: fetch(refs[0].uri) + uri.encode())
     for _ in range(100):
         next(rows)
-    assert taken <= 25 + 2 + 16
+    time.sleep(0.5)
+    assert len(taken) <= (100 + MAX_READY_ROWS) / len(TASKS) + 2 + PICTURES_AHEAD
     rows.close()
 
 
@@ -202,11 +311,13 @@ def test_rows_come_before_the_last_picture_is_read(refs: list[ImageRef]) -> None
         fetched.append(uri)
         return fetch(uri)
 
-    rows = annotate(refs, TASKS, Echo(), fetch=noting)
+    copies = 10 * MAX_READY_ROWS // len(TASKS)
+    many = [ImageRef(refs[0].uri, str(number)) for number in range(copies)]
+    rows = annotate(many, TASKS, Echo(), fetch=noting)
     next(rows)
-    assert len(fetched) < COUNT
-    assert len(list(rows)) == 4 * COUNT - 1
-    assert len(fetched) == COUNT
+    assert len(fetched) < copies
+    assert len(list(rows)) == len(TASKS) * copies - 1
+    assert len(fetched) == copies
 
 
 def test_what_tasks_share_is_parted_among_them_and_a_total_is_time_on_the_clock(refs: list[ImageRef]) -> None:
@@ -230,8 +341,8 @@ def test_what_tasks_share_is_parted_among_them_and_a_total_is_time_on_the_clock(
     ("tasks", "annotator", "message"),
     [
         ([], Echo(), "no task"),
-        ([Caption(), Query("a"), Caption("normal")], Echo(), "caption 'normal' is asked twice"),
-        ([Caption(), Detect("dog")], Deaf(), "echo can't be asked to detect"),
+        ([Caption(), Query("a"), Caption("normal")], Echo(), "caption 'normal' is given twice"),
+        ([Caption(), Detect("dog")], Deaf(), "echo can't be asked to detect: give caption"),
         ([Query("caf\udce9")], Echo(), "write it in UTF-8"),
         ([Detect("\ud800")], Echo(), "write it in UTF-8"),
     ],

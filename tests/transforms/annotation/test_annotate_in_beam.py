@@ -47,7 +47,7 @@ def test_the_rows_are_those_of_the_plain_generator(photos: Path) -> None:
 def test_more_references_than_are_gathered_at_once_all_come_through(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REFS_AT_ONCE", 3)
+    monkeypatch.setattr(module, "MAX_GATHERED_REFS", 3)
     refs = [
         ref._replace(uri=f"{photos}/./{copy}/../{ref.filename}") for ref in list_images(str(photos)) for copy in "12"
     ]
@@ -81,7 +81,7 @@ def times(photos: Path, names: list[tuple[str, int]], windows: beam.WindowInto) 
 def test_rows_keep_the_time_and_the_window_of_their_reference(
     photos: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REFS_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "MAX_GATHERED_REFS", at_once)
     names = [("1.png", 3), ("2.png", 17), ("8.png", 18), ("3.png", 25), ("1.png", 26), ("1.png", 26)]
     noted = times(photos, names, beam.WindowInto(FixedWindows(10)))
     # A picture that comes at several times has rows at each of them.

@@ -18,9 +18,9 @@ from support.hosted.fixtures import api, clock
 from support.hosted.pictures import numbered
 
 from moondream_beam import AnnotateToParquet, Fallback, Moondream, Query, ReadImages
-from moondream_beam.models.fal import Fal
+from moondream_beam.models.hosted.fal.annotator import Fal
 from moondream_beam.models.hosted.journal import LocalStore
-from moondream_beam.transforms.annotation.payment_journal import FOLDER, BeamStore, scope_of, with_journal
+from moondream_beam.transforms.annotation.payment_journal import JOURNAL_FOLDER, BeamStore, scope_of, with_journal
 from moondream_beam.transforms.output.layout import Slice
 from moondream_beam.transforms.output.lock import run_lock
 
@@ -94,7 +94,7 @@ def test_a_thousand_pictures_balance_under_five_percent_of_every_fault(api, tmp_
     assert told <= api.fal.poison
     assert sum(row["hosted"]["units"] for row in data + errors) <= api.fal.units + 1e-6
     assert all(fault.hits for fault in api.faults), "every kind of fault has struck"
-    assert not (out / FOLDER).exists()
+    assert not (out / JOURNAL_FOLDER).exists()
 
 
 def test_a_store_on_any_file_system_keeps_small_files(tmp_path):
@@ -116,7 +116,7 @@ def test_a_journal_is_told_which_slice_a_run_is_of():
 def test_the_journal_lies_beside_the_output_of_who_costs_money(tmp_path):
     echo = Echo()
     assert with_journal(echo, str(tmp_path), "one") is echo
-    store = LocalStore(str(tmp_path / FOLDER), str(tmp_path / "_temporary" / "one."))
+    store = LocalStore(str(tmp_path / JOURNAL_FOLDER), str(tmp_path / "_temporary" / "one."))
     assert with_journal(Fal(), str(tmp_path), "one")._store == store
     behind = with_journal(Fallback(Moondream("tiny"), Fal()), str(tmp_path), "one")
     assert behind.api._store == store

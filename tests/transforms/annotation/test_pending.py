@@ -14,6 +14,7 @@ from support.data.echo import Echo
 from moondream_beam.models.tasks import Caption, Detect, Outcome, Query, Request
 from moondream_beam.transforms.annotation import pending
 from moondream_beam.transforms.annotation.annotate import annotate
+from moondream_beam.transforms.annotation.row_queue import MAX_READY_ROWS
 from moondream_beam.transforms.core.records import Annotation, Failure, ImageRef, Job
 from moondream_beam.transforms.images.fetch import read_file
 
@@ -95,7 +96,7 @@ def test_silence_is_a_failure_of_all_who_waited(refs: list[ImageRef]) -> None:
 
 
 def test_so_many_copies_wait_and_no_more(refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "COPIES_AT_ONCE", 10)
+    monkeypatch.setattr(pending, "MAX_COPIES", 10)
     taken = 0
 
     def endless() -> Iterator[ImageRef]:
@@ -108,13 +109,13 @@ def test_so_many_copies_wait_and_no_more(refs: list[ImageRef], monkeypatch: pyte
     rows = annotate(endless(), (Caption(),), echo, fetch=lambda uri: read_file(refs[0].uri))
     for _ in range(200):
         next(rows)
-    assert taken <= 200 + 2 * 10 + 16
+    assert taken <= 200 + MAX_READY_ROWS + 2 * 10 + 16
     assert len(echo.asked) <= 25
     rows.close()
 
 
 def test_answers_are_forgotten_beyond_so_many(refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "ANSWERS_KEPT", 1)
+    monkeypatch.setattr(pending, "MAX_KEPT_ANSWERS", 1)
     echo = Counting(batch_size=1)
     assert len(list(annotate(refs, (Caption(),), echo))) == 30
     assert 3 < len(echo.asked) <= 30

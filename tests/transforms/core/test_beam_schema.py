@@ -1,4 +1,4 @@
-"""References, annotations and failures become Beam's rows and come back, whatever they hold."""
+"""References, annotations and failures convert to Beam rows, and rows to references."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from moondream_beam import Box, Caption, Detect, ImageRef, Query, Spot
 from moondream_beam.models.billing import Billing
 from moondream_beam.transforms.core.beam_schema import (
     AnnotationsToRows,
-    Asked,
     FailuresToRows,
     RefsToRows,
-    asked_of,
+    TaskSpec,
+    build_task_spec,
     row_type,
     to_ref,
 )
 from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, to_table
 from moondream_beam.transforms.io.containers.location import ImageCell, Member
-from moondream_beam.transforms.io.uris import shown
+from moondream_beam.transforms.io.uris import display_uri
 from moondream_beam.transforms.output.reader import read_failures
 
 SPLIT, LABEL = pa.field("split", pa.string()), pa.field("label", pa.int32())
 
 
-def crosses(element: Any, transform: beam.PTransform, check: Callable[[Any], None]) -> None:
-    """Check what a transform makes of an element, once that has crossed from one worker to another."""
+def check_row(element: Any, transform: beam.PTransform, check: Callable[[Any], None]) -> None:
+    """Call ``check`` with the row that a transform makes of an element, after a reshuffle has encoded it."""
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         rows = pipeline | beam.Create([element]) | transform
         assert isinstance(rows.element_type, RowTypeConstraint)
@@ -53,14 +53,14 @@ def test_an_annotation_keeps_all_its_fields():
         assert (row.hosted.job, row.hosted.usd, row.split, row.label) == ("job", None, "train", 7)
         assert row.created_at == "2030-01-02T03:04:05.678+00:00"
 
-    crosses(whole, AnnotationsToRows([SPLIT, LABEL]), check)
+    check_row(whole, AnnotationsToRows([SPLIT, LABEL]), check)
 
 
-def test_an_annotation_without_boxes_bill_or_columns_has_nulls():
+def test_an_annotation_without_boxes_billing_or_columns_has_nulls():
     def check(row: Any) -> None:
         assert [row.caption, row.objects, row.points, row.hosted, row.split] == [None] * 5
 
-    crosses(annotation(caption=None), AnnotationsToRows([SPLIT]), check)
+    check_row(annotation(caption=None), AnnotationsToRows([SPLIT]), check)
 
 
 def test_a_failure_keeps_all_its_fields():
@@ -70,7 +70,7 @@ def test_a_failure_keeps_all_its_fields():
         assert row._fields == tuple(names)
         assert (row.filename, row.stage, row.message, row.retryable) == ("\\udcff.jpg", "fetch", "gone", True)
 
-    crosses(failure(filename="\udcff.jpg"), FailuresToRows(), check)
+    check_row(failure(filename="\udcff.jpg"), FailuresToRows(), check)
 
 
 MEMBER, CELL = Member("s3://b/a.tar", 512, 9, "x.png"), ImageCell("/a.parquet", "image", 12, 3)
@@ -85,12 +85,12 @@ MEMBER, CELL = Member("s3://b/a.tar", 512, 9, "x.png"), ImageCell("/a.parquet", 
         ImageRef("/a.parquet#image/12/x.png", "x.png", inside=CELL),
     ],
 )
-def test_a_reference_comes_back_from_a_row(ref):
-    crosses(ref, RefsToRows(), lambda row: _assert_equal(to_ref(row, Asked((Query(),)), "/"), ref))
+def test_a_reference_survives_a_row(ref):
+    check_row(ref, RefsToRows(), lambda row: _assert_equal(to_ref(row, TaskSpec((Query(),)), "/"), ref))
 
 
 def test_a_member_whose_row_lost_its_byte_range_says_what_to_pass_on():
-    ref = to_ref(beam.Row(uri="set.tar#x.png", filename="x.png"), Asked((Query(),)), "/data")
+    ref = to_ref(beam.Row(uri="set.tar#x.png", filename="x.png"), TaskSpec((Query(),)), "/data")
     assert (ref.uri, ref.inside) == ("/data/set.tar#x.png", None)
     assert "give its byte_offset and byte_size" in ref.problem
 
@@ -99,76 +99,76 @@ def test_fields_that_say_where_an_image_lies_are_whole_numbers():
     row_type = RowTypeConstraint.from_fields([("uri", str), ("byte_offset", float)])
     rows = beam.Pipeline(runner="FnApiRunner") | beam.Create([1]) | beam.Map(lambda _: None).with_output_types(row_type)
     with pytest.raises(ValueError, match="field byte_offset must be a whole number"):
-        asked_of(rows, [Query()], [])
+        build_task_spec(rows, [Query()], [])
 
 
 def _assert_equal(found: Any, expected: Any) -> None:
     assert found == expected
 
 
-def test_a_row_is_asked_what_its_fields_say():
-    asked = Asked((Detect("{thing}"), Query("Is it {thing}?")), (LABEL,))
-    ref = to_ref(beam.Row(uri="a.png", thing="red", label=3), asked, "/photos")
+def test_fields_are_filled_into_prompts_and_kept():
+    spec = TaskSpec((Detect("{thing}"), Query("Is it {thing}?")), (LABEL,))
+    ref = to_ref(beam.Row(uri="a.png", thing="red", label=3), spec, "/photos")
     assert ref == ImageRef("/photos/a.png", "a.png", (Detect("red"), Query("Is it red?")), ((3,), (3,)))
-    (once,) = to_ref(beam.Row(uri="a.png", a="x", b="x"), Asked((Query("{a}"), Query("{b}"))), "/").tasks
+    (once,) = to_ref(beam.Row(uri="a.png", a="x", b="x"), TaskSpec((Query("{a}"), Query("{b}"))), "/").tasks
     assert once == Query("x")
 
 
-def test_where_no_field_is_named_the_job_asks():
-    asked = Asked((Query("Is {{this}} it?"), Caption()))
-    assert to_ref(beam.Row(uri="s3://b/a.png", filename="x/a.png"), asked, "/") == ImageRef("s3://b/a.png", "x/a.png")
-    assert asked.job_tasks() == (Query("Is {this} it?"), Caption())
+def test_a_reference_has_no_tasks_if_no_prompt_names_a_field():
+    spec = TaskSpec((Query("Is {{this}} it?"), Caption()))
+    assert to_ref(beam.Row(uri="s3://b/a.png", filename="x/a.png"), spec, "/") == ImageRef("s3://b/a.png", "x/a.png")
+    assert spec.job_tasks() == (Query("Is {this} it?"), Caption())
 
 
 @pytest.mark.parametrize(
-    "row, told",
+    "row, problem",
     [
         (beam.Row(uri=None, thing="x"), "field uri is empty"),
         (beam.Row(uri="", thing="x"), "field uri is empty"),
-        (beam.Row(uri="ftp://h/a.png", thing="x"), "ftp:// is none of"),
-        (beam.Row(uri="http://[h/a.png", thing="x"), "is no URL"),
+        (beam.Row(uri="ftp://h/a.png", thing="x"), "ftp:// is not supported"),
+        (beam.Row(uri="http://[h/a.png", thing="x"), "is not a valid URL"),
         (beam.Row(uri="file://[h/a.png", thing="x"), "Invalid"),
         (beam.Row(uri="http://[h/a.png", thing="x", problem="told before"), "told before"),
         (beam.Row(uri="a.png", thing=None), "column thing is empty"),
         (beam.Row(uri="a.png", thing="x", problem="told before"), "told before"),
     ],
 )
-def test_a_row_that_can_not_be_asked_says_why(row, told):
-    ref = to_ref(row, Asked((Query("{thing}"),)), "/")
-    assert told in ref.problem and ref.tasks == (Query("{thing}"),)
+def test_an_invalid_row_becomes_a_reference_with_a_problem(row, problem):
+    ref = to_ref(row, TaskSpec((Query("{thing}"),)), "/")
+    assert problem in ref.problem and ref.tasks == (Query("{thing}"),)
 
 
-def test_the_password_of_a_row_that_is_no_picture_is_not_shown():
-    ref = to_ref(beam.Row(uri="ftp://me:hunter2@h/a.png?token=hunter2"), Asked((Query(),)), "/")
-    assert ref.problem and "hunter2" not in ref.problem + shown(ref.uri)
+def test_a_problem_does_not_contain_the_password():
+    ref = to_ref(beam.Row(uri="ftp://me:hunter2@h/a.png?token=hunter2"), TaskSpec((Query(),)), "/")
+    assert ref.problem and "hunter2" not in ref.problem + display_uri(ref.uri)
 
 
-def test_rows_without_a_picture_are_told_apart():
-    asked = Asked((Query(),), (LABEL,))
-    first, second = (to_ref(beam.Row(uri=None, label=label), asked, "/") for label in (1, 2))
+def test_rows_without_a_uri_have_distinct_uris():
+    spec = TaskSpec((Query(),), (LABEL,))
+    first, second = (to_ref(beam.Row(uri=None, label=label), spec, "/") for label in (1, 2))
     assert first.uri != second.uri and first.columns == ((1,),)
 
 
 @pytest.mark.parametrize(
-    "field, told",
+    "field, message",
     [
-        (pa.field("taken", pa.date32()), "column taken is date32.day.: fields are text, numbers, booleans or bytes"),
+        (pa.field("taken", pa.date32()), "column taken is date32.day.: convert it to text, numbers, booleans or bytes"),
         (pa.field("big", pa.uint64()), "column big is uint64"),
         (pa.field("my column", pa.string()), "'my column' can't be a field"),
         (pa.field("_hidden", pa.string()), "'_hidden' can't be a field"),
-        (pa.field("uri", pa.string()), "rows have a field of this name already"),
+        (pa.field("uri", pa.string()), "column uri: the rows already have a field of this name"),
     ],
 )
-def test_a_column_that_rows_can_not_hold_is_refused(field, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_column_of_an_unsupported_type_or_name_is_refused(field, message):
+    with pytest.raises(ValueError, match=message):
         RefsToRows([field])
 
 
-def test_what_has_no_fields_is_refused():
+def test_elements_without_fields_are_refused():
     pipeline = beam.Pipeline(runner="FnApiRunner")
     texts = pipeline | beam.Create(["a.png"])
-    with pytest.raises(ValueError, match="these are no rows with named fields"):
-        asked_of(texts, [Query()], [])
+    with pytest.raises(ValueError, match="the input has no rows with named fields"):
+        build_task_spec(texts, [Query()], [])
     nested = (
         pipeline
         | "Nested" >> beam.Create([1])
@@ -177,10 +177,10 @@ def test_what_has_no_fields_is_refused():
         )
     )
     with pytest.raises(ValueError, match="field inner can't be kept"):
-        asked_of(nested, [Query()], ["inner"])
+        build_task_spec(nested, [Query()], ["inner"])
 
 
-def test_only_the_failures_of_the_run_are_read(tmp_path):
+def test_read_failures_returns_those_of_one_run(tmp_path):
     os.mkdir(tmp_path / "errors")
     hosted = Billing("job", 1.0, 0.5, False, None)
     for run in ("one", "one-2"):

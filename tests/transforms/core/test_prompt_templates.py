@@ -1,17 +1,22 @@
-"""Prompts that name columns."""
+"""Columns are filled into prompts."""
 
 from __future__ import annotations
 
 import pytest
 
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Task
-from moondream_beam.transforms.core.prompt_templates import fill, literal, named_columns, template
+from moondream_beam.transforms.core.prompt_templates import (
+    column_template,
+    fill_template,
+    named_columns,
+    unescape_braces,
+)
 
 ROW = {"product": "shoe", "colour of it": "red", "count": 3, "none": None, "blank": " "}
 
 
 @pytest.mark.parametrize(
-    ("task", "asked"),
+    ("task", "filled"),
     [
         (Query("Is {product} in the picture?"), Query("Is shoe in the picture?")),
         (Detect("{colour of it} {product}"), Detect("red shoe")),
@@ -21,41 +26,41 @@ ROW = {"product": "shoe", "colour of it": "red", "count": 3, "none": None, "blan
         (Caption("short"), Caption("short")),
     ],
 )
-def test_a_column_in_braces_stands_for_its_value(task: Task, asked: Task) -> None:
-    assert fill(task, ROW) == asked
+def test_a_column_in_braces_becomes_its_value(task: Task, filled: Task) -> None:
+    assert fill_template(task, ROW) == filled
 
 
 @pytest.mark.parametrize("column", ["none", "blank", "absent"])
-def test_a_column_without_a_value_asks_nothing(column: str) -> None:
+def test_an_empty_column_is_refused(column: str) -> None:
     with pytest.raises(ValueError, match=f"column {column} is empty"):
-        fill(Query(f"Is it {{{column}}}?"), ROW)
+        fill_template(Query(f"Is it {{{column}}}?"), ROW)
 
 
-def test_the_columns_that_prompts_name_are_told_once() -> None:
+def test_named_columns_are_returned_once() -> None:
     assert named_columns([Query("{a} or {b}?"), Caption(), Detect("{b}")]) == ["a", "b"]
 
 
 @pytest.mark.parametrize("text", ["{", "a } b", "{}", "{a!r}", "{a:>9}"])
-def test_braces_hold_a_name_and_nothing_else(text: str) -> None:
+def test_braces_with_anything_but_a_name_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="prompt"):
         named_columns([Query(text)])
 
 
-def test_attributes_and_items_are_names_of_columns_and_no_way_into_objects() -> None:
+def test_attributes_in_braces_are_names_of_columns() -> None:
     with pytest.raises(ValueError, match="column product.__class__ is empty"):
-        fill(Query("{product.__class__}"), ROW)
+        fill_template(Query("{product.__class__}"), ROW)
 
 
-def test_a_task_that_names_no_column_loses_its_doubled_braces() -> None:
-    assert literal(Query("{{a}} b")) == Query("{a} b")
+def test_doubled_braces_become_single_ones() -> None:
+    assert unescape_braces(Query("{{a}} b")) == Query("{a} b")
 
 
-def test_a_column_of_any_name_without_braces_can_be_a_prompt() -> None:
-    assert fill(Query(template("colour of it")), ROW) == Query("red")
+def test_a_column_without_braces_in_its_name_can_be_a_prompt() -> None:
+    assert fill_template(Query(column_template("colour of it")), ROW) == Query("red")
     with pytest.raises(ValueError, match="braces"):
-        template("odd{name}")
+        column_template("odd{name}")
 
 
-def test_words_that_are_no_utf8_are_refused() -> None:
-    with pytest.raises(ValueError, match="column a is no UTF-8 there: save the manifest as UTF-8"):
-        fill(Query("{a}"), {"a": "caf\udce9"})
+def test_a_value_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(ValueError, match="column a is not UTF-8: save the manifest as UTF-8"):
+        fill_template(Query("{a}"), {"a": "caf\udce9"})

@@ -1,4 +1,4 @@
-"""Rows, their schemas, and the names of requests and pictures."""
+"""Rows, their schemas, and the ids of pictures and requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REF = ImageRef("/photos/a.b.jpg", "a.b.jpg")
 JOB = Job((Caption(),), Echo(), Sampling(), run="one")
 
 
-def test_columns_are_those_of_the_design_in_its_order() -> None:
+def test_the_schemas_have_the_documented_columns() -> None:
     assert ", ".join(ANNOTATION_SCHEMA.names) == (
         "id, key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, finish_reason, "
         "input_tokens, output_tokens, timings, backend, model, revision, run, created_at, hosted, "
@@ -40,18 +40,18 @@ def test_columns_are_those_of_the_design_in_its_order() -> None:
 
 
 @pytest.mark.parametrize(("row", "schema"), [(Annotation, ANNOTATION_SCHEMA), (Failure, FAILURE_SCHEMA)])
-def test_rows_and_schemas_name_the_same_columns_in_the_same_order(row: type, schema: pa.Schema) -> None:
+def test_rows_and_schemas_have_the_same_columns(row: type, schema: pa.Schema) -> None:
     assert [name for name in row._fields if name != "columns"] == schema.names
 
 
-def test_only_what_a_task_does_not_give_may_be_null() -> None:
+def test_only_answers_billing_and_byte_ranges_may_be_null() -> None:
     always = ["hosted", "byte_offset", "byte_size"]
     nullable = [field.name for field in ANNOTATION_SCHEMA if field.nullable]
     assert nullable == ["caption", "objects", "points", *always]
     assert [field.name for field in FAILURE_SCHEMA if field.nullable] == always
 
 
-def test_annotations_come_back_from_arrow_as_they_were() -> None:
+def test_annotations_survive_arrow() -> None:
     rows = [
         annotation(),
         annotation(caption=None, objects=(Box(0, 0.25, 0.5, 1), Box(0.125, 0, 1, 1))),
@@ -75,7 +75,7 @@ def test_annotations_come_back_from_arrow_as_they_were() -> None:
     assert back[4]["prompt"] == "Où est le chien ? 🐕"
 
 
-def test_columns_of_a_manifest_stand_behind_the_others_and_may_be_null() -> None:
+def test_columns_of_a_manifest_come_last_and_may_be_null() -> None:
     kept = (pa.field("split", pa.string()), pa.field("score", pa.float64()))
     table = to_table([annotation(columns=("train", 0.5)), annotation()], annotation_schema(kept))
     assert table.schema.names == [*ANNOTATION_SCHEMA.names, "split", "score"]
@@ -86,31 +86,31 @@ def test_columns_of_a_manifest_stand_behind_the_others_and_may_be_null() -> None
 
 
 @pytest.mark.parametrize("names", [["caption"], ["a", "b", "a"]])
-def test_a_column_of_a_name_that_is_taken_is_refused(names: list[str]) -> None:
+def test_a_duplicate_column_is_refused(names: list[str]) -> None:
     with pytest.raises(ValueError, match="can't be kept"):
         annotation_schema([pa.field(name, pa.string()) for name in names])
 
 
-def test_a_reference_that_is_asked_less_keeps_what_stands_beside_the_rest() -> None:
+def test_with_tasks_keeps_the_columns_of_the_remaining_tasks() -> None:
     why, who = Query("Why?"), Query("Who?")
     ref = ImageRef("/a.jpg", "a.jpg", (why, who), (("because",), ("me",)))
-    assert ref.asking((who,)) == ref._replace(tasks=(who,), columns=(("me",),))
+    assert ref.with_tasks((who,)) == ref._replace(tasks=(who,), columns=(("me",),))
     assert ref.columns_of(why) == ("because",)
 
 
-def test_failures_come_back_from_arrow_as_they_were() -> None:
+def test_failures_survive_arrow() -> None:
     rows = [failure(), failure(retryable=False, message="größer\nals erlaubt")]
     assert to_table(rows, FAILURE_SCHEMA).to_pylist() == [row._asdict() for row in rows]
 
 
 @pytest.mark.parametrize("schema", [ANNOTATION_SCHEMA, FAILURE_SCHEMA])
-def test_no_rows_are_an_empty_table_of_the_schema(schema: pa.Schema) -> None:
+def test_no_rows_are_an_empty_table_with_the_schema(schema: pa.Schema) -> None:
     table = to_table([], schema)
     assert len(table) == 0
     assert table.schema == schema
 
 
-def test_a_name_that_is_no_utf8_is_written_with_its_odd_bytes_as_escapes() -> None:
+def test_bytes_of_a_name_that_are_not_utf8_are_written_as_escapes() -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     table = to_table([annotation(filename=name, uri=f"/{name}"), annotation()], ANNOTATION_SCHEMA)
     table.validate(full=True)
@@ -120,14 +120,14 @@ def test_a_name_that_is_no_utf8_is_written_with_its_odd_bytes_as_escapes() -> No
     assert text == "caf\\udce9.jpg"
 
 
-def test_a_key_is_short_has_no_dots_and_follows_the_uri_alone() -> None:
+def test_a_key_is_20_hex_digits_of_the_uri_alone() -> None:
     assert REF.key == REF._replace(filename="other.jpg", tasks=(Query("Why?"),)).key
     assert REF.key != REF._replace(uri="/photos/c.jpg").key
     assert len(REF.key) == 20
     assert set(REF.key) <= set("0123456789abcdef")
 
 
-def test_the_place_in_a_file_is_no_part_of_a_key_or_an_id() -> None:
+def test_keys_and_ids_do_not_depend_on_the_place_in_a_file() -> None:
     member = Member("/a.tar", 512, 9, "x.jpg")
     ref = ImageRef(member.uri, "x.jpg", inside=member)
     alike = [ref._replace(inside=None), ref._replace(inside=member._replace(offset=2048))]
@@ -141,7 +141,7 @@ def test_only_members_of_archives_have_a_byte_range() -> None:
     assert [REF._replace(inside=one).byte_range for one in inside] == [(512, 9), (None, None), (None, None)]
 
 
-def test_names_that_are_no_utf8_have_keys_and_ids_of_their_own() -> None:
+def test_names_that_are_not_utf8_have_distinct_keys_and_ids() -> None:
     odd = [ImageRef(os.fsdecode(name), "") for name in (b"caf\xe9", b"caf\xe8", b"caf")]
     assert len({ref.key for ref in odd}) == len({JOB.id_of(ref, Caption()) for ref in odd}) == 3
 
@@ -160,12 +160,12 @@ def test_names_that_are_no_utf8_have_keys_and_ids_of_their_own() -> None:
         JOB._replace(annotator=Echo(revision="2")).id_of(REF, Caption()),
     ],
 )
-def test_an_id_changes_with_whatever_decides_the_answer(other: str) -> None:
+def test_an_id_depends_on_all_that_decides_the_answer(other: str) -> None:
     assert other != JOB.id_of(REF, Caption())
     assert len(other) == 64
 
 
-def test_ids_tell_tasks_of_the_same_prompt_apart() -> None:
+def test_tasks_with_the_same_prompt_have_distinct_ids() -> None:
     tasks = [Query("dog"), Detect("dog"), Point("dog"), Detect("dog", max_objects=1), Query("dog ")]
     assert len({JOB.id_of(REF, task) for task in tasks}) == len(tasks)
 
@@ -180,10 +180,10 @@ def test_ids_tell_tasks_of_the_same_prompt_apart() -> None:
         JOB._replace(annotator=Echo(batch_size=9)).id_of(REF, Caption()),
     ],
 )
-def test_an_id_changes_with_nothing_else(same: str) -> None:
+def test_an_id_depends_on_nothing_else(same: str) -> None:
     assert same == JOB.id_of(REF, Caption())
 
 
-def test_a_picture_is_asked_its_own_tasks_or_else_those_of_the_job() -> None:
+def test_a_picture_has_its_own_tasks_or_those_of_the_job() -> None:
     assert JOB.tasks_of(REF) == (Caption(),)
     assert JOB.tasks_of(REF._replace(tasks=(Query("Why?"),))) == (Query("Why?"),)

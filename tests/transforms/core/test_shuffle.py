@@ -1,4 +1,4 @@
-"""Many small things as one element, and each picture once."""
+"""Items survive packing, and each picture passes once."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from moondream_beam.transforms.io.containers.location import Member
 REFS = [ImageRef(f"/photos/{index}.jpg", f"caf\udce9 {index}.jpg", (Query("Why?"),)) for index in range(1000)]
 
 
-def test_what_is_packed_comes_out_as_it_was() -> None:
+def test_unpack_returns_what_was_packed() -> None:
     assert unpack(pack(REFS)) == REFS
     assert list(unpack_all([pack(REFS[:3]), pack([]), pack(REFS[3:5])])) == REFS[:5]
 
 
-def test_a_packed_reference_takes_some_bytes() -> None:
+def test_a_packed_reference_takes_less_than_20_bytes() -> None:
     assert len(pack(REFS)) < 20 * len(REFS)
 
 
@@ -39,28 +39,28 @@ def test_a_packed_member_of_an_archive_takes_some_bytes() -> None:
     assert unpack(pack(refs)) == refs and len(pack(refs)) < 25 * len(refs)
 
 
-def test_keys_spread_over_all_buckets() -> None:
+def test_keys_are_spread_over_all_buckets() -> None:
     buckets = {hash_bucket(ImageRef(f"/{index}", "").key) for index in range(50_000)}
     assert len(buckets) > 0.99 * NUM_HASH_BUCKETS and max(buckets) < NUM_HASH_BUCKETS
 
 
-def test_a_packer_holds_so_many_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HELD", 10)
+def test_a_packer_packs_at_the_limit_and_on_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BUFFERED", 10)
     packer = Packer()
     packs = [packed for index in range(25) for packed in packer.add(index % 2, index)]
     assert [(number, len(unpack(packed))) for number, packed in packs] == [(0, 5), (1, 5)] * 2
-    assert sorted(unpack_all(packed for _, packed in [*packs, *packer.rest()])) == list(range(25))
-    assert list(packer.rest()) == []
+    assert sorted(unpack_all(packed for _, packed in [*packs, *packer.flush()])) == list(range(25))
+    assert list(packer.flush()) == []
 
 
-def test_a_pipeline_packs_all_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HELD", 7)
+def test_pack_by_packs_every_item_by_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BUFFERED", 7)
     packs = collect(lambda pipeline: pipeline | beam.Create(range(100)) | beam.ParDo(PackBy(lambda number: number % 3)))
     assert all(number % 3 == bucket for bucket, packed in packs for number in unpack(packed))
     assert sorted(unpack_all(packed for _, packed in packs)) == list(range(100))
 
 
-def test_of_references_to_one_picture_the_first_by_name_comes_out() -> None:
+def test_distinct_refs_keeps_the_first_filename_per_key() -> None:
     twice = [*REFS, *(ref._replace(filename=f"b{ref.filename}") for ref in REFS[:10]), ImageRef("/photos/11.jpg", "z")]
     refs = collect(lambda pipeline: pipeline | beam.Create(twice) | DistinctRefs())
     assert sorted(ref.uri for ref in refs) == sorted(ref.uri for ref in REFS)
@@ -70,10 +70,10 @@ def test_of_references_to_one_picture_the_first_by_name_comes_out() -> None:
     }
 
 
-def test_a_manifest_of_many_rows_is_planned_in_little_memory() -> None:
-    """What the local runner holds of a plan, as it holds all that goes through a shuffle."""
+def test_a_packed_reference_to_a_url_takes_less_than_200_bytes() -> None:
+    """The local runner holds all elements that go through a shuffle in memory."""
     refs = [
         ImageRef(f"https://images.example.org/collection/{index:09}.jpg", f"{index:09}.jpg") for index in range(9999)
     ]
-    packs = collect(lambda pipeline: pipeline | beam.Create(refs) | beam.ParDo(PackBy(module.number_of_ref)))
+    packs = collect(lambda pipeline: pipeline | beam.Create(refs) | beam.ParDo(PackBy(module.ref_bucket)))
     assert sum(len(packed) for _, packed in packs) < 200 * len(refs)

@@ -1,4 +1,4 @@
-"""Which pictures are shown, and what is said of those that can't be."""
+"""The gallery shows the right pictures, and the problem of those that cannot be shown."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def looked_at(picture):
     return picture
 
 
-def test_some_at_random_and_some_of_each_suspicion_are_chosen_always_the_same(tmp_path):
+def test_random_and_flagged_pictures_are_chosen_always_the_same(tmp_path):
     output = troubled(tmp_path)
     with Dataset(str(output)) as dataset:
         chosen = gallery.choose(dataset)
         assert [picture.key for picture in gallery.choose(dataset)] == [picture.key for picture in chosen]
-    assert sum("random" in picture.chosen for picture in chosen) == gallery.RANDOM_PICTURES
-    kinds = {kind for picture in chosen for kind in picture.chosen}
+    assert sum("random" in picture.selected_for for picture in chosen) == gallery.NUM_RANDOM_PICTURES
+    kinds = {kind for picture in chosen for kind in picture.selected_for}
     assert kinds == {"random", "empty", "cut off", "loop", "refusal", "boilerplate", "shared"}
     assert len({picture.key for picture in chosen}) == len(chosen)
 
 
-def test_a_picture_with_many_rows_shows_some_the_suspicious_first(tmp_path):
+def test_a_picture_shows_a_limited_number_of_rows_the_flagged_first(tmp_path):
     rows = [annotation(id=f"{index:02}", task="query", prompt=f"{index:02}", caption="A dog.") for index in range(20)]
     publish(tmp_path, [*rows[:-1], rows[-1]._replace(caption="")])
     with Dataset(str(tmp_path)) as dataset:
@@ -65,14 +65,14 @@ def test_a_picture_is_shown_upright(tmp_path):
     turned[0x0112] = 6
     Image.new("RGB", (40, 20)).save(path, exif=turned)
     picture = looked_at(shown(path, sha256(path.read_bytes()).hexdigest()))
-    assert Image.open(io.BytesIO(picture.thumbnail)).size == (20, 40) and picture.trouble == ""
+    assert Image.open(io.BytesIO(picture.thumbnail)).size == (20, 40) and picture.problem == ""
 
 
-def test_a_picture_that_has_changed_is_shown_and_says_so(tmp_path):
+def test_a_changed_picture_is_shown_with_its_problem(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (4, 3)).save(path)
     picture = looked_at(shown(path))
-    assert picture.thumbnail and picture.trouble == gallery.CHANGED
+    assert picture.thumbnail and picture.problem == gallery.CHANGED
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_a_picture_that_has_changed_is_shown_and_says_so(tmp_path):
         ("data:image/png;base64,sha256:00", gallery.UNKEPT),
     ],
 )
-def test_a_picture_that_can_not_be_had_has_its_reason(name, trouble, tmp_path):
+def test_a_picture_without_a_thumbnail_has_a_problem(name, trouble, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     picture = looked_at(shown(name if ":" in name else tmp_path / name))
-    assert (picture.thumbnail, picture.trouble) == (None, trouble)
+    assert (picture.thumbnail, picture.problem) == (None, trouble)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def in_archive(tmp_path):
 
 def test_a_picture_in_an_archive_is_shown(in_archive):
     picture = looked_at(in_archive)
-    assert picture.thumbnail and picture.trouble == ""
+    assert picture.thumbnail and picture.problem == ""
 
 
 def test_a_picture_in_an_archive_that_was_repacked_is_not_shown_and_has_changed(in_archive, tmp_path):
@@ -112,15 +112,15 @@ def test_a_picture_in_an_archive_that_was_repacked_is_not_shown_and_has_changed(
         tar.add(tmp_path / "a.png", "first.png")
         tar.add(tmp_path / "a.png", "deep/a.png")
     picture = looked_at(in_archive)
-    assert (picture.thumbnail, picture.trouble) == (None, gallery.CHANGED)
+    assert (picture.thumbnail, picture.problem) == (None, gallery.CHANGED)
 
 
 def test_a_picture_in_an_archive_that_is_gone_can_not_be_had(in_archive, tmp_path):
     (tmp_path / "set.tar").unlink()
-    assert looked_at(in_archive).trouble == gallery.GONE
+    assert looked_at(in_archive).problem == gallery.GONE
 
 
-def test_rows_of_two_keys_at_one_place_are_both_shown(tmp_path):
+def test_rows_of_two_keys_at_one_uri_are_both_shown(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (4, 3)).save(path)
     both = [shown(path), shown(path)]

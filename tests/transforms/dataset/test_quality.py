@@ -1,4 +1,4 @@
-"""Which rows are suspicious, and which only look like it."""
+"""Each quality flag marks the rows that it is for, and no plain rows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from support.data.outputs import LOOP, publish
 from support.data.rows import annotation
 
 from moondream_beam.transforms.dataset.quality import (
-    LOOP_DISTINCT,
-    LOOP_LENGTH,
-    LOOP_LOOKED_AT,
-    LOOP_WINDOW,
+    LOOP_MAX_DISTINCT,
+    LOOP_MIN_LENGTH,
+    LOOP_NGRAM,
+    LOOP_TAIL,
     QUALITY_FLAGS,
-    SHARED_PICTURES,
+    SHARED_MIN_PICTURES,
 )
 from moondream_beam.transforms.dataset.reader import Dataset
 
 PLAIN = "A black dog runs over wet sand, and behind it two children fly a kite in the wind of the evening."
 
 
-def judged(output, *rows):
+def flags_of(output, *rows):
     publish(output, [row._replace(id=str(index)) for index, row in enumerate(rows)])
     with Dataset(str(output)) as dataset:
         return [kinds for (kinds,) in dataset.tuples("SELECT _flags FROM flagged ORDER BY id::INT")]
@@ -46,8 +46,8 @@ def judged(output, *rows):
         ("An image of a dog.", "boilerplate"),
     ],
 )
-def test_a_text_is_of_one_kind(text, kind, tmp_path):
-    assert judged(tmp_path, annotation(caption=text)) == [[kind]]
+def test_a_suspicious_text_has_exactly_its_flag(text, kind, tmp_path):
+    assert flags_of(tmp_path, annotation(caption=text)) == [[kind]]
 
 
 @pytest.mark.parametrize(
@@ -63,61 +63,61 @@ def test_a_text_is_of_one_kind(text, kind, tmp_path):
         "黒い犬が濡れた砂の上を走り、その後ろで二人の子供が夕方の風に凧を揚げている。遠くに船が見える。",
     ],
 )
-def test_a_plain_text_is_not_suspicious(text, tmp_path):
-    assert judged(tmp_path, annotation(caption=text)) == [[]]
+def test_a_plain_text_has_no_flag(text, tmp_path):
+    assert flags_of(tmp_path, annotation(caption=text)) == [[]]
 
 
-def test_an_answer_at_its_limit_is_cut_off_whatever_it_is(tmp_path):
+def test_an_answer_at_its_token_limit_is_cut_off_for_any_task(tmp_path):
     cut = annotation(finish_reason="length", caption=PLAIN)
-    assert judged(tmp_path, cut, cut._replace(caption=None, task="detect", objects=())) == [["cut off"]] * 2
+    assert flags_of(tmp_path, cut, cut._replace(caption=None, task="detect", objects=())) == [["cut off"]] * 2
 
 
 def test_boxes_and_points_without_text_are_not_empty(tmp_path):
     boxes = annotation(caption=None, task="detect", objects=())
-    assert judged(tmp_path, boxes, boxes._replace(task="point", objects=None, points=())) == [[], []]
+    assert flags_of(tmp_path, boxes, boxes._replace(task="point", objects=None, points=())) == [[], []]
 
 
 def test_a_missing_text_is_empty(tmp_path):
-    assert judged(tmp_path, annotation(caption=None)) == [["empty"]]
+    assert flags_of(tmp_path, annotation(caption=None)) == [["empty"]]
 
 
-def test_one_text_is_shared_from_so_many_pictures_on(tmp_path):
-    rows = [annotation(key=f"k{index}", caption=PLAIN) for index in range(SHARED_PICTURES)]
-    assert judged(tmp_path / "all", *rows) == [["shared"]] * SHARED_PICTURES
-    assert judged(tmp_path / "fewer", *rows[1:]) == [[]] * (SHARED_PICTURES - 1)
+def test_a_text_is_shared_from_the_minimum_number_of_pictures_on(tmp_path):
+    rows = [annotation(key=f"k{index}", caption=PLAIN) for index in range(SHARED_MIN_PICTURES)]
+    assert flags_of(tmp_path / "all", *rows) == [["shared"]] * SHARED_MIN_PICTURES
+    assert flags_of(tmp_path / "fewer", *rows[1:]) == [[]] * (SHARED_MIN_PICTURES - 1)
 
 
-def test_short_answers_and_other_questions_share_nothing(tmp_path):
-    yes = [annotation(key=f"k{index}", caption="yes") for index in range(SHARED_PICTURES)]
-    others = [annotation(key=f"k{index}", caption=PLAIN, prompt=str(index)) for index in range(SHARED_PICTURES)]
-    assert judged(tmp_path, *yes, *others) == [[]] * (2 * SHARED_PICTURES)
+def test_short_answers_and_answers_to_other_prompts_are_not_shared(tmp_path):
+    yes = [annotation(key=f"k{index}", caption="yes") for index in range(SHARED_MIN_PICTURES)]
+    others = [annotation(key=f"k{index}", caption=PLAIN, prompt=str(index)) for index in range(SHARED_MIN_PICTURES)]
+    assert flags_of(tmp_path, *yes, *others) == [[]] * (2 * SHARED_MIN_PICTURES)
 
 
-def test_a_row_may_be_of_several_kinds(tmp_path):
-    row = annotation(caption="The image shows " + "a dog, " * LOOP_LENGTH, finish_reason="length")
-    assert judged(tmp_path, row) == [["cut off", "loop", "boilerplate"]]
+def test_a_row_may_have_several_flags(tmp_path):
+    row = annotation(caption="The image shows " + "a dog, " * LOOP_MIN_LENGTH, finish_reason="length")
+    assert flags_of(tmp_path, row) == [["cut off", "loop", "boilerplate"]]
 
 
-def test_each_kind_has_a_name_of_its_own():
+def test_flag_names_are_unique():
     assert len({suspicion.name for suspicion in QUALITY_FLAGS}) == len(QUALITY_FLAGS)
 
 
-def test_loops_are_those_that_the_rule_finds_one_window_after_the_other(tmp_path):
+def test_loops_are_those_that_a_naive_count_of_ngrams_finds(tmp_path):
     some = random.Random(3)
     sizes = [(some.randrange(1, 600), some.choice([60, 200, 1500])) for _ in range(300)]
     texts = [("".join(some.choices("abc \n犬", k=size)) * 1500)[:length] for size, length in sizes]
 
     def loops(text):
-        ending = text[-LOOP_LOOKED_AT:]
-        windows = [ending[start : start + LOOP_WINDOW] for start in range(len(ending) - LOOP_WINDOW + 1)]
-        return len(text) >= LOOP_LENGTH and len(set(windows)) < LOOP_DISTINCT * len(windows)
+        ending = text[-LOOP_TAIL:]
+        windows = [ending[start : start + LOOP_NGRAM] for start in range(len(ending) - LOOP_NGRAM + 1)]
+        return len(text) >= LOOP_MIN_LENGTH and len(set(windows)) < LOOP_MAX_DISTINCT * len(windows)
 
-    found = ["loop" in kinds for kinds in judged(tmp_path, *(annotation(caption=text) for text in texts))]
+    found = ["loop" in kinds for kinds in flags_of(tmp_path, *(annotation(caption=text) for text in texts))]
     assert found == [loops(text) for text in texts]
     assert 50 < sum(found) < 250
 
 
-def test_a_kept_column_may_bear_the_name_of_ours(tmp_path):
+def test_a_manifest_column_named_suspicions_is_kept(tmp_path):
     row = annotation()._replace(id="1", caption="", columns=("mine",))
     publish(tmp_path, [row], [pa.field("suspicions", pa.string())])
     with Dataset(str(tmp_path)) as dataset:

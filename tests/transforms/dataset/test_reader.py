@@ -1,4 +1,4 @@
-"""An output as tables."""
+"""Rows of an output are tables of DuckDB, whatever files and columns the output has."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import pytest
 from support.data.outputs import publish, record
 from support.data.rows import annotation, failure
 
-from moondream_beam.transforms.dataset.reader import ROWS_AT_ONCE, Dataset, literal, name
+from moondream_beam.transforms.dataset.reader import NUM_FETCHED_ROWS, Dataset, identifier, literal
 
 
-def test_a_folder_without_rows_is_refused(tmp_path):
+def test_a_folder_without_rows_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no rows there"):
         Dataset(str(tmp_path))
 
 
-def test_rows_come_out_as_they_went_in_however_many(tmp_path):
-    publish(tmp_path, [annotation(id=f"{index:05}", caption=str(index)) for index in range(ROWS_AT_ONCE + 3)])
+def test_rows_of_several_batches_are_read_unchanged(tmp_path):
+    publish(tmp_path, [annotation(id=f"{index:05}", caption=str(index)) for index in range(NUM_FETCHED_ROWS + 3)])
     with Dataset(str(tmp_path)) as dataset:
         rows = list(dataset.rows("SELECT id, caption, timings FROM data ORDER BY id"))
-    assert [row["caption"] for row in rows] == [str(index) for index in range(ROWS_AT_ONCE + 3)]
+    assert [row["caption"] for row in rows] == [str(index) for index in range(NUM_FETCHED_ROWS + 3)]
     assert rows[0]["timings"]["total_ms"] == 8.0
 
 
-def test_columns_of_a_manifest_come_last_also_where_only_some_files_have_them(tmp_path):
+def test_manifest_columns_come_last_even_if_only_some_files_have_them(tmp_path):
     publish(tmp_path, [annotation(id="a", columns=("left",))], [pa.field("split", pa.string())])
     publish(tmp_path, [annotation(id="b", run="two")])
     with Dataset(str(tmp_path)) as dataset:
@@ -34,7 +34,7 @@ def test_columns_of_a_manifest_come_last_also_where_only_some_files_have_them(tm
         assert dataset.tuples("SELECT id, split FROM data ORDER BY id") == [("a", "left"), ("b", None)]
 
 
-def test_files_older_than_a_column_lack_nothing(tmp_path):
+def test_a_column_that_old_files_lack_is_null(tmp_path):
     publish(tmp_path, [annotation(), failure()])
     for path in tmp_path.glob("*/part-*.parquet"):
         pq.write_table(pq.read_table(path).drop_columns(["hosted"]), path)
@@ -49,14 +49,14 @@ def test_an_output_of_failures_only_has_both_tables(tmp_path):
         assert dataset.tuples("SELECT count(*) FROM errors") == [(1,)]
 
 
-def test_a_place_with_quotes_and_spaces_is_read(tmp_path):
+def test_a_path_with_quotes_and_spaces_is_read(tmp_path):
     place = tmp_path / "it's \"mine\", isn't it"
     publish(place, [annotation()])
     with Dataset(str(place)) as dataset:
         assert dataset.tuples("SELECT caption FROM data") == [("A dog.",)]
 
 
-def test_records_come_the_oldest_first_and_what_is_none_is_passed_over(tmp_path):
+def test_records_are_ordered_by_run_and_invalid_files_are_skipped(tmp_path):
     publish(tmp_path, [annotation()])
     record(tmp_path, "b")
     record(tmp_path, "a")
@@ -67,16 +67,16 @@ def test_records_come_the_oldest_first_and_what_is_none_is_passed_over(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["plain", "it's", "a''b", '"', "'; DROP VIEW data; --"])
-def test_a_quoted_text_is_itself(text, tmp_path):
+def test_a_quoted_text_is_unchanged(text, tmp_path):
     publish(tmp_path, [annotation()])
     with Dataset(str(tmp_path)) as dataset:
-        found = next(dataset.rows(f"SELECT {literal(text)} AS {name(text)}"))
+        found = next(dataset.rows(f"SELECT {literal(text)} AS {identifier(text)}"))
     assert found == {text: text}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gs", "s3"])
-def test_rows_in_a_bucket_are_read_where_they_lie(kind, bucket_of):
+def test_rows_in_a_bucket_are_read(kind, bucket_of):
     output = f"{bucket_of(kind).root}/out"
     publish(output, [annotation(id="a"), annotation(id="b"), failure()])
     with Dataset(output) as dataset:

@@ -1,4 +1,4 @@
-"""Runs of characters are counted in many texts at once as one by one."""
+"""Distinct n-grams of many texts are counted at once, with the result of a naive count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from moondream_beam.transforms.dataset.repetition import different_runs
+from moondream_beam.transforms.dataset.repetition import count_distinct_ngrams
 
 
 def naive(text: str, run: int) -> int:
@@ -23,11 +23,11 @@ def texts() -> list[str]:
 
 
 @pytest.mark.parametrize("run", [1, 3, 8])
-def test_each_text_has_as_many_different_runs_as_counted_by_hand(run):
-    assert different_runs(pa.array(texts()), run).to_pylist() == [naive(text, run) for text in texts()]
+def test_the_counts_are_those_of_a_naive_count(run):
+    assert count_distinct_ngrams(pa.array(texts()), run).to_pylist() == [naive(text, run) for text in texts()]
 
 
-def test_no_text_has_no_run():
-    assert different_runs(pa.array([None, "abc", None]), 2).to_pylist() == [0, 2, 0]
-    assert different_runs(pa.array([None, ""]), 2).to_pylist() == [0, 0]
-    assert different_runs(pa.array([], pa.string()), 2).to_pylist() == []
+def test_null_and_short_texts_count_zero():
+    assert count_distinct_ngrams(pa.array([None, "abc", None]), 2).to_pylist() == [0, 2, 0]
+    assert count_distinct_ngrams(pa.array([None, ""]), 2).to_pylist() == [0, 0]
+    assert count_distinct_ngrams(pa.array([], pa.string()), 2).to_pylist() == []

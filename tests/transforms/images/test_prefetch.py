@@ -14,7 +14,7 @@ from PIL import Image
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images import prefetch as module
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.images.prefetch import PICTURES_AHEAD, Loaded, LoadFailure, PixelBudget, prefetch
+from moondream_beam.transforms.images.prefetch import PICTURES_AHEAD, Loaded, LoadFailure, prefetch
 
 fetch = Fetcher()
 
@@ -212,14 +212,6 @@ def test_waiting_for_the_budget_is_not_part_of_decode_ms(large_ones: list[ImageR
     time.sleep(1)
     times += [one.decode_ms for one in loaded]
     assert max(times) < 900
-
-
-def test_a_closed_room_lets_nobody_in() -> None:
-    room = PixelBudget(10)
-    room.take(10)
-    room.close()
-    with pytest.raises(RuntimeError, match="nobody waits"):
-        room.take(1)
 
 
 def test_large_photographs_pass_the_real_limit_together(tmp_path: Path) -> None:

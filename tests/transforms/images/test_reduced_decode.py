@@ -11,11 +11,11 @@ import pytest
 from PIL import ExifTags, Image
 from support.data.hostile import encoded
 
-from moondream_beam.models.fal import Fal
-from moondream_beam.models.fallback import Fallback
+from moondream_beam.models.hosted.fal.annotator import Fal
+from moondream_beam.models.hosted.fallback import Fallback
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.network.config import VisionConfig
-from moondream_beam.models.moondream.network.crops import keeps_crops, prepare_crops, select
+from moondream_beam.models.moondream.network.crops import accepts_reduced, prepare_crops, tiling_for
 from moondream_beam.models.tasks import Caption, Request, Sampling, Size
 from moondream_beam.models.tiny.scenes import draw
 from moondream_beam.transforms.annotation.annotate import annotate
@@ -53,7 +53,7 @@ def reduced(content: bytes, parts: int = 2) -> tuple[Image.Image, Size | None]:
 
 def test_the_input_of_the_model_hardly_differs_for_a_reduced_photograph(content: bytes) -> None:
     whole, half = open_image(content), open_image(content)
-    assert reduce_jpeg(half, lambda size, reduced: keeps_crops(size, reduced, CONFIG)) == LARGE
+    assert reduce_jpeg(half, lambda size, reduced: accepts_reduced(size, reduced, CONFIG)) == LARGE
     assert half.size == (LARGE[0] // 2, LARGE[1] // 2)
     seen, wanted = (prepare_crops(decode_pixels(image), CONFIG, size=LARGE) for image in (half, whole))
     assert seen.tiling == wanted.tiling == (3, 3)
@@ -66,10 +66,10 @@ def test_a_reduced_image_has_the_tiles_of_the_full_size(tiling: str) -> None:
     """The number of tiles depends on the size, and is often different for half the size."""
     config = replace(CONFIG, tiling=tiling)
     half, size = Image.new("RGB", (403, 302)), (806, 604)
-    assert prepare_crops(half, config, size=size).tiling == select(604, 806, config)
+    assert prepare_crops(half, config, size=size).tiling == tiling_for(604, 806, config)
     others = {prepare_crops(half, config).tiling, prepare_crops(half, config, size=half.size).tiling}
-    assert others == {select(302, 403, config)}
-    assert (select(302, 403, config) == select(604, 806, config)) == (tiling == "none")
+    assert others == {tiling_for(302, 403, config)}
+    assert (tiling_for(302, 403, config) == tiling_for(604, 806, config)) == (tiling == "none")
 
 
 def test_the_engine_cuts_a_reduced_image_into_the_crops_of_the_full_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.images.refetch import NotKeptError, relocate
 from moondream_beam.transforms.inputs.images import list_archive
 from moondream_beam.transforms.inputs.manifest import Columns, read_manifest
-from moondream_beam.transforms.io.uris import as_written
+from moondream_beam.transforms.io.uris import escape_non_utf8
 
 NAMES = ["a.jpg", "deep/b#c.png", "a.jpg", "caf\u00e9.webp", "more.tar#d.png"]
 
@@ -31,7 +31,7 @@ def archive(path, names=NAMES, mode="w"):
 
 def rows_of(path):
     """The columns uri, byte_offset and byte_size of an archive's members, as they are written."""
-    return [(as_written(ref.uri), *ref.byte_range) for ref in list_archive(ImageRef(path, path))]
+    return [(escape_non_utf8(ref.uri), *ref.byte_range) for ref in list_archive(ImageRef(path, path))]
 
 
 def fetched(*row):
@@ -42,7 +42,7 @@ def test_names_that_are_no_utf8_are_found_by_the_escapes_that_rows_show(tmp_path
     odd = os.fsdecode(b"caf\xe9")
     (tmp_path / f"{odd}.jpg").write_bytes(b"a picture")
     path = archive(tmp_path / f"{odd}.tar", [f"{odd}.jpg", "a.jpg"])
-    alone = (as_written(str(tmp_path / f"{odd}.jpg")), None, None)
+    alone = (escape_non_utf8(str(tmp_path / f"{odd}.jpg")), None, None)
     assert [fetched(*row) for row in [alone, *rows_of(path)]] == [b"a picture", b"0", b"1"]
     (tmp_path / "caf\\udce9.jpg").write_bytes(b"named with a backslash")
     assert fetched(*alone) == b"named with a backslash"

@@ -93,7 +93,7 @@ def test_kept_columns_are_repeated_for_each_task(tmp_path: Path) -> None:
         ({"url": 3}, "no text"),
         ({"url": "ftp://h/a.jpg"}, "ftp://"),
         ({"url": "http://"}, "no host"),
-        ({"url": "\ud800.jpg"}, "half a character"),
+        ({"url": "\ud800.jpg"}, "surrogate"),
         ({"url": "a.jpg", "n": "x", "what": "hat"}, "column n"),
         ({"url": "a.jpg", "n": 1, "what": " "}, "column what is empty"),
     ],

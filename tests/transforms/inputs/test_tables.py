@@ -137,7 +137,7 @@ def test_a_line_above_the_limit_is_skipped_with_a_problem(tmp_path: Path, monkey
     [
         ("a.txt", b"", "none of .csv"),
         ("a.parquet.gz", b"", "none of .csv"),
-        ("a.parquet", b"PAR0", "no Parquet file"),
+        ("a.parquet", b"PAR0", "not a Parquet file"),
         ("a.csv", b"", "must name its columns"),
         ("a.csv", b"a,a\n", "each once"),
         ("a.csv", b"a,caf\xe9\n", "save it as UTF-8"),
@@ -176,7 +176,7 @@ def test_a_value_that_does_not_fit_its_column_is_refused(value: Any, kind: pa.Da
 
 @pytest.mark.parametrize("value", ["caf\udce9", ["\ud800"]])
 def test_text_that_is_not_utf8_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match="column x is no UTF-8 there: save the manifest as UTF-8"):
+    with pytest.raises(ValueError, match="column x is not UTF-8: save the manifest as UTF-8"):
         convert(value, pa.field("x", pa.string()))
 
 

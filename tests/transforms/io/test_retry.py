@@ -1,4 +1,4 @@
-"""What passes is tried again, what can't pass is not."""
+"""Retryable errors are retried, all others are not."""
 
 from __future__ import annotations
 
@@ -8,84 +8,84 @@ import time
 import pytest
 
 from moondream_beam.models.tasks import Fault
-from moondream_beam.transforms.io.retry import FetchError, RetryPolicy, cut_off, missing, of_status
+from moondream_beam.transforms.io.retry import FetchError, RetryPolicy, connection_error, http_error, not_found
 
 QUICK = RetryPolicy(max_attempts=4, timeout_s=5, initial_delay_s=0.001)
 
 
 def failing(*errors: Exception):
-    """An action that raises these, one after the other, and then is done."""
-    left = list(errors)
+    """Return an action that raises these errors one after another, and then returns "done"."""
+    remaining = list(errors)
 
-    def action(end: float) -> str:
-        if left:
-            raise left.pop(0)
+    def action(deadline: float) -> str:
+        if remaining:
+            raise remaining.pop(0)
         return "done"
 
     return action
 
 
-def test_what_passes_is_tried_until_it_passes() -> None:
-    assert QUICK.call(failing(cut_off("reset"), cut_off("reset"), cut_off("reset"))) == "done"
+def test_retryable_errors_are_retried_until_the_action_succeeds() -> None:
+    assert QUICK.call(failing(*[connection_error("reset")] * 3)) == "done"
 
 
-def test_the_last_fault_tells_how_often_it_was_tried() -> None:
+def test_the_last_fault_has_the_number_of_attempts() -> None:
     with pytest.raises(FetchError, match="third") as caught:
         RetryPolicy(max_attempts=3, initial_delay_s=0.001).call(
-            failing(cut_off("first"), cut_off("second"), cut_off("third"))
+            failing(connection_error("first"), connection_error("second"), connection_error("third"))
         )
-    assert caught.value.fault == Fault("ConnectionError", "third", retryable=True, attempts=3)
+    assert caught.value.fault == Fault("ConnectionError", "third; try again later", retryable=True, attempts=3)
 
 
-def test_what_cannot_pass_is_tried_once() -> None:
+def test_an_error_that_is_not_retryable_is_not_retried() -> None:
     with pytest.raises(FetchError) as caught:
-        QUICK.call(failing(missing("gone")))
-    assert caught.value.fault == Fault("FileNotFoundError", "gone", retryable=False, attempts=1)
+        QUICK.call(failing(not_found("gone")))
+    assert caught.value.fault == Fault("FileNotFoundError", "gone; check that it exists", retryable=False, attempts=1)
 
 
-def test_what_comes_to_be_gone_ends_the_tries() -> None:
+def test_a_retry_that_fails_for_good_is_the_last() -> None:
     with pytest.raises(FetchError) as caught:
-        QUICK.call(failing(cut_off("reset"), missing("gone")))
+        QUICK.call(failing(connection_error("reset"), not_found("gone")))
     assert caught.value.fault.attempts == 2 and not caught.value.fault.retryable
 
 
-def test_errors_of_other_kinds_pass_through() -> None:
+def test_other_exceptions_are_raised_unchanged() -> None:
     with pytest.raises(ValueError, match="large"):
         QUICK.call(failing(ValueError("large")))
 
 
-def test_no_try_begins_after_the_end() -> None:
+def test_no_attempt_starts_after_the_timeout() -> None:
     started = time.monotonic()
     with pytest.raises(FetchError) as caught:
         RetryPolicy(max_attempts=100, timeout_s=0.2, initial_delay_s=0.1, max_delay_s=0.1).call(
-            failing(*[cut_off("reset")] * 100)
+            failing(*[connection_error("reset")] * 100)
         )
     assert time.monotonic() - started < 0.5
     assert 1 <= caught.value.fault.attempts < 100
 
 
-def test_pauses_are_drawn_from_nothing_to_twice_the_last_one() -> None:
+def test_delays_are_random_up_to_a_maximum_that_doubles() -> None:
     retry_policy = RetryPolicy(initial_delay_s=1, max_delay_s=6)
-    for tries, most in ((1, 1), (2, 2), (3, 4), (4, 6), (9, 6)):
-        pauses = [retry_policy.delay(tries, None) for _ in range(500)]
-        assert 0 <= min(pauses) < most / 10 and most * 0.9 < max(pauses) <= most
+    for attempts, longest in ((1, 1), (2, 2), (3, 4), (4, 6), (9, 6)):
+        delays = [retry_policy.delay(attempts, None) for _ in range(500)]
+        assert 0 <= min(delays) < longest / 10 and longest * 0.9 < max(delays) <= longest
 
 
-def test_who_is_asked_to_wait_waits() -> None:
+def test_a_retry_waits_as_long_as_the_server_asks() -> None:
     started = time.monotonic()
-    assert QUICK.call(failing(FetchError(cut_off("busy").fault, after=0.1))) == "done"
+    assert QUICK.call(failing(FetchError(connection_error("busy").fault, retry_after_s=0.1))) == "done"
     assert time.monotonic() - started >= 0.1
 
 
-def test_who_is_asked_to_wait_too_long_gives_up_at_once() -> None:
+def test_a_wait_beyond_the_timeout_ends_the_attempts_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(FetchError) as caught:
-        QUICK.call(failing(FetchError(cut_off("busy").fault, after=60)))
+        QUICK.call(failing(FetchError(connection_error("busy").fault, retry_after_s=60)))
     assert time.monotonic() - started < 1 and caught.value.fault.retryable
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "passes"),
+    ("status", "error", "retryable"),
     [
         (404, "FileNotFoundError", False),
         (410, "FileNotFoundError", False),
@@ -99,11 +99,11 @@ def test_who_is_asked_to_wait_too_long_gives_up_at_once() -> None:
         (400, "StatusError", False),
     ],
 )
-def test_a_status_says_whether_it_may_pass(status: int, error: str, passes: bool) -> None:
-    fault = of_status(status, "it").fault
-    assert (fault.error, fault.retryable) == (error, passes) and str(status) in fault.message
+def test_a_status_decides_whether_the_error_is_retryable(status: int, error: str, retryable: bool) -> None:
+    fault = http_error(status, "it").fault
+    assert (fault.error, fault.retryable) == (error, retryable) and str(status) in fault.message
 
 
-def test_a_fault_survives_the_way_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(FetchError(Fault("A", "b", True, 3), after=2.0)))
-    assert (error.fault, error.after, str(error)) == (Fault("A", "b", True, 3), 2.0, "b")
+def test_a_fetch_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(FetchError(Fault("A", "b", True, 3), retry_after_s=2.0)))
+    assert (error.fault, error.retry_after_s, str(error)) == (Fault("A", "b", True, 3), 2.0, "b")

@@ -14,7 +14,7 @@ HANGING = """
 import threading, time
 from moondream_beam.transforms.monitoring import heartbeat as pulse
 pulse.BEAT_SECONDS = 0.02
-pulse.Pulse().start()
+pulse.Heartbeat().start()
 """
 # As in a thread that has no memory for its first call: it never says that it runs.
 NO_THREAD = "threading.Thread._bootstrap = lambda self: None; threading.Thread().start()"

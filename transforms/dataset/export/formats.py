@@ -1,4 +1,8 @@
-"""The shapes: sidecar, imagefolder, webdataset, coco and jsonl."""
+"""The export formats: sidecar, imagefolder, webdataset, coco and jsonl.
+
+To add a format, write a function of type ``Format`` here and add it to ``FORMATS``: ``moondream-beam export --to``
+offers every name there. If the format takes only one kind of task, extend ``only_task``.
+"""
 
 from __future__ import annotations
 
@@ -12,56 +16,60 @@ from contextlib import ExitStack
 from typing import Any
 
 from ...images.prefetch import Fetch
-from ...io.uris import as_named, local_path
+from ...io.uris import unescape_non_utf8, unescape_path
 from .names import is_named_like, key_name, relative_name
 from .pictures import BYTE_RANGE, Packed, with_pictures
-from .targets import new_file, new_folder, write_new
+from .targets import new_file, new_folder, write_if_absent
 from .wide import Selection
 
-# A tar that is read from front to back: as many pictures as others put into one, and not more bytes than that.
-TAR_PICTURES, TAR_BYTES = 10_000, 1 << 30
-ANOTHER_TEXT = "has another text there already"
+# Limits of one tar file. Training tools read a tar file from front to back and shuffle whole files.
+MAX_TAR_PICTURES, MAX_TAR_BYTES = 10_000, 1 << 30
+ANOTHER_TEXT = "has a text file with other content, which was kept: move that file away and export again"
 NO_TEXT = "has no text"
-CANT_SHARE_NAME = "has a name that its text can't have, which is named otherwise"
-SHARES_NAME = "shares its name with another: its text has its key in its name"
+CANT_SHARE_NAME = "has a name that its text can't have: the text file is named differently"
+SHARES_NAME = "shares its name with another picture: the name of its text file contains its key"
 
-Left = Counter[str]
-# Into a new file or folder, on a disk or in a bucket, as ``targets.place`` gives them.
-Format = Callable[[Selection, str, Fetch], Left]
+# Numbers of pictures by the reason why they, or their names, are missing in the export.
+Problems = Counter[str]
+# Writes the selection to a destination, a new file or folder as returned by ``targets.resolve_destination``.
+Format = Callable[[Selection, str, Fetch], Problems]
 
 
-def to_jsonl(selection: Selection, destination: str, fetch: Fetch) -> Left:
-    """One JSON object a line, one line a picture, into a file."""
-    asked = selection.asked()
+def to_jsonl(selection: Selection, destination: str, fetch: Fetch) -> Problems:
+    """Write a file with one JSON object on a line for each picture: the wide table of ``Selection``."""
+    columns = selection.task_columns()
     with new_file(destination) as file:
-        for row in selection.wide(asked):
+        for row in selection.wide(columns):
             file.write(_json(row) + "\n")
-    return Left()
+    return Problems()
 
 
-def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Left:
-    """Pictures named by their keys, and metadata.jsonl with their ``file_name``.
+def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Problems:
+    """Write a folder for ``datasets``: ``images/ab/KEY.jpg``, and ``metadata.jsonl`` with each picture's ``file_name``.
 
-    Of names as they were ``datasets`` would make splits, where one of them sounds like test or train.
+    The pictures are named by their keys, because ``datasets`` makes splits of file names that contain test or train.
     """
-    asked, left = selection.asked(), Left()
+    columns, problems = selection.task_columns(), Problems()
     with new_folder(destination) as folder, folder.create("metadata.jsonl") as metadata:
-        for packed in _present(with_pictures(selection.wide(asked, BYTE_RANGE), fetch), left):
+        for packed in _complete(with_pictures(selection.wide(columns, BYTE_RANGE), fetch), problems):
             key = key_name(packed.row["key"])
             name = f"images/{key[:2]}/{key}.{packed.extension}"
             with folder.create(name) as file:
                 file.write(packed.content)
             metadata.write((_json({"file_name": name, **packed.row}) + "\n").encode())
-    return left
+    return problems
 
 
-def to_webdataset(selection: Selection, destination: str, fetch: Fetch) -> Left:
-    """Tars of KEY.jpg, or whatever the picture is, each with its KEY.json."""
-    asked, left = selection.asked(), Left()
+def to_webdataset(selection: Selection, destination: str, fetch: Fetch) -> Problems:
+    """Write a folder of tar files, ``000000.tar`` and so on, with ``KEY.jpg`` and ``KEY.json`` for each picture.
+
+    A picture in another file format has that format's extension.
+    """
+    columns, problems = selection.task_columns(), Problems()
     with new_folder(destination) as folder, ExitStack() as stack:
         tar, tars, pictures, size = None, 0, 0, 0
-        for packed in _present(with_pictures(selection.wide(asked, BYTE_RANGE), fetch), left):
-            if tar is None or pictures % TAR_PICTURES == 0 or size >= TAR_BYTES:
+        for packed in _complete(with_pictures(selection.wide(columns, BYTE_RANGE), fetch), problems):
+            if tar is None or pictures % MAX_TAR_PICTURES == 0 or size >= MAX_TAR_BYTES:
                 stack.close()
                 file = stack.enter_context(folder.create(f"{tars:06d}.tar"))
                 tar, size = stack.enter_context(tarfile.open(fileobj=file, mode="w|")), 0
@@ -70,19 +78,21 @@ def to_webdataset(selection: Selection, destination: str, fetch: Fetch) -> Left:
             key = key_name(packed.row["key"])
             _add(tar, f"{key}.{packed.extension}", packed.content)
             _add(tar, f"{key}.json", _json(packed.row).encode())
-    return left
+    return problems
 
 
-def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Left:
-    """One JSON file of boxes in pixels; what was looked for are its categories. Pictures without boxes are in it too.
+def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
+    """Write a JSON file in the COCO format, with boxes in pixels. The categories are the prompts of detections.
+
+    Pictures with a detection but no box are included.
 
     Raises:
-        ValueError: nothing was looked for.
+        ValueError: if the selection has no detection.
     """
-    found = [(task, prompt) for task, prompt, _ in selection.asked() if task == "detect"]
-    if not found:
-        raise ValueError("none of these rows is a detection, and coco is about boxes: choose another shape")
-    categories = {prompt: number for number, (_, prompt) in enumerate(found, 1)}
+    prompts = [column.prompt for column in selection.task_columns() if column.task == "detect"]
+    if not prompts:
+        raise ValueError("none of these rows is a detection, and coco needs boxes: choose another format or --where")
+    categories = {prompt: number for number, prompt in enumerate(prompts, 1)}
     with new_file(destination) as file:
         listed = [{"id": number, "name": prompt} for prompt, number in categories.items()]
         file.write(f'{{"info": {{"description": "moondream-beam"}},\n"categories": {_json(listed)},\n"images": [\n')
@@ -90,48 +100,55 @@ def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Left:
         file.write('],\n"annotations": [\n')
         _write_list(file, _coco_boxes(selection, categories))
         file.write("]}\n")
-    return Left()
+    return Problems()
 
 
-def to_sidecar(selection: Selection, destination: str, fetch: Fetch) -> Left:
-    """A text file for each picture, named like it, with each of its captions on a line.
+def to_sidecar(selection: Selection, destination: str, fetch: Fetch) -> Problems:
+    """Write a text file for each picture, with the picture's name and one caption on each line.
 
-    Where the selection has no captions, answers to queries stand in for them.
+    If the selection has no captions, answers to queries are written instead. Existing files are kept. Pictures whose
+    names differ only in extension or case have their key in the name of the text file.
     """
-    left = Left()
+    problems = Problems()
     for row in selection.dataset.rows(_texts(selection)):
         if not row["texts"]:
-            left[NO_TEXT] += 1
+            problems[NO_TEXT] += 1
             continue
         suffix = f"-{key_name(row['key'])}.txt" if row["shares"] else ".txt"
-        left[SHARES_NAME] += row["shares"]
+        problems[SHARES_NAME] += row["shares"]
         text = "\n".join(row["texts"]) + "\n"
-        filename = _as_there(destination, row["filename"])
+        filename = _name_on_disk(destination, row["filename"])
         path = relative_name(filename, suffix)
-        left[CANT_SHARE_NAME] += bool(filename) and not row["shares"] and not is_named_like(path, filename)
-        left[ANOTHER_TEXT] += not write_new(destination, path.as_posix(), text)
-    return +left
+        problems[CANT_SHARE_NAME] += bool(filename) and not row["shares"] and not is_named_like(path, filename)
+        problems[ANOTHER_TEXT] += not write_if_absent(destination, path.as_posix(), text)
+    return +problems
 
 
-def only_task(shape: str, selection: Selection) -> str | None:
-    """The one kind of task whose answers a shape takes; None where it takes all."""
-    if shape == "sidecar":
+def only_task(name: str, selection: Selection) -> str | None:
+    """Return the kind of task whose answers the format exports; None if the format exports all answers."""
+    if name == "sidecar":
         return _text_task(selection)
-    return "detect" if shape == "coco" else None
+    return "detect" if name == "coco" else None
 
 
 def _text_task(selection: Selection) -> str:
     return "caption" if selection.answers_to["caption"] else "query"
 
 
-def _as_there(folder: str, filename: str) -> str:
-    """A picture's name as the folder has it, where it is no UTF-8 and the row shows its odd bytes as escapes."""
+def _name_on_disk(folder: str, filename: str) -> str:
+    """Return the picture's name with its original bytes.
+
+    A row shows the bytes of a name that is not valid UTF-8 as escapes. They are undone if the folder has such a file.
+    """
     written = os.path.join(folder, filename)
-    return filename if local_path(written) == written else as_named(filename)
+    return filename if unescape_path(written) == written else unescape_non_utf8(filename)
 
 
 def _texts(selection: Selection) -> str:
-    """A query of each picture's texts, and whether its name without extension is another's too."""
+    """Return a query for ``key``, ``filename``, ``texts`` and ``shares`` of each picture.
+
+    ``shares`` is true if another picture's name differs only in extension or case.
+    """
     return f"""
         SELECT key, filename, texts,
             count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
@@ -188,10 +205,11 @@ def _write_list(file: Any, values: Iterator[dict[str, Any]]) -> None:
         file.write(("," if number else "") + _json(value) + "\n")
 
 
-def _present(pictures: Iterator[Packed], left: Left) -> Iterator[Packed]:
+def _complete(pictures: Iterator[Packed], problems: Problems) -> Iterator[Packed]:
+    """Yield the pictures that have their content; count the problems of the others."""
     for packed in pictures:
         if packed.problem:
-            left[packed.problem] += 1
+            problems[packed.problem] += 1
         else:
             yield packed
 

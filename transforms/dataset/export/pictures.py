@@ -1,4 +1,4 @@
-"""The very files that were annotated, fetched again ahead of whoever packs them."""
+"""Fetch the files of exported pictures again, in threads, ahead of the format that writes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BYTE_RANGE = ("byte_offset", "byte_size")
 
 
 class Packed(NamedTuple):
-    """A row with the content of its picture's file, or with the reason why there is none."""
+    """A row with the bytes of its picture's file; or empty ``content`` and the ``problem``, such as ``GONE``."""
 
     row: dict[str, Any]
     content: bytes
@@ -33,7 +33,7 @@ class Packed(NamedTuple):
 
     @property
     def extension(self) -> str:
-        """The extension that the content calls for, whatever its name was."""
+        """Return the extension of the content's file format without a dot, such as ``jpg``; the name is ignored."""
         return extension_of(open_image(self.content).format or "")
 
 

@@ -1,4 +1,4 @@
-"""Where exported files are written: a disk or a bucket, in place of nothing, whole or not at all."""
+"""Create the exported files on a disk or in a bucket. Nothing is overwritten, and a failed export leaves nothing."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from apache_beam.io.filesystems import FileSystems
 from ...io.uris import LOCAL, scheme_of
 from ...output.files import absolute, exists, glob_files, is_local, make_folder, move, remove
 
-# While an export into a bucket is at work, and where it was killed: there no folder gets its name at the end.
+# Marks a bucket's folder during an export, because a bucket cannot rename a folder at the end. A kill leaves it.
 UNFINISHED = "_UNFINISHED"
-# Whose errors have no class in common.
+# Packages of the storage clients, whose exceptions have no common base class.
 CLIENTS = ("apache_beam.", "botocore.", "google.", "azure.", "requests.", "urllib3.")
 
 
 class Folder(Protocol):
-    """A new folder; its files have names below it, with slashes."""
+    """A new folder on a disk or in a bucket."""
 
     def create(self, name: str) -> IO[bytes]:
-        """A new file, open for writing."""
+        """Create a file below the folder and open it for writing. ``name`` may contain slashes."""
 
 
-def place(destination: str) -> str:
-    """A destination as an absolute path, or as the URL of a bucket.
+def resolve_destination(destination: str) -> str:
+    """Return a local destination as an absolute path, and the URL of a bucket without a slash at its end.
 
     Raises:
-        ValueError: it is none, or can't be written to.
-        RuntimeError: the client for it is not installed.
+        ValueError: if the destination has a scheme that cannot be written to, such as https.
+        RuntimeError: if the client for the bucket is not installed.
     """
     if scheme_of(destination) == LOCAL:
         return absolute(destination)
@@ -44,15 +44,17 @@ def place(destination: str) -> str:
 
 @contextlib.contextmanager
 def new_file(path: str) -> Iterator[TextIO]:
-    """A text file that gets its name when the block ends; where that fails, nothing is left.
+    """Open a UTF-8 text file under a temporary name, and rename the file when the block ends.
+
+    If the block raises, the file is deleted.
 
     Raises:
-        ValueError: there is something of that name.
-        OSError: it can't be written.
+        ValueError: if ``path`` already exists.
+        OSError: if the file cannot be written.
     """
-    with _told():
+    with _translate_errors():
         if exists(path) or (not is_local(path) and glob_files(f"{path}/*")):
-            raise ValueError(f"{path}: is there already; choose another name")
+            raise ValueError(f"{path}: already exists; choose another name")
         make_folder(FileSystems.split(path)[0])
         draft = f"{path}.{uuid.uuid4().hex[:8]}.part"
         try:
@@ -66,25 +68,29 @@ def new_file(path: str) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def new_folder(folder: str) -> Iterator[Folder]:
-    """A folder that is there when the block ends; where that fails, nothing is left.
+    """Create a folder whose files are complete when the block ends. If the block raises, the files are deleted.
 
-    On a disk it gets its name then. In a bucket ``UNFINISHED`` lies in it until then, and where the process was killed.
-
-    Raises:
-        ValueError: there is something of that name.
-        OSError: it can't be written.
-    """
-    with _told(), _local(Path(folder)) if is_local(folder) else _far(folder) as made:
-        yield made
-
-
-def write_new(folder: str, name: str, text: str) -> bool:
-    """Write a text file below a folder, unless there is one of that name; whether it has that text now.
+    On a disk, the folder has a temporary name until the block ends. In a bucket, the folder holds the file
+    ``UNFINISHED`` until the block ends; after a kill, that file and others remain.
 
     Raises:
-        OSError: it can't be written.
+        ValueError: if the folder exists and is not empty.
+        OSError: if the folder cannot be written.
     """
-    with _told():
+    with _translate_errors(), _local_folder(Path(folder)) if is_local(folder) else _bucket_folder(folder) as created:
+        yield created
+
+
+def write_if_absent(folder: str, name: str, text: str) -> bool:
+    """Write a UTF-8 text file below a folder if no file of that name exists.
+
+    Returns:
+        True if the file now holds this text; False if a file with other content was there, which stays unchanged.
+
+    Raises:
+        OSError: if the file cannot be read or written.
+    """
+    with _translate_errors():
         path = FileSystems.join(folder, *name.split("/"))
         if is_local(folder):
             make_folder(FileSystems.split(path)[0])
@@ -93,8 +99,8 @@ def write_new(folder: str, name: str, text: str) -> bool:
                 return True
             return os.path.isfile(path) and Path(path).read_bytes() == text.encode()
         if exists(path):
-            with FileSystems.open(path, compression_type="uncompressed") as there:
-                return bool(there.read() == text.encode())
+            with FileSystems.open(path, compression_type="uncompressed") as existing:
+                return bool(existing.read() == text.encode())
         with _create(path) as new:
             new.write(text.encode())
         return True
@@ -111,9 +117,9 @@ class _LocalFolder:
 
 
 @contextlib.contextmanager
-def _local(folder: Path) -> Iterator[Folder]:
+def _local_folder(folder: Path) -> Iterator[Folder]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: is there already and not empty; choose another name")
+        raise ValueError(f"{folder}: already exists and is not empty; choose another name")
     draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
     draft.mkdir(parents=True)
     try:
@@ -126,34 +132,35 @@ def _local(folder: Path) -> Iterator[Folder]:
         raise
 
 
-class _FarFolder:
+class _BucketFolder:
     def __init__(self, root: str) -> None:
         self._root = root
-        self.made: list[str] = []
+        self.files: list[str] = []
 
     def create(self, name: str) -> IO[bytes]:
-        self.made.append(f"{self._root}/{name}")
-        make_folder(FileSystems.split(self.made[-1])[0])
-        return _create(self.made[-1])
+        self.files.append(f"{self._root}/{name}")
+        make_folder(FileSystems.split(self.files[-1])[0])
+        return _create(self.files[-1])
 
 
 @contextlib.contextmanager
-def _far(folder: str) -> Iterator[Folder]:
-    mark = f"{folder}/{UNFINISHED}"
-    if exists(mark):
+def _bucket_folder(folder: str) -> Iterator[Folder]:
+    marker = f"{folder}/{UNFINISHED}"
+    if exists(marker):
         raise ValueError(
-            f"{folder}: an export into it is at work, or was ended halfway: remove it, or choose another name"
+            f"{folder}: another export is writing to it, or was stopped halfway: delete {marker} and the other files "
+            "there if no export is running, or choose another name"
         )
     if exists(folder) or glob_files(f"{folder}/**"):
-        raise ValueError(f"{folder}: is there already and not empty; choose another name")
-    made = _FarFolder(folder)
-    made.create(UNFINISHED).close()
+        raise ValueError(f"{folder}: already exists and is not empty; choose another name")
+    created = _BucketFolder(folder)
+    created.create(UNFINISHED).close()
     try:
-        yield made
+        yield created
     except BaseException:
-        _try_to_remove(*reversed(made.made))
+        _try_to_remove(*reversed(created.files))
         raise
-    remove(mark)
+    remove(marker)
 
 
 def _create(path: str) -> IO[bytes]:
@@ -162,14 +169,14 @@ def _create(path: str) -> IO[bytes]:
 
 
 def _try_to_remove(*paths: str) -> None:
-    # What went wrong before is what is told.
+    # An error here would hide the error that made the export fail.
     with contextlib.suppress(OSError, BeamIOError):
         remove(*paths)
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """The errors of Beam and of its clients as errors of a file system, with their reasons."""
+def _translate_errors() -> Iterator[None]:
+    """Translate the exceptions of Beam and of storage clients in this block into an OSError with their reasons."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The rows of an output that are to be exported, and the same as a wide table: a picture a row, a task a column."""
+"""Select the rows to export, and turn them into a wide table with a row for each picture and a column for each task."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from typing import Any, NamedTuple
 import duckdb
 
 from ...core.records import ANNOTATION_SCHEMA
-from ..reader import Dataset, literal, name
+from ..reader import Dataset, identifier, literal
 
 PICTURE_COLUMNS = ("key", "filename", "uri", "sha256", "width", "height")
-ANSWERS = {"detect": "objects", "point": "points"}
-# Beyond these nobody reads a table: prompts that differ from row to row.
+# Columns of ``data/`` that hold the answer; those of the other tasks are in ``caption``.
+ANSWER_COLUMNS = {"detect": "objects", "point": "points"}
+# Above this number, prompts differ from row to row, and a table with a column for each is useless.
 MAX_TASKS = 200
-SLUG_CHARACTERS = 48
-# The file inside of which a picture lies.
-INSIDE = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet))#"
+MAX_SLUG_CHARACTERS = 48
+# The archive or Parquet file that contains a picture, in the ``uri`` of the picture's row.
+CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet))#"
 
 
-class Asked(NamedTuple):
-    """One task with its prompt, and the name of its column."""
+class TaskColumn(NamedTuple):
+    """A task with its prompt, and the name of its column in the wide table."""
 
     task: str
     prompt: str
@@ -33,19 +34,24 @@ class Asked(NamedTuple):
 
 
 class Selection:
-    """The rows that a condition leaves, one for each task on each picture: where several answers are there, by another
-    model or sampling, the latest.
+    """The rows to export: for each task on each picture, the latest row that meets the condition.
 
-    ``where`` is an SQL expression over the columns of ``data/`` and over ``_flags``.
+    Several rows of a task differ in model or sampling. ``rows`` is the selection as an SQL subquery. ``answers`` and
+    ``pictures`` are its numbers of rows and of distinct pictures; ``matching`` is the number of rows before the latest
+    of each task was taken.
+
+    Args:
+        where: an SQL expression over the columns of ``data/`` and ``_flags``.
+        drop_suspicious: leave out rows that have a quality flag.
 
     Raises:
-        ValueError: the condition is none, or leaves no row.
+        ValueError: if ``where`` is not one valid SQL expression, or no row meets the condition.
     """
 
     def __init__(self, dataset: Dataset, where: str = "true", *, drop_suspicious: bool = False) -> None:
         self.dataset = dataset
         kept = " AND len(_flags) = 0" if drop_suspicious else ""
-        # A line of its own, so that a comment in it ends where it ends.
+        # On a line of its own, because an SQL comment at its end would hide what follows.
         rows = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
         self.matching = _checked_count(dataset, rows, where)
         self.rows = (
@@ -55,69 +61,71 @@ class Selection:
 
     @property
     def older(self) -> int:
-        """Rows left out for a later answer to the same question."""
+        """Return the number of matching rows that are left out because the same task has a later answer."""
         return self.matching - self.answers
 
     @cached_property
     def answers_to(self) -> Counter[str]:
-        """How many answers there are to tasks of each kind."""
+        """Return the number of selected rows for each kind of task, such as ``{"caption": 4}``; 0 for other kinds."""
         return Counter(dict(self.dataset.tuples(f"SELECT task, count(*) FROM {self.rows} GROUP BY task")))
 
-    def asked(self) -> list[Asked]:
-        """All tasks of these rows, each with a column's name that no other has.
+    def task_columns(self) -> list[TaskColumn]:
+        """Return the tasks of the selected rows, sorted, each with a column name that is unique in the wide table.
 
         Raises:
-            ValueError: there are more than ``MAX_TASKS``.
+            ValueError: if there are more than ``MAX_TASKS``.
         """
         query = f"SELECT DISTINCT task, prompt FROM {self.rows} ORDER BY task, prompt LIMIT {MAX_TASKS + 1}"
         found = self.dataset.tuples(query)
         if len(found) > MAX_TASKS:
-            raise ValueError(f"more than {MAX_TASKS} tasks are too many columns: choose some with --where")
-        taken = {column.casefold() for column in (*PICTURE_COLUMNS, *self.kept())}
-        return [Asked(task, prompt, _column(task, prompt, taken)) for task, prompt in found]
+            raise ValueError(f"more than {MAX_TASKS} tasks need too many columns: choose some with --where")
+        taken = {column.casefold() for column in (*PICTURE_COLUMNS, *self.manifest_columns())}
+        return [TaskColumn(task, prompt, _column(task, prompt, taken)) for task, prompt in found]
 
-    def kept(self) -> list[str]:
-        """The columns that came from a manifest."""
+    def manifest_columns(self) -> list[str]:
+        """Return the names of the columns that came from a manifest."""
         return [column for column in self.dataset.columns("data") if column not in ANNOTATION_SCHEMA.names]
 
-    def wide(self, asked: Sequence[Asked], extra: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-        """A row for each picture: the picture, an answer for each task (None where there is none), and what a manifest
-        said. By file name; those inside of archives and Parquet files by these, behind the others. Values are such as
-        JSON has. ``extra`` names more columns of the picture."""
+    def wide(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+        """Yield a dict of JSON values for each picture: ``PICTURE_COLUMNS``, the tasks, and the manifest's columns.
+
+        ``extra`` names more columns of the picture. A task without an answer is None. Pictures in files of their own
+        come first, by file name; then come those in archives and Parquet files, grouped by container.
+        """
         answers = [
-            f"any_value({ANSWERS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
-            f"prompt = {literal(prompt)}) AS {name(column)}"
-            for task, prompt, column in asked
+            f"any_value({ANSWER_COLUMNS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
+            f"prompt = {literal(prompt)}) AS {identifier(column)}"
+            for task, prompt, column in columns
         ]
-        # All from one row: in an archive that was repacked between two runs a picture has two byte ranges.
+        # All from one row: a picture has two byte ranges if its archive was repacked between two runs.
         picture = [f"arg_max({column}, created_at) AS {column}" for column in (*PICTURE_COLUMNS[2:], *extra)]
-        kept = [f"any_value({name(column)}) AS {name(column)}" for column in self.kept()]
-        # Another run may have found the same picture below another root.
+        kept = [f"any_value({identifier(column)}) AS {identifier(column)}" for column in self.manifest_columns()]
+        # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
-        # So that those who fetch have read one such file before the next begins.
-        home = f"regexp_extract(any_value(uri), '{INSIDE}', 1, 'i')"
-        order = f"GROUP BY key ORDER BY {home}, filename, key"
+        # Grouped by container, so that the fetcher reads each container once.
+        container = f"regexp_extract(any_value(uri), '{CONTAINER}', 1, 'i')"
+        order = f"GROUP BY key ORDER BY {container}, filename, key"
         for row in self.dataset.rows(f"SELECT {chosen} FROM {self.rows} {order}"):
-            yield {column: plain(value) for column, value in row.items()}
+            yield {column: to_json_value(value) for column, value in row.items()}
 
 
 def _checked_count(dataset: Dataset, rows: str, where: str) -> int:
     if not where.strip():
-        raise ValueError("--where is empty: give a condition in SQL, or leave it out")
+        raise ValueError("--where is empty: give a condition in SQL, or leave the option out")
     try:
-        # By itself first: in brackets, what closes and opens them would mean something else.
+        # Parsed alone first: "1) OR (1" is invalid, but would be valid inside the parentheses of the query.
         if len(duckdb.extract_statements(f"SELECT 1 WHERE\n{where}")) != 1:
             raise ValueError(f"--where {where}: give one expression")
         ((count,),) = dataset.tuples(f"SELECT count(*) FROM ({rows})")
     except duckdb.Error as error:
         raise ValueError(f"--where {where}: {str(error).splitlines()[0]}") from error
     if not count:
-        raise ValueError("no row is left to export: loosen --where")
+        raise ValueError("no row is left to export: give a --where that more rows meet, or leave out --drop-suspicious")
     return int(count)
 
 
 def _column(task: str, prompt: str, taken: set[str]) -> str:
-    slug = re.sub(r"\W+", "_", prompt.casefold())[:SLUG_CHARACTERS].strip("_")
+    slug = re.sub(r"\W+", "_", prompt.casefold())[:MAX_SLUG_CHARACTERS].strip("_")
     column = stem = f"{task}_{slug}" if slug else task
     number = 1
     while column.casefold() in taken:
@@ -127,12 +135,12 @@ def _column(task: str, prompt: str, taken: set[str]) -> str:
     return column
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: no dates, no bytes, no number that is none."""
+def to_json_value(value: Any) -> Any:
+    """Convert a value of DuckDB to a JSON value: NaN and infinity to None, datetimes to ISO 8601, others to str."""
     if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {str(key): to_json_value(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
+        return [to_json_value(inner) for inner in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (str, int)):

@@ -48,7 +48,7 @@ class ForwardStream:
             ValueError: if the stream broke off before it.
         """
         with self._lock:
-            if (piece := self._window.find((self._name, index))) is not None:
+            if (piece := self._window.get((self._name, index))) is not None:
                 return piece
             wanted = self._wanted.setdefault(index, Future())
         with self._reading:
@@ -80,7 +80,7 @@ class ForwardStream:
     def _deliver(self, piece: Any) -> None:
         """Put a chunk into the window, and hand it to the thread that waits for it."""
         with self._lock:
-            self._window.keep((self._name, self._next), piece, self._size_of(piece))
+            self._window.put((self._name, self._next), piece, self._size_of(piece))
             if wanted := self._wanted.pop(self._next, None):
                 wanted.set_result(piece)
         self._next += 1

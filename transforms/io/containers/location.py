@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from ..uris import BUCKETS, LOCAL, scheme_of
+from ..uris import LOCAL, OBJECT_STORE_SCHEMES, scheme_of
 
 PLAIN, COMPRESSED = (".tar",), (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 PARQUET = ".parquet"
@@ -93,7 +93,7 @@ def locate(
 
 
 def _split(uri: str) -> tuple[str, str]:
-    if scheme_of(uri) in (LOCAL, *BUCKETS):
+    if scheme_of(uri) in (LOCAL, *OBJECT_STORE_SCHEMES):
         at = uri.find(SEPARATOR)
         while at >= 0:
             container, name = uri[:at], uri[at + len(SEPARATOR) :]

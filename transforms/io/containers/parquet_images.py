@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..block_cache import BLOCK_BYTES
-from ..parquet import ROWS_AT_ONCE, open_parquet, values_of
+from ..parquet import ROWS_PER_BATCH, batch_rows, open_parquet
 from ..retry import FetchError, too_large
 from .location import RETRY, ImageCell, cell_uri
 
@@ -133,7 +133,7 @@ def row_group(footer: Footer, number: int, column: str) -> RowGroup:
         if chunk := chunks.get(leaf):
             at_once = BLOCK_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)
             buffer = min(BLOCK_BYTES, max(1, chunk.total_compressed_size))
-            return RowGroup(footer.metadata, number, leaf, group.num_rows, max(1, min(ROWS_AT_ONCE, at_once)), buffer)
+            return RowGroup(footer.metadata, number, leaf, group.num_rows, max(1, min(ROWS_PER_BATCH, at_once)), buffer)
     raise ValueError(f"the Parquet file has changed since it was listed{RETRY}")
 
 
@@ -180,8 +180,8 @@ def _values(table: Any, group: int, rows: int, columns: list[str]) -> Iterator[t
     if not columns:
         yield from (({}, "") for _ in range(rows))
         return
-    for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False):
-        yield from values_of(batch)
+    for batch in table.iter_batches(ROWS_PER_BATCH, row_groups=[group], columns=columns, use_threads=False):
+        yield from batch_rows(batch)
 
 
 def _arrays(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..block_cache import WINDOW_BYTES, BlockReader, FetchPart, LruCache
+from ..block_cache import CACHE_BYTES, BlockReader, LruCache, ReadRange
 from ..files import open_file
 from ..object_stores.base import Stores
 from ..retry import RetryPolicy
-from ..uris import BUCKETS, path_of, scheme_of
+from ..uris import OBJECT_STORE_SCHEMES, path_of, scheme_of
 from .compression import decompress_blocks
 from .forward_stream import StreamPool, read_at
 from .location import RETRY, ImageCell, Member, is_compressed
@@ -21,7 +21,7 @@ class ContainerReader:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self.window = LruCache(WINDOW_BYTES)
+        self.window = LruCache(CACHE_BYTES)
         self._blocks, self.streams = BlockReader(self.window), StreamPool(self.window)
 
     def read_member(self, member: Member, retry_policy: RetryPolicy) -> bytes:
@@ -35,7 +35,9 @@ class ContainerReader:
         if is_compressed(archive):
             stream = self.streams.get(
                 archive,
-                lambda: decompress_blocks(archive, lambda: open_file(archive, self._stores, retry_policy, as_is=True)),
+                lambda: decompress_blocks(
+                    archive, lambda: open_file(archive, self._stores, retry_policy, decompress=False)
+                ),
             )
             return check_member(read_at(stream, start, size), member)
         return check_member(self._blocks.read(archive, start, size, self._parts_of(archive, retry_policy)), member)
@@ -56,10 +58,12 @@ class ContainerReader:
             with open_it() as file:
                 return read_footer(cell.file, file)
 
-        footer = self.window.once(("footer", cell.file), footer_of, lambda footer: footer.metadata.serialized_size)
+        footer = self.window.get_or_load(
+            ("footer", cell.file), footer_of, lambda footer: footer.metadata.serialized_size
+        )
         index, row = find_row(footer, cell.number)
         name = (cell.file, index, cell.column)
-        group = self.window.once(("group", *name), lambda: row_group(footer, index, cell.column))
+        group = self.window.get_or_load(("group", *name), lambda: row_group(footer, index, cell.column))
         stream = self.streams.get(name, lambda: read_cells(group, cell.column, open_it), lambda rows: rows.nbytes)
         chunk, row = divmod(row, group.at_once)
         rows = stream.chunk(chunk)
@@ -67,9 +71,9 @@ class ContainerReader:
             raise ValueError(f"the Parquet file is shorter than it was when it was listed{RETRY}")
         return image_bytes(rows[row], limit)
 
-    def _parts_of(self, file: str, retry_policy: RetryPolicy) -> FetchPart:
-        if scheme_of(file) in BUCKETS:
-            return lambda start, size: self._stores.part(file, start, size, retry_policy)
+    def _parts_of(self, file: str, retry_policy: RetryPolicy) -> ReadRange:
+        if scheme_of(file) in OBJECT_STORE_SCHEMES:
+            return lambda start, size: self._stores.read_range(file, start, size, retry_policy)
         return lambda start, size: _read_part(path_of(file), start, size)
 
 

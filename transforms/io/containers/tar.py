@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from ..block_cache import BLOCK_BYTES, LruCache
-from ..files import Positioned, open_file
+from ..files import RandomAccessFile, open_file
 from ..object_stores.base import Stores
 from .compression import decompress_blocks
 from .forward_stream import ForwardStream, read_at
@@ -96,11 +96,11 @@ def _headers(archive: str, stores: Stores | None) -> _Headers:
         return _Headers(open_file(archive, stores))
     stream = ForwardStream(
         archive,
-        lambda: decompress_blocks(archive, lambda: open_file(archive, stores, as_is=True)),
+        lambda: decompress_blocks(archive, lambda: open_file(archive, stores, decompress=False)),
         LruCache(2 * BLOCK_BYTES),
         len,
     )
-    return _Headers(io.BufferedReader(Positioned(lambda start, size: read_at(stream, start, size))))
+    return _Headers(io.BufferedReader(RandomAccessFile(lambda start, size: read_at(stream, start, size))))
 
 
 def _check_end(file: _Headers, end: int, to_the_last: bool) -> None:

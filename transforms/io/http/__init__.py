@@ -1,1 +1,1 @@
-"""The HTTP client: limits on size, time, redirects and addresses."""
+"""The HTTP client: it limits size, time and redirects, and connects to public addresses only."""

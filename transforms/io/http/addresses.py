@@ -1,89 +1,50 @@
-"""Where http may go: the addresses of a host, refused where they lie inside somebody's network."""
+"""Resolve a host to IP addresses, and refuse hosts in private networks (protection against SSRF)."""
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 
 from ....models.tasks import Fault
-from ..retry import FetchError, forbidden
+from ....models.urls import is_public, parse_ip
+from ..retry import FetchError, permission_denied
 
-Address = IPv4Address | IPv6Address
-Resolve = Callable[[str, int], list[str]]
-
-# Public, or not known to be anything else, to some versions of Python: metadata of Oracle's cloud and the like, relays,
-# a host's own door to Azure, documentation.
-REFUSED = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")))
-UNICAST = IPv6Network("2000::/3")
-NAT64 = IPv6Network("64:ff9b::/96")
-# 2130706433, 0x7f.1, 0177.0.0.1: what C libraries, and so browsers and Python, take for 127.0.0.1.
-_NUMBERS = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+)){0,3}\.?")
+# Called with host and port, returns the host's IP addresses.
+Resolver = Callable[[str, int], list[str]]
 
 
-def look_up(host: str, port: int) -> list[str]:
-    """The addresses of a host, those first that the system prefers.
+def resolve_host(host: str, port: int) -> list[str]:
+    """Return the IP addresses of a host, each once, in the order that the system prefers.
 
     Raises:
-        FetchError: it has none, or the name server did not answer.
+        FetchError: if the host has no address, or the name server did not answer. Only the latter is retryable.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        passes = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
-        raise FetchError(
-            Fault("NameResolutionError", f"host {host} has no address: {error}", retryable=passes)
-        ) from error
+        retryable = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+        message = f"host {host} has no address: {error}; check the name"
+        raise FetchError(Fault("NameResolutionError", message, retryable=retryable)) from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def literal(host: str) -> Address | None:
-    """The address that a host is, in any of the ways to write one; None for a name."""
-    bare = host.strip("[]").partition("%")[0]
-    try:
-        return ip_address(bare)
-    except ValueError:
-        pass
-    if _NUMBERS.fullmatch(host):
-        try:
-            return IPv4Address(socket.inet_aton(host.rstrip(".")))
-        except OSError:
-            return None
-    return None
-
-
-def is_public(address: Address) -> bool:
-    """Whether everybody on the internet means the same machine by it."""
-    if isinstance(address, IPv6Address):
-        # Addresses of IPv4 that are written as ones of IPv6.
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in NAT64:
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-        if address not in UNICAST:
-            return False
-    elsewhere = address.is_multicast or address.is_reserved or any(address in network for network in REFUSED)
-    return address.is_global and not elsewhere
-
-
-def addresses_of(host: str, port: int, allow_private: bool, resolve: Resolve = look_up) -> list[str]:
-    """Addresses that may be connected to: all that the host has.
+def allowed_addresses(host: str, port: int, allow_private: bool, resolve: Resolver = resolve_host) -> list[str]:
+    """Return all IP addresses of a host, which may be connected to.
 
     Raises:
-        FetchError: it has none, or one of them is not public and that is not allowed.
+        FetchError: if the host has no address, or if one of them is not public and ``allow_private`` is False.
     """
-    known = literal(host)
-    addresses = [str(known)] if known is not None else resolve(host, port)
+    literal = parse_ip(host)
+    addresses = [str(literal)] if literal is not None else resolve(host, port)
     for address in addresses:
         if not (allow_private or is_public(ip_address(address.partition("%")[0]))):
-            raise not_allowed(host)
+            raise private_address_error(host)
     if not addresses:
-        raise FetchError(Fault("NameResolutionError", f"host {host} has no address"))
+        raise FetchError(Fault("NameResolutionError", f"host {host} has no address: check the name"))
     return addresses
 
 
-def not_allowed(host: str) -> FetchError:
-    """The refusal. It does not tell the address: rows may be read by whoever wrote the URLs."""
-    return forbidden(f"host {host} lies in a private or reserved network; --allow-private-addresses lets it in")
+def private_address_error(host: str) -> FetchError:
+    """Return the error for a host that is not public. It hides the address: the author of the URLs may read the row."""
+    return permission_denied(f"host {host} is in a private or reserved network; --allow-private-addresses allows it")

@@ -1,4 +1,4 @@
-"""The bytes behind an http(s) URL: from checked addresses only, with limits on size, time and redirects."""
+"""Download http(s) URLs from checked addresses, with limits on size, time, redirects and connections."""
 
 from __future__ import annotations
 
@@ -7,124 +7,136 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
+from ....models.backoff import parse_retry_after
 from ....models.tasks import Fault
-from ..retry import FetchError, cut_off, of_status, timed_out, too_large
-from ..uris import WEB, check_uri, scheme_of
-from .addresses import Resolve, addresses_of, is_public, literal, look_up, not_allowed
+from ....models.urls import is_public, parse_ip
+from ..retry import FetchError, connection_error, http_error, join_chunks, timed_out, too_large
+from ..uris import HTTP_SCHEMES, check_uri, scheme_of
+from .addresses import Resolver, allowed_addresses, private_address_error, resolve_host
 from .connections import HostSemaphores, close_after, with_deadlines
 
-CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
-# As browsers do: a host that is slow leaves threads for the others.
-CONNECTIONS_PER_HOST = 6
-HOSTS_KEPT = 64
-ADDRESSES_TRIED = 3
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 30.0
+# As many as browsers use. A slow host then leaves threads for the other hosts.
+MAX_CONNECTIONS_PER_HOST = 6
+MAX_HOST_POOLS = 64
+MAX_ADDRESSES = 3
 MAX_REDIRECTS = 5
-REDIRECTS = (301, 302, 303, 307, 308)
+REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 CHUNK_BYTES = 1 << 16
 PROJECT = "moondream-beam"
 
 
 class HttpClient:
-    """Kept connections of one process. Threads may share it."""
+    """A client with keep-alive connections to public addresses, or to any with ``allow_private_addresses``.
+
+    Threads may share it.
+    """
 
     def __init__(
-        self, allow_private_addresses: bool = False, user_agent: str = PROJECT, resolve: Resolve = look_up
+        self, allow_private_addresses: bool = False, user_agent: str = PROJECT, resolve: Resolver = resolve_host
     ) -> None:
         self.allow_private, self.resolve = allow_private_addresses, resolve
         self.headers = {"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
-        self.gates = HostSemaphores(CONNECTIONS_PER_HOST)
-        self.pools = with_deadlines(urllib3.PoolManager(HOSTS_KEPT, maxsize=CONNECTIONS_PER_HOST))
+        self.host_semaphores = HostSemaphores(MAX_CONNECTIONS_PER_HOST)
+        self._pools = with_deadlines(urllib3.PoolManager(MAX_HOST_POOLS, maxsize=MAX_CONNECTIONS_PER_HOST))
         self._proxies: dict[str, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
 
-    def read(self, url: str, limit: int, end: float) -> bytes:
-        """The content behind a URL; ``end`` is when to give up, on the clock of ``time.monotonic``.
+    def read(self, url: str, max_bytes: int, deadline: float) -> bytes:
+        """Return the content of a URL, decompressed, after up to ``MAX_REDIRECTS`` redirects.
+
+        Args:
+            deadline: on the clock of ``time.monotonic``. The wait for a connection to the host does not count.
 
         Raises:
-            FetchError: it can't be had.
-            ValueError: it has more than ``limit`` bytes, or the URL is none.
+            FetchError: if the server can't be reached, is not allowed, is too slow, or answers with an error.
+            ValueError: if the content has more than ``max_bytes`` bytes or is corrupt, or ``check_uri`` refuses a URL.
         """
         for _ in range(MAX_REDIRECTS + 1):
-            host = _host(check_uri(url))
-            with self.gates.through(host) as waited:
-                # A host that is given so much time is not late where others had their turn.
-                end += waited
-                with _translate_errors(host, end), self._response(url, host, end) as response:
+            host = _ascii_host(check_uri(url))
+            with self.host_semaphores.slot(host) as waited_s:
+                deadline += waited_s
+                with _translate_errors(host, deadline), self._open(url, host, deadline) as response:
                     location = response.headers.get("Location")
-                    if response.status not in REDIRECTS or not location:
-                        return _content(response, host, limit, end)
-            url = _redirected(url, location)
-        raise FetchError(Fault("RedirectError", f"more than {MAX_REDIRECTS} redirects"))
+                    if response.status not in REDIRECT_STATUSES or not location:
+                        return _read_body(response, host, max_bytes, deadline)
+            url = _redirect_target(url, location)
+        raise FetchError(Fault("RedirectError", f"{host} redirects more than {MAX_REDIRECTS} times: correct the URL"))
 
     @contextlib.contextmanager
-    def _response(self, url: str, host: str, end: float) -> Iterator[urllib3.BaseHTTPResponse]:
-        """The head of the answer; the body is read by whoever asked, or never."""
-        response = self._ask(url, host, end)
-        whole = False
+    def _open(self, url: str, host: str, deadline: float) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Yield a response whose body is not read yet. The connection is closed at the deadline."""
+        response = self._request(url, host, deadline)
+        is_read = False
         try:
-            with close_after(end - time.monotonic(), lambda: getattr(response.connection, "wire", None)):
+            remaining_s = deadline - time.monotonic()
+            with close_after(remaining_s, lambda: getattr(response.connection, "open_socket", None)):
                 yield response
-            whole = response.status == 200
+            is_read = response.status == 200
         finally:
-            # A connection is kept only where nothing is left in it that somebody would have to read.
-            if whole:
+            # Only a connection whose body was read to its end can serve the next request.
+            if is_read:
                 response.release_conn()
             else:
                 response.close()
 
-    def _ask(self, url: str, host: str, end: float) -> urllib3.BaseHTTPResponse:
-        parts, scheme = urlsplit(url), scheme_of(url)
-        usual = 443 if scheme == "https" else 80
-        port = parts.port or usual
-        shown_host = f"[{host}]" if ":" in host else host
-        name = shown_host if port == usual else f"{shown_host}:{port}"
+    def _request(self, url: str, host: str, deadline: float) -> urllib3.BaseHTTPResponse:
+        """Send a GET request, through the proxy of the environment if there is one for this host."""
+        scheme, target = scheme_of(url), _request_target(url)
+        default_port = 443 if scheme == "https" else 80
+        port = urlsplit(url).port or default_port
+        bracketed = f"[{host}]" if ":" in host else host
+        authority = bracketed if port == default_port else f"{bracketed}:{port}"
         proxy = getproxies().get(scheme)
         if proxy and not proxy_bypass(host):
-            pool = self._through_proxy(proxy, host, port, scheme)
-            return _get(pool, f"http://{name}{_target(url)}" if scheme == "http" else _target(url), self.headers, end)
-        headers = {**self.headers, "Host": name}
-        # Looked up once: asked again, the name server may say something else. The name is still what the certificate
-        # must bear.
-        named = {"server_hostname": host} if scheme == "https" else {}
-        *others, last = addresses_of(host, port, self.allow_private, self.resolve)[:ADDRESSES_TRIED]
+            pool = self._proxy_pool(proxy, host, port, scheme)
+            return _get(pool, f"http://{authority}{target}" if scheme == "http" else target, self.headers, deadline)
+        headers = {**self.headers, "Host": authority}
+        # Connect to the checked address: a second look-up could return another one (DNS rebinding). The certificate
+        # must still be valid for the name.
+        tls = {"server_hostname": host} if scheme == "https" else {}
+        *others, last = allowed_addresses(host, port, self.allow_private, self.resolve)[:MAX_ADDRESSES]
         for address in (*others, last):
-            pool = self.pools.connection_from_host(address, port, scheme, pool_kwargs=named)
+            pool = self._pools.connection_from_host(address, port, scheme, pool_kwargs=tls)
             try:
-                return _get(pool, _target(url), headers, end)
+                return _get(pool, target, headers, deadline)
             except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError):
-                if address == last or time.monotonic() > end:
+                if address == last or time.monotonic() > deadline:
                     raise
-        raise AssertionError("the last address either answers or raises")
+        raise AssertionError("the loop returns or raises at the last address")
 
-    def _through_proxy(self, proxy: str, host: str, port: int, scheme: str) -> urllib3.HTTPConnectionPool:
-        """Somebody's proxy looks names up by itself, and is trusted with where they lead; what we can see we check."""
-        address = literal(host)
-        inside = f".{host.rstrip('.')}".endswith((".localhost", ".internal"))
-        if not self.allow_private and (inside or (address is not None and not is_public(address))):
-            raise not_allowed(host)
+    def _proxy_pool(self, proxy: str, host: str, port: int, scheme: str) -> urllib3.HTTPConnectionPool:
+        """Return the connections to a host through a proxy; raise FetchError if the host is private.
+
+        The proxy resolves names, so only literal addresses, ``*.localhost`` and ``*.internal`` are known to be private.
+        """
+        address = parse_ip(host)
+        is_internal = f".{host.rstrip('.')}".endswith((".localhost", ".internal"))
+        if not self.allow_private and (is_internal or (address is not None and not is_public(address))):
+            raise private_address_error(host)
         with self._lock:
             if proxy not in self._proxies:
-                where = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+                parts = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
                 manager = urllib3.ProxyManager(
-                    where._replace(auth=None).url,
-                    HOSTS_KEPT,
-                    proxy_headers=urllib3.make_headers(proxy_basic_auth=unquote(where.auth)) if where.auth else None,
+                    parts._replace(auth=None).url,
+                    MAX_HOST_POOLS,
+                    proxy_headers=urllib3.make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None,
                 )
                 self._proxies[proxy] = with_deadlines(manager)
             return self._proxies[proxy].connection_from_host(host, port, scheme)
 
 
 def _get(
-    pool: urllib3.HTTPConnectionPool, target: str, headers: dict[str, str], end: float
+    pool: urllib3.HTTPConnectionPool, target: str, headers: dict[str, str], deadline: float
 ) -> urllib3.BaseHTTPResponse:
-    timeout = urllib3.Timeout(connect=_within(CONNECT_SECONDS, end), read=_within(READ_SECONDS, end))
+    """Send one GET request, without retries and redirects; the body is not read."""
+    remaining_s = max(0.001, deadline - time.monotonic())
+    timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, remaining_s), read=min(READ_TIMEOUT_S, remaining_s))
     return pool.urlopen(
         "GET",
         target,
@@ -137,79 +149,62 @@ def _get(
     )
 
 
-def _host(url: str) -> str:
-    """The host as it is looked up; a name of other letters in the form that name servers know."""
+def _ascii_host(url: str) -> str:
+    """Return the host of a URL; a name that is not ASCII in IDNA form, such as ``xn--bcher-kva.example``."""
     host = urlsplit(url).hostname or ""
     try:
         return host if host.isascii() else host.encode("idna").decode()
     except UnicodeError as error:
-        raise ValueError(f"{host} is no name of a host: {error}") from error
+        raise ValueError(f"{host} is not a valid host name: {error}; correct the URL") from error
 
 
-def _target(url: str) -> str:
+def _request_target(url: str) -> str:
     parts = urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-def _within(seconds: float, end: float) -> float:
-    return max(0.001, min(seconds, end - time.monotonic()))
-
-
-def _redirected(url: str, location: str) -> str:
-    # Headers come as Latin-1, and most servers that leave letters as they are mean UTF-8. Some leave spaces too.
+def _redirect_target(url: str, location: str) -> str:
+    """Return the absolute URL of a redirect; raise FetchError if it is not http(s), or leads from https to http."""
+    # urllib3 decodes headers as Latin-1. Most servers that don't percent-encode them send UTF-8, and some send spaces.
     with contextlib.suppress(UnicodeError):
         location = location.encode("latin-1").decode()
     target = urljoin(url, location.replace(" ", "%20"))
-    if scheme_of(target) not in WEB or (scheme_of(url) == "https" and scheme_of(target) == "http"):
-        raise FetchError(
-            Fault("RedirectError", f"redirects from {scheme_of(url)} to {scheme_of(target)} are not followed")
-        )
+    source_scheme, scheme = scheme_of(url), scheme_of(target)
+    if scheme not in HTTP_SCHEMES or (source_scheme == "https" and scheme == "http"):
+        message = f"redirects from {source_scheme} to {scheme} are not followed: give the URL that it redirects to"
+        raise FetchError(Fault("RedirectError", message))
     return target
 
 
-def _content(response: urllib3.BaseHTTPResponse, host: str, limit: int, end: float) -> bytes:
+def _read_body(response: urllib3.BaseHTTPResponse, host: str, max_bytes: int, deadline: float) -> bytes:
+    """Return the decompressed body of a response; raise as ``HttpClient.read`` does."""
     if response.status != 200:
-        raise of_status(response.status, f"{host} answers", _asked_to_wait(response.headers.get("Retry-After")))
-    announced = response.headers.get("Content-Length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise too_large(limit)
-    content = bytearray()
-    # What comes is counted after decompression, a piece at a time.
-    while piece := response.read1(CHUNK_BYTES, decode_content=True):
-        content += piece
-        if len(content) > limit:
-            raise too_large(limit)
-        if time.monotonic() > end:
-            raise timed_out(f"{host} sends too slowly")
-    return bytes(content)
-
-
-def _asked_to_wait(header: str | None) -> float | None:
-    """Seconds, from a header of seconds or of a date."""
-    if header is None:
-        return None
-    if header.strip().isdigit():
-        return float(header)
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds())
-    return None
+        after = parse_retry_after(response.headers.get("Retry-After"))
+        raise http_error(response.status, f"{host} answered with an error", after)
+    length = response.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) > max_bytes:
+        raise too_large(max_bytes)
+    # The limit is on decompressed bytes, or a small response could fill the memory.
+    chunks = iter(lambda: response.read1(CHUNK_BYTES, decode_content=True), b"")
+    return join_chunks(chunks, f"the content from {host}", max_bytes, deadline)
 
 
 @contextlib.contextmanager
-def _translate_errors(host: str, end: float) -> Iterator[None]:
-    """Errors of the library as ours, without the URL and what it may hold."""
+def _translate_errors(host: str, deadline: float) -> Iterator[None]:
+    """Raise errors of urllib3 and sockets as FetchError or ValueError, without the URL, which may contain secrets."""
     try:
         yield
     except (urllib3.exceptions.TimeoutError, urllib3.exceptions.HTTPError, ssl.SSLError, OSError) as error:
         if isinstance(error, FetchError):
             raise
         refused = isinstance(error, urllib3.exceptions.NewConnectionError)
-        if time.monotonic() > end or (isinstance(error, urllib3.exceptions.TimeoutError) and not refused):
+        if time.monotonic() > deadline or (isinstance(error, urllib3.exceptions.TimeoutError) and not refused):
             raise timed_out(f"{host} does not answer in time") from error
         if isinstance(error, urllib3.exceptions.DecodeError):
-            raise ValueError(f"{host} sends what it can't have compressed") from error
+            raise ValueError(f"{host} sends corrupt compressed data: check the file there") from error
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise FetchError(Fault("CertificateError", f"the certificate of {host} is not valid")) from error
-        raise cut_off(f"the connection to {host} failed: {type(error).__name__}") from error
-    if time.monotonic() > end:
-        raise timed_out(f"{host} sends too slowly")
+            message = f"the certificate of {host} is not valid; if its authority is yours, set SSL_CERT_FILE"
+            raise FetchError(Fault("CertificateError", message)) from error
+        raise connection_error(f"the connection to {host} failed: {type(error).__name__}") from error
+    if time.monotonic() > deadline:
+        raise timed_out(f"the content from {host} is sent too slowly")

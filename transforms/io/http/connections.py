@@ -1,4 +1,4 @@
-"""Connections of http that can't be held for ever, and turns at a host."""
+"""HTTP connections with deadlines, and a limit on connections per host."""
 
 from __future__ import annotations
 
@@ -13,46 +13,50 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-HEAD_SECONDS = 30.0
+# The longest handshake, and the longest wait for the complete headers of a response.
+HEAD_TIMEOUT_S = 30.0
 
 
 class HostSemaphores:
-    """A gate for each host that lets ``width`` threads through at once. A host that nobody asks takes no memory."""
+    """A semaphore for each host, which ``max_per_host`` threads may hold. An idle host takes no memory."""
 
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.inside: Counter[str] = Counter()
+    def __init__(self, max_per_host: int) -> None:
+        self.max_per_host = max_per_host
+        self.in_use: Counter[str] = Counter()
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def through(self, host: str) -> Iterator[float]:
-        """Wait for one's turn, which ends with the block; how many seconds that took."""
-        came = time.monotonic()
+    def slot(self, host: str) -> Iterator[float]:
+        """Hold the host's semaphore within this block, and yield how many seconds the wait for it took."""
+        started = time.monotonic()
         with self._changed:
-            self._changed.wait_for(lambda: self.inside[host] < self.width)
-            self.inside[host] += 1
+            self._changed.wait_for(lambda: self.in_use[host] < self.max_per_host)
+            self.in_use[host] += 1
         try:
-            yield time.monotonic() - came
+            yield time.monotonic() - started
         finally:
             with self._changed:
-                self.inside[host] -= 1
-                if not self.inside[host]:
-                    del self.inside[host]
+                self.in_use[host] -= 1
+                if not self.in_use[host]:
+                    del self.in_use[host]
                 self._changed.notify_all()
 
 
 @contextlib.contextmanager
-def close_after(seconds: float, wire: Callable[[], socket.socket | None]) -> Iterator[None]:
-    """Shut a connection that is still in use after so many seconds: a peer may send a byte now and then, for ever."""
+def close_after(timeout_s: float, get_socket: Callable[[], socket.socket | None]) -> Iterator[None]:
+    """Shut down the socket that ``get_socket()`` returns if this block takes longer than ``timeout_s`` seconds.
 
-    def cut() -> None:
-        sock = wire()
+    The timeout of a socket is not enough: a server that sends a byte now and then never exceeds it.
+    """
+
+    def shut_down() -> None:
+        sock = get_socket()
         if sock is not None:
             with contextlib.suppress(OSError):
-                # That of an encrypted socket would wait for its peer.
+                # SSLSocket.shutdown would wait for the server.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    timer = threading.Timer(max(0.0, seconds), cut)
+    timer = threading.Timer(max(0.0, timeout_s), shut_down)
     timer.daemon = True
     timer.start()
     try:
@@ -61,35 +65,35 @@ def close_after(seconds: float, wire: Callable[[], socket.socket | None]) -> Ite
         timer.cancel()
 
 
-class _Bounded(HTTPConnection):
-    """A connection whose handshake, and the head of whose answer, takes so long and no longer."""
+class _DeadlineConnection(HTTPConnection):
+    """A connection that is closed if the handshake or the headers take longer than ``HEAD_TIMEOUT_S``."""
 
-    wire: socket.socket | None = None
+    open_socket: socket.socket | None = None
 
     def connect(self) -> None:
-        with close_after(HEAD_SECONDS, lambda: self.sock):
+        with close_after(HEAD_TIMEOUT_S, lambda: self.sock):
             super().connect()
-        # Kept, as http.client forgets it where it ends with the answer.
-        self.wire = self.sock
+        # http.client drops its reference to the socket while the body of a last response is still read.
+        self.open_socket = self.sock
 
     def getresponse(self) -> Any:
-        with close_after(HEAD_SECONDS, lambda: self.wire):
+        with close_after(HEAD_TIMEOUT_S, lambda: self.open_socket):
             return super().getresponse()
 
 
-class _BoundedTls(_Bounded, HTTPSConnection):
+class _TlsDeadlineConnection(_DeadlineConnection, HTTPSConnection):
     pass
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Bounded
+    ConnectionCls = _DeadlineConnection
 
 
 class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _BoundedTls
+    ConnectionCls = _TlsDeadlineConnection
 
 
 def with_deadlines(manager: urllib3.PoolManager) -> urllib3.PoolManager:
-    """The manager, with connections that can't be held for ever."""
+    """Return ``manager``, changed to use connections that close if they take longer than ``HEAD_TIMEOUT_S``."""
     manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
     return manager

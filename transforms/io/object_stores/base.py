@@ -1,17 +1,19 @@
-"""Clients of object stores, made once a process: Beam's own file systems make one for every file that is opened."""
+"""The protocol of object-store clients, and one client per store and process.
+
+Beam's own file systems would make a client for every file that is opened.
+"""
 
 from __future__ import annotations
 
 import importlib
 import threading
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from ..retry import BEHIND_THE_END, FetchError, RetryPolicy
+from ..retry import RANGE_NOT_SATISFIABLE, FetchError, RetryPolicy
 from ..uris import scheme_of
 
-# The module here that knows the scheme, what it needs that may be missing, and how to get it.
+# By scheme: the module of this folder, the package that it imports, and what pip installs for it.
 CLIENTS = {
     "s3": ("s3", "boto3", "moondream-beam[aws]"),
     "gs": ("gcs", "google.cloud.storage", "moondream-beam[gcp]"),
@@ -19,64 +21,69 @@ CLIENTS = {
     "azfs": ("azure", "azure.storage.blob", "moondream-beam[azure]"),
     "hdfs": ("hdfs", "pyarrow.fs", "pyarrow"),
 }
-CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
-# More than the threads that load.
-CONNECTIONS = 16
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 30.0
+# More than the threads that load pictures.
+MAX_CONNECTIONS = 16
 CHUNK_BYTES = 1 << 20
 
 
-# Where it begins, and how many bytes it has, at least one; None for all of it.
-Part = tuple[int, int] | None
+# The position of the first byte and the number of bytes, at least 1; None means the whole object.
+ByteRange = tuple[int, int] | None
 
 
 class NoClientError(RuntimeError):
-    """Nothing of this kind can be had here: its client is not installed, can't sign in, or knows nobody to ask."""
+    """No object of a store can be read: its client is not installed, lacks credentials, or has no host to ask."""
 
 
 class Entry(NamedTuple):
-    """Something that lies in a store: an object, or a folder, whose URI ends with a slash."""
+    """An object in a store, or a folder, whose URI ends with a slash."""
 
     uri: str
     is_folder: bool
 
 
 class Page(NamedTuple):
-    """Some entries, and what brings the next ones; None at the end."""
+    """A part of a listing, and the token of the next page; None on the last page."""
 
     entries: list[Entry]
-    next: Any = None
+    next_token: Any = None
 
 
 class Store(Protocol):
-    """One kind of store. Threads may share it."""
+    """The client of one kind of object store. Threads may share it."""
 
-    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
-        """The content of an object, or a part of it; ``end`` is when to give up, on the clock of ``time.monotonic``.
+    def read(self, uri: str, max_bytes: int, deadline: float, byte_range: ByteRange = None) -> bytes:
+        """Return the content of an object, or a range of it, which ends early at the end of the object.
+
+        Args:
+            deadline: on the clock of ``time.monotonic``.
 
         Raises:
-            FetchError: it can't be had; ``BEHIND_THE_END`` where the object ends before that part.
-            ValueError: it has more than ``limit`` bytes.
+            FetchError: if the object can't be read in time; ``RANGE_NOT_SATISFIABLE`` if it ends before the range.
+            ValueError: if the content has more than ``max_bytes`` bytes.
         """
 
     def size(self, uri: str) -> int:
-        """The bytes that an object has.
+        """Return the length of an object in bytes.
 
         Raises:
-            FetchError: nobody can tell.
+            FetchError: if the object does not exist, or the store fails.
         """
 
-    def page(self, prefix: str, deep: bool, token: Any) -> Page:
-        """Objects whose URIs begin with ``prefix``, in the order of their names.
+    def list_page(self, prefix: str, recursive: bool, page_token: Any) -> Page:
+        """Return one page of the entries whose URIs start with ``prefix``; objects and folders each ordered by name.
 
-        Not ``deep``, all that share their next slash come as one folder.
+        Args:
+            recursive: if False, all objects with the same next slash after the prefix are one entry, a folder.
+            page_token: ``next_token`` of the page before, None for the first page.
 
         Raises:
-            FetchError: the store can't be asked.
+            FetchError: if the store fails.
         """
 
 
 class Stores:
-    """The stores that a process has asked so far. Pickled, it is empty."""
+    """The clients of one process, made at their first use. Threads may share them. A pickled copy has no clients."""
 
     def __init__(self) -> None:
         self._stores: dict[str, Store] = {}
@@ -85,52 +92,57 @@ class Stores:
     def __reduce__(self) -> Any:
         return Stores, ()
 
-    def of(self, scheme: str) -> Store:
-        """The store of a scheme.
+    def get(self, scheme: str) -> Store:
+        """Return the client for a scheme of ``OBJECT_STORE_SCHEMES``.
 
         Raises:
-            NoClientError: the client for it is not installed, or finds nothing to sign in with.
+            NoClientError: if the client is not installed or finds no credentials.
         """
         with self._lock:
             if scheme not in self._stores:
                 self._stores[scheme] = open_store(scheme)
             return self._stores[scheme]
 
-    def part(self, uri: str, start: int, size: int, retry_policy: RetryPolicy) -> bytes:
-        """So many bytes of an object: fewer where it ends, none behind its end.
+    def read_range(self, uri: str, start: int, size: int, retry_policy: RetryPolicy) -> bytes:
+        """Return ``size`` bytes of an object from position ``start``: fewer at its end, none after it.
 
         Raises:
-            FetchError: they can't be had.
-            NoClientError: there is no client.
+            FetchError: if all attempts fail.
+            NoClientError: if the client is not installed or finds no credentials.
         """
-        store = self.of(scheme_of(uri))
+        store = self.get(scheme_of(uri))
         try:
-            return retry_policy.call(lambda end: store.read(uri, size, end, (start, size)))
+            return retry_policy.call(lambda deadline: store.read(uri, size, deadline, (start, size)))
         except FetchError as error:
-            if error.fault.error != BEHIND_THE_END:
+            if error.fault.error != RANGE_NOT_SATISFIABLE:
                 raise
             return b""
 
-    def entries(self, scheme: str, prefix: str, deep: bool, retry_policy: RetryPolicy) -> Iterator[Entry]:
-        """All entries below a prefix, a page at a time; each page is asked for as patiently as an object."""
-        store, token = self.of(scheme), None
+    def entries(self, scheme: str, prefix: str, recursive: bool, retry_policy: RetryPolicy) -> Iterator[Entry]:
+        """Yield all entries whose URIs start with ``prefix``, as ``Store.list_page`` does.
+
+        Raises:
+            FetchError: if all attempts at a page fail.
+            NoClientError: if the client is not installed or finds no credentials.
+        """
+        store, page_token = self.get(scheme), None
+
+        def list_page(_: float) -> Page:
+            return store.list_page(prefix, recursive, page_token)
+
         while True:
-            page = retry_policy.call(partial(_turn, store, prefix, deep, token))
+            page = retry_policy.call(list_page)
             yield from page.entries
-            token = page.next
-            if token is None:
+            page_token = page.next_token
+            if page_token is None:
                 return
 
 
-def _turn(store: Store, prefix: str, deep: bool, token: Any, end: float) -> Page:
-    return store.page(prefix, deep, token)
-
-
 def open_store(scheme: str) -> Store:
-    """A new client.
+    """Return a new client for a scheme of ``OBJECT_STORE_SCHEMES``.
 
     Raises:
-        NoClientError: it is not installed, or finds nothing to sign in with.
+        NoClientError: if the client is not installed or finds no credentials.
     """
     require_client(scheme)
     store: Store = importlib.import_module(f".{CLIENTS[scheme][0]}", __package__).open_store()
@@ -138,11 +150,7 @@ def open_store(scheme: str) -> Store:
 
 
 def require_client(scheme: str) -> None:
-    """See that what a scheme needs is there.
-
-    Raises:
-        NoClientError: it is not installed.
-    """
+    """Raise NoClientError if the package for a scheme of ``OBJECT_STORE_SCHEMES`` is not installed."""
     _, needed, extra = CLIENTS[scheme]
     try:
         importlib.import_module(needed)

@@ -1,4 +1,4 @@
-"""Objects of Google Cloud Storage, or of an emulator at ``STORAGE_EMULATOR_HOST``."""
+"""Read and list objects of Google Cloud Storage, or of an emulator at ``STORAGE_EMULATOR_HOST``."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from google.auth import exceptions as auth
 from google.cloud.storage import Client
 from google.cloud.storage.exceptions import DataCorruption
 
-from ..retry import cut_off, forbidden, of_status, timed_out, too_large
+from ..retry import connection_error, http_error, permission_denied, timed_out, too_large
 from ..uris import split_bucket
-from .base import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, Entry, NoClientError, Page, Part
+from .base import CONNECT_TIMEOUT_S, MAX_CONNECTIONS, READ_TIMEOUT_S, ByteRange, Entry, NoClientError, Page
 
-TIMEOUT = (CONNECT_SECONDS, READ_SECONDS)
+TIMEOUT = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
 
 
 class Gcs:
-    """One client, signed in by the usual variables and roles."""
+    """A ``Store`` that authenticates by the application default credentials."""
 
     def __init__(self) -> None:
         try:
             self.client: Any = Client()
         except (auth.GoogleAuthError, OSError) as error:
-            raise NoClientError(f"gs:// can't sign in: {error}") from error
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
-        # Otherwise it keeps ten connections, and threads make and drop the others.
+            raise NoClientError(f"gs:// can't sign in: {error}; run gcloud auth application-default login") from error
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=MAX_CONNECTIONS)
+        # The default pool keeps 10 connections; further threads would open and close one for each request.
         self.client._http.mount("https://", adapter)
 
-    def read(self, uri: str, limit: int, end: float, part: Part = None) -> bytes:
-        """The content of an object."""
+    def read(self, uri: str, max_bytes: int, deadline: float, byte_range: ByteRange = None) -> bytes:
+        """Return the content of an object, as ``Store.read`` does."""
         bucket, name = split_bucket(uri)
-        content = _Bounded(uri, limit, end)
+        content = _BoundedBuffer(uri, max_bytes, deadline)
         with _translate_errors(uri):
             blob = self.client.bucket(bucket).blob(name)
-            span = {"start": part[0], "end": sum(part) - 1} if part else {}
+            span = {"start": byte_range[0], "end": sum(byte_range) - 1} if byte_range else {}
             blob.download_to_file(content, timeout=TIMEOUT, retry=None, **span)
         return content.getvalue()
 
     def size(self, uri: str) -> int:
-        """The length that the store tells."""
+        """Return the length of an object in bytes."""
         bucket, name = split_bucket(uri)
         with _translate_errors(uri):
             blob = self.client.bucket(bucket).blob(name)
             blob.reload(timeout=TIMEOUT, retry=None)
             return int(blob.size)
 
-    def page(self, prefix: str, deep: bool, token: Any) -> Page:
-        """Up to 1,000 names."""
+    def list_page(self, prefix: str, recursive: bool, page_token: Any) -> Page:
+        """Return up to 1,000 entries, as ``Store.list_page`` does."""
         bucket, name = split_bucket(prefix)
         with _translate_errors(prefix):
             found = self.client.list_blobs(
                 bucket,
                 prefix=name,
-                delimiter=None if deep else "/",
-                page_token=token,
+                delimiter=None if recursive else "/",
+                page_token=page_token,
                 fields="items(name),prefixes,nextPageToken",
                 timeout=TIMEOUT,
                 retry=None,
@@ -73,30 +73,31 @@ class Gcs:
 open_store = Gcs
 
 
-class _Bounded(io.BytesIO):
-    """Takes so many bytes until then, and no more: the client only knows how to fill a file."""
+class _BoundedBuffer(io.BytesIO):
+    """A buffer for ``download_to_file`` that refuses more than ``max_bytes`` bytes, and writes after ``deadline``."""
 
-    def __init__(self, uri: str, limit: int, end: float) -> None:
+    def __init__(self, uri: str, max_bytes: int, deadline: float) -> None:
         super().__init__()
-        self.uri, self.limit, self.end = uri, limit, end
+        self.uri, self.max_bytes, self.deadline = uri, max_bytes, deadline
 
-    def write(self, piece: Any) -> int:
-        if self.tell() + len(piece) > self.limit:
-            raise too_large(self.limit)
-        if time.monotonic() > self.end:
-            raise timed_out(f"{self.uri} comes too slowly")
-        return super().write(piece)
+    def write(self, chunk: Any) -> int:
+        if self.tell() + len(chunk) > self.max_bytes:
+            raise too_large(self.max_bytes)
+        if time.monotonic() > self.deadline:
+            raise timed_out(f"{self.uri} is sent too slowly")
+        return super().write(chunk)
 
 
 @contextlib.contextmanager
 def _translate_errors(uri: str) -> Iterator[None]:
+    """Raise errors of google-cloud-storage as FetchError."""
     try:
         yield
     except exceptions.GoogleAPICallError as error:
-        raise of_status(int(error.code or 0), uri) from error
+        raise http_error(int(error.code or 0), uri) from error
     except requests.Timeout as error:
         raise timed_out(f"{uri} does not answer in time") from error
     except (requests.RequestException, auth.TransportError, DataCorruption, ConnectionError) as error:
-        raise cut_off(f"the connection for {uri} failed: {type(error).__name__}") from error
+        raise connection_error(f"the connection for {uri} failed: {type(error).__name__}") from error
     except auth.GoogleAuthError as error:
-        raise forbidden(f"{uri}: {error}") from error
+        raise permission_denied(f"{uri}: {error}; check the credentials") from error

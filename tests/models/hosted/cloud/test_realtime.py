@@ -1,4 +1,4 @@
-"""Moondream Cloud: our calls, and the official client's, against a server that answers for its real name."""
+"""Moondream Cloud's realtime API: our calls and the official client's, against a server under its real name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import moondream
 import pytest
 from moondream.types import Base64EncodedImage
-from support.hosted.asking import ended, requests, right
 from support.hosted.faults import Fault, answer, changed, ends_early, garbled, reset, reset_in_the_middle, silent
 from support.hosted.pictures import numbered
+from support.hosted.queries import expected, requests, results_of
 
-from moondream_beam.models.cloud import MoondreamCloud
+from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
 from moondream_beam.models.hosted.http import transport
 from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.hosted.http.images import data_uri, encode
@@ -23,12 +23,12 @@ def cloud(api, clock):
     return MoondreamCloud(clock=clock)
 
 
-def test_each_picture_has_its_own_answer(api, cloud):
-    assert ended(cloud.answer(requests(40))) == right(40)
+def test_each_picture_gets_its_own_answer(api, cloud):
+    assert results_of(cloud.answer(requests(40))) == expected(40)
     assert max(api.cloud.asked.values()) == 1
 
 
-def test_every_task_is_answered_in_its_own_shape(api, cloud):
+def test_every_task_has_its_own_kind_of_answer(api, cloud):
     tasks = [Caption("short"), Query("Why?"), Detect("dog"), Point("dog")]
     outcomes = {
         outcome.id: outcome.result
@@ -42,7 +42,7 @@ def test_every_task_is_answered_in_its_own_shape(api, cloud):
     }
 
 
-def test_the_bill_is_that_of_the_tokens(api, clock):
+def test_billing_is_by_tokens(api, clock):
     (outcome,) = MoondreamCloud(prices=(2.0, 10.0), clock=clock).answer(requests(1))
     assert (outcome.tokens.input, outcome.tokens.output) == (1000, 20)
     assert outcome.hosted.units == 1020 and not outcome.hosted.estimated
@@ -50,13 +50,13 @@ def test_the_bill_is_that_of_the_tokens(api, clock):
     assert (outcome.timings.encode_ms, outcome.timings.generate_ms) == (5.0, 7.0)
 
 
-def test_a_bill_that_is_not_told_is_estimated(api, cloud):
-    api.cloud.tells_tokens = False
+def test_unreported_tokens_are_estimated(api, cloud):
+    api.cloud.reports_tokens = False
     (outcome,) = cloud.answer(requests(1))
     assert outcome.hosted.estimated and outcome.hosted.units == 1550
 
 
-def test_the_official_client_sends_the_very_same(api, cloud):
+def test_the_official_client_sends_the_same_bodies(api, cloud):
     tasks = (Caption("long"), Query("Why?"), Detect("dog", 7), Point("dog", 7))
     list(cloud.answer([Request(task.name, numbered(5), task) for task in tasks]))
     ours = [json.dumps(body, sort_keys=True) for body in api.cloud.bodies]
@@ -83,52 +83,52 @@ def test_the_official_client_sends_the_very_same(api, cloud):
         answer(200, {"error": "Queue is full", "status": "rejected"}),
     ],
 )
-def test_what_was_refused_is_asked_again(api, cloud, fault):
+def test_a_refused_call_is_retried(api, cloud, fault):
     api.faults.append(Fault("query", fault, times=3))
-    assert ended(cloud.answer(requests(6))) == right(6)
+    assert results_of(cloud.answer(requests(6))) == expected(6)
     assert max(api.cloud.asked.values()) == 1
 
 
-def test_everybody_waits_as_long_as_the_api_asks(api, cloud):
+def test_retry_after_pauses_all_calls(api, cloud):
     api.faults.append(Fault("query", answer(429, {"error": {}}, Retry_After="20"), times=1))
-    assert ended(cloud.answer(requests(30))) == right(30)
+    assert results_of(cloud.answer(requests(30))) == expected(30)
     times = api.times("query")
     assert times[-1] - times[0] >= 20
-    # None but those that were under way at that moment.
+    # Only the calls that were in flight when the API refused one.
     assert len([time for time in times if time < times[0] + 20]) <= cloud.concurrency
 
 
 @pytest.mark.parametrize("fault", [reset, reset_in_the_middle, ends_early, garbled(lambda text: text[:9])])
-def test_a_lost_answer_is_never_asked_for_again_by_itself(api, cloud, fault):
+def test_a_call_with_a_lost_answer_is_not_sent_again(api, cloud, fault):
     api.faults.append(Fault("query", fault, before=False, times=2))
-    told = ended(cloud.answer(requests(12)))
-    assert sorted(told.values()).count("LostAnswer") == 2
+    results = results_of(cloud.answer(requests(12)))
+    assert sorted(results.values()).count("LostAnswer") == 2
     assert sum(api.cloud.asked.values()) == 12 and max(api.cloud.asked.values()) == 1
 
 
 @pytest.mark.parametrize("status", [504, 524])
-def test_a_call_that_a_gateway_did_not_wait_for_is_lost(api, cloud, status):
+def test_a_gateway_timeout_is_a_lost_answer(api, cloud, status):
     api.faults.append(Fault("query", answer(status, "<html>"), before=False, times=2))
-    told = ended(cloud.answer(requests(12)))
-    assert sorted(told.values()).count("LostAnswer") == 2
+    results = results_of(cloud.answer(requests(12)))
+    assert sorted(results.values()).count("LostAnswer") == 2
     assert max(api.cloud.asked.values()) == 1
 
 
-def test_an_error_that_is_none_is_an_answer(api, cloud):
+def test_an_answer_with_an_error_of_null_is_an_answer(api, cloud):
     api.faults.append(Fault("query", changed(lambda body: {**body, "error": None}), before=False, times=1))
-    assert ended(cloud.answer(requests(1))) == right(1)
+    assert results_of(cloud.answer(requests(1))) == expected(1)
 
 
-def test_a_call_that_takes_too_long_is_lost(api, cloud, monkeypatch):
-    monkeypatch.setitem(transport.CALL_S, "submit", 0.3)
+def test_a_call_that_times_out_is_a_lost_answer(api, cloud, monkeypatch):
+    monkeypatch.setitem(transport.TIMEOUT_S, "submit", 0.3)
     api.faults.append(Fault("query", silent(5.0), before=False, times=1))
-    assert list(ended(cloud.answer(requests(3))).values()).count("LostAnswer") == 1
+    assert list(results_of(cloud.answer(requests(3))).values()).count("LostAnswer") == 1
     assert sum(api.cloud.asked.values()) == 3
 
 
-def test_a_bad_picture_fails_alone(api, cloud):
+def test_only_the_bad_picture_fails(api, cloud):
     api.cloud.poison = {2}
-    assert ended(cloud.answer(requests(5))) == {**right(5), 2: "Rejected"}
+    assert results_of(cloud.answer(requests(5))) == {**expected(5), 2: "Rejected"}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_bad_picture_fails_alone(api, cloud):
         (lambda body: {}, "MismatchedAnswer"),
     ],
 )
-def test_an_answer_that_says_nothing_is_a_fault_and_billed(api, cloud, change, error):
+def test_an_empty_answer_is_a_fault_and_billed(api, cloud, change, error):
     api.faults.append(Fault("query", changed(change), before=False, times=1))
     (outcome,) = cloud.answer(requests(1))
     assert outcome.result.error == error
@@ -149,13 +149,13 @@ def test_an_answer_that_says_nothing_is_a_fault_and_billed(api, cloud, change, e
 @pytest.mark.parametrize(
     "boxes", ["no", [{"x_min": 1}], [{"x_min": 0.9, "y_min": 0, "x_max": 0.1, "y_max": 1}], [None], [7]]
 )
-def test_boxes_that_are_none_are_a_fault(api, cloud, boxes):
+def test_invalid_boxes_are_a_fault(api, cloud, boxes):
     api.faults.append(Fault("detect", changed(lambda body: {**body, "objects": boxes}), before=False))
     (outcome,) = cloud.answer(requests([4], Detect("dog")))
     assert outcome.result.error == "MismatchedAnswer"
 
 
-def test_boxes_are_clamped_and_no_more_than_were_asked(api, cloud):
+def test_boxes_are_clamped_and_limited_to_max_objects(api, cloud):
     box = {"x_min": -0.5, "y_min": 0.0, "x_max": 1.5, "y_max": 1}
     api.faults.append(Fault("detect", changed(lambda body: {**body, "objects": [box] * 9}), before=False))
     (outcome,) = cloud.answer(requests([4], Detect("dog", 2)))
@@ -163,7 +163,7 @@ def test_boxes_are_clamped_and_no_more_than_were_asked(api, cloud):
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])
-def test_a_refused_account_stops_the_job_in_one_line_without_the_key(api, cloud, status):
+def test_a_refused_account_is_one_line_without_the_key(api, cloud, status):
     said = {"error": {"message": f"no money for {api.cloud.key}", "type": "account"}}
     api.faults.append(Fault("query", answer(status, said), times=99))
     with pytest.raises(AccountError, match=f"{status}.*no money for") as refusal:
@@ -172,7 +172,7 @@ def test_a_refused_account_stops_the_job_in_one_line_without_the_key(api, cloud,
     assert api.count("query") <= 8
 
 
-def test_three_hundred_pictures_balance_under_five_percent_of_every_fault(api, cloud):
+def test_three_hundred_pictures_get_one_outcome_each_at_five_percent_of_every_fault(api, cloud):
     refusals = [answer(status, "{}") for status in (429, 500, 502, 503, 504)]
     kinds = [Fault("query", act) for act in (*refusals, reset)]
     kinds += [Fault("query", act, before=False) for act in (reset, reset_in_the_middle, ends_early)]
@@ -183,24 +183,24 @@ def test_three_hundred_pictures_balance_under_five_percent_of_every_fault(api, c
         fault.share, fault.seed = 0.05, seed
         fault.__post_init__()
     api.faults += kinds
-    told = ended(cloud.answer(requests(300)))
-    wrong = {number: text for number, text in told.items() if text != right([number])[number]}
+    results = results_of(cloud.answer(requests(300)))
+    wrong = {number: text for number, text in results.items() if text != expected([number])[number]}
     assert (
-        len(told) == 300
+        len(results) == 300
         and set(wrong.values()) == {"LostAnswer", "MismatchedAnswer", "EmptyAnswer"}
         and len(wrong) < 120
     )
     assert max(api.cloud.asked.values()) == 1 and all(fault.hits for fault in kinds)
 
 
-def test_public_addresses_are_named_and_all_others_are_sent(api, clock):
+def test_send_urls_sends_public_urls_and_the_bytes_of_other_pictures(api, clock):
     api.cloud.urls["https://example.org/a.jpg"] = 3
     named = Request("r3", numbered(9), Query(), uri="https://example.org/a.jpg")
     private = Request("r9", numbered(9), Query(), uri="http://10.0.0.1/a.jpg")
-    assert ended(MoondreamCloud(send_urls=True, clock=clock).answer([named, private])) == right([3, 9])
+    assert results_of(MoondreamCloud(send_urls=True, clock=clock).answer([named, private])) == expected([3, 9])
 
 
-def test_numbers_that_make_no_sense_are_refused():
+def test_invalid_arguments_are_value_errors():
     for wrong in (
         {"prices": (1.0,)},
         {"prices": (-1.0, 1.0)},

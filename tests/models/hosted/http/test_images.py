@@ -1,4 +1,4 @@
-"""Pictures and addresses on their way to an API."""
+"""Pictures as JPEG and URLs as an API gets them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import pytest
 from PIL import Image
 from support.hosted.pictures import number_of, numbered
 
-from moondream_beam.models.hosted.http.images import LONGEST_SIDE, Encoder, encode, public_url
+from moondream_beam.models.hosted.http.images import MAX_SIDE, Encoder, encode, public_url
 
 
-def test_a_large_picture_is_made_smaller_and_keeps_its_shape():
+def test_a_large_picture_is_scaled_down_in_proportion():
     image = Image.open(io.BytesIO(encode(Image.new("RGB", (4000, 1000), "red"))))
-    assert image.size == (LONGEST_SIDE, LONGEST_SIDE // 4) and image.format == "JPEG"
+    assert image.size == (MAX_SIDE, MAX_SIDE // 4) and image.format == "JPEG"
 
 
-def test_a_small_picture_stays_as_large_as_it_is():
+def test_a_small_picture_keeps_its_size():
     assert number_of(encode(numbered(321))) == 321
 
 
-def test_a_picture_of_one_line_keeps_a_line():
-    assert Image.open(io.BytesIO(encode(Image.new("RGB", (9000, 1))))).size == (LONGEST_SIDE, 1)
+def test_a_picture_one_pixel_high_keeps_that_pixel():
+    assert Image.open(io.BytesIO(encode(Image.new("RGB", (9000, 1))))).size == (MAX_SIDE, 1)
 
 
 @pytest.mark.parametrize("picture", [Image.new("RGB", (0, 0)), Image.new("RGBA", (2, 2)), Image.new("L", (2, 2))])
-def test_what_can_not_be_sent_is_refused(picture):
+def test_a_picture_that_is_empty_or_not_rgb_is_a_value_error(picture):
     with pytest.raises(ValueError, match="picture"):
         encode(picture)
 
 
-def test_requests_about_one_picture_share_its_encoding():
+def test_the_encoder_keeps_the_last_picture():
     encoder, picture = Encoder(), numbered(1)
     assert encoder(picture) is encoder(picture)
     assert encoder(numbered(2)) != encoder(picture)
@@ -46,7 +46,7 @@ def test_requests_about_one_picture_share_its_encoding():
         "https://a.b.example.co.uk./a.jpg",
     ],
 )
-def test_an_address_that_anybody_may_fetch_is_public(uri):
+def test_a_public_url_is_returned(uri):
     assert public_url(uri) == uri
 
 
@@ -83,5 +83,5 @@ def test_an_address_that_anybody_may_fetch_is_public(uri):
         "https://[::1",
     ],
 )
-def test_all_others_are_not(uri):
+def test_no_other_uri_is_public(uri):
     assert public_url(uri) is None

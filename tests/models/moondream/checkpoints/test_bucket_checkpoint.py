@@ -1,4 +1,4 @@
-"""A model in a bucket is copied to a machine once, whole, whoever asks; and what can go wrong is told in a line."""
+"""A model in a bucket is copied to a machine once and completely, and each error is one line with a cure."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 class Bucket(MemoryFileSystem):
-    """Objects in memory that tell an etag, as a bucket's do, and count how often they are read."""
+    """A file system in memory with etags, as in a bucket, that notes the objects copied and raises planned faults."""
 
     protocol = "bucket"
     store, pseudo_dirs = {}, [""]
@@ -93,18 +93,18 @@ def answers(model, pictures):
     return {outcome.id: outcome.result for outcome in model.answer(requests)}
 
 
-def test_a_model_in_a_bucket_answers_as_from_a_folder(bucket, toy_folder, toy_pictures):
+def test_a_model_in_a_bucket_gives_the_answers_of_a_folder(bucket, toy_folder, toy_pictures):
     model = pickle.loads(pickle.dumps(on_cpu(bucket)))
     assert model.name == bucket
     assert answers(model, toy_pictures) == answers(on_cpu(str(toy_folder)), toy_pictures)
 
 
-def test_planning_copies_the_small_files_only(bucket):
+def test_planning_copies_only_the_small_files(bucket):
     on_cpu(bucket)
     assert sorted(Bucket.copied) == ["config.json", "tokenizer.json"]
 
 
-def test_it_is_copied_once_and_nothing_else_with_it(bucket, cache):
+def test_only_the_checkpoint_is_copied_and_only_once(bucket, cache):
     model = on_cpu(bucket)
     Bucket.copied.clear()
     model.load()
@@ -114,7 +114,7 @@ def test_it_is_copied_once_and_nothing_else_with_it(bucket, cache):
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
 
 
-def test_threads_that_ask_at_once_share_one_copy(bucket):
+def test_threads_that_fetch_at_once_share_one_copy(bucket):
     models = [on_cpu(bucket) for _ in range(4)]
     Bucket.copied.clear()
     threads = [threading.Thread(target=model.fetch) for model in models]
@@ -126,8 +126,8 @@ def test_threads_that_ask_at_once_share_one_copy(bucket):
 
 
 @pytest.mark.slow
-def test_processes_that_ask_at_once_share_one_copy(toy_folder, cache, tmp_path):
-    """The inode of the weights tells which copy a process was given."""
+def test_processes_that_fetch_at_once_share_one_copy(toy_folder, cache, tmp_path):
+    """The inode of the weights identifies the copy of each process."""
     (tmp_path / "model").write_bytes(pickle.dumps(BucketModel.plan(f"file://{toy_folder}", None, None)))
     script = (
         "import pathlib, pickle, sys; model = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()); "
@@ -135,19 +135,19 @@ def test_processes_that_ask_at_once_share_one_copy(toy_folder, cache, tmp_path):
     )
     command = [sys.executable, "-c", script, str(tmp_path / "model")]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [worker.communicate(timeout=120)[0] for worker in workers]
-    assert len(set(said)) == 1 and said[0].strip().isdigit()
+    inodes = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert len(set(inodes)) == 1 and inodes[0].strip().isdigit()
     assert [path.name for path in cache.iterdir() if path.suffix == ".part"] == []
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "other.safetensors"])
-def test_one_file_of_weights_may_be_named(files, name, toy_folder, toy_pictures):
+def test_the_url_may_name_one_file_of_weights(files, name, toy_folder, toy_pictures):
     put("bucket://b/weights", {**files, name: files["model.safetensors"], "third.safetensors": b"no weights"})
     model = on_cpu(f"bucket://b/weights/{name}")
     assert answers(model, toy_pictures) == answers(on_cpu(str(toy_folder)), toy_pictures)
 
 
-def test_weights_in_several_objects_are_read_through_their_index(files, toy_folder, toy_pictures):
+def test_shards_are_read_by_their_index(files, toy_folder, toy_pictures):
     tensors = load_file(toy_folder / "model.safetensors")
     shards = {"a.safetensors": sorted(tensors)[::2], "b.safetensors": sorted(tensors)[1::2]}
     index = {"weight_map": {name: shard for shard, names in shards.items() for name in names}}
@@ -158,7 +158,7 @@ def test_weights_in_several_objects_are_read_through_their_index(files, toy_fold
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_revision_follows_every_object(bucket, files, name):
+def test_the_revision_changes_with_every_object(bucket, files, name):
     before = on_cpu(bucket).revision
     assert before == on_cpu(bucket).revision
     if name == "model.safetensors":
@@ -168,28 +168,31 @@ def test_the_revision_follows_every_object(bucket, files, name):
     assert on_cpu(bucket).revision != before
 
 
-def test_the_release_may_be_said(bucket):
+def test_a_release_may_be_given(bucket):
     assert on_cpu(bucket, "2025-01-09").load().model.region.size_scale == "linear"
 
 
-def test_a_tokenizer_of_ones_own_is_on_the_revision(bucket, toy_folder, tmp_path):
+def test_a_given_tokenizer_is_part_of_the_revision(bucket, toy_folder, tmp_path):
     words = shutil.copy(toy_folder / "tokenizer.json", tmp_path)
     model, plain = on_cpu(bucket, None, str(words)), on_cpu(bucket)
     assert model.revision == f"{plain.revision}+{tokenizer_digest(tmp_path / 'tokenizer.json')}"
     model.load()
     (tmp_path / "tokenizer.json").write_text("changed")
-    with pytest.raises(RuntimeError, match="it is not that which the job was planned with"):
+    with pytest.raises(RuntimeError, match="tokenizer.json: it changed after planning; run the same command again"):
         pickle.loads(pickle.dumps(model)).load()
 
 
-def test_content_that_changed_since_the_job_was_planned_is_refused(bucket, files):
+def test_content_that_changed_after_planning_is_refused(bucket, files):
     model = on_cpu(bucket)
     put(bucket, {"config.json": files["config.json"] + b"\n"})
-    with pytest.raises(RuntimeError, match=f"model {bucket}: the weights are not those that the job was planned with"):
+    with pytest.raises(
+        RuntimeError,
+        match=f"model {bucket}: the weights changed after planning; run the same command again$",
+    ):
         model.load()
 
 
-def test_content_that_changes_under_a_copy_is_refused(bucket, files, cache, monkeypatch):
+def test_content_that_changes_during_a_copy_is_refused(bucket, files, cache, monkeypatch):
     model, get_file = on_cpu(bucket), Bucket.get_file
 
     def get_and_change(self, rpath, lpath, **options):
@@ -197,12 +200,12 @@ def test_content_that_changes_under_a_copy_is_refused(bucket, files, cache, monk
         put(bucket, {"config.json": files["config.json"] + b"\n"})
 
     monkeypatch.setattr(Bucket, "get_file", get_and_change)
-    with pytest.raises(RuntimeError, match="the weights changed while they were copied"):
+    with pytest.raises(RuntimeError, match="the weights changed during the copy; run the same command again$"):
         model.load()
     assert not (cache / model.revision).exists()
 
 
-def test_a_copy_that_breaks_off_leaves_nothing_and_is_made_anew(bucket, cache, monkeypatch):
+def test_a_failed_copy_leaves_nothing_and_the_next_one_succeeds(bucket, cache, monkeypatch):
     model = on_cpu(bucket)
     Bucket.faults["get_file"] = ConnectionResetError(errno.ECONNRESET, "connection reset")
     with pytest.raises(RuntimeError, match=f"model {bucket}: .*connection reset"):
@@ -212,7 +215,7 @@ def test_a_copy_that_breaks_off_leaves_nothing_and_is_made_anew(bucket, cache, m
     model.load()
 
 
-def test_what_a_killed_process_left_is_not_taken_for_a_copy(bucket, cache):
+def test_a_partial_copy_of_a_killed_process_is_replaced(bucket, cache):
     model = on_cpu(bucket)
     unfinished = cache / f"{model.revision}.part"
     unfinished.mkdir()
@@ -221,26 +224,30 @@ def test_what_a_killed_process_left_is_not_taken_for_a_copy(bucket, cache):
     assert not unfinished.exists()
 
 
-def test_an_object_that_comes_short_is_refused(bucket, monkeypatch):
+def test_a_truncated_object_is_refused(bucket, monkeypatch):
     model = on_cpu(bucket)
     monkeypatch.setattr(Bucket, "get_file", lambda self, rpath, lpath, **_: open(lpath, "wb").close())
-    with pytest.raises(RuntimeError, match="came with 0 bytes of "):
+    with pytest.raises(RuntimeError, match="is truncated: 0 of "):
         model.load()
 
 
-def test_a_disk_without_room_is_refused_before_the_copy(bucket, monkeypatch):
+def test_a_full_disk_is_refused_before_the_copy(bucket, monkeypatch):
     model = on_cpu(bucket)
     Bucket.copied.clear()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
-    with pytest.raises(RuntimeError, match=r"the weights take 0.0 GB, and the disk of .* has 0.0 GB left; free some"):
+    with pytest.raises(
+        RuntimeError, match=r"the weights need 0.0 GB and the disk of .* has 0.0 GB left; free disk space"
+    ):
         model.load()
     assert Bucket.copied == []
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told(bucket):
+def test_a_disk_that_fills_up_during_the_copy_is_named(bucket):
     model = on_cpu(bucket)
     Bucket.faults["get_file"] = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(RuntimeError, match="the disk of .*moondream-beam is full; free some, or set XDG_CACHE_HOME"):
+    with pytest.raises(
+        RuntimeError, match="the disk of .*moondream-beam is full; free disk space, or set XDG_CACHE_HOME"
+    ):
         model.load()
 
 
@@ -248,21 +255,33 @@ def test_a_disk_that_fills_up_meanwhile_is_told(bucket):
     "url, files, message",
     [
         ("bucket://b/nowhere", {}, "there is nothing there"),
-        ("bucket://b/empty", {"README.md": b""}, "there is no model.safetensors there; pickles are not read"),
+        (
+            "bucket://b/empty",
+            {"README.md": b""},
+            "there is no model.safetensors there; copy that file there (pickles are not read)",
+        ),
         ("bucket://b/pickles", {"config.json": b"{}", "pytorch_model.bin": b""}, "there is no model.safetensors there"),
         ("bucket://b/one/other.safetensors", {}, "there is no other.safetensors there"),
         ("bucket://b/bare", {"model.safetensors": save({"text.x": torch.zeros(1)})}, "there is no config.json in this"),
-        ("bucket://b/cut", {"config.json": b"{}", "model.safetensors": b"\0" * 20}, "is no safetensors"),
+        (
+            "bucket://b/cut",
+            {"config.json": b"{}", "model.safetensors": b"\0" * 20},
+            "is truncated or no .safetensors; copy the file there again",
+        ),
         (
             "bucket://b/huge",
             {"config.json": b"{}", "model.safetensors": b"\xff" * 20},
-            "is no safetensors",
+            "is truncated or no .safetensors; copy the file there again",
         ),
-        ("bucket://b/json", {"config.json": b"[]", "model.safetensors": save({"text.x": torch.zeros(1)})}, "no object"),
+        (
+            "bucket://b/json",
+            {"config.json": b"[]", "model.safetensors": save({"text.x": torch.zeros(1)})},
+            "no JSON object",
+        ),
         ("nosuch://b/weights", {}, "Protocol not known: nosuch"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_before_any_work(url, files, message):
+def test_a_bad_model_is_refused_in_one_line_when_planned(url, files, message):
     put("bucket://b/one", {"model.safetensors": b""})
     put(url, files)
     if "bare" in url or "json" in url:
@@ -274,24 +293,24 @@ def test_what_is_wrong_is_said_in_one_line_before_any_work(url, files, message):
 
 
 @pytest.mark.parametrize("scheme, package", [("gs", "gcp"), ("s3", "aws"), ("az", "azure")])
-def test_the_package_that_a_store_needs_is_named(scheme, package):
-    with pytest.raises(ValueError, match=rf"reading it needs moondream-beam\[{package}\], which is not inst"):
+def test_a_missing_package_of_a_store_is_named(scheme, package):
+    with pytest.raises(ValueError, match=rf"this URL needs moondream-beam\[{package}\]; install that package"):
         on_cpu(f"{scheme}://b/weights")
 
 
-def test_a_closed_store_says_so(bucket):
+def test_a_denied_access_names_the_url(bucket):
     Bucket.faults["ls"] = PermissionError("403 of the store")
     with pytest.raises(ValueError, match=f"model {bucket}: there is no access to it .403 of the store.; log in"):
         on_cpu(bucket)
 
 
-def test_a_store_that_does_not_answer_is_bad_luck(bucket):
+def test_a_store_that_does_not_answer_is_a_runtime_error_of_one_line(bucket):
     Bucket.faults["ls"] = TimeoutError("no answer\nfor a while")
-    with pytest.raises(RuntimeError, match=f"model {bucket}: no answer$"):
+    with pytest.raises(RuntimeError, match=f"model {bucket}: no answer; run the same command again$"):
         on_cpu(bucket)
 
 
-def test_a_store_that_tells_contents_not_apart_is_refused(files, monkeypatch):
+def test_a_store_without_versions_of_objects_is_refused(files, monkeypatch):
     put("bucket://b/weights", files)
     strip = {"ETag", "created"}
     listed = Bucket.ls
@@ -302,18 +321,18 @@ def test_a_store_that_tells_contents_not_apart_is_refused(files, monkeypatch):
             {key: value for key, value in entry.items() if key not in strip} for entry in listed(self, *args, **options)
         ],
     )
-    with pytest.raises(ValueError, match="tells neither an etag nor a time of config.json; copy it to a folder"):
+    with pytest.raises(ValueError, match="gives neither an etag nor a time of config.json; copy the files to a folder"):
         on_cpu("bucket://b/weights")
 
 
 @pytest.mark.parametrize("url", ["https://h/weights?signature=secret", "s3://key:secret@b/weights"])
-def test_a_url_with_a_secret_in_it_is_refused_and_not_repeated(url):
+def test_a_url_that_may_hold_a_secret_is_refused_without_showing_it(url):
     with pytest.raises(ValueError, match="may hold secrets") as caught:
         on_cpu(url)
     assert "secret@" not in str(caught.value) and "=secret" not in str(caught.value)
 
 
-def test_times_stand_in_for_etags(files, monkeypatch):
+def test_the_revision_follows_times_if_there_are_no_etags(files, monkeypatch):
     put("memory://b/weights", files)
     before = on_cpu("memory://b/weights").revision
     for file in MemoryFileSystem.store.values():

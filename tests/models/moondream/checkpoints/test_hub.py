@@ -1,4 +1,4 @@
-"""A model is found and fetched by its name on the hub: pinned, whole, once; and what can go wrong is told in a line."""
+"""A model on the hub is pinned to a commit and downloaded once, and each error is one line with a cure."""
 
 import errno
 import json
@@ -49,20 +49,20 @@ def on_cpu(*names):
     return Moondream(*names, device="cpu")
 
 
-def test_a_model_of_the_hub_answers_as_from_a_folder(hub, files, toy_folder, toy_pictures):
+def test_a_model_of_the_hub_gives_the_answers_of_a_folder(hub, files, toy_folder, toy_pictures):
     commit = hub.add("some/model", files)
     model = on_cpu("some/model")
     assert (model.name, model.revision) == ("some/model", commit)
     assert answers(model, toy_pictures) == answers(on_cpu(str(toy_folder)), toy_pictures)
 
 
-def test_planning_reads_of_the_weights_nothing_but_the_header(hub, files):
+def test_planning_reads_only_the_header_of_the_weights(hub, files):
     hub.add("some/model", files)
     on_cpu("some/model")
     assert hub.fetched("model.safetensors") == ["bytes=0-100000"]
 
 
-def test_only_what_is_needed_is_fetched(hub, files):
+def test_only_the_files_of_the_checkpoint_are_downloaded(hub, files):
     more = dict.fromkeys(("README.md", "pytorch_model.bin", "hf_moondream.py", "onnx/model.onnx"), b"more")
     hub.add("some/model", {**files, **more})
     on_cpu("some/model").load()
@@ -70,7 +70,7 @@ def test_only_what_is_needed_is_fetched(hub, files):
     assert all(hub.fetched(name) for name in FILES)
 
 
-def test_a_branch_that_moves_on_does_not_move_the_job(hub, files):
+def test_a_planned_job_keeps_its_commit_when_the_branch_moves(hub, files):
     commit = hub.add("some/model", files)
     planned = pickle.loads(pickle.dumps(on_cpu("some/model")))
     later = load(files["model.safetensors"])
@@ -81,13 +81,13 @@ def test_a_branch_that_moves_on_does_not_move_the_job(hub, files):
 
 
 @pytest.mark.parametrize("revision", ["v1", "commit"])
-def test_a_revision_is_a_tag_or_a_commit(hub, files, revision):
+def test_a_revision_may_be_a_tag_or_a_commit(hub, files, revision):
     first = hub.add("some/model", files, "v1")
     hub.add("some/model", {**files, "config.json": b"{}"}, "main")
     assert on_cpu("some/model", first if revision == "commit" else revision).revision == first
 
 
-def test_what_is_fetched_is_fetched_once(hub, files):
+def test_files_are_downloaded_once(hub, files):
     hub.add("some/model", files)
     on_cpu("some/model").load()
     hub.seen.clear()
@@ -95,7 +95,7 @@ def test_what_is_fetched_is_fetched_once(hub, files):
     assert not any(hub.fetched(name) for name in FILES)
 
 
-def test_what_is_in_the_cache_needs_no_network(hub, files, monkeypatch, cache):
+def test_files_in_the_cache_need_no_network(hub, files, monkeypatch, cache):
     commit = hub.add("some/model", files)
     on_cpu("some/model").load()
     point_client_at(monkeypatch, "http://127.0.0.1:9", cache)
@@ -104,7 +104,7 @@ def test_what_is_in_the_cache_needs_no_network(hub, files, monkeypatch, cache):
     model.load()
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, files):
+def test_an_interrupted_download_resumes_at_its_last_byte(hub, files):
     hub.add("some/model", files)
     model, whole = on_cpu("some/model"), len(files["model.safetensors"])
     hub.seen.clear()
@@ -114,7 +114,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, files):
     assert hub.fetched("model.safetensors") == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def test_weights_in_several_files_are_read_through_their_index(hub, files, toy_folder, toy_pictures):
+def test_shards_are_read_by_their_index(hub, files, toy_folder, toy_pictures):
     tensors = load(files["model.safetensors"])
     names = [sorted(tensors)[::2], sorted(tensors)[1::2]]
     shards = {f"model-0000{number}-of-00002.safetensors": part for number, part in enumerate(names, 1)}
@@ -135,7 +135,7 @@ def test_the_official_model_is_pinned_and_planned_without_a_network(hub):
     assert hub.seen == []
 
 
-def test_the_official_model_gets_its_tokenizer_from_a_repository_of_its_own(hub, files, toy_pictures, monkeypatch):
+def test_the_official_model_gets_its_tokenizer_from_another_repository(hub, files, toy_pictures, monkeypatch):
     stale = files["tokenizer.json"].replace(b'"<|endoftext|>"', b'"<|other|>"')
     commit = hub.add(ours.OFFICIAL, {**files, "tokenizer.json": stale})
     words = hub.add(ours.STARMIE, {"tokenizer.json": files["tokenizer.json"]})
@@ -146,7 +146,7 @@ def test_the_official_model_gets_its_tokenizer_from_a_repository_of_its_own(hub,
     assert model.load().tokenizer.token(0) == "<|endoftext|>"
 
 
-def test_a_tag_of_the_official_model_says_its_release(hub, files):
+def test_a_tag_of_the_official_repository_is_its_release(hub, files):
     commit = hub.add(ours.OFFICIAL, {**files, "tokenizer.json": b"{}"}, "2025-03-27")
     with pytest.raises(ValueError, match="tokenizer"):
         on_cpu(ours.OFFICIAL, "2025-03-27").load()
@@ -156,32 +156,32 @@ def test_a_tag_of_the_official_model_says_its_release(hub, files):
     assert model.revision != commit
 
 
-def test_elsewhere_such_a_tag_says_nothing(hub, files):
+def test_a_tag_of_another_repository_is_not_a_release(hub, files):
     hub.add("some/model", files, "2025-01-09")
     assert on_cpu("some/model", "2025-01-09").load().model.region.size_scale == "log"
 
 
-def test_a_tokenizer_of_ones_own_is_on_the_revision(hub, files, toy_folder, tmp_path):
+def test_a_given_tokenizer_is_part_of_the_revision(hub, files, toy_folder, tmp_path):
     commit = hub.add("some/model", {name: files[name] for name in ("config.json", "model.safetensors")})
     words = shutil.copy(toy_folder / "tokenizer.json", tmp_path)
     model = on_cpu("some/model", None, str(words))
     assert model.revision == f"{commit}+{tokenizer_digest(tmp_path / 'tokenizer.json')}"
     model.load()
     (tmp_path / "tokenizer.json").write_bytes(files["tokenizer.json"] + b"\n")
-    with pytest.raises(RuntimeError, match="it is not that which the job was planned with"):
+    with pytest.raises(RuntimeError, match="tokenizer.json: it changed after planning; run the same command again"):
         pickle.loads(pickle.dumps(model)).load()
     with pytest.raises(ValueError, match="tokenizer .*/nowhere.json: no such file"):
         on_cpu("some/model", None, str(tmp_path / "nowhere.json"))
 
 
-def test_an_old_release_without_a_tokenizer_asks_for_one(hub, files):
+def test_an_old_release_without_a_tokenizer_is_refused(hub, files):
     hub.add(ours.OFFICIAL, {name: files[name] for name in ("config.json", "model.safetensors")}, "2025-01-09")
     with pytest.raises(ValueError, match="no tokenizer.json in this repository; name one with --tokenizer PATH"):
         on_cpu(ours.OFFICIAL, "2025-01-09")
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])
-def test_the_token_comes_from_the_environment_and_goes_nowhere_else(hub, files, monkeypatch, token):
+def test_the_token_comes_from_the_environment_and_is_not_pickled(hub, files, monkeypatch, token):
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     hub.add("some/model", files)
@@ -191,7 +191,7 @@ def test_the_token_comes_from_the_environment_and_goes_nowhere_else(hub, files, 
     assert TOKEN.encode() not in pickle.dumps(model)
 
 
-def test_a_friend_reads_what_is_closed_or_hidden(hub, files, monkeypatch):
+def test_a_token_gives_access_to_gated_and_private_repositories(hub, files, monkeypatch):
     hub.add("some/closed", files, gate="closed")
     hub.add("some/hidden", files, gate="hidden")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -200,7 +200,7 @@ def test_a_friend_reads_what_is_closed_or_hidden(hub, files, monkeypatch):
 
 
 def fault(hub, files, kind):
-    """Bring about a fault; the model to ask for."""
+    """Set up a fault; return the arguments of the model that has it."""
     if kind == "hidden":
         hub.add("some/model", files, gate="hidden")
     if kind == "closed":
@@ -227,27 +227,27 @@ def fault(hub, files, kind):
 @pytest.mark.parametrize(
     "kind, message",
     [
-        ("no repository", "no such folder here, and no such repository on {url}, or it is private: then set HF_TOKEN"),
-        ("hidden", "no such folder here, and no such repository on {url}, or it is private: then set HF_TOKEN"),
-        ("closed", "ask for access on {url}/some/model, then set HF_TOKEN"),
-        ("revision", "there is no revision v9 on {url}/some/model"),
-        ("pickles", "there is no model.safetensors in this repository; pickles are not read"),
+        ("no repository", "no such folder here, and no {url}/some/model; check the name, or set HF_TOKEN"),
+        ("hidden", "no such folder here, and no {url}/some/model; check the name, or set HF_TOKEN"),
+        ("closed", "access is restricted; ask for access on {url}/some/model, then set HF_TOKEN"),
+        ("revision", "there is no revision v9 on {url}/some/model; choose another --revision"),
+        ("pickles", "there is no model.safetensors on {url}/some/model; choose another (pickles are not read)"),
         ("no config", "there is no config.json in this repository"),
-        ("another model", "is it another model?"),
-        ("cut", "model.safetensors is not whole on {url}/some/model"),
-        ("name", "this is no name of a repository, which is OWNER/NAME"),
+        ("another model", "choose a Moondream 2"),
+        ("cut", "model.safetensors is truncated on {url}/some/model"),
+        ("name", "not a name of a repository; give OWNER/NAME"),
         ("down", "{url} can't be reached"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_before_any_work(hub, files, kind, message):
+def test_a_bad_model_is_refused_in_one_line_when_planned(hub, files, kind, message):
     name = fault(hub, files, kind)
     with pytest.raises(RuntimeError if kind == "down" else ValueError) as caught:
         on_cpu(*name)
-    said = str(caught.value)
-    assert message.format(url=hub.url) in said and said.startswith(f"model {name[0]}") and "\n" not in said
+    text = str(caught.value)
+    assert message.format(url=hub.url) in text and text.startswith(f"model {name[0]}") and "\n" not in text
 
 
-def test_where_nothing_answers_it_is_said(monkeypatch, cache):
+def test_an_unreachable_hub_is_named(monkeypatch, cache):
     point_client_at(monkeypatch, "http://127.0.0.1:9", cache)
     message = r"model some/model: http://127.0.0.1:9 can't be reached \(.*refused.*\), and the cache of the hub does"
     with pytest.raises(RuntimeError, match=message):
@@ -256,7 +256,7 @@ def test_where_nothing_answers_it_is_said(monkeypatch, cache):
         Moondream().fetch()
 
 
-def test_a_client_that_was_told_to_stay_offline_says_so(hub, files, monkeypatch):
+def test_an_offline_client_names_the_hub_and_sends_nothing(hub, files, monkeypatch):
     hub.add("some/model", files)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(RuntimeError, match="can't be reached .*offline.* and the cache of the hub does not hold"):
@@ -264,7 +264,7 @@ def test_a_client_that_was_told_to_stay_offline_says_so(hub, files, monkeypatch)
     assert hub.seen == []
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told(hub, files, monkeypatch, cache):
+def test_a_disk_that_fills_up_during_the_download_is_named(hub, files, monkeypatch, cache):
     hub.add("some/model", files)
     model = on_cpu("some/model")
 
@@ -272,23 +272,27 @@ def test_a_disk_that_fills_up_meanwhile_is_told(hub, files, monkeypatch, cache):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", fill)
-    with pytest.raises(RuntimeError, match=f"model some/model: the disk of {cache} is full; free some, or set HF_HOME"):
+    with pytest.raises(
+        RuntimeError, match=f"model some/model: the disk of {cache} is full; free disk space, or set HF_HOME"
+    ):
         model.load()
 
 
-def test_a_disk_without_room_is_refused_before_the_download(hub, files, monkeypatch):
+def test_a_full_disk_is_refused_before_the_download(hub, files, monkeypatch):
     hub.add("some/model", files)
     model = on_cpu("some/model")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
     hub.seen.clear()
-    with pytest.raises(RuntimeError, match=r"the weights take 0.0 GB, and the disk of .* has 0.0 GB left; free some"):
+    with pytest.raises(
+        RuntimeError, match=r"the weights need 0.0 GB and the disk of .* has 0.0 GB left; free disk space"
+    ):
         model.load()
     assert not hub.fetched("model.safetensors")
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_reads_the_environment(hub, files, tmp_path):
-    """The command, with the endpoint and the cache where the client looks for them."""
+def test_the_command_reads_endpoint_and_cache_from_the_environment(hub, files, tmp_path):
+    """Run the command in a process of its own, with a hub that answers and with one that does not."""
     hub.add("some/model", files)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (60, 60), "red").save(tmp_path / "photos" / "red.png")

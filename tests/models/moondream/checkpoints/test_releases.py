@@ -1,4 +1,4 @@
-"""Each release is known by what is certain; what is not certain is asked, never guessed."""
+"""Each release is identified by its files or by the user; a release that is not certain is an error."""
 
 import json
 import re
@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moondream_beam.models.moondream.checkpoints.releases import GENERATIONS, RELEASES, decide
+from moondream_beam.models.moondream.checkpoints.releases import GENERATIONS, RELEASES, identify
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
 from moondream_beam.models.moondream.engine.engine import Engine
-from moondream_beam.models.moondream.network.prompts import prompt_ids, tasks_of
+from moondream_beam.models.moondream.network.prompts import prompt_ids, supported_tasks
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 CPU = torch.device("cpu")
@@ -27,66 +27,68 @@ def test_every_release_belongs_to_one_generation():
     assert [generation.name for generation in GENERATIONS] == [each.releases[0] for each in GENERATIONS]
 
 
-@pytest.mark.parametrize(
-    "family, name", [("whole and tiles", "2024-05-20"), ("whole and tiles, first places", "2024-08-26")]
-)
-def test_some_are_told_by_their_tensors_alone(tmp_path, family, name):
-    assert decide(family, {}, tmp_path, None, None).name == name
+@pytest.mark.parametrize("family, name", [("2024 tiled", "2024-05-20"), ("2024 tiled, unused region", "2024-08-26")])
+def test_some_generations_are_identified_by_their_tensors_alone(tmp_path, family, name):
+    assert identify(family, {}, tmp_path, None, None).name == name
 
 
 @pytest.mark.parametrize(
     "family, code, name",
     [
-        ("whole", EARLY, "2024-03-04"),
-        ("whole", MIDDLE, "2024-03-13"),
-        ("whole", LATER, "2024-04-02"),
+        ("2024 global", EARLY, "2024-03-04"),
+        ("2024 global", MIDDLE, "2024-03-13"),
+        ("2024 global", LATER, "2024-04-02"),
         ("2025", 'Tokenizer.from_pretrained("vikhyatk/moondream2", revision="2024-08-26")', "2025-01-09"),
         ("2025", 'Tokenizer.from_pretrained("vikhyatk/moondream2", revision="2025-01-09")', "2025-03-27"),
         ("2025", 'Tokenizer.from_pretrained("moondream/starmie-v1")', "2025-06-21"),
     ],
 )
-def test_others_by_the_code_beside_them(tmp_path, family, code, name):
+def test_others_are_identified_by_the_code_file(tmp_path, family, code, name):
     (tmp_path / "moondream.py").write_text(f"raise SystemExit  # it is never run\n{code}\n")
-    assert decide(family, {}, tmp_path, None, None).name == name
+    assert identify(family, {}, tmp_path, None, None).name == name
 
 
-def test_or_by_the_control_tokens_in_their_configuration(tmp_path):
-    assert decide("2025", {"config": {"tokenizer": WORDS}}, tmp_path, None, None).name == "2025-06-21"
+def test_release_2025_06_21_is_identified_by_control_tokens_in_its_config(tmp_path):
+    assert identify("2025", {"config": {"tokenizer": WORDS}}, tmp_path, None, None).name == "2025-06-21"
 
 
-def test_or_by_their_tokenizer(tmp_path, golden):
-    assert decide("2025", {"config": {}}, tmp_path, None, golden.folder / "tokenizer.json").name == "2025-06-21"
+def test_release_2025_06_21_is_identified_by_its_tokenizer(tmp_path, golden):
+    assert identify("2025", {"config": {}}, tmp_path, None, golden.folder / "tokenizer.json").name == "2025-06-21"
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_or_by_what_the_user_says(tmp_path, release):
-    assert release in decide(RELEASES[release].family, {}, tmp_path, release, None).releases
+def test_a_given_release_decides(tmp_path, release):
+    assert release in identify(RELEASES[release].family, {}, tmp_path, release, None).releases
 
 
-@pytest.mark.parametrize("code", [None, "nothing that tells"])
+@pytest.mark.parametrize("code", [None, "text of no release"])
 @pytest.mark.parametrize(
-    "family, names", [("whole", "2024-03-04, 2024-03-13, 2024-04-02"), ("2025", "2025-01-09, 2025-03-27, 2025-06-21")]
+    "family, names",
+    [("2024 global", "2024-03-04, 2024-03-13, 2024-04-02"), ("2025", "2025-01-09, 2025-03-27, 2025-06-21")],
 )
-def test_where_nothing_tells_the_user_is_asked(tmp_path, family, names, code):
+def test_an_unknown_release_is_refused_with_the_option_that_names_it(tmp_path, family, names, code):
     if code:
         (tmp_path / "moondream.py").write_text(code)
-    with pytest.raises(ValueError, match=f"fit the releases {names} alike.*say it with --revision RELEASE"):
-        decide(family, {"config": {"tokenizer": {"bos_id": 50256}}}, tmp_path, None, None)
+    with pytest.raises(
+        ValueError,
+        match=f"fit the releases {names}, and .*; put the files in a folder or a bucket, and give --revision REL",
+    ):
+        identify(family, {"config": {"tokenizer": {"bos_id": 50256}}}, tmp_path, None, None)
 
 
 def test_a_release_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no release 2025-06-22; choose one of 2024-03-04, "):
-        decide("2025", {}, tmp_path, "2025-06-22", None)
+    with pytest.raises(ValueError, match="there is no release 2025-06-22; choose 2024-03-04, "):
+        identify("2025", {}, tmp_path, "2025-06-22", None)
 
 
-def test_a_release_of_other_tensors_is_refused(tmp_path):
-    fitting = "they fit 2025-01-09, 2025-03-27, 2025-04-14, 2025-06-21"
-    with pytest.raises(ValueError, match=f"not those of release 2024-08-26; {fitting}"):
-        decide("2025", {}, tmp_path, "2024-08-26", None)
+def test_a_release_that_does_not_fit_the_tensors_is_refused(tmp_path):
+    fitting = "choose 2025-01-09, 2025-03-27, 2025-04-14, 2025-06-21"
+    with pytest.raises(ValueError, match=f"do not fit release 2024-08-26; {fitting}"):
+        identify("2025", {}, tmp_path, "2024-08-26", None)
 
 
-# What stands around the words, for the tasks that a release knows: figures of moondream/torch/config.py at its commit.
-TOLD = {
+# The prompts of the tasks that a release supports: numbers of moondream/torch/config.py at its commit.
+PROMPTS = {
     "2025-01-09": {
         Caption("short"): [198, 198, 16438, 8305, 25],
         Caption("normal"): [198, 198, 24334, 1159, 25],
@@ -113,23 +115,23 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize("release, task", [(release, task) for release, told in TOLD.items() for task in told])
-def test_tasks_are_told_in_the_ids_of_their_release(golden, release, task):
+@pytest.mark.parametrize("release, task", [(release, task) for release, prompts in PROMPTS.items() for task in prompts])
+def test_prompts_have_the_ids_of_their_release(golden, release, task):
     tokenizer, templates = golden.engine.tokenizer, RELEASES[release].config.tokenizer.templates
     wanted = []
-    for part in TOLD[release][task]:
+    for part in PROMPTS[release][task]:
         wanted += tokenizer.encode(part) if isinstance(part, str) else [part]
     assert prompt_ids(task, templates, tokenizer) == wanted
 
 
-def test_the_long_caption_came_in_march_2025(golden):
+def test_january_2025_has_no_long_caption(golden):
     templates = RELEASES["2025-01-09"].config.tokenizer.templates
-    with pytest.raises(ValueError, match="knows no long caption; it knows short, normal"):
+    with pytest.raises(ValueError, match="has no long caption; choose short, normal"):
         prompt_ids(Caption("long"), templates, golden.engine.tokenizer)
 
 
-def test_what_a_release_can_be_asked():
-    known = {release: tasks_of(RELEASES[release].config.tokenizer.templates) for release in RELEASES}
+def test_the_supported_tasks_of_each_release():
+    known = {release: supported_tasks(RELEASES[release].config.tokenizer.templates) for release in RELEASES}
     assert {release for release, tasks in known.items() if tasks == {Query}} == {
         release for release in RELEASES if release < "2024-08-26"
     }
@@ -154,12 +156,12 @@ def detect(checkpoint, picture):
     return outcome.result.objects
 
 
-def test_sizes_were_linear_until_march_2025(folder, toy_pictures):
+def test_sizes_are_linear_before_march_2025_and_logarithmic_since(folder, toy_pictures):
     tensors = load_file(folder / "model.safetensors")
     for name in ("model.text.lm_head.bias", "model.region.size_decoder.fc2.bias"):
         tensors[name].zero_()
     tensors["model.text.lm_head.bias"][0] = -1e4
-    # Whatever it sees: bin 16 of 64 for widths and bin 32 for heights.
+    # For every picture: bin 16 of 64 for widths and bin 32 for heights.
     tensors["model.region.size_decoder.fc2.bias"][[16, 64 + 32]] = 1e4
     save_file(tensors, folder / "model.safetensors")
     (linear,) = detect(Checkpoint.at(folder, release="2025-01-09"), toy_pictures[0])
@@ -173,7 +175,7 @@ def test_sizes_were_linear_until_march_2025(folder, toy_pictures):
 
 
 @pytest.mark.parametrize("answer_id, count", [(3, 1), (None, 6)])
-def test_only_where_an_id_starts_answers_it_can_not_come_later(folder, toy_pictures, answer_id, count):
+def test_the_answer_id_is_masked_after_the_first_token_if_there_is_one(folder, toy_pictures, answer_id, count):
     tensors = load_file(folder / "model.safetensors")
     tensors["model.text.lm_head.bias"][3] = 1e4
     save_file(tensors, folder / "model.safetensors")
@@ -185,7 +187,7 @@ def test_only_where_an_id_starts_answers_it_can_not_come_later(folder, toy_pictu
     assert seen.count(3) == count
 
 
-def test_the_revision_follows_the_generation_too(folder):
+def test_the_revision_changes_with_the_generation(folder):
     revisions = {Checkpoint.at(folder, release=name).revision for name in ("2025-01-09", "2025-03-27", "2025-06-21")}
     assert len(revisions) == 3
     assert Checkpoint.at(folder, release="2025-04-14").revision in revisions
@@ -199,14 +201,14 @@ def test_the_tokenizer_of_another_generation_is_refused(folder):
             token["content"] = "!"
     words["model"]["vocab"]["!"], words["model"]["vocab"]["<|endoftext|>"] = 0, words["model"]["vocab"]["!"]
     (folder / "tokenizer.json").write_text(json.dumps(words))
-    message = "tokenizer.json is that of another generation: its id 0 is '!', not '<|endoftext|>'"
+    message = "tokenizer.json belongs to another generation: its id 0 is '!', not '<|endoftext|>'"
     with pytest.raises(ValueError, match=re.escape(message) + ".*starmie-v1.*--tokenizer PATH"):
         Checkpoint.at(folder)
 
 
-def test_a_tokenizer_with_more_words_than_the_weights_is_refused(folder):
+def test_a_tokenizer_with_more_tokens_than_the_weights_is_refused(folder):
     words = json.loads((folder / "tokenizer.json").read_text())
     words["model"]["vocab"]["one more"] = 608
     (folder / "tokenizer.json").write_text(json.dumps(words))
-    with pytest.raises(ValueError, match="tokenizer.json has 609 tokens, and the weights have 608"):
+    with pytest.raises(ValueError, match="tokenizer.json has 609 tokens and the weights have 608; .* --tokenizer PATH"):
         Checkpoint.at(folder)

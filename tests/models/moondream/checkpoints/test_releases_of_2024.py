@@ -1,4 +1,4 @@
-"""The generations of 2024 answer as an independent decoder and vision tower do, those of ``transformers``."""
+"""The generations of 2024 give the answers of an independent implementation: Phi and SigLIP of ``transformers``."""
 
 import json
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import PhiConfig, PhiForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from moondream_beam.models.moondream.checkpoints.tensor_names import FIRST_PLACES
+from moondream_beam.models.moondream.checkpoints.tensor_names import UNUSED_REGION_TENSORS
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
 from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.network.crops import prepare_crops
@@ -30,7 +30,7 @@ VISION = {
     "proj_inner_dim": 72,
     "crop_size": SIDE,
 }
-# What tells each generation, beside its tensors: the name of a release, the halves of its projection, and its vision.
+# By release: the halves of the projection's input, the vision encoder, and the text around image and question.
 KINDS = {
     "2024-03-06": SimpleNamespace(halves=1, eps=1e-6, gelu="gelu", before="<image>", after="</image>", blank=" "),
     "2024-03-13": SimpleNamespace(halves=1, eps=1e-6, gelu="gelu", before="", after="", blank=""),
@@ -42,7 +42,7 @@ SIZES = [(100, 90), (511, 511), (700, 300), (300, 700), (600, 512), (1000, 640),
 
 
 def byte_pairs():
-    """A tokenizer as GPT-2's, with runs of blanks as tokens of their own behind the end, as CodeGen has them."""
+    """A tokenizer like CodeGen's: a byte-level BPE with tokens for runs of blanks after the end token."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -57,7 +57,7 @@ def byte_pairs():
 
 
 class Oracle:
-    """Random weights, and what the code of 2024 would make of them."""
+    """Random weights, and the outputs of the code of 2024 for them."""
 
     def __init__(self, release):
         torch.manual_seed(24)
@@ -87,27 +87,29 @@ class Oracle:
         self.text, self.vision = PhiForCausalLM(phi).eval(), SiglipVisionModel(siglip).eval()
         self.projection = [torch.nn.Linear(48 * self.kind.halves, 72), torch.nn.Linear(72, 64)]
         with torch.no_grad():
-            # As they are made, the two would say next to nothing of what they see.
+            # With their initial weights, the outputs would hardly depend on the inputs.
             for tensor in [*self.text.parameters(), *self.vision.parameters()]:
                 tensor.add_(torch.randn(tensor.shape) * 0.2)
-            # So little that the epsilon of the first norm counts.
+            # So small that the epsilon of the first norm matters.
             for layer in (self.tower.embeddings.patch_embedding, self.tower.embeddings.position_embedding):
                 for tensor in layer.parameters():
                     tensor.mul_(0.003)
 
     @property
     def tower(self):
-        # Where it lies depends on the version.
+        # The attribute depends on the version of transformers.
         return getattr(self.vision, "vision_model", self.vision)
 
     def tensors(self):
-        """Named as in the checkpoints of 2024."""
+        """The tensors by their names in checkpoints of 2024."""
         yield from named(self.text_tensors(), "text_model.")
         yield from named(self.vision_tensors(), "vision_encoder.encoder.model.visual.")
         for number, layer in enumerate(self.projection, 1):
             yield from named(layer.state_dict().items(), f"vision_encoder.projection.mlp.fc{number}.")
         if self.release == "2024-08-26":
-            yield from ((name, torch.zeros(3)) for name in FIRST_PLACES - {"region_model.position_encoder.weight"})
+            yield from (
+                (name, torch.zeros(3)) for name in UNUSED_REGION_TENSORS - {"region_model.position_encoder.weight"}
+            )
             yield "region_model.position_encoder.weight", torch.zeros(3, 3)
 
     def text_tensors(self):
@@ -126,7 +128,7 @@ class Oracle:
 
     def vision_tensors(self):
         tower = self.tower
-        # The convolution's kernel is channel, row, column: the very order of a flattened patch.
+        # The kernel of the convolution has the order of a flattened patch: channel, row, column.
         yield "patch_embed.linear.weight", tower.embeddings.patch_embedding.weight.flatten(1)
         yield "patch_embed.linear.bias", tower.embeddings.patch_embedding.bias
         yield "pos_embed", tower.embeddings.position_embedding.weight[None]
@@ -142,7 +144,7 @@ class Oracle:
         yield from named(tower.post_layernorm.state_dict().items(), "norm.")
 
     def write(self, folder):
-        """The checkpoint, and a configuration with the numbers in which it is smaller than the published one."""
+        """Write the checkpoint, with a config.json for the numbers that are smaller than the published ones."""
         save_file(
             {name: tensor.detach().clone().contiguous() for name, tensor in self.tensors()},
             folder / "model.safetensors",
@@ -161,8 +163,8 @@ class Oracle:
         return folder
 
     @torch.no_grad()
-    def see(self, picture):
-        """Image embeddings ``[1, T, C]``, as moondream/vision_encoder.py makes them."""
+    def embed_image(self, picture):
+        """Image embeddings ``[1, T, C]`` of moondream/vision_encoder.py."""
         width, height = picture.size
         sizes = [(SIDE, SIDE)]
         if self.kind.halves == 2 and max(width, height) >= 512:
@@ -192,15 +194,15 @@ class Oracle:
         return second(F.gelu(first(features), approximate="none" if self.kind.gelu == "gelu" else "tanh"))
 
     @torch.no_grad()
-    def say(self, picture, prompt, most):
-        """Greedily, everything anew for each token."""
+    def answer(self, picture, prompt, max_tokens):
+        """The greedy answer and its number of tokens, without a cache."""
         embed = self.text.get_input_embeddings()
         opening = torch.tensor([[self.end, *self.tokenizer.encode(self.kind.before).ids]])
-        ids, given = [], torch.cat([embed(opening), self.see(picture)], dim=1)
-        told = self.tokenizer.encode(prompt).ids
+        ids, given = [], torch.cat([embed(opening), self.embed_image(picture)], dim=1)
+        prompt_ids = self.tokenizer.encode(prompt).ids
         ends = self.tokenizer.encode("<END>").ids if self.release < "2024-03-20" else [self.end]
-        while len(ids) < most:
-            inputs = torch.cat([given, embed(torch.tensor([told + ids]))], dim=1)
+        while len(ids) < max_tokens:
+            inputs = torch.cat([given, embed(torch.tensor([prompt_ids + ids]))], dim=1)
             token = int(self.text(inputs_embeds=inputs).logits[0, -1].argmax())
             if token in ends:
                 break
@@ -213,7 +215,7 @@ def named(tensors, prefix):
 
 
 def noise(width, height, seed=0):
-    """Blurred, so that a picture looks different at each of its sizes."""
+    """Blurred noise, so that resized pictures differ."""
     random = np.random.default_rng(seed)
     small = Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8))
     return small.resize((width, height), Image.Resampling.BILINEAR)
@@ -231,49 +233,51 @@ def engine(oracle, tmp_path_factory):
     return Engine(Checkpoint.at(folder, release=release), CPU, torch.float32)
 
 
-def ask(engine, picture, task, most=12):
-    request = Request("1", picture, task, Sampling(max_tokens=most, temperature=0))
+def ask(engine, picture, task, max_tokens=12):
+    request = Request("1", picture, task, Sampling(max_tokens=max_tokens, temperature=0))
     (outcome,) = engine.answer([request])
     return outcome
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_a_picture_becomes_what_it_became_in_2024(oracle, engine, size):
+def test_image_embeddings_match_the_oracle(oracle, engine, size):
     picture, vision = noise(*size), engine.model.vision
     crops = prepare_crops(picture, engine.config.vision)
     pixels = (torch.from_numpy(crops.pixels_NHWC).float() / 127.5 - 1).permute(0, 3, 1, 2)
-    ours, theirs = vision.project(vision.encode(pixels), [crops.tiling]), oracle.see(picture)
+    ours, theirs = vision.project(vision.encode(pixels), [crops.tiling]), oracle.embed_image(picture)
     assert (ours - theirs).norm() / theirs.norm() < 1e-5
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_questions_are_answered_as_in_2024(oracle, engine, number):
+def test_answers_match_the_oracle(oracle, engine, number):
     question = ["What is in the picture?", "How many?", " Wait    what?  ", "\n\nnewlines\n", "ünïcödé 🌔", "?"][number]
     picture = noise(*SIZES[number], seed=number)
     prompt = f"{oracle.kind.after}\n\nQuestion: {question}\n\nAnswer:{oracle.kind.blank}"
-    text, count = oracle.say(picture, prompt, 12)
+    text, count = oracle.answer(picture, prompt, 12)
     outcome = ask(engine, picture, Query(question))
     assert (outcome.result.text, outcome.tokens.output) == (text, count)
     assert outcome.tokens.input == engine.config.prefix_length + len(oracle.tokenizer.encode(prompt).ids)
 
 
 @pytest.mark.parametrize("length, prompt", [("short", "\n\nShort caption:"), ("normal", "\n\nCaption:")])
-def test_captions_came_last(oracle, engine, length, prompt):
+def test_captions_match_the_oracle_or_are_faults_before_2024_08_26(oracle, engine, length, prompt):
     picture = noise(700, 300)
     outcome = ask(engine, picture, Caption(length))
     if oracle.release == "2024-08-26":
-        assert outcome.result.text == oracle.say(picture, prompt, 12)[0]
+        assert outcome.result.text == oracle.answer(picture, prompt, 12)[0]
     else:
         assert isinstance(outcome.result, Fault)
-        assert f"knows no {length} caption; it knows none: ask a question" in outcome.result.message
+        assert f"has no {length} caption; ask a question with --query" in outcome.result.message
 
 
-@pytest.mark.parametrize("task, message", [(Detect("cat"), "can't detect"), (Caption("long"), "knows no long caption")])
-def test_what_no_model_of_2024_knows_is_a_fault(engine, task, message):
+@pytest.mark.parametrize(
+    "task, message", [(Detect("cat"), "has no detect task"), (Caption("long"), "has no long caption")]
+)
+def test_tasks_that_no_release_of_2024_supports_are_faults(engine, task, message):
     assert message in ask(engine, noise(60, 60), task).result.message
 
 
-def test_pictures_of_all_sizes_together_are_as_alone(engine):
+def test_pictures_of_all_sizes_together_get_the_same_answers_as_alone(engine):
     requests = [
         Request(str(number), noise(*size, seed=number), Query("What?"), Sampling(max_tokens=5, temperature=0))
         for number, size in enumerate(SIZES)

@@ -1,4 +1,4 @@
-"""A model's name leads to its weights, the same ones for every worker."""
+"""The source of a model is found by its name, and every worker gets the same weights."""
 
 import os
 import pickle
@@ -16,45 +16,47 @@ def folder(toy_folder, tmp_path, monkeypatch):
     return shutil.copytree(toy_folder, tmp_path / "owner" / "name")
 
 
-def test_a_folder_of_that_name_goes_before_the_hub(folder):
+def test_a_folder_takes_precedence_over_the_hub(folder):
     source = find_source("owner/name")
     assert isinstance(source, LocalModel)
     assert source.tasks == {Caption, Query, Detect, Point}
 
 
-def test_a_worker_finds_the_folder_from_wherever_it_runs(folder, tmp_path):
+def test_a_worker_finds_a_relative_folder_from_another_working_folder(folder, tmp_path):
     pickled = pickle.dumps(find_source("owner/name"))
     os.chdir("/")
     assert pickle.loads(pickled).checkpoint().weights == (folder / "model.safetensors",)
 
 
-def test_a_worker_without_the_folder_says_so(folder):
+def test_a_worker_without_the_folder_is_an_error(folder):
     source = find_source("owner/name")
     shutil.rmtree(folder)
-    with pytest.raises(RuntimeError, match=f"model owner/name: {folder} is not on this worker; name a bucket or a hub"):
+    with pytest.raises(RuntimeError, match=f"model owner/name: {folder} is not on this worker; copy it there, or name"):
         source.checkpoint()
 
 
-def test_weights_that_changed_since_the_job_was_planned_are_refused(folder):
+def test_weights_that_changed_after_planning_are_refused(folder):
     source = find_source("owner/name")
     with (folder / "config.json").open("a") as file:
         file.write("\n")
-    with pytest.raises(RuntimeError, match="owner/name: the weights are not those that the job was planned with"):
+    with pytest.raises(RuntimeError, match="owner/name: the weights changed after planning; run the same"):
         source.checkpoint()
 
 
-def test_the_embedded_one_is_found_in_the_package_of_each_worker():
+def test_a_pickle_of_the_embedded_source_holds_no_path():
     source = find_source("tiny")
     assert str(EMBEDDED["tiny"]).encode() not in pickle.dumps(source)
 
 
 @pytest.mark.parametrize("options", [("2025-01-09", None), (None, "words")])
-def test_the_embedded_one_is_as_it_is(options):
+def test_the_embedded_model_refuses_revision_and_tokenizer(options):
     with pytest.raises(ValueError, match="tiny: it is embedded and has one revision and one tokenizer"):
         find_source("tiny", *options)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "a/b/c", "/a/b", "../a", "weights/mine.safetensors", ".hidden/name"])
-def test_what_is_neither_here_nor_a_name_of_the_hub_is_refused(name):
-    with pytest.raises(ValueError, match="no such folder; give one with config.json.*vikhyatk/moondream2, or 'tiny'"):
+def test_a_name_that_is_neither_a_path_nor_a_repository_is_refused(name):
+    with pytest.raises(
+        ValueError, match="no such folder; give a folder with config.json.*vikhyatk/moondream2, or 'tiny'"
+    ):
         find_source(name)

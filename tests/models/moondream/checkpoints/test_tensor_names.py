@@ -1,4 +1,4 @@
-"""A checkpoint loads under each naming that Moondream 2 has had, and answers as under its own."""
+"""A checkpoint loads, and gives the same answers, under each naming that Moondream 2 has had."""
 
 import json
 import re
@@ -14,8 +14,8 @@ from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 CPU = torch.device("cpu")
-# As the loader of the reference has them, moondream/torch/weights.py: theirs, by what they stand for.
-THEIRS = [
+# New and legacy names, from the loader of the reference: moondream/torch/weights.py @ 44146f1.
+LEGACY_NAMES = [
     (r"vision\.patch_emb\.", "vision_encoder.encoder.model.visual.patch_embed.linear."),
     (r"vision\.pos_emb$", "vision_encoder.encoder.model.visual.pos_embed"),
     (r"vision\.post_ln\.", "vision_encoder.encoder.model.visual.norm."),
@@ -39,7 +39,7 @@ THEIRS = [
 
 
 def legacy(name):
-    (renamed,) = [re.sub(f"^{ours}", theirs, name) for ours, theirs in THEIRS if re.match(ours, name)]
+    (renamed,) = [re.sub(f"^{new}", old, name) for new, old in LEGACY_NAMES if re.match(new, name)]
     return renamed
 
 
@@ -49,7 +49,7 @@ def in_legacy_names(tensors):
 
 
 def compiled(tensors):
-    """As ``torch.compile`` leaves the names of blocks."""
+    """With the names that ``torch.compile`` gives to blocks."""
     return {re.sub(r"(blocks|\.h)\.(\d+)\.", r"\1.\2._orig_mod.", name): tensor for name, tensor in tensors.items()}
 
 
@@ -80,7 +80,7 @@ def rename(golden, tmp_path):
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
-def test_a_checkpoint_answers_the_same_under_each_naming(golden, rename, naming):
+def test_a_checkpoint_gives_the_same_answers_under_each_naming(golden, rename, naming):
     engine = Engine(Checkpoint.at(rename(naming)), CPU, torch.float32)
     state = golden.engine.model.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in engine.model.state_dict().items())
@@ -101,51 +101,59 @@ def test_a_checkpoint_answers_the_same_under_each_naming(golden, rename, naming)
         ("legacy, in the class of transformers", "model.text_model.transformer.h.1.mixer.Wqkv.weight"),
     ],
 )
-def test_what_is_missing_is_told_in_the_names_of_the_file(rename, naming, missing):
+def test_a_missing_tensor_is_named_as_in_the_file(rename, naming, missing):
     folder = rename(naming, lambda tensors: tensors.pop(missing))
-    with pytest.raises(ValueError, match=f"missing: {re.escape(missing.replace('._orig_mod', ''))}$"):
+    with pytest.raises(ValueError, match=f"missing: {re.escape(missing.replace('._orig_mod', ''))}; fetch"):
         Checkpoint.at(folder)
 
 
-def test_what_is_left_over_and_misshapen_is_told_in_the_names_of_the_file(rename):
+def test_unexpected_and_misshapen_tensors_are_named_as_in_the_file(rename):
     def change(tensors):
         tensors["text_model.more"] = torch.zeros(1)
         tensors["region_model.size_features.weight"] = tensors["region_model.size_features.weight"].T.contiguous()
 
     with pytest.raises(ValueError) as caught:
         Checkpoint.at(rename("legacy", change))
-    assert "left over: text_model.more; " in str(caught.value)
-    assert "of another shape: region_model.size_features.weight is [2, 256], not [256, 2]" in str(caught.value)
+    assert "unexpected: text_model.more; " in str(caught.value)
+    assert "wrong shape: region_model.size_features.weight is [2, 256], not [256, 2]" in str(caught.value)
 
 
-def test_the_same_tensor_under_two_names_is_one_too_many(rename):
+def test_a_tensor_under_two_names_is_unexpected(rename):
     def change(tensors):
         tensors["text.lm_head.bias"] = tensors["model.text.lm_head.bias"].clone()
 
-    with pytest.raises(ValueError, match=r"left over: (model\.)?text.lm_head.bias$"):
+    with pytest.raises(ValueError, match=r"unexpected: (model\.)?text.lm_head.bias; fetch"):
         Checkpoint.at(rename("of 2025", change))
 
 
 @pytest.mark.parametrize(
     "names, message",
     [
-        (["model.text.blocks.4.moe_quant.up_scale", "model.text.wte"], "Moondream 3, which is not supported yet"),
-        (["text_model.transformer.h.9.mlp.experts.weight"], "Moondream 3, which is not supported yet"),
-        (["text_model.transformer.h.9.tau_wq"], "Moondream 3, which is not supported yet"),
+        (
+            ["model.text.blocks.4.moe_quant.up_scale", "model.text.wte"],
+            "Moondream 3, which is not supported; choose a Moondream 2",
+        ),
+        (
+            ["text_model.transformer.h.9.mlp.experts.weight"],
+            "Moondream 3, which is not supported; choose a Moondream 2",
+        ),
+        (["text_model.transformer.h.9.tau_wq"], "Moondream 3, which is not supported; choose a Moondream 2"),
         (["model.text.blocks.0.mlp.fc1.weight.packed"], "packed to 4 bits, which is not supported"),
-        (["model.layers.0.q_proj.weight", "lm_head.weight"], "first of 2 is lm_head.weight.; is it another model"),
-        (["vision_model.embeddings"], "is it another model"),
-        ([], "there are none.; is it another model"),
+        (["model.layers.0.q_proj.weight", "lm_head.weight"], "first of 2 is lm_head.weight.; choose a Moondream 2"),
+        (["vision_model.embeddings"], "not those of a Moondream 2"),
+        ([], "there are none.; choose a Moondream 2"),
     ],
 )
-def test_other_models_are_refused_by_name(names, message):
+def test_tensors_of_other_models_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
         Naming.of(dict.fromkeys(names, (1,)))
 
 
-def test_moondream_3_is_known_by_its_configuration_too(rename):
+def test_a_config_of_moondream_3_is_refused(rename):
     folder = rename("of 2025")
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**content, "model_type": "moondream3"}))
-    with pytest.raises(ValueError, match="config.json is that of Moondream 3, which is not supported yet"):
+    with pytest.raises(
+        ValueError, match="config.json belongs to Moondream 3, which is not supported; choose a Moondream 2"
+    ):
         Checkpoint.at(folder)

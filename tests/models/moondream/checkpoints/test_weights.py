@@ -1,4 +1,4 @@
-"""Every tensor of a checkpoint is accounted for, and its content is its revision."""
+"""Every tensor of a checkpoint is checked, and the revision follows the content of its files."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def change(toy_folder, tmp_path):
     return change
 
 
-def test_every_tensor_of_the_file_is_in_the_network(golden):
+def test_the_network_has_every_tensor_of_the_file(golden):
     state = golden.engine.model.state_dict()
     tensors = load_file(golden.folder / WEIGHTS_FILE)
     assert {f"model.{name}" for name in state} == set(tensors)
@@ -39,22 +39,22 @@ def test_every_tensor_of_the_file_is_in_the_network(golden):
     "fault, message",
     [
         (lambda tensors: tensors.pop(BIAS), f"missing: {BIAS}"),
-        (lambda tensors: tensors.update(extra=torch.zeros(1)), "left over: extra"),
-        (lambda tensors: tensors.update({BIAS: torch.zeros(5)}), rf"of another shape: {BIAS} is \[5\], not \[608\]"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "unexpected: extra"),
+        (lambda tensors: tensors.update({BIAS: torch.zeros(5)}), rf"wrong shape: {BIAS} is \[5\], not \[608\]"),
         (lambda tensors: tensors.update({TABLE: tensors[TABLE].T.contiguous()}), rf"{TABLE} is \[32, 608\], not"),
     ],
-    ids=["missing", "left over", "of another shape", "transposed"],
+    ids=["missing", "unexpected", "wrong shape", "transposed"],
 )
 def test_a_tensor_that_does_not_fit_is_named(change, fault, message):
     with pytest.raises(ValueError, match=message):
         change(fault)
 
 
-def test_all_faults_are_told_at_once(change):
+def test_all_problems_are_named_at_once(change):
     def fault(tensors):
         tensors["other"] = tensors.pop(BIAS)
 
-    with pytest.raises(ValueError, match=f"missing: {BIAS}; left over: other"):
+    with pytest.raises(ValueError, match=f"missing: {BIAS}; unexpected: other"):
         change(fault)
 
 
@@ -74,18 +74,18 @@ def test_half_precision_checkpoints_load_as_float32(change, toy, stored):
         assert torch.equal(state[name], tensor.to(stored).float())
 
 
-def test_a_checkpoint_loads_in_the_precision_asked_for(toy_folder):
+def test_a_checkpoint_loads_in_the_given_precision(toy_folder):
     state = Checkpoint.at(toy_folder).load(CPU, torch.bfloat16).state_dict()
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
 
 
-def test_weights_are_not_trained(toy):
+def test_weights_need_no_gradient(toy):
     assert not any(weight.requires_grad for weight in toy.model.parameters())
     assert not toy.model.training
 
 
 @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE])
-def test_a_file_that_a_folder_lacks_is_named(toy_folder, tmp_path, name):
+def test_a_missing_file_is_named(toy_folder, tmp_path, name):
     folder = shutil.copytree(toy_folder, tmp_path / "copy")
     (folder / name).unlink()
     with pytest.raises(ValueError, match=f"there is no {name}"):
@@ -93,35 +93,35 @@ def test_a_file_that_a_folder_lacks_is_named(toy_folder, tmp_path, name):
 
 
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b""])
-def test_weights_that_are_not_whole_are_named(toy_folder, tmp_path, content):
+def test_weights_of_another_format_are_refused(toy_folder, tmp_path, content):
     folder = shutil.copytree(toy_folder, tmp_path / "copy")
     (folder / WEIGHTS_FILE).write_bytes(content)
-    with pytest.raises(ValueError, match="model.safetensors is not whole .*fetch it again"):
+    with pytest.raises(ValueError, match="model.safetensors is truncated or no .safetensors .*fetch the file again"):
         Checkpoint.at(folder)
 
 
-def test_weights_cut_short_are_named(toy_folder, tmp_path):
+def test_truncated_weights_are_refused(toy_folder, tmp_path):
     folder = shutil.copytree(toy_folder, tmp_path / "copy")
     whole = (folder / WEIGHTS_FILE).read_bytes()
     (folder / WEIGHTS_FILE).write_bytes(whole[:-1000])
-    with pytest.raises(ValueError, match="model.safetensors is not whole"):
+    with pytest.raises(ValueError, match="model.safetensors is truncated"):
         Checkpoint.at(folder)
 
 
-def test_the_revision_follows_the_weights(change, toy_folder):
+def test_the_revision_changes_with_the_weights(change, toy_folder):
     same = change(lambda tensors: None)
     other = change(lambda tensors: tensors[BIAS].add_(1e-6))
     assert same.revision == Checkpoint.at(toy_folder).revision != other.revision
 
 
 @pytest.mark.parametrize("name", [CONFIG_FILE, TOKENIZER_FILE])
-def test_the_revision_follows_configuration_and_tokenizer_too(toy_folder, tmp_path, name):
+def test_the_revision_changes_with_configuration_and_tokenizer(toy_folder, tmp_path, name):
     folder = shutil.copytree(toy_folder, tmp_path / "copy")
     (folder / name).write_text((folder / name).read_text() + "\n")
     assert Checkpoint.at(folder).revision != Checkpoint.at(toy_folder).revision
 
 
-def test_a_configuration_of_another_network_does_not_fit(toy_folder, tmp_path):
+def test_a_configuration_of_another_network_is_refused(toy_folder, tmp_path):
     folder = shutil.copytree(toy_folder, tmp_path / "copy")
     content = json.loads((folder / CONFIG_FILE).read_text())
     content["config"]["text"]["n_layers"] = 3
@@ -135,8 +135,8 @@ def copied(toy_folder, tmp_path):
     return shutil.copytree(toy_folder, tmp_path / "copy")
 
 
-def cut_in_two(folder):
-    """The weights in two files, with their index."""
+def split_into_shards(folder):
+    """Replace the weights of a folder by two shards and their index."""
     tensors = load_file(folder / WEIGHTS_FILE)
     (folder / WEIGHTS_FILE).unlink()
     shards = {"model-00001-of-00002.safetensors": sorted(tensors)[::2], "model-00002-of-00002.safetensors": []}
@@ -150,45 +150,45 @@ def set_index(folder, entries):
     (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": entries}))
 
 
-def test_weights_in_several_files_are_read_through_their_index(copied, toy):
-    cut_in_two(copied)
+def test_shards_are_read_by_their_index(copied, toy):
+    split_into_shards(copied)
     state = Checkpoint.at(copied).load(CPU, torch.float32).state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in toy.model.state_dict().items())
 
 
-def test_a_part_of_the_weights_that_is_not_there_is_named(copied):
-    cut_in_two(copied)
+def test_a_missing_shard_is_named(copied):
+    split_into_shards(copied)
     (copied / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(ValueError, match="index.json names model-00002-of-00002.safetensors, which is not in this"):
         Checkpoint.at(copied)
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "weights.bin", 3])
-def test_an_index_can_not_lead_out_of_the_folder(copied, name):
+def test_an_index_that_names_other_files_is_refused(copied, name):
     (copied / WEIGHTS_FILE).unlink()
     set_index(copied, {"model.text.wte": name})
-    with pytest.raises(ValueError, match="which is no .safetensors beside it"):
+    with pytest.raises(ValueError, match="which is not a .safetensors in its folder"):
         Checkpoint.at(copied)
 
 
 @pytest.mark.parametrize("entries", [None, {}, []])
-def test_an_index_that_names_nothing_is_refused(copied, entries):
+def test_an_index_without_tensors_is_refused(copied, entries):
     (copied / WEIGHTS_FILE).unlink()
     set_index(copied, entries)
-    with pytest.raises(ValueError, match="has no weight_map; fetch it again"):
+    with pytest.raises(ValueError, match="has no weight_map; fetch the file again"):
         Checkpoint.at(copied)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
 def test_pickles_are_not_read(copied, name):
     (copied / WEIGHTS_FILE).rename(copied / name)
-    with pytest.raises(ValueError, match=f"{name} is not read, as pickles may run code: convert it"):
+    with pytest.raises(ValueError, match=f"convert {name}: pickles may run code"):
         Checkpoint.at(copied)
-    with pytest.raises(ValueError, match="weights are read from .safetensors only, not from .(bin|pt)"):
+    with pytest.raises(ValueError, match="weights of format .(bin|pt) are not read; convert them to .safetensors"):
         Checkpoint.at(copied / name)
 
 
-def test_one_file_may_be_named(copied, toy, toy_folder):
+def test_a_checkpoint_may_be_one_file(copied, toy, toy_folder):
     (copied / WEIGHTS_FILE).rename(copied / "mine.safetensors")
     checkpoint = Checkpoint.at(copied / "mine.safetensors")
     assert checkpoint.revision == Checkpoint.at(toy_folder).revision
@@ -196,15 +196,15 @@ def test_one_file_may_be_named(copied, toy, toy_folder):
     assert all(torch.equal(state[name], tensor) for name, tensor in toy.model.state_dict().items())
 
 
-def test_beside_one_file_the_configuration_may_be_missing(copied):
-    """Then the numbers are those of its release, which these weights don't have."""
+def test_one_file_without_a_config_has_the_numbers_of_its_release(copied):
+    """The toy weights do not fit the numbers of the release."""
     (copied / CONFIG_FILE).unlink()
     with pytest.raises(ValueError, match=r"vision.patch_emb.weight is \[24, 588\], not \[1152, 588"):
         Checkpoint.at(copied / WEIGHTS_FILE)
 
 
 @pytest.mark.parametrize("name", ["", TOKENIZER_FILE])
-def test_another_tokenizer_may_be_named_as_a_file_or_a_folder(copied, toy_folder, tmp_path, name):
+def test_a_tokenizer_may_be_given_as_a_file_or_a_folder(copied, toy_folder, tmp_path, name):
     (tmp_path / "words").mkdir()
     (copied / TOKENIZER_FILE).rename(tmp_path / "words" / TOKENIZER_FILE)
     with pytest.raises(ValueError, match="there is no tokenizer.json in this folder; name one with --tokenizer PATH"):
@@ -213,7 +213,7 @@ def test_another_tokenizer_may_be_named_as_a_file_or_a_folder(copied, toy_folder
     assert checkpoint.tokenizer().encode("dog") == Checkpoint.at(toy_folder).tokenizer().encode("dog")
 
 
-def test_a_tokenizer_that_can_not_be_read_is_refused(copied):
+def test_an_unreadable_tokenizer_is_refused(copied):
     (copied / TOKENIZER_FILE).write_text("{}")
-    with pytest.raises(ValueError, match="tokenizer .*tokenizer.json: it can't be read .*; fetch it again"):
+    with pytest.raises(ValueError, match="tokenizer .*tokenizer.json: cannot be read .*; fetch the file again"):
         Checkpoint.at(copied)

@@ -1,4 +1,4 @@
-"""Answer 500 mixed requests in a process that may take little more memory than it has: run by test_engine.py."""
+"""Answer 500 mixed requests with a limit on the address space of the process: run by test_engine.py."""
 
 import json
 import random
@@ -12,8 +12,8 @@ from PIL import Image
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.tasks import Answer, Caption, Detect, Point, Query, Request, Sampling
 
-# Enough for pictures, threads and a part of the slots. The cache of all of them would take 2 GB.
-ROOM_BYTES, SLOTS = 512 << 20, 65_536
+# The limit above the present size: enough for pictures, threads and a part of the slots. All slots need 2 GB.
+FREE_BYTES, SLOTS = 512 << 20, 65_536
 
 
 def mixed_requests(dice):
@@ -33,10 +33,10 @@ def address_space():
 torch.set_num_threads(1)
 moondream = Moondream(sys.argv[1], device="cpu", batch_size=SLOTS)
 requests = list(mixed_requests(random.Random(0)))
-# Libraries that come with the first answer are there before the bound.
+# The first answer loads libraries: they are loaded before the limit is set.
 list(Moondream(sys.argv[1], device="cpu", batch_size=4).answer(requests[:20]))
 engine = moondream.load()
-resource.setrlimit(resource.RLIMIT_AS, (address_space() + ROOM_BYTES,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (address_space() + FREE_BYTES,) * 2)
 outcomes = list(moondream.answer(requests))
 answered = sum(isinstance(outcome.result, Answer) for outcome in outcomes)
-print(json.dumps({"outcomes": len(outcomes), "answers": answered, "slots": engine.most_slots, "slots before": SLOTS}))
+print(json.dumps({"outcomes": len(outcomes), "answers": answered, "slots": engine.max_slots, "slots before": SLOTS}))

@@ -1,4 +1,4 @@
-"""Moondream answers every request once, the same in any company; what can't be answered is a fault of its own."""
+"""Moondream gives each request one outcome, the same in any batch; a request that fails does not affect others."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
 from moondream_beam.models.moondream.engine import engine
 from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.engine.slots import Slots
-from moondream_beam.models.moondream.network.text import Cache
+from moondream_beam.models.moondream.network.text import KVCache
 from moondream_beam.models.tasks import Answer, Box, Caption, Detect, Fault, Point, Query, Request, Sampling
 
 WARM = Sampling(max_tokens=12, temperature=0.8)
@@ -41,7 +41,7 @@ def moondream(toy_folder):
 
 @pytest.fixture(scope="module")
 def requests(toy_pictures):
-    """Each task on each picture, drawn warm."""
+    """Each task on each picture, at a temperature above 0."""
     tasks = (Caption(), Query("what color is the circle"), Query("dog"), Detect("circle", 3), Point("a dog", 4))
     return [
         Request(f"{number}-{task}", picture, task, WARM)
@@ -51,13 +51,13 @@ def requests(toy_pictures):
 
 
 def answers(moondream, requests):
-    """Results by request id; each must come exactly once."""
+    """Results by request id. Asserts one outcome for each request."""
     outcomes = list(moondream.answer(requests))
     assert sorted(outcome.id for outcome in outcomes) == sorted(request.id for request in requests)
     return {outcome.id: outcome.result for outcome in outcomes}
 
 
-# What the reference answers.
+# Answers of the reference.
 
 
 def clamped(place):
@@ -65,7 +65,7 @@ def clamped(place):
 
 
 @pytest.mark.parametrize("batch_size", [64, 13])
-def test_answers_are_those_of_the_reference(golden, batch_size):
+def test_answers_match_the_reference(golden, batch_size):
     asked = [Request(str(run), golden.pictures[run.picture], run.task, run.sampling) for run in golden.runs]
     random.Random(batch_size).shuffle(asked)
     found = answers(load(golden.folder, batch_size=batch_size), asked)
@@ -80,7 +80,7 @@ def test_answers_are_those_of_the_reference(golden, batch_size):
         assert places is None or len(places) == len(wanted), run
 
 
-def test_one_request_alone_is_answered_as_in_the_reference(golden):
+def test_one_request_alone_matches_the_reference(golden):
     moondream = load(golden.folder, batch_size=1)
     for run in golden.runs[::9]:
         request = Request("a", golden.pictures[run.picture], run.task, run.sampling)
@@ -90,7 +90,7 @@ def test_one_request_alone_is_answered_as_in_the_reference(golden):
 
 
 def test_boxes_are_clamped_to_the_picture(golden):
-    """The reference lets some hang over the edge."""
+    """Some boxes of the reference extend beyond the picture."""
     runs = [run for run in golden.runs if isinstance(run.task, Detect)]
     raw = [number for run in runs for box in run.wanted["result"] for number in box.values()]
     assert min(raw) < 0 or max(raw) > 1
@@ -100,31 +100,31 @@ def test_boxes_are_clamped_to_the_picture(golden):
     assert all(type(box) is Box for box in boxes)
 
 
-# The same request, the same answer.
+# The same request gets the same answer.
 
 
-def test_a_warm_request_gets_the_same_text_alone_as_in_any_batch(toy_folder, requests):
+def test_a_sampled_answer_is_the_same_alone_and_in_any_batch(toy_folder, requests):
     together = answers(load(toy_folder, batch_size=64), requests)
     alone = answers(load(toy_folder, batch_size=1), requests)
     shuffled = answers(load(toy_folder, batch_size=7), random.Random(0).sample(requests, len(requests)))
     assert together == alone == shuffled
 
 
-def test_another_id_draws_another_text(moondream, requests):
+def test_another_request_id_gives_another_sampled_text(moondream, requests):
     again = [replace(request, id=f"other {request.id}") for request in requests]
     first, second = answers(moondream, requests), answers(moondream, again)
     same = [request.task for request in requests if first[request.id] == second[f"other {request.id}"]]
     assert {type(task) for task in same} == {Detect, Point}
 
 
-def test_temperature_zero_does_not_look_at_the_id(moondream, requests):
+def test_at_temperature_zero_the_request_id_changes_nothing(moondream, requests):
     cold = [replace(request, sampling=Sampling(max_tokens=12, temperature=0)) for request in requests]
     again = [replace(request, id=f"other {request.id}") for request in cold]
     found, other = answers(moondream, cold), answers(moondream, again)
     assert all(found[request.id] == other[f"other {request.id}"] for request in requests)
 
 
-def test_a_tiny_top_p_takes_the_likeliest(moondream, requests):
+def test_a_tiny_top_p_equals_temperature_zero(moondream, requests):
     def texts(sampling):
         return answers(moondream, [replace(request, sampling=sampling) for request in requests])
 
@@ -134,15 +134,13 @@ def test_a_tiny_top_p_takes_the_likeliest(moondream, requests):
 
 
 def encodings(monkeypatch):
-    """How many pictures each pass of the vision encoder saw, as they come."""
+    """A list that grows by the number of pictures of each call of ``Engine.encode``."""
     encoded, encode = [], Engine.encode
     monkeypatch.setattr(Engine, "encode", lambda self, crops: encoded.append(len(crops)) or encode(self, crops))
     return encoded
 
 
-def test_requests_of_one_picture_object_that_follow_each_other_share_its_encoding(
-    toy_folder, toy_pictures, monkeypatch
-):
+def test_consecutive_requests_of_one_picture_object_share_its_encoding(toy_folder, toy_pictures, monkeypatch):
     encoded = encodings(monkeypatch)
     first, second = toy_pictures[1], toy_pictures[2]
     pictures = [first, first, second, first.copy()]
@@ -150,7 +148,7 @@ def test_requests_of_one_picture_object_that_follow_each_other_share_its_encodin
     assert sum(encoded) == 3
 
 
-def test_they_share_it_even_where_they_are_more_than_the_slots(toy_folder, toy_pictures, monkeypatch):
+def test_more_requests_of_one_picture_than_slots_share_its_encoding(toy_folder, toy_pictures, monkeypatch):
     encoded = encodings(monkeypatch)
     asked = [Request(str(n), toy_pictures[n // 10], Caption(), WARM) for n in range(20)]
     answers(load(toy_folder, batch_size=3), asked)
@@ -160,20 +158,20 @@ def test_they_share_it_even_where_they_are_more_than_the_slots(toy_folder, toy_p
 # How answers end.
 
 
-def test_a_text_that_reaches_its_budget_says_length(moondream, toy_pictures):
+def test_a_text_of_max_tokens_has_finish_reason_length(moondream, toy_pictures):
     (outcome,) = moondream.answer([Request("a", toy_pictures[0], Caption(), Sampling(max_tokens=3, temperature=0))])
     assert outcome.result.finish_reason == "length"
     assert outcome.tokens.output == 3
 
 
-def test_an_answer_that_reaches_the_end_of_the_context_says_length(moondream, toy_pictures):
+def test_a_text_at_the_end_of_the_context_has_finish_reason_length(moondream, toy_pictures):
     question = Query("dog " * 30)
     (outcome,) = moondream.answer([Request("a", toy_pictures[0], question, Sampling(max_tokens=90, temperature=0))])
     assert outcome.result.finish_reason == "length"
     assert outcome.tokens.input + outcome.tokens.output == 96
 
 
-def test_boxes_end_where_the_context_ends(moondream, toy_pictures):
+def test_boxes_at_the_end_of_the_context_have_finish_reason_length(moondream, toy_pictures):
     (outcome,) = moondream.answer([Request("a", toy_pictures[0], Detect("dog", 1000))])
     assert outcome.result.finish_reason == "length"
     assert len(outcome.result.objects) == (96 - outcome.tokens.input) // 3
@@ -190,9 +188,12 @@ def truncated():
 
 
 BAD = {
-    "a prompt too long for the context": (lambda picture: (picture, Query("dog " * 90)), "ask a shorter one"),
+    "a prompt too long for the context": (lambda picture: (picture, Query("dog " * 90)), "give a shorter prompt"),
     "a prompt that is not Unicode": (lambda picture: (picture, Query("\ud800")), "surrogates"),
-    "a grey picture": (lambda picture: (picture.convert("L"), Caption()), "the picture is L; decode it to RGB first"),
+    "a grey picture": (
+        lambda picture: (picture.convert("L"), Caption()),
+        "the picture is L: convert the picture to RGB first",
+    ),
     "a picture with alpha": (lambda picture: (picture.convert("RGBA"), Caption()), "the picture is RGBA"),
     "a picture without pixels": (lambda picture: (Image.new("RGB", (0, 9)), Caption()), "no pixels"),
     "a picture cut short": (lambda picture: (truncated(), Caption()), "truncated"),
@@ -200,7 +201,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_bad_request_is_a_fault_that_its_neighbours_do_not_notice(moondream, requests, bad):
+def test_a_bad_request_is_a_fault_and_does_not_affect_others(moondream, requests, bad):
     make, message = BAD[bad]
     picture, task = make(requests[7].picture)
     good = requests[5:10]
@@ -211,20 +212,20 @@ def test_a_bad_request_is_a_fault_that_its_neighbours_do_not_notice(moondream, r
 
 
 class TooMuch(Image.Image):
-    """A picture for whose pixels there is no memory just now."""
+    """A picture that raises MemoryError when its pixels are read."""
 
     def load(self):
         raise MemoryError
 
 
-def test_want_of_memory_while_a_picture_is_cut_passes(moondream):
+def test_a_memory_error_while_crops_are_made_is_a_retryable_fault(moondream):
     picture = TooMuch()
     picture._mode, picture._size = "RGB", (90, 90)
     found = answers(moondream, [Request("much", picture, Caption())])
     assert found == {"much": Fault("MemoryError", "MemoryError", retryable=True)}
 
 
-def test_a_batch_of_bad_requests_only_is_all_faults(moondream, toy_pictures):
+def test_a_batch_of_only_bad_requests_gives_only_faults(moondream, toy_pictures):
     grey = toy_pictures[0].convert("L")
     found = answers(moondream, [Request(str(number), grey, Caption()) for number in range(3)])
     assert all(isinstance(fault, Fault) for fault in found.values())
@@ -236,7 +237,7 @@ def test_a_bad_prompt_and_a_good_one_on_the_same_picture(moondream, toy_pictures
     assert (type(found["bad"]), type(found["good"])) == (Fault, Answer)
 
 
-# What it tells.
+# Numbers and names on outcomes.
 
 
 def test_the_backend_names_device_and_precision(toy_folder, toy_pictures):
@@ -249,12 +250,12 @@ def test_the_backend_names_device_and_precision(toy_folder, toy_pictures):
 def test_tokens_are_counted(moondream, toy_pictures):
     asked = [Request(task.name, toy_pictures[0], task, WARM) for task in (Caption(), Detect("dog", 2), Point("dog", 2))]
     tokens = {outcome.id: outcome.tokens for outcome in moondream.answer(asked)}
-    # 17 of the picture; the caption's template has 5, those of the others 4 around two or one.
+    # 17 positions of the image prefix and 5 ids of the template.
     assert tokens["caption"].input == 17 + 5
     assert [tokens[name].output for name in ("caption", "detect", "point")] == [12, 2 * 3, 2 * 2]
 
 
-def test_times_add_up_to_no_more_than_it_took(moondream, requests):
+def test_timings_sum_to_at_most_the_elapsed_time(moondream, requests):
     started = time.perf_counter()
     timings = [outcome.timings for outcome in moondream.answer(requests)]
     took_ms = 1000 * (time.perf_counter() - started)
@@ -263,7 +264,7 @@ def test_times_add_up_to_no_more_than_it_took(moondream, requests):
     assert sum(timing.encode_ms + timing.generate_ms for timing in timings) <= took_ms
 
 
-def test_an_encoding_counts_once_however_many_tasks_share_it(toy_folder, toy_pictures, monkeypatch):
+def test_requests_that_share_an_encoding_divide_its_time(toy_folder, toy_pictures, monkeypatch):
     encode = Engine.encode
     monkeypatch.setattr(Engine, "encode", lambda self, crops: time.sleep(0.5) or encode(self, crops))
     asked = [Request(str(n), toy_pictures[1], Caption(), WARM) for n in range(8)]
@@ -271,8 +272,8 @@ def test_an_encoding_counts_once_however_many_tasks_share_it(toy_folder, toy_pic
     assert 500 <= sum(spent) < 1000
 
 
-def test_waiting_is_told_apart_from_being_answered(toy_folder, toy_pictures):
-    """The last of many waits in one slot for the others."""
+def test_wait_ms_is_larger_for_a_request_that_waits_longer(toy_folder, toy_pictures):
+    """With one slot, the last request waits for all others."""
     asked = [Request(str(n), toy_pictures[0], Caption(), WARM) for n in range(12)]
     waits = {outcome.id: outcome.timings.wait_ms for outcome in load(toy_folder, batch_size=1).answer(asked)}
     assert waits["11"] > waits["0"] >= 0
@@ -289,17 +290,17 @@ def test_waiting_is_told_apart_from_being_answered(toy_folder, toy_pictures):
         ({"batch_size": 0}, "batch size 0: give 1 or more"),
     ],
 )
-def test_an_unknown_option_is_refused_at_once(toy_folder, options, message):
+def test_a_bad_option_is_refused_by_the_constructor(toy_folder, options, message):
     with pytest.raises(ValueError, match=message):
         Moondream(str(toy_folder), **options)
 
 
-def test_an_unknown_model_is_refused_with_the_cure():
-    with pytest.raises(ValueError, match="no/such/folder: no such folder; give one with config.json and model.safeten"):
+def test_an_unknown_model_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="no/such/folder: no such folder; give a folder with config.json and model.sa"):
         Moondream("no/such/folder")
 
 
-def test_it_pickles_unloaded_and_small_and_loads_again(toy_folder, requests):
+def test_a_pickle_holds_no_weights_and_loads_them_again(toy_folder, requests):
     moondream = load(toy_folder)
     expected = answers(moondream, requests[:5])
     pickled = pickle.dumps(moondream)
@@ -309,24 +310,24 @@ def test_it_pickles_unloaded_and_small_and_loads_again(toy_folder, requests):
     assert answers(again, requests[:5]) == expected
 
 
-def test_a_folder_given_relatively_is_found_from_elsewhere(toy_folder, requests, monkeypatch, tmp_path):
+def test_a_relative_folder_is_found_from_another_working_folder(toy_folder, requests, monkeypatch, tmp_path):
     monkeypatch.chdir(toy_folder.parent)
     moondream = load(toy_folder.name)
     monkeypatch.chdir(tmp_path)
     assert len(answers(pickle.loads(pickle.dumps(moondream)), requests[:2])) == 2
 
 
-def test_weights_changed_since_the_job_was_planned_are_refused(toy_folder, tmp_path):
+def test_weights_that_changed_after_planning_are_refused(toy_folder, tmp_path):
     folder = shutil.copytree(toy_folder, tmp_path / "copy")
     pickled = pickle.dumps(load(folder))
     tensors = load_file(folder / WEIGHTS_FILE)
     tensors["model.text.lm_head.bias"][7] += 1
     save_file(tensors, folder / WEIGHTS_FILE)
-    with pytest.raises(RuntimeError, match="not those that the job was planned with"):
+    with pytest.raises(RuntimeError, match="the weights changed after planning; run the same command again"):
         pickle.loads(pickled).load()
 
 
-def test_it_loads_once_and_only_when_asked(toy_folder, requests, monkeypatch):
+def test_weights_are_loaded_once_at_the_first_answer(toy_folder, requests, monkeypatch):
     loads = []
     load_weights = Checkpoint.load
     monkeypatch.setattr(Checkpoint, "load", lambda self, *args: loads.append(self) or load_weights(self, *args))
@@ -354,7 +355,7 @@ def test_threads_of_one_process_share_the_engine(toy_folder, requests):
     assert found == expected
 
 
-def test_the_number_of_threads_is_kept_in_whichever_thread_it_runs(toy_folder, requests):
+def test_the_number_of_torch_threads_is_set_in_every_thread(toy_folder, requests):
     moondream, seen = load(toy_folder, threads=1), []
 
     def work():
@@ -371,8 +372,8 @@ def test_the_number_of_threads_is_kept_in_whichever_thread_it_runs(toy_folder, r
 # Callers.
 
 
-def test_callers_in_turn_share_the_slots_of_one_thread(moondream, requests):
-    """Both streams are open at once; whoever is asked drives for both."""
+def test_two_open_streams_of_one_thread_are_both_answered(moondream, requests):
+    """The caller that waits runs the network for both streams."""
     alone = answers(moondream, requests)
     first, second = moondream.answer(requests[:12]), moondream.answer(requests[12:])
     outcomes = [outcome for pair in zip(first, second, strict=False) for outcome in pair]
@@ -380,7 +381,7 @@ def test_callers_in_turn_share_the_slots_of_one_thread(moondream, requests):
     assert {outcome.id: outcome.result for outcome in outcomes} == alone
 
 
-def test_who_stops_listening_leaves_the_slots_to_others(toy_folder, requests):
+def test_a_closed_stream_frees_its_slots(toy_folder, requests):
     moondream = load(toy_folder, batch_size=4)
     expected = answers(load(toy_folder), requests)
     for count in (1, 3):
@@ -391,7 +392,7 @@ def test_who_stops_listening_leaves_the_slots_to_others(toy_folder, requests):
     assert answers(moondream, requests) == expected
 
 
-def test_what_a_caller_raises_reaches_that_caller_only(moondream, requests):
+def test_an_error_of_a_callers_iterator_reaches_that_caller_only(moondream, requests):
     def failing():
         yield from requests[:4]
         raise LookupError("no more")
@@ -404,7 +405,7 @@ def test_what_a_caller_raises_reaches_that_caller_only(moondream, requests):
     assert len(answers(moondream, requests)) == len(requests)
 
 
-def test_requests_are_pulled_no_further_ahead_than_there_are_slots(toy_folder, toy_pictures):
+def test_requests_are_pulled_ahead_by_a_bounded_number(toy_folder, toy_pictures):
     pulled = []
 
     def endless():
@@ -416,11 +417,11 @@ def test_requests_are_pulled_no_further_ahead_than_there_are_slots(toy_folder, t
     for _ in range(10):
         next(stream)
     stream.close()
-    # 10 answered, 2 being written, 1 prefilled, 2 in the inbox, 1 in hand; an outcome or two more may wait.
+    # 10 answered, 2 in slots, 1 prefilled, 2 in the inbox, 1 just pulled, and a few outcomes in the outbox.
     assert len(pulled) <= 20
 
 
-def test_an_error_of_the_network_ends_all_callers_and_the_next_begins_anew(toy_folder, requests, monkeypatch):
+def test_an_error_of_the_network_ends_all_streams_and_later_ones_work(toy_folder, requests, monkeypatch):
     moondream = load(toy_folder)
     other = moondream.answer(requests)
     next(other)
@@ -438,33 +439,33 @@ def test_an_error_of_the_network_ends_all_callers_and_the_next_begins_anew(toy_f
 
 @pytest.fixture
 def bounded(monkeypatch):
-    """Let no cache be made of more than so many rows, as a device with little memory would."""
+    """Make the allocation of a cache with more rows than this fail, as on a device with little memory."""
 
     def bound(rows):
-        make = Cache.empty.__func__
+        make = KVCache.empty.__func__
 
         def empty(cls, config, count, positions, like):
             if count > rows:
                 raise torch.OutOfMemoryError(f"{count} rows are more than {rows}")
             return make(cls, config, count, positions, like)
 
-        monkeypatch.setattr(Cache, "empty", classmethod(empty))
+        monkeypatch.setattr(KVCache, "empty", classmethod(empty))
 
     return bound
 
 
 @pytest.mark.parametrize("rows", [2, 5, 19])
-def test_out_of_memory_it_makes_do_with_fewer_slots_and_loses_nothing(toy_folder, requests, bounded, rows, caplog):
+def test_out_of_memory_reduces_the_slots_and_keeps_all_answers(toy_folder, requests, bounded, rows, caplog):
     expected = answers(load(toy_folder), requests)
     bounded(rows)
     moondream = load(toy_folder)
     assert answers(moondream, requests) == expected
     assert "out of memory: " in caplog.text
-    slots = moondream.load().most_slots
+    slots = moondream.load().max_slots
     assert slots + slots // 4 <= rows
 
 
-def test_memory_that_runs_out_in_the_middle_loses_nothing_either(toy_folder, requests, monkeypatch):
+def test_out_of_memory_during_a_step_keeps_all_answers(toy_folder, requests, monkeypatch):
     expected, steps = answers(load(toy_folder), requests), []
     step = Slots.step
 
@@ -480,32 +481,32 @@ def test_memory_that_runs_out_in_the_middle_loses_nothing_either(toy_folder, req
     assert max(steps[20:]) <= 2
 
 
-def test_what_does_not_fit_alone_is_a_fault_and_others_go_on(toy_folder, toy_pictures, monkeypatch):
-    """The one of a long answer needs a wider cache than there is memory for."""
-    make = Cache.empty.__func__
+def test_a_request_that_does_not_fit_alone_is_a_fault_and_others_are_answered(toy_folder, toy_pictures, monkeypatch):
+    """Request 5 has a long answer, whose cache is larger than the memory."""
+    make = KVCache.empty.__func__
 
     def empty(cls, config, count, positions, like):
         if positions > 60:
             raise torch.OutOfMemoryError("too wide")
         return make(cls, config, count, positions, like)
 
-    monkeypatch.setattr(Cache, "empty", classmethod(empty))
-    monkeypatch.setattr(engine, "WIDTH_STEP", 4)
+    monkeypatch.setattr(KVCache, "empty", classmethod(empty))
+    monkeypatch.setattr(engine, "POSITIONS_STEP", 4)
     asked = [Request(str(n), toy_pictures[n % 3], Caption(), Sampling(70 if n == 5 else 8)) for n in range(9)]
     moondream = load(toy_folder)
-    slots = moondream.load().most_slots
+    slots = moondream.load().max_slots
     found = answers(moondream, asked)
     assert [name for name, result in found.items() if isinstance(result, Fault)] == ["5"]
     assert found["5"].retryable and found["5"].error == "OutOfMemoryError"
-    assert moondream.load().most_slots == slots
+    assert moondream.load().max_slots == slots
 
 
 @pytest.mark.slow
-def test_a_queue_of_500_mixed_requests_ends_within_bounded_memory(toy_folder):
-    """In a process of its own, whose memory the system bounds: there the allocator itself fails."""
+def test_500_mixed_requests_are_answered_within_bounded_memory(toy_folder):
+    """In a process with a limit on its address space, where the real allocator fails."""
     program = Path(__file__).with_name("bounded.py")
     done = subprocess.run([sys.executable, program, toy_folder], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["outcomes"] == told["answers"] == 500
-    assert told["slots"] < told["slots before"]
+    found = json.loads(done.stdout)
+    assert found["outcomes"] == found["answers"] == 500
+    assert found["slots"] < found["slots before"]

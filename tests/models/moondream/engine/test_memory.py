@@ -1,15 +1,14 @@
-"""Slots are as many as memory holds, and an allocation that failed is known for what it is."""
+"""There are as many slots as fit into the free memory of the device."""
 
 import pytest
 import torch
 
 from moondream_beam.models.moondream.engine.memory import (
-    MOST_SLOTS,
-    _container_memory,
+    MAX_SLOTS,
+    _free_container_memory,
     free_memory,
-    is_out_of_memory,
+    num_prefill_rows,
     slots_that_fit,
-    spare_rows,
 )
 from moondream_beam.models.moondream.network.config import MoondreamConfig
 
@@ -23,46 +22,29 @@ def fitting(memory):
 
 
 @pytest.mark.parametrize(
-    "rows, slots", [(0, 1), (2.9, 1), (3, 1), (4, 2), (16, 11), (48, 32), (96, 64), (1000, MOST_SLOTS)]
+    "rows, slots", [(0, 1), (2.9, 1), (3, 1), (4, 2), (16, 11), (48, 32), (96, 64), (1000, MAX_SLOTS)]
 )
-def test_slots_spare_rows_and_prefixes_fit_together(rows, slots):
+def test_slots_prefill_rows_and_prefixes_fit_into_memory_together(rows, slots):
     assert fitting(rows * ROW) == slots
-    assert slots == 1 or (slots + 2 * spare_rows(slots)) * ROW <= rows * ROW
+    assert slots == 1 or (slots + 2 * num_prefill_rows(slots)) * ROW <= rows * ROW
 
 
-def test_a_wider_or_more_precise_cache_has_fewer_slots():
+def test_longer_or_more_precise_rows_give_fewer_slots():
     memory = 20 * ROW
     assert slots_that_fit(memory, MoondreamConfig(), 2048, BFLOAT16) < fitting(memory)
     assert slots_that_fit(memory, MoondreamConfig(), 1024, torch.float32) < fitting(memory)
 
 
-def test_what_the_encoder_needs_is_not_given_away():
+def test_activations_of_the_encoder_are_subtracted_from_free_memory():
     config = MoondreamConfig()
     few, many = (free_memory(CPU, config, crops, torch.float32) for crops in (1, 9))
     assert few - many == pytest.approx(8 * 729 * (5 * 1152 + 2 * 4304) * 4, abs=64 << 20)
 
 
-def test_a_container_has_no_more_than_its_limit(tmp_path):
-    assert _container_memory(tmp_path) == float("inf")
+def test_free_container_memory_is_its_limit_minus_its_use(tmp_path):
+    assert _free_container_memory(tmp_path) == float("inf")
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("100\n")
-    assert _container_memory(tmp_path) == float("inf")
+    assert _free_container_memory(tmp_path) == float("inf")
     (tmp_path / "memory.max").write_text("1000\n")
-    assert _container_memory(tmp_path) == 900
-
-
-def test_an_allocation_that_fails_is_out_of_memory():
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(1 << 60, dtype=torch.uint8)
-    assert is_out_of_memory(raised.value)
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
-    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
-    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
-    assert is_out_of_memory(RuntimeError("CUDA driver error: Out of memory"))
-    assert is_out_of_memory(MemoryError())
-
-
-def test_other_errors_are_not():
-    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
-    assert not is_out_of_memory(ValueError("out of memory"))
+    assert _free_container_memory(tmp_path) == 900

@@ -1,13 +1,13 @@
-"""The decoder's own parts: rotation, grouped heads, cache."""
+"""The decoder: rotary embedding, grouped heads, KV cache."""
 
 import pytest
 import torch
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
-from moondream_beam.models.moondream.network.text import ROTARY_THETA, Cache, Text, rotary_table, rotate
+from moondream_beam.models.moondream.network.text import ROTARY_THETA, KVCache, Text, rotary_table, rotate
 
 
-def test_a_rotation_turns_pairs_by_their_position():
+def test_rotate_turns_each_pair_by_its_angle_at_the_position():
     """As complex numbers: channel d is the real part, channel d + half the imaginary one."""
     positions = torch.tensor([[0, 3, 730], [1, 1, 2047]])
     x = torch.randn(2, 5, 3, 16, generator=torch.Generator().manual_seed(0))
@@ -20,13 +20,13 @@ def test_a_rotation_turns_pairs_by_their_position():
     assert torch.equal(turned[..., 8:], x[..., 8:])
 
 
-def test_half_precision_is_rotated_in_full():
+def test_bfloat16_is_rotated_in_float32():
     x = torch.randn(1, 1, 1, 16).bfloat16()
     table = rotary_table(torch.tensor([[2000]]), 8)
     assert torch.equal(rotate(x, table), rotate(x.float(), table).bfloat16())
 
 
-def test_grouped_heads_are_as_a_network_whose_heads_repeat_them(toy):
+def test_grouped_heads_equal_a_network_with_repeated_heads(toy):
     """Two heads share each key and value head; written out, each has its own copy."""
     grouped, config = toy.model.text, toy.config.text
     full = Text(type(config)(**{**vars(config), "n_kv_heads": config.n_heads}))
@@ -44,13 +44,13 @@ def test_grouped_heads_are_as_a_network_whose_heads_repeat_them(toy):
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_tokens_through_a_cache_are_as_all_at_once(make_toy, kv_heads):
+def test_tokens_fed_in_parts_through_a_cache_equal_one_pass(make_toy, kv_heads):
     text = Checkpoint.at(make_toy(n_kv_heads=kv_heads)).load(torch.device("cpu"), torch.float32).text
     embeds = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
     positions = torch.arange(9).expand(2, -1)
     causal = torch.ones(9, 9).tril().bool()[None, None]
     whole = text(embeds, positions, causal)
-    cache = Cache.empty(text.config, 2, 12, like=embeds)
+    cache = KVCache.empty(text.config, 2, 12, like=embeds)
     parts = [
         text(embeds[:, start:end], positions[:, start:end], causal[:, :, start:end, :end], cache)
         for start, end in ((0, 4), (4, 5), (5, 9))
@@ -59,13 +59,13 @@ def test_tokens_through_a_cache_are_as_all_at_once(make_toy, kv_heads):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_what_is_memorized_is_as_what_a_whole_pass_leaves(toy, causal):
+def test_prefill_writes_the_same_cache_as_forward(toy, causal):
     text = toy.model.text
     embeds = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
     positions = torch.arange(9).expand(2, -1)
     mask = torch.ones(9, 9).tril().bool()[None, None] if causal else None
-    whole, short = (Cache.empty(text.config, 2, 9, like=embeds) for _ in range(2))
+    whole, short = (KVCache.empty(text.config, 2, 9, like=embeds) for _ in range(2))
     text(embeds, positions, mask, whole)
-    text.memorize(embeds, positions, mask, short)
+    text.prefill(embeds, positions, mask, short)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(short, whole, strict=True))
     assert short.keys[-1].abs().min() > 0

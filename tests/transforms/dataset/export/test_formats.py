@@ -1,4 +1,4 @@
-"""Each shape is read by those it is for: the same pictures, the same texts."""
+"""The tools that each format is for read the same pictures and the same texts."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def rows(tmp_path):
 
 @pytest.fixture
 def export(tmp_path):
-    """Exports rows into a shape: where to, and what was left out."""
+    """Return a function that exports rows, and returns the destination and the problems."""
 
-    def run(shape, rows, destination="there", where="true"):
+    def run(format_name, rows, destination="there", where="true"):
         with Dataset(str(publish(tmp_path / "out", *rows))) as dataset:
-            left = formats.FORMATS[shape](Selection(dataset, where), str(tmp_path / destination), Fetcher())
+            left = formats.FORMATS[format_name](Selection(dataset, where), str(tmp_path / destination), Fetcher())
         return tmp_path / destination, left
 
     return run
@@ -75,7 +75,7 @@ def test_datasets_loads_an_imagefolder(export, rows, tmp_path):
 
 
 def test_webdataset_reads_its_tars(export, rows, monkeypatch):
-    monkeypatch.setattr(formats, "TAR_PICTURES", 2)
+    monkeypatch.setattr(formats, "MAX_TAR_PICTURES", 2)
     folder, left = export("webdataset", rows)
     tars = sorted(str(path) for path in folder.iterdir())
     assert not left and [Path(tar).name for tar in tars] == ["000000.tar", "000001.tar"]
@@ -125,7 +125,7 @@ def test_coco_keeps_boxes_with_their_pictures_where_names_differ_from_run_to_run
         assert box["bbox"][3] == coco.imgs[box["image_id"]]["height"]
 
 
-def test_coco_is_refused_where_nothing_was_looked_for(export):
+def test_coco_without_detections_is_an_error(export):
     with pytest.raises(ValueError, match="none of these rows is a detection"):
         export("coco", [annotation()])
 
@@ -139,13 +139,13 @@ def test_duckdb_and_polars_read_json_lines(export, rows):
         assert database.execute(query).fetchall() == [(3, 6, 0.25)]
 
 
-def test_hostile_texts_come_through_json_lines_as_they_were(export):
+def test_hostile_texts_are_unchanged_in_json_lines(export):
     rows = [annotation(id=text[:9], key=f"k{index}", caption=text) for index, text in enumerate(HOSTILE)]
     path, _ = export("jsonl", rows)
     assert {json.loads(line)["caption_normal"] for line in path.read_text().split("\n")[:-1]} == set(HOSTILE)
 
 
-def test_a_sidecar_stands_beside_its_picture_a_caption_a_line(export, rows, tmp_path):
+def test_a_sidecar_lies_beside_its_picture_with_one_caption_on_each_line(export, rows, tmp_path):
     rows.append(row_of(tmp_path / "photos/a.jpg", "a.jpg", prompt="short", caption=" two\n lines "))
     folder, left = export("sidecar", rows, "photos")
     assert not left
@@ -154,7 +154,7 @@ def test_a_sidecar_stands_beside_its_picture_a_caption_a_line(export, rows, tmp_
     assert (folder / "a.jpg").exists()
 
 
-def test_answers_stand_in_where_there_are_no_captions(export, rows):
+def test_without_captions_a_sidecar_holds_answers_to_queries(export, rows):
     folder, _ = export("sidecar", rows, where="task = 'query'")
     assert (folder / "b.txt").read_text() == "yes\n"
 
@@ -168,28 +168,28 @@ def test_two_pictures_of_one_stem_keep_their_own_texts(export, tmp_path):
     assert left == {formats.SHARES_NAME: 4} and not (folder / "a.txt").exists()
 
 
-def test_a_sidecar_has_the_name_of_its_picture_however_that_is_written(export, tmp_path):
+def test_a_sidecar_has_the_name_of_its_picture_even_if_it_is_not_utf8(export, tmp_path):
     names = ("back\\slash.jpg", os.fsdecode(b"caf\xe9.png"))
     folder, left = export("sidecar", [draw_row(tmp_path / "photos", name) for name in names], "photos")
     assert not left
     assert {path.stem for path in folder.glob("*.txt")} == {Path(name).stem for name in names}
 
 
-def test_a_text_of_somebody_else_is_not_overwritten(export, rows, tmp_path):
+def test_an_existing_text_file_is_not_overwritten(export, rows, tmp_path):
     (tmp_path / "photos/a.txt").write_text("mine")
     folder, left = export("sidecar", rows, "photos")
     assert (folder / "a.txt").read_text() == "mine" and left == {formats.ANOTHER_TEXT: 1}
     (folder / "a.txt").unlink()
-    assert not export("sidecar", rows, "photos")[1], "its own texts are no trouble"
+    assert not export("sidecar", rows, "photos")[1], "the same text again is no problem"
 
 
-@pytest.mark.parametrize("shape", ["imagefolder", "webdataset"])
-def test_a_picture_that_is_gone_or_changed_is_left_out_and_told(shape, export, rows, tmp_path):
+@pytest.mark.parametrize("format_name", ["imagefolder", "webdataset"])
+def test_a_missing_or_changed_picture_is_left_out_and_counted(format_name, export, rows, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "photos/a.jpg")
     (tmp_path / "photos/b.png").unlink()
-    folder, left = export(shape, rows)
+    folder, left = export(format_name, rows)
     assert left == {"has changed since it was annotated": 1, "can't be fetched": 1}
-    assert sum(path.is_file() for path in folder.rglob("*")) == {"imagefolder": 2, "webdataset": 1}[shape]
+    assert sum(path.is_file() for path in folder.rglob("*")) == {"imagefolder": 2, "webdataset": 1}[format_name]
 
 
 @pytest.fixture
@@ -207,11 +207,13 @@ def in_tars(rows, tmp_path):
     return [row._replace(uri=ref.uri, byte_offset=ref.byte_range[0], byte_size=ref.byte_range[1]) for row, ref in found]
 
 
-@pytest.mark.parametrize("shape", ["imagefolder", "webdataset"])
-def test_pictures_in_archives_are_exported_as_they_lie(shape, export, in_tars, tmp_path, monkeypatch):
-    folder, left = export(shape, in_tars)
+@pytest.mark.parametrize("format_name", ["imagefolder", "webdataset"])
+def test_pictures_in_archives_are_exported_in_the_order_of_the_archive(
+    format_name, export, in_tars, tmp_path, monkeypatch
+):
+    folder, left = export(format_name, in_tars)
     assert not left
-    if shape == "imagefolder":
+    if format_name == "imagefolder":
         found = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
         contents = [(folder / row["file_name"]).read_bytes() for row in found]
     else:
@@ -223,14 +225,14 @@ def test_pictures_in_archives_are_exported_as_they_lie(shape, export, in_tars, t
     assert all("byte_offset" not in row for row in found)
 
 
-def test_a_member_that_is_gone_or_another_now_is_left_out_and_told(export, in_tars, tmp_path):
+def test_a_missing_or_replaced_member_is_left_out_and_counted(export, in_tars, tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "photos/b.png", "a.jpg")
     (tmp_path / "y.tar").unlink()
     assert export("webdataset", in_tars)[1] == {"has changed since it was annotated": 2, "can't be fetched": 1}
 
 
-def test_a_picture_that_was_a_data_uri_is_left_out_and_told(export, rows):
+def test_a_picture_from_a_data_uri_is_left_out_and_counted(export, rows):
     gone = [row._replace(uri="data:image/png;base64,sha256:00") for row in rows]
     assert export("imagefolder", gone)[1] == {UNKEPT: 3}
 
@@ -240,21 +242,21 @@ def test_a_member_whose_row_has_no_byte_range_is_left_out_and_told(export, in_ta
     assert export("imagefolder", older)[1] == {UNKEPT: 3}
 
 
-@pytest.mark.parametrize("shape", ["imagefolder", "webdataset", "coco", "jsonl"])
-def test_what_is_there_is_not_overwritten(shape, export, rows, tmp_path):
+@pytest.mark.parametrize("format_name", ["imagefolder", "webdataset", "coco", "jsonl"])
+def test_existing_files_are_not_overwritten(format_name, export, rows, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/mine").write_text("mine")
-    with pytest.raises(ValueError, match="is there already"):
-        export(shape, rows)
+    with pytest.raises(ValueError, match="already exists"):
+        export(format_name, rows)
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("shape", ["imagefolder", "webdataset", "jsonl"])
-def test_a_failure_leaves_nothing_half_done(shape, export, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize("format_name", ["imagefolder", "webdataset", "jsonl"])
+def test_a_failure_leaves_nothing_half_done(format_name, export, rows, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
     monkeypatch.setattr(formats.json, "dumps", fail)
     with pytest.raises(OSError, match="disk full"):
-        export(shape, rows)
+        export(format_name, rows)
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "out"}

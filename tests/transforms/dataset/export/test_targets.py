@@ -1,4 +1,4 @@
-"""Exports are written into new files and folders only, whole or not at all, on a disk and in buckets."""
+"""Exports go to new files and folders only, complete or not at all, on a disk and in buckets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from apache_beam.io.filesystems import FileSystems
 from support.data.small_outputs import publish, some_of_each
 
 from moondream_beam.transforms.dataset.export import formats, targets
-from moondream_beam.transforms.dataset.export.targets import UNFINISHED, new_file, new_folder, place, write_new
+from moondream_beam.transforms.dataset.export.targets import (
+    UNFINISHED,
+    new_file,
+    new_folder,
+    resolve_destination,
+    write_if_absent,
+)
 from moondream_beam.transforms.dataset.export.wide import Selection
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.images.fetch import Fetcher
@@ -29,9 +35,11 @@ def out(tmp_path):
     return publish(tmp_path / "out", *rows)
 
 
-def export(shape, out, destination):
+def export(format_name, out, destination):
     with Dataset(str(out)) as dataset:
-        return formats.FORMATS[shape](Selection(dataset, "caption != '' OR caption IS NULL"), destination, Fetcher())
+        return formats.FORMATS[format_name](
+            Selection(dataset, "caption != '' OR caption IS NULL"), destination, Fetcher()
+        )
 
 
 def files(root):
@@ -45,25 +53,28 @@ def files(root):
 
 def test_a_destination_is_a_path_or_a_bucket(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert place("there") == str(tmp_path / "there") and place("s3://bucket/there/") == "s3://bucket/there"
+    assert (
+        resolve_destination("there") == str(tmp_path / "there")
+        and resolve_destination("s3://bucket/there/") == "s3://bucket/there"
+    )
     for wrong in ("https://host/there", "az://bucket/there"):
         with pytest.raises(ValueError):
-            place(wrong)
+            resolve_destination(wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "gs"])
-def test_each_shape_in_a_bucket_is_what_it_is_on_a_disk(kind, bucket_of, out, tmp_path):
+def test_each_format_is_the_same_in_a_bucket_and_on_a_disk(kind, bucket_of, out, tmp_path):
     root = f"{bucket_of(kind).root}/sets"
-    for shape, name in (("jsonl", "a.jsonl"), ("coco", "a.json"), ("imagefolder", "i"), ("sidecar", "s")):
-        assert export(shape, out, f"{root}/{name}") == export(shape, out, str(tmp_path / "sets" / name))
+    for format_name, name in (("jsonl", "a.jsonl"), ("coco", "a.json"), ("imagefolder", "i"), ("sidecar", "s")):
+        assert export(format_name, out, f"{root}/{name}") == export(format_name, out, str(tmp_path / "sets" / name))
     here = {path.relative_to(tmp_path / "sets").as_posix(): path for path in (tmp_path / "sets").rglob("*")}
     assert files(root) == {name: path.read_bytes() for name, path in here.items() if path.is_file()}
 
 
 @pytest.mark.slow
 def test_a_webdataset_in_a_bucket_has_its_tars_and_nothing_else(bucket_of, out, monkeypatch):
-    monkeypatch.setattr(formats, "TAR_PICTURES", 2)
+    monkeypatch.setattr(formats, "MAX_TAR_PICTURES", 2)
     root = f"{bucket_of('s3').root}/set"
     assert not export("webdataset", out, root)
     tars = files(root)
@@ -76,23 +87,25 @@ def test_a_webdataset_in_a_bucket_has_its_tars_and_nothing_else(bucket_of, out, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["imagefolder", "webdataset", "coco", "jsonl"])
-def test_what_is_in_a_bucket_is_not_overwritten(shape, bucket_of, out):
+@pytest.mark.parametrize("format_name", ["imagefolder", "webdataset", "coco", "jsonl"])
+def test_existing_files_in_a_bucket_are_not_overwritten(format_name, bucket_of, out):
     bucket = bucket_of("s3")
     bucket.put("set/mine", b"mine")
     for taken in (f"{bucket.root}/set", f"{bucket.root}/set/mine"):
-        with pytest.raises(ValueError, match="is there already"):
-            export(shape, out, taken)
+        with pytest.raises(ValueError, match="already exists"):
+            export(format_name, out, taken)
     assert files(bucket.root) == {"set/mine": b"mine"}
 
 
 @pytest.mark.slow
-def test_a_text_of_somebody_else_in_a_bucket_stays(bucket_of, out):
+def test_an_existing_text_file_in_a_bucket_is_kept(bucket_of, out):
     bucket = bucket_of("s3")
     bucket.put("set/a.txt", b"mine")
     assert export("sidecar", out, f"{bucket.root}/set") == {formats.ANOTHER_TEXT: 1}
-    assert files(f"{bucket.root}/set")["a.txt"] == b"mine" and not write_new(f"{bucket.root}/set", "a.txt", "other")
-    assert write_new(f"{bucket.root}/set", "a.txt", "mine"), "its own texts are no trouble"
+    assert files(f"{bucket.root}/set")["a.txt"] == b"mine" and not write_if_absent(
+        f"{bucket.root}/set", "a.txt", "other"
+    )
+    assert write_if_absent(f"{bucket.root}/set", "a.txt", "mine"), "the same text again is no problem"
 
 
 @pytest.mark.slow
@@ -101,7 +114,7 @@ def test_a_failure_leaves_nothing_in_a_bucket(bucket_of):
     with pytest.raises(KeyError), new_folder(f"{root}/set") as folder:
         with folder.create("deep/a.txt") as file:
             file.write(b"a")
-        assert UNFINISHED in files(f"{root}/set"), "nobody takes it for whole meanwhile"
+        assert UNFINISHED in files(f"{root}/set"), "the folder is marked during the export"
         raise KeyError
     with pytest.raises(KeyError), new_file(f"{root}/a.json") as file:
         file.write("half")
@@ -110,17 +123,17 @@ def test_a_failure_leaves_nothing_in_a_bucket(bucket_of):
 
 
 @pytest.mark.slow
-def test_what_a_killed_export_left_in_a_bucket_is_told(bucket_of):
+def test_the_folder_of_a_killed_export_in_a_bucket_is_an_error(bucket_of):
     root = bucket_of("s3").root
-    folder = targets._far(f"{root}/set")
+    folder = targets._bucket_folder(f"{root}/set")
     folder.__enter__().create("a.txt").close()
-    with pytest.raises(ValueError, match="ended halfway"), new_folder(f"{root}/set"):
+    with pytest.raises(ValueError, match="stopped halfway: delete .*/set/_UNFINISHED"), new_folder(f"{root}/set"):
         pass
     assert set(files(f"{root}/set")) == {UNFINISHED, "a.txt"}
 
 
 @pytest.mark.slow
-def test_a_bucket_that_is_not_there_is_an_error_of_files(bucket_of):
+def test_a_missing_bucket_is_an_os_error(bucket_of):
     bucket_of("s3")
     with pytest.raises(OSError), new_file("s3://no-such-bucket-here/a.json"):
         pass

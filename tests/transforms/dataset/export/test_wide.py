@@ -1,4 +1,4 @@
-"""Which rows are exported, and their wide table."""
+"""The selection of rows, and the wide table made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.data.rows import NOW, annotation
 from support.data.small_outputs import publish
 
 from moondream_beam.transforms.dataset.export import wide
-from moondream_beam.transforms.dataset.export.wide import Selection, plain
+from moondream_beam.transforms.dataset.export.wide import Selection, to_json_value
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.output.writer import ShardWriter
 
@@ -31,7 +31,7 @@ def select(tmp_path):
 
 
 def table(selection):
-    return list(selection.wide(selection.asked()))
+    return list(selection.wide(selection.task_columns()))
 
 
 def test_a_condition_is_sql_over_the_columns(select):
@@ -39,7 +39,7 @@ def test_a_condition_is_sql_over_the_columns(select):
     assert [row["key"] for row in table(select(*rows, where="width >= 512 -- no thumbnails"))] == ["600"]
 
 
-def test_suspicious_rows_are_dropped_if_that_is_asked(select):
+def test_drop_suspicious_leaves_out_flagged_rows(select):
     rows = [annotation(id="a", key="a"), annotation(id="b", key="b", finish_reason="length")]
     assert [row["key"] for row in table(select(*rows, drop_suspicious=True))] == ["a"]
     assert len(table(select(*rows, where="list_contains(_flags, 'cut off')"))) == 1
@@ -59,20 +59,20 @@ def test_suspicious_rows_are_dropped_if_that_is_asked(select):
         ("false", "no row is left"),
     ],
 )
-def test_a_condition_that_is_none_is_told_in_a_line(select, where, complaint):
+def test_a_bad_condition_is_an_error_of_one_line(select, where, complaint):
     with pytest.raises(ValueError, match=complaint) as error:
         select(annotation(), where=where)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_of_several_answers_to_a_question_the_latest_is_taken(select):
+def test_the_latest_of_several_answers_is_taken(select):
     rows = [annotation(id=str(day), caption=f"{day}", created_at=NOW + timedelta(days=day)) for day in (1, 3, 2)]
     selection = select(*rows)
     assert [row["caption_normal"] for row in table(selection)] == ["3"]
     assert (selection.answers, selection.older) == (1, 2)
 
 
-def test_each_task_has_a_column_and_none_takes_anothers(select):
+def test_each_task_has_a_column_of_its_own(select):
     asked = [("query", "What?"), ("query", "what?!"), ("query", "日本語?"), ("query", "?"), ("detect", "big dog")]
     rows = [annotation(id=f"{task}{prompt}", task=task, prompt=prompt, caption=prompt) for task, prompt in asked]
     (row,) = table(select(*rows))
@@ -85,13 +85,13 @@ def test_each_task_has_a_column_and_none_takes_anothers(select):
     }
 
 
-def test_too_many_columns_are_refused(select):
+def test_too_many_columns_are_an_error(select):
     rows = [annotation(id=str(number), prompt=str(number)) for number in range(wide.MAX_TASKS + 1)]
     with pytest.raises(ValueError, match="choose some with --where"):
-        select(*rows).asked()
+        select(*rows).task_columns()
 
 
-def test_columns_that_were_kept_go_along(tmp_path):
+def test_manifest_columns_are_exported(tmp_path):
     kept = [pa.field("price", pa.float64()), pa.field("day", pa.timestamp("s"))]
     writer = ShardWriter(str(tmp_path), "one", 0, kept)
     writer.add(annotation(columns=(float("nan"), datetime(2030, 1, 2))))
@@ -101,9 +101,9 @@ def test_columns_that_were_kept_go_along(tmp_path):
     assert (row["price"], row["day"]) == (None, "2030-01-02T00:00:00")
 
 
-def test_values_are_such_as_json_has():
+def test_values_are_converted_to_json():
     odd = {"a": [float("inf"), (1, True)], "b": datetime(2030, 1, 1, tzinfo=timezone.utc), "c": b"\xff"}
-    assert json.loads(json.dumps(plain(odd))) == {
+    assert json.loads(json.dumps(to_json_value(odd))) == {
         "a": [None, [1, True]],
         "b": "2030-01-01T00:00:00+00:00",
         "c": "b'\\xff'",

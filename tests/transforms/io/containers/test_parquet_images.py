@@ -126,7 +126,7 @@ def test_a_column_that_can_not_hold_images_is_refused(tmp_path: Path, column: st
 
 def test_an_image_column_in_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image\nx\n")
-    with pytest.raises(ValueError, match="no Parquet file"):
+    with pytest.raises(ValueError, match="is no Parquet file"):
         check_columns([f"{tmp_path}/a.csv"], Columns(image="image"), [])
 
 
@@ -164,7 +164,7 @@ def test_a_row_without_an_image_fails_alone(
 def test_images_in_a_bucket_are_read_once_and_only_when_they_are_fetched(
     kind: str, bucket_of: Callable[[str], Bucket], tmp_path: Path, small_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "WINDOW_BYTES", 1 << 20)
+    monkeypatch.setattr(reader, "CACHE_BYTES", 1 << 20)
     bucket, draw = bucket_of(kind), random.Random(0)
     told = [{"bytes": draw.randbytes(40_000), "path": f"{number}.png"} for number in range(12)]
     content = Path(write(tmp_path / "a.parquet", told)).read_bytes()
@@ -239,7 +239,7 @@ def test_a_file_that_became_shorter_or_lost_its_column_is_refused(tmp_path: Path
     with pytest.raises(ValueError, match="has changed since"):
         Fetcher()(refs[9].location)
     path.write_bytes(b"PAR1 no more PAR1")
-    with pytest.raises(ValueError, match="no Parquet file"):
+    with pytest.raises(ValueError, match="not a Parquet file"):
         Fetcher()(refs[0].location)
     path.unlink()
     with pytest.raises(FileNotFoundError):

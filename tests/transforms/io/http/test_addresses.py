@@ -1,4 +1,4 @@
-"""Where http may go: public addresses, however they are written and whatever a name server says."""
+"""Only public addresses are allowed, in whatever form a host spells them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from moondream_beam.transforms.io.http.addresses import addresses_of, is_public, literal, look_up
+from moondream_beam.transforms.io.http.addresses import allowed_addresses, is_public, parse_ip, resolve_host
 from moondream_beam.transforms.io.retry import FetchError
 
 PRIVATE = [
@@ -64,55 +64,58 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_an_address_inside_somebodys_network_is_not_public(address: str) -> None:
+def test_a_private_or_reserved_address_is_not_public(address: str) -> None:
     assert not is_public(ip_address(address))
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_an_address_of_the_internet_is_public(address: str) -> None:
+def test_a_global_address_is_public(address: str) -> None:
     assert is_public(ip_address(address))
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "2130706433", "0x7f000001", "017700000001", "127.1", "0x7f.1", "0177.0.0.1", "127.0.0.1."]
 )
-def test_numbers_of_every_form_are_the_address_that_they_are(host: str) -> None:
-    assert str(literal(host)) == "127.0.0.1"
+def test_parse_ip_reads_every_form_of_inet_aton(host: str) -> None:
+    assert str(parse_ip(host)) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::1%lo"])
-def test_an_address_of_ipv6_may_have_brackets_or_a_zone(host: str) -> None:
-    assert str(literal(host)) == "::1"
+def test_parse_ip_reads_ipv6_with_brackets_or_a_zone(host: str) -> None:
+    assert str(parse_ip(host)) == "::1"
 
 
 @pytest.mark.parametrize("host", ["example.org", "1.example.org", "0x7f.example", "256.1.1.1", "1.2.3.4.5", ""])
-def test_a_name_is_no_address(host: str) -> None:
-    assert literal(host) is None
+def test_parse_ip_returns_none_for_a_name(host: str) -> None:
+    assert parse_ip(host) is None
 
 
-def test_a_name_is_looked_up_and_every_address_of_it_must_be_public() -> None:
-    assert addresses_of("a.example", 80, False, lambda host, port: ["1.1.1.1", "8.8.8.8"]) == ["1.1.1.1", "8.8.8.8"]
-    with pytest.raises(FetchError, match=r"a\.example lies in a private") as caught:
-        addresses_of("a.example", 80, False, lambda host, port: ["1.1.1.1", "10.0.0.7"])
+def test_every_address_of_a_name_must_be_public() -> None:
+    assert allowed_addresses("a.example", 80, False, lambda host, port: ["1.1.1.1", "8.8.8.8"]) == [
+        "1.1.1.1",
+        "8.8.8.8",
+    ]
+    with pytest.raises(FetchError, match=r"a\.example is in a private") as caught:
+        allowed_addresses("a.example", 80, False, lambda host, port: ["1.1.1.1", "10.0.0.7"])
     assert caught.value.fault.error == "PermissionError" and not caught.value.fault.retryable
     assert "10.0.0.7" not in str(caught.value)
 
 
-def test_private_addresses_are_given_where_they_are_allowed() -> None:
-    assert addresses_of("a.example", 80, True, lambda host, port: ["10.0.0.7"]) == ["10.0.0.7"]
+def test_private_addresses_are_returned_if_they_are_allowed() -> None:
+    assert allowed_addresses("a.example", 80, True, lambda host, port: ["10.0.0.7"]) == ["10.0.0.7"]
 
 
-def test_a_zone_does_not_hide_an_address() -> None:
+def test_a_private_address_with_a_zone_is_refused() -> None:
     with pytest.raises(FetchError, match="private"):
-        addresses_of("a.example", 80, False, lambda host, port: ["fe80::1%eth0"])
+        allowed_addresses("a.example", 80, False, lambda host, port: ["fe80::1%eth0"])
 
 
-def test_a_host_without_an_address_is_a_fault() -> None:
+def test_a_host_without_an_address_raises_fetch_error() -> None:
     with pytest.raises(FetchError, match="no address"):
-        addresses_of("a.example", 80, False, lambda host, port: [])
+        allowed_addresses("a.example", 80, False, lambda host, port: [])
 
 
-def test_localhost_is_found_and_refused() -> None:
-    assert set(look_up("localhost", 80)) <= {"127.0.0.1", "::1"}
-    with pytest.raises(FetchError, match="localhost lies in a private"):
-        addresses_of("localhost", 80, False)
+def test_localhost_resolves_and_is_refused() -> None:
+    assert set(resolve_host("localhost", 80)) <= {"127.0.0.1", "::1"}
+    with pytest.raises(FetchError, match="localhost is in a private"):
+        allowed_addresses("localhost", 80, False)

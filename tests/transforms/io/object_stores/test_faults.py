@@ -1,4 +1,4 @@
-"""The whole job with pictures and rows in one bucket, while requests fail on the way."""
+"""The whole job with pictures and output in one bucket, while some requests fail."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from moondream_beam.transforms.output.run_record import read_record
 
 pytestmark = [
     pytest.mark.slow,
-    # Beam's writer for Azure leaves its temporary files to the garbage collector.
+    # Beam's writer for Azure does not close its temporary files.
     pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedRandom:ResourceWarning"),
 ]
 
 TASKS = (Caption(), Detect("dog"))
 QUICK = RetryPolicy(max_attempts=3, timeout_s=20, initial_delay_s=0.01)
-# Of twelve pictures, by number, what goes wrong with the requests for it: how often, and how.
-PASSING = {0: 500, 1: 503, 2: RESET, 3: HALF, 4: SLOW}
-LASTING = {5: 403, 6: RESET, 7: 500}
-VANISHING = 8
+# By number of the picture, the fault of the first requests for it, and the fault of all requests for it.
+TRANSIENT = {0: 500, 1: 503, 2: RESET, 3: HALF, 4: SLOW}
+PERSISTENT = {5: 403, 6: RESET, 7: 500}
+DELETED = 8
 COUNT = 12
 
 
@@ -51,21 +51,21 @@ def bucket(
         Image.new("RGB", (100 + number, 80), (number, 0, 0)).save(file, "PNG")
         bucket.put(f"photos/{number:02}.png", file.getvalue())
     yield bucket
-    # While the warnings of what is left are still expected, and the server is there: a writer that failed is held by
-    # what was logged of it, and as it goes it writes once more.
+    # The log holds the writer that failed. Delete it while the server still runs and its warnings are still ignored,
+    # because it writes once more when it is deleted.
     caplog.get_records("call").clear()
     gc.collect()
 
 
 def output_of(bucket: Bucket) -> str:
-    """Where Beam writes to."""
+    """Return the URI of the output in the form that Beam takes."""
     return f"{bucket.root.replace('az://', 'azfs://devstoreaccount1/')}/out"
 
 
 def run(bucket: Bucket, name: str, shard_size: int = 6) -> dict[str, Any]:
-    """Run the job from the bucket into the bucket; its record."""
+    """Run the job from the bucket into the bucket. Return the run's record."""
     output = output_of(bucket)
-    # As the command does: a run that fails leaves no token behind.
+    # As the command does: a run that fails deletes its lock.
     pipeline = beam.Pipeline(FnApiRunner(), options=PipelineOptions(["--no_auth", "--project=test"]))
     job = AnnotateToParquet(TASKS, Echo(), output, shard_size=shard_size, run=name, fetch=Fetcher(retry_policy=QUICK))
     _ = pipeline | ReadImages(f"{bucket.root}/photos") | job
@@ -75,55 +75,55 @@ def run(bucket: Bucket, name: str, shard_size: int = 6) -> dict[str, Any]:
 
 
 def rows(bucket: Bucket, kind: str) -> list[dict[str, Any]]:
-    """What was published, read past Beam."""
+    """Return the rows of all files of ``kind``, data or errors, read without Beam."""
     fetch = Fetcher()
     found = [ref.uri for ref in list_images(f"{bucket.root}/out/{kind}/*.parquet")]
     return [row for uri in found for row in pq.read_table(io.BytesIO(fetch(uri))).to_pylist()]
 
 
 def faults(bucket: Bucket) -> Callable[[str, str, int], int | str | None]:
-    """Requests for pictures go wrong as planned; one picture is deleted as it is first asked for."""
-    deleted = threading.Lock()
+    """Return the rule of ``TRANSIENT`` and ``PERSISTENT`` faults, which deletes one picture at its first request."""
+    first_request = threading.Lock()
 
     def rule(method: str, path: str, before: int) -> int | str | None:
         number = next((n for n in range(COUNT) if f"{n:02}.png" in path), None)
         if method != "GET" or number is None:
             return None
-        if number == VANISHING and deleted.acquire(blocking=False):
+        if number == DELETED and first_request.acquire(blocking=False):
             bucket.delete(f"photos/{number:02}.png")
-        if number in PASSING and before < (2 if PASSING[number] != SLOW else 1):
-            return PASSING[number]
-        return LASTING.get(number)
+        if number in TRANSIENT and before < (2 if TRANSIENT[number] != SLOW else 1):
+            return TRANSIENT[number]
+        return PERSISTENT.get(number)
 
     return rule
 
 
-def test_the_ledger_balances_whatever_the_store_does(bucket: Bucket) -> None:
+def test_every_request_has_one_row_while_the_store_fails(bucket: Bucket) -> None:
     bucket.proxy.rule = faults(bucket)
     record = run(bucket, "one")
     assert record["balanced"], record["counts"]
     assert record["counts"] | {"done": 0} == record["counts"]
     data, errors = rows(bucket, "data"), rows(bucket, "errors")
-    bad = {f"{number:02}.png" for number in (*LASTING, VANISHING)}
+    bad = {f"{number:02}.png" for number in (*PERSISTENT, DELETED)}
     assert sorted(row["filename"] for row in data) == sorted(
         name for n in range(COUNT) for name in [f"{n:02}.png"] * 2 if name not in bad
     )
-    told = {(row["filename"], row["stage"], row["error"], row["retryable"], row["attempts"]) for row in errors}
-    assert told == {
+    found = {(row["filename"], row["stage"], row["error"], row["retryable"], row["attempts"]) for row in errors}
+    assert found == {
         ("05.png", "fetch", "PermissionError", False, 1),
         ("06.png", "fetch", "ConnectionError", True, 3),
         ("07.png", "fetch", "ServerError", True, 3),
         ("08.png", "fetch", "FileNotFoundError", False, 1),
     }
-    assert len(errors) == 2 * len(told) and len({row["id"] for row in data + errors}) == 2 * COUNT
+    assert len(errors) == 2 * len(found) and len({row["id"] for row in data + errors}) == 2 * COUNT
     bucket.proxy.reset()
-    again = run(bucket, "two")
-    assert again["counts"] | {"pending": 0, "annotations": 0, "failures": 0} == again["counts"] and again["balanced"]
+    second = run(bucket, "two")
+    assert second["counts"] | {"pending": 0, "annotations": 0, "failures": 0} == second["counts"] and second["balanced"]
     assert len(rows(bucket, "data") + rows(bucket, "errors")) == 2 * COUNT
 
 
-def test_a_write_that_fails_for_a_moment_is_repeated(bucket: Bucket) -> None:
-    """By Beam's own clients: that of Azure waits for a quarter of a minute."""
+def test_a_write_that_fails_once_is_retried(bucket: Bucket) -> None:
+    """Beam's own clients retry; that of Azure after 15 seconds."""
 
     def rule(method: str, path: str, before: int) -> int | None:
         with lock:
@@ -138,7 +138,7 @@ def test_a_write_that_fails_for_a_moment_is_repeated(bucket: Bucket) -> None:
     assert len({row["id"] for row in rows(bucket, "data")}) == len(rows(bucket, "data")) == 2 * COUNT
 
 
-def test_a_run_that_could_not_write_is_made_good_by_the_next(bucket: Bucket) -> None:
+def test_the_next_run_completes_a_run_that_could_not_write(bucket: Bucket) -> None:
     def rule(method: str, path: str, before: int) -> int | None:
         return 403 if method in ("PUT", "POST") and "part-one-00001" in path else None
 

@@ -1,4 +1,4 @@
-"""What the engine is measured against, over the same network: one picture at a time, and static batches."""
+"""Baselines for the engine, on the same network: one picture at a time, and static batches."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from moondream_beam.models.moondream.engine.engine import Engine
-from moondream_beam.models.moondream.engine.generate import advance
+from moondream_beam.models.moondream.engine.generate import decode_outputs
 from moondream_beam.models.moondream.engine.jobs import new_row
 from moondream_beam.models.moondream.engine.slots import run_prompts
 from moondream_beam.models.moondream.network.crops import Crops, Tiling, normalize, prepare_crops
-from moondream_beam.models.moondream.network.text import Cache
+from moondream_beam.models.moondream.network.text import KVCache
 from moondream_beam.models.tasks import Request
 
 
-def naive(engine: Engine, requests: Sequence[Request]) -> int:
-    """One picture at a time, as the reference runs: a picture of one tile is encoded twice, every pass looks at the
-    whole context through a mask, every token is waited for. The number of new tokens."""
+def answer_naively(engine: Engine, requests: Sequence[Request]) -> int:
+    """Answer one picture at a time, like the reference. Return the number of new tokens.
+
+    A picture of one tile is encoded twice, and every pass attends to the whole context through a mask.
+    """
     with torch.inference_mode():
         return sum(_one(engine, request) for request in requests)
 
@@ -33,7 +35,7 @@ def _one(engine: Engine, request: Request) -> int:
         features = features[:1]
     image_BTC = model.vision.project(features, [crops.tiling])
     bos = torch.full((1, 1), config.tokenizer.bos_id, device=engine.device)
-    cache = Cache.empty(config.text, 1, context, like=image_BTC)
+    cache = KVCache.empty(config.text, 1, context, like=image_BTC)
     positions = torch.arange(context, device=engine.device)
     prefix_mask = (positions < length).expand(1, 1, length, context)
     embeds_BTC = torch.cat([model.text.embed(bos), image_BTC], dim=1)
@@ -45,15 +47,17 @@ def _one(engine: Engine, request: Request) -> int:
         fed = positions[None, position : position + embeds_BTC.shape[1]]
         hidden_BTC = model.text(embeds_BTC, fed, positions <= fed[:, None, :, None], cache)
         position += embeds_BTC.shape[1]
-        embeds_BTC = advance(model, hidden_BTC[:, -1], [row])[:, None]
+        embeds_BTC = decode_outputs(model, hidden_BTC[:, -1], [row])[:, None]
         tokens += 1
         if row.finish_reason:
             return tokens
 
 
-def static(engine: Engine, requests: Sequence[Request], size: int) -> int:
-    """Batches of so many requests: each is written until its longest answer ends, then comes the next. Crops are cut
-    by threads, before the batch that wants them. The number of new tokens."""
+def answer_in_static_batches(engine: Engine, requests: Sequence[Request], size: int) -> int:
+    """Answer batches of ``size`` requests, each until its longest answer ends. Return the number of new tokens.
+
+    Threads make the crops of a batch before the batch starts.
+    """
     tokens = 0
     with torch.inference_mode(), ThreadPoolExecutor(4) as threads:
         for start in range(0, len(requests), size):
@@ -67,16 +71,18 @@ def _batch(engine: Engine, requests: Sequence[Request], crops: Sequence[Crops]) 
     model, length = engine.model, engine.config.prefix_length
     prefixes = engine.encode(crops)
     rows = [new_row(request, engine.config, engine.tokenizer) for request in requests]
-    width = length + max(row.room for row in rows) + 1
-    cache = Cache.empty(engine.config.text, len(rows), width, like=model.text.wte)
-    cache.copy(range(len(rows)), prefixes, length)
-    embeds_BC = advance(model, run_prompts(model, [row.prompt for row in rows], [length] * len(rows), cache), rows)
+    width = length + max(row.num_positions for row in rows) + 1
+    cache = KVCache.empty(engine.config.text, len(rows), width, like=model.text.wte)
+    cache.copy_from(prefixes, range(len(rows)), length)
+    embeds_BC = decode_outputs(
+        model, run_prompts(model, [row.prompt for row in rows], [length] * len(rows), cache), rows
+    )
     positions_BT = torch.tensor([[length + len(row.prompt)] for row in rows], device=engine.device)
-    last = torch.tensor([[length + row.room] for row in rows], device=engine.device)
+    last = torch.tensor([[length + row.num_positions] for row in rows], device=engine.device)
     while alive := [index for index, row in enumerate(rows) if row.finish_reason is None]:
         seen = torch.arange(int(positions_BT.max()) + 1, device=engine.device)
         hidden_BC = model.text(embeds_BC[:, None], positions_BT, seen <= positions_BT[:, None, :, None], cache)[:, 0]
-        embeds_BC[alive] = advance(model, hidden_BC[alive], [rows[index] for index in alive])
-        # A row that has ended goes on with its last token, in place, until all have.
+        embeds_BC[alive] = decode_outputs(model, hidden_BC[alive], [rows[index] for index in alive])
+        # A row that ended repeats its last token at its last position until all rows have ended.
         positions_BT = torch.minimum(positions_BT + 1, last)
-    return sum(len(row.ids) + row.stride * len(row.places) for row in rows)
+    return sum(len(row.token_ids) + row.positions_per_output * len(row.objects) for row in rows)

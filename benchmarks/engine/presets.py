@@ -1,4 +1,4 @@
-"""Checkpoints of random weights in given sizes: what an engine does a second does not depend on what it says."""
+"""Checkpoints of random weights in given sizes, to measure speed: it does not depend on the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moondream_beam.models.moondream.checkpoints.weights import MoondreamModel
 from moondream_beam.models.moondream.network.config import MoondreamConfig, RegionConfig, TextConfig, VisionConfig
 
 PRESETS = {
-    # The proportions of the real one in small: eyes of a third of the decoder, the whole vocabulary.
+    # The proportions of Moondream 2: a vision encoder of a third of the decoder, and the full vocabulary.
     "small": MoondreamConfig(
         TextConfig(dim=384, ff_dim=1536, n_layers=6, n_heads=6, n_kv_heads=6),
         VisionConfig(enc_dim=216, enc_n_layers=6, enc_n_heads=3, enc_ff_dim=808, proj_inner_dim=1536, proj_out_dim=384),
@@ -26,17 +26,17 @@ PRESETS = {
 
 
 def write_checkpoint(preset: str, folder: Path, dtype: torch.dtype) -> Path:
-    """A checkpoint of random weights that never ends an answer by itself, with the tokenizer of the embedded one."""
+    """Write and return a checkpoint of random weights that never gives the end token, with the tiny tokenizer."""
     config = PRESETS[preset]
     sections = {name: dataclasses.asdict(getattr(config, name)) for name in ("text", "vision", "region")}
     (folder / "config.json").write_text(json.dumps({"config": sections}))
     shutil.copy(EMBEDDED["tiny"] / "tokenizer.json", folder)
-    dice = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(0)
     tensors = {}
     with torch.device("meta"):
         shapes = MoondreamModel(config).state_dict()
     for name, tensor in shapes.items():
-        weights = torch.randn(tensor.shape, generator=dice, dtype=torch.float32)
+        weights = torch.randn(tensor.shape, generator=random, dtype=torch.float32)
         scale = 0.02 if name.endswith("bias") else tensor.shape[-1] ** -0.5
         if "ln" in name and name.endswith("weight"):
             weights, scale = torch.ones(tensor.shape), 1.0

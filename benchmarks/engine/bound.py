@@ -1,8 +1,8 @@
-"""What the arithmetic of a device allows: the least time in which a workload could be answered on it.
+"""A roofline bound: the minimum time of a workload on a device.
 
-Each phase takes at least its operations over what the device does a second, and at least its bytes over what it moves
-a second. Both rates are measured here, by one large matrix product and one large sum. A multiplication and an addition
-are two operations; norms, activations and rotations count nothing, and no pass waits for another.
+Each phase takes at least its operations divided by the device's operations per second, and at least its bytes divided
+by the bytes per second. Both rates are measured by one large matrix product and one large sum. A multiplication and an
+addition count as two operations. Norms, activations and rotations count as none.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from moondream_beam.models.moondream.network.config import MoondreamConfig
 
 @dataclass(frozen=True)
 class Device:
-    """Operations and bytes a second, as measured."""
+    """The measured rates of a device: operations and bytes per second."""
 
     flops: float
     bytes: float
 
     def best(self, other: Device) -> Device:
-        """The higher rates of two measurements: whatever else the machine does can only lower them."""
+        """Return the higher rates of two measurements, because other load can only lower them."""
         return Device(max(self.flops, other.flops), max(self.bytes, other.bytes))
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> Device:
-    """The rates of a device: the best of several products of square matrices, and sums over memory."""
+    """Return the rates of a device: the best of six products of square matrices and of six sums over memory."""
     side = 2048 if device.type == "cpu" else 8192
     matrix = torch.randn(side, side, device=device, dtype=dtype)
     block = torch.randn(1 << 27, device=device)
@@ -60,27 +60,30 @@ def least_seconds(
     slots: int,
     itemsize: int,
 ) -> dict[str, float]:
-    """The least time of each phase for ``images`` pictures of ``crops`` crops each with one prompt of ``prompt`` ids,
-    and ``tokens`` new tokens in all, ``slots`` at a time."""
+    """Return the minimum seconds of each phase.
+
+    The workload: ``images`` pictures of ``crops`` crops, each with one prompt of ``prompt`` ids, and ``tokens`` new
+    tokens in all, decoded ``slots`` at a time. ``itemsize``: bytes of a weight.
+    """
     vision, text = config.vision, config.text
     grid, prefix = vision.grid**2, config.prefix_length
-    eyes = vision.enc_n_layers * (4 * vision.enc_dim**2 + 2 * vision.enc_dim * vision.enc_ff_dim)
-    eyes += vision.in_channels * vision.enc_patch_size**2 * vision.enc_dim
+    encoder = vision.enc_n_layers * (4 * vision.enc_dim**2 + 2 * vision.enc_dim * vision.enc_ff_dim)
+    encoder += vision.in_channels * vision.enc_patch_size**2 * vision.enc_dim
     projection = 2 * vision.enc_dim * vision.proj_inner_dim + vision.proj_inner_dim * vision.proj_out_dim
     heads = (2 * text.n_heads + 2 * text.n_kv_heads) * text.head_dim
     blocks = text.n_layers * (text.dim * heads + 2 * text.dim * text.ff_dim)
     head = text.dim * text.vocab_size
-    look = 4 * vision.enc_n_layers * grid**2 * vision.enc_dim
-    attend = 4 * text.n_layers * text.n_heads * text.head_dim
-    seen = prefix + prompt + tokens / max(1, images) / 2
-    remembered = 2 * text.n_layers * text.n_kv_heads * text.head_dim * seen * itemsize
+    encoder_attention = 4 * vision.enc_n_layers * grid**2 * vision.enc_dim
+    attention = 4 * text.n_layers * text.n_heads * text.head_dim
+    context = prefix + prompt + tokens / max(1, images) / 2
+    cache_bytes = 2 * text.n_layers * text.n_kv_heads * text.head_dim * context * itemsize
     return {
-        "encode": images * (crops * (2 * grid * eyes + look) + 2 * grid * projection) / device.flops,
+        "encode": images * (crops * (2 * grid * encoder + encoder_attention) + 2 * grid * projection) / device.flops,
         "prefill": images
-        * (2 * (prefix + prompt) * blocks + attend * (prefix * prefix + prompt * seen) + 2 * head)
+        * (2 * (prefix + prompt) * blocks + attention * (prefix * prefix + prompt * context) + 2 * head)
         / device.flops,
         "decode": max(
-            tokens * (2 * (blocks + head) + attend * seen) / device.flops,
-            tokens * ((blocks + head) * itemsize / slots + remembered) / device.bytes,
+            tokens * (2 * (blocks + head) + attention * context) / device.flops,
+            tokens * ((blocks + head) * itemsize / slots + cache_bytes) / device.bytes,
         ),
     }

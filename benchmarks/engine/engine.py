@@ -1,8 +1,8 @@
-"""One picture at a time, static batches and the engine, side by side in one run on the same random weights.
+"""Throughput of a naive loop, static batches and the engine, in one run on the same random weights.
 
-``python benchmarks/engine.py --preset small`` takes minutes on a CPU; ``--preset moondream2`` wants a GPU. Captions
-have between ``--shortest`` and ``--longest`` new tokens, drawn evenly, and none ends by itself. The share of the bound
-is that of bound.py over what it took. On a CPU the seconds are those of the process on one processor, not of the clock.
+``python benchmarks/engine/engine.py --preset small`` takes minutes on a CPU; ``--preset moondream2`` needs a GPU.
+Captions have ``--shortest`` to ``--longest`` new tokens, uniformly distributed, and never end earlier.
+"Share of the bound" is the minimum time of bound.py divided by the time. On a CPU, times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.engine.jobs import Job
 from moondream_beam.models.moondream.engine.slots import Slots
 from moondream_beam.models.moondream.network.crops import prepare_crops
-from moondream_beam.models.moondream.network.text import Cache
+from moondream_beam.models.moondream.network.text import KVCache
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 
 def main() -> None:
-    """Measure, and print tables in Markdown."""
+    """Run the benchmarks and print Markdown tables."""
     args = parse()
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
@@ -43,65 +43,68 @@ def main() -> None:
         checkpoint = Checkpoint.at(write_checkpoint(args.preset, Path(folder), dtype))
         engines = {slots: Engine(checkpoint, device, dtype, slots, args.threads) for slots in args.slots}
     rates = measure(device, dtype)
-    pictures = draw(args.pictures, args.size)
+    pictures = noise_pictures(args.pictures, args.size)
     print(f"preset {args.preset}, {dtype} on {name_of(device)}, {torch.get_num_threads()} threads")
     print(f"{args.pictures} pictures of {args.size}")
-    compare(engines, captions(pictures, args.shortest, args.longest), args, rates)
+    compare(engines, caption_requests(pictures, args.shortest, args.longest), args, rates)
     if not args.only_captions:
         print()
-        several_tasks(engines[max(engines)], pictures, args.rounds)
+        compare_tasks(engines[max(engines)], pictures, args.rounds)
 
 
 def compare(engines: dict[int, Engine], requests: Sequence[Request], args: argparse.Namespace, rates: Device) -> None:
-    """Captions: the naive loop, then static batches and the engine for each number of slots."""
+    """Time captions by the naive loop, static batches and the engine, for each number of slots; print a table."""
     first = engines[max(engines)]
-    ways: dict[str, Callable[[], object]] = {}
+    methods: dict[str, Callable[[], object]] = {}
     if not args.without_naive:
         few = requests[: args.naive_pictures]
-        ways["naive loop"] = lambda: baselines.naive(first, few)
+        methods["naive loop"] = lambda: baselines.answer_naively(first, few)
     for slots, engine in engines.items():
-        ways[f"static, batches of {slots}"] = lambda e=engine, n=slots: baselines.static(e, requests, n)
-        ways[f"engine, {slots} slots"] = lambda e=engine: list(e.answer(requests))
-    clock = clock_of(first.device)
-    with watched_slots() as busy:
-        seconds = time_all(ways, args.rounds, clock)
+        methods[f"static, batches of {slots}"] = lambda e=engine, n=slots: baselines.answer_in_static_batches(
+            e, requests, n
+        )
+        methods[f"engine, {slots} slots"] = lambda e=engine: list(e.answer(requests))
+    clock = clock_for(first.device)
+    with measured_slot_use() as slot_use:
+        seconds = best_times(methods, args.rounds, clock)
     rates = rates.best(measure(first.device, first.dtype))
     if "naive loop" in seconds:
         seconds["naive loop"] *= len(requests) / len(few)
     tokens = sum(request.sampling.max_tokens or 0 for request in requests)
     crops = len(prepare_crops(requests[0].picture, first.config.vision).pixels_NHWC)
     print(f"{rates.flops / 1e9:.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s\n")
-    columns = ("way", "images/s", "tokens/s", "against the first", "share of the bound", "slots in use")
+    columns = ("method", "images/s", "tokens/s", "speedup over the first", "share of the bound", "slots in use")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for way, took in seconds.items():
-        slots = int(way.split()[-1 if "static" in way else 1]) if "naive" not in way else 1
+    for method, elapsed in seconds.items():
+        slots = int(method.split()[-1 if "static" in method else 1]) if "naive" not in method else 1
         phases = least_seconds(first.config, rates, crops, len(requests), 5, tokens, slots, first.dtype.itemsize)
-        in_use = {"naive": 1.0, "stati": static_use(requests, slots), "engin": busy.get(slots, 0.0)}[way[:5]]
-        ratio = next(iter(seconds.values())) / took
+        shares = {"naive": 1.0, "static": static_slot_use(requests, slots), "engine": slot_use.get(slots, 0.0)}
+        in_use = next(share for name, share in shares.items() if method.startswith(name))
+        ratio = next(iter(seconds.values())) / elapsed
         print(
-            f"| {way} | {len(requests) / took:.2f} | {tokens / took:.0f} | {ratio:.2f} x "
-            f"| {sum(phases.values()) / took:.0%} | {in_use:.0%} |"
+            f"| {method} | {len(requests) / elapsed:.2f} | {tokens / elapsed:.0f} | {ratio:.2f} x "
+            f"| {sum(phases.values()) / elapsed:.0%} | {in_use:.0%} |"
         )
     print("\nthe bound, in seconds: " + ", ".join(f"{phase} {least:.2f}" for phase, least in phases.items()))
-    print(f"the most that filling slots again can win over static batches: {most_to_win(first, requests):.2f} x")
+    print(f"the largest possible speedup over static batches: {max_speedup(first, requests):.2f} x")
 
 
-def static_use(requests: Sequence[Request], size: int) -> float:
-    """The share of a static batch's steps that write something: its longest answer decides how many there are."""
+def static_slot_use(requests: Sequence[Request], size: int) -> float:
+    """Return the share of row steps in static batches that give a token: a batch lasts until its longest answer."""
     lengths = [request.sampling.max_tokens or 0 for request in requests]
     batches = [lengths[start : start + size] for start in range(0, len(lengths), size)]
     return sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
 
 
-def most_to_win(engine: Engine, requests: Sequence[Request]) -> float:
-    """How much longer it would take if writing grew by the idle rows of static batches, and nothing else did."""
+def max_speedup(engine: Engine, requests: Sequence[Request]) -> float:
+    """Return the largest possible speedup over static batches: if only the idle row steps were saved."""
     timings = [outcome.timings for outcome in engine.answer(requests)]
-    seeing, writing = (sum(getattr(timing, name) for timing in timings) for name in ("encode_ms", "generate_ms"))
-    return (seeing + writing / static_use(requests, engine.most_slots)) / (seeing + writing)
+    encoding, generating = (sum(getattr(timing, name) for timing in timings) for name in ("encode_ms", "generate_ms"))
+    return (encoding + generating / static_slot_use(requests, engine.max_slots)) / (encoding + generating)
 
 
-def several_tasks(engine: Engine, pictures: Sequence[Image.Image], rounds: int) -> None:
-    """One task a picture against four."""
+def compare_tasks(engine: Engine, pictures: Sequence[Image.Image], rounds: int) -> None:
+    """Time one task a picture and four tasks a picture; print a table."""
     tasks = (Caption("short"), Query("What is there?"), Detect("dog", 5), Point("dog", 8))
     brief = Sampling(max_tokens=64)
     one = [Request(f"{n}", picture, tasks[0], brief) for n, picture in enumerate(pictures)]
@@ -110,95 +113,95 @@ def several_tasks(engine: Engine, pictures: Sequence[Image.Image], rounds: int) 
         for n, picture in enumerate(pictures)
         for task in tasks
     ]
-    seconds = time_all(
+    seconds = best_times(
         {
             "a caption of 64 tokens": lambda: list(engine.answer(one)),
             "and an answer of 16, 5 boxes, 8 points": lambda: list(engine.answer(four)),
         },
         rounds,
-        clock_of(engine.device),
+        clock_for(engine.device),
     )
-    print("| tasks a picture | pictures/s | against the first |\n|---|---|---|")
-    for way, took in seconds.items():
-        print(f"| {way} | {len(pictures) / took:.2f} | {took / next(iter(seconds.values())):.2f} x the time |")
+    print("| tasks a picture | pictures/s | time relative to the first |\n|---|---|---|")
+    for method, elapsed in seconds.items():
+        print(f"| {method} | {len(pictures) / elapsed:.2f} | {elapsed / next(iter(seconds.values())):.2f} x |")
 
 
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """On a CPU the seconds are those of this process on its processors: what else the machine does counts little."""
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Return the clock for a device: CPU time on a CPU, so that other load matters little, else elapsed time."""
     return time.process_time if device.type == "cpu" else time.perf_counter
 
 
-def time_all(ways: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """The best of so many rounds in seconds; each round runs all, so that what else the machine does falls on all."""
-    seconds = dict.fromkeys(ways, float("inf"))
+def best_times(methods: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return the best seconds of each method. Each round runs all methods, so that other load affects all alike."""
+    seconds = dict.fromkeys(methods, float("inf"))
     for _ in range(rounds):
-        for way, work in ways.items():
+        for method, work in methods.items():
             started = clock()
             work()
-            seconds[way] = min(seconds[way], clock() - started)
+            seconds[method] = min(seconds[method], clock() - started)
     return seconds
 
 
 @contextlib.contextmanager
-def watched_slots() -> Iterator[dict[int, float]]:
-    """By number of slots, the share of them that was being written, over the steps until the last prefill of a run."""
+def measured_slot_use() -> Iterator[dict[int, float]]:
+    """Measure the mean share of active slots, by number of slots, over the steps until the last prefill of a run."""
     used: dict[int, float] = {}
     steps: list[float] = []
     step, prefill = Slots.step, Slots.prefill
 
-    def watched_step(slots: Slots) -> list[Job]:
-        steps.append(len(slots.active) / slots.count)
+    def measured_step(slots: Slots) -> list[Job]:
+        steps.append(len(slots.active) / slots.num_slots)
         return step(slots)
 
-    def watched_prefill(slots: Slots, jobs: Sequence[Job], prefixes: Sequence[Cache]) -> list[Job]:
+    def measured_prefill(slots: Slots, jobs: Sequence[Job], prefixes: Sequence[KVCache]) -> list[Job]:
         if steps:
-            used[slots.count] = float(np.mean(steps))
+            used[slots.num_slots] = float(np.mean(steps))
         if not slots.active:
             steps.clear()
         return prefill(slots, jobs, prefixes)
 
-    Slots.step, Slots.prefill = watched_step, watched_prefill
+    Slots.step, Slots.prefill = measured_step, measured_prefill
     try:
         yield used
     finally:
         Slots.step, Slots.prefill = step, prefill
 
 
-def captions(pictures: Sequence[Image.Image], shortest: int, longest: int) -> list[Request]:
-    """A caption of each picture, of uneven lengths."""
-    dice = random.Random(0)
+def caption_requests(pictures: Sequence[Image.Image], shortest: int, longest: int) -> list[Request]:
+    """Return a caption request for each picture, with random numbers of tokens."""
+    random_lengths = random.Random(0)
     return [
-        Request(str(n), picture, Caption(), Sampling(max_tokens=dice.randint(shortest, longest)))
+        Request(str(n), picture, Caption(), Sampling(max_tokens=random_lengths.randint(shortest, longest)))
         for n, picture in enumerate(pictures)
     ]
 
 
-def draw(count: int, size: str) -> list[Image.Image]:
-    """Pictures of noise."""
+def noise_pictures(count: int, size: str) -> list[Image.Image]:
+    """Return pictures of noise. ``size``: WIDTHxHEIGHT."""
     width, height = map(int, size.split("x"))
     noise = np.random.default_rng(0)
     return [Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(count)]
 
 
 def name_of(device: torch.device) -> str:
-    """The device in words."""
+    """Return the name of a GPU, or the number of CPU cores."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
 
 
 def parse() -> argparse.Namespace:
-    """The arguments."""
+    """Return the command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", *DTYPES))
     parser.add_argument("--pictures", type=int, default=96)
-    parser.add_argument("--naive-pictures", type=int, default=12, help="of them, for the naive loop")
+    parser.add_argument("--naive-pictures", type=int, default=12, help="the number of them for the naive loop")
     parser.add_argument("--size", default="378x378")
     parser.add_argument("--shortest", type=int, default=8)
     parser.add_argument("--longest", type=int, default=128)
     parser.add_argument("--slots", type=int, nargs="+", default=[32])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU: one, as the seconds of all are added up")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; CPU time is the sum over all threads")
     parser.add_argument("--without-naive", action="store_true")
     parser.add_argument("--only-captions", action="store_true")
     return parser.parse_args()

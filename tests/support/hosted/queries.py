@@ -1,4 +1,4 @@
-"""Questions about numbered pictures, and what became of them."""
+"""Requests about numbered pictures, and the results that are expected for them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ PLAIN = Query()
 
 
 def requests(numbers: int | Iterable[int], task: Task = PLAIN, **kwargs: Any) -> list[Request]:
-    """A request about each numbered picture."""
+    """Return a request ``r<number>`` about each numbered picture; an int means the numbers below it."""
     numbers = range(numbers) if isinstance(numbers, int) else numbers
     return [Request(f"r{number}", numbered(number), task, Sampling(), **kwargs) for number in numbers]
 
 
-def ended(outcomes: Iterable[Outcome]) -> dict[int, str]:
-    """The text of each answer or the name of each fault, by the number of its picture; each request once."""
-    told: dict[int, str] = {}
+def results_of(outcomes: Iterable[Outcome]) -> dict[int, str]:
+    """Return the text of each answer or the error of each fault, by picture number. Fail on a second outcome."""
+    results: dict[int, str] = {}
     for outcome in outcomes:
         number = int(outcome.id.removeprefix("r"))
-        assert number not in told, f"{outcome.id} has two outcomes"
+        assert number not in results, f"{outcome.id} has two outcomes"
         result = outcome.result
         assert isinstance(result, Answer | Fault)
-        told[number] = result.error if isinstance(result, Fault) else str(result.text)
-    return told
+        results[number] = result.error if isinstance(result, Fault) else str(result.text)
+    return results
 
 
-def right(numbers: int | Iterable[int], prompt: str = PLAIN.question) -> dict[int, str]:
-    """What each picture should be told of, if all goes well."""
+def expected(numbers: int | Iterable[int], prompt: str = PLAIN.question) -> dict[int, str]:
+    """Return the results if every request is answered with the right picture's number."""
     numbers = range(numbers) if isinstance(numbers, int) else numbers
     return {number: f"{prompt} | {number}" for number in numbers}

@@ -1,0 +1,1 @@
+"""fal: the annotator, its job queue and its HTTP client."""

@@ -1,0 +1,94 @@
+"""The options of the command stay as they are: scripts of users depend on names, values and defaults."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from moondream_beam.pipelines.cli import build_parser
+
+# Each word is an argument: NAME, or NAME=VALUE if it takes a value, or NAME=[VALUE] if the value is optional.
+# A repeatable argument ends in "...", and a required option in "!".
+INPUTS = (
+    "INPUT... --manifest=FILE... --uri-column=NAME --image-column=NAME --filename-column=NAME --prompt-column=NAME "
+    "--keep-columns=A,B --allow-private-addresses "
+)
+TASKS = "--caption=[short|normal|long]... --query=TEXT... --detect=OBJECT... --point=OBJECT... --prompts=FILE... "
+MODEL = (
+    "--model=MODEL --revision=REVISION --tokenizer=PATH --device=DEVICE --dtype={auto,float32,bfloat16,float16} "
+    "--batch-size=N --backend={local,fal,cloud,cloud-batch} --fallback={none,fal,cloud} --max-cost=USD --price=USD "
+    "--send-urls --webhook=URL "
+)
+SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
+FROZEN = {
+    "annotate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}"
+    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --retry-errors --dedup --max-failure-rate=R "
+    "--slice=I/N --gpu=TYPE --worker-memory=SIZE --no-report",
+    "estimate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}--sample=N --price-of=NAME=USD...",
+    "status": "OUT --watch=[SECONDS]",
+    "report": "OUT --allow-private-addresses",
+    "export": "OUT DEST --to={sidecar,imagefolder,webdataset,coco,jsonl}! --where=SQL --drop-suspicious "
+    "--allow-private-addresses",
+    "demo": "--output=FOLDER --no-report",
+}
+# Defaults other than None, False and an empty list.
+DEFAULTS = {
+    "annotate": {
+        "keep_columns": "",
+        "device": "auto",
+        "dtype": "auto",
+        "backend": "local",
+        "fallback": "none",
+        "temperature": 0.2,
+        "top_p": 1.0,
+        "repetition_penalty": 1.0,
+        "runner": "local",
+        "workers": 1,
+        "shard_size": 1000,
+        "max_failure_rate": 0.0,
+        "report": True,
+    },
+    "export": {"where": "true"},
+    "demo": {"output": "moondream-demo", "report": True},
+}
+JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "report")
+DEFAULTS["estimate"] = {k: v for k, v in DEFAULTS["annotate"].items() if k not in JOB_ONLY} | {"sample": 200}
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the subcommands by name."""
+    (action,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    return action.choices
+
+
+def described(action: argparse.Action) -> str:
+    """Return one argument in the notation of FROZEN."""
+    value = (
+        action.metavar or f"{{{','.join(action.choices)}}}" if action.choices else action.metavar or action.dest.upper()
+    )
+    repeatable = "..." if action.nargs == "*" or isinstance(action, argparse._AppendAction) else ""
+    if not action.option_strings:
+        return f"{value}{repeatable}"
+    (name,) = action.option_strings
+    if action.nargs == 0:
+        return name
+    value = f"[{value}]" if action.nargs == "?" else value
+    return f"{name}={value}{repeatable}{'!' if action.required else ''}"
+
+
+def test_there_are_these_commands():
+    assert list(commands()) == ["annotate", "estimate", "status", "report", "export", "demo"]
+
+
+@pytest.mark.parametrize("command", FROZEN)
+def test_a_command_has_these_options(command):
+    actions = [one for one in commands()[command]._actions if not isinstance(one, argparse._HelpAction)]
+    assert {described(action) for action in actions} == set(FROZEN[command].split())
+
+
+@pytest.mark.parametrize("command", FROZEN)
+def test_options_have_these_defaults(command):
+    actions = [one for one in commands()[command]._actions if not isinstance(one, argparse._HelpAction)]
+    found = {one.dest: one.default for one in actions if one.default not in (None, []) and one.default is not False}
+    assert found == DEFAULTS.get(command, {})
