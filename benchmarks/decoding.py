@@ -18,7 +18,7 @@ from moondream_beam.models.moondream.network.config import VisionConfig
 from moondream_beam.models.moondream.network.crops import Crops, accepts_reduced, prepare_crops
 from moondream_beam.models.tasks import Size
 from moondream_beam.models.tiny.scenes import draw
-from moondream_beam.transforms.images.decode import Enough, make_pixels, open_picture, reduce
+from moondream_beam.transforms.images.decode import Enough, decode_pixels, open_image, reduce_jpeg
 
 CONFIG = VisionConfig()
 SIZES = ((2000, 1500), (4000, 3000), (6000, 4000), (8064, 6048))
@@ -39,9 +39,9 @@ def time_crops(content: bytes, is_enough: Enough) -> tuple[Crops, Size, float]:
     best = float("inf")
     for _ in range(NUM_ROUNDS):
         started = time.process_time()
-        image = open_picture(content)
-        size = reduce(image, is_enough)
-        picture = make_pixels(image)
+        image = open_image(content)
+        size = reduce_jpeg(image, is_enough)
+        picture = decode_pixels(image)
         crops = prepare_crops(picture, CONFIG, size=size)
         best = min(best, time.process_time() - started)
     return crops, picture.size, best

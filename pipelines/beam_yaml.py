@@ -58,7 +58,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[Any]]):
         super().__init__()
         paths = parse_texts("path", path)
         self.images = images.ReadImages(*paths)
-        if (nothing := images.without_pictures(paths)) is not None:
+        if (nothing := images.first_unmatched(paths)) is not None:
             raise ValueError(f"path {nothing}: no picture found; check the path")
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:

@@ -13,7 +13,7 @@ from ...models.tasks import Query, Task
 from ...transforms.core.prompt_templates import column_template, named_columns, unescape_braces
 from ...transforms.core.records import ImageRef
 from ...transforms.images.fetch import Fetcher
-from ...transforms.inputs.images import ReadImages, without_pictures
+from ...transforms.inputs.images import ReadImages, first_unmatched
 from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
 from ...transforms.inputs.tables import is_table
 
@@ -98,7 +98,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
         raise ValueError("no input: give a file, a folder, a glob, a URL or a --manifest")
     for table in filter(is_table, args.inputs):
         raise ValueError(f"input {table}: this is a table; give it as --manifest, with --uri-column or --image-column")
-    if (nothing := without_pictures(args.inputs)) is not None:
+    if (nothing := first_unmatched(args.inputs)) is not None:
         raise ValueError(f"input {nothing}: no picture found; check the path, and quote a glob")
     fetch = Fetcher(args.allow_private_addresses)
     tasks: list[Task] = list(args.tasks or ())

@@ -9,7 +9,7 @@ from typing import Any
 from apache_beam.ml.inference.base import ModelHandler
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
-from ..core.records import ImageRef, Job, Row
+from ..core.records import ImageRef, Job, Location, Row
 from .annotate import annotate, check_tasks
 
 Rows = tuple[Row, ...]
@@ -49,8 +49,8 @@ class MoondreamModelHandler(ModelHandler[bytes, Rows, Annotator]):
     ) -> Iterator[Rows]:
         """Yield a tuple of rows for each picture, in the order of the batch. A tuple has the order of the tasks."""
         uris = [f"sha256:{sha256(content).hexdigest()}" for content in batch]
-        contents = dict(zip(uris, batch, strict=True))
-        refs = [ImageRef(uri, filename="") for uri in contents]
+        contents: dict[Location, bytes] = dict(zip(uris, batch, strict=True))
+        refs = [ImageRef(uri, filename="") for uri in dict.fromkeys(uris)]
         job = Job(self.tasks, model, self.sampling)
         rows = {
             row.id: row for row in annotate(refs, job.tasks, model, sampling=job.sampling, fetch=contents.__getitem__)

@@ -207,6 +207,8 @@ class PendingRequests:
             run=job.run,
             created_at=datetime.now(timezone.utc),
             hosted=outcome.hosted,
+            byte_offset=ref.byte_range[0],
+            byte_size=ref.byte_range[1],
             columns=ref.columns_of(waiter.task),
         )
 
@@ -235,6 +237,8 @@ class PendingRequests:
             run=self.job.run,
             created_at=datetime.now(timezone.utc),
             hosted=hosted,
+            byte_offset=ref.byte_range[0],
+            byte_size=ref.byte_range[1],
         )
 
 

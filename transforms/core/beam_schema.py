@@ -17,18 +17,23 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import schema_from_element_type
 
 from ...models.tasks import Task
-from ..io.uris import CONTAINER_SCHEMES, basename, check_uri, escape_non_utf8, is_path, scheme_of
+from ..io.containers.location import ImageCell, locate
+from ..io.uris import basename, check_uri, escape_non_utf8, is_path
 from .prompt_templates import fill_template, named_columns, unescape_braces
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema
 
 URI, FILENAME, PROBLEM = "uri", "filename", "problem"
+# Where an image lies inside an archive or a Parquet file; null for all others.
+PLACE = ("byte_offset", "byte_size", "row_group")
 REF_SCHEMA = pa.schema(
     [
         pa.field(URI, pa.string(), nullable=False),
         pa.field(FILENAME, pa.string(), nullable=False),
         (PROBLEM, pa.string()),
+        *((name, pa.int64()) for name in PLACE),
     ]
 )
+_INTEGERS = (schema_pb2.BYTE, schema_pb2.INT16, schema_pb2.INT32, schema_pb2.INT64)
 _PYTHON_TYPES = (
     (pa.types.is_boolean, bool),
     (lambda kind: pa.types.is_integer(kind) and kind != pa.uint64(), int),
@@ -77,6 +82,9 @@ def build_task_spec(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequenc
     for name in (URI, FILENAME, PROBLEM):
         if name in fields and fields[name].atomic_type != schema_pb2.STRING:
             raise ValueError(f"field {name} must be text: convert it with MapToFields")
+    for name in PLACE:
+        if name in fields and fields[name].atomic_type not in _INTEGERS:
+            raise ValueError(f"field {name} must be a whole number: convert it with MapToFields")
     columns = tuple(_arrow_field(name, fields[name]) for name in keep)
     annotation_schema(columns)
     return spec._replace(columns=columns)
@@ -162,7 +170,7 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
     """
     named, kept = spec.named_fields, [column.name for column in spec.columns]
     values = {name: getattr(row, name, None) for name in (URI, FILENAME, PROBLEM, *named, *kept)}
-    uri, problem = values[URI] or "", values[PROBLEM] or ""
+    uri, problem, inside = values[URI] or "", values[PROBLEM] or "", None
     if not uri:
         # A hash of the other fields keeps rows without a URI apart.
         uri = f"row:{hashlib.sha256(repr(values).encode('utf-8', 'backslashreplace')).hexdigest()[:20]}"
@@ -170,9 +178,10 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
     filename = values[FILENAME] or ""
     tasks: tuple[Task, ...] = ()
     try:
-        if not problem and scheme_of(uri) not in CONTAINER_SCHEMES:
+        if not problem:
             check_uri(uri)
             uri = os.path.join(base, uri) if is_path(uri) else uri
+            inside = locate(uri, *(getattr(row, name, None) for name in PLACE))
         filename = filename or basename(uri)
         if named or kept:
             tasks = spec.tasks
@@ -181,7 +190,7 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
     except ValueError as error:
         problem, tasks = problem or str(error), spec.tasks if named or kept else ()
     columns = (tuple(values[name] for name in kept),) * len(tasks) if kept else ()
-    return ImageRef(uri, filename, tasks, columns, problem)
+    return ImageRef(uri, filename, tasks, columns, problem, inside)
 
 
 def _ref_row(ref: ImageRef, names: Sequence[str]) -> Any:
@@ -191,8 +200,9 @@ def _ref_row(ref: ImageRef, names: Sequence[str]) -> Any:
             problem
             or "its name is not UTF-8, which Beam rows can't hold: rename the file, or use moondream-beam annotate"
         )
+    group = ref.inside.row_group if isinstance(ref.inside, ImageCell) else None
     kept = ref.columns[0] if ref.columns else (None,) * (len(names) - len(REF_SCHEMA))
-    return _row(names, (ref.uri, ref.filename, problem or None, *kept))
+    return _row(names, (ref.uri, ref.filename, problem or None, *ref.byte_range, group, *kept))
 
 
 def _annotation_row(row: Annotation, names: Sequence[str]) -> Any:

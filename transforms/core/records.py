@@ -11,12 +11,15 @@ import pyarrow as pa
 
 from ...models.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
+from ..io.containers.location import ImageCell, Member
 from ..io.uris import display_uri, escape_non_utf8
 
 Stage = Literal["list", "fetch", "decode", "answer"]
 
 KEY_DIGITS = 20
 MILLISECONDS = pa.float32()
+# What a fetcher takes: a URI, or a place inside an archive or a Parquet file.
+Location = str | Member | ImageCell
 
 
 class ImageRef(NamedTuple):
@@ -33,6 +36,18 @@ class ImageRef(NamedTuple):
     tasks: tuple[Task, ...] = ()
     columns: tuple[tuple[Any, ...], ...] = ()
     problem: str = ""
+    # The place of an image inside an archive or a Parquet file, which ``uri`` names.
+    inside: Member | ImageCell | None = None
+
+    @property
+    def location(self) -> Location:
+        """What a fetcher is asked for."""
+        return self.uri if self.inside is None else self.inside
+
+    @property
+    def byte_range(self) -> tuple[int | None, int | None]:
+        """The columns ``byte_offset`` and ``byte_size``: those of a member of an archive, else None."""
+        return (self.inside.offset, self.inside.size) if isinstance(self.inside, Member) else (None, None)
 
     @property
     def key(self) -> str:
@@ -88,6 +103,9 @@ class Annotation(NamedTuple):
     run: str
     created_at: datetime
     hosted: Billing | None = None
+    # Where the bytes of a member of a tar archive lie in the decompressed archive; None for all other pictures.
+    byte_offset: int | None = None
+    byte_size: int | None = None
     # The values of the manifest's columns that the row keeps, in the order of the schema's last columns.
     columns: tuple[Any, ...] = ()
 
@@ -110,6 +128,8 @@ class Failure(NamedTuple):
     run: str
     created_at: datetime
     hosted: Billing | None = None
+    byte_offset: int | None = None
+    byte_size: int | None = None
 
 
 Row = Annotation | Failure
@@ -134,6 +154,7 @@ HOSTED = pa.field(
         ]
     ),
 )
+BYTE_RANGE = (pa.field("byte_offset", pa.int64()), pa.field("byte_size", pa.int64()))
 CREATED_AT = pa.timestamp("ms", tz="UTC")
 
 ANNOTATION_SCHEMA = pa.schema(
@@ -148,6 +169,7 @@ ANNOTATION_SCHEMA = pa.schema(
         *_required(backend=pa.string(), model=pa.string(), revision=pa.string(), run=pa.string()),
         *_required(created_at=CREATED_AT),
         HOSTED,
+        *BYTE_RANGE,
     ]
 )
 
@@ -158,6 +180,7 @@ FAILURE_SCHEMA = pa.schema(
         *_required(retryable=pa.bool_(), attempts=pa.int32(), backend=pa.string(), run=pa.string()),
         *_required(created_at=CREATED_AT),
         HOSTED,
+        *BYTE_RANGE,
     ]
 )
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..core.records import ImageRef
 from ..images.prefetch import Fetch, Loaded, LoadFailure, prefetch
-from ..images.refetch import Relocator, SearchTakesLongError, is_kept
+from ..images.refetch import NotKeptError, relocate
 from .quality import QUALITY_FLAGS
 from .reader import Dataset, literal
 
@@ -22,14 +22,11 @@ TEXT_CHARACTERS = 600
 THUMBNAIL_SIDE, THUMBNAIL_BYTES, THUMBNAIL_QUALITIES = 360, 24_000, (80, 60, 40, 20)
 # Random pictures are found in their first rows by key. If a picture has more rows than this, fewer pictures are found.
 MAX_ROWS_OF_A_PICTURE = 64
-# A page is not worth more of a wait: the headers of a large archive in a bucket take a while.
-SECONDS_IN_ARCHIVES = 30
 # Problems of a thumbnail.
 GONE = "the picture can't be had from its place any more"
 BROKEN = "what lies at its place is no picture any more"
 CHANGED = "the picture has changed since"
-INSIDE = "the picture lies inside of another file, and to search those took too long"
-UNKEPT = "the picture came as a data: URI, which rows don't keep"
+UNKEPT = "the row does not keep where the picture lies: it came as a data: URI, or an older version wrote the row"
 
 
 @dataclass
@@ -47,6 +44,8 @@ class GalleryRow:
     width: int
     height: int
     selected_for: list[str]
+    byte_offset: int | None = None
+    byte_size: int | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     more_rows: int = 0
     thumbnail: bytes | None = None
@@ -77,14 +76,15 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[GalleryRo
     keys = ", ".join(map(literal, chosen))
     shown: dict[str, GalleryRow] = {}
     query = f"""
-        SELECT key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, output_tokens,
-            timings.total_ms AS total_ms, _flags AS flags
+        SELECT key, filename, uri, byte_offset, byte_size, sha256, width, height, task, prompt, caption, objects,
+            points, output_tokens, timings.total_ms AS total_ms, _flags AS flags
         FROM flagged WHERE key IN ({keys}) ORDER BY len(_flags) = 0, task, prompt, id
     """
     for row in dataset.rows(query):
         key = row["key"]
         if key not in shown:
-            place = {name: row[name] for name in ("filename", "uri", "sha256", "width", "height")}
+            names = ("filename", "uri", "byte_offset", "byte_size", "sha256", "width", "height")
+            place = {name: row[name] for name in names}
             shown[key] = GalleryRow(key=key, **place, selected_for=chosen[key])
         if len(shown[key].rows) < ROWS_OF_A_PICTURE:
             shown[key].rows.append(row)
@@ -95,16 +95,16 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[GalleryRo
 
 def add_thumbnails(pictures: Iterable[GalleryRow], fetch: Fetch) -> None:
     """Fetch the pictures and set each ``thumbnail``, or ``problem``. A changed picture has both."""
-    by_uri: dict[str, list[GalleryRow]] = {}
+    by_ref: dict[ImageRef, list[GalleryRow]] = {}
     for picture in pictures:
-        if is_kept(picture.uri):
-            by_uri.setdefault(picture.uri, []).append(picture)
-        else:
+        try:
+            ref = relocate(picture.uri, picture.byte_offset, picture.byte_size)
+            by_ref.setdefault(ref, []).append(picture)
+        except NotKeptError:
             picture.problem = UNKEPT
-    again = Relocator(fetch, SECONDS_IN_ARCHIVES)
-    for loaded in prefetch((ImageRef(uri, uri) for uri in sorted(by_uri)), again):
+    for loaded in prefetch(sorted(by_ref, key=lambda ref: (ref.uri, ref.byte_range)), fetch):
         small = thumbnail(loaded.picture) if isinstance(loaded, Loaded) else None
-        for picture in by_uri[loaded.ref.uri]:
+        for picture in by_ref[loaded.ref]:
             picture.thumbnail, picture.problem = small, _problem(loaded, picture)
 
 
@@ -113,7 +113,8 @@ def _problem(loaded: Loaded | LoadFailure, picture: GalleryRow) -> str:
         return "" if loaded.sha256 == picture.sha256 else CHANGED
     if loaded.stage != "fetch":
         return BROKEN
-    return INSIDE if loaded.fault.error == SearchTakesLongError.__name__ else GONE
+    # It is there, but not as it was: empty, too large, or another member of a repacked archive.
+    return CHANGED if loaded.fault.error == ValueError.__name__ else GONE
 
 
 def thumbnail(picture: Image.Image) -> bytes:

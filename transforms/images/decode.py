@@ -1,4 +1,7 @@
-"""Bytes to an upright RGB picture. The bytes are not trusted: sizes are checked before pixels are made."""
+"""Decode the bytes of an image file to upright RGB pixels.
+
+The bytes are not trusted: width and height are checked against limits before pixels are allocated.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 from ...models.tasks import Size
 from .formats import formats
 
-# Pixels and pixels a side, read from the header before anything is decoded.
+# Limits of an image, compared with the size that its header states.
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 65_500
-SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-HEIF_STARTS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
-MARKUP_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<svg")
-# What undoes each EXIF orientation; 1, and any number that is none, is upright.
-TURNS = {
+SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+HEIF_SIGNATURES = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
+MARKUP_SIGNATURES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<svg")
+# EXIF orientation -> the transposition that turns the image upright. Orientation 1 and invalid numbers need none.
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -29,36 +32,36 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Those that make a column of a row.
-TURNED = (5, 6, 7, 8)
-
-
-# The sides of a JPEG can be decoded at one of these parts of their length, in a fraction of the time.
-REDUCTIONS = (8, 4, 2)
-# Whether a picture of one size may come in another: see Annotator.
+# EXIF orientations whose transposition swaps width and height.
+SIDEWAYS = (5, 6, 7, 8)
+# A JPEG can be decoded at a half, a quarter or an eighth of its width and height, in a fraction of the time.
+JPEG_DIVISORS = (8, 4, 2)
+# Called with the upright full size and a reduced size of an image: whether the reduced one is enough for the model.
 Enough = Callable[[Size, Size], bool]
 
 
 class UndecodableError(ValueError):
-    """These bytes are no picture, or one beyond the limits."""
+    """The bytes are not an image that can be decoded, or the image exceeds ``MAX_PIXELS`` or ``MAX_SIDE``."""
 
 
 def decode(content: bytes) -> Image.Image:
-    """The first frame, turned upright by EXIF, in RGB: transparency over white, 16 bits to 8, CMYK to RGB.
+    """Return the first frame of an image file in RGB, turned upright by its EXIF orientation.
+
+    Transparency is laid over white, 16 bits are scaled to 8, CMYK is converted.
 
     Raises:
-        UndecodableError: the bytes are no picture, broken, cut off or too large.
+        UndecodableError: if the bytes are not an image, broken, cut off or too large.
     """
-    return make_pixels(open_picture(content))
+    return decode_pixels(open_image(content))
 
 
-def open_picture(content: bytes) -> Image.Image:
-    """A picture as its header tells it, within the limits. Its pixels are not made yet.
+def open_image(content: bytes) -> Image.Image:
+    """Read the header of an image file and check its size. Pixels are not decoded.
 
     Raises:
-        UndecodableError: the bytes are no picture, or one too large.
+        UndecodableError: if the bytes are not an image, or the image is too large.
     """
-    with _telling_what_is_wrong():
+    with _translate_errors():
         try:
             image = Image.open(io.BytesIO(content), formats=formats())
         except UnidentifiedImageError as error:
@@ -67,41 +70,49 @@ def open_picture(content: bytes) -> Image.Image:
         return image
 
 
-def make_pixels(image: Image.Image) -> Image.Image:
-    """The pixels of an opened picture, upright and in RGB.
+def decode_pixels(image: Image.Image) -> Image.Image:
+    """Decode an image from ``open_image``, upright and in RGB.
 
     Raises:
-        UndecodableError: it is broken or cut off.
-        MemoryError: there is no room for them.
+        UndecodableError: if the file is broken or cut off, or its pixels are floating point.
+        MemoryError: if the pixels do not fit into memory.
     """
-    with _telling_what_is_wrong(), image:
+    with _translate_errors(), image:
         image.load()
         return _to_rgb(_turn_upright(image))
 
 
-def reduce(image: Image.Image, is_enough: Enough) -> Size | None:
-    """Have an opened JPEG decoded in fewer pixels, where those are enough; the size that it would have had, upright.
+def reduce_jpeg(image: Image.Image, is_enough: Enough) -> Size | None:
+    """Set an opened JPEG to be decoded at the smallest size that ``is_enough`` accepts: 1/8, 1/4 or 1/2 a side.
 
-    Only where they divide its sides: a part of a pixel would shift the others.
+    A divisor is tried only if it divides both sides, since a rounded size would shift the pixels.
+
+    Returns:
+        The full size of the image, upright, or None if the image is left as it is.
+
+    Raises:
+        UndecodableError: if the header is broken.
     """
     if not isinstance(image, JpegImageFile):
         return None
-    with _telling_what_is_wrong():
-        size = image.size[::-1] if _orientation(image) in TURNED else image.size
-        for part in REDUCTIONS:
-            if not (size[0] % part or size[1] % part) and is_enough(size, (size[0] // part, size[1] // part)):
-                image.draft(None, (image.width // part, image.height // part))
+    with _translate_errors():
+        size = image.size[::-1] if _orientation(image) in SIDEWAYS else image.size
+        for divisor in JPEG_DIVISORS:
+            reduced = (size[0] // divisor, size[1] // divisor)
+            if not (size[0] % divisor or size[1] % divisor) and is_enough(size, reduced):
+                image.draft(None, (image.width // divisor, image.height // divisor))
                 return size
     return None
 
 
 @contextmanager
-def _telling_what_is_wrong() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
+    """Raise UndecodableError in place of every exception but MemoryError."""
     try:
         yield
     except (UndecodableError, MemoryError):
         raise
-    # Pillow's plug-ins raise many kinds for broken files, SyntaxError and struct.error among them.
+    # Pillow's plug-ins raise many types for broken files, SyntaxError and struct.error among them.
     except Exception as error:
         raise UndecodableError(f"{type(error).__name__}: {error}") from error
 
@@ -111,30 +122,31 @@ def _check_size(image: Image.Image) -> None:
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise UndecodableError(f"{width} x {height} pixels are more than {MAX_PIXELS} in all or {MAX_SIDE} a side")
     if min(width, height) < 1:
-        raise UndecodableError(f"{width} x {height} pixels are no picture")
+        raise UndecodableError(f"the image is empty: {width} x {height} pixels")
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
-    turn = TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
+    transposition = TRANSPOSITIONS.get(_orientation(image))
+    return image if transposition is None else image.transpose(transposition)
 
 
 def _orientation(image: Image.Image) -> Any:
+    """Return the EXIF orientation; 1, which is upright, if there is none or the EXIF data are broken."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    # EXIF that can't be read turns nothing; the pixels are as good as without it.
+    # Broken EXIF data do not make the pixels unusable.
     except Exception:
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in SIXTEEN_BIT:
-        # Pillow would clip 16 bits to 8, not scale them.
+    if image.mode in SIXTEEN_BIT_MODES:
+        # Pillow's own conversion clips values above 255.
         return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
     if image.mode == "F":
-        raise UndecodableError("pixels of floating point have no brightest value to scale by")
+        raise UndecodableError("pixels of floating point have no maximum to scale by: save the image in 8 or 16 bits")
     if image.mode == "La":
-        # Gray with alpha already multiplied in: Pillow knows the way to plain alpha, and none to RGBA.
+        # Gray with premultiplied alpha: Pillow converts it to LA, but not to RGBA.
         image = image.convert("LA")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
@@ -144,9 +156,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _describe(content: bytes) -> str:
-    if content[:512].lstrip().lower().startswith(MARKUP_STARTS):
+    """Return what bytes that no decoder accepts look like."""
+    if content[:512].lstrip().lower().startswith(MARKUP_SIGNATURES):
         return "this is a page of HTML or XML, not a picture"
-    if content[4:12] in HEIF_STARTS:
-        installed = "HEIF" in formats()
-        return "a broken HEIF" if installed else "a HEIF: install the extra heif, as in moondream-beam[heif]"
+    if content[4:12] in HEIF_SIGNATURES:
+        if "HEIF" in formats():
+            return "the HEIF file is broken"
+        return "HEIF needs the extra heif: pip install 'moondream-beam[heif]'"
     return f"no known image format; it starts with {content[:8]!r}"

@@ -1,4 +1,4 @@
-"""The bytes of a picture, from wherever it lies."""
+"""Fetch the bytes of an image from a path, a URL, an object store, an archive, a Parquet file or a data: URI."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..core.errors import RunStopped
-from ..io.containers.parquet_images import cell_of
+from ..core.records import Location
+from ..io.containers.location import ImageCell, Member
 from ..io.containers.reader import ContainerReader
-from ..io.containers.tar import Member, member_of
 from ..io.http.client import PROJECT, HttpClient
 from ..io.object_stores.base import NoClientError, Stores
 from ..io.retry import RetryPolicy, too_large
-from ..io.uris import DATA, HTTP_SCHEMES, LOCAL, OBJECT_STORE_SCHEMES, PARQUET, TAR, path_of, scheme_of
+from ..io.uris import DATA, HTTP_SCHEMES, LOCAL, OBJECT_STORE_SCHEMES, path_of, scheme_of
 
-# Larger files are refused: no photograph needs more, and many of them are open at once.
+# Larger files are refused: no photograph is that large, and up to PICTURES_AHEAD files are in memory at once.
 MAX_FILE_BYTES = 256 << 20
-# A data: URI travels with its row, through every shuffle.
+# In characters. A data: URI is part of its row and passes through every shuffle.
 MAX_DATA_URI = 4 << 20
 _DATA = re.compile(r"data:[^,;]*(?:;[^,;=]+=[^,;]*)*(;base64)?,", re.IGNORECASE)
 
 
 class Clients:
-    """The clients of one process: kept connections, signed in once. Pickled, there are none."""
+    """The clients of one process, which keep connections and credentials. Unpickling gives fresh clients."""
 
     def __init__(self) -> None:
         self.stores = Stores()
-        self.inside = ContainerReader(self.stores)
+        self.containers = ContainerReader(self.stores)
         self._web: HttpClient | None = None
         self._lock = threading.Lock()
 
@@ -41,7 +41,7 @@ class Clients:
         return Clients, ()
 
     def web(self, allow_private_addresses: bool) -> HttpClient:
-        """The client for http(s)."""
+        """Return the client for http(s). The first call decides whether it may reach private addresses."""
         with self._lock:
             if self._web is None:
                 self._web = HttpClient(allow_private_addresses, user_agent())
@@ -50,41 +50,46 @@ class Clients:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Gives the content behind a URI: a path, file:, http(s):, s3:, gs:, az:, azfs:, hdfs: or data:.
+    """A callable that returns the bytes of an image.
 
-    It is pickled to the workers, and keeps its connections there. Unless ``allow_private_addresses``, http(s) reaches
-    public addresses only.
+    URIs may be paths, file:, http(s):, s3:, gs:, az:, azfs:, hdfs: or data:. Without ``allow_private_addresses``,
+    http(s) to private addresses is refused. The fetcher is pickled to the workers; connections are opened there.
     """
 
     allow_private_addresses: bool = False
     retry_policy: RetryPolicy = RetryPolicy()
     clients: Clients = field(default_factory=Clients, compare=False, repr=False)
 
-    def __call__(self, uri: str) -> bytes:
-        """The content.
+    def __call__(self, location: Location) -> bytes:
+        """Return the bytes of an image.
 
         Raises:
-            OSError: it can't be had; far away, a FetchError, which tells how often it was tried, and whether to again.
-            ValueError: it is empty or larger than ``MAX_FILE_BYTES``, or the URI is none.
-            StoppedError: no such thing can be fetched here: a client is not installed, or can't sign in.
+            OSError: if they can't be read. From a server or an object store it is a FetchError, which holds the number
+                of attempts and whether a later run may succeed.
+            ValueError: if the image is empty or larger than ``MAX_FILE_BYTES``, if the URI is invalid, or if an
+                archive or Parquet file has changed since it was listed.
+            RunStopped: if the client for this kind of URI is not installed, or has no valid credentials.
         """
         try:
-            content = self._content(uri)
+            content = self._content(location)
         except NoClientError as error:
-            # All others of its kind would fail alike, and be done until somebody asks for --retry-errors.
-            raise RunStopped(f"stopped: {error}; once that is cured the same command goes on") from error
+            # Else every image of this kind would fail the same way, and be skipped until a run with --retry-errors.
+            raise RunStopped(f"stopped: {error}; then run the same command again to resume") from error
         if not content:
             raise ValueError("the file is empty")
         return content
 
-    def _content(self, uri: str) -> bytes:
+    def _content(self, location: Location) -> bytes:
+        if isinstance(location, Member):
+            return self._read_member(location)
+        if isinstance(location, ImageCell):
+            return self.clients.containers.read_cell(location, MAX_FILE_BYTES, self.retry_policy)
+        return self._read_uri(location)
+
+    def _read_uri(self, uri: str) -> bytes:
         scheme = scheme_of(uri)
         if scheme == LOCAL:
             return read_file(path_of(uri))
-        if scheme == TAR:
-            return self._read_member(member_of(uri))
-        if scheme == PARQUET:
-            return self.clients.inside.cell(cell_of(uri), MAX_FILE_BYTES, self.retry_policy)
         if scheme == DATA:
             return decode_data(uri)
         if scheme in HTTP_SCHEMES:
@@ -93,26 +98,28 @@ class Fetcher:
         if scheme in OBJECT_STORE_SCHEMES:
             store = self.clients.stores.get(scheme)
             return self.retry_policy.call(lambda end: store.read(uri, MAX_FILE_BYTES, end))
-        raise ValueError(f"{scheme}:// can't be fetched")
+        raise ValueError(
+            f"{scheme}:// can't be fetched: give a path, http(s):, data:, or {', '.join(OBJECT_STORE_SCHEMES)}"
+        )
 
     def _read_member(self, member: Member) -> bytes:
         if member.size > MAX_FILE_BYTES:
             raise too_large(MAX_FILE_BYTES)
-        return self.clients.inside.member(member, self.retry_policy) if member.size else b""
+        return self.clients.containers.read_member(member, self.retry_policy) if member.size else b""
 
 
 def read_file(path: str) -> bytes:
-    """The content of a local file.
+    """Return the content of a local file.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is a named pipe, or larger than ``MAX_FILE_BYTES``.
+        OSError: if it can't be read.
+        ValueError: if it is a named pipe, or larger than ``MAX_FILE_BYTES``.
     """
     if Path(path).is_fifo():
-        # To open it would be to wait for somebody to write into it.
+        # open() would block until another process writes to the pipe.
         raise ValueError("this is a named pipe")
     with open(path, "rb") as file:
-        # Read, not trusted to stat: a pipe or a growing file has no size to ask for.
+        # The size is checked on what was read: for a device or a growing file, stat reports another size.
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise too_large(MAX_FILE_BYTES)
@@ -120,10 +127,10 @@ def read_file(path: str) -> bytes:
 
 
 def decode_data(uri: str) -> bytes:
-    """The content of a data: URI.
+    """Return the content of a data: URI, base64 or percent-encoded.
 
     Raises:
-        ValueError: it has more than ``MAX_DATA_URI`` characters, or is not well formed.
+        ValueError: if it has more than ``MAX_DATA_URI`` characters, no valid head before the comma, or broken base64.
     """
     if len(uri) > MAX_DATA_URI:
         raise ValueError(f"the data: URI has more than {MAX_DATA_URI >> 20} Mi characters")
@@ -140,7 +147,7 @@ def decode_data(uri: str) -> bytes:
 
 
 def user_agent() -> str:
-    """Who we are, for the logs and rules of those whose pictures we ask for."""
+    """Return the User-Agent header for HTTP requests: ``moondream-beam/VERSION``, or without the version if unknown."""
     try:
         return f"{PROJECT}/{version(PROJECT)}"
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""References to pictures, ahead of whoever waits for them: fetched and decoded in threads."""
+"""Fetch and decode images in threads, ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from PIL.Image import Image
 
 from ...models.pixel_budget import PixelBudget
 from ...models.tasks import Fault, Size
-from ..core.records import ImageRef, Stage
+from ..core.records import ImageRef, Location, Stage
 from ..io.retry import FetchError
-from .decode import Enough, make_pixels, open_picture, reduce
+from .decode import Enough, decode_pixels, open_image, reduce_jpeg
 
-Fetch = Callable[[str], bytes]
+Fetch = Callable[[Location], bytes]
 
 LOAD_THREADS = 8
-# Pictures under way or waiting: enough for a batch to be ready when the last one ends.
+# Images in flight or waiting for the consumer: enough for the next batch to be ready when the current one ends.
 PICTURES_AHEAD = 16
-# Pixels of those: sixteen of a 16-megapixel camera, a gigabyte in Pillow, where a pixel takes four bytes. While one is
-# converted it may take four times that.
+# Pixels of those: 16 images of 16 megapixels. Pillow takes 4 bytes a pixel, 1 GiB in all, and up to 4 times that while
+# it converts an image.
 PIXELS_AHEAD = 256 << 20
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A picture with the sha256 of its bytes; ``started`` is on the clock of ``time.perf_counter``.
+    """A decoded image. ``sha256`` is that of the file's bytes; ``started`` is a value of ``time.perf_counter()``.
 
-    ``size`` is that of all of it, upright; the picture may have come in fewer ``pixels``.
+    ``size`` is the full size, upright. A JPEG may have been decoded at a reduced size, of ``pixels`` pixels.
     """
 
     ref: ImageRef
@@ -46,7 +46,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """Why there is no picture."""
+    """The stage at which an image failed, and why."""
 
     ref: ImageRef
     stage: Stage
@@ -54,23 +54,24 @@ class LoadFailure:
 
 
 def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> Loaded | LoadFailure:
-    """Fetch and decode one picture, once its pixels have room; the caller gives that back for what is loaded.
+    """Fetch and decode one image. It is decoded once ``room`` has space for its pixels.
 
-    What goes wrong is told, not raised.
+    The caller gives ``Loaded.pixels`` back to ``room``; after a failure nothing is left to give back. Errors of the
+    fetcher and of decoding are returned as a LoadFailure.
     """
     started = time.perf_counter()
     if ref.problem:
         return LoadFailure(ref, "list", Fault("ValueError", ref.problem))
     try:
-        content = fetch(ref.uri)
+        content = fetch(ref.location)
     except FetchError as error:
         return LoadFailure(ref, "fetch", error.fault)
     except (OSError, ValueError) as error:
         return LoadFailure(ref, "fetch", Fault.of(error))
     fetched = time.perf_counter()
     try:
-        image = open_picture(content)
-        size = reduce(image, is_enough)
+        image = open_image(content)
+        size = reduce_jpeg(image, is_enough)
     except (ValueError, MemoryError) as error:
         return _undecodable(ref, error)
     pixels = image.width * image.height
@@ -78,7 +79,7 @@ def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> L
     room.acquire(pixels)
     entered = time.perf_counter()
     try:
-        picture = make_pixels(image)
+        picture = decode_pixels(image)
     except (ValueError, MemoryError) as error:
         room.release(pixels)
         return _undecodable(ref, error)
@@ -93,11 +94,11 @@ def prefetch(
     is_enough: Enough = lambda size, reduced: False,
     on_failure: Callable[[LoadFailure], None] = lambda failure: None,
 ) -> Generator[Loaded | LoadFailure, None, None]:
-    """Load ``PICTURES_AHEAD`` of them at once, and no more than ``PIXELS_AHEAD``.
+    """Yield each image or its failure, in the order in which they become ready; of those ready, the oldest first.
 
-    They come as they are ready, the oldest first: a slow one keeps nobody waiting, and each that goes makes way. Of a
-    JPEG only as many pixels are made as are enough. ``on_failure`` gets each failure in the load thread at once, before
-    the failure is yielded.
+    Up to ``PICTURES_AHEAD`` images and ``PIXELS_AHEAD`` pixels are in flight or ready. A larger image is loaded alone.
+    JPEGs are decoded at the smallest size that ``is_enough`` accepts. ``on_failure`` gets each failure in the load
+    thread at once, before the failure is yielded.
     """
     stream = iter(refs)
     room = PixelBudget(PIXELS_AHEAD)
@@ -117,7 +118,7 @@ def prefetch(
                     room.release(loaded.pixels)
                 yield loaded
         finally:
-            # Whoever stops listening does not wait for what nobody will see.
+            # A consumer that stops early does not wait for the images in flight.
             room.close()
             for future in under_way:
                 future.cancel()
@@ -133,5 +134,5 @@ def _load_and_report(
 
 
 def _undecodable(ref: ImageRef, error: ValueError | MemoryError) -> LoadFailure:
-    # With more memory, or less beside it, there may be room for its pixels.
+    # Out of memory may pass: another run may have more memory, or fewer images at a time.
     return LoadFailure(ref, "decode", Fault.of(error, retryable=isinstance(error, MemoryError)))

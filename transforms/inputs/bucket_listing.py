@@ -1,4 +1,7 @@
-"""What a pattern matches in a bucket: one level first, so that the folders below it can be listed side by side."""
+"""List the objects in a bucket that match a folder or a glob.
+
+The first level is listed in one process; the folders found there are then listed in parallel by the workers.
+"""
 
 from __future__ import annotations
 
@@ -13,68 +16,82 @@ from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import scheme_of, split_bucket
 
-# Wildcards pass over names that begin with a dot, as in a shell.
+# As in a shell, wildcards do not match names that begin with a dot.
 _VISIBLE = r"(?!\.)"
-# However many: in a bucket one slash may follow another, and the folder between them has no name.
+# Any number of folders. In a bucket a folder may have an empty name: a key may have two slashes in a row.
 _FOLDERS = rf"(?:{_VISIBLE}[^/]*/)*"
 
 
 class PendingFolder(NamedTuple):
-    """A folder still to be listed, by the pattern that led to it: ``wanted`` of what lies below ``root``."""
+    """A folder that is still to be listed.
+
+    Names relative to ``root`` that ``regex`` matches as a whole are images. For a local folder ``regex`` is empty.
+    """
 
     uri: str
     root: str
-    wanted: str
+    regex: str
 
 
 class GlobLister(NamedTuple):
-    """How buckets are asked: by which clients, how patiently, and which extensions a picture has."""
+    """Lists patterns in buckets. ``extensions``, in lower case, are those of the files listed for a plain folder."""
 
     stores: Stores
     retry_policy: RetryPolicy
     extensions: frozenset[str]
 
-    def top(self, pattern: str) -> Iterator[ImageRef | PendingFolder]:
-        """The first level that the pattern does not fix: pictures, and folders that may hold more.
+    def list_first_level(self, pattern: str) -> Iterator[ImageRef | PendingFolder]:
+        """Yield the matches in the first folder that has a wildcard, and its subfolders that may hold more.
 
-        An object of exactly that name is that object, whatever brackets it has. Without wildcards it is a folder, of
-        which files with an image's extension are wanted.
+        If an object of exactly this name exists, it is the only match, even if the name has wildcards. A pattern
+        without wildcards is a folder: its files with one of ``extensions`` match, however deep.
+
+        Raises:
+            ValueError: if the name of the bucket has wildcards.
+            OSError: if the bucket can't be listed.
         """
         if not all(split_bucket(pattern)) and glob.has_magic(pattern):
-            raise ValueError(f"{pattern}: a bucket's own name can't be a pattern")
+            raise ValueError(f"{pattern}: a bucket's own name can't be a pattern: name the bucket in full")
         if not pattern.endswith("/") and self._exists(pattern):
             yield ImageRef(pattern, posixpath.basename(pattern))
             return
         root, parts = split_glob(pattern)
-        wanted = _regex(parts) if parts else _walk(self.extensions)
-        match = re.compile(wanted, re.DOTALL).fullmatch
-        for entry in self.stores.entries(scheme_of(root), root + _literal(parts), False, self.retry_policy):
+        regex = _glob_regex(parts) if parts else _folder_regex(self.extensions)
+        match = re.compile(regex, re.DOTALL).fullmatch
+        for entry in self.stores.entries(scheme_of(root), root + _literal_prefix(parts), False, self.retry_policy):
             name = entry.uri[len(root) :]
             if not entry.is_folder:
                 if match(name) and not name.endswith("/"):
                     yield ImageRef(entry.uri, name)
-            elif _leads_on(name.rstrip("/"), parts):
-                yield PendingFolder(entry.uri, root, wanted)
+            elif _may_match_below(name.rstrip("/"), parts):
+                yield PendingFolder(entry.uri, root, regex)
 
-    def below(self, folder: PendingFolder) -> Iterator[ImageRef]:
-        """All that is wanted of a folder, however deep it lies."""
-        match = re.compile(folder.wanted, re.DOTALL).fullmatch
+    def list_folder(self, folder: PendingFolder) -> Iterator[ImageRef]:
+        """Yield the matches in a folder and all its subfolders.
+
+        Raises:
+            OSError: if the bucket can't be listed.
+        """
+        match = re.compile(folder.regex, re.DOTALL).fullmatch
         for entry in self.stores.entries(scheme_of(folder.uri), folder.uri, True, self.retry_policy):
             name = entry.uri[len(folder.root) :]
-            # A name that ends with a slash is what consoles make of an empty folder.
+            # Consoles create an object whose name ends with a slash for an empty folder.
             if match(name) and not name.endswith("/"):
                 yield ImageRef(entry.uri, name)
 
     def _exists(self, uri: str) -> bool:
         if not split_bucket(uri)[1]:
             return False
-        # In the order of names the one that is nothing but the prefix comes first.
+        # Entries come sorted by name, so an object that is named like the prefix comes first.
         first = next(self.stores.entries(scheme_of(uri), uri, True, self.retry_policy), None)
         return first is not None and first.uri == uri
 
 
 def split_glob(pattern: str) -> tuple[str, list[str]]:
-    """The folder, with its slash, that has no wildcard in it; and the parts of what follows, none for a folder."""
+    """Split a pattern into its longest folder without wildcards, ending with a slash, and the names that follow.
+
+    Without wildcards the whole pattern is the folder, and the list is empty.
+    """
     if not glob.has_magic(pattern):
         return pattern.rstrip("/") + "/", []
     scheme, _, rest = pattern.partition("://")
@@ -83,32 +100,33 @@ def split_glob(pattern: str) -> tuple[str, list[str]]:
     return f"{scheme}://" + "".join(f"{part}/" for part in parts[:fixed]), parts[fixed:]
 
 
-def _literal(parts: list[str]) -> str:
-    """How all names that a glob matches begin: a store finds them without showing others."""
+def _literal_prefix(parts: list[str]) -> str:
+    """Return the text before the first wildcard, so that the store lists only names that begin with it."""
     return re.split(r"[*?[]", parts[0], maxsplit=1)[0] if parts else ""
 
 
-def _leads_on(name: str, parts: list[str]) -> bool:
-    """Whether something below a folder of this name may be wanted."""
+def _may_match_below(name: str, parts: list[str]) -> bool:
+    """Return whether a glob may match anything in a folder of this name on the first level."""
     if not parts or parts[0] == "**":
         return not name.startswith(".")
-    return len(parts) > 1 and re.fullmatch(_part(parts[0]), name, re.DOTALL) is not None
+    return len(parts) > 1 and re.fullmatch(_name_regex(parts[0]), name, re.DOTALL) is not None
 
 
-def _walk(extensions: frozenset[str]) -> str:
+def _folder_regex(extensions: frozenset[str]) -> str:
+    """Return a regex for all files below a folder with one of these extensions."""
     endings = "|".join(re.escape(extension) for extension in sorted(extensions))
     return rf"{_FOLDERS}{_VISIBLE}[^/]*(?i:{endings})"
 
 
-def _regex(parts: list[str]) -> str:
-    """A glob as a regular expression: ``**`` is any number of folders, and at the end all that is in them."""
+def _glob_regex(parts: list[str]) -> str:
+    """Return a glob as a regex. ``**`` matches any number of folders; at the end, all files below them too."""
     *folders, last = parts
-    regex = "".join(_FOLDERS if part == "**" else f"{_part(part)}/" for part in folders)
-    return regex + (rf"{_FOLDERS}{_VISIBLE}[^/]+" if last == "**" else _part(last))
+    regex = "".join(_FOLDERS if part == "**" else f"{_name_regex(part)}/" for part in folders)
+    return regex + (rf"{_FOLDERS}{_VISIBLE}[^/]+" if last == "**" else _name_regex(last))
 
 
-def _part(part: str) -> str:
-    """One name of a glob."""
+def _name_regex(part: str) -> str:
+    """Return one name of a glob, between two slashes, as a regex."""
     regex = _VISIBLE if part[:1] in ("*", "?", "[") else ""
     for piece in re.findall(r"\*+|\?|\[!?\]?[^\]]*\]|.", part, re.DOTALL):
         if piece[0] == "*":

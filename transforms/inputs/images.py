@@ -1,4 +1,4 @@
-"""Where the pictures are: files, folders and globs, on disk or in a bucket, and URLs, to references."""
+"""List images: patterns for files, folders, globs and URLs become references."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
 from ..images.formats import EXTENSIONS
-from ..io.containers.tar import is_archive, list_members
+from ..io.containers.location import is_archive
+from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, display_uri, path_of, scheme_of, split_bucket
@@ -24,143 +25,158 @@ REFS, FOLDERS = "refs", "folders"
 
 
 class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
-    """References to the pictures that the patterns match: files, folders (walked, by extension), globs and URLs.
+    """References to the images that the patterns match, each image once.
 
-    Files may lie on disk or in a bucket (``s3://``, ``gs://``, ``az://``, ``hdfs://``). ``**`` in a glob crosses
-    folders. Of a tar archive, compressed or not, that is named or matched by a glob, its members are the pictures. An
-    ``http(s)://`` or ``data:`` URI is one picture. A picture that several patterns match comes once.
+    A pattern is a file, a folder, a glob or an ``http(s)://`` or ``data:`` URI. Files are on disk or in a bucket
+    (``s3://``, ``gs://``, ``az://``, ``hdfs://``). A folder stands for the files with the extension of an image in it
+    and its subfolders, a tar archive for the images in it. ``**`` in a glob matches any number of folders.
 
     Raises:
-        ValueError: there is no pattern, or one that can't be any.
+        ValueError: if there is no pattern, or one is invalid.
     """
 
     def __init__(self, *patterns: str) -> None:
         super().__init__()
         if not patterns:
             raise ValueError("no input: give a file, a folder or a glob")
-        self.patterns = [anchored(pattern) for pattern in patterns]
+        self.patterns = [absolute_pattern(pattern) for pattern in patterns]
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
-        """List one level, spread the folders below over the workers, list those; then each picture once."""
+        """List the first level of each pattern, then the folders found there in parallel, then the archives."""
         listed = (
             pbegin
-            # As bytes, which file names are: Beam takes only text that is UTF-8.
+            # As bytes: Beam's coder for text refuses file names that are not UTF-8.
             | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
-            | "List" >> beam.ParDo(_ListTop()).with_outputs(REFS, FOLDERS)
+            | "List" >> beam.ParDo(_ListFirstLevel()).with_outputs(REFS, FOLDERS)
         )
-        below = listed[FOLDERS] | "Spread folders" >> beam.Reshuffle() | "List folders" >> beam.ParDo(_ListBelow())
+        below = listed[FOLDERS] | "Spread folders" >> beam.Reshuffle() | "List folders" >> beam.ParDo(_ListFolder())
         return (
             (listed[REFS], below)
             | "All" >> beam.Flatten()
             | "Each once" >> DistinctRefs()
-            | "Look into archives" >> beam.ParDo(_LookInside())
+            | "Look into archives" >> beam.ParDo(_ListArchive())
         )
 
 
-class _ListTop(beam.DoFn):
+class _ListFirstLevel(beam.DoFn):
     def __init__(self) -> None:
         self.stores = Stores()
 
     def process(self, pattern: bytes) -> Iterator[TaggedOutput[str, Any]]:
-        for found in list_top(os.fsdecode(pattern), self.stores):
+        for found in list_first_level(os.fsdecode(pattern), self.stores):
             yield TaggedOutput(FOLDERS if isinstance(found, PendingFolder) else REFS, found)
 
 
-class _ListBelow(beam.DoFn):
+class _ListFolder(beam.DoFn):
     def __init__(self) -> None:
         self.stores = Stores()
 
     def process(self, folder: PendingFolder) -> Iterator[ImageRef]:
-        yield from list_below(folder, self.stores)
+        yield from list_folder(folder, self.stores)
 
 
-class _LookInside(beam.DoFn):
+class _ListArchive(beam.DoFn):
     def __init__(self) -> None:
         self.stores = Stores()
 
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
-        yield from list_members(ref, EXTENSIONS, self.stores)
+        yield from list_archive(ref, self.stores) if is_archive(ref.uri) else [ref]
 
 
-def anchored(pattern: str) -> str:
-    """A pattern that means the same on every worker, which may run in another folder than who plans the job.
+def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageRef]:
+    """Yield the images in a tar archive; if it is broken or can't be read, at the end ``ref`` with a ``problem``."""
+    try:
+        for member in list_members(ref.uri, EXTENSIONS, stores):
+            yield ImageRef(member.uri, member.name, inside=member)
+    except ValueError as error:
+        yield ref._replace(problem=f"{ref.filename}: {error}")
+
+
+def absolute_pattern(pattern: str) -> str:
+    """Return a pattern with an absolute path, since workers may run in another folder. URIs stay as they are.
 
     Raises:
-        ValueError: it can't be any.
+        ValueError: if the URI is invalid, names no bucket, or is an archive behind http(s).
     """
     scheme = scheme_of(pattern)
     if scheme == LOCAL:
         return os.path.abspath(path_of(pattern))
     if scheme not in OBJECT_STORE_SCHEMES:
         if is_archive(pattern):
-            raise ValueError(f"{display_uri(pattern)}: archives are read from a disk or a bucket, copy it there")
+            raise ValueError(f"{display_uri(pattern)}: archives are read from a disk or a bucket: copy it there")
         return check_uri(pattern)
     if not split_bucket(pattern)[0]:
-        raise ValueError(f"{pattern} names no bucket")
+        raise ValueError(f"{pattern} names no bucket: give SCHEME://BUCKET/NAME")
     return pattern
 
 
 def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef]:
-    """The pictures that one anchored pattern matches, in no order.
+    """Yield the images that one absolute pattern matches, in no order.
 
-    A name that exists is that name, whatever brackets it has. Below a folder, hidden files and those without an
-    image's extension are passed over; a file named, or matched by a glob, is taken as it is.
+    A pattern that is the name of an existing file or folder means that, even if it has wildcards. In a folder, hidden
+    files and files without the extension of an image are skipped. Archives are yielded as one reference.
+
+    Raises:
+        OSError: if a folder or bucket can't be listed.
     """
     stores = stores or Stores()
-    for found in list_top(pattern, stores):
+    for found in list_first_level(pattern, stores):
         if isinstance(found, PendingFolder):
-            yield from list_below(found, stores)
+            yield from list_folder(found, stores)
         else:
             yield found
 
 
-def list_top(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]:
-    """The pictures on the first level of a pattern, and the folders that may hold more."""
+def list_first_level(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]:
+    """Yield the images on the first level of an absolute pattern, and the folders there that may hold more."""
     scheme = scheme_of(pattern)
     if scheme in OBJECT_STORE_SCHEMES:
-        yield from _bucket(stores).top(pattern)
+        yield from _lister(stores).list_first_level(pattern)
     elif scheme != LOCAL:
         yield ImageRef(pattern, basename(pattern))
     elif os.path.isdir(pattern):
-        yield from _level(pattern, pattern)
+        yield from _scan_folder(pattern, pattern)
     elif os.path.lexists(pattern):
         yield ImageRef(pattern, os.path.basename(pattern))
     else:
-        root = _root(pattern)
+        root = _literal_folder(pattern)
         for path in glob.iglob(pattern, recursive=True):
-            # Of "nothing/**" Python's glob says that there is "nothing/".
+            # For "nothing/**" glob yields "nothing/" even if it does not exist.
             if os.path.lexists(path) and not os.path.isdir(path):
                 yield ImageRef(path, os.path.relpath(path, root))
 
 
-def list_below(folder: PendingFolder, stores: Stores) -> Iterator[ImageRef]:
-    """The pictures in a folder, however deep they lie."""
+def list_folder(folder: PendingFolder, stores: Stores) -> Iterator[ImageRef]:
+    """Yield the images in a folder and all its subfolders."""
     if scheme_of(folder.uri) in OBJECT_STORE_SCHEMES:
-        yield from _bucket(stores).below(folder)
+        yield from _lister(stores).list_folder(folder)
         return
-    for found in _level(folder.uri, folder.root):
+    for found in _scan_folder(folder.uri, folder.root):
         if isinstance(found, PendingFolder):
-            yield from list_below(found, stores)
+            yield from list_folder(found, stores)
         else:
             yield found
 
 
-def without_pictures(patterns: Iterable[str]) -> str | None:
-    """The first pattern that matches no picture; None when each matches one."""
+def first_unmatched(patterns: Iterable[str]) -> str | None:
+    """Return the first pattern that matches no image; None if each matches one."""
     stores = Stores()
     for pattern in patterns:
-        if next(list_images(anchored(pattern), stores), None) is None:
+        if next(list_images(absolute_pattern(pattern), stores), None) is None:
             return pattern
     return None
 
 
-def _bucket(stores: Stores) -> GlobLister:
+def _lister(stores: Stores) -> GlobLister:
     return GlobLister(stores, RetryPolicy(), EXTENSIONS)
 
 
-def _level(folder: str, root: str) -> Iterator[ImageRef | PendingFolder]:
-    """What is in a folder of this machine. One that can't be listed stops the job: passed over, its pictures would be
-    missing without a word."""
+def _scan_folder(folder: str, root: str) -> Iterator[ImageRef | PendingFolder]:
+    """Yield the images and the subfolders in a local folder; names are relative to ``root``.
+
+    Raises:
+        OSError: if the folder can't be listed. It stops the job: without it images would be missing unnoticed.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -171,8 +187,8 @@ def _level(folder: str, root: str) -> Iterator[ImageRef | PendingFolder]:
                 yield ImageRef(entry.path, os.path.relpath(entry.path, root))
 
 
-def _root(pattern: str) -> str:
-    """The longest folder of a glob that has no wildcard in it."""
+def _literal_folder(pattern: str) -> str:
+    """Return the longest folder of a local glob that has no wildcard in it."""
     parts = PurePath(pattern).parts
     fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     return os.path.join(*parts[:fixed])

@@ -1,4 +1,4 @@
-"""Manifests: lists of pictures with what to ask of each, and what to keep beside its rows."""
+"""Read manifests: tables with an image in each row, columns for prompts, and columns to keep in the output."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from apache_beam.pvalue import PBegin, PCollection
 from ...models.tasks import Task
 from ..core.prompt_templates import column_text, fill_template, named_columns
 from ..core.records import ImageRef
-from ..io.containers.parquet_images import ListedImage, check_pictures, list_pictures
+from ..io.containers.parquet_images import ListedImage, check_image_column, list_cells
 from ..io.files import open_file
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, is_path, scheme_of
 from .bucket_listing import GlobLister, PendingFolder
-from .images import anchored
+from .images import absolute_pattern
 from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
 
 R = TypeVar("R", TableRow, ListedImage)
@@ -30,14 +30,14 @@ R = TypeVar("R", TableRow, ListedImage)
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a manifest say where a picture lies, what it is called, and what is kept beside its rows.
+    """The columns of a manifest that are used.
 
-    In place of ``uri`` there may be ``image``, a column of Parquet that holds the pictures themselves.
-
-    ``tasks`` may name columns in braces. Where one does, or something is ``kept``, each row has tasks of its own.
+    ``uri`` holds the place of the image, or ``image`` the image itself (Parquet only). ``filename`` holds the name of
+    the image; without it the name is the end of the URI. ``tasks`` may name columns in braces. ``kept`` columns are
+    copied to the rows of the output.
 
     Raises:
-        ValueError: there is neither of the two, or there are both.
+        ValueError: if neither ``uri`` nor ``image`` is given, or both.
     """
 
     uri: str | None = None
@@ -48,40 +48,42 @@ class Columns:
 
     def __post_init__(self) -> None:
         if (self.uri is None) == (self.image is None):
-            raise ValueError("a manifest has one column of pictures: say where they lie, or which holds them, not both")
+            raise ValueError(
+                "a manifest has one column of pictures: give either the column of URIs or the column of images"
+            )
 
     def names(self) -> list[str]:
-        """All columns that are read, each once; the one that holds the pictures is not.
+        """Return the columns to read, each once, without the column ``image``.
 
         Raises:
-            ValueError: a prompt's braces make no sense.
+            ValueError: if the braces in a prompt are not balanced or name no column.
         """
         plain = [name for name in (self.uri, self.filename) if name]
         return list(dict.fromkeys([*plain, *named_columns(self.tasks), *(one.name for one in self.kept)]))
 
     def own_tasks(self) -> bool:
-        """Whether each row has tasks of its own."""
+        """Return whether each reference gets tasks of its own: a prompt names a column, or a column is kept."""
         return bool(self.kept or named_columns(self.tasks))
 
 
 class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
-    """References to the pictures that manifests list, one for each row: files or globs of ``.csv``, ``.tsv``,
-    ``.jsonl``, ``.ndjson`` and ``.parquet``, on disk or in a bucket.
+    """A reference for each row of the manifests that the patterns match.
 
-    A relative path in a manifest is relative to the manifest's folder. Where Parquet holds the pictures themselves,
-    their URI in rows is ``FILE#COLUMN/NUMBER``, with the path behind it that a row may have. A row that names no
-    picture becomes one that fails at stage ``list``. A name is that name, whatever brackets it has.
+    Manifests are ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.parquet`` files, on disk or in a bucket. A relative
+    path in a manifest is relative to the folder of the manifest. An image in a column of Parquet has the URI
+    ``FILE#COLUMN/NUMBER``, followed by its path if the row has one. A row without a usable image becomes a reference
+    with a ``problem``, which fails at stage ``list``.
 
     Raises:
-        ValueError: a pattern can't be any.
+        ValueError: if a pattern is invalid.
     """
 
     def __init__(self, patterns: Sequence[str], columns: Columns) -> None:
         super().__init__()
-        self.patterns, self.columns = [anchored(pattern) for pattern in patterns], columns
+        self.patterns, self.columns = [absolute_pattern(pattern) for pattern in patterns], columns
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
-        """List the manifests, spread them over the workers, read them."""
+        """List the manifests, then read each in one worker."""
         return (
             pbegin
             | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
@@ -92,16 +94,16 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
 
 
 def list_manifests(pattern: str) -> Iterator[str]:
-    """The manifests that an anchored pattern matches.
+    """Yield the paths that an absolute pattern matches, sorted. An existing name matches itself, wildcards or not.
 
     Raises:
-        ValueError: one of them is none by its name.
+        ValueError: if a name does not end like that of a manifest, or the pattern is neither a path nor in a bucket.
     """
     if scheme_of(pattern) in OBJECT_STORE_SCHEMES:
-        bucket, found = GlobLister(Stores(), RetryPolicy(), frozenset(KINDS)), []
-        for top in bucket.top(pattern):
-            found += list(bucket.below(top)) if isinstance(top, PendingFolder) else [top]
-        paths = [ref.uri for ref in found]
+        lister, refs = GlobLister(Stores(), RetryPolicy(), frozenset(KINDS)), []
+        for found in lister.list_first_level(pattern):
+            refs += list(lister.list_folder(found)) if isinstance(found, PendingFolder) else [found]
+        paths = [ref.uri for ref in refs]
     elif scheme_of(pattern) != LOCAL:
         raise ValueError(f"manifest {pattern}: give a file or a bucket's path")
     else:
@@ -112,79 +114,92 @@ def list_manifests(pattern: str) -> Iterator[str]:
 
 
 def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:
-    """A reference for each row."""
+    """Yield a reference for each row of one manifest.
+
+    A broken row becomes a reference with a ``problem``. If the file breaks off, one more reference says so.
+    """
     if columns.image:
-        yield from _read_pictures(path, columns, columns.image)
+        yield from _read_images(path, columns, columns.image)
         return
     folder = posixpath.dirname(path)
     rows = read_rows(path, columns.names())
-    yield from _references(path, rows, columns, lambda row: _place(row.values, columns, folder))
+    yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, folder))
 
 
-def _read_pictures(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
-    """A reference for each row that holds its picture; where the file breaks off, one more, which fails."""
+def _read_images(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
+    """Yield a reference for each row of a Parquet file that holds the images in column ``image``."""
     try:
         with open_file(path) as file:
-            rows = list_pictures(path, file, image, columns.names())
-            yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name))
+            rows = list_cells(path, file, image, columns.names())
+            yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name, inside=row.cell))
     except (OSError, ValueError, pa.ArrowException) as error:
-        yield _problem(path, columns, str(error))
+        yield _failed_ref(path, columns, str(error))
 
 
-def _references(path: str, rows: Iterable[R], columns: Columns, place: Callable[[R], ImageRef]) -> Iterator[ImageRef]:
+def _references(path: str, rows: Iterable[R], columns: Columns, ref_of: Callable[[R], ImageRef]) -> Iterator[ImageRef]:
     for row in rows:
         try:
             if row.problem:
                 raise ValueError(row.problem)
-            yield _asked(place(row), row.values, columns)
+            yield _with_tasks(ref_of(row), row.values, columns)
         except ValueError as error:
-            yield _problem(f"{path}#{row.number}", columns, str(error))
+            yield _failed_ref(f"{path}#{row.number}", columns, str(error))
 
 
 def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]) -> Columns:
-    """The columns, with the types of those to ``keep``, once each pattern's first manifest was seen to have them all.
+    """Check the first manifest of each pattern, and return ``columns`` with the names in ``keep`` as typed fields.
+
+    The types are those of the first pattern's manifest.
 
     Raises:
-        ValueError: a pattern matches nothing, or a column is not there, or can't hold what it should.
+        ValueError: if a pattern matches nothing, a column is missing, or ``columns.image`` can't hold images.
     """
     wanted = dict.fromkeys([*columns.names(), *keep])
     if columns.image in wanted:
-        raise ValueError(f"column {columns.image!r} holds the pictures: it can't be kept, nor be a name or in a prompt")
+        raise ValueError(f"column {columns.image!r} holds the pictures: it can't be kept, be a name or be in a prompt")
     kept: tuple[pa.Field, ...] = ()
     for pattern in patterns:
-        first = next(list_manifests(anchored(pattern)), None)
+        first = next(list_manifests(absolute_pattern(pattern)), None)
         if first is None:
-            raise ValueError(f"manifest {pattern}: no such file")
+            raise ValueError(f"manifest {pattern}: no such file; check the path, and quote a glob")
         if columns.image and kind_of(first) not in PARQUET:
-            raise ValueError(f"manifest {first} is no Parquet file, which alone can hold pictures in a column")
+            raise ValueError(f"manifest {first} is no Parquet file: only Parquet can hold pictures in a column")
         schema = schema_of(first)
         if columns.image:
-            check_pictures(first, schema, columns.image)
+            check_image_column(first, schema, columns.image)
         for name in wanted:
             if name not in schema.names:
                 there = ", ".join(schema.names[:20]) or "none"
-                # Its name may be one that nobody gave.
+                # The name may be the default, which the user did not give.
                 cure = ": name its URI column" if name == columns.uri else ""
                 raise ValueError(f"manifest {first} has no column {name!r}; it has {there}{cure}")
-        kept = kept or tuple(_plain(schema.field(name)) for name in keep)
+        kept = kept or tuple(_stored_field(schema.field(name)) for name in keep)
     return replace(columns, kept=kept)
 
 
-def _place(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
-    """Where a row says that its picture lies."""
+def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
+    """Return a reference to the image in the URI column; a relative path is relative to ``folder``.
+
+    Raises:
+        ValueError: if the column is empty or holds no valid URI.
+    """
     given = values.get(columns.uri or "")
     if given is None or given == "":
         raise ValueError(f"column {columns.uri} is empty")
     if not isinstance(given, str):
-        raise ValueError(f"column {columns.uri} holds no text")
+        raise ValueError(f"column {columns.uri} holds no text: give paths or URIs")
     uri = check_uri(given)
     if is_path(uri) and not os.path.isabs(uri):
         return ImageRef(f"{folder}/{uri}", posixpath.normpath(uri))
     return ImageRef(uri, basename(uri))
 
 
-def _asked(ref: ImageRef, values: dict[str, Any], columns: Columns) -> ImageRef:
-    """A picture with what its row asks of it, and with what is kept."""
+def _with_tasks(ref: ImageRef, values: dict[str, Any], columns: Columns) -> ImageRef:
+    """Return a reference with the file name, the filled-in tasks and the kept columns of its row.
+
+    Raises:
+        ValueError: if a column in a prompt is empty, or a kept value does not fit the type of its column.
+    """
     if columns.filename:
         ref = ref._replace(filename=column_text(values, columns.filename))
     if not columns.own_tasks():
@@ -194,13 +209,13 @@ def _asked(ref: ImageRef, values: dict[str, Any], columns: Columns) -> ImageRef:
     return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else ())
 
 
-def _plain(field: pa.Field) -> pa.Field:
-    """A column as it is written: where it came as numbers into a dictionary, as what those stand for."""
+def _stored_field(field: pa.Field) -> pa.Field:
+    """Return a field with the type that is written: of a dictionary-encoded column, the type of its values."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     return pa.field(field.name, kind)
 
 
-def _problem(place: str, columns: Columns, why: str) -> ImageRef:
-    """A picture that nobody can look for, named by where it should have been told."""
+def _failed_ref(place: str, columns: Columns, why: str) -> ImageRef:
+    """Return a reference that fails at stage ``list``. ``place`` is the manifest, with ``#NUMBER`` for a row."""
     name = posixpath.basename(place)
     return ImageRef(place, name, columns.tasks if columns.own_tasks() else (), problem=f"{name}: {why}")

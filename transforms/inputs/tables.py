@@ -1,4 +1,4 @@
-"""Manifests as rows: CSV, JSON Lines and Parquet, a row at a time, and each with its number."""
+"""Read CSV, JSON Lines and Parquet row by row, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from ..io.uris import check_utf8, is_utf8
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
-# Bytes of one line, or of one value between commas: longer ones are a file without an end of line, or a picture.
+# Of one line of JSON, or one value of CSV. A longer one means that the file has no line ends, or embeds an image.
 MAX_LINE_BYTES = 8 << 20
-# Lines of JSON by which a column's type is told.
-LINES_LOOKED_AT = 1000
+# Lines of JSON from which the types of columns are derived.
+NUM_SAMPLED_LINES = 1000
 
 
 class TableRow(NamedTuple):
-    """Values by column, at a line (Parquet: a row), counted from 1; or what is wrong with it."""
+    """The values of a row by column; if the row is broken, none, and a ``problem``.
+
+    ``number`` is the line where the row begins, in Parquet the row; both count from 1.
+    """
 
     number: int
     values: dict[str, Any]
@@ -34,20 +37,20 @@ class TableRow(NamedTuple):
 
 
 def kind_of(path: str) -> str:
-    """The extension that says how a manifest is to be read; a ``.gz`` behind it is passed over.
+    """Return the extension of a manifest in lower case, such as ``.csv`` for ``A.CSV.gz``.
 
     Raises:
-        ValueError: it is none of those that can be read.
+        ValueError: if the extension is not in ``KINDS``, or the file is compressed Parquet.
     """
     stem = path[:-3] if path.lower().endswith(".gz") else path
     kind = posixpath.splitext(stem)[1].lower()
     if kind not in KINDS or (kind in PARQUET and stem != path):
-        raise ValueError(f"manifest {path}: its name ends with none of {', '.join(KINDS)}")
+        raise ValueError(f"manifest {path}: its name ends with none of {', '.join(KINDS)}: rename or convert it")
     return kind
 
 
 def is_table(path: str) -> bool:
-    """Whether a name is that of a manifest."""
+    """Return whether a name ends like that of a manifest."""
     try:
         return bool(kind_of(path))
     except ValueError:
@@ -55,12 +58,13 @@ def is_table(path: str) -> bool:
 
 
 def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
-    """Every row of a manifest, in bounded memory; of Parquet these columns only. Where the file breaks off, that is one
-    more row with a problem.
+    """Yield every row of a manifest. CSV and JSON rows have all columns, Parquet rows those in ``columns``.
+
+    If the file breaks off, one more row with a ``problem`` comes last.
 
     Raises:
-        OSError: the file can't be read.
-        ValueError: it is no such file.
+        OSError: if the file can't be read.
+        ValueError: if it has another format than its name says, or no valid header.
     """
     number = 0
     try:
@@ -69,18 +73,20 @@ def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
                 number = row.number
                 yield row
     except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
-        # The system's have a number. Those of gzip and Arrow have none: what is there is damaged.
+        # An OSError of the system has an errno. Those of gzip and Arrow have none: they mean damaged content.
         if isinstance(error, FetchError) or getattr(error, "errno", None):
             raise
         yield TableRow(number + 1, {}, f"the file is broken from here on: {error}")
 
 
 def schema_of(path: str) -> pa.Schema:
-    """The columns of a manifest. Those of CSV are text; those of JSON Lines are what its first lines hold.
+    """Return the columns of a manifest with their types.
+
+    All columns of CSV are text. Columns and types of JSON Lines are derived from the first ``NUM_SAMPLED_LINES``.
 
     Raises:
-        OSError: the file can't be read.
-        ValueError: it is no such file, or has no header.
+        OSError: if the file can't be read.
+        ValueError: if it has another format than its name says, or no valid header.
     """
     kind = kind_of(path)
     with open_file(path) as file:
@@ -89,16 +95,16 @@ def schema_of(path: str) -> pa.Schema:
         if kind in CSV:
             with _text(file) as text:
                 return pa.schema([(name, pa.string()) for name in _header(path, _csv(text, kind))])
-        rows = [row.values for row, _ in zip(_json_rows(file), range(LINES_LOOKED_AT), strict=False)]
+        rows = [row.values for row, _ in zip(_json_rows(file), range(NUM_SAMPLED_LINES), strict=False)]
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.schema([(name, _type_of([row.get(name) for row in rows])) for name in names])
 
 
 def convert(value: Any, field: pa.Field) -> Any:
-    """A value that goes into a column of this type: as it is, or as text where the column is text.
+    """Return a value for a column of this type. In a text column, values that are not text become JSON.
 
     Raises:
-        ValueError: it does not go there.
+        ValueError: if the value does not fit the type, or is text that is not UTF-8.
     """
     if pa.types.is_string(field.type):
         if value is None:
@@ -124,7 +130,7 @@ def _rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
 
 
 def _text(file: Any) -> io.TextIOWrapper:
-    # Names of local files may be no UTF-8: they come out as they went in.
+    # Local file names may have bytes that are not UTF-8: surrogateescape keeps them.
     return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -193,7 +199,7 @@ def _is_exact(value: int | float) -> bool:
     return isinstance(value, float) or abs(value) <= 2**53
 
 
-# The first that all values fit; text takes what is left.
+# A column has the first type that all its values fit, or else text.
 _TYPES: tuple[tuple[Callable[[Any], bool], pa.DataType], ...] = (
     (lambda value: isinstance(value, bool), pa.bool_()),
     (lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63, pa.int64()),

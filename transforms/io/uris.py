@@ -11,17 +11,10 @@ from urllib.parse import unquote, urlsplit
 from ...models.urls import hide_secrets
 
 LOCAL, HTTP_SCHEMES, DATA = "file", ("http", "https"), "data"
-# Our own scheme: tar:OFFSET:SIZE:ARCHIVE#NAME. Rows display ARCHIVE#NAME.
-TAR = "tar"
-# Our own scheme: parquet:GROUP:ROW:FILE#COLUMN/NUMBER. Rows display FILE#COLUMN/NUMBER.
-PARQUET = "parquet"
-# The schemes of pictures inside another file.
-CONTAINER_SCHEMES = (TAR, PARQUET)
 OBJECT_STORE_SCHEMES = ("s3", "gs", "az", "azfs", "hdfs")
 SCHEMES = (LOCAL, *HTTP_SCHEMES, DATA, *OBJECT_STORE_SCHEMES)
 # A scheme has at least two letters: "C://" is a drive, and so a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_CONTAINER = re.compile(r"(tar|parquet):\d+:\d+:")
 # S3 and GCS sign a URL with these parameters. They change with each signature, so they don't identify a picture.
 _SIGNATURE_PARAMETER = re.compile(
     r"(?:(?<=[?&])x-(?:amz|goog)-[a-z0-9-]+=[^&#]*&?|[?&]x-(?:amz|goog)-[a-z0-9-]+=[^&#]*(?=#|$))", re.I
@@ -36,8 +29,6 @@ def scheme_of(uri: str) -> str:
     """Return the scheme of a URI in lower case, or ``file`` for a path."""
     if uri[:5].lower() == "data:":
         return DATA
-    if container := _CONTAINER.match(uri):
-        return container[1]
     match = _SCHEME.match(uri)
     return match[1].lower() if match else LOCAL
 
@@ -98,13 +89,11 @@ def check_uri(uri: str) -> str:
 def display_uri(uri: str) -> str:
     """Return the URI to write into rows and messages: free of secrets, and the same in every run.
 
-    ``tar:`` and ``parquet:`` lose their prefix of numbers. http(s) loses user name, password and the signature
-    parameters of S3 and GCS, and the value of each other secret parameter becomes ``sha256:`` and 16 hex digits. The
-    content of ``data:`` becomes its sha256. All others are returned unchanged.
+    http(s) loses user name, password and the signature parameters of S3 and GCS, and the value of each other secret
+    parameter becomes ``sha256:`` and 16 hex digits. The content of ``data:`` becomes its sha256. All other URIs are
+    returned unchanged.
     """
     scheme = scheme_of(uri)
-    if scheme in CONTAINER_SCHEMES:
-        return uri.split(":", 3)[3]
     if scheme == DATA:
         head, _, content = uri.partition(",")
         return f"{head[:100]},sha256:{_digest(content)}"

@@ -111,6 +111,6 @@ def _content_key(ref: ImageRef, fetch: Fetcher) -> str:
     if ref.problem or is_sequential(ref):
         return shard_key(ref)
     try:
-        return sha256(fetch(ref.uri)).hexdigest()
+        return sha256(fetch(ref.location)).hexdigest()
     except (OSError, ValueError):
         return ref.key

@@ -1,65 +1,70 @@
-"""Which pictures are read together, and in which order: those that lie side by side in one file."""
+"""Which images share a shard or a slice, and in which order a shard reads them: neighbours in a file together."""
 
 from __future__ import annotations
 
 from hashlib import sha256
 
 from ..core.records import KEY_DIGITS, ImageRef
-from ..io.containers.parquet_images import cell_of
-from ..io.containers.tar import is_compressed, member_of
-from ..io.uris import PARQUET, TAR, scheme_of
+from ..io.containers.location import ImageCell, Member, is_compressed
 from ..output.layout import Slice
 
-# Members that begin in the same stretch of an archive share a shard: whoever annotates them reads on and on.
+# Members that begin in the same segment of an archive share a shard, so that one worker reads the segment in order.
 SEGMENT_BYTES = 256 << 20
-# Rows of Parquet that are in one slice.
+# Consecutive rows of a Parquet file that are in one slice.
 SLICE_ROWS = 1000
 
 
 def shard_key(ref: ImageRef) -> str:
-    """The name in hex by which a picture finds its shard.
+    """Return the hex digest by which an image is assigned to a shard.
 
-    Members of one stretch of an archive have the same, all of a compressed one, and those in one row group.
+    The same for all members of a compressed archive, for members in one segment of a plain archive, and for rows in
+    one row group of a Parquet file. Every other image has its own, ``ref.key``.
     """
-    file, stretch, _ = read_order(ref)
-    return _digest(f"{stretch}:{file}") if file else ref.key
+    match ref.inside:
+        case Member(archive, offset):
+            return _digest(f"{0 if is_compressed(archive) else offset // SEGMENT_BYTES}:{archive}")
+        case ImageCell(file, _, number, row_group):
+            return _digest(f"{_slice_of(number) if row_group is None else row_group}:{file}")
+    return ref.key
 
 
 def slice_key(ref: ImageRef) -> str:
-    """The name in hex by which a picture finds its slice: it is the same for those of a stream.
+    """Return the hex digest by which an image is assigned to a slice.
 
-    It is told by what rows show: while slices are at work, or in between, files may be packed anew.
+    The same for all members of a compressed archive, and for ``SLICE_ROWS`` consecutive rows of a Parquet file. Every
+    other image has its own, ``ref.key``. Byte offsets and row groups do not enter, so that repacking a file between
+    two runs moves no image to another slice.
     """
-    if not is_sequential(ref):
-        return ref.key
-    if scheme_of(ref.uri) == TAR:
-        return _digest(member_of(ref.uri).archive)
-    cell = cell_of(ref.uri)
-    return _digest(f"{cell.file}#{cell.column}/{(cell.number - 1) // SLICE_ROWS}")
+    match ref.inside:
+        case Member(archive) if is_compressed(archive):
+            return _digest(archive)
+        case ImageCell(file, column, number):
+            return _digest(f"{file}#{column}/{_slice_of(number)}")
+    return ref.key
 
 
 def is_sequential(ref: ImageRef) -> bool:
-    """Whether a picture lies in something that can only be read from its beginning on."""
-    scheme = scheme_of(ref.uri)
-    return scheme == PARQUET or (scheme == TAR and is_compressed(member_of(ref.uri).archive))
+    """Return whether reading an image means reading its file from the beginning: compressed archives, and Parquet."""
+    return isinstance(ref.inside, ImageCell) or (isinstance(ref.inside, Member) and is_compressed(ref.inside.archive))
 
 
-def read_order(ref: ImageRef) -> tuple[str, int, int]:
-    """Sorts pictures by file, by the stretch of it that is read at once, and within that as they lie."""
-    scheme = scheme_of(ref.uri)
-    if scheme == TAR:
-        member = member_of(ref.uri)
-        stretch = 0 if is_compressed(member.archive) else member.offset // SEGMENT_BYTES
-        return (member.archive, stretch, member.offset)
-    if scheme == PARQUET:
-        cell = cell_of(ref.uri)
-        return (cell.file, cell.group, cell.row)
-    return ("", 0, 0)
+def read_order(ref: ImageRef) -> tuple[str, int]:
+    """Return a sort key: the archive or Parquet file, then the place in it. All other images have the same key."""
+    match ref.inside:
+        case Member(archive, offset):
+            return archive, offset
+        case ImageCell(file, _, number):
+            return file, number
+    return "", 0
 
 
 def in_slice(part: Slice, ref: ImageRef) -> bool:
     """Return whether an image belongs to a slice. The first digits of its hash decide; the last ones draw its shard."""
     return int(slice_key(ref)[:KEY_DIGITS], 16) * part.of >> (4 * KEY_DIGITS) == part.number
+
+
+def _slice_of(number: int) -> int:
+    return (number - 1) // SLICE_ROWS
 
 
 def _digest(text: str) -> str:

@@ -81,7 +81,7 @@ def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, c
             ("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"),
             "--keep-columns names split twice",
         ),
-        (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "doubled"),
+        (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "write {{ and }}"),
         (("--manifest", "{folder}/none.csv"), "no such file"),
         (("--manifest", "{folder}/a.png"), "none of .csv"),
         (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns needs a --manifest"),

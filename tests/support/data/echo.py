@@ -1,4 +1,4 @@
-"""Echo: an annotator of plain rules, as quick as it is dull, and as badly behaved as a test wants it."""
+"""Echo: a fast annotator without a model, which fails in the ways that a test asks for."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ TIMINGS, TOKENS = Timings(wait_ms=1.0, encode_ms=2.0, generate_ms=3.0), Tokens(i
 
 @dataclass(frozen=True)
 class Echo:
-    """A caption tells size and mean colour, a query is echoed, a box and a spot lie where they always lie.
+    """Answers a caption with the size and mean colour, a query with its prompt, and a task of places with constants.
 
-    Requests are answered a batch at a time, the last of a batch first. ``in_a_thread`` it pulls requests while answers
-    go out. The fields that end in ``_on`` hold prompts, or sizes of pictures, that bring it to a fault, to silence or
-    down; ``ends_after`` is the number of requests after which it looks at no more.
+    Requests are answered in batches, the last of a batch first. With ``in_a_thread`` a thread pulls requests while
+    answers are yielded. The fields ending in ``_on`` hold prompts or image sizes: for those the answer is a fault
+    (``faults_on``), missing (``silent_on``) or a RuntimeError (``dies_on``). After ``ends_after`` requests it ends.
     """
 
     tasks: ClassVar[frozenset[type[Task]]] = frozenset({Caption, Query, Detect, Point})
@@ -68,13 +68,13 @@ class Echo:
 
 
 class Deaf(Echo):
-    """Can only be asked for captions."""
+    """Supports captions only."""
 
     tasks: ClassVar[frozenset[type[Task]]] = frozenset({Caption})
 
 
 class Stray(Echo):
-    """Answers what nobody asked."""
+    """Yields an outcome for a request that it did not get."""
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         for outcome in super().answer(requests):

@@ -1,4 +1,4 @@
-"""Files that somebody has among their pictures: cut off, mislabelled, no pictures at all, and bombs."""
+"""Files that break image readers: cut off, mislabelled, not images at all, and decompression bombs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pillow_heif
 from PIL import Image
 
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO")
-# Tests write HEIF, too.
+# For writing HEIF in tests.
 pillow_heif.register_heif_opener()
 
 
@@ -23,18 +23,18 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """The header of a PNG of that size, and hardly a pixel."""
+    """A PNG whose header states this size, with too little data for it."""
     return _png(width, height, zlib.compress(b"\0" * 99))
 
 
 def png_of_zeros(side: int, level: int) -> bytes:
-    """A whole black PNG, squeezed to next to nothing or (level 0) not at all."""
+    """A complete black PNG, compressed by zlib at ``level``; 0 means not at all."""
     squeeze, line = zlib.compressobj(level), bytes(1 + 3 * side)
     return _png(side, side, b"".join(squeeze.compress(line) for _ in range(side)) + squeeze.flush())
 
 
 def make_hostile(folder: Path, photo: Image.Image) -> dict[str, bool]:
-    """Fill a folder; by name, whether a file is a picture all the same."""
+    """Fill a folder with hostile files; return by name whether a file can be decoded all the same."""
     files: dict[str, tuple[bytes, bool]] = {
         "empty.jpg": (b"", False),
         "one byte.png": (b"\x89", False),

@@ -1,4 +1,4 @@
-"""Outputs made up by hand: rows published as a run publishes them, and one with all that can be wrong with rows."""
+"""Outputs with hand-made rows, published as a run publishes them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOOP = "a dog and a cat and " * 12
 def publish(
     output: Path | str, rows: Sequence[Annotation | Failure], columns: Sequence[pa.Field] = (), shard: int = 0
 ) -> None:
-    """Write rows as one shard of the run that the first of them names."""
+    """Publish rows as one shard of the run in the first row."""
     writer = ShardWriter(str(output), rows[0].run, shard, columns)
     for row in rows:
         writer.add(row)
@@ -40,7 +40,7 @@ def publish(
 
 
 def record(output: Path, run: str, *, balanced: bool = True, **counts: int) -> dict[str, Any]:
-    """Write the record of a run, and give it."""
+    """Write the record of a run, and return it."""
     plain = {"pictures": 0, "pending": 0, "done": 0, "retried": 0, "annotations": 0, "failures": 0}
     written = {
         "run": run,
@@ -59,8 +59,8 @@ def record(output: Path, run: str, *, balanced: bool = True, **counts: int) -> d
 
 
 def troubled(folder: Path) -> Path:
-    """An output of forty pictures with captions of every suspicious kind and hostile ones, boxes, points, failures of
-    two classes, a bill, and pictures that are gone."""
+    """An output of 40 images with every quality flag, hostile captions, boxes, points, failures of two kinds, a bill,
+    and images whose files are missing."""
     (folder / "pictures").mkdir(parents=True)
     texts = [f"A {index} dogs run over a field." for index in range(12)]
     texts += [*HOSTILE, "", "   ", LOOP, "I'm sorry, but I can't assist with that.", "The image shows a red boat."]

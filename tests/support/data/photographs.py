@@ -1,4 +1,4 @@
-"""A folder of real photographs, in every format and mode that people have them in."""
+"""A folder of real photographs in many formats and modes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import skimage
 import sklearn
 from PIL import ExifTags, Image
 
-# To write it; the package registers it by itself to read.
+# For writing HEIF; the package registers the reader itself.
 pillow_heif.register_heif_opener()
 
 SOURCES = {
@@ -26,7 +26,7 @@ SOURCES = {
 
 
 def take_photographs(folder: Path) -> dict[str, tuple[int, int]]:
-    """Fill a folder; the upright size of each picture by its name."""
+    """Fill a folder with photographs; return the upright size of each by its name."""
     photos = {name: opened(path).convert("RGB") for name, path in SOURCES.items()}
     folder.mkdir()
     for name, photo in photos.items():

@@ -1,4 +1,4 @@
-"""Rows made up by hand."""
+"""Rows with constant values, of which a test replaces some."""
 
 from __future__ import annotations
 

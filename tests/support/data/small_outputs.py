@@ -1,4 +1,4 @@
-"""Small outputs with known rows about pictures that are there."""
+"""Small outputs with known rows about images that exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moondream_beam.transforms.core.records import Row
 from moondream_beam.transforms.output.dataset_card import write_card
 from moondream_beam.transforms.output.writer import ShardWriter
 
-# What must stay text, whatever shows it.
+# Texts that must not be taken for markup, wherever they are shown.
 HOSTILE = (
     "<script>document.title='owned'</script><img src=x onerror=alert(1)>",
     "\"'><svg onload=alert(1)></svg>{{ 7*7 }}</style></script>",
@@ -24,7 +24,7 @@ HOSTILE = (
 
 
 def publish(out: Path, *rows: Row, run: str = "one", shard: int = 0) -> Path:
-    """Publish these rows as one shard."""
+    """Publish rows as one shard, and return the output."""
     writer = ShardWriter(str(out), run, shard)
     for row in rows:
         writer.add(row)
@@ -34,7 +34,7 @@ def publish(out: Path, *rows: Row, run: str = "one", shard: int = 0) -> Path:
 
 
 def draw_row(folder: Path, name: str, size: tuple[int, int] = (40, 30), **values: object) -> Row:
-    """A row about a picture that lies in this folder under this name."""
+    """Write an image to this folder, and return a row about it."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "teal").save(path)
@@ -42,14 +42,14 @@ def draw_row(folder: Path, name: str, size: tuple[int, int] = (40, 30), **values
 
 
 def row_of(path: Path, name: str, **values: object) -> Row:
-    """A row about a picture, with names that tell it from others."""
+    """A row about an image, with an id and a key of its own."""
     unlike = f"{path}/{values.get('task', 'caption')}/{values.get('prompt', 'normal')}"
     plain = {"id": f"id of {unlike}", "key": f"key of {path}", "uri": str(path), "filename": name}
     return annotation(**{**plain, **values})
 
 
 def some_of_each(folder: Path) -> list[Row]:
-    """Rows of all tasks on four pictures, one of them gone; two failures."""
+    """Rows of all tasks on four images, one of which is missing, and two failures."""
     rows = []
     for name in ("a.jpg", "b.png", "sub/c.jpg"):
         rows += [

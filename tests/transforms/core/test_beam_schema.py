@@ -26,6 +26,7 @@ from moondream_beam.transforms.core.beam_schema import (
     to_ref,
 )
 from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, to_table
+from moondream_beam.transforms.io.containers.location import ImageCell, Member
 from moondream_beam.transforms.io.uris import display_uri
 from moondream_beam.transforms.output.reader import read_failures
 
@@ -72,9 +73,33 @@ def test_a_failure_keeps_all_its_fields():
     check_row(failure(filename="\udcff.jpg"), FailuresToRows(), check)
 
 
-@pytest.mark.parametrize("ref", [ImageRef("/a.png", "a.png"), ImageRef("l.csv#3", "l.csv#3", problem="l.csv#3: empty")])
+MEMBER, CELL = Member("s3://b/a.tar", 512, 9, "x.png"), ImageCell("/a.parquet", "image", 12, 3)
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        ImageRef("/a.png", "a.png"),
+        ImageRef("l.csv#3", "l.csv#3", problem="l.csv#3: empty"),
+        ImageRef("s3://b/a.tar#x.png", "x.png", inside=MEMBER),
+        ImageRef("/a.parquet#image/12/x.png", "x.png", inside=CELL),
+    ],
+)
 def test_a_reference_survives_a_row(ref):
     check_row(ref, RefsToRows(), lambda row: _assert_equal(to_ref(row, TaskSpec((Query(),)), "/"), ref))
+
+
+def test_a_member_whose_row_lost_its_byte_range_says_what_to_pass_on():
+    ref = to_ref(beam.Row(uri="set.tar#x.png", filename="x.png"), TaskSpec((Query(),)), "/data")
+    assert (ref.uri, ref.inside) == ("/data/set.tar#x.png", None)
+    assert "give its byte_offset and byte_size" in ref.problem
+
+
+def test_fields_that_say_where_an_image_lies_are_whole_numbers():
+    row_type = RowTypeConstraint.from_fields([("uri", str), ("byte_offset", float)])
+    rows = beam.Pipeline(runner="FnApiRunner") | beam.Create([1]) | beam.Map(lambda _: None).with_output_types(row_type)
+    with pytest.raises(ValueError, match="field byte_offset must be a whole number"):
+        build_task_spec(rows, [Query()], [])
 
 
 def _assert_equal(found: Any, expected: Any) -> None:

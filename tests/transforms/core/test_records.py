@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 
 import pyarrow as pa
 import pytest
@@ -20,6 +21,7 @@ from moondream_beam.transforms.core.records import (
     annotation_schema,
     to_table,
 )
+from moondream_beam.transforms.io.containers.location import ImageCell, Member
 
 REF = ImageRef("/photos/a.b.jpg", "a.b.jpg")
 JOB = Job((Caption(),), Echo(), Sampling(), run="one")
@@ -28,11 +30,12 @@ JOB = Job((Caption(),), Echo(), Sampling(), run="one")
 def test_the_schemas_have_the_documented_columns() -> None:
     assert ", ".join(ANNOTATION_SCHEMA.names) == (
         "id, key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, finish_reason, "
-        "input_tokens, output_tokens, timings, backend, model, revision, run, created_at, hosted"
+        "input_tokens, output_tokens, timings, backend, model, revision, run, created_at, hosted, "
+        "byte_offset, byte_size"
     )
     assert ", ".join(FAILURE_SCHEMA.names) == (
         "id, key, filename, uri, task, prompt, stage, error, message, retryable, attempts, backend, run, created_at, "
-        "hosted"
+        "hosted, byte_offset, byte_size"
     )
 
 
@@ -41,9 +44,11 @@ def test_rows_and_schemas_have_the_same_columns(row: type, schema: pa.Schema) ->
     assert [name for name in row._fields if name != "columns"] == schema.names
 
 
-def test_only_answers_and_billing_may_be_null() -> None:
-    assert [field.name for field in ANNOTATION_SCHEMA if field.nullable] == ["caption", "objects", "points", "hosted"]
-    assert [field.name for field in FAILURE_SCHEMA if field.nullable] == ["hosted"]
+def test_only_answers_billing_and_byte_ranges_may_be_null() -> None:
+    always = ["hosted", "byte_offset", "byte_size"]
+    nullable = [field.name for field in ANNOTATION_SCHEMA if field.nullable]
+    assert nullable == ["caption", "objects", "points", *always]
+    assert [field.name for field in FAILURE_SCHEMA if field.nullable] == always
 
 
 def test_annotations_survive_arrow() -> None:
@@ -120,6 +125,20 @@ def test_a_key_is_20_hex_digits_of_the_uri_alone() -> None:
     assert REF.key != REF._replace(uri="/photos/c.jpg").key
     assert len(REF.key) == 20
     assert set(REF.key) <= set("0123456789abcdef")
+
+
+def test_keys_and_ids_do_not_depend_on_the_place_in_a_file() -> None:
+    member = Member("/a.tar", 512, 9, "x.jpg")
+    ref = ImageRef(member.uri, "x.jpg", inside=member)
+    alike = [ref._replace(inside=None), ref._replace(inside=member._replace(offset=2048))]
+    assert {one.key for one in alike} == {ref.key} == {sha256(b"/a.tar#x.jpg").hexdigest()[:20]}
+    assert {JOB.id_of(one, Caption()) for one in alike} == {JOB.id_of(ref, Caption())}
+    assert ref.location == member and alike[0].location == "/a.tar#x.jpg"
+
+
+def test_only_members_of_archives_have_a_byte_range() -> None:
+    inside = Member("/a.tar", 512, 9, "x.jpg"), ImageCell("/a.parquet", "image", 1, 0), None
+    assert [REF._replace(inside=one).byte_range for one in inside] == [(512, 9), (None, None), (None, None)]
 
 
 def test_names_that_are_not_utf8_have_distinct_keys_and_ids() -> None:

@@ -19,6 +19,7 @@ from moondream_beam.transforms.core.shuffle import (
     unpack,
     unpack_all,
 )
+from moondream_beam.transforms.io.containers.location import Member
 
 REFS = [ImageRef(f"/photos/{index}.jpg", f"caf\udce9 {index}.jpg", (Query("Why?"),)) for index in range(1000)]
 
@@ -30,6 +31,12 @@ def test_unpack_returns_what_was_packed() -> None:
 
 def test_a_packed_reference_takes_less_than_20_bytes() -> None:
     assert len(pack(REFS)) < 20 * len(REFS)
+
+
+def test_a_packed_member_of_an_archive_takes_some_bytes() -> None:
+    members = [Member("/sets/a.tar", 1000 * index, 900 + index % 7, f"{index:05}.jpg") for index in range(1000)]
+    refs = [ImageRef(member.uri, member.name, inside=member) for member in members]
+    assert unpack(pack(refs)) == refs and len(pack(refs)) < 25 * len(refs)
 
 
 def test_keys_are_spread_over_all_buckets() -> None:

@@ -11,13 +11,15 @@ from PIL import Image
 from support.data.outputs import publish, troubled
 from support.data.rows import annotation
 
+from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.dataset import gallery
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.images.fetch import Fetcher
+from moondream_beam.transforms.inputs.images import list_archive
 
 
-def shown(uri, digest="5"):
-    return gallery.GalleryRow("k", "a.jpg", str(uri), digest, 4, 3, ["random"])
+def shown(uri, digest="5", byte_range=(None, None)):
+    return gallery.GalleryRow("k", "a.jpg", str(uri), digest, 4, 3, ["random"], *byte_range)
 
 
 def looked_at(picture):
@@ -78,34 +80,44 @@ def test_a_changed_picture_is_shown_with_its_problem(tmp_path):
     [
         ("gone.png", gallery.GONE),
         ("text.png", gallery.BROKEN),
-        ("set.tar#a.png", gallery.GONE),
+        ("set.tar#a.png", gallery.UNKEPT),
         ("http://127.0.0.1:1/a.png", gallery.GONE),
         ("data:image/png;base64,sha256:00", gallery.UNKEPT),
     ],
 )
 def test_a_picture_without_a_thumbnail_has_a_problem(name, trouble, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "set.tar").write_bytes(b"a")
     picture = looked_at(shown(name if ":" in name else tmp_path / name))
     assert (picture.thumbnail, picture.problem) == (None, trouble)
 
 
-def test_a_picture_in_an_archive_is_shown(tmp_path):
+@pytest.fixture
+def in_archive(tmp_path):
+    """A picture in an archive, as its row has it."""
     path = tmp_path / "a.png"
     Image.new("RGB", (4, 3)).save(path)
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         tar.add(path, "deep/a.png")
-    picture = looked_at(shown(f"{tmp_path}/set.tar#deep/a.png", sha256(path.read_bytes()).hexdigest()))
+    (ref,) = list_archive(ImageRef(f"{tmp_path}/set.tar", "set.tar"))
+    return shown(ref.uri, sha256(path.read_bytes()).hexdigest(), ref.byte_range)
+
+
+def test_a_picture_in_an_archive_is_shown(in_archive):
+    picture = looked_at(in_archive)
     assert picture.thumbnail and picture.problem == ""
 
 
-def test_a_page_does_not_wait_for_archives_that_take_long_to_search(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    Image.new("RGB", (4, 3)).save(path)
+def test_a_picture_in_an_archive_that_was_repacked_is_not_shown_and_has_changed(in_archive, tmp_path):
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
-        tar.add(path, "a.png")
-    monkeypatch.setattr(gallery, "SECONDS_IN_ARCHIVES", 0)
-    assert looked_at(shown(f"{tmp_path}/set.tar#a.png")).problem == gallery.INSIDE
+        tar.add(tmp_path / "a.png", "first.png")
+        tar.add(tmp_path / "a.png", "deep/a.png")
+    picture = looked_at(in_archive)
+    assert (picture.thumbnail, picture.problem) == (None, gallery.CHANGED)
+
+
+def test_a_picture_in_an_archive_that_is_gone_can_not_be_had(in_archive, tmp_path):
+    (tmp_path / "set.tar").unlink()
+    assert looked_at(in_archive).problem == gallery.GONE
 
 
 def test_rows_of_two_keys_at_one_uri_are_both_shown(tmp_path):

@@ -1,4 +1,4 @@
-"""Hundreds of pictures that break readers, photographs and hostile files: each is a row a task, and no harm is done."""
+"""Photographs, hostile files and hundreds of test images: each is one row a task, within memory limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows(out: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def said(out: Path) -> dict[str, dict[str, Any]]:
-    """The rows of ``data/`` by id, without what differs from run to run."""
+    """The rows of ``data/`` by id, without the columns that differ from run to run."""
     return {
         row["id"]: {column: value for column, value in row.items() if column not in CHANGING}
         for row in rows(out, "data")
@@ -40,7 +40,7 @@ def balanced(record: dict[str, Any], out: Path, pictures: int) -> None:
 
 
 @pytest.mark.slow
-def test_hostile_files_are_rows_and_take_no_more_memory_than_they_may(tmp_path: Path) -> None:
+def test_hostile_files_are_rows_and_stay_within_the_memory_limit(tmp_path: Path) -> None:
     sizes = take_photographs(tmp_path / "photos")
     fates = make_hostile(tmp_path / "hostile", opened(SOURCES["chelsea"]).convert("RGB"))
     record, memory = annotate_measured(tmp_path / "out", f"{tmp_path}/photos/*", f"{tmp_path}/hostile/*")
@@ -63,11 +63,11 @@ def pictures_in(path: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CORPUS.exists(), reason="make corpus brings it")
-def test_the_pictures_that_pillow_is_tested_with_are_all_rows(tmp_path: Path) -> None:
+def test_every_test_image_of_pillow_is_a_row(tmp_path: Path) -> None:
     files = [path for path in CORPUS.rglob("*") if path.is_file()]
     assert len(files) > 900
     record, memory = annotate_measured(tmp_path / "out", f"{CORPUS}/**")
-    # A tar is looked into.
+    # A tar archive counts as the images in it.
     balanced(record, tmp_path / "out", sum(map(pictures_in, files)))
     failures = rows(tmp_path / "out", "errors")
     assert {row["stage"] for row in failures} <= {"fetch", "decode"} and all(row["message"] for row in failures)
@@ -75,6 +75,6 @@ def test_the_pictures_that_pillow_is_tested_with_are_all_rows(tmp_path: Path) ->
     good = [str(path) for path in files if str(path) not in bad]
     assert len(good) > 600 and len(bad) > 100
     assert memory < MOST_BYTES
-    # Without the bad ones the good ones say the same.
+    # The good images get the same answers without the bad ones beside them.
     annotate_measured(tmp_path / "alone", *good)
     assert said(tmp_path / "out") == said(tmp_path / "alone")

@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright RGB, with the colours that a viewer shows."""
+"""Images of every format and mode become upright RGB, with the colours that a viewer shows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from PIL import ExifTags, Image, ImageCms
 from support.data.hostile import encoded
 
 from moondream_beam.transforms.images import decode as module
-from moondream_beam.transforms.images.decode import UndecodableError, decode, make_pixels
+from moondream_beam.transforms.images.decode import UndecodableError, decode, decode_pixels
 from moondream_beam.transforms.images.formats import formats
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def quarters() -> Image.Image:
-    """Red, green / blue, white: which way is up can be told."""
+    """Four quarters, red and green above blue and white, so that every orientation differs."""
     image = Image.new("RGB", (64, 32), RED)
     image.paste(GREEN, (32, 0, 64, 16))
     image.paste(BLUE, (0, 16, 32, 32))
@@ -30,16 +30,16 @@ def close(image: Image.Image, wanted: Image.Image, tolerance: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
-def test_lossless_formats_give_the_very_pixels(kind: str) -> None:
+def test_lossless_formats_keep_every_pixel(kind: str) -> None:
     assert close(decode(encoded(quarters(), kind)), quarters(), 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "WEBP", "AVIF", "JPEG2000", "GIF"])
-def test_lossy_formats_give_the_colours(kind: str) -> None:
+def test_lossy_formats_keep_the_colours(kind: str) -> None:
     assert close(decode(encoded(quarters(), kind)), quarters(), 8)
 
 
-def test_an_icon_is_a_picture() -> None:
+def test_an_icon_is_decoded() -> None:
     assert decode(encoded(Image.new("RGB", (32, 32), RED), "ICO")).getpixel((5, 5)) == RED
 
 
@@ -78,8 +78,8 @@ def test_alpha_is_laid_over_white(kind: str) -> None:
 
 
 @pytest.mark.parametrize("adobe", [True, False])
-def test_cmyk_in_jpeg_is_what_adobe_made_it(adobe: bool) -> None:
-    """Inverted, whether the marker that says so is there or not: who else writes it does as Adobe does."""
+def test_cmyk_in_a_jpeg_is_inverted_with_or_without_the_adobe_marker(adobe: bool) -> None:
+    """Other programs write inverted CMYK like Adobe, but without its marker."""
     content = encoded(quarters().convert("CMYK"), "JPEG")
     marker = content.index(b"\xff\xee\x00\x0eAdobe")
     without = content[:marker] + content[marker + 16 :]
@@ -100,23 +100,23 @@ def test_a_palette_with_alpha_is_laid_over_white() -> None:
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("PA", (0, 0)), ("La", (0, 0)), ("LA", (9, 0)), ("RGBa", (0, 0, 0, 0))])
-def test_what_is_all_transparent_is_white_in_every_mode_with_alpha(mode: str, colour: tuple[int, ...]) -> None:
-    assert make_pixels(Image.new(mode, (2, 2), colour)).getpixel((1, 1)) == WHITE
+def test_fully_transparent_pixels_are_white_in_every_mode_with_alpha(mode: str, colour: tuple[int, ...]) -> None:
+    assert decode_pixels(Image.new(mode, (2, 2), colour)).getpixel((1, 1)) == WHITE
 
 
-def test_a_heif_is_a_picture() -> None:
+def test_a_heif_is_decoded() -> None:
     assert close(decode(encoded(quarters(), "HEIF")), quarters(), 8)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_heif_is_turned_upright_once(orientation: int) -> None:
     image = quarters()
-    # Written as telephones do: as a property of the picture, and in its EXIF.
+    # Telephones write the orientation twice: as a property of the image and in its EXIF data.
     image.getexif()[ExifTags.Base.Orientation] = orientation
     assert close(decode(encoded(image, "HEIF")), UPRIGHT[orientation](quarters()), 8)
 
 
-def test_a_heif_without_its_extra_is_told_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heif_without_the_extra_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(quarters(), "HEIF")
     monkeypatch.setattr(module, "formats", lambda: tuple(set(formats()) - {"HEIF"}))
     with pytest.raises(UndecodableError, match=r"moondream-beam\[heif\]"):
@@ -146,22 +146,22 @@ def test_sixteen_bits_of_gray_are_scaled_to_eight(kind: str) -> None:
 
 
 def test_sixteen_bits_of_rgb_are_scaled_to_eight() -> None:
-    # Pillow can't write these: three pixels of a binary PPM, which tells its brightest value.
+    # Pillow can't write 16 bits of RGB: three pixels of a binary PPM, which states its maximum value.
     content = b"P6 3 1 65535\n" + np.array([[0, 257, 32768], [65535, 0, 0], [65535] * 3], ">u2").tobytes()
     picture = decode(content)
     assert [picture.getpixel((x, 0)) for x in range(3)] == [(0, 1, 128), RED, WHITE]
 
 
-def test_the_smallest_picture_is_one_pixel() -> None:
+def test_an_image_of_one_pixel_is_decoded() -> None:
     assert close(decode(encoded(Image.new("RGB", (1, 1), BLUE))), Image.new("RGB", (1, 1), BLUE), 0)
 
 
-def test_a_picture_of_twelve_megapixels_keeps_its_size() -> None:
+def test_an_image_of_twelve_megapixels_keeps_its_size() -> None:
     assert decode(encoded(Image.new("RGB", (4000, 3000), RED), "JPEG")).size == (4000, 3000)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_of_several_frames_the_first_counts(kind: str) -> None:
+def test_the_first_of_several_frames_is_decoded(kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
     picture = decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
     assert close(picture, frames[0], 2)
@@ -181,7 +181,7 @@ UPRIGHT = {
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_pictures_are_turned_upright(orientation: int, kind: str) -> None:
+def test_images_are_turned_upright(orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -189,7 +189,7 @@ def test_pictures_are_turned_upright(orientation: int, kind: str) -> None:
     assert close(decode(content), UPRIGHT[orientation](quarters()), 8)
 
 
-def test_a_turned_picture_keeps_its_transparency() -> None:
+def test_transparency_survives_turning() -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     image = Image.new("RGBA", (4, 2), (*RED, 0))
@@ -200,7 +200,7 @@ def test_a_turned_picture_keeps_its_transparency() -> None:
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_is_none_turns_nothing(orientation: int) -> None:
+def test_an_invalid_orientation_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     assert close(decode(encoded(quarters(), exif=exif)), quarters(), 0)
@@ -211,5 +211,5 @@ def test_an_orientation_that_is_none_turns_nothing(orientation: int) -> None:
     "exif", [b"garbage that is no EXIF", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x05\x01\x12"]
 )
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_broken_exif_spoils_no_good_pixels(exif: bytes, kind: str) -> None:
+def test_broken_exif_data_are_ignored(exif: bytes, kind: str) -> None:
     assert close(decode(encoded(quarters(), kind, exif=b"Exif\0\0" + exif)), quarters(), 8)

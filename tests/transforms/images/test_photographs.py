@@ -1,4 +1,4 @@
-"""Real photographs, as people have them: each ends as one row a task."""
+"""Real photographs in many formats and modes: each becomes one row a task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHORT = Sampling(max_tokens=6, temperature=0)
 
 
 def annotated(photos: Path, out: Path, annotator: Annotator) -> polars.DataFrame:
-    """What the job writes, which must be without failures."""
+    """Run the job, check that no image failed, and return the rows."""
     job = AnnotateToParquet(TASKS, annotator, str(out), sampling=SHORT)
     (record,) = collect(lambda pipeline: pipeline | ReadImages(str(photos)) | job)
     assert record["balanced"]
@@ -39,7 +39,7 @@ def test_each_photograph_is_one_row_a_task_with_its_upright_size(tmp_path: Path)
         (name, task.name) for name in sizes for task in TASKS
     )
     assert {row["filename"]: (row["width"], row["height"]) for row in rows} == sizes
-    # One face in many modes: all but those with holes in them are as bright.
+    # One photograph in many modes: all without transparent pixels have the same brightness.
     said = {row["filename"]: row["caption"].split(", (")[1] for row in rows if row["task"] == "caption"}
     brightness = {name: sum(map(int, colour.strip(")").split(", "))) / 3 for name, colour in said.items()}
     for name in (
@@ -61,7 +61,7 @@ def test_each_photograph_is_one_row_a_task_with_its_upright_size(tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["tiny", "golden"])
-def test_the_real_engine_answers_alike_in_the_job_and_in_anybodys_pipeline(tmp_path: Path, model: str) -> None:
+def test_the_real_engine_answers_the_same_in_the_job_and_in_a_custom_pipeline(tmp_path: Path, model: str) -> None:
     if model == "tiny" and not TINY.exists():
         pytest.skip("the embedded checkpoint is not there")
     photos = tmp_path / "photos"

@@ -1,4 +1,4 @@
-"""Pictures are loaded ahead of whoever waits for them: as they are ready, so many, so large, and not one for nobody."""
+"""Images are fetched and decoded ahead of the consumer, within limits on their number and their pixels."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PATIENCE = 20.0
 
 @pytest.fixture
 def refs(tmp_path: Path) -> list[ImageRef]:
-    """Forty pictures of one pixel more each."""
+    """Forty images, 1 to 40 pixels wide."""
     for width in range(1, 41):
         Image.new("RGB", (width, 2)).save(tmp_path / f"{width:02}.png")
     return [ImageRef(str(path), path.name) for path in sorted(tmp_path.iterdir())]
 
 
 def until(condition: Callable[[], object]) -> bool:
-    """Whether it comes true before patience ends."""
+    """Return whether a condition becomes true within ``PATIENCE`` seconds."""
     end = time.monotonic() + PATIENCE
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
@@ -41,7 +41,7 @@ def loaders() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("load")]
 
 
-def test_every_picture_comes_once_with_its_size_and_digest(refs: list[ImageRef]) -> None:
+def test_every_image_is_yielded_once_with_its_size_and_digest(refs: list[ImageRef]) -> None:
     loaded = list(prefetch(refs, fetch))
     assert sorted(one.ref for one in loaded) == refs
     assert all(one.picture.width == int(one.ref.filename[:2]) for one in loaded)
@@ -49,11 +49,11 @@ def test_every_picture_comes_once_with_its_size_and_digest(refs: list[ImageRef])
     assert all(one.fetch_ms > 0 and one.decode_ms > 0 for one in loaded)
 
 
-def test_nothing_to_load_is_no_error() -> None:
+def test_no_references_yield_nothing() -> None:
     assert list(prefetch([], fetch)) == []
 
 
-def test_what_cant_be_loaded_is_told_in_its_place(refs: list[ImageRef], tmp_path: Path) -> None:
+def test_an_image_that_fails_is_yielded_as_a_failure_with_its_stage(refs: list[ImageRef], tmp_path: Path) -> None:
     Path(refs[3].uri).write_text("<html>")
     Path(refs[5].uri).write_bytes(b"")
     Path(refs[7].uri).unlink()
@@ -63,7 +63,7 @@ def test_what_cant_be_loaded_is_told_in_its_place(refs: list[ImageRef], tmp_path
     assert wrong[refs[7]].fault.error == "FileNotFoundError"
 
 
-def test_a_slow_picture_keeps_nobody_waiting(refs: list[ImageRef]) -> None:
+def test_a_slow_image_does_not_delay_the_others(refs: list[ImageRef]) -> None:
     gate = threading.Event()
 
     def slow_for_the_first(uri: str) -> bytes:
@@ -77,7 +77,7 @@ def test_a_slow_picture_keeps_nobody_waiting(refs: list[ImageRef]) -> None:
     assert [one.ref for one in loaded] == refs[:1]
 
 
-def test_no_more_are_taken_from_the_input_than_may_be_ahead(refs: list[ImageRef]) -> None:
+def test_the_input_is_read_at_most_pictures_ahead(refs: list[ImageRef]) -> None:
     taken: list[ImageRef] = []
 
     def noting() -> Iterator[ImageRef]:
@@ -92,7 +92,7 @@ def test_no_more_are_taken_from_the_input_than_may_be_ahead(refs: list[ImageRef]
         assert given <= len(taken) <= given + PICTURES_AHEAD - 1
 
 
-def test_another_is_begun_for_each_that_goes(refs: list[ImageRef]) -> None:
+def test_each_image_taken_starts_one_more(refs: list[ImageRef]) -> None:
     fetched: list[str] = []
 
     def noting(uri: str) -> bytes:
@@ -103,14 +103,14 @@ def test_another_is_begun_for_each_that_goes(refs: list[ImageRef]) -> None:
     next(loaded)
     assert until(lambda: len(fetched) == PICTURES_AHEAD)
     next(loaded)
-    # All sixteen are ready by now; taking one is enough for the seventeenth to be begun.
+    # All 16 are ready by now: taking one starts the 17th.
     assert until(lambda: len(fetched) == PICTURES_AHEAD + 1)
     time.sleep(0.05)
     assert len(fetched) == PICTURES_AHEAD + 1
     loaded.close()
 
 
-def test_loading_ends_when_nobody_listens_any_more(refs: list[ImageRef]) -> None:
+def test_loading_stops_when_the_consumer_stops(refs: list[ImageRef]) -> None:
     fetched: list[str] = []
 
     def slow(uri: str) -> bytes:
@@ -128,7 +128,7 @@ def test_loading_ends_when_nobody_listens_any_more(refs: list[ImageRef]) -> None
     assert len(fetched) == count
 
 
-def test_an_error_of_the_input_is_the_listeners_and_leaves_no_thread(refs: list[ImageRef]) -> None:
+def test_an_error_of_the_input_is_raised_and_leaves_no_thread(refs: list[ImageRef]) -> None:
     def failing() -> Iterator[ImageRef]:
         yield refs[0]
         raise LookupError("no more paths")
@@ -140,7 +140,7 @@ def test_an_error_of_the_input_is_the_listeners_and_leaves_no_thread(refs: list[
 
 @pytest.fixture
 def large_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ImageRef]:
-    """Pictures of 1000 pixels where room is for 2500, and one of 10 000."""
+    """Images of 1,000 pixels with a budget of 2,500, and one image of 10,000."""
     monkeypatch.setattr(module, "PIXELS_AHEAD", 2500)
     refs = []
     for index in range(12):
@@ -150,29 +150,27 @@ def large_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ImageRef
     return refs
 
 
-def test_no_more_pixels_are_ahead_than_there_is_room_for(
-    large_ones: list[ImageRef], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pixels_ahead_stay_within_the_budget(large_ones: list[ImageRef], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
     def noting(image: Image.Image) -> Image.Image:
         made.append(image.width * image.height)
         return real(image)
 
-    real = module.make_pixels
-    monkeypatch.setattr(module, "make_pixels", noting)
+    real = module.decode_pixels
+    monkeypatch.setattr(module, "decode_pixels", noting)
     loaded = prefetch(large_ones, fetch)
     given = 0
     for one in loaded:
         given += one.pixels
         time.sleep(0.02)
         ahead = sum(made) - given
-        # What is ahead has room, or is the one picture that has it all for itself.
+        # The pixels ahead fit the budget, or belong to the one image that is larger than the budget.
         assert ahead <= 2500 or ahead == 10_000
     assert sum(made) == given == 11 * 1000 + 10_000
 
 
-def test_pictures_that_turn_out_broken_give_their_room_back(large_ones: list[ImageRef]) -> None:
+def test_broken_images_give_their_pixels_back(large_ones: list[ImageRef]) -> None:
     for ref in large_ones[::2]:
         Path(ref.uri).write_bytes(Path(ref.uri).read_bytes()[:60])
     loaded = list(prefetch(large_ones, fetch))
@@ -180,24 +178,24 @@ def test_pictures_that_turn_out_broken_give_their_room_back(large_ones: list[Ima
     assert sum(isinstance(one, Loaded) for one in loaded) == 6
 
 
-def test_a_picture_that_memory_has_no_room_for_fails_alone_and_may_be_tried_again(
+def test_an_image_that_does_not_fit_into_memory_fails_alone_and_is_retryable(
     large_ones: list[ImageRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, turns = module.make_pixels, iter(range(len(large_ones)))
+    real, turns = module.decode_pixels, iter(range(len(large_ones)))
 
     def short(image: Image.Image) -> Image.Image:
         if next(turns) == 1:
             raise MemoryError
         return real(image)
 
-    monkeypatch.setattr(module, "make_pixels", short)
+    monkeypatch.setattr(module, "decode_pixels", short)
     loaded = list(prefetch(large_ones, Fetcher()))
     (failed,) = (one for one in loaded if isinstance(one, LoadFailure))
     assert (failed.stage, failed.fault.error, failed.fault.retryable) == ("decode", "MemoryError", True)
     assert len(loaded) == len(large_ones)
 
 
-def test_who_waits_for_room_is_sent_home_when_nobody_listens(large_ones: list[ImageRef]) -> None:
+def test_threads_that_wait_for_the_budget_end_when_the_consumer_stops(large_ones: list[ImageRef]) -> None:
     loaded = prefetch(large_ones, fetch)
     next(loaded)
     time.sleep(0.05)
@@ -208,7 +206,7 @@ def test_who_waits_for_room_is_sent_home_when_nobody_listens(large_ones: list[Im
     assert not loaders()
 
 
-def test_waiting_for_room_is_not_counted_as_decoding(large_ones: list[ImageRef]) -> None:
+def test_waiting_for_the_budget_is_not_part_of_decode_ms(large_ones: list[ImageRef]) -> None:
     loaded = prefetch(large_ones[:6], fetch)
     times = [next(loaded).decode_ms]
     time.sleep(1)
@@ -216,7 +214,7 @@ def test_waiting_for_room_is_not_counted_as_decoding(large_ones: list[ImageRef])
     assert max(times) < 900
 
 
-def test_large_photographs_come_through_the_real_limit_together(tmp_path: Path) -> None:
+def test_large_photographs_pass_the_real_limit_together(tmp_path: Path) -> None:
     pixels = np.zeros((3000, 4000), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "large.jpg")
     refs = [ImageRef(str(tmp_path / "large.jpg"), f"{copy}") for copy in range(3)]

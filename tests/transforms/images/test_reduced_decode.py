@@ -1,4 +1,4 @@
-"""Large JPEGs are decoded in fewer pixels, and whoever looks at them sees the same."""
+"""Large JPEGs are decoded at a reduced size, and the model gets nearly the same input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moondream_beam.models.tasks import Caption, Request, Sampling, Size
 from moondream_beam.models.tiny.scenes import draw
 from moondream_beam.transforms.annotation.annotate import annotate
 from moondream_beam.transforms.core.records import ImageRef
-from moondream_beam.transforms.images.decode import UndecodableError, make_pixels, open_picture, reduce
+from moondream_beam.transforms.images.decode import UndecodableError, decode_pixels, open_image, reduce_jpeg
 
 # Half of it has, from top to bottom, just twice the pixels of its three tiles.
 LARGE = (4704, 3640)
@@ -28,7 +28,7 @@ CONFIG = VisionConfig()
 
 
 def photograph(size: Size, seed: int = 3) -> Image.Image:
-    """Shapes with sharp edges, on rough ground, with the noise of a sensor."""
+    """Shapes with sharp edges on a textured ground, with the noise of a sensor."""
     dice = np.random.default_rng(seed)
     image = draw(seed).image.resize(size, Image.Resampling.LANCZOS)
     rough = np.zeros((size[1], size[0]), np.float32)
@@ -45,25 +45,25 @@ def content() -> bytes:
 
 
 def reduced(content: bytes, parts: int = 2) -> tuple[Image.Image, Size | None]:
-    """A picture of which a part of that size is enough, and the size that it would have had."""
-    image = open_picture(content)
-    size = reduce(image, lambda size, reduced: reduced[0] * parts >= size[0])
-    return make_pixels(image), size
+    """Decode an image that is enough at 1/parts of its width; return it and what ``reduce_jpeg`` returned."""
+    image = open_image(content)
+    size = reduce_jpeg(image, lambda size, reduced: reduced[0] * parts >= size[0])
+    return decode_pixels(image), size
 
 
-def test_what_the_model_sees_of_a_reduced_photograph_is_bounded(content: bytes) -> None:
-    whole, half = open_picture(content), open_picture(content)
-    assert reduce(half, lambda size, reduced: accepts_reduced(size, reduced, CONFIG)) == LARGE
+def test_the_input_of_the_model_hardly_differs_for_a_reduced_photograph(content: bytes) -> None:
+    whole, half = open_image(content), open_image(content)
+    assert reduce_jpeg(half, lambda size, reduced: accepts_reduced(size, reduced, CONFIG)) == LARGE
     assert half.size == (LARGE[0] // 2, LARGE[1] // 2)
-    seen, wanted = (prepare_crops(make_pixels(image), CONFIG, size=LARGE) for image in (half, whole))
+    seen, wanted = (prepare_crops(decode_pixels(image), CONFIG, size=LARGE) for image in (half, whole))
     assert seen.tiling == wanted.tiling == (3, 3)
     apart = np.abs(seen.pixels_NHWC.astype(int) - wanted.pixels_NHWC.astype(int))
     assert apart.mean() < 0.5 and np.percentile(apart, 99.9) <= 3 and apart.max() <= 8
 
 
 @pytest.mark.parametrize("tiling", ["overlapping", "four sizes", "none"])
-def test_a_reduced_picture_has_the_tiles_of_the_whole_one(tiling: str) -> None:
-    """Their number goes by the size, and would often be another one for half of it."""
+def test_a_reduced_image_has_the_tiles_of_the_full_size(tiling: str) -> None:
+    """The number of tiles depends on the size, and is often different for half the size."""
     config = replace(CONFIG, tiling=tiling)
     half, size = Image.new("RGB", (403, 302)), (806, 604)
     assert prepare_crops(half, config, size=size).tiling == tiling_for(604, 806, config)
@@ -72,7 +72,7 @@ def test_a_reduced_picture_has_the_tiles_of_the_whole_one(tiling: str) -> None:
     assert (tiling_for(302, 403, config) == tiling_for(604, 806, config)) == (tiling == "none")
 
 
-def test_the_engine_cuts_a_picture_as_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_cuts_a_reduced_image_into_the_crops_of_the_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Moondream("tiny", device="cpu").load()
     encode, seen = engine.encode, []
     monkeypatch.setattr(engine, "encode", lambda pictures: seen.extend(pictures) or encode(pictures))
@@ -81,7 +81,7 @@ def test_the_engine_cuts_a_picture_as_the_whole_one(monkeypatch: pytest.MonkeyPa
     assert [crops.tiling for crops in seen] == [(1, 1), (1, 2)]
 
 
-def test_the_smallest_part_that_is_enough_is_taken() -> None:
+def test_the_smallest_size_that_is_enough_is_taken() -> None:
     content = encoded(Image.new("RGB", (640, 480), "red"), "JPEG")
     assert {parts: reduced(content, parts)[0].size for parts in (1, 2, 3, 4, 7, 8, 50)} == {
         1: (640, 480),
@@ -95,44 +95,44 @@ def test_the_smallest_part_that_is_enough_is_taken() -> None:
 
 
 @pytest.mark.parametrize("size", [(641, 480), (640, 479)])
-def test_sides_that_do_not_divide_are_decoded_whole(size: Size) -> None:
+def test_sides_that_no_divisor_divides_are_decoded_at_full_size(size: Size) -> None:
     picture, would = reduced(encoded(Image.new("RGB", size), "JPEG"))
     assert picture.size == size and would is None
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_other_kinds_are_decoded_whole(kind: str) -> None:
+def test_other_formats_are_decoded_at_full_size(kind: str) -> None:
     picture, would = reduced(encoded(Image.new("RGB", (640, 480)), kind))
     assert picture.size == (640, 480) and would is None
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_it_is_upright_and_tells_the_upright_size(orientation: int) -> None:
+def test_a_reduced_image_is_upright_and_its_full_size_too(orientation: int) -> None:
     image = Image.new("RGB", (640, 320), "red")
     image.paste("blue", (0, 0, 320, 160))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     content = encoded(image, "JPEG", exif=exif)
     picture, size = reduced(content)
-    whole = make_pixels(open_picture(content))
+    whole = decode_pixels(open_image(content))
     assert size == whole.size and picture.size == (size[0] // 2, size[1] // 2)
     apart = np.abs(np.asarray(picture, int) - np.asarray(whole.resize(picture.size, Image.Resampling.BOX), int))
     assert apart.mean() < 4
 
 
-def test_cmyk_comes_in_its_colours() -> None:
+def test_a_reduced_cmyk_image_keeps_its_colours() -> None:
     picture, _ = reduced(encoded(Image.new("RGB", (640, 480), (200, 30, 90)).convert("CMYK"), "JPEG"))
     assert picture.size == (320, 240) and picture.getpixel((9, 9)) == pytest.approx((200, 30, 90), abs=6)
 
 
-def test_cut_off_it_is_as_broken_as_whole() -> None:
+def test_a_cut_off_file_fails_at_a_reduced_size_too() -> None:
     content = encoded(photograph((640, 480)), "JPEG", progressive=False)
     for tenth in range(1, 10):
         with pytest.raises(UndecodableError):
             reduced(content[: len(content) * tenth // 10])
 
 
-def test_rows_tell_the_size_of_the_file_and_the_model_its_part(tmp_path: Path, content: bytes) -> None:
+def test_rows_hold_the_full_size_of_a_reduced_image(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "large.jpg"
     path.write_bytes(content)
     moondream = Moondream("tiny", device="cpu")
@@ -142,14 +142,14 @@ def test_rows_tell_the_size_of_the_file_and_the_model_its_part(tmp_path: Path, c
 
 
 @pytest.mark.parametrize("size, enough", [((6144, 4096), True), ((6142, 4096), False), ((3072, 2048), False)])
-def test_a_hosted_api_is_sent_the_same_of_a_picture_with_twice_the_pixels(size: Size, enough: bool) -> None:
+def test_a_hosted_api_accepts_half_the_size_only_if_it_sends_the_same(size: Size, enough: bool) -> None:
     half = (size[0] // 2, size[1] // 2)
     assert Fal().accepts_reduced(size, half) == enough
-    # Whoever comes to answer: what is enough for the engine may be too little for the API.
+    # Either may answer: a size that is enough for the engine may be too small for the API.
     assert Fallback(Moondream("tiny", device="cpu"), Fal()).accepts_reduced(size, half) == enough
 
 
-def test_a_picture_of_several_frames_from_a_camera_is_reduced_as_well() -> None:
+def test_an_mpo_of_several_frames_is_reduced_too() -> None:
     buffer = io.BytesIO()
     image = photograph((640, 480))
     image.save(buffer, "MPO", save_all=True, append_images=[image.resize((64, 48))])

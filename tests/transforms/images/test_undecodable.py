@@ -1,4 +1,4 @@
-"""What is no picture, or one too large, is an UndecodableError that says why, and never anything else."""
+"""What is not an image, or is too large, raises UndecodableError with the reason, and no other error."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_a_file_that_is_cut_off_is_undecodable_or_has_its_whole_first_frame(way:
     except UndecodableError as error:
         assert str(error)
     else:
-        # Of several frames the others may be missing: nobody looks at them.
+        # Later frames may be missing: only the first one is decoded.
         assert "append_images" in options
         assert picture.tobytes() == decode(content).tobytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_without_its_last_bytes_is_no_half_picture(kind: str) -> None:
+def test_a_file_without_its_last_bytes_gives_no_partial_image(kind: str) -> None:
     content = encoded(noise(), kind)
     whole = decode(content).tobytes()
     for missing in (1, 2, 3, 5, 9, 17):
@@ -83,7 +83,7 @@ def test_a_file_without_its_last_bytes_is_no_half_picture(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flipped_bytes_give_a_picture_or_an_undecodable_error(kind: str) -> None:
+def test_flipped_bytes_give_an_image_or_an_undecodable_error(kind: str) -> None:
     content, draw = encoded(noise(24, 16), kind), random.Random(kind)
     for _ in range(60):
         broken = bytearray(content)
@@ -109,27 +109,27 @@ def test_flipped_bytes_give_a_picture_or_an_undecodable_error(kind: str) -> None
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "no known image format"),
     ],
 )
-def test_what_is_no_picture_is_told(content: bytes, message: str) -> None:
+def test_bytes_that_are_not_an_image_are_refused_with_the_reason(content: bytes, message: str) -> None:
     with pytest.raises(UndecodableError, match=message):
         decode(content)
 
 
-def test_a_header_that_claims_billions_of_pixels_is_refused_at_once(memory_peak) -> None:
+def test_a_header_that_claims_billions_of_pixels_is_refused_without_memory(memory_peak) -> None:
     with pytest.raises(UndecodableError, match=r"3600000000 pixels"):
         decode(png_claiming(60_000, 60_000))
     assert memory_peak() < 10 << 20
 
 
-def test_a_side_longer_than_a_jpeg_may_have_is_refused() -> None:
+def test_a_side_above_the_limit_is_refused() -> None:
     with pytest.raises(UndecodableError, match=r"65535 x 1 pixels are more than .* or 65500 a side"):
         decode(png_claiming(65_535, 1))
 
 
-def test_a_strip_as_long_as_a_jpeg_may_be_is_a_picture() -> None:
+def test_a_side_at_the_limit_is_decoded() -> None:
     assert decode(encoded(Image.new("RGB", (65_500, 1)), "JPEG")).size == (65_500, 1)
 
 
-def test_sizes_are_refused_from_one_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_one_above_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PIXELS", 64 * 48)
     monkeypatch.setattr(module, "MAX_SIDE", 64)
     assert decode(encoded(noise(64, 48))).size == (64, 48)
@@ -139,14 +139,14 @@ def test_sizes_are_refused_from_one_above_the_limit(monkeypatch: pytest.MonkeyPa
         decode(encoded(noise(65, 1)))
 
 
-def test_no_pixels_are_made_of_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pixels_of_an_image_that_is_too_large_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PIXELS", 10)
-    # Were they made, the missing ones would be found missing.
+    # Decoding would fail with another error, since the file is cut off.
     with pytest.raises(UndecodableError, match="8 x 8 pixels are more"):
         decode(png_claiming(8, 8))
 
 
-def test_a_picture_of_no_width_is_refused() -> None:
+def test_an_image_of_width_zero_is_refused() -> None:
     with pytest.raises(UndecodableError):
         decode(png_claiming(0, 5))
 
@@ -158,7 +158,7 @@ def test_floating_point_is_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_a_bomb_by_frames_costs_one_frame(kind: str, memory_peak: Callable[[], int]) -> None:
+def test_a_bomb_of_many_frames_takes_the_memory_of_one(kind: str, memory_peak: Callable[[], int]) -> None:
     frames = [Image.new("L", (256, 256), shade) for shade in range(200)]
     content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     memory_peak()
@@ -169,9 +169,7 @@ def test_a_bomb_by_frames_costs_one_frame(kind: str, memory_peak: Callable[[], i
 
 
 @pytest.mark.parametrize("chunk", [b"zTXt", b"iTXt", b"iCCP"])
-def test_a_bomb_in_the_words_around_a_picture_is_refused_or_passed_over(
-    chunk: bytes, memory_peak: Callable[[], int]
-) -> None:
+def test_a_bomb_in_the_metadata_is_refused_or_ignored(chunk: bytes, memory_peak: Callable[[], int]) -> None:
     squeezed = zlib.compress(bytes(300 << 20), 9)
     head = {b"zTXt": b"bomb\0\0", b"iTXt": b"bomb\0\1\0\0\0", b"iCCP": b"bomb\0\0"}[chunk]
     body = head + squeezed
@@ -185,7 +183,7 @@ def test_a_bomb_in_the_words_around_a_picture_is_refused_or_passed_over(
 
 
 @pytest.mark.slow
-def test_where_memory_is_short_a_large_picture_is_undecodable_and_the_next_is_decoded(tmp_path: Path) -> None:
+def test_an_image_that_does_not_fit_into_memory_fails_and_the_next_is_decoded(tmp_path: Path) -> None:
     make_hostile(tmp_path / "hostile", noise(320, 240))
     done = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY, tmp_path / "hostile"], capture_output=True, text=True, check=True
@@ -196,7 +194,7 @@ def test_where_memory_is_short_a_large_picture_is_undecodable_and_the_next_is_de
     assert told["a jpeg.png"] == told["bomb by frames.gif"] == told["more behind it.png"] == "decoded"
 
 
-def test_a_limit_of_pillow_that_somebody_set_lower_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lower_limit_set_in_pillow_applies_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UndecodableError, match="DecompressionBomb"):
         decode(encoded(noise()))

@@ -1,4 +1,4 @@
-"""Pictures in buckets: found by pattern, read by kept clients."""
+"""Patterns in buckets match like patterns on disk, and what they find can be fetched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.servers.object_stores import Bucket
 from moondream_beam.transforms.images import fetch as module
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.bucket_listing import PendingFolder, split_glob
-from moondream_beam.transforms.inputs.images import ReadImages, list_images, list_top, without_pictures
+from moondream_beam.transforms.inputs.images import ReadImages, first_unmatched, list_first_level, list_images
 from moondream_beam.transforms.io.object_stores.base import Stores
 from moondream_beam.transforms.io.retry import FetchError
 
@@ -72,7 +72,7 @@ def test_patterns_match_as_they_do_on_disk(photos: Bucket) -> None:
         assert (pattern, found(f"{root}/{pattern}", stores)) == (pattern, sorted(names))
 
 
-def test_a_folder_without_a_name_is_one_like_others(photos: Bucket) -> None:
+def test_a_folder_with_an_empty_name_is_listed(photos: Bucket) -> None:
     for name in ("photos//f.jpg", "photos/sea//deep/g.jpg", "photos//.hidden/h.jpg"):
         photos.put(name, b"x")
     assert found(f"{photos.root}/photos") == sorted([*IN_ALL, "/f.jpg", "sea//deep/g.jpg"])
@@ -80,12 +80,14 @@ def test_a_folder_without_a_name_is_one_like_others(photos: Bucket) -> None:
     assert found(f"{photos.root}/photos/*.jpg") == ["a.jpg"]
 
 
-def test_a_whole_bucket_is_a_folder(photos: Bucket) -> None:
+def test_a_whole_bucket_is_listed_like_a_folder(photos: Bucket) -> None:
     assert found(photos.root) == sorted([*(f"photos/{name}" for name in IN_ALL), "photos2/x.jpg"])
 
 
-def test_only_folders_that_may_hold_something_are_listed(photos: Bucket) -> None:
-    folders = [one.uri for one in list_top(f"{photos.root}/photos/s*/*", Stores()) if isinstance(one, PendingFolder)]
+def test_only_folders_that_may_hold_a_match_are_listed(photos: Bucket) -> None:
+    folders = [
+        one.uri for one in list_first_level(f"{photos.root}/photos/s*/*", Stores()) if isinstance(one, PendingFolder)
+    ]
     assert folders == [f"{photos.root}/photos/sea/"]
 
 
@@ -100,11 +102,11 @@ def test_a_pipeline_lists_folder_by_folder(photos: Bucket) -> None:
     assert sorted(ref.filename for ref in refs) == IN_ALL
 
 
-def test_a_pattern_that_matches_nothing_is_told(photos: Bucket) -> None:
-    assert without_pictures([f"{photos.root}/photos", f"{photos.root}/none/"]) == f"{photos.root}/none/"
+def test_a_pattern_without_a_match_is_returned(photos: Bucket) -> None:
+    assert first_unmatched([f"{photos.root}/photos", f"{photos.root}/none/"]) == f"{photos.root}/none/"
 
 
-def test_more_than_a_page_is_listed(bucket_of: Callable[[str], Bucket]) -> None:
+def test_a_listing_of_several_pages_is_complete(bucket_of: Callable[[str], Bucket]) -> None:
     bucket = bucket_of("s3")
     for index in range(1003):
         bucket.put(f"many/{index:04}.jpg", b"x")
@@ -112,7 +114,7 @@ def test_more_than_a_page_is_listed(bucket_of: Callable[[str], Bucket]) -> None:
     assert sum("list-type" in path for _, path in bucket.proxy.asked) == 3
 
 
-def test_a_missing_object_is_a_fault_that_does_not_pass(bucket: Bucket) -> None:
+def test_a_missing_object_is_an_error_that_is_not_retried(bucket: Bucket) -> None:
     with pytest.raises(FetchError) as caught:
         Fetcher()(f"{bucket.root}/gone.jpg")
     fault = caught.value.fault
@@ -120,7 +122,7 @@ def test_a_missing_object_is_a_fault_that_does_not_pass(bucket: Bucket) -> None:
     assert "gone.jpg" in fault.message
 
 
-def test_a_missing_bucket_stops_a_listing(bucket: Bucket) -> None:
+def test_a_missing_bucket_is_an_error(bucket: Bucket) -> None:
     with pytest.raises(FetchError, match="404"):
         found(f"{bucket.root}-none/photos")
 
@@ -138,8 +140,8 @@ def test_empty_and_large_objects_are_refused(bucket: Bucket, monkeypatch: pytest
         fetch(f"{bucket.root}/large.jpg")
 
 
-def test_odd_names_are_read_as_they_are(bucket: Bucket) -> None:
-    # The emulator of gs:// does not find names with %, # and ? again.
+def test_names_with_special_characters_are_listed_and_read(bucket: Bucket) -> None:
+    # The emulator for gs:// can't read names with %, # and ? back.
     names = ["Straße 1 – 夏.jpg", "a b+c&d.jpg", "e[1]*.jpg"] + (
         ["50%.jpg", "a?b#c.jpg"] if bucket.root[:2] != "gs" else []
     )
@@ -148,7 +150,7 @@ def test_odd_names_are_read_as_they_are(bucket: Bucket) -> None:
     assert found(f"{bucket.root}/odd") == sorted(names)
 
 
-def test_a_bucket_name_is_no_pattern() -> None:
+def test_wildcards_in_the_name_of_a_bucket_are_refused() -> None:
     with pytest.raises(ValueError, match="bucket's own name"):
         found("s3://photos*")
 

@@ -1,4 +1,4 @@
-"""From patterns to references: what is found, what is passed over, and what it is called."""
+"""Patterns become references: which files match, which are skipped, and how they are named."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from support.running.beam_runs import collect
 
-from moondream_beam.transforms.inputs.images import ReadImages, list_images, without_pictures
+from moondream_beam.transforms.inputs.images import ReadImages, first_unmatched, list_images
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.jpg")
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A tree of empty files of many names."""
+    """A tree of empty files with many kinds of names."""
     root = tmp_path / "photos"
     for name in (
         "a.jpg",
@@ -60,17 +60,17 @@ IN_ALL = [
 ]
 
 
-def test_a_folder_is_walked_for_images_that_are_not_hidden(photos: Path) -> None:
+def test_a_folder_gives_its_images_and_skips_hidden_files(photos: Path) -> None:
     assert found(photos) == sorted(IN_ALL)
 
 
-def test_a_reference_says_where_the_file_lies(photos: Path) -> None:
+def test_a_reference_holds_the_path_of_the_file(photos: Path) -> None:
     refs = list(list_images(str(photos)))
     assert all(os.path.join(photos, ref.filename) == ref.uri and os.path.exists(ref.uri) for ref in refs)
     assert not any(ref.tasks for ref in refs)
 
 
-def test_a_folder_that_is_hidden_itself_is_walked_when_it_is_named(photos: Path) -> None:
+def test_a_hidden_folder_is_listed_when_the_pattern_names_it(photos: Path) -> None:
     assert found(photos, ".thumbnails") == ["a.jpg"]
 
 
@@ -87,30 +87,32 @@ def test_a_folder_that_is_hidden_itself_is_walked_when_it_is_named(photos: Path)
         ("nothing/**", []),
     ],
 )
-def test_globs_match_files_and_name_them_from_their_fixed_part(photos: Path, pattern: str, names: list[str]) -> None:
+def test_globs_match_files_and_name_them_relative_to_the_folder_before_the_wildcard(
+    photos: Path, pattern: str, names: list[str]
+) -> None:
     assert found(photos, pattern) == names
 
 
 @pytest.mark.parametrize("name", ["e[1].jpg", "what?.jpg", "all*.jpg", NOT_UTF8])
-def test_a_name_that_exists_is_that_name_whatever_it_looks_like(photos: Path, name: str) -> None:
+def test_an_existing_name_with_wildcards_matches_itself(photos: Path, name: str) -> None:
     assert found(photos, "odd", name) == [name]
 
 
-def test_brackets_are_a_pattern_where_no_such_name_exists(photos: Path) -> None:
+def test_brackets_are_wildcards_if_no_such_name_exists(photos: Path) -> None:
     assert found(photos, "odd", "e[0-9].jpg") == ["e1.jpg"]
 
 
-def test_a_folder_with_brackets_is_walked(tmp_path: Path) -> None:
+def test_a_folder_with_brackets_in_its_name_is_listed(tmp_path: Path) -> None:
     (tmp_path / "set [1]").mkdir()
     (tmp_path / "set [1]" / "a.png").touch()
     assert found(tmp_path, "set [1]") == ["a.png"]
 
 
-def test_a_file_that_is_named_needs_no_extension(photos: Path) -> None:
+def test_a_file_named_by_the_pattern_needs_no_extension(photos: Path) -> None:
     assert found(photos, "noextension") == ["noextension"]
 
 
-def test_a_folder_whose_name_looks_like_a_picture_is_none(photos: Path) -> None:
+def test_a_folder_with_the_extension_of_an_image_is_not_an_image(photos: Path) -> None:
     (photos / "album.jpg").mkdir()
     (photos / "album.jpg" / "x.png").touch()
     assert found(photos, "*.jpg") == ["a.jpg"]
@@ -123,23 +125,23 @@ def test_links_to_files_are_followed_and_links_to_folders_are_not(photos: Path) 
     assert found(photos) == sorted([*IN_ALL, "link.jpg"])
 
 
-def test_a_link_to_a_folder_is_walked_when_it_is_named(photos: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_listed_when_the_pattern_names_it(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("photos/summer")
     assert found(tmp_path, "link") == ["a.jpg", "sea/d.webp"]
 
 
-def test_a_link_to_nowhere_is_listed_and_left_for_fetch_to_fail_on(photos: Path) -> None:
+def test_a_broken_link_is_listed_and_fails_when_it_is_fetched(photos: Path) -> None:
     (photos / "dead.jpg").symlink_to("gone.jpg")
     assert "dead.jpg" in found(photos)
     assert found(photos, "dead.jpg") == ["dead.jpg"]
 
 
-def test_the_first_pattern_that_matches_nothing_is_told(photos: Path) -> None:
+def test_the_first_pattern_without_a_match_is_returned(photos: Path) -> None:
     some, none = str(photos), str(photos / "*.gif")
-    assert without_pictures([some, some]) is None
-    assert without_pictures([some, none]) == none
+    assert first_unmatched([some, some]) is None
+    assert first_unmatched([some, none]) == none
     (photos / "empty").mkdir()
-    assert without_pictures([str(photos / "empty")]) == str(photos / "empty")
+    assert first_unmatched([str(photos / "empty")]) == str(photos / "empty")
 
 
 def test_no_pattern_is_refused() -> None:
@@ -147,23 +149,23 @@ def test_no_pattern_is_refused() -> None:
         ReadImages()
 
 
-def test_an_archive_behind_a_url_is_refused_and_no_local_file_of_its_path_is_taken_for_it(tmp_path: Path) -> None:
+def test_an_archive_behind_http_is_refused_even_if_its_path_exists_locally(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(bytes(1024))
     for url in (f"https://photos.example{tmp_path}/a.tar", f"http://photos.example{tmp_path}/a.TGZ"):
         with pytest.raises(ValueError, match=r"photos\.example.*: archives are read from a disk or a bucket"):
             ReadImages(url)
 
 
-def test_patterns_that_overlap_give_each_picture_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_patterns_give_each_image_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos)
     patterns = [str(photos), "summer", "*.jpg", "./odd/../a.jpg", f"odd/{NOT_UTF8}", "notes.txt"]
     refs = collect(lambda pipeline: pipeline | ReadImages(*patterns))
     assert sorted(ref.uri for ref in refs) == sorted(str(photos / name) for name in [*IN_ALL, "notes.txt"])
-    # Of several names for one picture the first of the alphabet stays: which one must not depend on the runner.
+    # An image found under several names gets the first in alphabetical order, whatever the runner does.
     assert {ref.filename for ref in refs if "summer" in ref.uri} == {"a.jpg", "sea/d.webp"}
 
 
-def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "open").mkdir()
     (tmp_path / "open" / "a.jpg").touch()
     (tmp_path / "shut").mkdir()

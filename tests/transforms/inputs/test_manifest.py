@@ -1,4 +1,4 @@
-"""Manifests to references: one for each row, or why there is none."""
+"""Every row of a manifest becomes a reference, or a reference with a problem."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def references(path: str, *tasks: Task, **options: Any) -> list[ImageRef]:
     return list(read_manifest(path, Columns("url", tasks=tasks, **options)))
 
 
-def test_a_row_is_a_reference(tmp_path: Path) -> None:
+def test_a_row_becomes_a_reference(tmp_path: Path) -> None:
     path = manifest(tmp_path, {"url": "https://h/x/a%20b.jpg?s=1"}, {"url": "s3://b/c.jpg"}, {"url": "/d/e.jpg"})
     assert references(path) == [
         ImageRef("https://h/x/a%20b.jpg?s=1", "a b.jpg"),
@@ -56,12 +56,12 @@ def test_a_relative_path_is_relative_to_the_manifest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["e[1].jpg", "all*.jpg", "what?.jpg"])
-def test_a_name_with_wildcards_is_that_name(tmp_path: Path, name: str) -> None:
+def test_an_existing_name_with_wildcards_matches_itself(tmp_path: Path, name: str) -> None:
     (ref,) = references(manifest(tmp_path, {"url": name}))
     assert ref.uri == f"{tmp_path}/{name}"
 
 
-def test_a_column_may_hold_the_file_name(tmp_path: Path) -> None:
+def test_the_file_name_may_come_from_a_column(tmp_path: Path) -> None:
     path = manifest(tmp_path, {"url": "a.jpg", "id": 17}, {"url": "b.jpg"})
     named, unnamed = references(path, filename="id")
     assert named.filename == "17" and "column id is empty" in unnamed.problem
@@ -78,7 +78,7 @@ def test_without_columns_in_prompts_references_carry_no_tasks(tmp_path: Path) ->
     assert ref.tasks == ()
 
 
-def test_kept_columns_stand_beside_each_task(tmp_path: Path) -> None:
+def test_kept_columns_are_repeated_for_each_task(tmp_path: Path) -> None:
     path = manifest(tmp_path, {"url": "a.jpg", "split": "train"}, {"url": "b.jpg"})
     refs = references(path, Caption(), Query("Why?"), kept=(SPLIT,))
     assert [ref.columns for ref in refs] == [(("train",), ("train",)), ((None,), (None,))]
@@ -98,7 +98,9 @@ def test_kept_columns_stand_beside_each_task(tmp_path: Path) -> None:
         ({"url": "a.jpg", "n": 1, "what": " "}, "column what is empty"),
     ],
 )
-def test_a_row_that_can_be_no_picture_is_told_by_file_and_line(tmp_path: Path, row: dict[str, Any], why: str) -> None:
+def test_a_row_without_a_usable_image_has_a_problem_with_file_and_line(
+    tmp_path: Path, row: dict[str, Any], why: str
+) -> None:
     path = manifest(tmp_path, {"url": "a.jpg", "n": 1, "what": "shoe"}, row)
     tasks = (Query("{what}?"),)
     good, bad = references(path, *tasks, kept=(pa.field("n", pa.int64()),))
@@ -116,7 +118,7 @@ def test_a_pipeline_reads_many_manifests_each_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs", "az"])
-def test_manifests_lie_in_buckets_too(kind: str, bucket_of: Callable[[str], Bucket]) -> None:
+def test_manifests_are_read_from_buckets(kind: str, bucket_of: Callable[[str], Bucket]) -> None:
     bucket = bucket_of(kind)
     bucket.put("lists/a.csv", b"url,n\nx.jpg,1\n")
     table = pa.BufferOutputStream()
@@ -128,7 +130,7 @@ def test_manifests_lie_in_buckets_too(kind: str, bucket_of: Callable[[str], Buck
     assert [ref.uri for ref in refs] == [f"{bucket.root}/lists/x.jpg", f"{bucket.root}/lists/y.jpg"]
 
 
-def test_an_unknown_column_and_a_missing_manifest_are_told_before_any_work(tmp_path: Path) -> None:
+def test_an_unknown_column_and_a_missing_manifest_are_refused_before_any_work(tmp_path: Path) -> None:
     path = manifest(tmp_path, {"url": "a.jpg", "split": "x"})
     for columns, keep, name in (
         (Columns("uri"), [], "uri"),
@@ -142,7 +144,7 @@ def test_an_unknown_column_and_a_missing_manifest_are_told_before_any_work(tmp_p
         check_columns([f"{tmp_path}/none*.csv"], Columns("url"), [])
 
 
-def test_kept_columns_have_the_type_that_they_have_in_parquet(tmp_path: Path) -> None:
+def test_kept_columns_have_their_type_in_parquet(tmp_path: Path) -> None:
     table = pa.table({"url": ["a"], "n": pa.array([1], pa.int16()), "d": pa.array(["x"]).dictionary_encode()})
     pq.write_table(table, tmp_path / "a.parquet")
     columns = check_columns([f"{tmp_path}/a.parquet"], Columns("url"), ["n", "d"])
@@ -160,7 +162,7 @@ def annotate(path: str, out: Path, columns: Columns, keep: list[str]) -> dict[st
     return record
 
 
-def test_the_whole_job_asks_each_row_its_question_and_keeps_its_answer_beside_it(tmp_path: Path) -> None:
+def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     questions = [("Why?", "because"), ("Who?", "me"), ("", "nobody"), ("Why?", "because")]
     listed = [{"url": "a.png", "question": question, "truth": truth} for question, truth in questions]
@@ -178,7 +180,7 @@ def test_the_whole_job_asks_each_row_its_question_and_keeps_its_answer_beside_it
     assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 4
 
 
-def test_an_output_with_other_columns_is_not_mixed(tmp_path: Path) -> None:
+def test_an_output_with_other_kept_columns_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     path = manifest(tmp_path, {"url": "a.png", "split": "x"})
     annotate(path, tmp_path / "out", Columns("url", tasks=(Caption(),)), ["split"])
@@ -189,7 +191,7 @@ def test_an_output_with_other_columns_is_not_mixed(tmp_path: Path) -> None:
         annotate(other, tmp_path / "out", Columns("url", tasks=(Caption(),)), ["split"])
 
 
-def test_an_output_takes_all_kinds_of_kept_columns_again(tmp_path: Path) -> None:
+def test_a_second_run_accepts_the_same_kept_columns_of_every_type(tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     moment = datetime(2026, 1, 2, 3, 4, 5, 678)
     kept: dict[str, tuple[Any, pa.DataType]] = {
@@ -212,7 +214,7 @@ def test_an_output_takes_all_kinds_of_kept_columns_again(tmp_path: Path) -> None
         assert record["balanced"] and record["counts"]["done"] == done
 
 
-def test_names_that_are_no_utf8_pass(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     Image.new("RGB", (4, 3)).save(tmp_path / "x.png")
     (tmp_path / "x.png").rename(tmp_path / name)

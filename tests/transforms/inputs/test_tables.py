@@ -1,4 +1,4 @@
-"""Manifests as rows, whatever their format, and what is wrong with some."""
+"""CSV, JSON Lines and Parquet give the same rows, and broken rows and files a problem."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "numbers"), [(".csv", [2, 3, 4]), (".jsonl", [1, 2, 3]), (".parquet", [1, 2, 3])])
-def test_rows_are_numbered_as_an_editor_or_a_reader_numbers_them(tmp_path: Path, kind: str, numbers: list[int]) -> None:
+def test_rows_have_the_line_or_row_number_counted_from_one(tmp_path: Path, kind: str, numbers: list[int]) -> None:
     assert [row.number for row in read_rows(write(tmp_path, kind), ["url"])] == numbers
 
 
-def test_of_parquet_only_the_columns_that_are_needed_are_read(tmp_path: Path) -> None:
+def test_only_the_columns_asked_for_are_read_from_parquet(tmp_path: Path) -> None:
     assert next(read_rows(write(tmp_path, ".parquet"), ["url", "absent"])).values == {"url": "a.jpg"}
 
 
@@ -57,7 +57,7 @@ def test_of_parquet_only_the_columns_that_are_needed_are_read(tmp_path: Path) ->
         (".parquet", [pa.string(), pa.int64()]),
     ],
 )
-def test_types_are_those_of_parquet_text_in_csv_and_told_by_the_first_lines_of_json(
+def test_types_come_from_parquet_or_the_first_lines_of_json_and_are_text_in_csv(
     tmp_path: Path, kind: str, types: list[pa.DataType]
 ) -> None:
     schema = schema_of(write(tmp_path, kind))
@@ -76,7 +76,7 @@ def test_types_are_those_of_parquet_text_in_csv_and_told_by_the_first_lines_of_j
         ([None], pa.string()),
     ],
 )
-def test_the_type_of_a_column_of_json_is_the_narrowest_that_holds_it(
+def test_a_json_column_has_the_narrowest_type_that_fits_its_values(
     tmp_path: Path, values: list[Any], kind: pa.DataType
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -84,7 +84,7 @@ def test_the_type_of_a_column_of_json_is_the_narrowest_that_holds_it(
     assert schema_of(str(path)).field("x").type == kind
 
 
-def test_broken_lines_of_json_are_rows_with_their_number(tmp_path: Path) -> None:
+def test_broken_lines_of_json_are_rows_with_a_problem(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"url": "a"}\n{"url": \n\n[1]\n\xff\n{"url": "b"}')
     rows = list(read_rows(str(path), ["url"]))
@@ -98,7 +98,7 @@ def test_broken_lines_of_json_are_rows_with_their_number(tmp_path: Path) -> None
     assert ["no JSON" in row.problem for row in rows] == [False, True, True, True, False]
 
 
-def test_broken_lines_of_csv_are_rows_with_their_number(tmp_path: Path) -> None:
+def test_broken_lines_of_csv_are_rows_with_a_problem(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('url,n\na,1\nb\nc,3,4\n\n"d"e,5\nf,6\n')
     rows = list(read_rows(str(path), ["url"]))
@@ -112,19 +112,19 @@ def test_broken_lines_of_csv_are_rows_with_their_number(tmp_path: Path) -> None:
     assert [row.problem[:8] for row in rows] == ["", "1 fields", "3 fields", "this is ", ""]
 
 
-def test_a_quote_that_never_ends_is_told(tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_a_row_with_a_problem(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('url,n\na,1\n"b,2\nc,3\n')
     assert [bool(row.problem) for row in read_rows(str(path), ["url"])] == [False, True]
 
 
-def test_names_that_are_no_utf8_come_out_of_csv_as_they_went_in(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8_are_kept_in_csv(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"url\ncaf\xe9.jpg\n")
     assert next(read_rows(str(path), ["url"])).values == {"url": "caf\udce9.jpg"}
 
 
-def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_above_the_limit_is_skipped_with_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": "' + b"x" * (3 << 20) + b'"}\n{"a": 1}\n')
@@ -144,13 +144,15 @@ def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.M
         ("a.csv", "a,b\n".encode("utf-16"), "save it as UTF-8"),
     ],
 )
-def test_what_is_no_manifest_is_told(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused_with_the_reason(
+    tmp_path: Path, name: str, content: bytes, complaint: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=complaint):
         schema_of(str(tmp_path / name))
 
 
-def test_many_rows_pass_in_little_memory(tmp_path: Path, memory_peak: Any) -> None:
+def test_many_rows_are_read_in_little_memory(tmp_path: Path, memory_peak: Any) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("url\n" + "".join(f"https://example.org/{index}.jpg\n" for index in range(100_000)))
     before = memory_peak()
@@ -162,28 +164,28 @@ def test_many_rows_pass_in_little_memory(tmp_path: Path, memory_peak: Any) -> No
     ("value", "kind", "kept"),
     [(3, pa.string(), "3"), ([1, "é"], pa.string(), '[1, "é"]'), (3, pa.float64(), 3), (None, pa.int64(), None)],
 )
-def test_a_value_is_kept_as_its_column_wants_it(value: Any, kind: pa.DataType, kept: Any) -> None:
+def test_a_value_is_converted_to_the_type_of_its_column(value: Any, kind: pa.DataType, kept: Any) -> None:
     assert convert(value, pa.field("x", kind)) == kept
 
 
 @pytest.mark.parametrize(("value", "kind"), [("a", pa.int64()), (2**40, pa.int32()), ([1], pa.float64())])
-def test_a_value_that_does_not_go_into_its_column_is_told(value: Any, kind: pa.DataType) -> None:
+def test_a_value_that_does_not_fit_its_column_is_refused(value: Any, kind: pa.DataType) -> None:
     with pytest.raises(ValueError, match="column x"):
         convert(value, pa.field("x", kind))
 
 
 @pytest.mark.parametrize("value", ["caf\udce9", ["\ud800"]])
-def test_words_that_are_no_utf8_are_not_kept_as_others(value: Any) -> None:
+def test_text_that_is_not_utf8_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="column x is not UTF-8: save the manifest as UTF-8"):
         convert(value, pa.field("x", pa.string()))
 
 
-def test_the_kind_is_told_by_the_name() -> None:
+def test_the_format_follows_from_the_extension() -> None:
     assert [kind_of(name) for name in ("A.CSV", "a.jsonl.gz", "s3://b/x.parquet")] == [".csv", ".jsonl", ".parquet"]
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.parquet"])
-def test_where_a_file_is_damaged_there_is_one_more_row_that_says_so(tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_ends_with_a_row_that_has_a_problem(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     urls = [hashlib.sha256(str(index).encode()).hexdigest() for index in range(20_000)]
     if name == "a.parquet":
@@ -199,7 +201,7 @@ def test_where_a_file_is_damaged_there_is_one_more_row_that_says_so(tmp_path: Pa
     assert last.problem.startswith("the file is broken from here on: ") and last.number == rows[-1].number + 1
 
 
-def test_a_value_that_python_can_not_have_spoils_its_row_only(tmp_path: Path) -> None:
+def test_a_value_that_python_can_not_hold_fails_its_row_only(tmp_path: Path) -> None:
     moments = pa.array([1, 2**62, 3], pa.timestamp("us"))
     texts = pa.array([b"a", b"b", b"\xff"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"when": moments, "url": texts}), tmp_path / "a.parquet")

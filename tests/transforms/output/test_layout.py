@@ -12,6 +12,7 @@ import pytest
 
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count
+from moondream_beam.transforms.io.containers.location import ImageCell, Member, cell_uri
 from moondream_beam.transforms.output import layout, lock
 from moondream_beam.transforms.output.files import open_atomic
 from moondream_beam.transforms.output.layout import Slice, can_run_together
@@ -37,10 +38,14 @@ def test_slices_have_about_the_same_size():
 
 def test_images_of_a_compressed_archive_or_of_a_thousand_parquet_rows_are_in_one_slice():
     parts = [Slice(number, 7) for number in range(7)]
-    members = [ImageRef(f"tar:{place}:9:/a.tar.gz#{place}.jpg", "") for place in range(512, 90_000, 512)]
-    rows = [ImageRef(f"parquet:{row // 300}:{row % 300}:/a.parquet#image/{row + 1}/x.jpg", "") for row in range(5000)]
-    packed_anew = [ref._replace(uri=ref.uri.replace("tar:", "tar:1")) for ref in members]
-    grouped_anew = [ImageRef(f"parquet:0:{row}:/a.parquet#image/{row + 1}/x.jpg", "") for row in range(5000)]
+    places = [Member("/a.tar.gz", place, 9, f"{place}.jpg") for place in range(512, 90_000, 512)]
+    cells = [ImageCell("/a.parquet", "image", row + 1, row // 300) for row in range(5000)]
+    members = [ImageRef(place.uri, "", inside=place) for place in places]
+    rows = [ImageRef(cell_uri(cell, "x.jpg"), "", inside=cell) for cell in cells]
+    packed_anew = [
+        ref._replace(inside=place._replace(offset=10**6)) for ref, place in zip(members, places, strict=True)
+    ]
+    grouped_anew = [ref._replace(inside=cell._replace(row_group=0)) for ref, cell in zip(rows, cells, strict=True)]
     of = {
         ref: [part.number for part in parts if in_slice(part, ref)]
         for ref in (*members, *rows, *packed_anew, *grouped_anew)

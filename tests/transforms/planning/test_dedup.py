@@ -15,6 +15,7 @@ from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.shuffle import hash_bucket, pack
 from moondream_beam.transforms.core.summary import Count
 from moondream_beam.transforms.images.fetch import Fetcher
+from moondream_beam.transforms.io.containers.location import ImageCell, Member
 from moondream_beam.transforms.planning import dedup
 from moondream_beam.transforms.planning.dedup import (
     KeyByContentHash,
@@ -99,6 +100,10 @@ def test_of_two_attempts_at_once_both_use_the_keys_of_the_first(refs: list[Image
 
 
 def test_images_in_compressed_archives_and_parquet_keep_their_shard_key_and_are_not_read(tmp_path: Path) -> None:
-    together = [ImageRef(f"tar:{place}:9:/nowhere.tar.gz#{place}.jpg", "") for place in (512, 2048)]
-    together += [ImageRef(f"parquet:0:{row}:/nowhere.parquet#image/{row + 1}", "") for row in range(2)]
+    inside = [Member("/nowhere.tar.gz", place, 9, f"{place}.jpg") for place in (512, 2048)]
+    together = [ImageRef(member.uri, "", inside=member) for member in inside]
+    together += [
+        ImageRef(f"/nowhere.parquet#image/{row}", "", inside=ImageCell("/nowhere.parquet", "image", row, 0))
+        for row in (1, 2)
+    ]
     assert {ref: key for key, ref in keyed(together, tmp_path)} == {ref: shard_key(ref) for ref in together}

@@ -18,7 +18,7 @@ from typing import Any
 from ...images.prefetch import Fetch
 from ...io.uris import unescape_non_utf8, unescape_path
 from .names import is_named_like, key_name, relative_name
-from .pictures import Packed, with_pictures
+from .pictures import BYTE_RANGE, Packed, with_pictures
 from .targets import new_file, new_folder, write_if_absent
 from .wide import Selection
 
@@ -51,7 +51,7 @@ def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Prob
     """
     columns, problems = selection.task_columns(), Problems()
     with new_folder(destination) as folder, folder.create("metadata.jsonl") as metadata:
-        for packed in _complete(with_pictures(selection.wide(columns), fetch), problems):
+        for packed in _complete(with_pictures(selection.wide(columns, BYTE_RANGE), fetch), problems):
             key = key_name(packed.row["key"])
             name = f"images/{key[:2]}/{key}.{packed.extension}"
             with folder.create(name) as file:
@@ -68,7 +68,7 @@ def to_webdataset(selection: Selection, destination: str, fetch: Fetch) -> Probl
     columns, problems = selection.task_columns(), Problems()
     with new_folder(destination) as folder, ExitStack() as stack:
         tar, tars, pictures, size = None, 0, 0, 0
-        for packed in _complete(with_pictures(selection.wide(columns), fetch), problems):
+        for packed in _complete(with_pictures(selection.wide(columns, BYTE_RANGE), fetch), problems):
             if tar is None or pictures % MAX_TAR_PICTURES == 0 or size >= MAX_TAR_BYTES:
                 stack.close()
                 file = stack.enter_context(folder.create(f"{tars:06d}.tar"))

@@ -10,16 +10,18 @@ from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
 from ...core.records import ImageRef
-from ...images.decode import open_picture
+from ...images.decode import open_image
+from ...images.formats import extension_of
 from ...images.prefetch import Fetch
-from ...images.refetch import Relocator, archive_of, is_kept
+from ...images.refetch import NotKeptError, relocate
+from ...io.containers.location import container_of
 from ...planning.locality import read_order
 
 THREADS, FILES_AHEAD = 8, 16
 GONE, CHANGED = "can't be fetched", "has changed since it was annotated"
-UNKEPT = "came as a data: URI, which rows don't keep"
-# What others call the formats that Pillow knows.
-EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2", "TIFF": "tif"}
+UNKEPT = "has a row that does not keep where it lies: it came as a data: URI, or an older version wrote the row"
+# Columns of a row that its picture is fetched by, and that are not exported.
+BYTE_RANGE = ("byte_offset", "byte_size")
 
 
 class Packed(NamedTuple):
@@ -32,42 +34,52 @@ class Packed(NamedTuple):
     @property
     def extension(self) -> str:
         """Return the extension of the content's file format without a dot, such as ``jpg``; the name is ignored."""
-        kind = open_picture(self.content).format or ""
-        return EXTENSIONS.get(kind, kind.lower())
+        return extension_of(open_image(self.content).format or "")
 
 
 def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch) -> Iterator[Packed]:
     """Each row with the file at its ``uri``. A file that is not the one with its ``sha256`` is not given.
 
-    They come in order; rows that follow each other and whose pictures are inside of one file come as they lie in it.
+    Rows have the columns ``BYTE_RANGE``, which are taken out of them. They come in order; rows that follow each other
+    and whose pictures are inside of one file come as they lie in it.
     """
-    stream = _as_they_lie(rows, again := Relocator(fetch))
+    stream = _as_they_lie(rows)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="export") as pool:
         under_way: deque[Future[Packed]] = deque()
         while True:
             for row in islice(stream, FILES_AHEAD - len(under_way)):
-                under_way.append(pool.submit(_pack, row, again))
+                under_way.append(pool.submit(_pack, row, fetch))
             if not under_way:
                 return
             yield under_way.popleft().result()
 
 
-def _as_they_lie(rows: Iterable[dict[str, Any]], again: Relocator) -> Iterator[dict[str, Any]]:
-    def where(row: dict[str, Any]) -> tuple[str, int, int]:
+def _as_they_lie(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def where(row: dict[str, Any]) -> tuple[str, int]:
         try:
-            return read_order(ImageRef(again.place_of(row["uri"]), ""))
-        except (OSError, ValueError, RuntimeError):
-            return ("", 0, 0)
+            return read_order(_ref(row))
+        except NotKeptError:
+            return "", 0
 
-    groups = groupby(rows, key=lambda row: archive_of(row["uri"]))
+    groups = groupby(rows, key=lambda row: container_of(row["uri"]))
     return chain.from_iterable(sorted(group, key=where) if home else group for home, group in groups)
 
 
+def _ref(row: dict[str, Any]) -> ImageRef:
+    return relocate(row["uri"], *(row[name] for name in BYTE_RANGE))
+
+
 def _pack(row: dict[str, Any], fetch: Fetch) -> Packed:
-    if not is_kept(row["uri"]):
-        return Packed(row, b"", UNKEPT)
+    problem, content = "", b""
     try:
-        content = fetch(row["uri"])
-    except (OSError, ValueError, RuntimeError):
-        return Packed(row, b"", GONE)
-    return Packed(row, content) if sha256(content).hexdigest() == row["sha256"] else Packed(row, b"", CHANGED)
+        content = fetch(_ref(row).location)
+        problem = "" if sha256(content).hexdigest() == row["sha256"] else CHANGED
+    except NotKeptError:
+        problem = UNKEPT
+    except ValueError:
+        # Such as another member of a repacked archive, or an empty file.
+        problem = CHANGED
+    except (OSError, RuntimeError):
+        problem = GONE
+    exported = {name: value for name, value in row.items() if name not in BYTE_RANGE}
+    return Packed(exported, b"" if problem else content, problem)

@@ -86,21 +86,20 @@ class Selection:
         """Return the names of the columns that came from a manifest."""
         return [column for column in self.dataset.columns("data") if column not in ANNOTATION_SCHEMA.names]
 
-    def wide(self, columns: Sequence[TaskColumn]) -> Iterator[dict[str, Any]]:
+    def wide(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
         """Yield a dict of JSON values for each picture: ``PICTURE_COLUMNS``, the tasks, and the manifest's columns.
 
-        A task without an answer is None. Pictures in files of their own come first, by file name; then come those in
-        archives and Parquet files, grouped by container.
+        ``extra`` names more columns of the picture. A task without an answer is None. Pictures in files of their own
+        come first, by file name; then come those in archives and Parquet files, grouped by container.
         """
         answers = [
             f"any_value({ANSWER_COLUMNS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
             f"prompt = {literal(prompt)}) AS {identifier(column)}"
             for task, prompt, column in columns
         ]
-        picture, kept = (
-            [f"any_value({identifier(column)}) AS {identifier(column)}" for column in names]
-            for names in (PICTURE_COLUMNS[2:], self.manifest_columns())
-        )
+        # All from one row: a picture has two byte ranges if its archive was repacked between two runs.
+        picture = [f"arg_max({column}, created_at) AS {column}" for column in (*PICTURE_COLUMNS[2:], *extra)]
+        kept = [f"any_value({identifier(column)}) AS {identifier(column)}" for column in self.manifest_columns()]
         # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
         # Grouped by container, so that the fetcher reads each container once.

@@ -1,4 +1,4 @@
-"""Compressed files unpacked as they are read, in bounded memory, and no further than a picture could need."""
+"""Decompress files while they are read, in bounded memory, with limits against decompression bombs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import pyarrow as pa
 from ..block_cache import BLOCK_BYTES
 from ..retry import FetchError
 
-# Pictures hardly shrink. What unpacks to so many times what was read of it, once it is more than a gigabyte, was made
-# to fill a machine.
+# Decompressed bytes for each compressed byte, checked once BYTES_BEFORE_RATIO are decompressed. Images hardly compress,
+# so a file with a higher ratio was made to exhaust a machine.
 MAX_RATIO, BYTES_BEFORE_RATIO = 200, 1 << 30
-# What unpacking .xz may take: its own highest setting takes 65 MiB, but a file may ask for gigabytes. Zstandard itself
-# refuses more than 128 MiB, the others need less than one.
-XZ_MEMORY = 256 << 20
-# Always the same, from the beginning on: whoever unpacks a broken file again gets just as far.
+# Memory of an .xz decompressor. The highest preset of xz needs 65 MiB, but a file may request gigabytes. Zstandard
+# refuses more than 128 MiB itself; the other formats need less than 1 MiB.
+MAX_XZ_MEMORY = 256 << 20
+# A constant step, so that a broken file decompresses to the same length every time.
 STEP_BYTES = 64 << 10
 
 
-class _Counted:
-    """A file, and how many bytes were read from it."""
+class _CountingFile:
+    """A file that counts the bytes read from it. Closing it leaves the file open."""
 
     def __init__(self, file: Any) -> None:
         self._file, self.bytes, self.closed = file, 0, False
@@ -42,14 +42,15 @@ class _Counted:
         self.closed = True
 
 
-class _Xz:
-    """LZMAFile, but for a limit on memory."""
+class _XzFile:
+    """A reader of .xz that refuses files which need more than ``MAX_XZ_MEMORY``; ``lzma.LZMAFile`` has no limit."""
 
-    def __init__(self, file: _Counted) -> None:
+    def __init__(self, file: _CountingFile) -> None:
         self._file, self._packed = file, b""
         self._decoder: lzma.LZMADecompressor | None = None
 
     def read(self, size: int) -> bytes:
+        """Return 1 to ``size`` decompressed bytes; none at the end. EOFError: if the compressed data are cut off."""
         while True:
             if not self._packed and (self._decoder is None or self._decoder.needs_input):
                 self._packed = self._file.read(STEP_BYTES)
@@ -58,11 +59,11 @@ class _Xz:
             if self._decoder is None:
                 if not self._packed:
                     return b""
-                # Between one stream and the next there may be zeros.
+                # The format allows zeros as padding between two streams.
                 self._packed = self._packed.lstrip(b"\0")
                 if not self._packed:
                     continue
-                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY)
             piece = self._decoder.decompress(self._packed, size)
             self._packed = b""
             if self._decoder.eof:
@@ -71,33 +72,35 @@ class _Xz:
                 return piece
 
 
-def _zstandard(file: _Counted) -> Any:
+def _zstandard(file: _CountingFile) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
 
 
-# By the end of a file's name.
-CODECS: dict[str, Callable[[_Counted], Any]] = {
+# The extension of a file -> what opens it for decompressed reading.
+OPENERS: dict[str, Callable[[_CountingFile], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),  # type: ignore[call-overload]
     ".tgz": lambda file: gzip.GzipFile(fileobj=file),  # type: ignore[call-overload]
     ".bz2": bz2.BZ2File,  # type: ignore[dict-item]
     ".tbz2": bz2.BZ2File,  # type: ignore[dict-item]
-    ".xz": _Xz,
-    ".txz": _Xz,
+    ".xz": _XzFile,
+    ".txz": _XzFile,
     ".zst": _zstandard,
 }
 
 
 def decompress_blocks(name: str, open_packed: Callable[[], Any]) -> Iterator[bytes]:
-    """Blocks of what a compressed file holds, each of ``BLOCK_BYTES`` but for the last.
+    """Yield the decompressed content of a file in blocks of ``BLOCK_BYTES``; the last block may be shorter.
+
+    The extension of ``name`` decides the format. ``open_packed`` opens the compressed file.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is broken, cut off, or unpacks to absurdly much; what came before was given.
+        OSError: if the file can't be read.
+        ValueError: after the blocks before the fault, if the file is broken, cut off or a decompression bomb.
     """
-    codec = next(make for ending, make in CODECS.items() if name.lower().endswith(ending))
+    opener = next(opener for ending, opener in OPENERS.items() if name.lower().endswith(ending))
     with open_packed() as file:
-        packed = _Counted(file)
-        plain, total, problem = codec(packed), 0, ""
+        packed = _CountingFile(file)
+        plain, total, problem = opener(packed), 0, ""
         while not problem:
             pieces, room = [], BLOCK_BYTES
             while room and not problem:
@@ -117,7 +120,7 @@ def decompress_blocks(name: str, open_packed: Callable[[], Any]) -> Iterator[byt
 
 
 def _step(plain: Any, size: int) -> tuple[bytes, str]:
-    """The next bytes, or why there are none."""
+    """Return up to ``size`` decompressed bytes and a problem; at the end of the file both are empty."""
     try:
         return plain.read(size), ""
     except FetchError:

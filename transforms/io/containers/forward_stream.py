@@ -1,4 +1,7 @@
-"""What can only be read from its beginning on: once, forward, for many threads that ask in nearly that order."""
+"""Share sequential readers between threads: compressed archives and row groups, which have no random access.
+
+Threads ask for chunks in nearly ascending order. Each chunk is read once and kept in a cache for the other threads.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +13,39 @@ from typing import Any
 
 from ..block_cache import BLOCK_BYTES, LruCache
 
-# Each holds a file and the state of what unpacks it. A shard reads one, and the next one while the last ends.
-OPEN_STREAMS = 4
+# Each stream holds an open file and a decompressor. A shard reads one container, and the next while the last ends.
+MAX_OPEN_STREAMS = 4
 
-Pieces = Iterator[Any]
+Chunks = Iterator[Any]
 
 
 class ForwardStream:
-    """Pieces, numbered from 0, that come one after another; the latest are kept in a window.
+    """Random access by index to chunks that can only be produced in order. Threads may share it.
 
-    ``begin`` starts from the first. It ends after the last one, or raises a ValueError where nothing can come any more;
-    an OSError may pass. ``begun`` tells how often it was asked: more than once where somebody asks for what the window
-    has let go of.
+    ``begin`` returns an iterator over all chunks, from index 0. A ValueError from it marks the end of what can be read;
+    after an OSError the next request begins again. Chunks are kept in ``window`` under ``(name, index)``. A request for
+    an earlier chunk that the window has evicted begins again; ``num_begins`` counts how often ``begin`` was called.
     """
 
     def __init__(
-        self, name: Hashable, begin: Callable[[], Pieces], window: LruCache, size_of: Callable[[Any], int]
+        self, name: Hashable, begin: Callable[[], Chunks], window: LruCache, size_of: Callable[[Any], int]
     ) -> None:
         self._name, self._begin, self._window, self._size_of = name, begin, window, size_of
-        self._pieces: Pieces | None = None
+        self._chunks: Chunks | None = None
         self._next = 0
         self._end: int | None = None
         self._problem = ""
-        self.begun = 0
+        self.num_begins = 0
         self._reading, self._lock = threading.Lock(), threading.Lock()
-        # Who waits has its piece when that comes by, however late its thread wakes up.
+        # A thread that waits gets its chunk here, even if the window evicts the chunk before the thread wakes up.
         self._wanted: dict[int, Future[Any]] = {}
 
-    def piece(self, index: int) -> Any:
-        """A piece; None behind the last.
+    def chunk(self, index: int) -> Any:
+        """Return a chunk, or None if ``index`` is past the last one.
 
         Raises:
-            OSError: it can't be read.
-            ValueError: what is there broke off before it.
+            OSError: if it can't be read.
+            ValueError: if the stream broke off before it.
         """
         with self._lock:
             if (piece := self._window.get((self._name, index))) is not None:
@@ -56,47 +59,50 @@ class ForwardStream:
     def _read_to(self, index: int) -> None:
         try:
             if self._end is None or index < self._end:
-                if self._pieces is None or index < self._next:
-                    self._pieces, self._next, self.begun = self._begin(), 0, self.begun + 1
+                if self._chunks is None or index < self._next:
+                    self._chunks, self._next, self.num_begins = self._begin(), 0, self.num_begins + 1
                 while self._next <= index:
-                    self._give(next(self._pieces))
+                    self._deliver(next(self._chunks))
                 return
         except (StopIteration, ValueError) as error:
-            self._end, self._pieces = self._next, None
+            self._end, self._chunks = self._next, None
             self._problem = "" if isinstance(error, StopIteration) else str(error)
         except BaseException as error:
-            # Halfway through a read: nobody knows where it would go on.
-            self._pieces = None
-            self._forget(index).set_exception(error)
+            # The iterator stopped in the middle of a read and can't be continued.
+            self._chunks = None
+            self._pop_future(index).set_exception(error)
             return
         if self._problem:
-            self._forget(index).set_exception(ValueError(self._problem))
+            self._pop_future(index).set_exception(ValueError(self._problem))
         else:
-            self._forget(index).set_result(None)
+            self._pop_future(index).set_result(None)
 
-    def _give(self, piece: Any) -> None:
+    def _deliver(self, piece: Any) -> None:
+        """Put a chunk into the window, and hand it to the thread that waits for it."""
         with self._lock:
             self._window.put((self._name, self._next), piece, self._size_of(piece))
             if wanted := self._wanted.pop(self._next, None):
                 wanted.set_result(piece)
         self._next += 1
 
-    def _forget(self, index: int) -> Future[Any]:
+    def _pop_future(self, index: int) -> Future[Any]:
         with self._lock:
             return self._wanted.pop(index)
 
 
 def read_at(stream: ForwardStream, start: int, size: int) -> bytes:
-    """Bytes of a stream whose pieces are blocks; fewer where it ends.
+    """Return ``size`` bytes from byte ``start`` of a stream whose chunks are blocks of ``BLOCK_BYTES``.
+
+    Fewer bytes, or none, are returned at the end of the stream, and if it breaks off after the first of them.
 
     Raises:
-        OSError: they can't be read.
-        ValueError: it broke off before the first of them.
+        OSError: if they can't be read.
+        ValueError: if the stream broke off before the first byte.
     """
     parts: list[memoryview] = []
     for index in range(start // BLOCK_BYTES, (start + size - 1) // BLOCK_BYTES + 1):
         try:
-            block = stream.piece(index)
+            block = stream.chunk(index)
         except ValueError:
             if not parts:
                 raise
@@ -110,25 +116,25 @@ def read_at(stream: ForwardStream, start: int, size: int) -> bytes:
 
 
 class StreamPool:
-    """The streams that a process has open. Threads may share them."""
+    """The open streams of a process; the least recently used is dropped. Threads may share it."""
 
     def __init__(self, window: LruCache) -> None:
         self.window = window
         self._lock = threading.Lock()
         self._open: OrderedDict[Hashable, ForwardStream] = OrderedDict()
 
-    def of(self, name: Hashable, begin: Callable[[], Pieces], size_of: Callable[[Any], int] = len) -> ForwardStream:
-        """The stream of that name."""
+    def get(self, name: Hashable, begin: Callable[[], Chunks], size_of: Callable[[Any], int] = len) -> ForwardStream:
+        """Return the open stream of this name, or open one with ``begin``."""
         with self._lock:
             if name not in self._open:
                 self._open[name] = ForwardStream(name, begin, self.window, size_of)
             self._open.move_to_end(name)
-            if len(self._open) > OPEN_STREAMS:
-                # Its file closes when the last thread that reads it is done.
+            if len(self._open) > MAX_OPEN_STREAMS:
+                # Its file is closed when the last thread that reads it drops it.
                 self._open.popitem(last=False)
             return self._open[name]
 
     def open(self) -> list[ForwardStream]:
-        """Those that are open."""
+        """Return the open streams, the least recently used first."""
         with self._lock:
             return list(self._open.values())

@@ -1,13 +1,13 @@
-"""Pictures inside of Parquet: in a column of bytes, or of bytes and a path, as ``datasets`` writes them."""
+"""Images in a column of a Parquet file: binary, or struct<bytes, path>, which is what ``datasets`` writes."""
 
 from __future__ import annotations
 
 import io
 import posixpath
-import re
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,27 +15,24 @@ import pyarrow.parquet as pq
 from ..block_cache import BLOCK_BYTES
 from ..parquet import ROWS_PER_BATCH, batch_rows, open_parquet
 from ..retry import FetchError, too_large
+from .location import RETRY, ImageCell, cell_uri
 
 BYTES, PATH = "bytes", "path"
-# parquet:GROUP:ROW:FILE#COLUMN/NUMBER/PATH: the row of a group, both from 0, and that of the file, from 1.
-_CELL = re.compile(r"parquet:(\d+):(\d+):(.*?\.parquet)#([^/#]*)/(\d+)", re.DOTALL | re.IGNORECASE)
 
 
-class ImageCell(NamedTuple):
-    """Where a picture lies: in this row, from 0, of a row group; ``number`` is that of the row in the file, from 1."""
+class Footer(NamedTuple):
+    """The metadata of a Parquet file, and how many rows of the file precede each row group and its end."""
 
-    file: str
-    group: int
-    row: int
-    column: str
-    number: int
+    metadata: Any
+    starts: tuple[int, ...]
 
 
 class RowGroup(NamedTuple):
-    """A row group: the ``footer`` of its file, the name of its pictures' bytes there, its rows, how many of them are
-    read at once, which is about a block of pictures, and the bytes of a request for them."""
+    """A row group, and how its images are read: column ``leaf``, ``at_once`` rows in a step (about a block of images),
+    in requests of ``buffer`` bytes. ``number`` counts from 0; ``rows`` is how many it has."""
 
-    footer: Any
+    metadata: Any
+    number: int
     leaf: str
     rows: int
     at_once: int
@@ -43,58 +40,51 @@ class RowGroup(NamedTuple):
 
 
 class ListedImage(NamedTuple):
-    """A picture, by the number of its row, from 1; ``values`` are those of other columns, or there is a ``problem``."""
+    """A row with an image. ``number`` counts from 1; ``values`` are those of the other columns that were asked for.
+
+    With a ``problem`` the values could not be read, and ``values`` is empty.
+    """
 
     number: int
     uri: str
     name: str
     values: dict[str, Any]
+    cell: ImageCell
     problem: str = ""
 
 
-def cell_of(uri: str) -> ImageCell:
-    """What the URI of such a picture says.
+def list_cells(path: str, file: Any, column: str, others: Sequence[str]) -> Iterator[ListedImage]:
+    """Yield each row of an open file, with its values of the columns ``others`` that the file has.
+
+    The bytes of the images are not read. An image is named by the path in its row, or else ``FILE#NUMBER``.
 
     Raises:
-        ValueError: it is none.
-    """
-    match = _CELL.match(uri)
-    if not match:
-        raise ValueError("this is no picture in a Parquet file")
-    return ImageCell(match[3], int(match[1]), int(match[2]), unquote(match[4]), int(match[5]))
-
-
-def list_pictures(path: str, file: Any, column: str, others: Sequence[str]) -> Iterator[ListedImage]:
-    """A picture for each row of an open file, whose URI in rows is ``FILE#COLUMN/NUMBER``, with a path behind it where
-    there is one. Their bytes are not read.
-
-    Raises:
-        OSError: the file can't be read.
-        ValueError: it is no such file, or has no such column.
+        OSError: if the file can't be read.
+        ValueError: if it is no Parquet file, or ``column`` is missing or can't hold images.
     """
     table = open_parquet(path, file)
-    kind = check_pictures(path, table.schema_arrow, column)
+    kind = check_image_column(path, table.schema_arrow, column)
     groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-    # Else a file of a kilobyte could be the list of a billion pictures.
+    # Else a file of a kilobyte could claim a billion rows.
     if sum(groups) > file.seek(0, io.SEEK_END):
-        raise ValueError(f"manifest {path}: this is no Parquet file: it tells of more rows than it has bytes")
+        raise ValueError(f"manifest {path}: this is no Parquet file: its footer claims more rows than it has bytes")
     has_path = pa.types.is_struct(kind) and any(field.name == PATH and pa.types.is_string(field.type) for field in kind)
     columns = [name for name in others if name in table.schema_arrow.names] + [f"{column}.{PATH}"] * has_path
     number = 0
     for group, rows in enumerate(groups):
-        for row, (values, problem) in enumerate(_values(table, group, rows, columns)):
+        for values, problem in _values(table, group, rows, columns):
             number += 1
-            told = values.pop(column, None) if has_path else None
-            inside = f"/{told[PATH]}" if told and told[PATH] else ""
-            uri = f"parquet:{group}:{row}:{path}#{quote(column, safe='')}/{number}{inside}"
-            yield ListedImage(number, uri, inside[1:] or f"{posixpath.basename(path)}#{number}", values, problem)
+            image = values.pop(column, None) if has_path else None
+            name, cell = (image and image[PATH]) or "", ImageCell(path, column, number, group)
+            uri = cell_uri(cell, name)
+            yield ListedImage(number, uri, name or f"{posixpath.basename(path)}#{number}", values, cell, problem)
 
 
-def check_pictures(path: str, schema: pa.Schema, column: str) -> pa.DataType:
-    """The type of a column that may hold pictures.
+def check_image_column(path: str, schema: pa.Schema, column: str) -> pa.DataType:
+    """Return the type of a column that can hold images. ``path`` is for messages.
 
     Raises:
-        ValueError: there is no such column, or it can't hold any.
+        ValueError: if there is no such column, or its type is neither binary nor a struct with a field ``bytes``.
     """
     if schema.names.count(column) != 1:
         raise ValueError(f"manifest {path} has no column {column!r}; it has {', '.join(schema.names[:20])}")
@@ -107,65 +97,78 @@ def check_pictures(path: str, schema: pa.Schema, column: str) -> pa.DataType:
     return kind
 
 
-def read_footer(path: str, file: Any) -> Any:
-    """What an open file says of itself.
+def read_footer(path: str, file: Any) -> Footer:
+    """Read the footer of an open file.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is no Parquet file.
+        OSError: if the file can't be read.
+        ValueError: if it is no Parquet file.
     """
-    return open_parquet(path, file).metadata
+    metadata = open_parquet(path, file).metadata
+    rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    return Footer(metadata, tuple(accumulate(rows, initial=0)))
 
 
-def group_of(footer: Any, cell: ImageCell) -> RowGroup:
-    """The row group of a cell.
+def find_row(footer: Footer, number: int) -> tuple[int, int]:
+    """Return the row group of row ``number`` of a file, and the row in that group, both counted from 0.
 
     Raises:
-        ValueError: there is none any more, or no such column in it.
+        ValueError: if the file has no row of that number, which is counted from 1.
     """
-    if cell.group < footer.num_row_groups:
-        group = footer.row_group(cell.group)
-        chunks = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
-        for leaf in (f"{cell.column}.{BYTES}", cell.column):
-            if chunk := chunks.get(leaf):
-                at_once = BLOCK_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)
-                buffer = min(BLOCK_BYTES, max(1, chunk.total_compressed_size))
-                return RowGroup(footer, leaf, group.num_rows, max(1, min(ROWS_PER_BATCH, at_once)), buffer)
-    raise ValueError("the Parquet file is another than it was when it was listed")
+    if not 0 < number <= footer.starts[-1]:
+        raise ValueError(f"the Parquet file is shorter than it was when it was listed{RETRY}")
+    group = bisect_right(footer.starts, number - 1) - 1
+    return group, number - 1 - footer.starts[group]
 
 
-def read_cells(group: RowGroup, cell: ImageCell, open_it: Callable[[], Any]) -> Iterator[pa.Array]:
-    """The column in the group of a cell, some rows at a time. Of the file a page of this column, and a buffer, are in
-    memory.
+def row_group(footer: Footer, number: int, column: str) -> RowGroup:
+    """Return row group ``number``, counted from 0, with what is needed to read the images in ``column``.
 
     Raises:
-        OSError: the file can't be read.
-        ValueError: it is broken.
+        ValueError: if the file has no such column.
     """
-    columns, left = _columns(group, cell, open_it), group.rows
-    for column in columns:
-        if len(column) != min(left, group.at_once):
-            # Arrow does so where bytes pass two gigabytes: rows behind it would be taken for others.
+    group = footer.metadata.row_group(number)
+    chunks = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
+    for leaf in (f"{column}.{BYTES}", column):
+        if chunk := chunks.get(leaf):
+            at_once = BLOCK_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)
+            buffer = min(BLOCK_BYTES, max(1, chunk.total_compressed_size))
+            return RowGroup(footer.metadata, number, leaf, group.num_rows, max(1, min(ROWS_PER_BATCH, at_once)), buffer)
+    raise ValueError(f"the Parquet file has changed since it was listed{RETRY}")
+
+
+def read_cells(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Iterator[pa.Array]:
+    """Yield a column of a row group, ``group.at_once`` rows at a time; the last array may be shorter.
+
+    ``open_it`` opens the file. One page of the column and one buffer of the file are in memory.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if it is broken, or its rows are too large to be read that many at a time.
+    """
+    arrays, left = _arrays(group, column, open_it), group.rows
+    for array in arrays:
+        if len(array) != min(left, group.at_once):
+            # Arrow cuts a batch where its bytes pass 2 GiB. Later rows would then be counted from a wrong start.
             raise ValueError("rows of the Parquet file can't be read at once: they are too large")
-        left -= len(column)
+        left -= len(array)
         if left <= 0:
-            # Nobody may ever ask whether there is more: its page and its buffer can go.
-            columns.close()
-        yield column
+            # The consumer may not ask for more than the last row: free the page and the buffer now.
+            arrays.close()
+        yield array
 
 
-def read_picture(value: Any, limit: int) -> bytes:
-    """The bytes in a cell, given as Arrow's scalar.
+def image_bytes(value: Any, limit: int) -> bytes:
+    """Return the bytes of an image from its cell, an Arrow scalar: binary, or a struct with a field ``bytes``.
 
     Raises:
-        ValueError: there are none, or more than ``limit``.
+        ValueError: if the cell or its bytes are null, or longer than ``limit`` bytes.
     """
-    told = isinstance(value, pa.StructScalar)
     if not value.is_valid:
         raise ValueError("the row has no picture")
-    value = value[BYTES] if told else value
+    value = value[BYTES] if isinstance(value, pa.StructScalar) else value
     if not value.is_valid:
-        raise ValueError("the row has no bytes, a path at best: what a dataset only points to is not looked for")
+        raise ValueError("the row has no bytes, at most a path: what a dataset only points to is not looked for")
     content = value.as_buffer()
     if content.size > limit:
         raise too_large(limit)
@@ -173,6 +176,7 @@ def read_picture(value: Any, limit: int) -> bytes:
 
 
 def _values(table: Any, group: int, rows: int, columns: list[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the values of each row of a group, and a problem if they can't be read; see ``parquet.values_of``."""
     if not columns:
         yield from (({}, "") for _ in range(rows))
         return
@@ -180,13 +184,13 @@ def _values(table: Any, group: int, rows: int, columns: list[str]) -> Iterator[t
         yield from batch_rows(batch)
 
 
-def _columns(group: RowGroup, cell: ImageCell, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:
+def _arrays(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:
     with open_it() as file:
         try:
-            table = pq.ParquetFile(file, metadata=group.footer, buffer_size=group.buffer, pre_buffer=False)
-            wanted = {"row_groups": [cell.group], "columns": [group.leaf]}
+            table = pq.ParquetFile(file, metadata=group.metadata, buffer_size=group.buffer, pre_buffer=False)
+            wanted = {"row_groups": [group.number], "columns": [group.leaf]}
             for batch in table.iter_batches(group.at_once, **wanted, use_threads=False):
-                yield batch.column(cell.column)
+                yield batch.column(column)
         except FetchError:
             raise
         except (pa.ArrowException, OSError, KeyError) as error:

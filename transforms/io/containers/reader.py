@@ -1,4 +1,4 @@
-"""Pictures that lie inside other files, read in the order in which they lie: each stretch of such a file once."""
+"""Read images out of archives and Parquet files, each part of such a file once if they are read in order."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from ..retry import RetryPolicy
 from ..uris import OBJECT_STORE_SCHEMES, path_of, scheme_of
 from .compression import decompress_blocks
 from .forward_stream import StreamPool, read_at
-from .parquet_images import ImageCell, group_of, read_cells, read_footer, read_picture
-from .tar import HEADER_BYTES, Member, is_compressed, read_member
+from .location import RETRY, ImageCell, Member, is_compressed
+from .parquet_images import find_row, image_bytes, read_cells, read_footer, row_group
+from .tar import HEADER_BYTES, check_member
 
 
 class ContainerReader:
-    """What a process keeps of such files: their latest blocks, and the streams that it reads. Threads may share it."""
+    """Reads images out of containers. A process has one, with a cache of blocks and open streams for its threads."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
         self.window = LruCache(CACHE_BYTES)
         self._blocks, self.streams = BlockReader(self.window), StreamPool(self.window)
 
-    def member(self, member: Member, retry_policy: RetryPolicy) -> bytes:
-        """The bytes of a member of an archive.
+    def read_member(self, member: Member, retry_policy: RetryPolicy) -> bytes:
+        """Return the bytes of a member of an archive.
 
         Raises:
-            OSError: they can't be had.
-            ValueError: something else lies there now.
+            OSError: if the archive can't be read.
+            ValueError: if the archive is shorter now, is broken, or has another member at this place.
         """
         archive, start, size = member.archive, member.offset - HEADER_BYTES, member.size + HEADER_BYTES
         if is_compressed(archive):
-            stream = self.streams.of(
+            stream = self.streams.get(
                 archive,
                 lambda: decompress_blocks(
                     archive, lambda: open_file(archive, self._stores, retry_policy, decompress=False)
                 ),
             )
-            return read_member(read_at(stream, start, size), member)
-        return read_member(self._blocks.read(archive, start, size, self._parts_of(archive, retry_policy)), member)
+            return check_member(read_at(stream, start, size), member)
+        return check_member(self._blocks.read(archive, start, size, self._parts_of(archive, retry_policy)), member)
 
-    def cell(self, cell: ImageCell, limit: int, retry_policy: RetryPolicy) -> bytes:
-        """The bytes of a picture in a Parquet file, no more than ``limit``.
+    def read_cell(self, cell: ImageCell, limit: int, retry_policy: RetryPolicy) -> bytes:
+        """Return the bytes of an image in a Parquet file.
 
         Raises:
-            OSError: they can't be had.
-            ValueError: there are none, or something else lies there now.
+            OSError: if the file can't be read.
+            ValueError: if the cell is null, has more than ``limit`` bytes, or is no longer in the file; or the file is
+                broken.
         """
 
         def open_it() -> Any:
@@ -56,15 +58,18 @@ class ContainerReader:
             with open_it() as file:
                 return read_footer(cell.file, file)
 
-        name = (cell.file, cell.group, cell.column)
-        footer = self.window.get_or_load(("footer", cell.file), footer_of, lambda footer: footer.serialized_size)
-        group = self.window.get_or_load(("group", *name), lambda: group_of(footer, cell))
-        stream = self.streams.of(name, lambda: read_cells(group, cell, open_it), lambda rows: rows.nbytes)
-        index, row = divmod(cell.row, group.at_once)
-        rows = stream.piece(index)
+        footer = self.window.get_or_load(
+            ("footer", cell.file), footer_of, lambda footer: footer.metadata.serialized_size
+        )
+        index, row = find_row(footer, cell.number)
+        name = (cell.file, index, cell.column)
+        group = self.window.get_or_load(("group", *name), lambda: row_group(footer, index, cell.column))
+        stream = self.streams.get(name, lambda: read_cells(group, cell.column, open_it), lambda rows: rows.nbytes)
+        chunk, row = divmod(row, group.at_once)
+        rows = stream.chunk(chunk)
         if rows is None or row >= len(rows):
-            raise ValueError("the Parquet file is shorter than it was when it was listed")
-        return read_picture(rows[row], limit)
+            raise ValueError(f"the Parquet file is shorter than it was when it was listed{RETRY}")
+        return image_bytes(rows[row], limit)
 
     def _parts_of(self, file: str, retry_policy: RetryPolicy) -> ReadRange:
         if scheme_of(file) in OBJECT_STORE_SCHEMES:

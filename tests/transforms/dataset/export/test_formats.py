@@ -22,11 +22,14 @@ from support.data.rows import annotation
 from support.data.small_outputs import HOSTILE, draw_row, publish, row_of, some_of_each
 
 from moondream_beam.models.tasks import Box
+from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.dataset.export import formats
 from moondream_beam.transforms.dataset.export.names import key_name
+from moondream_beam.transforms.dataset.export.pictures import UNKEPT
 from moondream_beam.transforms.dataset.export.wide import Selection
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.images.fetch import Fetcher
+from moondream_beam.transforms.inputs.images import list_archive
 
 
 def true(row):
@@ -198,7 +201,10 @@ def in_tars(rows, tmp_path):
         where = {name: "xy"[index % 2] for index, name in enumerate(names)}
         for name in names:
             tars[where[name]].add(tmp_path / "photos" / name, name)
-    return [row._replace(uri=f"{tmp_path}/{where[row.filename]}.tar#{row.filename}") for row in rows]
+    paths = [f"{tmp_path}/{n}.tar" for n in tars]
+    refs = {ref.filename: ref for path in paths for ref in list_archive(ImageRef(path, path))}
+    found = [(row, refs[row.filename]) for row in rows]
+    return [row._replace(uri=ref.uri, byte_offset=ref.byte_range[0], byte_size=ref.byte_range[1]) for row, ref in found]
 
 
 @pytest.mark.parametrize("format_name", ["imagefolder", "webdataset"])
@@ -216,18 +222,24 @@ def test_pictures_in_archives_are_exported_in_the_order_of_the_archive(
         contents, found = files[::2], [json.loads(text) for text in files[1::2]]
     assert [row["filename"] for row in found] == ["sub/c.jpg", "a.jpg", "b.png"]
     assert contents == [(tmp_path / "photos" / row["filename"]).read_bytes() for row in found]
+    assert all("byte_offset" not in row for row in found)
 
 
 def test_a_missing_or_replaced_member_is_left_out_and_counted(export, in_tars, tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "photos/b.png", "a.jpg")
     (tmp_path / "y.tar").unlink()
-    assert export("webdataset", in_tars)[1] == {"has changed since it was annotated": 1, "can't be fetched": 2}
+    assert export("webdataset", in_tars)[1] == {"has changed since it was annotated": 2, "can't be fetched": 1}
 
 
 def test_a_picture_from_a_data_uri_is_left_out_and_counted(export, rows):
     gone = [row._replace(uri="data:image/png;base64,sha256:00") for row in rows]
-    assert export("imagefolder", gone)[1] == {"came as a data: URI, which rows don't keep": 3}
+    assert export("imagefolder", gone)[1] == {UNKEPT: 3}
+
+
+def test_a_member_whose_row_has_no_byte_range_is_left_out_and_told(export, in_tars):
+    older = [row._replace(byte_offset=None, byte_size=None) for row in in_tars]
+    assert export("imagefolder", older)[1] == {UNKEPT: 3}
 
 
 @pytest.mark.parametrize("format_name", ["imagefolder", "webdataset", "coco", "jsonl"])

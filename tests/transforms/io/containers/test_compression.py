@@ -1,4 +1,4 @@
-"""Compressed files, unpacked in blocks."""
+"""Compressed files are decompressed in blocks, within limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONTENT = HALF + HALF
 
 
 def unpack(name: str, packed: bytes) -> tuple[list[bytes], str]:
-    """The blocks, and what went wrong behind them."""
+    """Return the blocks, and the message of the error after them."""
     blocks = []
     try:
         blocks.extend(iter(decompress_blocks(name, lambda: io.BytesIO(packed))))
@@ -43,27 +43,27 @@ def unpack(name: str, packed: bytes) -> tuple[list[bytes], str]:
 
 
 @pytest.mark.parametrize("name", PACK)
-def test_what_was_packed_comes_out_in_blocks_of_one_size(name: str, small_blocks: int) -> None:
+def test_the_content_comes_back_in_blocks_of_one_size(name: str, small_blocks: int) -> None:
     blocks, problem = unpack(name, PACK[name](CONTENT))
     assert b"".join(blocks) == CONTENT and not problem
     assert {len(block) for block in blocks[:-1]} == {small_blocks} and 0 < len(blocks[-1]) <= small_blocks
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_files_put_one_behind_the_other_are_one(name: str) -> None:
+def test_concatenated_files_are_read_as_one(name: str) -> None:
     blocks, problem = unpack(name, PACK[name](HALF) + PACK[name](b"and") + PACK[name](HALF))
     assert b"".join(blocks) == HALF + b"and" + HALF and not problem
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_nothing_and_an_empty_file_are_told_apart_from_no_such_file(name: str) -> None:
+def test_empty_content_gives_no_blocks_and_other_bytes_are_refused(name: str) -> None:
     assert unpack(name, PACK[name](b"")) == ([], "")
     assert unpack(name, b"this is none")[1].startswith("its compressed data")
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("tenth", (1, 3, 5, 7, 9))
-def test_cut_off_anywhere_it_gives_what_came_before(name: str, tenth: int, small_blocks: int) -> None:
+def test_a_cut_off_file_gives_the_blocks_before_the_cut(name: str, tenth: int, small_blocks: int) -> None:
     packed = PACK[name](CONTENT)
     blocks, problem = unpack(name, packed[: len(packed) * tenth // 10])
     assert "compressed data" in problem and CONTENT.startswith(b"".join(blocks))
@@ -73,17 +73,17 @@ def test_cut_off_anywhere_it_gives_what_came_before(name: str, tenth: int, small
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("tenth", (1, 3, 5, 7, 9))
-def test_broken_anywhere_it_is_told(name: str, tenth: int) -> None:
+def test_a_broken_file_is_an_error(name: str, tenth: int) -> None:
     packed = bytearray(PACK[name](CONTENT))
     at = len(packed) * tenth // 10
     packed[at : at + 8] = bytes(byte ^ 0xFF for byte in packed[at : at + 8])
     blocks, problem = unpack(name, bytes(packed))
-    # Zstandard has no checksum unless it is asked for: there random bytes are other random bytes.
+    # Zstandard writes no checksum by default, so changed literal bytes are not detected.
     assert "compressed data" in problem or (name.endswith("zst") and len(b"".join(blocks)) == len(CONTENT))
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_unpacks_to_absurdly_much_ends_there(
+def test_a_decompression_bomb_is_stopped_at_the_ratio(
     name: str, monkeypatch: pytest.MonkeyPatch, memory_peak: Callable[[], int]
 ) -> None:
     monkeypatch.setattr(module, "BYTES_BEFORE_RATIO", 8 << 20)
@@ -99,15 +99,15 @@ def test_what_unpacks_to_absurdly_much_ends_there(
     assert 8 << 20 <= total < 40 << 20 and memory_peak() < 32 << 20
 
 
-def test_an_xz_that_wants_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "XZ_MEMORY", 1 << 20)
+def test_an_xz_file_that_needs_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_XZ_MEMORY", 1 << 20)
     assert unpack("a.tar.xz", lzma.compress(CONTENT))[1].startswith(
         "its compressed data are broken: Memory usage limit"
     )
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_an_error_of_the_network_stays_what_it_is(name: str) -> None:
+def test_an_error_of_the_network_is_passed_through(name: str) -> None:
     class Far(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             if self.tell() > 1000:

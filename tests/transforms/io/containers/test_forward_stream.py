@@ -1,4 +1,4 @@
-"""Streams: read once, forward, for threads that ask in nearly that order."""
+"""Forward streams: chunks are produced once for threads that ask in nearly ascending order."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ def stream(count: int = 100, problem: str = "", limit: int = 48) -> ForwardStrea
     return ForwardStream("numbers", lambda: numbers(count, problem), LruCache(limit), len)
 
 
-def test_threads_that_ask_nearly_in_order_begin_it_once() -> None:
+def test_threads_that_ask_nearly_in_order_begin_the_stream_once() -> None:
     asked = stream(400, limit=96)
-    assert ask(asked.piece, range(400)) == [b"%03d" % index for index in range(400)] and asked.begun == 1
+    assert ask(asked.chunk, range(400)) == [b"%03d" % index for index in range(400)] and asked.num_begins == 1
 
 
-def test_who_asks_for_what_is_gone_has_it_read_anew() -> None:
+def test_a_request_for_an_evicted_chunk_begins_the_stream_again() -> None:
     asked = stream()
-    assert asked.piece(50) == b"050" and asked.piece(35) == b"035" and asked.begun == 1
-    assert asked.piece(10) == b"010" and asked.begun == 2
-    assert asked.piece(99) == b"099" and asked.begun == 2
+    assert asked.chunk(50) == b"050" and asked.chunk(35) == b"035" and asked.num_begins == 1
+    assert asked.chunk(10) == b"010" and asked.num_begins == 2
+    assert asked.chunk(99) == b"099" and asked.num_begins == 2
 
 
-def test_behind_its_end_there_is_nothing_and_nothing_is_read() -> None:
+def test_a_request_past_the_end_returns_none_without_reading() -> None:
     asked = stream(10)
-    assert [asked.piece(index) for index in (10, 9, 30, 10)] == [None, b"009", None, None]
-    assert asked.begun == 1
+    assert [asked.chunk(index) for index in (10, 9, 30, 10)] == [None, b"009", None, None]
+    assert asked.num_begins == 1
 
 
-def test_where_it_breaks_off_that_is_told_each_time_and_what_came_before_is_there() -> None:
+def test_a_broken_stream_raises_each_time_and_keeps_the_chunks_before() -> None:
     asked = stream(40, "broken")
     for index in (40, 50, 40):
         with pytest.raises(ValueError, match="broken"):
-            asked.piece(index)
-    assert asked.piece(39) == b"039" and asked.begun == 1
-    assert asked.piece(3) == b"003" and asked.begun == 2
+            asked.chunk(index)
+    assert asked.chunk(39) == b"039" and asked.num_begins == 1
+    assert asked.chunk(3) == b"003" and asked.num_begins == 2
 
 
-def test_after_an_error_that_may_pass_it_is_begun_anew() -> None:
+def test_after_an_oserror_the_stream_begins_again() -> None:
     times = iter([5, 100])
 
     def begin() -> Iterator[bytes]:
@@ -59,11 +59,11 @@ def test_after_an_error_that_may_pass_it_is_begun_anew() -> None:
 
     asked = ForwardStream("numbers", begin, LruCache(48), len)
     with pytest.raises(OSError, match="reset"):
-        asked.piece(7)
-    assert asked.piece(7) == b"007" and asked.begun == 2
+        asked.chunk(7)
+    assert asked.chunk(7) == b"007" and asked.num_begins == 2
 
 
-def test_bytes_are_put_together_from_blocks(small_blocks: int) -> None:
+def test_a_range_of_bytes_is_joined_from_blocks(small_blocks: int) -> None:
     content = random.Random(0).randbytes(3 * small_blocks + 100)
 
     def begin() -> Iterator[bytes]:
@@ -77,8 +77,8 @@ def test_bytes_are_put_together_from_blocks(small_blocks: int) -> None:
         read_at(asked, 5 * small_blocks, 1)
 
 
-def test_only_some_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "OPEN_STREAMS", 2)
+def test_the_least_recently_used_stream_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_OPEN_STREAMS", 2)
     is_open: list[str] = []
 
     def begin(name: str) -> Iterator[bytes]:
@@ -90,5 +90,5 @@ def test_only_some_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     streams = StreamPool(LruCache(6))
     for name in "aabcabc":
-        assert streams.of(name, lambda name=name: begin(name)).piece(20) == b"020"
+        assert streams.get(name, lambda name=name: begin(name)).chunk(20) == b"020"
     assert sorted(is_open) == ["b", "c"]

@@ -1,4 +1,4 @@
-"""What is asked of a store for the pictures inside of files: counted, and all of it right."""
+"""Images inside files in an object store: how many requests and bytes they take, and that they are right."""
 
 from __future__ import annotations
 
@@ -29,17 +29,15 @@ from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.images.formats import EXTENSIONS
-from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.images import ReadImages, list_archive
 from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns
-from moondream_beam.transforms.io.containers.tar import list_members, member_of
 from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
 
 QUICK = RetryPolicy(max_attempts=3, initial_delay_s=0.001)
 
 
 def archive(sizes: list[int]) -> bytes:
-    """A tar whose members hold random bytes, and a line of text behind each."""
+    """A tar of images of random bytes, each followed by a text file."""
     draw, contents = random.Random(0), {}
     for index, size in enumerate(sizes):
         contents[f"{index:05}.jpg"], contents[f"{index:05}.txt"] = draw.randbytes(size), b"a caption"
@@ -57,14 +55,14 @@ def tarred(contents: dict[str, bytes]) -> bytes:
 
 
 def png(number: int) -> bytes:
-    """A picture that tells its number by its width."""
+    """An image that is 10 + number pixels wide."""
     file = io.BytesIO()
     Image.new("RGB", (10 + number, 8)).save(file, "PNG")
     return file.getvalue()
 
 
 def members(uri: str) -> list[ImageRef]:
-    return list(list_members(ImageRef(uri, "a"), EXTENSIONS))
+    return list(list_archive(ImageRef(uri, "a")))
 
 
 def naively(content: bytes) -> list[bytes]:
@@ -73,7 +71,7 @@ def naively(content: bytes) -> list[bytes]:
 
 
 def read(fetch: Fetcher, refs: list[ImageRef]) -> list[bytes]:
-    return ask(fetch, [ref.uri for ref in refs])
+    return ask(fetch, [ref.location for ref in refs])
 
 
 @pytest.mark.parametrize(
@@ -89,11 +87,11 @@ def test_an_archive_is_listed_and_read_in_few_requests_and_once(
     blocks = len(content) // small_blocks + 1
     uri = bucket.put("a.tar", content)
     refs = members(uri)
-    # Of large members only headers are read when they are listed.
+    # Listing reads only the headers of large members.
     assert len(bucket.proxy.asked) <= blocks + len(sizes) % 100 and bucket.proxy.sent <= len(content) * listing + 1024
     bucket.proxy.reset()
     assert read(Fetcher(), refs) == naively(content)
-    # The first members may be read alone, and once more with their block.
+    # The first members may be read alone, and again with their block.
     assert len(bucket.proxy.asked) <= blocks + 4
     assert bucket.proxy.sent <= len(content) + 3 * max(sizes) + small_blocks
 
@@ -111,7 +109,7 @@ def test_a_compressed_archive_is_read_once_however_many_threads_ask(
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
-def test_requests_that_fail_are_made_again(ending: str, bucket_of: Callable[[str], Bucket], small_blocks: int) -> None:
+def test_failed_requests_are_retried(ending: str, bucket_of: Callable[[str], Bucket], small_blocks: int) -> None:
     bucket, content = bucket_of("s3"), archive([600] * 100)
     refs = members(bucket.put(f"a{ending}", gzip.compress(content) if ending == ".tar.gz" else content))
     faults = iter([503, HALF, 500] * 1000)
@@ -122,7 +120,7 @@ def test_requests_that_fail_are_made_again(ending: str, bucket_of: Callable[[str
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
-def test_what_could_not_be_had_is_had_once_the_store_is_well(
+def test_members_can_be_read_once_the_store_has_recovered(
     ending: str, bucket_of: Callable[[str], Bucket], small_blocks: int
 ) -> None:
     bucket, content, fetch = bucket_of("s3"), archive([600] * 40), Fetcher(retry_policy=QUICK)
@@ -130,52 +128,56 @@ def test_what_could_not_be_had_is_had_once_the_store_is_well(
     bucket.proxy.rule = lambda method, path, before: 503
     for ref in refs[:3]:
         with pytest.raises(FetchError) as told:
-            fetch(ref.uri)
+            fetch(ref.location)
         assert told.value.fault.retryable and told.value.fault.attempts == 3
     bucket.proxy.reset()
     assert read(fetch, refs) == naively(content)
 
 
-def test_a_few_members_of_a_large_archive_are_read_and_nothing_else(
+def test_scattered_members_of_a_large_archive_are_read_without_their_neighbours(
     bucket_of: Callable[[str], Bucket], small_blocks: int
 ) -> None:
     bucket, content = bucket_of("s3"), archive([600] * 200)
     refs = members(bucket.put("a.tar", content))
     bucket.proxy.reset()
     fetch = Fetcher()
-    assert [fetch(refs[index].uri) for index in (7, 151, 90)] == [naively(content)[index] for index in (7, 151, 90)]
+    assert [fetch(refs[index].location) for index in (7, 151, 90)] == [
+        naively(content)[index] for index in (7, 151, 90)
+    ]
     assert bucket.proxy.sent == 3 * (600 + 512)
 
 
-def test_an_archive_that_shrinks_or_goes_in_its_bucket_is_told(
+def test_an_archive_that_shrank_or_was_deleted_in_its_bucket_is_refused(
     bucket_of: Callable[[str], Bucket], small_blocks: int
 ) -> None:
     bucket, content = bucket_of("s3"), archive([600] * 40)
     refs = members(bucket.put("a.tar", content))
-    bucket.put("a.tar", content[: member_of(refs[8].uri).offset + 10])
+    bucket.put("a.tar", content[: refs[8].inside.offset + 10])
     fetch = Fetcher(retry_policy=QUICK)
-    assert [fetch(ref.uri) for ref in refs[:8]] == naively(content)[:8]
+    assert [fetch(ref.location) for ref in refs[:8]] == naively(content)[:8]
     for ref in refs[8:]:
         with pytest.raises(ValueError, match="shorter"):
-            fetch(ref.uri)
+            fetch(ref.location)
     bucket.delete("a.tar")
     with pytest.raises(FetchError, match="NoSuchKey"):
-        Fetcher(retry_policy=QUICK)(refs[0].uri)
+        Fetcher(retry_policy=QUICK)(refs[0].location)
 
 
-def test_a_local_archive_keeps_memory_low(tmp_path: Path, small_blocks: int, memory_peak: Callable[[], int]) -> None:
+def test_a_local_archive_is_read_in_little_memory(
+    tmp_path: Path, small_blocks: int, memory_peak: Callable[[], int]
+) -> None:
     content = archive([60_000] * 60)
     expected = [sha256(member).digest() for member in naively(content)]
     for name, packed in (("a.tar", content), ("a.tar.gz", gzip.compress(content))):
         (tmp_path / name).write_bytes(packed)
         refs, fetch = members(str(tmp_path / name)), Fetcher()
         memory_peak()
-        assert [sha256(fetch(ref.uri)).digest() for ref in refs] == expected
+        assert [sha256(fetch(ref.location)).digest() for ref in refs] == expected
         assert memory_peak() < 10 * 60_000
 
 
 @pytest.mark.slow
-def test_the_whole_job_reads_a_bucket_whose_requests_fail_now_and_then(
+def test_the_whole_job_balances_when_some_requests_to_the_bucket_fail(
     bucket_of: Callable[[str], Bucket], small_blocks: int, tmp_path: Path
 ) -> None:
     bucket = bucket_of("s3")

@@ -1,4 +1,4 @@
-"""Pictures in tar archives."""
+"""Images in tar archives, compressed or not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import lzma
 import tarfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,8 @@ from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.images.formats import EXTENSIONS
-from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.images import ReadImages, list_archive
 from moondream_beam.transforms.io.containers import compression
-from moondream_beam.transforms.io.containers.tar import list_members, member_of
-from moondream_beam.transforms.io.uris import display_uri
 from moondream_beam.transforms.planning import locality
 from moondream_beam.transforms.planning.locality import read_order, shard_key
 
@@ -53,7 +51,7 @@ def picture(number: int) -> bytes:
 
 
 def make(path: Path, names: list[str]) -> str:
-    """An archive in which each picture tells its number by its width; what is called empty is."""
+    """An archive whose image of number N is 10 + N pixels wide; members called empty have no bytes."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as tar:
         for number, name in enumerate(names):
@@ -70,39 +68,39 @@ def make(path: Path, names: list[str]) -> str:
 
 
 def members(path: str) -> list[ImageRef]:
-    return list(list_members(ImageRef(path, Path(path).name), EXTENSIONS))
+    return list(list_archive(ImageRef(path, Path(path).name)))
 
 
-def test_members_with_an_images_extension_are_found_each_by_a_name_of_its_own(tmp_path: Path) -> None:
+def test_members_with_the_extension_of_an_image_are_listed_under_unique_names(tmp_path: Path) -> None:
     path = make(tmp_path / "a.tar", NAMES)
     refs = members(path)
     assert [ref.filename for ref in refs] == IN_ALL
-    assert [display_uri(ref.uri) for ref in refs] == [f"{path}#{name}" for name in IN_ALL]
+    assert [ref.uri for ref in refs] == [f"{path}#{name}" for name in IN_ALL]
     assert len({ref.key for ref in refs}) == len(refs)
 
 
-def test_a_member_is_read_where_it_lies(tmp_path: Path) -> None:
+def test_the_bytes_of_a_member_are_returned(tmp_path: Path) -> None:
     refs, fetch = members(make(tmp_path / "set #1.tar", NAMES)), Fetcher()
-    assert [fetch(ref.uri) for ref in refs[:4]] == [picture(number) for number in (0, 2, 4, 5)]
+    assert [fetch(ref.location) for ref in refs[:4]] == [picture(number) for number in (0, 2, 4, 5)]
     with pytest.raises(ValueError, match="empty"):
-        fetch(refs[4].uri)
+        fetch(refs[4].location)
 
 
 @pytest.mark.parametrize("ending", COMPRESSED)
-def test_members_of_a_compressed_archive_are_the_same(tmp_path: Path, ending: str) -> None:
+def test_a_compressed_archive_has_the_members_of_the_plain_one(tmp_path: Path, ending: str) -> None:
     plain, packed = make(tmp_path / "a.tar", NAMES), make(tmp_path / f"a{ending}", NAMES)
     refs, fetch = members(packed), Fetcher()
     assert [ref.filename for ref in refs] == IN_ALL
-    assert [display_uri(ref.uri) for ref in refs] == [f"{packed}#{name}" for name in IN_ALL]
-    assert [fetch(ref.uri) for ref in refs[:4]] == [fetch(ref.uri) for ref in members(plain)[:4]]
+    assert [ref.uri for ref in refs] == [f"{packed}#{name}" for name in IN_ALL]
+    assert [fetch(ref.location) for ref in refs[:4]] == [fetch(ref.location) for ref in members(plain)[:4]]
     with pytest.raises(ValueError, match="empty"):
-        fetch(refs[4].uri)
+        fetch(refs[4].location)
     assert len({shard_key(ref) for ref in refs}) == 1 and sorted(sorted(refs), key=read_order) == refs
 
 
 @pytest.mark.parametrize("ending", [".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"])
 @pytest.mark.parametrize("tenth", (0, 2, 5, 8))
-def test_where_a_compressed_archive_breaks_off_that_is_one_failure_too(
+def test_a_compressed_archive_that_breaks_off_is_one_failure_after_its_members(
     tmp_path: Path, ending: str, tenth: int, small_blocks: int
 ) -> None:
     names = [f"{index:03}.ppm" for index in range(40)]
@@ -112,10 +110,10 @@ def test_where_a_compressed_archive_breaks_off_that_is_one_failure_too(
     *found, broken = members(str(path))
     assert found == whole[: len(found)] and broken.uri == str(path) and "broken" in broken.problem
     fetch = Fetcher()
-    assert [fetch(ref.uri) for ref in found[:-1]] == [picture(index) for index in range(len(found))][:-1]
+    assert [fetch(ref.location) for ref in found[:-1]] == [picture(index) for index in range(len(found))][:-1]
     for ref in whole[len(found) :]:
         with pytest.raises(ValueError, match="compressed data|shorter"):
-            fetch(ref.uri)
+            fetch(ref.location)
 
 
 def test_a_compressed_archive_that_is_a_bomb_is_one_failure(
@@ -131,12 +129,12 @@ def test_a_compressed_archive_that_is_a_bomb_is_one_failure(
     first, second, broken = members(str(bomb))
     assert "200 times its size" in broken.problem and memory_peak() < 48 << 20
     fetch = Fetcher()
-    assert fetch(first.uri) == picture(0)
+    assert fetch(first.location) == picture(0)
     with pytest.raises(ValueError, match="200 times|shorter"):
-        fetch(second.uri)
+        fetch(second.location)
 
 
-def test_a_header_that_wants_much_memory_is_refused(tmp_path: Path, memory_peak: Callable[[], int]) -> None:
+def test_a_header_above_the_limit_is_refused(tmp_path: Path, memory_peak: Callable[[], int]) -> None:
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
     path = tmp_path / "a.tar.gz"
@@ -146,39 +144,37 @@ def test_a_header_that_wants_much_memory_is_refused(tmp_path: Path, memory_peak:
     assert "a header has more than 1 MiB" in broken.problem and memory_peak() < 24 << 20
 
 
-def test_headers_of_headers_without_end_are_one_failure(tmp_path: Path) -> None:
+def test_endless_extended_headers_are_one_failure(tmp_path: Path) -> None:
     endless = tarfile.TarInfo("pax")
     endless.type = tarfile.XHDTYPE
     (tmp_path / "a.tar").write_bytes(endless.tobuf() * 3000)
-    (found,) = list_members(ImageRef(f"{tmp_path}/a.tar", "a.tar"), EXTENSIONS)
+    (found,) = list_archive(ImageRef(f"{tmp_path}/a.tar", "a.tar"))
     assert found.problem.startswith("a.tar: the archive is broken, after 0 pictures: ")
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
-def test_an_archive_that_is_not_there_any_more_is_one_failure(tmp_path: Path, ending: str) -> None:
+def test_a_missing_archive_is_one_failure(tmp_path: Path, ending: str) -> None:
     (gone,) = members(str(tmp_path / f"a{ending}"))
     assert "No such file" in gone.problem
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.zst"])
-def test_another_archive_of_the_same_name_is_not_taken_for_the_one_that_was_listed(tmp_path: Path, ending: str) -> None:
+def test_a_repacked_archive_is_refused_when_a_member_is_read(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
     refs = members(make(path, ["a.jpg", "b.jpg", "c.jpg"]))
     make(path, ["0.json", "a.jpg", "bb.jpg", "b.jpg", "c.jpg"])
-    with pytest.raises(ValueError, match="another than it was"):
-        Fetcher()(refs[2].uri)
+    with pytest.raises(ValueError, match="has changed since"):
+        Fetcher()(refs[2].location)
 
 
-def test_a_member_keeps_its_key_when_the_archive_is_packed_anew(tmp_path: Path) -> None:
+def test_a_member_keeps_its_key_when_the_archive_is_repacked(tmp_path: Path) -> None:
     before = {ref.filename: ref.key for ref in members(make(tmp_path / "a.tar", ["b.jpg", "c.jpg"]))}
     after = {ref.filename: ref.key for ref in members(make(tmp_path / "a.tar", ["a.jpg", "c.jpg", "b.jpg"]))}
     assert before.items() <= after.items()
 
 
 @pytest.mark.parametrize(("cut", "whole"), [(0, 0), (100, 0), (560, 1), (600, 1), (1200, 1), (1800, 2), (3500, 3)])
-def test_where_an_archive_breaks_off_that_is_one_failure_and_what_came_before_is_found(
-    tmp_path: Path, cut: int, whole: int
-) -> None:
+def test_an_archive_that_breaks_off_is_one_failure_after_its_members(tmp_path: Path, cut: int, whole: int) -> None:
     path = Path(make(tmp_path / "a.tar", ["a.jpg", "b.jpg", "c.jpg"]))
     path.write_bytes(path.read_bytes()[:cut])
     *found, broken = members(str(path))
@@ -186,16 +182,16 @@ def test_where_an_archive_breaks_off_that_is_one_failure_and_what_came_before_is
     assert broken.uri == str(path) and "broken" in broken.problem
 
 
-def test_an_archive_that_became_shorter_is_told(tmp_path: Path) -> None:
+def test_an_archive_that_became_shorter_is_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "a.tar", ["a.jpg", "b.jpg"])
     refs = members(path)
     Path(path).write_bytes(Path(path).read_bytes()[:1600])
-    for ref in (refs[1], refs[1]._replace(uri=refs[1].uri.replace("tar:2048:", "tar:99999:"))):
+    for ref in (refs[1], refs[1]._replace(inside=refs[1].inside._replace(offset=99999))):
         with pytest.raises(ValueError, match="shorter"):
-            Fetcher()(ref.uri)
+            Fetcher()(ref.location)
 
 
-def test_members_of_one_stretch_share_a_shard_and_are_read_in_order(
+def test_members_of_one_segment_share_a_shard_and_are_read_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locality, "SEGMENT_BYTES", 4096)
@@ -203,11 +199,6 @@ def test_members_of_one_stretch_share_a_shard_and_are_read_in_order(
     assert 1 < len({shard_key(ref) for ref in refs}) < len(refs)
     assert sorted(sorted(refs, key=lambda ref: ref.key), key=read_order) == refs
     assert shard_key(ImageRef("/a.jpg", "a.jpg")) == ImageRef("/a.jpg", "a.jpg").key
-
-
-def test_a_uri_from_outside_is_no_member() -> None:
-    with pytest.raises(ValueError, match="no member"):
-        member_of("/etc/passwd")
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs", "az"])
@@ -218,8 +209,8 @@ def test_members_of_archives_in_buckets_are_read_by_ranges(
     bucket = bucket_of(kind)
     uri = bucket.put(f"sets/a{ending}", Path(make(tmp_path / f"a{ending}", ["a.jpg", "b.jpg"])).read_bytes())
     refs, fetch = members(uri), Fetcher()
-    assert [display_uri(ref.uri) for ref in refs] == [f"{uri}#a.jpg", f"{uri}#b.jpg"]
-    assert [fetch(ref.uri) for ref in refs] == [picture(0), picture(1)]
+    assert [ref.uri for ref in refs] == [f"{uri}#a.jpg", f"{uri}#b.jpg"]
+    assert [fetch(ref.location) for ref in refs] == [picture(0), picture(1)]
 
 
 def rows(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -227,7 +218,7 @@ def rows(out: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.zst"])
-def test_the_whole_job_asks_every_member_once_and_balances(tmp_path: Path, ending: str) -> None:
+def test_the_whole_job_annotates_every_member_once_with_its_byte_range(tmp_path: Path, ending: str) -> None:
     make(tmp_path / f"a{ending}", NAMES)
     broken = tmp_path / f"b{ending}"
     make(tmp_path / "b.tar", ["x.jpg", "y.jpg"])
@@ -247,6 +238,12 @@ def test_the_whole_job_asks_every_member_once_and_balances(tmp_path: Path, endin
         ("deep/001#a.JPEG", 12),
         ("x.jpg", 10),
     ]
-    failed = {(row["filename"], row["stage"]) for row in rows(tmp_path / "out", "errors")}
-    assert failed == {(broken.name, "list"), ("empty.webp", "fetch")}
+    (tmp_path / "plain").mkdir()
+    content = Path(make(tmp_path / "plain/a.tar", NAMES)).read_bytes()
+    for row in rows(tmp_path / "out", "data"):
+        if row["filename"] != "x.jpg":
+            there = content[row["byte_offset"] : row["byte_offset"] + row["byte_size"]]
+            assert sha256(there).hexdigest() == row["sha256"]
+    failed = {(row["filename"], row["stage"], row["byte_size"]) for row in rows(tmp_path / "out", "errors")}
+    assert failed == {(broken.name, "list", None), ("empty.webp", "fetch", 0)}
     assert run()["counts"]["pending"] == 0
