@@ -52,7 +52,7 @@ def write_atomic(path: str | Path, content: bytes, draft: str | Path | None = No
 
 
 def sync(path: str | Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
+    """Write a file's content, or the names in a folder, to the disk, and return when they are there (fsync)."""
     is_file = os.path.isfile(path)
     # Windows can open no folder, and can sync no file that is open for reading only.
     if is_file or hasattr(os, "O_DIRECTORY"):
@@ -64,7 +64,7 @@ def sync(path: str | Path) -> None:
 
 
 def _in_folder(folder: Path, action: Callable[[], object]) -> None:
-    """Make a folder and call ``action``. Repeat both if another process deletes the empty folder in between."""
+    """Make a folder and call ``action``. Repeat both, ``MAX_ATTEMPTS`` times at most, if the folder is deleted."""
     for attempt in range(1, MAX_ATTEMPTS + 1):
         folder.mkdir(parents=True, exist_ok=True)
         try:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 
 class Billing(NamedTuple):
-    """A request's share of what a hosted API billed for a job; the ``hosted`` column of a row.
+    """What a hosted API billed for a request; the ``hosted`` column of a row. The requests of a job divide the bill
+    evenly.
 
     ``job``: the API's id of the job, empty if no job was accepted. ``units``: billable units at fal, tokens at
     Moondream Cloud. ``usd``: dollars, None if no price is known. ``estimated``: True if the API did not report the

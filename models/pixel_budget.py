@@ -23,7 +23,7 @@ class PixelBudget:
             return self.used + pixels <= self.limit
 
     def acquire(self, pixels: int) -> None:
-        """Block until ``pixels`` fit, then count them.
+        """Block, without a time limit, until ``pixels`` fit, then count them.
 
         A picture larger than the limit is admitted alone: the call blocks until ``used`` is 0.
 
@@ -33,7 +33,7 @@ class PixelBudget:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self.used or self.fits(pixels))
             if self._closed:
-                raise BudgetClosed("no picture is admitted after close()")
+                raise BudgetClosed("the pixel budget is closed and admits no picture: make a new PixelBudget")
             self.used += pixels
 
     def add(self, pixels: int) -> None:

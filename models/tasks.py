@@ -185,7 +185,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a request has no answer. ``error``: the type of the error. ``retryable``: the request may succeed later."""
+    """Why a request has no answer. ``error``: the type of the error. ``retryable``: the request may succeed later.
+    ``attempts``: how often the request was tried."""
 
     error: str
     message: str
@@ -221,7 +222,7 @@ class Annotator(Protocol):
 
     @property
     def revision(self) -> str:
-        """The version of the model: another revision may give other answers."""
+        """The value of the ``revision`` column: the version of the model. Another revision may give other answers."""
 
     @property
     def tasks(self) -> frozenset[type[Task]]:
@@ -231,7 +232,7 @@ class Annotator(Protocol):
         """Return whether a picture of ``size`` may be given in ``reduced`` pixels: the model input hardly differs."""
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Yield one outcome for every request, in any order. A bad request has a fault and raises nothing."""
+        """Yield one outcome for every request, in any order. The ``result`` of a bad request is a ``Fault``."""
 
 
 def task_digest(task: Task) -> str:

@@ -104,7 +104,10 @@ def parse_ip(host: str) -> IpAddress | None:
 
 
 def is_public(address: IpAddress) -> bool:
-    """Return whether ``address`` is the same machine for everybody on the internet."""
+    """Return whether ``address`` can be reached from the internet: global, not multicast and not reserved.
+
+    False for ``NOT_PUBLIC_NETWORKS``. An IPv4 address inside an IPv6 address decides for both.
+    """
     if isinstance(address, IPv6Address):
         # IPv6 addresses that contain an IPv4 address.
         inner = address.ipv4_mapped or address.sixtofour

@@ -63,7 +63,7 @@ class Moondream:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def fetch(self) -> None:
-        """Download the weights to this machine unless they are here. ``load`` does the same before it loads.
+        """Download the weights to a cache of this machine unless they are there. ``load`` does the same first.
 
         Raises:
             ValueError: if the weights were deleted or are not accessible.

@@ -72,7 +72,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until an accelerator has finished its queue: without it the timings of phases would be wrong."""
+    """Wait, without a time limit, until a GPU has run its queue, so that measured times are right. Skip a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

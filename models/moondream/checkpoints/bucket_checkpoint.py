@@ -52,7 +52,7 @@ MAX_HEADER_BYTES = 100_000_000
 class BucketModel:
     """A folder of objects, or one .safetensors object.
 
-    ``fingerprint``: digest of the versions of all objects when the job was planned. ``revision``: the fingerprint,
+    ``fingerprint``: see ``_Listing.fingerprint``, at the time when the job was planned. ``revision``: the fingerprint,
     with "+" and the digest of the tokenizer if ``tokenizer`` is given.
     """
 
@@ -66,7 +66,7 @@ class BucketModel:
 
     @classmethod
     def plan(cls, url: str, release: str | None, tokenizer: Path | None) -> BucketModel:
-        """Return the model at a URL. Small objects are copied; of the weights only the headers are read.
+        """Return the model at a URL. Of the weights only the headers are read; other objects go to ``cache_folder()``.
 
         ``release`` and ``tokenizer``: see ``Checkpoint.at``.
 
@@ -83,7 +83,7 @@ class BucketModel:
             small = store.copy_small(_make_folder(cache_folder()) / f"{fingerprint}.plan")
             has_config = (small / CONFIG_FILE).is_file()
             if not has_config and store.single is None:
-                raise ValueError(f"there is no {CONFIG_FILE} in this folder; copy that file there")
+                raise ValueError(f"there is no {CONFIG_FILE} in {url}; copy that file there")
             tokenizer_path = find_tokenizer(tokenizer or small)
             content = read_json(small / CONFIG_FILE) if has_config else {}
             generation, config, _ = recognize(shapes, content, small, release, tokenizer_path)
@@ -94,10 +94,11 @@ class BucketModel:
     def fetch(self) -> Path:
         """Return the folder or the .safetensors on this machine. Copy the objects first unless they are here.
 
-        Other processes of the machine wait for the copy instead of making their own.
+        The folder is ``fingerprint`` in ``cache_folder()``. Other processes of the machine wait for the copy, without
+        a time limit, instead of making their own.
 
         Raises:
-            ValueError: if access is denied, or the store needs a package that is not installed.
+            ValueError: if objects are missing, access is denied, or the store needs a package that is not installed.
             RuntimeError: if the store cannot be reached, its content changed, or the disk is full.
         """
         folder = cache_folder() / self.fingerprint
@@ -148,11 +149,13 @@ class _Listing:
         one_file = {single} if single else {WEIGHTS_FILE}
         weights = one_file if one_file <= found.keys() else {each for each in found if each.endswith(WEIGHTS_SUFFIX)}
         if not weights or (single and single not in found):
-            raise ValueError(f"there is no {single or WEIGHTS_FILE} there; copy that file there (pickles are not read)")
+            raise ValueError(f"there is no {single or WEIGHTS_FILE} at {url}; copy it there (pickles are not read)")
         return cls(filesystem, {name: found[name] for name in sorted(found) if name in small | weights}, single)
 
     def fingerprint(self) -> str:
-        """Return the start of a sha256 over name, size and version of each object.
+        """Return the first ``REVISION_DIGITS`` digits of a sha256 over name, size and version of each object.
+
+        The version is the first of ``VERSIONS`` that the listing has.
 
         Raises:
             ValueError: if the store gives no digest, etag or time of an object.
@@ -161,7 +164,7 @@ class _Listing:
         for name, entry in self.objects.items():
             versions = [f"{key}={entry[key]}" for key in VERSIONS if entry.get(key)]
             if not versions:
-                raise ValueError(f"the store gives neither an etag nor a time of {name}; copy the files to a folder")
+                raise ValueError(f"the store gives no etag and no time of {name}; copy the files to a local folder")
             lines.append(f"{name} {entry['size']} {versions[0]}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:REVISION_DIGITS]
 
@@ -181,7 +184,7 @@ class _Listing:
         return shapes
 
     def copy_small(self, folder: Path) -> Path:
-        """Copy all objects but the weights to a folder, each by a rename. Return the folder."""
+        """Copy all objects except the weights to a folder, each by a rename. Return the folder."""
         for name, entry in self.objects.items():
             if not name.endswith(WEIGHTS_SUFFIX):
                 with atomic_path(_make_folder(folder) / name) as unfinished:
@@ -190,7 +193,11 @@ class _Listing:
 
 
 def _copy_all(url: str, fingerprint: str, folder: Path) -> None:
-    """Copy every object to a folder, which appears by a rename at the end. The caller holds the lock."""
+    """Copy every object to a folder, which appears by a rename at the end. The caller holds the folder's lock.
+
+    Raises:
+        RuntimeError: if the objects no longer have this fingerprint, a copy is truncated, or the disk is too small.
+    """
     store = _Listing.of(url)
     if store.fingerprint() != fingerprint:
         raise RuntimeError("the weights changed after planning; run the same command again")

@@ -18,7 +18,7 @@ def check_disk_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise RuntimeError(
             f"the weights need {needed / 1e9:.1f} GB and the disk of {folder} has {free / 1e9:.1f} GB left; "
-            "free disk space"
+            "free disk space there and run the same command again"
         )
 
 

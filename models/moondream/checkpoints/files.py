@@ -28,18 +28,18 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     """
     if not path.is_dir():
         if path.suffix != ".safetensors":
-            raise ValueError(f"weights of format {path.suffix or 'unknown'} are not read; convert them to .safetensors")
+            raise ValueError(f"{path.name} has a format that is not read; convert that file to .safetensors")
         return (path,)
     if (path / WEIGHTS_FILE).is_file():
         return (path / WEIGHTS_FILE,)
     if (path / INDEX_FILE).is_file():
         names = sorted(set(parse_index(read_json(path / INDEX_FILE)).values()))
         if missing := [name for name in names if not (path / name).is_file()]:
-            raise ValueError(f"{INDEX_FILE} names {missing[0]}, which is not in this folder; fetch that file")
+            raise ValueError(f"{INDEX_FILE} names {missing[0]}, which is not in {path}; fetch that file")
         return tuple(path / name for name in names)
     if others := sorted(each.name for each in path.iterdir() if each.suffix in (".bin", ".pt", ".pth", ".ckpt")):
-        raise ValueError(f"there is no {WEIGHTS_FILE} in this folder; convert {others[0]}: pickles may run code")
-    raise ValueError(f"there is no {WEIGHTS_FILE} in this folder; fetch that file or name another folder")
+        raise ValueError(f"there is no {WEIGHTS_FILE} in {path}; convert {others[0]} to it: pickles may run code")
+    raise ValueError(f"there is no {WEIGHTS_FILE} in {path}; fetch that file or name another folder")
 
 
 def parse_index(content: Mapping[str, Any]) -> dict[str, str]:
@@ -66,14 +66,14 @@ def find_tokenizer(path: Path) -> Path:
     if path.is_dir():
         path /= TOKENIZER_FILE
         if not path.is_file():
-            raise ValueError(f"there is no {TOKENIZER_FILE} in this folder; name one with --tokenizer PATH")
+            raise ValueError(f"there is no {TOKENIZER_FILE} in {path.parent}; name one with --tokenizer PATH")
     if not path.is_file():
         raise ValueError(f"tokenizer {path}: no such file; name another with --tokenizer PATH")
     return path
 
 
 def tokenizer_digest(path: Path) -> str:
-    """Return the first ``REVISION_DIGITS`` digits of the sha256 of a file."""
+    """Return the first ``REVISION_DIGITS`` hexadecimal digits of the sha256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:REVISION_DIGITS]
 
 
@@ -95,10 +95,10 @@ def read_shapes(weights: tuple[Path, ...]) -> dict[str, Shape]:
 
 
 def check_tokenizer(path: Path, config: MoondreamConfig) -> None:
-    """Check that a tokenizer.json belongs to this generation, in which BOS has the id ``bos_id``.
+    """Check that in a tokenizer.json the id ``config.tokenizer.bos_id`` has the token ``END_OF_TEXT``.
 
     Raises:
-        ValueError: if the token of ``bos_id`` is another, or there are more tokens than the vocabulary of the weights.
+        ValueError: if that id has another token or none, or the file has more tokens than ``config.text.vocab_size``.
     """
     tokenizer, bos_id = Tokenizer(path), config.tokenizer.bos_id
     if tokenizer.size > config.text.vocab_size:
@@ -106,7 +106,7 @@ def check_tokenizer(path: Path, config: MoondreamConfig) -> None:
         raise ValueError(f"{path.name} {counts}; name the right tokenizer with --tokenizer PATH")
     if (token := tokenizer.token(bos_id)) != END_OF_TEXT:
         raise ValueError(
-            f"{path.name} belongs to another generation: its id {bos_id} is {token!r}, not {END_OF_TEXT!r} (the "
+            f"{path.name} belongs to other weights than these: its id {bos_id} is {token!r}, not {END_OF_TEXT!r} (the "
             "repository of 2025-06-21 has the tokenizer of 2024; the right one is in moondream/starmie-v1); name the "
             "right tokenizer with --tokenizer PATH"
         )

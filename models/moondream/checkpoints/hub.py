@@ -60,7 +60,7 @@ class HubModel:
 
     @classmethod
     def plan(cls, repository: str, revision: str | None, tokenizer: Path | None) -> HubModel:
-        """Return the model at the commit of a revision. Of the weights only the headers are read.
+        """Return the model at the commit of a revision; None is the default branch. Only headers of weights are read.
 
         The pinned commit of ``OFFICIAL`` needs no network.
 
@@ -81,21 +81,22 @@ class HubModel:
             shapes = _read_shapes(repository, commit, folder)
         try:
             if not (folder / CONFIG_FILE).is_file():
-                raise ValueError(f"there is no {CONFIG_FILE} in this repository; choose another repository")
+                raise ValueError(f"there is no {CONFIG_FILE} in {repository}; choose another repository with --model")
             path = tokenizer or folder / TOKENIZER_FILE
             found = find_tokenizer(path) if path.exists() else None
             generation, config, _ = recognize(shapes, read_json(folder / CONFIG_FILE), folder, tag, found)
             if tokenizer is None and generation.name != STARMIE_RELEASE and found is None:
-                raise ValueError(f"there is no {TOKENIZER_FILE} in this repository; name one with --tokenizer PATH")
+                raise ValueError(f"there is no {TOKENIZER_FILE} in {repository}; name one with --tokenizer PATH")
         except ValueError as error:
             raise ValueError(f"model {repository} at {commit[:12]}: {error}") from error
         tasks = supported_tasks(config.tokenizer.templates)
         return cls(repository, commit, generation.name, tokenizer, commit + digest, tasks, config.vision)
 
     def fetch(self) -> tuple[Path, Path | None]:
-        """Download the missing files, and return the folder and the tokenizer.json.
+        """Download the files that the cache of the hub lacks.
 
-        The tokenizer is None if the folder's own is to be used.
+        Returns:
+            The folder of the files, and the path of the tokenizer: None for the tokenizer.json in that folder.
 
         Raises:
             ValueError: if the repository or the commit was deleted or is not accessible.
@@ -122,7 +123,12 @@ class HubModel:
 
 
 def _fetch(repository: str, revision: str, patterns: Sequence[str]) -> Path:
-    """Download the files of a revision that the cache lacks, and return the folder of the snapshot."""
+    """Download the files that match ``patterns`` and that the cache of the hub lacks; return their folder in the cache.
+
+    Raises:
+        ValueError: if the repository or revision does not exist or is not accessible.
+        RuntimeError: if the hub cannot be reached and the cache lacks a file, or the disk is full.
+    """
 
     def snapshot(**options: Any) -> Any:
         options |= {
@@ -144,7 +150,12 @@ def _fetch(repository: str, revision: str, patterns: Sequence[str]) -> Path:
 
 
 def _cached(repository: str, error: DryRunError, snapshot: Callable[..., Any]) -> Path:
-    """Return the folder of a snapshot from the cache. If files are missing, raise the reason, which ``error`` has."""
+    """Return the folder of a snapshot from the cache of the hub.
+
+    Raises:
+        RepositoryNotFoundError: if files are missing and this is the cause of ``error``.
+        RuntimeError: if files are missing for another cause.
+    """
     try:
         return Path(snapshot(local_files_only=True))
     except LocalEntryNotFoundError:
@@ -157,7 +168,7 @@ def _unreachable(repository: str, error: BaseException) -> RuntimeError:
     reason = _first_line(error.__cause__ or error)
     return RuntimeError(
         f"model {repository}: {constants.ENDPOINT} can't be reached ({reason}), and the cache of the hub does not hold "
-        "the files; connect to the network, or name a folder"
+        "the files; connect to the network, or name a folder with --model"
     )
 
 
@@ -195,7 +206,7 @@ def _translate_errors(repository: str, revision: str) -> Iterator[None]:
         GatedRepoError: f"access is restricted; ask for access on {where}, then set HF_TOKEN",
         RepositoryNotFoundError: f"no such folder here, and no {where}; check the name, or set HF_TOKEN if private",
         RevisionNotFoundError: f"there is no revision {revision} on {where}; choose another --revision",
-        NotASafetensorsRepoError: f"there is no model.safetensors on {where}; choose another (pickles are not read)",
+        NotASafetensorsRepoError: f"there is no model.safetensors on {where} (pickles are not read); choose another",
         SafetensorsParsingError: f"model.safetensors is truncated on {where}; choose another --revision",
     }
     try:

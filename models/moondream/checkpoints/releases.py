@@ -119,11 +119,11 @@ RELEASES = {release: generation for generation in GENERATIONS for release in gen
 def identify(
     family: Family, content: dict[str, Any], folder: Path, release: str | None, tokenizer: Path | None
 ) -> Generation:
-    """Return the generation of a checkpoint whose tensors belong to a family.
+    """Return the generation of a checkpoint. ``family``: of its tensors, see ``Naming.of``.
 
     ``release``, if given, decides. Otherwise the first of these that gives exactly one generation: the family; the text
-    of ``CODE_FILE`` in ``folder``; for release 2025-06-21 the control tokens in ``content``, which is the content of
-    config.json, or in the tokenizer.
+    of ``CODE_FILE`` in ``folder``; for release 2025-06-21 the BOS id 0, either in ``content``, which is the content of
+    config.json (see ``_has_control_tokens``), or in the file ``tokenizer`` (see ``is_starmie``).
 
     Raises:
         ValueError: if ``release`` does not exist or does not fit the tensors, or nothing identifies the generation.
@@ -153,11 +153,19 @@ def identify(
 
 
 def _has_control_tokens(content: dict[str, Any]) -> bool:
-    """Return whether a config.json has the control tokens of 2025-06-21: its BOS id and an ``answer_id``."""
+    """Return whether the content of a config.json has the control tokens of release 2025-06-21.
+
+    True if the object at config.tokenizer has ``bos_id`` 0 and the key ``answer_id`` with any value. False if either
+    key or the object is missing.
+    """
     tokenizer = (content.get("config") or {}).get("tokenizer") or {}
     return tokenizer.get("bos_id") == _LATEST.tokenizer.bos_id and "answer_id" in tokenizer
 
 
 def is_starmie(tokenizer: Path) -> bool:
-    """Return whether this file exists and has the BOS token at the id of release 2025-06-21."""
+    """Return whether a tokenizer.json exists and has ``END_OF_TEXT`` at id 0, the BOS id of release 2025-06-21.
+
+    Raises:
+        ValueError: if the file exists and is not a tokenizer.
+    """
     return tokenizer.is_file() and Tokenizer(tokenizer).token(_LATEST.tokenizer.bos_id) == END_OF_TEXT

@@ -73,13 +73,14 @@ def find_source(name: str, revision: str | None = None, tokenizer: str | None = 
     hub; elsewhere the release of the weights. ``tokenizer``: a tokenizer.json, or a folder with one.
 
     Raises:
-        ValueError: if there is no such model, or it is not a Moondream 2 that can be read.
+        ValueError: if there is no such model, it is not a Moondream 2 that can be read, or "tiny" is given with
+            ``revision`` or ``tokenizer``.
         RuntimeError: if the bucket or the hub cannot be reached.
     """
     tokenizer_path = Path(os.path.abspath(tokenizer)) if tokenizer is not None else None
     if name in EMBEDDED:
         if revision is not None or tokenizer is not None:
-            raise ValueError(f"model {name}: it is embedded and has one revision and one tokenizer; omit both options")
+            raise ValueError(f"model {name}: it has one revision and one tokenizer; omit --revision and --tokenizer")
         return LocalModel.plan(name, None, None)
     if "://" in name:
         return BucketModel.plan(name, revision, tokenizer_path)

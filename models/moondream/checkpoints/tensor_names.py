@@ -56,8 +56,9 @@ PACKED_SUFFIX = ".packed"
 class Naming:
     """The tensor names of one checkpoint.
 
-    ``file_names``: the name in the file by the same name without the parts that wrappers add. ``legacy``: whether the
-    names are those of 2024. ``wrapper``: the prefix of names in this file, or "".
+    ``file_names``: from each name without ``COMPILED_PART`` and without the prefix ``WRAPPER_PREFIX`` to the name in
+    the file. ``legacy``: whether the names are those of 2024. ``wrapper``: ``WRAPPER_PREFIX`` if a name in the file
+    starts with it, else "".
     """
 
     family: Family
@@ -82,7 +83,10 @@ class Naming:
         return cls(family, file_names, legacy, wrapper)
 
     def name_in_file(self, name: str) -> str:
-        """Return the name in the file of this network's tensor ``name``; if the file lacks it, the expected name."""
+        """Return the name in the file of this network's tensor ``name``.
+
+        If the file lacks that tensor, return the name that the tensor would have, with the prefix ``wrapper``.
+        """
         bare = _legacy_name(name) if self.legacy else name
         return self.file_names.get(bare, self.wrapper + bare)
 
@@ -92,7 +96,7 @@ class Naming:
 
     @property
     def unused(self) -> set[str]:
-        """Names in the file of known tensors that the network does not use."""
+        """Names in the file of ``UNUSED_REGION_TENSORS``, or no names if ``family`` has none of them."""
         if self.family != "2024 tiled, unused region":
             return set()
         return {self.file_names.get(name, self.wrapper + name) for name in UNUSED_REGION_TENSORS}
@@ -128,9 +132,9 @@ def _refuse_other_models(shapes: Mapping[str, Shape]) -> None:
         raise ValueError("these are weights of Moondream 3, which is not supported; choose a Moondream 2")
     if any(name.endswith(PACKED_SUFFIX) for name in shapes):
         raise ValueError(
-            "these weights are packed to 4 bits, which is not supported; choose a checkpoint in 16 or 32 bits"
+            "the weights are packed to 4 bits, which is not supported; choose a checkpoint in 16 or 32 bits"
         )
     starts = ("vision.", "text.", "region.", "vision_encoder.", "text_model.", "region_model.")
     if not any(_without_wrappers(name).startswith(starts) for name in shapes):
-        first = f"the first of {len(shapes)} is {min(shapes)}" if shapes else "there are none"
+        first = f"the first of {len(shapes)} is {min(shapes)}" if shapes else "the file has no tensors"
         raise ValueError(f"the tensors are not those of a Moondream 2 ({first}); choose a Moondream 2")

@@ -62,17 +62,17 @@ class Checkpoint:
 
         ``release``: the release of the weights, if nothing in the files identifies it. ``tokenizer``: a tokenizer.json,
         or a folder with one, instead of the checkpoint's own. ``revision``: the revision to record; by default the
-        start of the sha256 over configuration, tokenizer and weights.
+        first ``REVISION_DIGITS`` digits of a sha256 over configuration, tokenizer and weights (see ``_digest``).
 
         Raises:
             ValueError: if a file is missing or truncated; if a tensor is missing, unexpected or of another shape than
-                in the configuration; if the tokenizer belongs to another generation; if the generation is unknown.
+                in the configuration; if ``check_tokenizer`` refuses the tokenizer; if the generation is unknown.
         """
         try:
             folder = path if path.is_dir() else path.parent
             config_path = folder / CONFIG_FILE
             if path.is_dir() and not config_path.is_file():
-                raise ValueError(f"there is no {CONFIG_FILE} in this folder; fetch that file or name another folder")
+                raise ValueError(f"there is no {CONFIG_FILE} in {path}; fetch that file or name another folder")
             weights = weight_files(path)
             tokenizer_path = find_tokenizer(tokenizer or folder)
             content = read_json(config_path) if config_path.is_file() else {}
@@ -134,14 +134,14 @@ def _digest(paths: list[Path], generation: Generation) -> str:
         with path.open("rb") as file:
             while block := file.read(READ_CHUNK_BYTES):
                 digest.update(block)
-    # Under another generation the same files give other answers. The latest adds nothing, so that the digest is stable.
+    # Under another generation the same files give other answers. The last of GENERATIONS adds nothing: stable digests.
     if generation is not GENERATIONS[-1]:
         digest.update(generation.name.encode())
     return digest.hexdigest()[:REVISION_DIGITS]
 
 
 def _check_tensors(shapes: Mapping[str, Shape], naming: Naming, config: MoondreamConfig) -> None:
-    """Raise a ValueError that names missing, unexpected and misshapen tensors, if there are any."""
+    """Raise a ValueError if tensors are missing, unexpected or misshapen; name ``MAX_NAMES_SHOWN`` of each kind."""
     expected = {}
     for name, tensor in _empty_model(config).state_dict().items():
         shape = tuple(tensor.shape)

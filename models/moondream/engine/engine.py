@@ -77,7 +77,7 @@ class Engine:
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Yield one outcome for each request, in the order in which answers end.
 
-        An error of the network ends the streams of all callers: each of them raises the error.
+        An error of the network is raised to all callers, an error of the iterable to this caller alone.
         """
         stream = RequestStream(
             requests,
@@ -97,9 +97,9 @@ class Engine:
             stream.close()
 
     def _next_outcomes(self, stream: RequestStream) -> list[Outcome]:
-        """Block until a stream has outcomes, and return them; return none when the stream is over.
+        """Block until a stream has outcomes, and take them from its outbox; return [] when the stream is over.
 
-        While no other caller runs the network, this one does.
+        While no other caller runs the network, this one does. An error of the stream is raised.
         """
         while True:
             with self._condition:
@@ -127,7 +127,7 @@ class Engine:
 
     @torch.inference_mode()
     def _advance(self) -> None:
-        """Fill the slots and run one decoding step."""
+        """Fill the slots and run one decoding step. Outcomes go to the outboxes of their streams."""
         # PyTorch keeps this number for each thread, and each call may come from another thread.
         if self.threads is not None and torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
@@ -160,7 +160,7 @@ class Engine:
                 return
 
     def _take_ready(self, max_jobs: int) -> list[Job]:
-        """Return at most ``max_jobs`` jobs with crops, from the streams in turn. A job whose crops failed fails."""
+        """Return at most ``max_jobs`` jobs with crops, from streams in turn. Failed crops put a Fault in an outbox."""
         jobs: list[Job] = []
         with self._condition:
             # The first stream becomes the last, so that no caller starves the others.
@@ -176,7 +176,7 @@ class Engine:
         return jobs
 
     def _ensure_slots(self, jobs: Sequence[Job]) -> Slots:
-        """Return slots with enough positions for each job; allocate larger ones if need be and restart their jobs."""
+        """Return slots with enough positions for each job; larger ones if need be, old jobs then go to inboxes."""
         needed = self.config.prefix_length + max(job.row.num_positions for job in jobs)
         if self._slots is None or self._slots.num_positions < needed:
             if self._slots is not None:
@@ -191,7 +191,7 @@ class Engine:
         return self._slots
 
     def _prefill(self, slots: Slots, jobs: list[Job]) -> list[Job]:
-        """Encode the pictures and run the prompts of jobs; finish and return the jobs that ended with one output."""
+        """Encode pictures and run prompts. Return the jobs that ended; their outcomes are in the outboxes."""
         started = time.perf_counter()
         prefixes, costs = self._prefixes(jobs)
         synchronize(self.device)
@@ -284,14 +284,14 @@ class Engine:
         if len(jobs) == self.max_slots == self.max_crops_per_pass == 1:
             self._fail(jobs[0], fault)
             self.max_slots, self.max_crops_per_pass = self._initial_limits
-            logger.warning("out of memory: request %s does not fit alone and fails; other requests go on", jobs[0].id)
+            logger.warning("out of memory: request %s fails, others go on; retry it on a larger device", jobs[0].id)
             return
         self._put_back(jobs)
         self.max_slots, self.max_crops_per_pass = max(1, self.max_slots // 2), max(1, self.max_crops_per_pass // 2)
-        logger.warning("out of memory: reduced to %d requests at once; nothing is lost", self.max_slots)
+        logger.warning("out of memory: all requests restart, %d at once; nothing to do", self.max_slots)
 
     def _abort(self, error: BaseException) -> None:
-        """Drop all jobs and slots, and make every open stream raise ``error``."""
+        """Drop all jobs and slots, and set ``error`` of every open stream: each ``answer`` in progress raises it."""
         self._slots, self._last_prefix = None, None
         self._owners.clear()
         with self._condition:

@@ -61,7 +61,7 @@ def initial_output(task: Task) -> Output:
 
 
 def decode_outputs(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Decode the next output of each row from its hidden state, and add it to the row.
+    """Decode the next output of each row from its hidden state, and add it to ``token_ids`` or ``objects`` of the row.
 
     ``hidden_BC`` are hidden states before the last norm, one for each row.
 
@@ -100,7 +100,10 @@ def _sample_tokens(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]
 
 
 def _add_token(model: MoondreamModel, row: Row, token: int) -> None:
-    """Append a sampled token to the row, or end the row if the token or the limit ends it."""
+    """Append a sampled token to ``token_ids`` if the row decodes a text, and set ``finish_reason`` if the answer ends.
+
+    An end token gives "stop" and is not appended. ``max_outputs`` tokens, or one more object than that, give "length".
+    """
     special = model.config.tokenizer
     if token == special.eos_id or (token in special.end_ids and row.next_output == "token"):
         row.finish_reason = "stop"

@@ -20,7 +20,8 @@ CropsFuture = Future[Crops]
 
 @dataclass(eq=False)
 class Job:
-    """A request without its picture, which may be large. ``row``: the answer so far. ``arrived``: by perf_counter."""
+    """A request without its picture, which may be large. ``row``: the answer so far. ``arrived``: time.perf_counter()
+    when the job was made."""
 
     id: str
     task: Task

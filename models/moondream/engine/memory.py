@@ -9,7 +9,8 @@ import torch
 
 from ..network.config import MoondreamConfig
 
-# Shares of the free memory. A CPU has other processes; an accelerator's allocator loses some memory between blocks.
+# Fractions of the free memory for a KV cache. A CPU has other processes; an accelerator's allocator loses some memory
+# between blocks.
 CPU_SHARE, ACCELERATOR_SHARE = 0.25, 0.9
 # With more slots the time of a step grows as fast as their number.
 MAX_SLOTS = 64
@@ -37,7 +38,11 @@ def num_prefill_rows(slots: int) -> int:
 
 
 def free_memory(device: torch.device, config: MoondreamConfig, crops: int, dtype: torch.dtype) -> int:
-    """Return the bytes for a KV cache on this device: a share of its free memory, minus a pass of ``crops`` crops."""
+    """Return the bytes that a KV cache may take on this device, 0 or more.
+
+    They are ``CPU_SHARE`` or ``ACCELERATOR_SHARE`` of the free memory, minus the activations of a pass of the
+    vision encoder with ``crops`` crops.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

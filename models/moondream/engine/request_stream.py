@@ -23,8 +23,9 @@ class RequestStream:
     """The jobs of one caller that wait for the engine (``inbox``), and their outcomes (``outbox``).
 
     A thread pulls ``requests``, makes the row of each with ``new_row`` and its crops with ``make_crops`` in
-    ``crop_pool``, and stops while ``inbox`` holds ``jobs_ahead`` jobs. ``condition`` guards both boxes and is notified
-    when either changes and when crops are done. ``backend`` names the engine in outcomes.
+    ``crop_pool``, and appends the job to ``inbox``. The thread waits while ``inbox`` holds ``jobs_ahead`` jobs.
+    ``condition`` guards both boxes and is notified when either changes and when crops are done. ``backend`` names the
+    engine in outcomes.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class RequestStream:
 
     @property
     def is_over(self) -> bool:
-        """Whether no outcome can follow: after an error, or when all requests have their outcome and it was taken."""
+        """Whether no outcome can follow: ``error`` is set, or all requests have ended and ``outbox`` is empty."""
         return self.error is not None or (self.exhausted and not (self.inbox or self.num_in_flight or self.outbox))
 
     @property
@@ -84,7 +85,10 @@ class RequestStream:
             self.condition.notify_all()
 
     def close(self) -> None:
-        """Empty the inbox and stop pulling requests: the caller takes no more outcomes."""
+        """Empty the inbox and make the thread end before its next job. Return without waiting for the thread.
+
+        The thread pulls at most one more request. The engine drops the jobs that it has taken, without outcomes.
+        """
         with self.condition:
             self.closed = True
             self.inbox.clear()
@@ -92,7 +96,11 @@ class RequestStream:
         self._pixels.close()
 
     def _run(self) -> None:
-        """Make jobs until the requests end, the stream is closed or the caller's iterator raises."""
+        """Append a job to ``inbox`` for each request, or a ``Fault`` to ``outbox`` if the request is bad.
+
+        The end comes when the requests end, the stream is closed, or the caller's iterator raises; ``exhausted`` is
+        then True. An error of the iterator is stored in ``error``, and ``Engine.answer`` raises it to the caller.
+        """
         try:
             self._make_jobs()
         except BudgetClosed:
@@ -119,7 +127,7 @@ class RequestStream:
                 return
 
     def _start_crops(self, request: Request) -> CropsFuture:
-        """Submit the picture to ``crop_pool`` once its pixels fit the budget.
+        """Block until the pixels of the picture fit ``PIXELS_AHEAD``, then submit it to ``crop_pool``.
 
         Raises:
             BudgetClosed: if the stream is closed.
@@ -136,7 +144,11 @@ class RequestStream:
             self.condition.notify_all()
 
     def _enqueue(self, job: Job) -> bool:
-        """Block until the inbox has room, and add the job. Return False if the stream is closed."""
+        """Block, without a time limit, until ``inbox`` has fewer than ``jobs_ahead`` jobs, and append the job.
+
+        Returns:
+            False, and the job is not appended, if the stream is closed before or during the wait.
+        """
         with self.condition:
             self.condition.wait_for(lambda: self.closed or len(self.inbox) < self.jobs_ahead)
             if not self.closed:

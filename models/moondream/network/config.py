@@ -19,7 +19,7 @@ PromptPart = tuple[int, ...] | str
 # How a picture is cut: into overlapping tiles (2025), into 1 x 1 to 2 x 2 tiles (2024), or not at all (early 2024).
 TilingMode = Literal["overlapping", "four sizes", "none"]
 
-# The keys of the decoder's numbers in a config.json of 2024, the latest key first.
+# The keys of the decoder's numbers in a config.json of 2024, the key of the latest release first.
 PHI_KEYS = {
     "dim": ("hidden_size", "n_embd"),
     "ff_dim": ("intermediate_size", "n_inner"),
@@ -243,6 +243,6 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _phi_numbers(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of the decoder in a section of 2024, by the names of ``TextConfig``."""
+    """Return the numbers of the decoder in a ``text_config`` or ``phi_config``, by the names of ``TextConfig``."""
     found = {name: [section[key] for key in keys if section.get(key)] for name, keys in PHI_KEYS.items()}
     return {name: values[0] for name, values in found.items() if values}

@@ -156,8 +156,9 @@ def normalize(pixels_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
 def merge_crops(features_NTC: Tensor, tiling: Tiling, config: VisionConfig) -> Tensor:
     """Merge the features of one picture's crops to ``[T, 2C]``: first the global crop, then the tiles.
 
-    The tiles are stitched together and average-pooled to the grid of one crop. A tile loses its margin where it meets
-    another tile and keeps it at the border of the picture. With ``config.tiling`` "none" the result is ``[T, C]``.
+    The tiles are stitched together and average-pooled to the grid of one crop. A tile loses ``overlap_margin``
+    patches where it meets another tile and none at the border of the picture. With ``config.tiling`` "none" the result
+    is ``[T, C]``.
     """
     grid, margin = config.grid, config.overlap_margin
     global_TC = features_NTC[0]

@@ -34,7 +34,7 @@ def prompt_ids(task: Task, templates: Templates, tokenizer: Tokenizer) -> list[i
     template = {Query: templates.query, Detect: templates.detect, Point: templates.point}[type(task)]
     if template is None:
         raise ValueError(
-            f"this generation of the model has no {task.name} task; choose another with --model or --revision"
+            f"this generation of the model has no {task.name} task; choose another model with --model or --revision"
         )
     prefix, suffix = template
     if isinstance(task, Query):

@@ -52,7 +52,7 @@ def resize_on(device: torch.device) -> Resize:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            logger.warning("no memory on %s to resize %d x %d pixels: resized on the CPU", device, *picture.size)
+            logger.warning("no memory on %s to resize %d x %d pixels: the CPU does; ignore this", device, *picture.size)
         return resize(picture, sizes)
 
     return resize_on_device

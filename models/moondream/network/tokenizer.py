@@ -37,7 +37,7 @@ class Tokenizer:
         return self._tokenizer.encode(text).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, without control tokens."""
+        """Return the text of token ids, without the tokens that the file marks as special."""
         text = self._tokenizer.decode(list(ids))
         return text.strip() if self._strips_whitespace else text
 

@@ -258,11 +258,15 @@ def test_a_disk_that_fills_up_during_the_copy_is_named(bucket):
         (
             "bucket://b/empty",
             {"README.md": b""},
-            "there is no model.safetensors there; copy that file there (pickles are not read)",
+            "there is no model.safetensors at bucket://b/empty; copy it there (pickles are not read)",
         ),
-        ("bucket://b/pickles", {"config.json": b"{}", "pytorch_model.bin": b""}, "there is no model.safetensors there"),
-        ("bucket://b/one/other.safetensors", {}, "there is no other.safetensors there"),
-        ("bucket://b/bare", {"model.safetensors": save({"text.x": torch.zeros(1)})}, "there is no config.json in this"),
+        ("bucket://b/pickles", {"config.json": b"{}", "pytorch_model.bin": b""}, "no model.safetensors at bucket://b"),
+        ("bucket://b/one/other.safetensors", {}, "there is no other.safetensors at bucket://b/one"),
+        (
+            "bucket://b/bare",
+            {"model.safetensors": save({"text.x": torch.zeros(1)})},
+            "no config.json in bucket://b/bare",
+        ),
         (
             "bucket://b/cut",
             {"config.json": b"{}", "model.safetensors": b"\0" * 20},
@@ -321,7 +325,7 @@ def test_a_store_without_versions_of_objects_is_refused(files, monkeypatch):
             {key: value for key, value in entry.items() if key not in strip} for entry in listed(self, *args, **options)
         ],
     )
-    with pytest.raises(ValueError, match="gives neither an etag nor a time of config.json; copy the files to a folder"):
+    with pytest.raises(ValueError, match="gives no etag and no time of config.json; copy the files to a local folder"):
         on_cpu("bucket://b/weights")
 
 

@@ -176,7 +176,7 @@ def test_a_given_tokenizer_is_part_of_the_revision(hub, files, toy_folder, tmp_p
 
 def test_an_old_release_without_a_tokenizer_is_refused(hub, files):
     hub.add(ours.OFFICIAL, {name: files[name] for name in ("config.json", "model.safetensors")}, "2025-01-09")
-    with pytest.raises(ValueError, match="no tokenizer.json in this repository; name one with --tokenizer PATH"):
+    with pytest.raises(ValueError, match="no tokenizer.json in [^ ]+/[^ ]+; name one with --tokenizer PATH"):
         on_cpu(ours.OFFICIAL, "2025-01-09")
 
 
@@ -231,8 +231,8 @@ def fault(hub, files, kind):
         ("hidden", "no such folder here, and no {url}/some/model; check the name, or set HF_TOKEN"),
         ("closed", "access is restricted; ask for access on {url}/some/model, then set HF_TOKEN"),
         ("revision", "there is no revision v9 on {url}/some/model; choose another --revision"),
-        ("pickles", "there is no model.safetensors on {url}/some/model; choose another (pickles are not read)"),
-        ("no config", "there is no config.json in this repository"),
+        ("pickles", "there is no model.safetensors on {url}/some/model (pickles are not read); choose another"),
+        ("no config", "there is no config.json in some/model; choose another"),
         ("another model", "choose a Moondream 2"),
         ("cut", "model.safetensors is truncated on {url}/some/model"),
         ("name", "not a name of a repository; give OWNER/NAME"),

@@ -211,7 +211,7 @@ def test_the_tokenizer_of_another_generation_is_refused(folder):
             token["content"] = "!"
     words["model"]["vocab"]["!"], words["model"]["vocab"]["<|endoftext|>"] = 0, words["model"]["vocab"]["!"]
     (folder / "tokenizer.json").write_text(json.dumps(words))
-    message = "tokenizer.json belongs to another generation: its id 0 is '!', not '<|endoftext|>'"
+    message = "tokenizer.json belongs to other weights than these: its id 0 is '!', not '<|endoftext|>'"
     with pytest.raises(ValueError, match=re.escape(message) + ".*starmie-v1.*--tokenizer PATH"):
         Checkpoint.at(folder)
 

@@ -50,7 +50,7 @@ def test_a_pickle_of_the_embedded_source_holds_no_path():
 
 @pytest.mark.parametrize("options", [("2025-01-09", None), (None, "words")])
 def test_the_embedded_model_refuses_revision_and_tokenizer(options):
-    with pytest.raises(ValueError, match="tiny: it is embedded and has one revision and one tokenizer"):
+    with pytest.raises(ValueError, match="tiny: it has one revision and one tokenizer; omit --revision"):
         find_source("tiny", *options)
 
 

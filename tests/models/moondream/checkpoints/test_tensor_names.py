@@ -141,7 +141,7 @@ def test_a_tensor_under_two_names_is_unexpected(rename):
         (["model.text.blocks.0.mlp.fc1.weight.packed"], "packed to 4 bits, which is not supported"),
         (["model.layers.0.q_proj.weight", "lm_head.weight"], "first of 2 is lm_head.weight.; choose a Moondream 2"),
         (["vision_model.embeddings"], "not those of a Moondream 2"),
-        ([], "there are none.; choose a Moondream 2"),
+        ([], "the file has no tensors.; choose a Moondream 2"),
     ],
 )
 def test_tensors_of_other_models_are_refused(names, message):

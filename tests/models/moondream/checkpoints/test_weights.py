@@ -159,7 +159,7 @@ def test_shards_are_read_by_their_index(copied, toy):
 def test_a_missing_shard_is_named(copied):
     split_into_shards(copied)
     (copied / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match="index.json names model-00002-of-00002.safetensors, which is not in this"):
+    with pytest.raises(ValueError, match="names model-00002-of-00002.safetensors, which is not in .*; fetch"):
         Checkpoint.at(copied)
 
 
@@ -182,9 +182,9 @@ def test_an_index_without_tensors_is_refused(copied, entries):
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
 def test_pickles_are_not_read(copied, name):
     (copied / WEIGHTS_FILE).rename(copied / name)
-    with pytest.raises(ValueError, match=f"convert {name}: pickles may run code"):
+    with pytest.raises(ValueError, match=f"convert {name} to it: pickles may run code"):
         Checkpoint.at(copied)
-    with pytest.raises(ValueError, match="weights of format .(bin|pt) are not read; convert them to .safetensors"):
+    with pytest.raises(ValueError, match=f"{name} has a format that is not read; convert that file to .safetensors"):
         Checkpoint.at(copied / name)
 
 
@@ -207,7 +207,7 @@ def test_one_file_without_a_config_has_the_numbers_of_its_release(copied):
 def test_a_tokenizer_may_be_given_as_a_file_or_a_folder(copied, toy_folder, tmp_path, name):
     (tmp_path / "words").mkdir()
     (copied / TOKENIZER_FILE).rename(tmp_path / "words" / TOKENIZER_FILE)
-    with pytest.raises(ValueError, match="there is no tokenizer.json in this folder; name one with --tokenizer PATH"):
+    with pytest.raises(ValueError, match="there is no tokenizer.json in .*; name one with --tokenizer PATH"):
         Checkpoint.at(copied)
     checkpoint = Checkpoint.at(copied, tokenizer=tmp_path / "words" / name)
     assert checkpoint.tokenizer().encode("dog") == Checkpoint.at(toy_folder).tokenizer().encode("dog")
