@@ -83,7 +83,7 @@ class HostedAnnotator:
             ValueError: if the extra is not installed, or the environment has no valid key.
         """
         if find_spec(self.module) is None:
-            raise ValueError(f"{self.api}: pip install 'moondream-beam[{self.extra}]'")
+            raise ValueError(f"{self.api}: pip install 'moondream-beam[{self.extra}]', which provides {self.module}")
         self._key()
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
@@ -91,7 +91,7 @@ class HostedAnnotator:
         return max(reduced) >= MIN_OVERSAMPLING * MAX_SIDE
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
-        """Yield one outcome for each request when its job ends. ``scope`` is the journal's scope of the jobs.
+        """Yield one outcome for each request, in the order of the jobs' ends. ``scope``: the scope in the journal.
 
         Raises:
             AccountError: if there is no key, the API refuses the account, or the journal can't be written.
