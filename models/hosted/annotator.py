@@ -117,7 +117,11 @@ class HostedAnnotator:
             self._state.journal.remove(request_ids, scope)
 
     def _open(self) -> SharedState:
-        """Return the state that all streams of the process share, made by the first of them."""
+        """Return the state that all streams of the process share, made by the first of them.
+
+        Raises:
+            AccountError: if the extra is not installed, or the environment has no valid key.
+        """
         with self._lock:
             if self._state is None:
                 try:
@@ -132,7 +136,11 @@ class HostedAnnotator:
             return self._state
 
     def _key(self) -> str:
-        """Return the API key, without the newline that a key from a file ends with."""
+        """Return the API key from the environment, without white space at its ends.
+
+        Raises:
+            ValueError: if there is no key, or the key contains a character other than visible ASCII.
+        """
         key = os.environ.get(self.key_variable, "").strip()
         if not key:
             raise ValueError(f"{self.api}: no {self.key_variable} in the environment; get a key at {self.key_page}")

@@ -14,7 +14,7 @@ OUT_OF_BALANCE = "DOES NOT BALANCE"
 
 
 def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
-    """Return the lines of the summary: ledger, errors, earlier rows, pace, bill, and the places of rows and record.
+    """Return the lines of the summary: ledger, errors, earlier rows, pace, bill, and the paths of output and record.
 
     Args:
         record: the record of the run, as in ``runs/<run>.json``.

@@ -68,7 +68,7 @@ class _PoolEnvironment(SubprocessSDKEnvironment):
 
 
 class LivenessMonitor:
-    """Decide from what one worker process sends whether the process hangs.
+    """Decides whether one worker process hangs, from the bytes that the process sends through its pipe.
 
     Time is counted in polls of POLL_INTERVAL_S seconds, not read from a clock. If the whole machine was suspended, a
     clock would show a gap, and every worker would count as hung.
