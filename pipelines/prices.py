@@ -7,7 +7,7 @@ from ..models.hosted.cloud.protocol import PRICES, USUAL_TOKENS
 # The source of PRICES. The documentation of the API allows 10 requests a second with $10 on the account.
 CLOUD_PRICES_SOURCE = "moondream.ai/pricing of 2026-10-07"
 CLOUD_REQUESTS_PER_S = 10.0
-# The price of a request in a batch, as a share of its price outside of a batch.
+# The price of a request in a batch, divided by its price outside of a batch.
 CLOUD_BATCH_SHARE = 0.5
 
 

@@ -83,7 +83,7 @@ class HostedAnnotator:
             ValueError: if the extra is not installed, or the environment has no valid key.
         """
         if find_spec(self.module) is None:
-            raise ValueError(f"{self.api}: pip install 'moondream-beam[{self.extra}]'")
+            raise ValueError(f"{self.api}: pip install 'moondream-beam[{self.extra}]', which provides {self.module}")
         self._key()
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
@@ -91,7 +91,7 @@ class HostedAnnotator:
         return max(reduced) >= MIN_OVERSAMPLING * MAX_SIDE
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
-        """Yield one outcome for each request when its job ends. ``scope`` is the journal's scope of the jobs.
+        """Yield one outcome for each request, in the order of the jobs' ends. ``scope``: the scope in the journal.
 
         Raises:
             AccountError: if there is no key, the API refuses the account, or the journal can't be written.
@@ -117,7 +117,11 @@ class HostedAnnotator:
             self._state.journal.remove(request_ids, scope)
 
     def _open(self) -> SharedState:
-        """Return the state that all streams of the process share, made by the first of them."""
+        """Return the state that all streams of the process share, made by the first of them.
+
+        Raises:
+            AccountError: if the extra is not installed, or the environment has no valid key.
+        """
         with self._lock:
             if self._state is None:
                 try:
@@ -132,7 +136,11 @@ class HostedAnnotator:
             return self._state
 
     def _key(self) -> str:
-        """Return the API key, without the newline that a key from a file ends with."""
+        """Return the API key from the environment, without white space at its ends.
+
+        Raises:
+            ValueError: if there is no key, or the key contains a character other than visible ASCII.
+        """
         key = os.environ.get(self.key_variable, "").strip()
         if not key:
             raise ValueError(f"{self.api}: no {self.key_variable} in the environment; get a key at {self.key_page}")

@@ -46,7 +46,7 @@ class Budget:
             self._in_flight -= num_pictures
 
     def record(self, result: JobResult, num_pictures: int) -> tuple[float, float, bool]:
-        """Add a finished job of ``num_pictures``. Return its units and dollars, and whether they are estimated."""
+        """Add a finished job's cost to ``units`` and ``usd``. Return both, and whether they are estimated."""
         with self._lock:
             if result.units is not None:
                 units, usd = result.units, result.usd or 0.0
@@ -64,13 +64,16 @@ class Budget:
             return units, usd, result.units is None
 
     def record_rejected(self, units: float, usd: float) -> None:
-        """Add what a rejected job was billed. It does not count for the average cost of a picture."""
+        """Add what a rejected job was billed to ``units`` and ``usd``, but not to the average cost of a picture."""
         with self._lock:
             self.units += units
             self.usd += usd
 
     def _affordable(self) -> int:
-        """Return how many more pictures may be sent."""
+        """Return how many more pictures ``max_usd`` allows; ``sys.maxsize`` without a limit.
+
+        Until the API has billed a job, the number is 1 if no picture is in flight, else 0.
+        """
         if self.max_usd is None:
             return sys.maxsize
         left = self.max_usd - self.usd

@@ -99,7 +99,7 @@ class Fallback:
         log.warning("%s: %s answers instead of %s, and is paid for", reason, self.api.api, self.name)
 
     def _with_engine(self, requests: Iterable[Request], scope: str) -> Iterator[Outcome]:
-        """Ask the engine, and the API for each fault. If the engine raises, ask the API for all unanswered requests."""
+        """Yield the engine's outcomes, and the API's for each fault. If the engine raises, the API answers the rest."""
         feed = _RequestFeed(requests)
         failed: list[tuple[Request, Outcome]] = []
         with closing(_as_generator(self.engine.answer(feed))) as outcomes:
@@ -127,7 +127,7 @@ class Fallback:
             yield from self._without_engine(feed.take_unanswered(), scope)
 
     def _without_engine(self, requests: Iterable[Request], scope: str) -> Iterator[Outcome]:
-        """Ask the API, and the engine for the tasks that the API does not support."""
+        """Yield the API's outcomes, and the engine's for the tasks that the API does not support."""
         outcomes: deque[Outcome] = deque()
         unsupported: list[Request] = []
 
@@ -149,16 +149,19 @@ class Fallback:
         yield from self._unsupported_by_api(unsupported)
 
     def _unsupported_by_api(self, requests: list[Request]) -> Iterator[Outcome]:
-        """Ask the engine, or yield an ``EngineUnavailable`` fault for each request if the engine is broken."""
+        """Yield the engine's outcomes, or an ``EngineUnavailable`` fault for each request if the engine is broken."""
         if not self._is_broken:
             yield from self.engine.answer(list(requests))
             return
         for request in requests:
-            message = f"{self._disabled_because}; {self.api.api} does not support the task {request.task.name}"
+            message = (
+                f"{self._disabled_because}; {self.api.api} does not support the task {request.task.name}: "
+                "correct the engine, and run again with --retry-errors"
+            )
             yield Outcome(request.id, Fault("EngineUnavailable", message, retryable=True), f"local/{self.name}")
 
     def _retry_with_api(self, failed: list[tuple[Request, Outcome]], scope: str) -> Iterator[Outcome]:
-        """Ask the API for requests that the engine failed at. If both fail, the fault's message has both reasons."""
+        """Yield the API's outcomes of requests that the engine failed at. A fault of both has both reasons."""
         firsts: dict[str, list[Outcome]] = {}
         for request, outcome in failed:
             firsts.setdefault(request.id, []).append(outcome)

@@ -125,7 +125,11 @@ class Journal:
         self._lock = threading.RLock()
 
     def refresh(self) -> None:
-        """Load the entries that others have written since the last call. Raise RuntimeError if a file is not valid."""
+        """Read the files that are new in the store, so that ``find`` knows their entries.
+
+        Raises:
+            RuntimeError: if a file is not a valid entry.
+        """
         if self.store is None:
             return
         with self._lock:
@@ -170,12 +174,12 @@ class Journal:
             self._write(entry)
 
     def release(self, entry: Entry) -> None:
-        """Mark the job of an entry as no longer in flight in this process, so that ``find`` returns the entry."""
+        """Mark the job of an entry as no longer in flight in this process, so that ``find`` may return it."""
         with self._lock:
             self._in_flight.discard(entry.name)
 
     def discard(self, entry: Entry) -> None:
-        """Delete the entry of a job that was not paid, or whose requests are submitted again."""
+        """Delete the entry and its file. The job was not paid, or its requests are submitted again."""
         with self._lock:
             self._in_flight.discard(entry.name)
             self._unindex(entry.name)
@@ -212,8 +216,8 @@ class Journal:
             entry = Entry(**json.loads(content))
         except (ValueError, TypeError) as error:
             raise RuntimeError(
-                f"{name} is not a valid entry of the journal of paid jobs: remove the file and run the same command "
-                "again; a job that was recorded in the file is paid again"
+                f"{name} is not a valid entry of the journal of paid jobs: remove the file from _paid/ of the output "
+                "and run the same command again; a job that was recorded in the file is paid again"
             ) from error
         if entry.endpoint != self.endpoint:
             self._foreign.add(name)

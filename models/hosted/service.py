@@ -24,8 +24,8 @@ class Item:
     """One request as an API gets it. The picture is either ``jpeg``, or at ``url`` if ``jpeg`` is empty.
 
     ``arrived`` and ``sent``: when the request came in, and when its job was accepted, in seconds of the clock.
-    ``units`` and ``usd``: its share of what all jobs that contained it were billed. ``estimated``: whether the API did
-    not report the units of one of them.
+    ``units`` and ``usd``: 1/n of the bill of each job of n requests that contained this one, summed. ``estimated``:
+    whether the API did not report the units of one of these jobs.
     ``uploaded``: the URL of the picture in the API's storage, None before an upload.
     """
 

@@ -159,7 +159,7 @@ def format_table(estimates: Iterator[Estimate]) -> Iterator[str]:
 
 
 def _draw_sample(inputs: Inputs, size: int) -> Sample:
-    """List all pictures, and return ``size`` of them with the number of pictures and requests in all."""
+    """Return ``size`` pictures of the input, with the numbers of all its pictures and requests."""
     with tempfile.TemporaryDirectory() as folder:
         pipeline = beam.Pipeline(local_runner(PipelineOptions([]), 1), options=PipelineOptions([]))
         sample(inputs.read(pipeline), inputs.tasks, size, Path(folder))

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         if selection.older:
             print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
         for reason, pictures in left.items():
-            print(f"{pictures} of the pictures: {reason}", file=sys.stderr)
+            print(f"{pictures} of the pictures have a problem; each {reason}", file=sys.stderr)
     return 1 if any(reason != SHARES_NAME for reason in left) else 0
 
 

@@ -91,7 +91,7 @@ def num_terminal_rows(lines: Sequence[str], terminal: TextIO) -> int:
 
 
 def format_runs(runs: Sequence[RunStatus], now: datetime | None = None) -> list[str]:
-    """Return one line for each of the latest MAX_RUNS_SHOWN runs, and a last line with the sums over all runs.
+    """Return one line for each of the last MAX_RUNS_SHOWN of ``runs``, and a last line with the sums over all runs.
 
     Args:
         runs: the earliest first.

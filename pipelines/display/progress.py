@@ -21,7 +21,7 @@ BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} requests [{elapsed}<{remaining}{postfix
 
 
 class AboveBarHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Write log records above the progress bar of the same terminal."""
+    """Log handler that writes records to its stream, above the progress bar if there is one on the same terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Clear the bar, write one record, and draw the bar again below it."""

@@ -14,7 +14,7 @@ OUT_OF_BALANCE = "DOES NOT BALANCE"
 
 
 def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
-    """Return the lines of the summary: ledger, errors, earlier rows, pace, bill, and the places of rows and record.
+    """Return the lines of the summary: ledger, errors, earlier rows, pace, bill, and the paths of output and record.
 
     Args:
         record: the record of the run, as in ``runs/<run>.json``.
@@ -43,7 +43,16 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
 
 
 def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
-    """Return one line if the run balances; else the counts by workers, the counts in the files, and what to do."""
+    """Return the lines about the numbers of requests and rows.
+
+    Args:
+        record: the record of the run. Its ``balanced`` is True if the requests, the rows that the workers reported and
+            the rows in the files are equal in number, False if not, and None if the files could not be counted.
+        output: the output folder, for the messages.
+
+    Returns:
+        One line if ``balanced`` is True; else the counts of the workers, those of the files, and what to do.
+    """
     counts, found, run = record["counts"], record["published"], record["run"]
     pending, reported = counts["pending"], counts["annotations"] + counts["failures"]
     split = f"{counts['annotations']} in data/ + {counts['failures']} in errors/"
@@ -63,7 +72,7 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
 
 
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:
-    """Return 0 if the run balances and its failure rate is at most ``max_failure_rate``, else 1.
+    """Return 0 if ``balanced`` of the record is True and at most ``max_failure_rate`` of requests failed, else 1.
 
     A run whose files could not be counted gives 1.
     """

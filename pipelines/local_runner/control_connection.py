@@ -50,7 +50,7 @@ class RefusableConnection:
             return any(future.is_done() for future in self._sent)
 
     def close(self) -> None:
-        """Tell the process that no more requests follow, and wait until it disconnects.
+        """Close the stream of requests, and wait without a time limit until the process disconnects.
 
         If the process never connected, return at once.
         """

@@ -21,7 +21,7 @@ from .signals import INTERRUPT_SIGNALS
 
 
 def main() -> None:
-    """Process bundles until the runner disconnects."""
+    """Process bundles on the GPU that ``pin_gpu`` sets, until the runner disconnects. Then exit with status 0."""
     faulthandler.enable()
     Heartbeat().start()
     pin_gpu(os.environ["WORKER_ID"], sys.argv[1:], os.environ)

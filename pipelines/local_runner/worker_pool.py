@@ -68,7 +68,7 @@ class _PoolEnvironment(SubprocessSDKEnvironment):
 
 
 class LivenessMonitor:
-    """Decide from what one worker process sends whether the process hangs.
+    """Decides whether one worker process hangs, from the bytes that the process sends through its pipe.
 
     Time is counted in polls of POLL_INTERVAL_S seconds, not read from a clock. If the whole machine was suspended, a
     clock would show a gap, and every worker would count as hung.
@@ -154,7 +154,10 @@ class Worker(GrpcWorkerHandler):
         self._watcher.start()
 
     def close(self) -> None:
-        """Ask the process to exit, and wait for its end. After SHUTDOWN_TIMEOUT_S the process is killed."""
+        """Ask the process to exit, and wait for its end. After SHUTDOWN_TIMEOUT_S seconds, kill the process.
+
+        A process without a response to any request is killed at once.
+        """
         self._closing.set()
         if not self.control_conn.has_response():
             # A process that has not connected yet would try to for a minute. One at its first request has committed
@@ -167,10 +170,14 @@ class Worker(GrpcWorkerHandler):
             self.stop_worker()
 
     def stop_worker(self) -> None:
-        """Wait until the process has ended."""
+        """Wait until the process has ended, without a time limit and without ending the process: ``close`` ends it."""
         self._watcher.join()
 
     def _watch(self, log_server: Any) -> None:
+        """Poll the pipe until the process has ended. Kill it if it hangs, or SHUTDOWN_TIMEOUT_S after ``close``.
+
+        Call ``_mark_dead`` if the process hung, or ended before ``close``.
+        """
         reason, closing_s = None, 0.0
         while self.process.poll() is None:
             self._poll_pipe()
@@ -186,7 +193,7 @@ class Worker(GrpcWorkerHandler):
         log_server.stop(0)
 
     def _poll_pipe(self) -> None:
-        """Wait for up to POLL_INTERVAL_S seconds for bytes in the pipe, and hand them to the monitor."""
+        """Wait for up to POLL_INTERVAL_S seconds for bytes in the pipe, and pass them to ``monitor.poll``."""
         readable, _, _ = select.select([self._pipe], [], [], POLL_INTERVAL_S)
         received = os.read(self._pipe, 1 << 16) if readable else b""
         self.monitor.poll(received)
@@ -196,12 +203,16 @@ class Worker(GrpcWorkerHandler):
                 self.process.wait(POLL_INTERVAL_S)
 
     def _mark_dead(self, what: str) -> None:
-        """Record that this process is lost, and fail the requests of Beam's runner to it, present and future."""
+        """Add "worker_1 ``what``" to ``pool.dead_workers``, log it, and refuse Beam's requests to the process."""
         message = f"{self.worker_id} {what}"
         if message in self.pool.dead_workers:
             return
         self.pool.dead_workers.append(message)
-        logger.warning("%s; the run stops, and other workers may finish their shards first", message)
+        logger.warning(
+            "%s; the run stops, and other workers may finish their shards first; "
+            "then run the same command again to resume",
+            message,
+        )
         self.control_conn.refuse(message)
 
 

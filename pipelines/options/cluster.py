@@ -133,6 +133,6 @@ def new_run_name(args: argparse.Namespace) -> str:
 
 
 def keep_slice(refs: PCollection[ImageRef], args: argparse.Namespace) -> PCollection[ImageRef]:
-    """Keep the references that belong to the slice of ``--slice``. Without the option, keep all of them."""
+    """Return the references that belong to the slice of ``--slice``. Without the option, return all of them."""
     part = slice_from(args)
     return refs | "Slice" >> beam.Filter(partial(in_slice, part)) if part else refs

@@ -40,7 +40,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool) -> Annotator:
-    """Return the annotator of the options: an API, or the engine with or without a fallback API.
+    """Return the annotator that ``--backend`` and ``--model`` name: an API, or the engine, with or without fallback.
 
     Args:
         threads: CPU threads for each process; None: as many as PyTorch chooses.

@@ -56,7 +56,9 @@ class MoondreamCloud(HostedAnnotator):
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch size {batch_size}: give 1 to {MAX_BATCH_SIZE} requests")
         if batch and send_urls:
-            raise ValueError("send urls: a batch holds pictures, not addresses; leave one of the two out")
+            raise ValueError(
+                "send urls: a batch holds pictures, not addresses; leave out send_urls (--send-urls) or batch"
+            )
         self.name, self.batch, self._batch_size = model, batch, batch_size
         self.revision = "api.moondream.ai/v1"
         self._prices = (prices[0] / 2, prices[1] / 2) if batch else prices

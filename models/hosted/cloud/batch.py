@@ -112,7 +112,9 @@ class BatchService:
             text = line.get("id")
             index = int(text) if isinstance(text, str) and text.isdecimal() else None
             if index is None or index >= len(items) or index in lines:
-                raise MismatchedAnswerError(f"{API} answered a line that is not in the batch, or a line twice")
+                raise MismatchedAnswerError(
+                    f"{API} answered a line that is not in the batch, or a line twice: run again with --retry-errors"
+                )
             lines[index] = line
         return [self._reply(item, lines.get(index)) if item else None for index, item in enumerate(items)]
 
@@ -136,7 +138,13 @@ class BatchService:
         error = line.get("error")
         code = error.get("code") if isinstance(error, dict) else error
         reason = error.get("message", code) if isinstance(error, dict) else error
-        return Reply(Fault("Rejected", f"{one_line(code)}: {one_line(reason)}", retryable=code in RETRYABLE_CODES))
+        cure = (
+            "run again with --retry-errors"
+            if code in RETRYABLE_CODES
+            else "correct the picture, or use another backend"
+        )
+        message = f"{one_line(code)}: {one_line(reason)}; {cure}"
+        return Reply(Fault("Rejected", message, retryable=code in RETRYABLE_CODES))
 
     def _download(self, output: Any) -> Iterator[dict[str, Any]]:
         """Yield the JSON objects in a file of answers. Raise PollError if the URL is not https or the file not JSON."""

@@ -68,7 +68,8 @@ def _parse_result(item: Item, answer: Mapping[str, Any]) -> Answer | Fault:
                     return Fault("EmptyAnswer", message, retryable=True)
                 return Answer("length" if answer.get("finish_reason") == "length" else "stop", text=text.strip())
     except (LookupError, TypeError, ValueError) as error:
-        message = f"Moondream Cloud returned no valid {item.task.name}: {type(error).__name__}"
+        reason = f"Moondream Cloud returned no valid {item.task.name} ({type(error).__name__})"
+        message = f"{reason}: run again with --retry-errors"
         return Fault("MismatchedAnswer", message, retryable=True)
 
 

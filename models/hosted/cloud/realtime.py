@@ -71,7 +71,10 @@ class RealtimeService:
         return call.result()
 
     def cancel(self, job: str) -> bool:
-        """Cancel a call and return True if it has not started. Otherwise wait up to 10 s for its end; return False."""
+        """Cancel a call and return True if it has not started. Otherwise wait for its end and return False.
+
+        All calls that are cancelled at the end of a stream wait for at most CANCEL_WAIT_S seconds together.
+        """
         call = self._calls.get(job)
         if call is None:
             return False
@@ -84,7 +87,7 @@ class RealtimeService:
         return False
 
     def close(self) -> None:
-        """Close the connections. The next call opens new ones."""
+        """Close the connections without a wait for calls in flight. The next call opens new ones."""
         with self._lock:
             pool, client, self._pool, self._client = self._pool, self._client, None, None
         if client:

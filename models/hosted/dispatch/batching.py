@@ -43,7 +43,10 @@ class Batch:
 
 
 class Batcher:
-    """Fills batches of at most ``max_items`` and ``max_bytes``, and keeps them until they are due."""
+    """Fills batches of at most ``max_items`` and ``max_bytes`` of pictures, and keeps them until they are due.
+
+    A single larger picture is a batch of its own.
+    """
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
         self.max_items, self.max_bytes = max_items, max_bytes
@@ -84,7 +87,7 @@ class Batcher:
         return batch
 
     def schedule(self, batch: Batch, due: float) -> None:
-        """Add a batch that is to be sent at ``due``."""
+        """Keep a batch that is to be sent at ``due``. ``pop`` does not return the batch earlier."""
         batch.due = due
         self._batches.append(batch)
 

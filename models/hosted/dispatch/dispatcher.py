@@ -108,7 +108,7 @@ class Dispatcher:
         return self._submit_within_budget(batch) or progressed
 
     def _fill(self) -> bool:
-        """Pull requests until a batch, an outcome or a poll is due. Return whether the stream was read."""
+        """Read requests into ``batcher`` until a batch, an outcome or a poll is due. Return whether any was read."""
         progressed = False
         while not self.is_exhausted and not self.batcher.has_due(self.state.clock.now()):
             request = next(self.requests, None)
@@ -123,7 +123,10 @@ class Dispatcher:
         return progressed
 
     def _admit(self, request: Request) -> None:
-        """Add a request to a batch, unless the journal has a job for it: then use or await the answer of that job."""
+        """Add a request to ``batcher``, unless the journal has a job for it: then use or await that job's answer.
+
+        A request that can't be prepared, or whose answer is lost, gets an outcome with a fault.
+        """
         try:
             item = self.state.prepare(request, self.to_jpeg)
         except Exception as error:  # Pillow raises many types for a picture that is damaged.
@@ -150,10 +153,13 @@ class Dispatcher:
             self.in_flight.resume(entry, item)
 
     def _expire(self, is_hopeless: bool) -> bool:
-        """Fail the batches that waited for ``MAX_WAIT_S``, or all if ``is_hopeless``. Return whether any failed."""
+        """Add faults for the batches that waited for ``MAX_WAIT_S``, or all if ``is_hopeless``. Return if any did."""
         batches = self.batcher.expired(self.state.clock.now() - (0.0 if is_hopeless else MAX_WAIT_S))
         for batch in batches:
-            message = f"{self.state.service.backend} accepted no jobs for {MAX_WAIT_S / 60:.0f} minutes"
+            message = (
+                f"{self.state.service.backend} accepted no jobs for {MAX_WAIT_S / 60:.0f} minutes: "
+                "run again with --retry-errors"
+            )
             self.results.fail(batch.items, batch.last_fault or Fault("Unavailable", message, retryable=True))
         return bool(batches)
 
@@ -214,12 +220,15 @@ class Dispatcher:
         return True
 
     def _on_failed_submit(self, batch: Batch, error: CallError) -> None:
-        """Schedule a batch that the API did not accept again, or fail its items if another attempt is useless."""
+        """Schedule a batch that the API did not accept again, or add a fault for each item.
+
+        A rejected batch goes to ``results.reject``. Faults are for a final failure, and for ``MAX_SUBMITS`` failures.
+        """
         limiter, now = self.state.limiter, self.state.clock.now()
         if isinstance(error, RejectedError):
             self.results.reject(list(batch.items), error)
             return
-        batch.last_fault = Fault("Unavailable", one_line(error), retryable=True)
+        batch.last_fault = Fault("Unavailable", f"{one_line(error)}; run again with --retry-errors", retryable=True)
         if isinstance(error, ThrottledError):
             limiter.on_throttled(error.retry_after)
             self.batcher.schedule(batch, now)
@@ -234,6 +243,6 @@ class Dispatcher:
             self.batcher.schedule(batch, now + retry_delay(batch.failed_submits))
 
     def _on_account_error(self, error: AccountError) -> None:
-        """Stop sending. ``answer`` raises the first error once the jobs in flight end, or after ``DRAIN_S``."""
+        """Keep the first error in ``account_error``, so that no more is sent. ``answer`` raises the error later."""
         if self.account_error is None:
             self.account_error, self.drain_until = error, self.state.clock.now() + DRAIN_S

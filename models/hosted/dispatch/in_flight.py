@@ -60,26 +60,26 @@ class InFlightJob:
 
 @dataclass(eq=False)
 class InFlightJobs:
-    """The jobs in flight of one stream."""
+    """The jobs in flight of one stream, in ``jobs``. Outcomes go to ``results.outcomes``."""
 
     state: SharedState
     results: ResultHandler
     jobs: list[InFlightJob] = field(default_factory=list)
 
     def add(self, entry: Entry, batch: Batch) -> None:
-        """Add a job that the API has just accepted."""
+        """Add to ``jobs`` a job that the API has just accepted. The first poll is after ``poll_delay(0)`` seconds."""
         now = self.state.clock.now()
         poll_at = now + self.state.service.poll_delay(0)
         self.jobs.append(InFlightJob(entry, list(batch.items), True, now, poll_at, batch))
 
     def resume(self, entry: Entry, item: Item) -> None:
-        """Add a job that another worker or an earlier stream has sent. ``item`` is one of its requests."""
+        """Add to ``jobs`` a job that another worker or stream has sent, to be polled now, with the one ``item``."""
         now = self.state.clock.now()
         items = [item if request_id == item.id else None for request_id in entry.request_ids]
         self.jobs.append(InFlightJob(entry, items, False, now, now, Batch((item,), now, now)))
 
     def attach(self, item: Item) -> bool:
-        """Put an item at its place in a resumed job. Return False if no resumed job lacks this item."""
+        """Put an item at its place in a resumed job and return True. Return False if no resumed job lacks this item."""
         for job in self.jobs:
             if not job.is_own and item.id in job.entry.request_ids:
                 index = job.entry.request_ids.index(item.id)
@@ -89,7 +89,7 @@ class InFlightJobs:
         return False
 
     def next_poll(self) -> float:
-        """Return when the next job is to be polled; infinity if there is none."""
+        """Return when the next job is to be polled, in seconds of the clock; infinity if there is no job."""
         return min((job.poll_at for job in self.jobs), default=float("inf"))
 
     def poll(self) -> bool:
@@ -104,7 +104,10 @@ class InFlightJobs:
         return bool(due)
 
     def close(self) -> None:
-        """End the stream: cancel its own jobs if possible, and release all jobs in the journal for a later stream."""
+        """Remove all jobs, cancel those that this stream sent, and release their journal entries for a later stream.
+
+        A job that can't be cancelled and whose result would be lost is polled once more, and its result is recorded.
+        """
         service = self.state.service
         for job in list(self.jobs):
             with suppress(CallError, AccountError):
@@ -115,6 +118,11 @@ class InFlightJobs:
             self._finish(job)
 
     def _poll_job(self, job: InFlightJob) -> None:
+        """Poll one job: complete it if it has ended, schedule the next poll if it runs, cancel it after the deadline.
+
+        Raises:
+            AccountError: if the API refuses the account. The job is then no longer in ``jobs``.
+        """
         state = self.state
         job.polls += 1
         try:
@@ -142,7 +150,10 @@ class InFlightJobs:
             self._cancel_overdue(job)
 
     def _complete(self, job: InFlightJob, result: JobResult) -> None:
-        """Record the result of a job and deliver its outcomes."""
+        """Write a job's result to budget and journal, and put an outcome for each item into ``results.outcomes``.
+
+        If the answer does not match the items, delete the journal entry and call ``results.mismatched``.
+        """
         self._record_result(job, result)
         self._finish(job)
         self.results.charge(job.entry, job.present)
@@ -153,13 +164,14 @@ class InFlightJobs:
             self.results.mismatched(job.to_resend(), error)
 
     def _record_result(self, job: InFlightJob, result: JobResult) -> None:
+        """Add a job's cost to the budget, and write its answer and cost to its journal entry, with the state "done"."""
         entry = job.entry
         entry.answer = result.answer
         entry.units, entry.usd, entry.estimated = self.state.budget.record(result, len(entry.request_ids))
         self.state.journal.update(entry, "done")
 
     def _on_failed_poll(self, job: InFlightJob, error: PollError) -> None:
-        """Schedule another poll. The job itself has not failed, so the job is not sent again."""
+        """Set the time of the next poll in ``poll_at``. The job itself has not failed, so the job is not sent again."""
         state = self.state
         job.failed_polls += 1
         if error.retry_after is None:
@@ -171,7 +183,7 @@ class InFlightJobs:
         job.poll_at = state.clock.now() + max(delay, state.service.poll_delay(job.polls))
 
     def _on_failed_job(self, job: InFlightJob, error: CallError) -> None:
-        """Fail the items of a job that has failed, or send them again if the job was not billed."""
+        """Add a fault for each item of a job that has failed, or schedule the items again if the job was not billed."""
         state, entry = self.state, job.entry
         retryable = isinstance(error, UnavailableError) and error.retryable
         if retryable and state.service.keeps_results and not job.was_rechecked:
@@ -201,10 +213,10 @@ class InFlightJobs:
             self._resubmit(job, error, retryable or isinstance(error, NotSentError))
 
     def _resubmit(self, job: InFlightJob, error: CallError, retryable: bool) -> None:
-        """Send a failed job again. After ``max_resubmits`` send its halves, and fail it if it is a single item."""
+        """Schedule a failed job again; after ``max_resubmits`` failures its halves. A single item then gets a fault."""
         batch = job.to_resend()
         batch.failed_jobs += 1
-        batch.last_fault = Fault("Unavailable", one_line(error), retryable=True)
+        batch.last_fault = Fault("Unavailable", f"{one_line(error)}; run again with --retry-errors", retryable=True)
         if retryable and batch.failed_jobs <= self.state.service.max_resubmits:
             self.results.batcher.schedule(batch, self.state.clock.now() + retry_delay(batch.failed_jobs))
         elif len(batch.items) > 1:
@@ -214,7 +226,7 @@ class InFlightJobs:
             self.results.fail(batch.items, batch.last_fault, job.entry.job)
 
     def _cancel_overdue(self, job: InFlightJob) -> None:
-        """Cancel a job that has passed the service's deadline, and fail its items unless its result is there now."""
+        """Cancel a job after ``deadline_s``, and add a ``Timeout`` fault for each item unless it has ended by now."""
         service, entry = self.state.service, job.entry
         cancelled = False
         with suppress(CallError):

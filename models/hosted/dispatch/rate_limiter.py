@@ -33,7 +33,7 @@ class RateLimiter:
     """Decides when a job may be sent to an API; shared by all streams of a process.
 
     Pause: after a throttled call nothing is sent until the time that the API asked for. Limit on jobs in flight: halved
-    by each throttled call, raised by one by each job that succeeds, at most ``max_in_flight``. Circuit breaker: after
+    by each throttled call, raised by one by each job that succeeds, up to ``max_in_flight``. Circuit breaker: after
     ``FAILURES_TO_OPEN`` failed calls, or failed jobs, in a row nothing is sent for ``OPEN_S``, twice as long each time
     up to ``MAX_OPEN_S``. After it one job at a time is sent until a job succeeds.
     """
@@ -77,7 +77,7 @@ class RateLimiter:
             return True
 
     def release(self) -> None:
-        """Count one job in flight less."""
+        """Subtract one from ``in_flight``, because a job has ended or was not accepted."""
         with self._lock:
             self.in_flight -= 1
 
@@ -92,7 +92,7 @@ class RateLimiter:
             return seconds
 
     def on_failure(self, job: bool = False) -> None:
-        """Count a failed call, or a failed job. Open the circuit if it is one too many in a row."""
+        """Count a failed call, or a failed job. At ``FAILURES_TO_OPEN`` in a row, open the circuit."""
         with self._lock:
             now = self.clock.now()
             self._failed_calls += not job

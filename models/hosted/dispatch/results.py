@@ -43,25 +43,25 @@ class ResultHandler:
     outcomes: deque[Outcome] = field(default_factory=deque)
 
     def fail(self, items: Iterable[Item], fault: Fault, job: str = "") -> None:
-        """Add an outcome with this fault for each item. ``job`` is the API's id of the job, if one was accepted."""
+        """Add an outcome with this fault to ``outcomes`` for each item. ``job``: the API's id of an accepted job."""
         backend = self.state.service.backend
         for item in items:
             self.outcomes.append(Outcome(item.id, fault, backend, hosted=self._billing(item, job)))
 
     def mark_lost(self, items: Iterable[Item], reason: str) -> None:
-        """Add a ``LostAnswer`` fault for each item. The items are not sent again, because they may have been billed."""
+        """Add a ``LostAnswer`` fault to ``outcomes`` for each item. None is sent again: they may have been billed."""
         message = f"the answer was lost and may have been billed; run again with --retry-errors to ask again: {reason}"
         self.fail(items, Fault("LostAnswer", one_line(message), retryable=True))
 
     def charge(self, entry: Entry, items: Iterable[Item]) -> None:
-        """Add an equal share of a job's cost to each item. The shares of the job's other items are added elsewhere."""
+        """Add 1/n of a job's units and dollars to ``units`` and ``usd`` of each item, for a job of n requests."""
         for item in items:
             item.units += entry.units / len(entry.request_ids)
             item.usd += entry.usd / len(entry.request_ids)
             item.estimated |= entry.estimated
 
     def deliver(self, entry: Entry, items: Sequence[Item | None]) -> None:
-        """Add the outcomes of a finished job. None stands for an item of another worker.
+        """Parse the answer of a finished job and add the outcomes of its items to ``outcomes``. None is skipped.
 
         Raises:
             MismatchedAnswerError: if the answer does not match the items.
@@ -75,7 +75,10 @@ class ResultHandler:
                 self.outcomes.append(Outcome(item.id, reply.result, service.backend, timings, reply.tokens, hosted))
 
     def reject(self, items: Sequence[Item | None], error: RejectedError) -> None:
-        """Fail the items that the API named as bad and send the others again; if it named none, send halves."""
+        """Add a ``Rejected`` fault for each item that the API named as bad, and schedule the others again.
+
+        If the API named no item, schedule both halves; a single item gets the fault.
+        """
         bad = dict(error.by_index)
         for text, message in error.by_input.items():
             bad |= {index: message for index, item in enumerate(items) if item and item.was_sent_as(text)}
@@ -84,14 +87,15 @@ class ResultHandler:
         for index, message in bad.items():
             if 0 <= index < len(items) and (item := items[index]):
                 retryable = error.code in DOWNLOAD_ERRORS
-                self.fail([item], Fault("Rejected", f"{error.code}: {one_line(message)}", retryable))
+                cure = "run again with --retry-errors" if retryable else "correct the picture, or use another backend"
+                self.fail([item], Fault("Rejected", f"{error.code}: {one_line(message)}; {cure}", retryable))
         good = [item for index, item in enumerate(items) if item and index not in bad]
         if good:
             now = self.state.clock.now()
             self.resend(Batch(tuple(good), now, now), split=len(good) == len(items))
 
     def mismatched(self, batch: Batch, error: MismatchedAnswerError) -> None:
-        """Send the halves of a batch whose answer did not match. Fail a single item at ``MAX_MISMATCHES`` such jobs."""
+        """Schedule the halves of a batch whose answer did not match. A single item fails after ``MAX_MISMATCHES``."""
         batch.failed_jobs += 1
         if len(batch.items) == 1 and batch.failed_jobs >= MAX_MISMATCHES:
             self.fail(batch.items, Fault("MismatchedAnswer", one_line(error), retryable=True))
@@ -99,7 +103,7 @@ class ResultHandler:
             self.resend(batch, split=True)
 
     def resend(self, batch: Batch, split: bool) -> None:
-        """Schedule a batch to be sent now; with ``split`` as two halves if it has more than one item."""
+        """Schedule a batch in ``batcher`` to be sent now; with ``split`` as two halves if it has more than one item."""
         for part in batch.halves() if split and len(batch.items) > 1 else (batch,):
             self.batcher.schedule(part, self.state.clock.now())
 

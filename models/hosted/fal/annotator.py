@@ -84,13 +84,16 @@ class Fal(HostedAnnotator):
     ) -> None:
         super().__init__(concurrency=concurrency, max_cost=max_cost, send_urls=send_urls, clock=clock)
         if model not in MODELS:
-            raise ValueError(f"model {model}: fal has {' and '.join(MODELS)}")
+            raise ValueError(f"model {model}: fal has {' and '.join(MODELS)}; give one of them")
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch size {batch_size}: give 1 to {MAX_BATCH_SIZE} pictures per job")
         if price is not None and not 0 <= price < float("inf"):
             raise ValueError(f"price {price}: give the dollars that a billable unit costs")
         if max_cost is not None and not price:
-            raise ValueError("max cost: give the price of a billable unit as well; fal.ai lists it for each endpoint")
+            raise ValueError(
+                f"max cost {max_cost}: give the price of a billable unit (--price) as well; "
+                f"fal.ai lists the price of {ENDPOINT}"
+            )
         self.name, self._batch_size, self._price, self._webhook = model, batch_size, price, webhook
 
     def _service(self, key: str) -> FalQueue:
@@ -135,11 +138,13 @@ class FalQueue:
             raise
         except Exception as error:  # The official client raises many types for an unexpected answer.
             if last.headers is None:
-                raise RejectedError(f"the job can't be sent: {type(error).__name__}", "unsendable") from error
+                raise RejectedError(
+                    f"fal's client can't send the job ({type(error).__name__}): check --webhook", "unsendable"
+                ) from error
             # fal has answered. The header names the job even if the body is damaged.
             job = last.headers.get("x-fal-request-id")
             if job is None:
-                raise LostAnswerError(f"fal's answer names no job: {type(error).__name__}") from error
+                raise LostAnswerError(f"fal's answer has no job id ({type(error).__name__})") from error
         if not isinstance(job, str) or not JOB_ID.fullmatch(job):
             raise LostAnswerError("fal's answer has no valid job id")
         return job
@@ -192,7 +197,9 @@ class FalQueue:
         outputs = answer.get("outputs") if isinstance(answer, dict) else None
         if not isinstance(outputs, list) or len(outputs) != len(items):
             count = len(outputs) if isinstance(outputs, list) else "no"
-            raise MismatchedAnswerError(f"fal gave {count} outputs for {len(items)} pictures")
+            raise MismatchedAnswerError(
+                f"fal gave {count} outputs for {len(items)} pictures: run again with --retry-errors"
+            )
         timings, filenames = answer.get("timings"), answer.get("filenames")
         if not isinstance(filenames, list) or len(filenames) != len(items):
             filenames = [None] * len(items)

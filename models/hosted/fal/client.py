@@ -1,4 +1,4 @@
-"""The official client of fal on StrictTransport; the only module that imports ``fal_client``."""
+"""The official client of fal, with StrictTransport for its requests; the only module that imports ``fal_client``."""
 
 from __future__ import annotations
 

@@ -92,12 +92,12 @@ def _flag_counts(dataset: Dataset) -> list[tuple[str, str, int]]:
 
 
 def _runs_to_chart(runs: list[statistics.RunRows]) -> list[statistics.RunRows]:
-    """Return the latest runs whose rows are not all of the same millisecond; of all runs if there is no such run."""
+    """Return the last MAX_CHARTED_RUNS runs of ``runs`` whose rows span a millisecond or more; of all if none does."""
     return ([run for run in runs if run.last_ms > run.first_ms] or runs)[-MAX_CHARTED_RUNS:]
 
 
 def _pictures_per_second(records: list[dict[str, Any]]) -> float | None:
-    """Return the rate of the latest run with pictures, start-up included; None if no run had pictures."""
+    """Return pictures a second, start-up included, of the last record with pictures; None if no run had pictures."""
     some = [record for record in records if record["counts"]["pictures"] and record["wall_seconds"]]
     return some[-1]["counts"]["pictures"] / some[-1]["wall_seconds"] if some else None
 
@@ -113,7 +113,7 @@ def _histograms(dataset: Dataset) -> list[tuple[str, str, statistics.Histogram]]
 
 
 def _list_runs(runs: list[statistics.RunRows], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the latest MAX_LISTED_RUNS runs, the latest first.
+    """Return the last MAX_LISTED_RUNS runs by name, the latest first. The name begins with the start time.
 
     Each has the keys ``run`` (name), ``record`` and ``rows`` (each None if there is none), and ``retried``: the number
     of its errors that a later run asked again.

@@ -136,7 +136,7 @@ def test_a_refused_account_is_one_line(api, photos, out, command, workers):
 @pytest.mark.parametrize(
     "words, cure",
     [
-        (("--backend", "fal", "--max-cost", "1"), "max cost: give the price of a billable unit as well"),
+        (("--backend", "fal", "--max-cost", "1"), "max cost 1.0: give the price of a billable unit (--price)"),
         (("--backend", "fal", "--price", "cheap"), "--price cheap: give the dollars of a billable unit"),
         (("--backend", "cloud", "--price", "1"), "--price 1: give the dollars of a million tokens in and out"),
         (("--backend", "fal", "--model", "gpt"), "model gpt: fal has vikhyatk/moondream2 and fal-ai/moondream2-docci"),
