@@ -54,8 +54,8 @@ _INVALID_IN_URL = re.compile(r"[^!-~]|\\")
 def hide_secrets(url: str, digest: Callable[[str], str]) -> str:
     """Return ``url`` without user name and password, and with ``digest(value)`` in place of each secret value.
 
-    A value in path, query or fragment is secret if its parameter has an end in ``SECRET_NAMES``, or if it contains such
-    a parameter, as a URL inside a URL does. A JSON Web Token is secret anywhere.
+    A value in path, query or fragment is secret if the name of its parameter ends with one of ``SECRET_NAMES``. So is a
+    value that contains such a parameter, as a URL inside a URL does. A JSON Web Token is secret anywhere.
     """
     # Most URLs hold none of these. Rows need this several times for each picture.
     if not _MAY_HOLD_SECRET.search(url):

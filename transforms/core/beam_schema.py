@@ -91,7 +91,7 @@ def build_task_spec(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequenc
 
 
 class RowsToRefs(beam.PTransform[PCollection[Any], PCollection[ImageRef]]):
-    """Convert rows to references with ``to_ref``.
+    """Convert each row to one reference with ``to_ref``, with the tasks and kept fields of ``spec``.
 
     Relative paths are relative to the working directory of the process that builds the pipeline.
     """
@@ -101,12 +101,14 @@ class RowsToRefs(beam.PTransform[PCollection[Any], PCollection[ImageRef]]):
         self.spec, self.base = spec, os.getcwd()
 
     def expand(self, rows: PCollection[Any]) -> PCollection[ImageRef]:
-        """Convert each row."""
+        """Return one reference for each row."""
         return rows | "As references" >> beam.Map(to_ref, self.spec, self.base)
 
 
 class RefsToRows(beam.PTransform[PCollection[ImageRef], PCollection[Any]]):
-    """Convert references to rows with the fields ``uri``, ``filename``, ``problem`` (null if none) and ``columns``.
+    """Convert references to rows with the fields of ``REF_SCHEMA`` (``problem`` is null if none), then ``columns``.
+
+    ``columns``: the manifest's columns that the references keep, with the values in ``ImageRef.columns``.
 
     Raises:
         ValueError: as ``row_type`` does.
@@ -118,19 +120,19 @@ class RefsToRows(beam.PTransform[PCollection[ImageRef], PCollection[Any]]):
         self.row_type = row_type(self.schema)
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[Any]:
-        """Convert each reference."""
+        """Return one row for each reference."""
         return refs | "As rows" >> beam.Map(_ref_row, self.schema.names).with_output_types(self.row_type)
 
 
 class AnnotationsToRows(beam.PTransform[PCollection[Annotation], PCollection[Any]]):
-    """Convert annotations to rows with the fields of ``data/`` and then ``columns``; ``created_at`` is text."""
+    """Convert annotations to rows with the fields of ``data/`` and the kept ``columns``; ``created_at`` is text."""
 
     def __init__(self, columns: Sequence[pa.Field] = ()) -> None:
         super().__init__()
         self.schema = annotation_schema([column.with_nullable(True) for column in columns])
 
     def expand(self, annotations: PCollection[Annotation]) -> PCollection[Any]:
-        """Convert each annotation."""
+        """Return one row for each annotation."""
         to_row = beam.Map(_annotation_row, self.schema.names).with_output_types(row_type(self.schema))
         return annotations | "As rows" >> to_row
 
@@ -139,7 +141,7 @@ class FailuresToRows(beam.PTransform[PCollection[Failure], PCollection[Any]]):
     """Convert failures to rows with the fields of ``errors/``; ``created_at`` is text."""
 
     def expand(self, failures: PCollection[Failure]) -> PCollection[Any]:
-        """Convert each failure."""
+        """Return one row for each failure."""
         to_row = beam.Map(lambda failure: _row(FAILURE_SCHEMA.names, failure))
         return failures | "As rows" >> to_row.with_output_types(row_type(FAILURE_SCHEMA))
 

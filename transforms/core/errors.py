@@ -11,7 +11,7 @@ from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 
 
 class RunStopped(RuntimeError):
-    """The run must stop. What it published stays, and the same command resumes it."""
+    """The run must stop. The shards it published stay in the output, and the same command resumes it."""
 
 
 # Python's message if there is no memory for the stack of a new thread.

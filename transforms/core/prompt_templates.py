@@ -12,7 +12,7 @@ from ..io.uris import check_utf8
 
 
 def named_columns(tasks: Iterable[Task]) -> list[str]:
-    """Return the columns that the prompts of tasks name in braces, each once, in order.
+    """Return the columns that the prompts of tasks name in braces, each once, in the order of the prompts.
 
     Raises:
         ValueError: if a brace is single, or braces contain anything but a column's name.

@@ -23,7 +23,7 @@ Location = str | Member | ImageCell
 
 
 class ImageRef(NamedTuple):
-    """A picture to annotate: its URI, its name relative to the root of the input, and its tasks.
+    """A picture to annotate. ``filename`` is its name relative to the listed folder, archive or manifest.
 
     Attributes:
         tasks: its own tasks; if empty, it gets the tasks of the job.

@@ -81,7 +81,7 @@ class PackBy(beam.DoFn):
         self._packer = Packer()
 
     def process(self, item: Any) -> Iterator[Packed]:
-        """Add an item, and yield the packs if there are any."""
+        """Add an item to the Packer. If that makes ``MAX_BUFFERED`` items, yield one pack per bucket."""
         yield from self._packer.add(self.bucket_of(item), item)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -90,15 +90,15 @@ class PackBy(beam.DoFn):
 
 
 def ref_bucket(ref: ImageRef) -> int:
-    """Return the bucket of a reference, by its key."""
+    """Return the bucket of a reference, ``hash_bucket(ref.key)``."""
     return hash_bucket(ref.key)
 
 
 class DistinctRefs(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
-    """Keep one reference per key: that with the first ``filename``. The results are spread over the workers."""
+    """Keep one reference per ``ImageRef.key``: that with the alphabetically first ``filename``; equal names: any."""
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[ImageRef]:
-        """Group the references by bucket, in packs, and compare them there."""
+        """Return the references that are kept, grouped by bucket to compare them."""
         packs = refs | "Pack" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
         return packs | "Group" >> beam.GroupByKey() | "First of each" >> beam.FlatMapTuple(_first_of_each)
 

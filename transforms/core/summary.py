@@ -15,7 +15,7 @@ BILLED_COLUMNS = ("hosted",)
 
 
 class Count(NamedTuple):
-    """How much work there is: pictures with requests to make, and requests by state.
+    """How much work there is: pictures with pending requests, and requests (one task on one picture) by state.
 
     ``pending`` requests are to be made, ``done`` ones are in the output already. ``retried`` of the pending ones failed
     in an earlier run.
@@ -28,7 +28,7 @@ class Count(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Sums over rows: rows by kind, tokens, milliseconds, and what hosted APIs billed."""
+    """Sums over rows: rows by kind, tokens, milliseconds, and what hosted APIs billed: units and US dollars."""
 
     annotations: int = 0
     failures: int = 0

@@ -56,7 +56,7 @@ def decode(content: bytes) -> Image.Image:
 
 
 def open_image(content: bytes) -> Image.Image:
-    """Read the header of an image file and check its size. Pixels are not decoded.
+    """Return an image of which only the header is read, and its size checked. Pixels are not decoded.
 
     Raises:
         UndecodableError: if the bytes are not an image, or the image is too large.
@@ -71,7 +71,7 @@ def open_image(content: bytes) -> Image.Image:
 
 
 def decode_pixels(image: Image.Image) -> Image.Image:
-    """Decode an image from ``open_image``, upright and in RGB.
+    """Return an image from ``open_image`` with its pixels decoded, upright and in RGB.
 
     Raises:
         UndecodableError: if the file is broken or cut off, or its pixels are floating point.
@@ -114,15 +114,17 @@ def _translate_errors() -> Iterator[None]:
         raise
     # Pillow's plug-ins raise many types for broken files, SyntaxError and struct.error among them.
     except Exception as error:
-        raise UndecodableError(f"{type(error).__name__}: {error}") from error
+        raise UndecodableError(f"{type(error).__name__}: {error}; replace the file") from error
 
 
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise UndecodableError(f"{width} x {height} pixels are more than {MAX_PIXELS} in all or {MAX_SIDE} a side")
+        raise UndecodableError(
+            f"{width} x {height} pixels are more than {MAX_PIXELS} in all or {MAX_SIDE} a side: shrink it"
+        )
     if min(width, height) < 1:
-        raise UndecodableError(f"the image is empty: {width} x {height} pixels")
+        raise UndecodableError(f"the image is empty: {width} x {height} pixels; replace the file")
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
@@ -156,11 +158,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _describe(content: bytes) -> str:
-    """Return what bytes that no decoder accepts look like."""
+    """Return the message for bytes that no decoder accepts: what they look like, and what to do."""
     if content[:512].lstrip().lower().startswith(MARKUP_SIGNATURES):
-        return "this is a page of HTML or XML, not a picture"
+        return "this is a page of HTML or XML, not a picture: correct the URI"
     if content[4:12] in HEIF_SIGNATURES:
         if "HEIF" in formats():
-            return "the HEIF file is broken"
+            return "the HEIF file is broken: replace it"
         return "HEIF needs the extra heif: pip install 'moondream-beam[heif]'"
-    return f"no known image format; it starts with {content[:8]!r}"
+    return f"no known image format; it starts with {content[:8]!r}: convert or replace the file"

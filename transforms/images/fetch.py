@@ -76,7 +76,7 @@ class Fetcher:
             # Else every image of this kind would fail the same way, and be skipped until a run with --retry-errors.
             raise RunStopped(f"stopped: {error}; then run the same command again to resume") from error
         if not content:
-            raise ValueError("the file is empty")
+            raise ValueError("the file is empty: replace it")
         return content
 
     def _content(self, location: Location) -> bytes:
@@ -117,7 +117,7 @@ def read_file(path: str) -> bytes:
     """
     if Path(path).is_fifo():
         # open() would block until another process writes to the pipe.
-        raise ValueError("this is a named pipe")
+        raise ValueError("this is a named pipe: give a regular file")
     with open(path, "rb") as file:
         # The size is checked on what was read: for a device or a growing file, stat reports another size.
         content = file.read(MAX_FILE_BYTES + 1)
@@ -130,20 +130,21 @@ def decode_data(uri: str) -> bytes:
     """Return the content of a data: URI, base64 or percent-encoded.
 
     Raises:
-        ValueError: if it has more than ``MAX_DATA_URI`` characters, no valid head before the comma, or broken base64.
+        ValueError: if it has more than ``MAX_DATA_URI`` characters, no valid
+            ``data:[TYPE][;base64]`` before a comma, or broken base64.
     """
     if len(uri) > MAX_DATA_URI:
-        raise ValueError(f"the data: URI has more than {MAX_DATA_URI >> 20} Mi characters")
+        raise ValueError(f"the data: URI has more than {MAX_DATA_URI >> 20} Mi characters: save the picture as a file")
     head = _DATA.match(uri)
     if not head:
-        raise ValueError("this data: URI has no head that can be read")
+        raise ValueError("this data: URI has no valid head: write data:[TYPE][;base64],CONTENT")
     content = unquote_to_bytes(uri[head.end() :])
     if not head[1]:
         return content
     try:
         return base64.b64decode(content, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"the base64 of this data: URI is broken: {error}") from error
+        raise ValueError(f"the base64 of this data: URI is broken: {error}; encode it again") from error
 
 
 def user_agent() -> str:

@@ -1,7 +1,8 @@
 """The image formats that are read, with their file extensions. To add a format, add a line to ``FORMATS``.
 
 Listing a folder, a bucket or an archive takes files with these extensions, decoding accepts these formats, and an
-export names its files by them. A format that Pillow reads through a plug-in also needs that registered in ``formats``.
+export names its files by them. A format that Pillow reads through a plug-in also needs its plug-in
+registered in ``formats``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ PIXELS_AHEAD = 256 << 20
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded image. ``sha256`` is that of the file's bytes; ``started`` is a value of ``time.perf_counter()``.
+    """A decoded image. ``sha256`` is that of the file's bytes; ``started`` is ``time.perf_counter()`` before its fetch.
 
     ``size`` is the full size, upright. A JPEG may have been decoded at a reduced size, of ``pixels`` pixels.
     """
@@ -46,7 +46,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """The stage at which an image failed, and why."""
+    """An image that failed: its reference, the stage, and the fault with the error and message of its failure row."""
 
     ref: ImageRef
     stage: Stage
@@ -54,9 +54,9 @@ class LoadFailure:
 
 
 def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> Loaded | LoadFailure:
-    """Fetch and decode one image. It is decoded once ``room`` has space for its pixels.
+    """Fetch and decode one image. Before decoding it waits until ``room`` has space for its pixels.
 
-    The caller gives ``Loaded.pixels`` back to ``room``; after a failure nothing is left to give back. Errors of the
+    The caller must call ``room.release(Loaded.pixels)``; after a failure nothing is to be released. Errors of the
     fetcher and of decoding are returned as a LoadFailure.
     """
     started = time.perf_counter()
@@ -94,7 +94,7 @@ def prefetch(
     is_enough: Enough = lambda size, reduced: False,
     on_failure: Callable[[LoadFailure], None] = lambda failure: None,
 ) -> Generator[Loaded | LoadFailure, None, None]:
-    """Yield each image or its failure, in the order in which they become ready; of those ready, the oldest first.
+    """Yield each image or its failure as soon as it is ready; of several that are ready, the first in ``refs``.
 
     Up to ``PICTURES_AHEAD`` images and ``PIXELS_AHEAD`` pixels are in flight or ready. A larger image is loaded alone.
     JPEGs are decoded at the smallest size that ``is_enough`` accepts. ``on_failure`` gets each failure in the load

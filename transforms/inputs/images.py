@@ -42,7 +42,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
         self.patterns = [absolute_pattern(pattern) for pattern in patterns]
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
-        """List the first level of each pattern, then the folders found there in parallel, then the archives."""
+        """Return the references: first levels are listed, then their folders in parallel, then the archives."""
         listed = (
             pbegin
             # As bytes: Beam's coder for text refuses file names that are not UTF-8.

@@ -49,14 +49,14 @@ class Columns:
     def __post_init__(self) -> None:
         if (self.uri is None) == (self.image is None):
             raise ValueError(
-                "a manifest has one column of pictures: give either the column of URIs or the column of images"
+                "a manifest has one column of pictures: give either --uri-column (URIs) or --image-column (bytes)"
             )
 
     def names(self) -> list[str]:
         """Return the columns to read, each once, without the column ``image``.
 
         Raises:
-            ValueError: if the braces in a prompt are not balanced or name no column.
+            ValueError: if a brace in a prompt is single, or a pair of braces holds anything but a column's name.
         """
         plain = [name for name in (self.uri, self.filename) if name]
         return list(dict.fromkeys([*plain, *named_columns(self.tasks), *(one.name for one in self.kept)]))
@@ -83,7 +83,7 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
         self.patterns, self.columns = [absolute_pattern(pattern) for pattern in patterns], columns
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
-        """List the manifests, then read each in one worker."""
+        """Return the references: the manifests are listed, then each is read in one worker."""
         return (
             pbegin
             | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
@@ -105,7 +105,7 @@ def list_manifests(pattern: str) -> Iterator[str]:
             refs += list(lister.list_folder(found)) if isinstance(found, PendingFolder) else [found]
         paths = [ref.uri for ref in refs]
     elif scheme_of(pattern) != LOCAL:
-        raise ValueError(f"manifest {pattern}: give a file or a bucket's path")
+        raise ValueError(f"manifest {pattern}: give a local path, or a URI with {', '.join(OBJECT_STORE_SCHEMES)}")
     else:
         paths = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
     for path in sorted(paths):
@@ -116,7 +116,7 @@ def list_manifests(pattern: str) -> Iterator[str]:
 def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:
     """Yield a reference for each row of one manifest.
 
-    A broken row becomes a reference with a ``problem``. If the file breaks off, one more reference says so.
+    A broken row becomes a reference with a ``problem``. If the file breaks off, one more such reference comes last.
     """
     if columns.image:
         yield from _read_images(path, columns, columns.image)
@@ -156,14 +156,16 @@ def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]
     """
     wanted = dict.fromkeys([*columns.names(), *keep])
     if columns.image in wanted:
-        raise ValueError(f"column {columns.image!r} holds the pictures: it can't be kept, be a name or be in a prompt")
+        raise ValueError(
+            f"column {columns.image!r} holds the pictures: don't keep it, or name it in a prompt or as filename"
+        )
     kept: tuple[pa.Field, ...] = ()
     for pattern in patterns:
         first = next(list_manifests(absolute_pattern(pattern)), None)
         if first is None:
             raise ValueError(f"manifest {pattern}: no such file; check the path, and quote a glob")
         if columns.image and kind_of(first) not in PARQUET:
-            raise ValueError(f"manifest {first} is no Parquet file: only Parquet can hold pictures in a column")
+            raise ValueError(f"manifest {first} is no Parquet file, so no column holds pictures: give --uri-column")
         schema = schema_of(first)
         if columns.image:
             check_image_column(first, schema, columns.image)
@@ -185,7 +187,7 @@ def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
     """
     given = values.get(columns.uri or "")
     if given is None or given == "":
-        raise ValueError(f"column {columns.uri} is empty")
+        raise ValueError(f"column {columns.uri} is empty: fill it in")
     if not isinstance(given, str):
         raise ValueError(f"column {columns.uri} holds no text: give paths or URIs")
     uri = check_uri(given)

@@ -60,7 +60,7 @@ def is_table(path: str) -> bool:
 def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
     """Yield every row of a manifest. CSV and JSON rows have all columns, Parquet rows those in ``columns``.
 
-    If the file breaks off, one more row with a ``problem`` comes last.
+    If the content breaks off, one more row with a ``problem`` comes last.
 
     Raises:
         OSError: if the file can't be read.
@@ -76,7 +76,7 @@ def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
         # An OSError of the system has an errno. Those of gzip and Arrow have none: they mean damaged content.
         if isinstance(error, FetchError) or getattr(error, "errno", None):
             raise
-        yield TableRow(number + 1, {}, f"the file is broken from here on: {error}")
+        yield TableRow(number + 1, {}, f"the file is broken from here on: {error}; replace it")
 
 
 def schema_of(path: str) -> pa.Schema:
@@ -101,7 +101,7 @@ def schema_of(path: str) -> pa.Schema:
 
 
 def convert(value: Any, field: pa.Field) -> Any:
-    """Return a value for a column of this type. In a text column, values that are not text become JSON.
+    """Return ``value`` for a column of type ``field.type``: unchanged, but other values in a text column become JSON.
 
     Raises:
         ValueError: if the value does not fit the type, or is text that is not UTF-8.
@@ -114,7 +114,7 @@ def convert(value: Any, field: pa.Field) -> Any:
     try:
         pa.scalar(value, field.type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"column {field.name}: {str(value)[:50]!r} is no {field.type}") from error
+        raise ValueError(f"column {field.name}: {str(value)[:50]!r} is no {field.type}: correct it") from error
     return value
 
 
@@ -144,7 +144,7 @@ def _header(path: str, reader: Any) -> list[str]:
     if not header or len(set(header)) < len(header):
         raise ValueError(f"manifest {path}: its first line must name its columns, each once")
     if not all(map(is_utf8, header)):
-        raise ValueError(f"manifest {path}: its first line is no UTF-8; save it as UTF-8")
+        raise ValueError(f"manifest {path}: its first line is no UTF-8: save the file as UTF-8")
     return header
 
 
@@ -155,14 +155,16 @@ def _csv_rows(path: str, reader: Any) -> Iterator[TableRow]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            yield TableRow(number, {}, f"this is no CSV: {error}")
+            yield TableRow(number, {}, f"this is no CSV: {error}; correct the line")
             continue
         if fields is None:
             return
         if len(fields) == len(header):
             yield TableRow(number, dict(zip(header, fields, strict=True)))
         elif fields:
-            yield TableRow(number, {}, f"{len(fields)} fields, where the header has {len(header)}")
+            yield TableRow(
+                number, {}, f"the row has {len(fields)} fields, but the header has {len(header)}: correct the row"
+            )
 
 
 def _json_rows(file: Any) -> Iterator[TableRow]:
@@ -171,7 +173,7 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
         number += 1
         problem = ""
         if len(line) > MAX_LINE_BYTES:
-            problem = f"the line has more than {MAX_LINE_BYTES >> 20} MiB"
+            problem = f"the line has more than {MAX_LINE_BYTES >> 20} MiB: shorten it, or add line ends"
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES)
         elif not line.strip():
@@ -179,9 +181,9 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
         try:
             values = {} if problem else json.loads(line)
         except (ValueError, RecursionError) as error:
-            values, problem = {}, f"this is no JSON: {error}"
+            values, problem = {}, f"this is no JSON: {error}; correct the line"
         if not isinstance(values, dict):
-            values, problem = {}, "this is no JSON object"
+            values, problem = {}, "this is no JSON object: write {...} on the line"
         yield TableRow(number, values, problem)
 
 

@@ -23,7 +23,7 @@ NUM_RECENT_READS = 16
 
 
 class LruCache:
-    """The most recently used values, of ``max_bytes`` in all. One larger value is kept alone. Threads may share it."""
+    """The most recently used values, up to ``max_bytes`` in all; a larger one is kept alone. Threads may share it."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -118,7 +118,7 @@ class BlockReader:
         return near or (file, start // BLOCK_BYTES) in self._cache
 
     def _read_blocks(self, file: str, start: int, end: int, fetch: ReadRange) -> Iterator[bytes | memoryview]:
-        """Yield the bytes from ``start`` to ``end``: of the first block, the blocks between, and the last block.
+        """Yield the bytes from ``start`` up to ``end``, exclusive, in up to three parts; fewer at the end of the file.
 
         The blocks between hold no bytes of a neighbouring picture, so one request fetches them past the cache.
         """

@@ -52,7 +52,7 @@ class ReadAhead:
         self._end: int | None = None
 
     def __call__(self, start: int, size: int) -> bytes:
-        """Return 1 to ``size`` bytes of the file from position ``start``, or none from its end on."""
+        """Return 1 to ``size`` bytes of the file from position ``start``; none if ``start`` is at or after its end."""
         at = start - self._start
         if not 0 <= at < len(self._content):
             if self._end is not None and start >= self._end:

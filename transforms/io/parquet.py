@@ -15,7 +15,7 @@ ROWS_PER_BATCH = 1024
 
 
 def batch_rows(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield for each row of a batch its Python values by column and "", or, if one can't be converted, {} and why.
+    """Yield for each row of a batch its Python values by column and "", or, if a value can't be converted, {} and why.
 
     Text that is not UTF-8 and timestamps outside of the years 1 to 9999 can't be converted.
     """
@@ -32,7 +32,7 @@ def batch_rows(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def open_parquet(path: str, file: Any) -> Any:
-    """Return ``file``, which is open for reading, as a ``ParquetFile`` that reads only what is asked of it.
+    """Return ``file``, which is open for reading, as a ``ParquetFile``. Only the footer is read now.
 
     Args:
         path: its name in error messages.

@@ -19,7 +19,7 @@ RANGE_NOT_SATISFIABLE = "RangeNotSatisfiable"
 class FetchError(OSError):
     """A request to a server or store failed because of ``fault``.
 
-    ``retry_after_s``: how many seconds the server asked to wait before the next request, None if it did not ask.
+    ``retry_after_s``: the seconds that the server asked to wait before the next request; None if it did not ask.
     """
 
     def __init__(self, fault: Fault, retry_after_s: float | None = None) -> None:
@@ -103,7 +103,7 @@ def http_error(status: int, message: str, retry_after_s: float | None = None) ->
     if status in (401, 403, 407, 451):
         return permission_denied(f"{text}; check the credentials and the access rights")
     if status == 416:
-        return FetchError(Fault(RANGE_NOT_SATISFIABLE, text))
+        return FetchError(Fault(RANGE_NOT_SATISFIABLE, f"{text}; check that the object is complete"))
     retryable = status in (408, 425, 429) or (status >= 500 and status not in (501, 505))
     if not retryable:
         return FetchError(Fault("StatusError", f"{text}; correct the URI"), retry_after_s)
@@ -128,5 +128,5 @@ def join_chunks(chunks: Iterable[bytes], name: str, max_bytes: int, deadline: fl
 
 
 def too_large(max_bytes: int) -> ValueError:
-    """Return the error for content of more than ``max_bytes`` bytes."""
+    """Return the error for content of more than ``max_bytes`` bytes; its message gives the limit in MiB."""
     return ValueError(f"the file is larger than {max_bytes >> 20} MiB: replace it with a smaller one")

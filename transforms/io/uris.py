@@ -53,7 +53,7 @@ def path_of(uri: str) -> str:
 
 
 def split_bucket(uri: str) -> tuple[str, str]:
-    """Return bucket and object name of a URI. Nothing is decoded: ``%``, ``?`` and ``#`` belong to the name."""
+    """Return bucket and object name of a URI; either may be "". Nothing is decoded: ``%``, ``?`` and ``#`` are kept."""
     bucket, _, name = uri.split("://", 1)[1].partition("/")
     return bucket, name
 

@@ -129,7 +129,8 @@ def test_a_line_above_the_limit_is_skipped_with_a_problem(tmp_path: Path, monkey
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": "' + b"x" * (3 << 20) + b'"}\n{"a": 1}\n')
     rows = list(read_rows(str(path), ["a"]))
-    assert rows[0] == TableRow(1, {}, "the line has more than 1 MiB") and rows[1].values == {"a": 1}
+    assert rows[0].problem.startswith("the line has more than 1 MiB: ")
+    assert rows[0] == TableRow(1, {}, rows[0].problem) and rows[1].values == {"a": 1}
 
 
 @pytest.mark.parametrize(

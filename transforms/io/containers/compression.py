@@ -43,14 +43,14 @@ class _CountingFile:
 
 
 class _XzFile:
-    """A reader of .xz that refuses files which need more than ``MAX_XZ_MEMORY``; ``lzma.LZMAFile`` has no limit."""
+    """A reader of .xz; ``read`` raises LZMAError if it needs over ``MAX_XZ_MEMORY`` bytes (LZMAFile has no limit)."""
 
     def __init__(self, file: _CountingFile) -> None:
         self._file, self._packed = file, b""
         self._decoder: lzma.LZMADecompressor | None = None
 
     def read(self, size: int) -> bytes:
-        """Return 1 to ``size`` decompressed bytes; none at the end. EOFError: if the compressed data are cut off."""
+        """Return 1 to ``size`` decompressed bytes; none at the end. Raise EOFError if the file is cut off."""
         while True:
             if not self._packed and (self._decoder is None or self._decoder.needs_input):
                 self._packed = self._file.read(STEP_BYTES)
@@ -111,7 +111,7 @@ def decompress_blocks(name: str, open_packed: Callable[[], Any]) -> Iterator[byt
                 room -= len(piece)
                 total += len(piece)
                 if total > BYTES_BEFORE_RATIO and total > MAX_RATIO * packed.bytes:
-                    problem = f"it unpacks to more than {MAX_RATIO} times its size"
+                    problem = f"it unpacks to more than {MAX_RATIO} times its size; unpack it first"
             if pieces:
                 yield b"".join(pieces)
             if room and not problem:
@@ -120,12 +120,12 @@ def decompress_blocks(name: str, open_packed: Callable[[], Any]) -> Iterator[byt
 
 
 def _step(plain: Any, size: int) -> tuple[bytes, str]:
-    """Return up to ``size`` decompressed bytes and a problem; at the end of the file both are empty."""
+    """Return up to ``size`` decompressed bytes and "", or no bytes and why; at the end of the file both are empty."""
     try:
         return plain.read(size), ""
     except FetchError:
         raise
     except EOFError:
-        return b"", "its compressed data end too early"
+        return b"", "its compressed data end too early; copy the file again"
     except (OSError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-        return b"", f"its compressed data are broken: {error}"
+        return b"", f"its compressed data are broken: {error}; copy the file again"

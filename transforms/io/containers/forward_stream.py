@@ -23,8 +23,8 @@ class ForwardStream:
     """Random access by index to chunks that can only be produced in order. Threads may share it.
 
     ``begin`` returns an iterator over all chunks, from index 0. A ValueError from it marks the end of what can be read;
-    after an OSError the next request begins again. Chunks are kept in ``window`` under ``(name, index)``. A request for
-    an earlier chunk that the window has evicted begins again; ``num_begins`` counts how often ``begin`` was called.
+    after an OSError the next request calls ``begin`` again. Chunks are kept in the cache ``window`` under ``(name,
+    index)``. A request for an earlier chunk that was evicted calls ``begin`` again; ``num_begins`` counts the calls.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class ForwardStream:
         self._wanted: dict[int, Future[Any]] = {}
 
     def chunk(self, index: int) -> Any:
-        """Return a chunk, or None if ``index`` is past the last one.
+        """Return chunk ``index``, counted from 0, or None if it is past the last one.
 
         Raises:
-            OSError: if it can't be read.
-            ValueError: if the stream broke off before it.
+            OSError: if the file can't be read; a later call tries again.
+            ValueError: if the content is broken in or before this chunk; later calls for it raise this too.
         """
         with self._lock:
             if (piece := self._window.get((self._name, index))) is not None:
@@ -78,7 +78,7 @@ class ForwardStream:
             self._pop_future(index).set_result(None)
 
     def _deliver(self, piece: Any) -> None:
-        """Put a chunk into the window, and hand it to the thread that waits for it."""
+        """Put the chunk at ``_next`` into the window and into its Future in ``_wanted``, and advance ``_next``."""
         with self._lock:
             self._window.put((self._name, self._next), piece, self._size_of(piece))
             if wanted := self._wanted.pop(self._next, None):
@@ -93,11 +93,11 @@ class ForwardStream:
 def read_at(stream: ForwardStream, start: int, size: int) -> bytes:
     """Return ``size`` bytes from byte ``start`` of a stream whose chunks are blocks of ``BLOCK_BYTES``.
 
-    Fewer bytes, or none, are returned at the end of the stream, and if it breaks off after the first of them.
+    Fewer bytes are returned if the stream ends or breaks off within the request, none if it ends before ``start``.
 
     Raises:
-        OSError: if they can't be read.
-        ValueError: if the stream broke off before the first byte.
+        OSError: if the file can't be read; a later call tries again.
+        ValueError: if the content is broken in or before the block that holds byte ``start``.
     """
     parts: list[memoryview] = []
     for index in range(start // BLOCK_BYTES, (start + size - 1) // BLOCK_BYTES + 1):
@@ -116,7 +116,7 @@ def read_at(stream: ForwardStream, start: int, size: int) -> bytes:
 
 
 class StreamPool:
-    """The open streams of a process; the least recently used is dropped. Threads may share it."""
+    """Up to ``MAX_OPEN_STREAMS`` open streams; beyond that the least recently used is dropped. Threads may share it."""
 
     def __init__(self, window: LruCache) -> None:
         self.window = window

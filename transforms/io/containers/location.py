@@ -67,7 +67,7 @@ def cell_uri(cell: ImageCell, path: str) -> str:
 
 
 def container_of(uri: str) -> str:
-    """Return the archive or Parquet file that a row's URI names before ``#``; empty if it names none."""
+    """Return the URI of the archive or Parquet file before ``#`` in a row's URI; "" if there is none."""
     return _split(uri)[0]
 
 

@@ -21,15 +21,15 @@ BYTES, PATH = "bytes", "path"
 
 
 class Footer(NamedTuple):
-    """The metadata of a Parquet file, and how many rows of the file precede each row group and its end."""
+    """The metadata of a Parquet file. ``starts``: how many rows precede each row group, and last the total of rows."""
 
     metadata: Any
     starts: tuple[int, ...]
 
 
 class RowGroup(NamedTuple):
-    """A row group, and how its images are read: column ``leaf``, ``at_once`` rows in a step (about a block of images),
-    in requests of ``buffer`` bytes. ``number`` counts from 0; ``rows`` is how many it has."""
+    """A row group, and how its images are read: column ``leaf``, ``at_once`` rows in a step (up to ``BLOCK_BYTES``),
+    in requests of ``buffer`` bytes. ``number`` counts from 0. ``rows`` is the number of rows in the group."""
 
     metadata: Any
     number: int
@@ -42,7 +42,7 @@ class RowGroup(NamedTuple):
 class ListedImage(NamedTuple):
     """A row with an image. ``number`` counts from 1; ``values`` are those of the other columns that were asked for.
 
-    With a ``problem`` the values could not be read, and ``values`` is empty.
+    ``problem`` says why the values could not be read, and ``values`` is then empty; else it is "".
     """
 
     number: int
@@ -56,7 +56,7 @@ class ListedImage(NamedTuple):
 def list_cells(path: str, file: Any, column: str, others: Sequence[str]) -> Iterator[ListedImage]:
     """Yield each row of an open file, with its values of the columns ``others`` that the file has.
 
-    The bytes of the images are not read. An image is named by the path in its row, or else ``FILE#NUMBER``.
+    The bytes of the images are not read. ``ListedImage.name`` is the path in the row, or else ``FILE#NUMBER``.
 
     Raises:
         OSError: if the file can't be read.
@@ -67,7 +67,9 @@ def list_cells(path: str, file: Any, column: str, others: Sequence[str]) -> Iter
     groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
     # Else a file of a kilobyte could claim a billion rows.
     if sum(groups) > file.seek(0, io.SEEK_END):
-        raise ValueError(f"manifest {path}: this is no Parquet file: its footer claims more rows than it has bytes")
+        raise ValueError(
+            f"manifest {path}: this is no Parquet file: its footer claims more rows than bytes; write it again"
+        )
     has_path = pa.types.is_struct(kind) and any(field.name == PATH and pa.types.is_string(field.type) for field in kind)
     columns = [name for name in others if name in table.schema_arrow.names] + [f"{column}.{PATH}"] * has_path
     number = 0
@@ -92,13 +94,14 @@ def check_image_column(path: str, schema: pa.Schema, column: str) -> pa.DataType
     inner = [field.type for field in kind if field.name == BYTES] if pa.types.is_struct(kind) else [kind]
     if len(inner) != 1 or not (pa.types.is_binary(inner[0]) or pa.types.is_large_binary(inner[0])):
         raise ValueError(
-            f"manifest {path}: column {column!r} holds {kind}: pictures are binary, or struct<bytes, path>"
+            f"manifest {path}: column {column!r} holds {kind}: pictures are binary, or struct<bytes, path>:"
+            " name such a column"
         )
     return kind
 
 
 def read_footer(path: str, file: Any) -> Footer:
-    """Read the footer of an open file.
+    """Return the footer of an open Parquet file. ``path`` is for messages.
 
     Raises:
         OSError: if the file can't be read.
@@ -116,7 +119,7 @@ def find_row(footer: Footer, number: int) -> tuple[int, int]:
         ValueError: if the file has no row of that number, which is counted from 1.
     """
     if not 0 < number <= footer.starts[-1]:
-        raise ValueError(f"the Parquet file is shorter than it was when it was listed{RETRY}")
+        raise ValueError(f"row {number} is gone: the Parquet file in the URI is shorter than when it was listed{RETRY}")
     group = bisect_right(footer.starts, number - 1) - 1
     return group, number - 1 - footer.starts[group]
 
@@ -134,7 +137,7 @@ def row_group(footer: Footer, number: int, column: str) -> RowGroup:
             at_once = BLOCK_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)
             buffer = min(BLOCK_BYTES, max(1, chunk.total_compressed_size))
             return RowGroup(footer.metadata, number, leaf, group.num_rows, max(1, min(ROWS_PER_BATCH, at_once)), buffer)
-    raise ValueError(f"the Parquet file has changed since it was listed{RETRY}")
+    raise ValueError(f"column {column!r} is gone: the Parquet file in the URI has changed since it was listed{RETRY}")
 
 
 def read_cells(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Iterator[pa.Array]:
@@ -150,7 +153,9 @@ def read_cells(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Iter
     for array in arrays:
         if len(array) != min(left, group.at_once):
             # Arrow cuts a batch where its bytes pass 2 GiB. Later rows would then be counted from a wrong start.
-            raise ValueError("rows of the Parquet file can't be read at once: they are too large")
+            raise ValueError(
+                "rows of the Parquet file can't be read at once: write it again with smaller pictures or row groups"
+            )
         left -= len(array)
         if left <= 0:
             # The consumer may not ask for more than the last row: free the page and the buffer now.
@@ -165,10 +170,12 @@ def image_bytes(value: Any, limit: int) -> bytes:
         ValueError: if the cell or its bytes are null, or longer than ``limit`` bytes.
     """
     if not value.is_valid:
-        raise ValueError("the row has no picture")
+        raise ValueError("the row has no picture: fill in its cell, or drop the row")
     value = value[BYTES] if isinstance(value, pa.StructScalar) else value
     if not value.is_valid:
-        raise ValueError("the row has no bytes, at most a path: what a dataset only points to is not looked for")
+        raise ValueError(
+            "the row holds at most a path: embed the image bytes in the column, or list the paths with --uri-column"
+        )
     content = value.as_buffer()
     if content.size > limit:
         raise too_large(limit)
@@ -194,4 +201,4 @@ def _arrays(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Generat
         except FetchError:
             raise
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise ValueError(f"the Parquet file is broken: {error}") from error
+            raise ValueError(f"the Parquet file in the URI is broken: {error}; write it again") from error

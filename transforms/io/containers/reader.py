@@ -17,7 +17,7 @@ from .tar import HEADER_BYTES, check_member
 
 
 class ContainerReader:
-    """Reads images out of containers. A process has one, with a cache of blocks and open streams for its threads."""
+    """Reads images out of archives and Parquet files. Threads share its cache of blocks and its open streams."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
@@ -29,7 +29,7 @@ class ContainerReader:
 
         Raises:
             OSError: if the archive can't be read.
-            ValueError: if the archive is shorter now, is broken, or has another member at this place.
+            ValueError: if the archive is broken, ends before the member does, or has another member at its offset.
         """
         archive, start, size = member.archive, member.offset - HEADER_BYTES, member.size + HEADER_BYTES
         if is_compressed(archive):
@@ -47,8 +47,7 @@ class ContainerReader:
 
         Raises:
             OSError: if the file can't be read.
-            ValueError: if the cell is null, has more than ``limit`` bytes, or is no longer in the file; or the file is
-                broken.
+            ValueError: if the file is broken, or the cell is null, over ``limit`` bytes or no longer in the file.
         """
 
         def open_it() -> Any:
@@ -68,7 +67,9 @@ class ContainerReader:
         chunk, row = divmod(row, group.at_once)
         rows = stream.chunk(chunk)
         if rows is None or row >= len(rows):
-            raise ValueError(f"the Parquet file is shorter than it was when it was listed{RETRY}")
+            raise ValueError(
+                f"row {cell.number} is gone: the Parquet file in the URI is shorter than when it was listed{RETRY}"
+            )
         return image_bytes(rows[row], limit)
 
     def _parts_of(self, file: str, retry_policy: RetryPolicy) -> ReadRange:

@@ -28,7 +28,7 @@ def list_members(archive: str, extensions: frozenset[str], stores: Stores | None
     member of a name is called ``NAME#2``, and so on.
 
     Raises:
-        ValueError: after the images before the break, if the archive is broken, cut off or can't be read.
+        ValueError: if the archive is broken, cut off or can't be read; the images before that place are yielded first.
     """
     seen: Counter[str] = Counter()
     try:
@@ -42,7 +42,7 @@ def list_members(archive: str, extensions: frozenset[str], stores: Stores | None
                     yield Member(archive, member.offset_data, member.size, name)
             _check_end(file, tar.offset, to_the_last=is_compressed(archive))
     except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"the archive is broken, after {sum(seen.values())} pictures: {error}") from error
+        raise ValueError(f"the archive is broken after {sum(seen.values())} pictures, replace it: {error}") from error
 
 
 def check_member(content: bytes, member: Member) -> bytes:
@@ -52,13 +52,13 @@ def check_member(content: bytes, member: Member) -> bytes:
         ValueError: if ``content`` is too short, or its header has another size or another name.
     """
     if len(content) < HEADER_BYTES + member.size:
-        raise ValueError(f"the archive is shorter than it was when it was listed{RETRY}")
+        raise ValueError(f"the archive in the URI is shorter than it was when it was listed{RETRY}")
     try:
         header = tarfile.TarInfo.frombuf(content[:HEADER_BYTES], tarfile.ENCODING, "surrogateescape")
     except tarfile.TarError:
         header = None
     if header is None or header.size != member.size or not _is_named(header.name, member.name):
-        raise ValueError(f"the archive has changed since it was listed{RETRY}")
+        raise ValueError(f"the archive in the URI has changed since it was listed{RETRY}")
     return content[HEADER_BYTES : HEADER_BYTES + member.size]
 
 
@@ -104,7 +104,7 @@ def _headers(archive: str, stores: Stores | None) -> _Headers:
 
 
 def _check_end(file: _Headers, end: int, to_the_last: bool) -> None:
-    """Check that the archive has its end mark at byte ``end``; tarfile takes a broken or cut-off header for the end.
+    """Check for the end mark, 512 zeros at byte ``end``; tarfile takes a broken or cut-off header for the end.
 
     With ``to_the_last`` the file is read to its end, which verifies the compressed data behind the mark.
 
@@ -114,7 +114,7 @@ def _check_end(file: _Headers, end: int, to_the_last: bool) -> None:
     """
     file.seek(end)
     if file.read(HEADER_BYTES) != bytes(HEADER_BYTES):
-        raise tarfile.ReadError("there is no end mark where it ends")
+        raise tarfile.ReadError("its end mark is missing, so it may be cut off")
     while to_the_last and file.read(MAX_HEADER_BYTES):
         pass
 

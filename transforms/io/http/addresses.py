@@ -30,7 +30,7 @@ def resolve_host(host: str, port: int) -> list[str]:
 
 
 def allowed_addresses(host: str, port: int, allow_private: bool, resolve: Resolver = resolve_host) -> list[str]:
-    """Return all IP addresses of a host, which may be connected to.
+    """Return all IP addresses of a host, after the check that each may be connected to.
 
     Raises:
         FetchError: if the host has no address, or if one of them is not public and ``allow_private`` is False.
@@ -47,4 +47,6 @@ def allowed_addresses(host: str, port: int, allow_private: bool, resolve: Resolv
 
 def private_address_error(host: str) -> FetchError:
     """Return the error for a host that is not public. It hides the address: the author of the URLs may read the row."""
-    return permission_denied(f"host {host} is in a private or reserved network; --allow-private-addresses allows it")
+    return permission_denied(
+        f"host {host} is in a private or reserved network: allow it with --allow-private-addresses"
+    )

@@ -86,7 +86,7 @@ class HttpClient:
                 response.close()
 
     def _request(self, url: str, host: str, deadline: float) -> urllib3.BaseHTTPResponse:
-        """Send a GET request, through the proxy of the environment if there is one for this host."""
+        """Send a GET request, through the environment's proxy if it has one; return the response, body unread."""
         scheme, target = scheme_of(url), _request_target(url)
         default_port = 443 if scheme == "https" else 80
         port = urlsplit(url).port or default_port
@@ -134,7 +134,7 @@ class HttpClient:
 def _get(
     pool: urllib3.HTTPConnectionPool, target: str, headers: dict[str, str], deadline: float
 ) -> urllib3.BaseHTTPResponse:
-    """Send one GET request, without retries and redirects; the body is not read."""
+    """Send one GET request, without retries and redirects; return the response, its body unread."""
     remaining_s = max(0.001, deadline - time.monotonic())
     timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, remaining_s), read=min(READ_TIMEOUT_S, remaining_s))
     return pool.urlopen(
@@ -150,7 +150,7 @@ def _get(
 
 
 def _ascii_host(url: str) -> str:
-    """Return the host of a URL; a name that is not ASCII in IDNA form, such as ``xn--bcher-kva.example``."""
+    """Return the host of a URL in ASCII (IDNA), such as ``xn--bcher-kva.example``; ValueError: if it is invalid."""
     host = urlsplit(url).hostname or ""
     try:
         return host if host.isascii() else host.encode("idna").decode()

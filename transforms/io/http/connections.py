@@ -18,7 +18,7 @@ HEAD_TIMEOUT_S = 30.0
 
 
 class HostSemaphores:
-    """A semaphore for each host, which ``max_per_host`` threads may hold. An idle host takes no memory."""
+    """A semaphore for each host, which ``max_per_host`` threads may hold. ``in_use`` holds busy hosts only."""
 
     def __init__(self, max_per_host: int) -> None:
         self.max_per_host = max_per_host
@@ -27,7 +27,7 @@ class HostSemaphores:
 
     @contextlib.contextmanager
     def slot(self, host: str) -> Iterator[float]:
-        """Hold the host's semaphore within this block, and yield how many seconds the wait for it took."""
+        """Wait for the host's semaphore, without a limit, and hold it in this block; yield the seconds waited."""
         started = time.monotonic()
         with self._changed:
             self._changed.wait_for(lambda: self.in_use[host] < self.max_per_host)

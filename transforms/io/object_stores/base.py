@@ -32,7 +32,7 @@ ByteRange = tuple[int, int] | None
 
 
 class NoClientError(RuntimeError):
-    """No object of a store can be read: its client is not installed, lacks credentials, or has no host to ask."""
+    """No object of a store can be read: its client is not installed, has no credentials or account, or no server."""
 
 
 class Entry(NamedTuple):
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A part of a listing, and the token of the next page; None on the last page."""
+    """A part of a listing. ``next_token``: the ``page_token`` for the next page, None on the last page."""
 
     entries: list[Entry]
     next_token: Any = None

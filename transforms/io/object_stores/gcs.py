@@ -74,7 +74,7 @@ open_store = Gcs
 
 
 class _BoundedBuffer(io.BytesIO):
-    """A buffer for ``download_to_file`` that refuses more than ``max_bytes`` bytes, and writes after ``deadline``."""
+    """A buffer whose ``write`` raises ValueError beyond ``max_bytes`` bytes, and FetchError after ``deadline``."""
 
     def __init__(self, uri: str, max_bytes: int, deadline: float) -> None:
         super().__init__()

@@ -95,7 +95,7 @@ def test_a_decompression_bomb_is_stopped_at_the_ratio(
             total += len(block)
     except ValueError as error:
         problem = str(error)
-    assert problem == "it unpacks to more than 200 times its size"
+    assert problem.startswith("it unpacks to more than 200 times its size; ")
     assert 8 << 20 <= total < 40 << 20 and memory_peak() < 32 << 20
 
 

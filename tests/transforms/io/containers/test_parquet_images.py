@@ -144,7 +144,7 @@ def test_a_manifest_needs_exactly_one_image_column(tmp_path: Path) -> None:
     ("cell", "why"),
     [
         (None, "the row has no picture"),
-        ({"bytes": None, "path": "/etc/passwd"}, "what a dataset only points to is not looked for"),
+        ({"bytes": None, "path": "/etc/passwd"}, "embed the image bytes .* or list the paths with --uri-column"),
         ({"bytes": b"", "path": "a.png"}, "empty"),
         ({"bytes": b"x" * 2000, "path": "a.png"}, "larger than"),
     ],

@@ -149,7 +149,7 @@ def test_endless_extended_headers_are_one_failure(tmp_path: Path) -> None:
     endless.type = tarfile.XHDTYPE
     (tmp_path / "a.tar").write_bytes(endless.tobuf() * 3000)
     (found,) = list_archive(ImageRef(f"{tmp_path}/a.tar", "a.tar"))
-    assert found.problem.startswith("a.tar: the archive is broken, after 0 pictures: ")
+    assert found.problem.startswith("a.tar: the archive is broken after 0 pictures, replace it: ")
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
