@@ -27,7 +27,7 @@ SPARE_BYTES, BEATS_WITHOUT, BEATS_TO_START = 1 << 20, 3, 15
 
 
 class Heartbeat:
-    """The writing end of the pipe of this process."""
+    """Writes the heartbeat of this process to its pipe. Without a pipe in the environment, all methods do nothing."""
 
     def __init__(self) -> None:
         self._pipe = int(os.environ.get(PIPE, -1))

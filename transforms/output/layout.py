@@ -92,7 +92,8 @@ def part_name(run: str, shard: int, number: int = 0) -> str:
 
 
 def run_parts(run: str) -> str:
-    """Return a glob for the names of a run's parts. It also matches parts of runs whose names begin with ``RUN-``."""
+    """Return a glob for the names of a run's parts. It also matches parts of runs whose names begin with ``run`` and a
+    dash."""
     return f"part-{run}-*.parquet"
 
 

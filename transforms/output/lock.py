@@ -46,12 +46,13 @@ def run_lock(output: str, run: str) -> Iterator[None]:
 
 
 def acquire(output: str, run: str) -> None:
-    """Create the lock file of a run, and delete what dead runs left in ``_temporary``. No process holds the lock then.
+    """Create the lock file of a run, and delete what dead runs left in ``_temporary``.
 
-    A run that already has a lock file keeps it, and nothing is deleted.
+    The lock file stays, but this process does not hold the lock afterwards: ``worker_lock`` holds it. Until then other
+    runs may take this run for dead. If the run already has a lock file, nothing is deleted.
 
     Raises:
-        OutputLockedError: if another run holds the lock.
+        OutputLockedError: if a process of another run, which must not run together with this one, holds its lock.
     """
     _acquire(output, run).release()
 

@@ -30,7 +30,11 @@ RENEWAL_INTERVAL_S = LEASE_S / 4
 
 
 class RunLock(Protocol):
-    """The lock of one run in an output, as one process of the run sees it. Processes of a run share the lock."""
+    """The lock of one run in an output, for one process of that run.
+
+    ``path`` is the run's lock file, the same for all its processes. Several processes of the run may hold the lock at
+    the same time. The run counts as dead if none of them holds the lock.
+    """
 
     path: str
 

@@ -167,7 +167,7 @@ class _Parts:
                 yield pq.read_table(file, columns=list(columns))
 
     def discard(self) -> None:
-        """Close the open file, and delete all files that were not released."""
+        """Close the open file, and delete the files in ``paths``, which a commit has not taken over yet."""
         with contextlib.suppress(OSError, pa.ArrowException):
             self._close_file()
         remove(*self.paths)

@@ -145,9 +145,10 @@ def _name_on_disk(folder: str, filename: str) -> str:
 
 
 def _texts(selection: Selection) -> str:
-    """Return a query for ``key``, ``filename``, ``texts`` and ``shares`` of each picture.
+    """Return an SQL query for ``key``, ``filename``, ``texts`` and ``shares`` of each picture.
 
-    ``shares`` is true if another picture's name differs only in extension or case.
+    ``texts`` is a list of its captions, or of its answers if the selection has no captions. ``shares`` is true if
+    another picture's name differs only in extension or case.
     """
     return f"""
         SELECT key, filename, texts,

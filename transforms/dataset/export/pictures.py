@@ -19,7 +19,7 @@ from ...planning.locality import read_order
 
 THREADS, FILES_AHEAD = 8, 16
 GONE, CHANGED = "can't be fetched", "has changed since it was annotated"
-UNKEPT = "has a row that does not keep where it lies: it came as a data: URI, or an older version wrote the row"
+UNKEPT = "has no place to fetch it from: the picture came as a data: URI, or an older version wrote the row"
 # Columns of a row that its picture is fetched by, and that are not exported.
 BYTE_RANGE = ("byte_offset", "byte_size")
 
@@ -38,31 +38,31 @@ class Packed(NamedTuple):
 
 
 def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch) -> Iterator[Packed]:
-    """Each row with the file at its ``uri``. A file that is not the one with its ``sha256`` is not given.
+    """Yield each row with the file at its ``uri``; without content if the file does not have the row's ``sha256``.
 
-    Rows have the columns ``BYTE_RANGE``, which are taken out of them. They come in order; rows that follow each other
-    and whose pictures are inside of one file come as they lie in it.
+    The columns ``BYTE_RANGE`` are removed from the rows. The order of the rows stays, except that consecutive rows
+    from one archive or Parquet file are sorted by their place in it.
     """
-    stream = _as_they_lie(rows)
+    stream = _in_read_order(rows)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="export") as pool:
-        under_way: deque[Future[Packed]] = deque()
+        in_flight: deque[Future[Packed]] = deque()
         while True:
-            for row in islice(stream, FILES_AHEAD - len(under_way)):
-                under_way.append(pool.submit(_pack, row, fetch))
-            if not under_way:
+            for row in islice(stream, FILES_AHEAD - len(in_flight)):
+                in_flight.append(pool.submit(_pack, row, fetch))
+            if not in_flight:
                 return
-            yield under_way.popleft().result()
+            yield in_flight.popleft().result()
 
 
-def _as_they_lie(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    def where(row: dict[str, Any]) -> tuple[str, int]:
+def _in_read_order(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def place(row: dict[str, Any]) -> tuple[str, int]:
         try:
             return read_order(_ref(row))
         except NotKeptError:
             return "", 0
 
     groups = groupby(rows, key=lambda row: container_of(row["uri"]))
-    return chain.from_iterable(sorted(group, key=where) if home else group for home, group in groups)
+    return chain.from_iterable(sorted(group, key=place) if container else group for container, group in groups)
 
 
 def _ref(row: dict[str, Any]) -> ImageRef:
