@@ -25,7 +25,10 @@ Self = TypeVar("Self", bound="HostedAnnotator")
 
 @runtime_checkable
 class JournaledAnnotator(Protocol):
-    """An annotator that costs money and records its jobs in a journal. ``scope`` is explained in journal.py."""
+    """An annotator that costs money and records each job in a journal, before and after the job is sent.
+
+    ``scope`` names the shard whose rows the requests become, such as ``RUN/SHARD``.
+    """
 
     def with_store(self, store: Store) -> Any:
         """Return a copy of the annotator with its journal in ``store``."""

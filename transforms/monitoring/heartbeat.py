@@ -79,7 +79,10 @@ def _has_memory() -> bool:
 
 
 def _starts() -> set[int]:
-    """Return the ids of the calls in this process that wait for a new thread to run, normally for a moment only."""
+    """Return the ``id`` of each frame of ``Thread.start`` that waits in this process until its new thread runs.
+
+    A frame that stays in the result belongs to a thread that could not get memory to run.
+    """
     found = set()
     for frame in sys._current_frames().values():
         caller: FrameType | None = frame

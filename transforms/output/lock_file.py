@@ -75,7 +75,7 @@ class FileLock:
         self.path, self._file = path, -1
 
     def acquire(self, new: bool = False) -> bool:
-        """Open the file and lock it."""
+        """Open and lock the file, next to the other processes of the run. Return False if it is missing and not ``new``."""
         while True:
             try:
                 self._file = os.open(self.path, os.O_RDWR | (os.O_CREAT if new else 0), 0o666)
@@ -128,7 +128,7 @@ class FileLock:
             os.close(file)
 
     def release(self) -> None:
-        """Unlock the file in this process."""
+        """Unlock the file for this process, if it is locked. Other processes keep their locks, and the file stays."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -147,7 +147,10 @@ class ObjectLock:
         self._released = threading.Event()
 
     def acquire(self, new: bool = False) -> bool:
-        """Write the object, and start a thread that rewrites it until ``release``."""
+        """Write the object, and start a thread that rewrites it until ``release``.
+
+        Return False, without writing, if the object is missing and not ``new``. Other holders are no obstacle.
+        """
         if not new and not self.exists():
             return False
         self._write()

@@ -68,7 +68,10 @@ class PackIds(beam.DoFn):
         self._held = 0
 
     def process(self, path: str) -> Iterator[Packed]:
-        """Read one file. Yield packs of all ids held if there are ``MAX_HELD_IDS`` or more."""
+        """Read the ids of one published Parquet file, and hold them.
+
+        If ``MAX_HELD_IDS`` or more ids are held, yield them in packs and hold none. ``finish_bundle`` yields the rest.
+        """
         failed_in = path if self.with_files and kind_of(path) == ERRORS else ""
         for keys, row_ids in read_ids(path, self._reader):
             for key, row_id in zip(keys, row_ids, strict=True):

@@ -97,7 +97,10 @@ class StrictTransport(httpx.BaseTransport):
         return one_line(redacted)
 
     def _lost(self, phase: Phase, message: str) -> Exception:
-        """Return the error for a request that was sent and whose response did not arrive."""
+        """Return the error for a request that was sent and whose response did not arrive; its text holds ``message``.
+
+        ``submit`` gives a LostAnswerError, ``upload`` a NotSentError, and the other phases a PollError.
+        """
         if phase == "submit":
             return LostAnswerError(message)
         if phase == "upload":

@@ -163,7 +163,8 @@ def rotary_table(positions_BT: Tensor, rotary_dim: int) -> tuple[Tensor, Tensor]
 def rotate(x_BHTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Return ``x`` with the pairs (d, d + rotary_dim / 2) of its channels rotated by the angles of ``rotary``.
 
-    The rotation is computed in float32. Channels from ``rotary_dim`` on are not changed.
+    ``rotary`` is (cos, sin), each ``[B, 1, T, rotary_dim / 2]``; see ``rotary_table``. The rotation is computed in
+    float32. Channels from ``rotary_dim`` on are not changed.
     """
     cos, sin = rotary
     half = cos.shape[-1]
