@@ -150,7 +150,7 @@ class BatchService:
         """Yield the JSON objects in a file of answers. Raise PollError if the URL is not https or the file not JSON."""
         url = output.get("url") if isinstance(output, dict) else None
         if not isinstance(url, str) or not url.startswith("https://"):
-            raise PollError(f"{API} gave no https URL of the answers; it is asked again until the batch times out")
+            raise PollError(f"{API} gave no https URL of the answers; the poll is repeated")
         # The signed URL leads to another host, which must not get the key.
         with httpx.Client(transport=StrictTransport(Connections(), f"{API}'s storage", "")) as client:
             try:
@@ -163,13 +163,9 @@ class BatchService:
             try:
                 answer = json.loads(line)
             except ValueError as error:
-                raise PollError(
-                    f"{API} gave answers that are not JSON; they are fetched again until the batch times out"
-                ) from error
+                raise PollError(f"{API} gave answers that are not JSON; the fetch is repeated") from error
             if not isinstance(answer, dict):
-                raise PollError(
-                    f"{API} gave answers that are not JSON objects; they are fetched again until the batch times out"
-                )
+                raise PollError(f"{API} gave answers that are not JSON objects; the fetch is repeated")
             yield answer
 
     def _call(self, method: str, path: str, phase: Phase, **kwargs: Any) -> dict[str, Any]:

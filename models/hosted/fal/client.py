@@ -60,9 +60,7 @@ class FalClient(fal_client.SyncClient):
         try:
             return response.json(), response.headers
         except ValueError as error:
-            raise PollError(
-                "fal gave a result that is not JSON; it is fetched again until the job times out"
-            ) from error
+            raise PollError("fal gave a result that is not JSON; the fetch is repeated") from error
 
     def is_completed(self, status: Status) -> bool:
         """Return whether a job has ended, with success or with a failure."""
