@@ -75,7 +75,7 @@ class FileLock:
         self.path, self._file = path, -1
 
     def acquire(self, new: bool = False) -> bool:
-        """Open and lock the file, as other processes of the run may too. Return False if it is missing and not ``new``."""
+        """Open and lock the file, as other processes may too. Return False if it is missing and not ``new``."""
         while True:
             try:
                 self._file = os.open(self.path, os.O_RDWR | (os.O_CREAT if new else 0), 0o666)
