@@ -8,7 +8,7 @@ import pytest
 
 from moondream_beam.transforms.core.errors import RunStopped, out_of_memory_errors, output_errors, stop_reason
 from moondream_beam.transforms.core.summary import Summary
-from moondream_beam.transforms.monitoring.failure_limit import ROWS_BEFORE_STOPPING, FailureLimit
+from moondream_beam.transforms.monitoring.failure_limit import MIN_ROWS, FailureLimit
 
 PATIENCE = 20.0
 
@@ -20,8 +20,8 @@ PATIENCE = 20.0
         (0.1, 80, 20, True),
         (0.1, 8900, 1100, True),
         (0.1, 9100, 900, False),
-        (0.1, 0, ROWS_BEFORE_STOPPING - 1, False),
-        (0.1, 0, ROWS_BEFORE_STOPPING, True),
+        (0.1, 0, MIN_ROWS - 1, False),
+        (0.1, 0, MIN_ROWS, True),
         (1.0, 0, 10_000, False),
         (0.0, 0, 10_000, False),
     ],
@@ -31,7 +31,9 @@ def test_a_run_stops_where_a_larger_share_fails_than_was_allowed(
 ) -> None:
     limit = FailureLimit(rate, lambda: Summary(annotations, failures))
     if stops:
-        with pytest.raises(RunStopped, match=f"{failures} of {annotations + failures} rows failed, .* goes on$"):
+        with pytest.raises(
+            RunStopped, match=f"{failures} of {annotations + failures} rows failed, .*Run the same command again"
+        ):
             limit.check()
     else:
         limit.check()
