@@ -39,7 +39,8 @@ def annotate(
     """Yield exactly one row for each task on each picture, in any order. Needs no Beam pipeline.
 
     A picture that cannot be fetched or decoded becomes a Failure for each of its tasks at once, and no other picture is
-    affected. Pictures of the same bytes are asked once: other rows copy it, with zero tokens and zero model time.
+    affected. Pictures of the same bytes are asked once: the first row has the tokens and times, others copy only the
+    answer. Closing the generator ends its threads, after the annotator's next outcome or next request.
 
     Args:
         refs: references to the pictures; iterated in another thread.

@@ -60,8 +60,8 @@ class Timeline(NamedTuple):
 class TaskStatistics(NamedTuple):
     """Rows of one task with one prompt.
 
-    ``mean_tokens`` is of output tokens, ``mean_places`` of boxes or points, ``mean_length`` of characters. A mean is
-    None if no answer has that kind of value; ``mean_tokens`` is then 0.
+    ``mean_tokens`` is of output tokens; 0 without answers. ``mean_places`` is of boxes or points, ``mean_length`` of
+    characters; both are None if no answer has such values.
     """
 
     task: str

@@ -107,12 +107,13 @@ def test_a_folder_of_bad_pictures_is_a_failure_for_each_task() -> None:
 
 
 class Hanging(Echo):
-    """Takes a first request and waits: ``answered`` is set before the first outcome."""
+    """Takes a first request, sets ``asked``, waits for ``release``, and sets ``answered`` before the first outcome."""
 
-    release, answered = threading.Event(), threading.Event()
+    asked, release, answered = threading.Event(), threading.Event(), threading.Event()
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         first = next(iter(requests))
+        self.asked.set()
         self.release.wait(GATE_TIMEOUT_S)
         self.answered.set()
         yield from super().answer([first, *requests])
@@ -194,10 +195,11 @@ def test_an_early_end_waits_a_limited_time_for_an_annotator_that_hangs(
     refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CLOSE_TIMEOUT_S", 0.1)
-    Hanging.release.clear()
-    Hanging.answered.clear()
+    for event in (Hanging.asked, Hanging.release, Hanging.answered):
+        event.clear()
     rows = annotate([refs[0], ImageRef("/nowhere.jpg", "")], TASKS, Hanging())
     next(rows)
+    assert Hanging.asked.wait(GATE_TIMEOUT_S)
     rows.close()
     assert not Hanging.answered.is_set()
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "annotate")
