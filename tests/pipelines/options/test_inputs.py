@@ -78,7 +78,7 @@ def test_pictures_and_a_manifest_go_together(listed: Path, tmp_path: Path, comma
         (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "what"), "no column 'what'"),
         (("--manifest", "{list}"), "no column 'url'; it has file, thing, split: name its URI column"),
         (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"), "names split twice"),
-        (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "doubled"),
+        (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "write {{ and }}"),
         (("--manifest", "{folder}/none.csv"), "no such file"),
         (("--manifest", "{folder}/a.png"), "none of .csv"),
         (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns is about a --manifest"),
