@@ -41,7 +41,7 @@ _PYTHON_TYPES = (
 
 
 class TaskSpec(NamedTuple):
-    """The tasks for the pictures of rows, whose prompts may name fields in braces, and the fields that results keep."""
+    """The ``tasks`` for each row's picture, whose prompts may name fields in braces, and the ``columns`` to keep."""
 
     tasks: tuple[Task, ...]
     columns: tuple[pa.Field, ...] = ()
@@ -187,10 +187,7 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
 def _ref_row(ref: ImageRef, names: Sequence[str]) -> Any:
     problem = ref.problem
     if _field_value(ref.uri) != ref.uri:
-        problem = (
-            problem
-            or "its name is not UTF-8, which Beam rows can't hold: rename the file, or use moondream-beam annotate"
-        )
+        problem = problem or "its name is not UTF-8, which Beam rows can't hold: rename the file"
     kept = ref.columns[0] if ref.columns else (None,) * (len(names) - len(REF_SCHEMA))
     return _row(names, (ref.uri, ref.filename, problem or None, *kept))
 
