@@ -1,4 +1,4 @@
-"""What tests of the river share."""
+"""Fixtures for the tests of transforms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moondream_beam.transforms.io.containers import compression, forward_stream,
 
 @pytest.fixture
 def memory_peak() -> Iterator[Callable[[], int]]:
-    """Tells how many bytes more Python held at once, at most, than when it was last asked, or the test began."""
+    """Return a function: the peak of Python's memory in bytes, above that held at its last call or the start."""
     tracemalloc.start()
     held = 0
 
@@ -36,7 +36,7 @@ def memory_peak() -> Iterator[Callable[[], int]]:
 
 @pytest.fixture
 def rows() -> Callable[..., list[Annotation | Failure]]:
-    """Makes so many annotations, a0 and on, or failures, f0 and on."""
+    """Return a function that makes ``count`` annotations with the ids a0, a1, ..., or failures with f0, f1, ...."""
 
     def make(count: int, failed: bool = False) -> list[Annotation | Failure]:
         return [failure(id=f"f{index}") if failed else annotation(id=f"a{index}") for index in range(count)]
@@ -46,7 +46,7 @@ def rows() -> Callable[..., list[Annotation | Failure]]:
 
 @pytest.fixture(scope="session")
 def stores() -> Iterator[Callable[[str], Proxy]]:
-    """Starts the server of a kind when it is first asked for, one for all tests."""
+    """Return a function that starts the server of a kind at its first call, one for all tests."""
     with contextlib.ExitStack() as running:
         started: dict[str, Proxy] = {}
 
@@ -61,13 +61,13 @@ def stores() -> Iterator[Callable[[str], Proxy]]:
 
 @pytest.fixture
 def bucket_of(stores: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Bucket]:
-    """Makes an empty bucket of a kind, which all clients of this process then find."""
+    """Return a function that makes an empty bucket of a kind, which all clients of this process then use."""
 
     def make(kind: str) -> Bucket:
         bucket = make_bucket(kind, stores(kind))
         for name, value in bucket.env.items():
             monkeypatch.setenv(name, value)
-        # As a pipeline does, when it is made.
+        # A pipeline does this when it is made.
         FileSystems.set_options(PipelineOptions(["--no_auth", "--project=test"]))
         return bucket
 
@@ -83,7 +83,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Blocks of 4 KiB, 32 of them at hand, instead of some MiB."""
+    """Set blocks to 4 KiB, and the cache to 32 of them. Return the size of a block in bytes."""
     size = 4096
     for module in (block_cache, compression, parquet_images, files, forward_stream):
         monkeypatch.setattr(module, "BLOCK_BYTES", size)

@@ -1,1 +1,1 @@
-"""The types that flow through the pipeline, and the errors that end a run."""
+"""The elements and rows of the pipeline, and the errors that end a run."""

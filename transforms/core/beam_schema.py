@@ -46,7 +46,7 @@ _PYTHON_TYPES = (
 
 
 class TaskSpec(NamedTuple):
-    """The tasks for the pictures of rows, whose prompts may name fields in braces, and the fields that results keep."""
+    """The ``tasks`` for each row's picture, whose prompts may name fields in braces, and the ``columns`` to keep."""
 
     tasks: tuple[Task, ...]
     columns: tuple[pa.Field, ...] = ()

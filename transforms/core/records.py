@@ -51,7 +51,7 @@ class ImageRef(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The picture's id in file names: 20 hex digits of the sha256 of its displayed URI, the same in every run."""
+        """The picture's id, the same in every run: the first 20 hex digits of the sha256 of its displayed URI."""
         return hashlib.sha256(display_uri(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
 
     def columns_of(self, task: Task) -> tuple[Any, ...]:

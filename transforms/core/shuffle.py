@@ -1,6 +1,6 @@
 """Pack many small items into one Beam element, because a shuffle costs memory and time for each element.
 
-The local runner holds a kilobyte for each element at every step. In a pack, a reference takes less than 20 bytes.
+The local runner holds a kilobyte for each element at every step. In a pack, a reference takes 20 to 200 bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from .records import ImageRef
 
-# Items that are compared share a bucket, which must fit into memory. Of a billion pictures, it has 250,000.
+# Items that are compared share a bucket, which must fit into memory. Of a billion pictures, a bucket has 250,000.
 NUM_HASH_BUCKETS = 4096
 # The number of items in a Packer before it packs them.
 MAX_BUFFERED = 65_536

@@ -1,1 +1,1 @@
-"""Bytes from anywhere: disks, object stores, HTTP, and files inside other files. This room knows no row."""
+"""Read bytes from disks, object stores, HTTP, and files inside other files. Nothing here depends on rows."""
