@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA
 from moondream_beam.transforms.io.retry import RetryPolicy
-from moondream_beam.transforms.monitoring.row_counts import count_rows, files_of
+from moondream_beam.transforms.monitoring.row_counts import count_rows, list_run_files
 
 ROWS = 1000
 
@@ -28,10 +28,10 @@ def main(files: int) -> None:
         Path(folder, "data").mkdir()
         for shard in range(files):
             pq.write_table(table, Path(folder, "data", f"part-run-{shard:05}.parquet"), compression="zstd")
-        started, cpu_seconds = time.perf_counter(), time.process_time()
-        found = count_rows(files_of(folder, "run"), RetryPolicy())
-        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_seconds
-    print(f"{found.data:,} rows in {found.files:,} files: {seconds:.2f} s, {cpu_seconds:.2f} s of CPU time")
+        started, of_core = time.perf_counter(), time.process_time()
+        found = count_rows(list_run_files(folder, "run"), RetryPolicy())
+        seconds, of_core = time.perf_counter() - started, time.process_time() - of_core
+    print(f"{found.data:,} rows in {found.files:,} files: {seconds:.2f} s, {of_core:.2f} s of a core")
 
 
 if __name__ == "__main__":

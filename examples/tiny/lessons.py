@@ -1,9 +1,9 @@
-"""A scene as one training sequence: every task is a segment of its own behind one shared image prefix.
+"""A scene as one training sequence: every task is a segment of its own after one shared image prefix.
 
 A token attends to the prefix and to the earlier tokens of its segment. The positions of each segment start after the
 prefix, so one pass over the picture trains all tasks.
 
-Letters of the shapes: B pictures, N crops, T tokens behind the prefix.
+Letters of the shapes: B pictures, N crops, T tokens after the prefix.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
 
 @dataclass
 class Lesson:
-    """The tokens of one scene behind the prefix, and the crops of its picture."""
+    """The tokens of one scene after the prefix, and the crops of its picture."""
 
     crops: Crops
     marks: Marks

@@ -36,7 +36,7 @@ def encode_pictures(model: MoondreamModel, batch: Batch) -> tuple[Tensor, Tensor
 
 
 def run_decoder(model: MoondreamModel, image_BTC: Tensor, batch: Batch) -> Tensor:
-    """Return the hidden states of all tokens behind the image prefix, ``[B, T, C]``.
+    """Return the hidden states of all tokens after the image prefix, ``[B, T, C]``.
 
     A token attends to the prefix and to the tokens of its own segment up to itself.
     """
@@ -54,7 +54,7 @@ def run_decoder(model: MoondreamModel, image_BTC: Tensor, batch: Batch) -> Tenso
 
 
 def compute_losses(model: MoondreamModel, hidden_BTC: Tensor, batch: Batch) -> Losses:
-    """Return the losses of the hidden states ``[B, T, C]`` behind the prefix."""
+    """Return the losses of the hidden states ``[B, T, C]`` after the prefix."""
     has_target = batch.target_ids_BT != IGNORED
     tokens = F.cross_entropy(model.text.logits(hidden_BTC[has_target]), batch.target_ids_BT[has_target])
     located, sized = ~batch.targets_BT3[..., 0].isnan(), ~batch.targets_BT3[..., 1].isnan()

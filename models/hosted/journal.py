@@ -16,17 +16,15 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
+from ..atomic_files import write_atomic
 from .http.errors import AccountError
 
 State = Literal["submitting", "accepted", "cancelled", "done"]
-T = TypeVar("T")
-# How often a write is repeated if another worker keeps removing the folder.
-MAX_ATTEMPTS = 100
 
 
 class Store(Protocol):
@@ -69,19 +67,7 @@ class LocalStore:
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace a file atomically, and sync it to the disk. A missing folder is created."""
-        path, draft = Path(self.folder, name), self._draft(name)
-        with _in_folder(draft.parent, lambda: open(draft, "wb")) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _in_folder(path.parent, lambda: draft.replace(path))
-        # Windows has no O_DIRECTORY and cannot sync a folder.
-        with contextlib.suppress(OSError, AttributeError):
-            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_atomic(Path(self.folder, name), content, self._draft(name))
 
     def remove(self, name: str) -> None:
         """Delete a file and its draft if they exist, and the folder if it is then empty."""
@@ -259,15 +245,6 @@ class Journal:
             raise AccountError(
                 f"can't write the journal of paid jobs: {error}; make the output folder writable"
             ) from error
-
-
-def _in_folder(folder: Path, action: Callable[[], T]) -> T:
-    """Return ``action()``. Create the folder first, again each time that another worker removes the empty folder."""
-    for _ in range(MAX_ATTEMPTS):
-        os.makedirs(folder, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            return action()
-    return action()
 
 
 def _are_slices_of_one_input(one: Sequence[str], other: Sequence[str]) -> bool:

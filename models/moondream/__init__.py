@@ -1,1 +1,1 @@
-"""The Moondream 2 network and its engine, one file for each part, named as in the reference implementation."""
+"""Moondream 2 on this machine: the network, its checkpoints, and the engine that answers requests."""

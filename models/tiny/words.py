@@ -46,7 +46,7 @@ class Named(NamedTuple):
 
 
 def captions(shapes: Sequence[Shape], ground: str) -> dict[Length, str]:
-    """Return the caption of each length, for shapes from left to right."""
+    """Return the caption of each length for shapes from left to right, as "a red circle and a blue square" (short)."""
     full = [_with_article(Named(shape.size, shape.colour, shape.kind).text) for shape in shapes]
     placed = [f"{name} {shape.band}" for name, shape in zip(full, shapes, strict=True)]
     return {
@@ -160,7 +160,7 @@ def _names_without_size(shape: Shape) -> tuple[Named, ...]:
 
 
 def _absent(random: Random, shapes: Sequence[Shape]) -> Named:
-    """A name that fits none, as near to what is there as may be."""
+    """Return a random name that fits none of the shapes. Most of its parts are parts of a shape."""
     own, other = random.choice(shapes), random.choice(shapes)
     near = (
         Named(own.size, own.colour, other.kind),

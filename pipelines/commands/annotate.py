@@ -116,14 +116,11 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
                 # The workers keep the lock alive from here on, because they may outlive this process.
                 acquire(args.output, name)
             _print_start(args)
-        notes = ProgressFiles(args.output, name)
         if local:
-            stack.enter_context(show_progress(notes))
+            stack.enter_context(show_progress(ProgressFiles(args.output, name)))
         if (reason := _run_pipeline(pipeline)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
-        if not local:
-            notes.remove()
     record = read_record(args.output, name)
     print(format_summary(record, args.output, args.max_failure_rate))
     report_after_run(args)

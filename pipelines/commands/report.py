@@ -10,10 +10,10 @@ from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ...transforms.io.retry import RetryPolicy
 from ...transforms.output.files import is_local, remove_temporary_folder, write_atomic
+from ...transforms.output.layout import REPORT_NAME, draft_path
 from ..display.report_page.render import render
 from ..options.parser import reject_unknown_args, startup_errors
 
-REPORT_NAME = "report.html"
 # A report on more rows takes minutes, which would delay the end of the run.
 MAX_AUTO_REPORT_ROWS = 2_000_000
 # A host that does not answer must not delay the report for long.
@@ -56,7 +56,7 @@ def write_report(dataset: Dataset, fetch: Fetcher) -> str:
     with dataset:
         page = render(dataset, fetch)
     path = dataset.path(REPORT_NAME)
-    write_atomic(dataset.output, path, page.encode())
+    write_atomic(path, page.encode(), draft_path(dataset.output))
     remove_temporary_folder(dataset.output)
     return path
 

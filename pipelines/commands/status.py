@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     with startup_errors():
         reject_unknown_args(args, others)
         watch = OutputStatus(args.output)
-        runs = watch.look()
+        runs = watch.poll()
         if not runs:
             raise ValueError(f"{args.output}: there is no run; give the folder that annotate writes to")
     if args.watch is None:
@@ -73,7 +73,7 @@ def watch_runs(watch: OutputStatus, seconds: float, stream: TextIO) -> None:
     """
     before: list[str] = []
     while True:
-        runs = watch.look()
+        runs = watch.poll()
         lines = format_runs(runs)
         if lines != before:
             up = f"\x1b[{num_terminal_rows(before, stream)}F\x1b[J" if before and stream.isatty() else ""
@@ -114,8 +114,8 @@ def format_run(run: RunStatus, now: datetime) -> str:
         done = f"{run.rows:,} of {run.planned.pending:,} requests"
         done += f" ({format_percent(run.rows, run.planned.pending)})" if run.planned.pending else ""
     parts = [f"{run.state}: {done}", f"{run.failures:,} errors"]
-    if run.asked_again:
-        parts.append(f"{run.asked_again:,} errors retried by later runs")
+    if run.num_retried:
+        parts.append(f"{run.num_retried:,} errors retried by later runs")
     if run.record and not run.record.get("balanced", True):
         parts[-1] += " (does not balance)" if run.record["balanced"] is False else " (files not counted)"
     if (rate := run.rate(now)) is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from ...transforms.output.run_record import record_path
+from ...transforms.output.layout import record_path
 from .progress import format_bill
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
@@ -52,7 +52,7 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
     lines = [f"ledger   {pending} requests, {reported} rows reported by the workers: {split}"]
     if record["balanced"] is None:
         unequal = "" if pending == reported else f"; the report of the workers {OUT_OF_BALANCE}"
-        lines.append(f"files    COULD NOT BE COUNTED: {found['uncounted']}{unequal}")
+        lines.append(f"files    COULD NOT BE COUNTED: {found['count_error']}{unequal}")
         return [*lines, f"action   committed rows are kept; to count them, run: moondream-beam status {output}"]
     files = f"{found['data']} in data/ + {found['errors']} in errors/, in {found['files']} files"
     lines.append(f"files    {files}: {OUT_OF_BALANCE}")

@@ -11,8 +11,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 from apache_beam.pvalue import PCollection
 
-from ...transforms.annotation.job import new_run
 from ...transforms.core.records import ImageRef
+from ...transforms.output import layout
 from ...transforms.output.layout import Slice
 from ...transforms.planning.locality import in_slice
 from .job import LOCAL_RUNNER
@@ -129,7 +129,7 @@ def new_run_name(args: argparse.Namespace) -> str:
         ValueError: if the slice is malformed.
     """
     part = slice_from(args)
-    return part.run(new_run()) if part else new_run()
+    return part.run_name(layout.new_run_name()) if part else layout.new_run_name()
 
 
 def keep_slice(refs: PCollection[ImageRef], args: argparse.Namespace) -> PCollection[ImageRef]:

@@ -1,17 +1,15 @@
-"""The whole job as one transform: plan, annotate shard by shard, write, and record what was done."""
+"""The whole job as one transform: plan, annotate shard by shard, write, count, and record the run."""
 
 from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import AsSingleton, PCollection
 from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
@@ -22,12 +20,14 @@ from ..core.records import ImageRef, Job, annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
 from ..monitoring.failure_limit import FailureLimit
-from ..monitoring.heartbeat import Heartbeat
 from ..monitoring.progress import ProgressFiles
+from ..monitoring.progress_reporter import ProgressReporter
 from ..monitoring.row_counts import CountRows, RowCounts
+from ..output.dataset_card import write_card
 from ..output.files import check_output_path, exists
+from ..output.layout import new_run_name, record_path
 from ..output.lock import lock_lost, release, worker_lock
-from ..output.run_record import job_metadata, record_path, write_card, write_record
+from ..output.run_record import job_metadata, write_record
 from ..output.writer import ShardWriter, check_schema
 from ..planning.dedup import delete_content_keys
 from ..planning.plan import PlanShards, Shard
@@ -35,21 +35,29 @@ from .annotate import annotate, check_tasks, share_annotator
 from .payment_journal import RecordingAnnotator, scope_of, stop_on_account_error, with_journal
 
 SHARD_SIZE = 1000
-NAMESPACE = "moondream_beam"
 
 
 class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[str, Any]]]):
-    """Annotate pictures into a folder of Parquet files; run again, it does only what is missing.
+    """Annotate images into a folder of Parquet files. The result is the record of the run, one element.
 
-    ``shard_size`` pictures go into a file, about; ``min_shards`` makes smaller ones, so that each worker has some.
-    ``retry_errors`` asks anew what is in ``errors/``. ``dedup`` asks pictures of the same bytes once in the whole run,
-    and reads each twice to that end. A ``max_failure_rate`` above 0 ends the run early if a larger share fails.
-    ``columns`` are those of a manifest that references bring and rows keep. ``run`` is a new name for this run.
-    ``about`` is kept in the run's record. The result is that record, one element.
+    Requests that have a row in the output already are skipped. So a pipeline that was interrupted can be run again.
+
+    Args:
+        output: a folder, or a URL that begins with ``s3://``, ``gs://`` or ``azfs://``.
+        shard_size: the approximate number of images in a file.
+        min_shards: the minimum number of files, so that each worker has work.
+        retry_errors: repeat the requests that have a row in ``errors/``.
+        dedup: annotate images of the same bytes once in the whole run. Each image is then read twice.
+        max_failure_rate: stop the run early if a larger share of its rows are failures; 0 means no limit.
+        run: a new name for this run; by default the present time and four random hex digits.
+        about: values that are copied into the record of the run.
+        columns: the columns of a manifest that references have and rows keep.
+        fetch: reads images; by default ``Fetcher()``.
 
     Raises:
-        ValueError: no task, a task that the annotator can't be asked, an output that looks like a glob, or a run of
-            that name has ended.
+        ValueError: if there is no task, or a task that the annotator does not support; if the output has ``*``, ``?``
+            or ``[`` in its name, cannot be written to, or has other columns; if ``shard_size`` is below 1; or if a run
+            of that name has ended.
     """
 
     def __init__(
@@ -74,34 +82,28 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         if shard_size < 1:
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         self.output = check_output_path(output)
-        run = _checked(run, self.output) if run else new_run()
+        run = _check_run_name(run, self.output) if run else new_run_name()
         self.job = Job(tuple(tasks), with_journal(annotator, self.output, run), sampling, run, tuple(columns))
         check_schema(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
-        self.plan = PlanShards(
-            self.job,
-            self.output,
-            shard_size,
-            min_shards,
-            retry_errors=retry_errors,
-            dedup=self.fetch if dedup else None,
-        )
+        reads = self.fetch if dedup else None
+        self.plan = PlanShards(self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, dedup=reads)
         self.max_failure_rate = max_failure_rate
         self.about = dict(about or {})
         self.hints: dict[str, Any] = {}
 
     def with_resource_hints(self, **hints: Any) -> AnnotateToParquet:
-        """Hints as Beam knows them, for the step that runs the model: who plans and sums up needs no accelerator.
+        """Give Beam's resource hints to the step that runs the model. The other steps need no accelerator.
 
         Raises:
-            ValueError: Beam knows no such hint, or it has no such value.
+            ValueError: if Beam does not know a hint, or does not accept its value.
         """
         parse_resource_hints(hints)
         self.hints.update(hints)
         return self
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[dict[str, Any]]:
-        """Only paths and rows of sums go from stage to stage."""
+        """Plan, annotate, count and record. Only paths and sums go from step to step."""
         plan = refs | "Plan" >> self.plan
         summary = (
             plan.shards
@@ -111,13 +113,13 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             ).with_resource_hints(**self.hints)
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
         )
-        published = summary | "Count what is published" >> CountRows(self.output, self.job.run)
-        sides = (AsSingleton(plan.counts), AsSingleton(published))
-        return summary | "Record" >> beam.Map(_record, *sides, self.job, self.output, self.about, time.time())
+        row_counts = summary | "Count what is published" >> CountRows(self.output, self.job.run)
+        sides = (AsSingleton(plan.counts), AsSingleton(row_counts))
+        return summary | "Record" >> beam.Map(_record_run, *sides, self.job, self.output, self.about, time.time())
 
 
 class _AnnotateShard(beam.DoFn):
-    """One shard at a time: its rows stream through the annotator into its files."""
+    """Annotate one shard, write its rows and publish its files. The output is the sums over its rows."""
 
     def __init__(self, job: Job, output: str, max_failure_rate: float = 0.0, fetch: Fetcher | None = None) -> None:
         self.job, self.output, self.max_failure_rate, self.fetch = job, output, max_failure_rate, fetch or Fetcher()
@@ -128,49 +130,49 @@ class _AnnotateShard(beam.DoFn):
         self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
 
     def process(self, shard: Shard, plan: Count) -> Iterator[Summary]:
-        """Annotate, write and publish, unless an earlier attempt at this shard of this run did. ``plan`` comes first:
-        the notes of a shard mean nothing without it."""
+        """Skip a shard that an earlier attempt has published. ``plan`` is not used, but makes this step wait for it.
+
+        Raises:
+            RunStopped: if the run must stop: the lock is gone, too many rows failed, the output cannot be written, the
+                API refuses the account, or this process has no memory left.
+        """
         number, refs = shard
-        with worker_lock(self.output, self.job.run) as token, Heartbeat().working_on(number) as pulse:
-            writer = ShardWriter(self.output, self.job.run, number, self.job.columns)
-            with output_errors(self.output):
-                finished = writer.finish()
-            if finished:
+        job, output = self.job, self.output
+        with worker_lock(output, job.run) as lock, Heartbeat().working_on(number) as heartbeat:
+            writer = ShardWriter(output, job.run, number, job.columns)
+            with output_errors(output):
+                recovered = writer.recover_commit()
+            if recovered:
                 yield writer.published_summary()
                 return
-            notes, annotator = (
-                ProgressFiles(self.output, self.job.run),
-                RecordingAnnotator(self.job.annotator, scope_of(self.job.run, number)),
-            )
+            reporter = ProgressReporter(output, job.run, heartbeat)
+            annotator = RecordingAnnotator(job.annotator, scope_of(job.run, number))
             try:
                 with out_of_memory_errors():
-                    summary = self._write(writer, refs, notes, number, annotator, pulse)
-                if not token.is_there():
-                    raise lock_lost(self.output, self.job.run)
-                with output_errors(self.output):
+                    summary = self._write(writer, refs, reporter, number, annotator)
+                if not lock.exists():
+                    raise lock_lost(output, job.run)
+                with output_errors(output):
                     if not writer.publish():
                         summary = writer.published_summary()
                     annotator.clear_journal()
-                    notes.tell(number, summary, last=True)
+                    reporter.report(number, summary, published=True)
             except BaseException:
                 writer.discard()
                 raise
-        for name in ("annotations", "failures", "output_tokens"):
-            Metrics.counter(NAMESPACE, name).inc(getattr(summary, name))
         yield summary
 
     def _write(
         self,
         writer: ShardWriter,
         refs: Iterable[ImageRef],
-        notes: ProgressFiles,
+        reporter: ProgressReporter,
         number: int,
         annotator: Annotator,
-        pulse: Heartbeat,
     ) -> Summary:
+        """Annotate the images of a shard, and add each row to the writer. Return the sums over the rows."""
         summary = Summary()
-        # Of a run into an object store, whose notes would be requests, a worker sees the shard that it is at.
-        limit = FailureLimit(self.max_failure_rate, lambda: notes.read()[1] if notes.folder else summary)
+        limit = FailureLimit(self.max_failure_rate, reporter.run_summary)
         limit.check()
         job = self.job
         rows = annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch)
@@ -178,58 +180,68 @@ class _AnnotateShard(beam.DoFn):
             summary = summary.plus(row)
             with output_errors(self.output):
                 writer.add(row)
-                told = notes.tell(number, summary)
-            pulse.report(number, summary.rows)
-            if told:
+                reported = reporter.report(number, summary)
+            if reported:
                 limit.check()
         return summary
 
 
-def _checked(run: str, output: str) -> str:
+def _check_run_name(run: str, output: str) -> str:
+    """Return the name.
+
+    Raises:
+        ValueError: if the name cannot be part of a file name, or if a run of that name has ended.
+    """
     if set(run) & set("*?[/\\"):
-        raise ValueError(f"run {run}: choose a name without *, ?, [, / and \\, as files are called by it")
+        raise ValueError(f"run {run}: choose a name without *, ?, [, / and \\, because it is part of file names")
     if exists(record_path(output, run)):
-        raise ValueError(f"run {run}: {output} has one of this name, choose another")
+        raise ValueError(f"run {run}: a run of this name has ended in {output}, choose another name")
     return run
 
 
-def new_run() -> str:
-    """A name for a run: when it was planned, and a chance that nobody else was at the same second."""
-    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
+def balances(count: Count, summary: Summary, row_counts: RowCounts) -> bool | None:
+    """Return whether each planned request has one row, by the sums of the workers and by the published files.
 
-
-def balances(count: Count, told: Summary, found: RowCounts) -> bool | None:
-    """Whether each request has one row, as the workers told and as the files say; None where nobody could count."""
-    if found.uncounted:
+    Returns:
+        None if the published files could not be counted.
+    """
+    if row_counts.count_error:
         return None
-    return count.pending == told.rows and (told.annotations, told.failures) == (found.data, found.errors)
+    reported = (summary.annotations, summary.failures)
+    return count.pending == summary.rows and reported == (row_counts.data, row_counts.errors)
 
 
-def _record(
+def _record_run(
     summary: Summary,
     count: Count,
-    found: RowCounts,
+    row_counts: RowCounts,
     job: Job,
     output: str,
     about: Mapping[str, Any],
     started: float,
 ) -> dict[str, Any]:
-    told = {
+    """Write and return the record of a run, and write the dataset card. Then delete the run's temporary files and lock.
+
+    Args:
+        started: when the pipeline was built, in seconds since 1970.
+    """
+    values = {
         "run": job.run,
         **about,
         **job_metadata(job),
         "counts": {**count._asdict(), "annotations": summary.annotations, "failures": summary.failures},
-        "published": found._asdict(),
-        "balanced": balances(count, summary, found),
+        "published": row_counts._asdict(),
+        "balanced": balances(count, summary, row_counts),
         "totals": {name: getattr(summary, name) for name in summary._fields[2:]},
         "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - started, 3),
     }
-    # Options may name files that are no UTF-8, which neither Beam nor a page can hold.
-    record: dict[str, Any] = json.loads(json.dumps(told, ensure_ascii=False).encode(errors="replace"))
+    # Options may contain names of files that are not UTF-8. Neither JSON nor the report can hold those.
+    record: dict[str, Any] = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
     with output_errors(output):
         delete_content_keys(output, job.run)
-        write_card(output, job.columns)
+        write_card(output, job.columns, job.run)
         write_record(output, job.run, record)
+        ProgressFiles(output, job.run).remove()
     release(output, job.run)
     return record

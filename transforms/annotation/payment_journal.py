@@ -14,8 +14,8 @@ from ...models.hosted.journal import LocalStore, Store
 from ...models.tasks import Annotator, Outcome, Request, Size, Task
 from ..core.errors import RunStopped
 from ..core.records import Row
-from ..output.files import glob_files, is_local, make_folder, temporary_folder
-from ..output.layout import Slice
+from ..output.files import glob_files, is_local, make_folder
+from ..output.layout import Slice, payment_drafts_prefix, payments_folder
 
 JOURNAL_FOLDER = "_paid"
 
@@ -132,9 +132,8 @@ def with_journal(annotator: Annotator, output: str, run: str) -> Annotator:
     """
     if not isinstance(annotator, JournaledAnnotator):
         return annotator
-    folder = FileSystems.join(output, JOURNAL_FOLDER)
+    folder = payments_folder(output)
     # The next run deletes the drafts of dead runs, which it recognizes by the run's name.
-    drafts = FileSystems.join(temporary_folder(output), f"{run}.")
-    store: Store = LocalStore(folder, drafts) if is_local(output) else BeamStore(folder)
+    store: Store = LocalStore(folder, payment_drafts_prefix(output, run)) if is_local(output) else BeamStore(folder)
     journaled: Annotator = annotator.with_store(store)
     return journaled

@@ -1,1 +1,1 @@
-"""How far a run is, and when to stop it."""
+"""Measure how far a run is, and stop a run with too many failures."""

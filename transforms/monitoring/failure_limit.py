@@ -9,43 +9,41 @@ from collections.abc import Callable
 from ..core.errors import RunStopped
 from ..core.summary import Summary
 
-# Below so many rows a failure rate says nothing yet.
-ROWS_BEFORE_STOPPING = 100
-
-
-# Standard deviations by which failures must pass what is allowed, so that no run stops for a streak of bad luck.
-CERTAINTY = 3.0
-
-
-# Looking is never more than a twentieth of the work, however many shards there are to look at.
-WORK_PER_LOOK = 20
+# A failure rate over fewer rows says little about the run.
+MIN_ROWS = 100
+# How many standard deviations the failures must be above the limit, so that bad luck does not stop a run.
+MIN_DEVIATIONS = 3.0
+# Time between two reads, in durations of the last read: reading takes at most 1/20 of the time, however many shards.
+MIN_PAUSE = 20
 
 
 class FailureLimit:
-    """Raises when a run's failures surely pass what is allowed, looking at ``ROWS_BEFORE_STOPPING`` rows or more.
+    """Stops a run if its failure rate is above ``max_rate`` by more than chance. A rate of 0 means no limit.
 
-    ``look`` tells the sums over all of the run that can be seen from here. A rate of 0 allows all: it is about the
-    exit status, not about stopping.
+    ``read_summary`` returns the sums over all rows of the run that this process can see.
     """
 
-    def __init__(self, max_failure_rate: float, look: Callable[[], Summary]) -> None:
-        self.limit, self.look = max_failure_rate, look
-        self._next_look = 0.0
+    def __init__(self, max_rate: float, read_summary: Callable[[], Summary]) -> None:
+        self.max_rate, self.read_summary = max_rate, read_summary
+        self._next_read = 0.0
 
     def check(self) -> None:
-        """Compare.
+        """Read the sums and compare them with the limit, unless the last read was too recent.
 
         Raises:
-            StoppedError: the rate is passed.
+            RunStopped: if there are at least ``MIN_ROWS`` rows, and the failures exceed ``max_rate`` of the rows by
+                more than ``MIN_DEVIATIONS`` standard deviations.
         """
         started = time.monotonic()
-        if not self.limit or started < self._next_look:
+        if not self.max_rate or started < self._next_read:
             return
-        seen = self.look()
-        self._next_look = started + WORK_PER_LOOK * (time.monotonic() - started)
-        luck = CERTAINTY * math.sqrt(seen.rows * self.limit * (1 - self.limit))
-        if seen.rows >= ROWS_BEFORE_STOPPING and seen.failures > self.limit * seen.rows + luck:
+        summary = self.read_summary()
+        self._next_read = started + MIN_PAUSE * (time.monotonic() - started)
+        deviation = math.sqrt(summary.rows * self.max_rate * (1 - self.max_rate))
+        allowed = self.max_rate * summary.rows + MIN_DEVIATIONS * deviation
+        if summary.rows >= MIN_ROWS and summary.failures > allowed:
             raise RunStopped(
-                f"stopped: {seen.failures} of {seen.rows} rows failed, more than the {self.limit:g} of"
-                " --max-failure-rate; what was published stays, errors/ says why, and the same command goes on"
+                f"stopped: {summary.failures} of {summary.rows} rows failed, more than --max-failure-rate"
+                f" {self.max_rate:g} allows. Read the reasons in errors/. Run the same command again to resume, with"
+                " --retry-errors to retry the failed rows too."
             )

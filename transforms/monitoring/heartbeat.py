@@ -1,4 +1,8 @@
-"""Signs of life of a worker process, for the process that started it: bytes in a pipe, which the environment names."""
+"""The heartbeat of a worker process: lines in a pipe to the process that started the worker.
+
+The environment variable ``PIPE`` contains the number of the pipe's file descriptor. A worker without it has no
+heartbeat, and all functions of ``Heartbeat`` do nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +20,28 @@ from types import FrameType
 
 PIPE = "MOONDREAM_BEAM_PULSE"
 BEAT_SECONDS = 1.0
-# The exit status of a process that could not have so few bytes for so many beats, or was starting a thread for so many:
-# Python waits for ever for a thread that had no memory to start with.
+# A process exits with this status if it could not get SPARE_BYTES for BEATS_WITHOUT beats, or if the start of a thread
+# took BEATS_TO_START beats. A thread without memory for its start never runs, and Python waits for it without end.
 OUT_OF_MEMORY = errno.ENOMEM
 SPARE_BYTES, BEATS_WITHOUT, BEATS_TO_START = 1 << 20, 3, 15
 
 
 class Heartbeat:
-    """The end of that pipe; nothing happens where this process has none."""
+    """The writing end of the pipe of this process."""
 
     def __init__(self) -> None:
         self._pipe = int(os.environ.get(PIPE, -1))
 
     def start(self) -> None:
-        """Beat in a thread as long as this process lives: an empty line tells that it can still run Python."""
+        """Start a thread that writes an empty line every ``BEAT_SECONDS``, as long as this process can run Python."""
         if self._pipe >= 0:
-            # Who started this process may not listen for a while, which is not to hold up anything here.
+            # If the reader is slow and the pipe is full, lines are dropped. A write must not block the worker.
             os.set_blocking(self._pipe, False)
             threading.Thread(target=self._beat, name="pulse", daemon=True).start()
 
     @contextlib.contextmanager
     def working_on(self, shard: int) -> Iterator[Heartbeat]:
-        """Within this block this process is at a shard."""
+        """Report that this process works on a shard while the block runs, and on no shard after that."""
         self.report(shard)
         try:
             yield self
@@ -45,11 +49,12 @@ class Heartbeat:
             self.report(None)
 
     def report(self, shard: int | None, rows: int = 0) -> None:
-        """Tell which shard this process is at (None: at none), and how many rows that has so far."""
+        """Write the JSON line ``[shard, rows]``: the shard of this process, or None, and its number of rows so far."""
         if self._pipe >= 0:
             self._write(json.dumps([shard, rows]))
 
     def _beat(self) -> None:
+        """Write a line per beat, and exit with ``OUT_OF_MEMORY`` when the process has no memory left."""
         without, starting = 0, Counter[int]()
         with contextlib.suppress(MemoryError):
             while without < BEATS_WITHOUT and max(starting.values(), default=0) < BEATS_TO_START:
@@ -65,7 +70,7 @@ class Heartbeat:
 
 
 def _has_memory() -> bool:
-    """Whether the system gives this process any more."""
+    """Return whether this process can get ``SPARE_BYTES`` of memory now."""
     try:
         mmap.mmap(-1, SPARE_BYTES).close()
     except (OSError, MemoryError):
@@ -74,7 +79,7 @@ def _has_memory() -> bool:
 
 
 def _starts() -> set[int]:
-    """The calls in this process that wait for a new thread to run: what takes no time, as a rule."""
+    """Return the ids of the calls in this process that wait for a new thread to run, normally for a moment only."""
     found = set()
     for frame in sys._current_frames().values():
         caller: FrameType | None = frame

@@ -1,6 +1,7 @@
-"""How far a run is, while it runs: small files beside the unpublished shards, for whoever looks at the output.
+"""The progress of a run while it runs, in small files in ``_temporary`` that other processes read.
 
-On an object store, where every note is a request, only the plan is noted: the published shards tell the rest.
+A bucket gets one file only, with what the run has to do. Its published files show how far the run is. A file for each
+shard would cost a request for each update.
 """
 
 from __future__ import annotations
@@ -9,70 +10,94 @@ import contextlib
 import json
 import shutil
 import time
-import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
+from ...models.atomic_files import write_atomic
 from ..core.summary import Count, Summary, sum_summaries
-from ..output.commit import create_exclusive, delete_commit, read_commit
-from ..output.files import is_local, temporary_folder
+from ..output.commit import create_exclusive, delete_exclusive, read_exclusive
+from ..output.files import exists, is_local, remove_temporary_folder
+from ..output.layout import plan_path, progress_folder, record_path
+from ..output.run_record import read_record
 
-SECONDS_BETWEEN_NOTES = 0.5
+REPORT_INTERVAL_S = 0.5
 
 
 class ProgressFiles:
-    """The notes of one run. Each shard has its own, and so needs no lock."""
+    """The progress files of one run. Each shard has its own file, so that workers need no lock.
+
+    ``folder`` is the folder of these files, or None if the output is in a bucket.
+    """
 
     def __init__(self, output: str, run: str) -> None:
-        self.folder = Path(temporary_folder(output), f"{run}.notes") if is_local(output) else None
-        far = FileSystems.join(temporary_folder(output), f"{run}.plan.json")
-        self._plan = str(self.folder / "plan") if self.folder else far
-        self._last = 0.0
+        self.output, self.run = output, run
+        self.folder = Path(progress_folder(output, run)) if is_local(output) else None
+        self._plan_path = plan_path(output, run)
+        self._last_report = 0.0
 
-    def plan(self, count: Count) -> Count:
-        """Note how much the run has to do, unless another attempt of it has noted that; what is noted."""
-        return _count(create_exclusive(self._plan, json.dumps(count).encode())) or count
+    def record_plan(self, count: Count) -> Count:
+        """Record how much the run has to do, once. Return what an earlier attempt recorded, if there was one."""
+        return _parse_count(create_exclusive(self._plan_path, json.dumps(count).encode())) or count
 
     def read_plan(self) -> Count | None:
-        """What was planned, wherever the output is; None: not planned yet, or the run has ended."""
-        return _count(read_commit(self._plan))
+        """Return how much the run has to do, or None if that is not recorded yet or the run has ended."""
+        return _parse_count(read_exclusive(self._plan_path))
 
-    def tell(self, shard: int, summary: Summary, last: bool = False) -> bool:
-        """Note the sums of a shard so far, unless that was just done; ``last`` is always noted. Whether it was time."""
+    def report(self, shard: int, summary: Summary, last: bool = False) -> bool:
+        """Write the sums over a shard's rows so far, at most once in ``REPORT_INTERVAL_S``. In a bucket, write nothing.
+
+        Args:
+            last: these are the final sums of the shard, which are always written.
+
+        Returns:
+            False if the last report was too recent.
+        """
         now = time.monotonic()
-        if not last and now - self._last < SECONDS_BETWEEN_NOTES:
+        if not last and now - self._last_report < REPORT_INTERVAL_S:
             return False
-        self._last = now
-        self._write(f"{shard}.json", summary)
+        self._last_report = now
+        if self.folder:
+            # Not durable: after a power loss the run is over, and nobody reads its progress.
+            write_atomic(self.folder / f"{shard}.json", json.dumps(summary).encode(), durable=False)
         return True
 
     def read(self) -> tuple[Count | None, Summary]:
-        """What was planned (None: not planned yet), and the sums over all shards so far; nothing of an object store."""
+        """Return how much a run in a local output has to do, and the sums over all rows so far.
+
+        The count is None if it is not recorded yet. Once the run has ended, both are those of its record. For an
+        output in a bucket they are None and zeros.
+        """
         if not self.folder:
             return None, Summary()
-        summaries = [Summary(*json.loads(path.read_text())) for path in self.folder.glob("*.json")]
-        return self.read_plan(), sum_summaries(summaries)
+        summaries = []
+        # The run may end meanwhile and delete its files.
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.folder.glob("*.json"):
+                summaries.append(Summary(*json.loads(path.read_bytes())))
+        # Read last, because ``remove`` deletes the plan first: if there is a plan, the sums are complete.
+        planned = self.read_plan()
+        if planned is None and exists(record_path(self.output, self.run)):
+            return counts_of(read_record(self.output, self.run))
+        return planned, sum_summaries(summaries)
 
     def remove(self) -> None:
-        """Remove the notes, once the run is over, and the folder around them if nobody else has anything there."""
+        """Delete the progress files, and ``_temporary`` if it is empty then."""
+        delete_exclusive(self._plan_path)
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                self.folder.parent.rmdir()
-        else:
-            delete_commit(self._plan)
-
-    def _write(self, name: str, values: object) -> None:
-        if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / name
-            # Another attempt at this shard may be at work, in this process or on another machine.
-            draft = path.with_suffix(f".{uuid.uuid4().hex}")
-            draft.write_text(json.dumps(values))
-            # A reader sees the old note or the new one, never half of one.
-            draft.replace(path)
+            remove_temporary_folder(self.output)
 
 
-def _count(note: bytes | None) -> Count | None:
-    return Count(*json.loads(note)) if note else None
+def counts_of(record: Mapping[str, Any]) -> tuple[Count, Summary]:
+    """Return what a run had to do and the sums over its rows, from its record. What the record lacks is 0."""
+    counts = record["counts"]
+    sums = {**record.get("totals", {}), **counts}
+    return (
+        Count(**{name: int(counts.get(name, 0)) for name in Count._fields}),
+        Summary(**{name: sums.get(name, 0) for name in Summary._fields}),
+    )
+
+
+def _parse_count(content: bytes | None) -> Count | None:
+    return Count(*json.loads(content)) if content else None

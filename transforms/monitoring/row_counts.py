@@ -1,45 +1,44 @@
-"""What is really in the files that a run published: their rows, counted by what the end of each file says."""
+"""Count the rows that a run has published, from the footers of its files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import apache_beam as beam
-import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import PCollection
 
 from ...models.tasks import Fault
 from ..core.summary import Summary
 from ..io.retry import FetchError, RetryPolicy
-from ..output.files import kind_of
-from ..output.layout import run_of_file
+from ..output.layout import DATA, run_of_part, run_parts
 from ..output.lock import keep_alive
-from ..output.reader import Reader, published
+from ..output.reader import PartFooter, Reader, published, read_footer, read_footers
 
-THREADS = 16
-# What one worker counts in one go.
-FILES_AT_ONCE = 256
+# Files that one call of a worker counts.
+MAX_FILES = 256
 
 T = TypeVar("T")
 
 
 class RowCounts(NamedTuple):
-    """Rows in ``data/`` and in ``errors/``, and in how many files; ``uncounted`` is why that could not be told."""
+    """The rows in ``data/`` and in ``errors/``, and the number of files.
+
+    ``count_error`` is empty, or the reason why the rows could not be counted. The numbers are meaningless then.
+    """
 
     data: int = 0
     errors: int = 0
     files: int = 0
-    uncounted: str = ""
+    count_error: str = ""
 
 
 class CountRows(beam.PTransform[PCollection[Summary], PCollection[RowCounts]]):
-    """What the sums of a run, one element, become when somebody looks: one ``Published``.
+    """Replace one ``Summary``, the sums of a run, by one ``RowCounts``, the rows in the run's published files.
 
-    By the time that there are sums all shards are published. Of each file only the end is read, on all workers, in
-    threads. Where the output can't be read this is told, and no error: rows are safe, their count is not known.
+    The sums exist only after all shards are published. Workers read the footers of the files in threads. An output
+    that cannot be read is not an error, because the rows are safe: ``count_error`` has the reason.
     """
 
     def __init__(self, output: str, run: str, retry_policy: RetryPolicy | None = None) -> None:
@@ -47,78 +46,80 @@ class CountRows(beam.PTransform[PCollection[Summary], PCollection[RowCounts]]):
         self.output, self.run, self.retry_policy = output, run, retry_policy or RetryPolicy()
 
     def expand(self, summary: PCollection[Summary]) -> PCollection[RowCounts]:
-        """List, spread, count, sum up."""
+        """List the files in one worker, count their rows in all workers, and add up the counts."""
         return (
             summary
-            | "List files" >> beam.FlatMap(_listed, self.output, self.run, self.retry_policy)
+            | "List files" >> beam.FlatMap(_list_batches, self.output, self.run, self.retry_policy)
             | "Spread files" >> beam.Reshuffle()
-            | "Count rows" >> beam.Map(_counted, self.output, self.run, self.retry_policy)
-            | "Sum up" >> beam.CombineGlobally(sum_published)
+            | "Count rows" >> beam.Map(_count_batch, self.output, self.run, self.retry_policy)
+            | "Sum up" >> beam.CombineGlobally(sum_row_counts)
         )
 
 
-def files_of(output: str, run: str) -> list[str]:
-    """The published files of one run, and whatever else begins with their names: copies, for instance."""
-    start = f"part-{run}-"
-    found = published(output, f"{start}*.parquet")
-    # A run's name may be the beginning of another's.
-    return [path for path in found if run_of_file(FileSystems.split(path)[1]) in (None, run)]
+def list_run_files(output: str, run: str) -> list[str]:
+    """Return the paths of a run's published files, and of copies of them such as ``part-RUN-00000 (copy).parquet``."""
+    paths = published(output, run_parts(run))
+    # The glob also matches runs whose names begin with the name of this one.
+    return [path for path in paths if run_of_part(FileSystems.split(path)[1]) in (None, run)]
 
 
 def count_rows(paths: Sequence[str], retry_policy: RetryPolicy) -> RowCounts:
-    """The rows in these files; ``uncounted`` if one of them can't be read, after some retry_policy."""
-    pool, reader = ThreadPoolExecutor(THREADS, thread_name_prefix="count"), Reader()
+    """Count the rows of published files. If a file cannot be read, retry, then return only a ``count_error``."""
+    reader = Reader()
+
+    def read(path: str) -> PartFooter:
+        return _retry(lambda: read_footer(path, reader), path, retry_policy)
+
     try:
-        rows = list(pool.map(lambda path: _patiently(lambda: _rows(path, reader), path, retry_policy), paths))
+        footers = read_footers(paths, read)
     except FetchError as error:
-        return RowCounts(uncounted=str(error))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    data = sum(count for path, count in zip(paths, rows, strict=True) if kind_of(path) == "data")
-    return RowCounts(data, sum(rows) - data, len(paths))
+        return RowCounts(count_error=str(error))
+    data = sum(footer.rows for footer in footers if footer.kind == DATA)
+    return RowCounts(data, sum(footer.rows for footer in footers) - data, len(footers))
 
 
-def sum_published(parts: Iterable[RowCounts]) -> RowCounts:
-    """The sums; uncounted where a part is."""
+def sum_row_counts(counts: Iterable[RowCounts]) -> RowCounts:
+    """Add up counts. ``count_error`` is the first one that is not empty."""
     data = errors = files = 0
-    uncounted = ""
-    for part in parts:
-        data, errors, files = data + part.data, errors + part.errors, files + part.files
-        uncounted = uncounted or part.uncounted
-    return RowCounts(data, errors, files, uncounted)
+    count_error = ""
+    for each in counts:
+        data, errors, files = data + each.data, errors + each.errors, files + each.files
+        count_error = count_error or each.count_error
+    return RowCounts(data, errors, files, count_error)
 
 
-def _listed(_: Summary, output: str, run: str, retry_policy: RetryPolicy) -> Iterator[list[str] | RowCounts]:
+def _list_batches(_: Summary, output: str, run: str, retry_policy: RetryPolicy) -> Iterator[list[str] | RowCounts]:
+    """Yield the paths of a run's files in batches of ``MAX_FILES``; if they cannot be listed, the reason instead."""
     with keep_alive(output, run):
         try:
-            paths = _patiently(lambda: files_of(output, run), output, retry_policy)
+            paths = _retry(lambda: list_run_files(output, run), output, retry_policy)
         except FetchError as error:
-            yield RowCounts(uncounted=str(error))
+            yield RowCounts(count_error=str(error))
             return
-    for start in range(0, len(paths), FILES_AT_ONCE):
-        yield paths[start : start + FILES_AT_ONCE]
+    for start in range(0, len(paths), MAX_FILES):
+        yield paths[start : start + MAX_FILES]
 
 
-def _counted(found: list[str] | RowCounts, output: str, run: str, retry_policy: RetryPolicy) -> RowCounts:
-    if isinstance(found, RowCounts):
-        return found
+def _count_batch(batch: list[str] | RowCounts, output: str, run: str, retry_policy: RetryPolicy) -> RowCounts:
+    """Count the rows of a batch of files. A batch that is a ``RowCounts`` already is returned as it is."""
+    if isinstance(batch, RowCounts):
+        return batch
     with keep_alive(output, run):
-        return count_rows(found, retry_policy)
+        return count_rows(batch, retry_policy)
 
 
-def _rows(path: str, reader: Reader) -> int:
-    with reader.open(path) as file:
-        return int(pq.ParquetFile(file).metadata.num_rows)
+def _retry(action: Callable[[], T], path: str, retry_policy: RetryPolicy) -> T:
+    """Return what ``action`` returns, and call it again after any error, because each client raises its own errors.
 
+    Raises:
+        FetchError: if the last attempt fails. The message is one line, with the path and the error.
+    """
 
-def _patiently(action: Callable[[], T], what: str, retry_policy: RetryPolicy) -> T:
-    """What ``action`` returns. Any error may pass: the clients of stores have each their own for that."""
-
-    def turn(_: float) -> T:
+    def attempt(_: float) -> T:
         try:
             return action()
         except Exception as error:
-            told = " ".join(f"{what}: {type(error).__name__}: {error}".split())
-            raise FetchError(Fault(type(error).__name__, told, retryable=True)) from error
+            message = " ".join(f"{path}: {type(error).__name__}: {error}".split())
+            raise FetchError(Fault(type(error).__name__, message, retryable=True)) from error
 
-    return retry_policy.call(turn)
+    return retry_policy.call(attempt)

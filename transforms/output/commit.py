@@ -1,7 +1,9 @@
-"""What several attempts at one thing settle on: whoever writes it first has decided, on a disk and in a bucket.
+"""Create a file only if there is none of its name (put-if-absent), on local disks, S3, GCS and Azure.
 
-A disk makes a folder its own name only where there is none of that name with anything in it; the stores of the clouds
-write an object only where there is none, if that is asked of them.
+Several workers may try to create the same file. One of them succeeds, and all of them read what that one wrote.
+
+On a local disk the file is a folder with one file in it: renaming a folder fails if there is a folder of the new name
+that is not empty. Some file systems have no hard links, and all have this rename.
 """
 
 from __future__ import annotations
@@ -22,24 +24,28 @@ from apache_beam.io.filesystems import FileSystems
 from ..io.uris import LOCAL, scheme_of
 from .files import exists, glob_files, make_folder
 
-# A folder with one file: unlike links, those are known to all file systems.
-INSIDE = "decided"
-NOT_KNOWN, CONFLICT = 501, (409, 412)
+CONTENT_NAME = "content"
+NOT_IMPLEMENTED, CONFLICT, PRECONDITION_FAILED = 501, 409, 412
 
 logger = logging.getLogger(__name__)
 
 
 def create_exclusive(path: str, content: bytes) -> bytes | None:
-    """Write this, unless somebody has written before; what stands there then. None: it was forgotten meanwhile."""
+    """Create a file unless there is one, and return the content of the file that is there now.
+
+    Returns:
+        None if another process created the file and deleted it since.
+    """
     make_folder(FileSystems.split(path)[0])
-    # Where there is something it may be this: a client whose answer was lost on the way tries again.
-    return content if WAYS[scheme_of(path)](path, content) else read_commit(path)
+    # If a client repeats a request whose response was lost, the file that it finds may be its own. So the content is
+    # read, and the caller compares.
+    return content if CREATE[scheme_of(path)](path, content) else read_exclusive(path)
 
 
-def read_commit(path: str) -> bytes | None:
-    """What was decided; None: nothing yet, or it was forgotten."""
+def read_exclusive(path: str) -> bytes | None:
+    """Return the content of a file that ``create_exclusive`` wrote, or None if there is none."""
     if scheme_of(path) == LOCAL:
-        path = os.path.join(path, INSIDE)
+        path = os.path.join(path, CONTENT_NAME)
     if not exists(path):
         return None
     try:
@@ -52,11 +58,11 @@ def read_commit(path: str) -> bytes | None:
     return content
 
 
-def delete_commit(path: str) -> None:
-    """Remove a decision, if it is there."""
+def delete_exclusive(path: str) -> None:
+    """Delete a file that ``create_exclusive`` wrote, if there is one."""
     if scheme_of(path) == LOCAL:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(path, INSIDE))
+            os.unlink(os.path.join(path, CONTENT_NAME))
         with contextlib.suppress(OSError):
             os.rmdir(path)
     else:
@@ -67,22 +73,22 @@ def delete_commit(path: str) -> None:
                 raise
 
 
-def delete_commits(start: str) -> None:
-    """Remove all decisions whose paths begin so."""
-    if scheme_of(start) == LOCAL:
-        for path in glob.glob(f"{glob.escape(start)}*"):
-            delete_commit(path)
-    elif paths := glob_files(f"{start}*"):
+def delete_all_exclusive(prefix: str) -> None:
+    """Delete all files that ``create_exclusive`` wrote and whose paths begin with ``prefix``."""
+    if scheme_of(prefix) == LOCAL:
+        for path in glob.glob(f"{glob.escape(prefix)}*"):
+            delete_exclusive(path)
+    elif paths := glob_files(f"{prefix}*"):
         FileSystems.delete(paths)
 
 
-# The ways to write what is not there; whether it was surely not.
+# One function for each kind of storage. It returns True if this call created the file, and False if it may not have.
 
 
-def _on_disk(path: str, content: bytes) -> bool:
+def _create_on_disk(path: str, content: bytes) -> bool:
     draft = f"{path}-{uuid.uuid4().hex}"
     os.mkdir(draft)
-    with open(os.path.join(draft, INSIDE), "wb") as file:
+    with open(os.path.join(draft, CONTENT_NAME), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -96,10 +102,10 @@ def _on_disk(path: str, content: bytes) -> bool:
     return True
 
 
-# With Beam's own clients: those that all else of an output is written with, and its options are for.
+# Beam's own clients are used, because Beam's options for credentials and endpoints apply to them.
 
 
-def _in_s3(path: str, content: bytes) -> bool:
+def _create_in_s3(path: str, content: bytes) -> bool:
     from apache_beam.io.aws import s3io
     from botocore.exceptions import ClientError
 
@@ -109,17 +115,17 @@ def _in_s3(path: str, content: bytes) -> bool:
         client.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if status == NOT_KNOWN:
-            logger.warning("%s: this store can't write a name once; see docs/clusters.md", path)
+        if status == NOT_IMPLEMENTED:
+            logger.warning("%s: this S3 service has no conditional writes (If-None-Match). See docs/clusters.md.", path)
             if not exists(path):
                 client.put_object(Bucket=bucket, Key=key, Body=content)
-        elif status not in CONFLICT:
+        elif status not in (CONFLICT, PRECONDITION_FAILED):
             raise
         return False
     return True
 
 
-def _in_gcs(path: str, content: bytes) -> bool:
+def _create_in_gcs(path: str, content: bytes) -> bool:
     from apache_beam.io.gcp import gcsio
     from google.api_core.exceptions import PreconditionFailed
 
@@ -132,7 +138,7 @@ def _in_gcs(path: str, content: bytes) -> bool:
     return True
 
 
-def _in_azure(path: str, content: bytes) -> bool:
+def _create_in_azure(path: str, content: bytes) -> bool:
     from apache_beam.io.azure import blobstorageio
     from azure.core.exceptions import ResourceExistsError
 
@@ -149,9 +155,9 @@ def _file_system(path: str) -> Any:
     return FileSystems.get_filesystem(path)
 
 
-WAYS: dict[str, Callable[[str, bytes], bool]] = {
-    LOCAL: _on_disk,
-    "s3": _in_s3,
-    "gs": _in_gcs,
-    "azfs": _in_azure,
+CREATE: dict[str, Callable[[str, bytes], bool]] = {
+    LOCAL: _create_on_disk,
+    "s3": _create_in_s3,
+    "gs": _create_in_gcs,
+    "azfs": _create_in_azure,
 }

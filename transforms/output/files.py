@@ -1,30 +1,40 @@
-"""The files of an output: where they lie, how they get their names, and what is there; on a disk or in a bucket."""
+"""Write, rename, list and delete the files of an output, which is a local folder or a bucket.
+
+Local files are written with Python and all others with Apache Beam's file systems. Paths are absolute, or URLs.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import uuid
+from collections.abc import Iterator
+from typing import IO
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
+from ...models import atomic_files
 from ..io.object_stores.base import require_client
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, escape_non_utf8, is_utf8, path_of, scheme_of
+from .layout import temporary_folder
 
 
 def move(source: str, target: str) -> None:
-    """Give a file its final name, in one step. On a disk it is safe there against a loss of power too."""
+    """Rename a file in one step, and on a local disk wait until its content and its new name are on the disk."""
     local = is_local(target)
     if local:
-        _sync(source)
+        atomic_files.sync(source)
     FileSystems.rename([source], [target])
     if local:
-        _sync(os.path.dirname(target))
+        atomic_files.sync(os.path.dirname(target))
 
 
 def rename_if_needed(source: str, target: str) -> None:
-    """Give a file its final name, unless another process has or does so in the same moment."""
+    """Rename a file, unless another process has renamed it already or does so at the same moment.
+
+    Raises:
+        Exception: if the rename fails and ``source`` still exists, or ``target`` does not exist.
+    """
     try:
         move(source, target)
     except Exception:
@@ -33,32 +43,54 @@ def rename_if_needed(source: str, target: str) -> None:
 
 
 def remove(*paths: str) -> None:
-    """Remove those of these files that are there."""
-    if there := glob_files(*paths):
-        FileSystems.delete(there)
+    """Delete those of these files that exist."""
+    if found := glob_files(*paths):
+        FileSystems.delete(found)
 
 
-def write_atomic(output: str, path: str, content: bytes) -> None:
-    """Write a file below the output that is seen whole or not at all, in place of what was there."""
-    make_folder(temporary_folder(output))
-    make_folder(FileSystems.split(path)[0])
-    draft = FileSystems.join(temporary_folder(output), f"{FileSystems.split(path)[1]}-{uuid.uuid4().hex}")
-    with FileSystems.create(draft) as file:
-        file.write(content)
-    move(draft, path)
+@contextlib.contextmanager
+def open_atomic(path: str, draft: str) -> Iterator[IO[bytes]]:
+    """Open a file for writing whose final name is ``path`` and whose name until the block ends is ``draft``.
+
+    An existing file is replaced when the block ends. If the block raises, the draft is deleted.
+    """
+    for each in (path, draft):
+        make_folder(FileSystems.split(each)[0])
+    if is_local(path):
+        with atomic_files.atomic_path(path, draft), open(draft, "wb") as local:
+            yield local
+        return
+    try:
+        with FileSystems.create(draft, compression_type="uncompressed") as file:
+            yield file
+        move(draft, path)
+    except BaseException:
+        # The first error is the one to report.
+        with contextlib.suppress(OSError, BeamIOError):
+            remove(draft)
+        raise
+
+
+def write_atomic(path: str, content: bytes, draft: str) -> None:
+    """Write a file, or replace it, so that readers see all of the content or none: first ``draft``, then a rename."""
+    if is_local(path):
+        atomic_files.write_atomic(path, content, draft)
+    else:
+        with open_atomic(path, draft) as file:
+            file.write(content)
 
 
 def is_local(output: str) -> bool:
-    """Whether an output is a path of this machine. A drive letter is no scheme: Beam knows."""
+    """Return whether an output is a path of this machine. Beam takes a drive letter for a path too."""
     return FileSystems.get_scheme(output) is None
 
 
 def absolute(output: str) -> str:
-    """An output that means the same in whatever folder a worker runs: a local path made absolute, a URL as it is.
+    """Return a local path as an absolute path, and a URL of a bucket unchanged.
 
     Raises:
-        ValueError: Beam can't write there.
-        RuntimeError: the client for it is not installed.
+        ValueError: if an output cannot be there.
+        RuntimeError: if the client for this kind of bucket is not installed.
     """
     scheme = scheme_of(output)
     if scheme == LOCAL:
@@ -66,84 +98,65 @@ def absolute(output: str) -> str:
     if scheme == "az":
         raise ValueError(f"output {output}: name the account too, as azfs://ACCOUNT/{output[len('az://') :]}")
     if scheme not in OBJECT_STORE_SCHEMES:
-        raise ValueError(f"output {output}: rows go to a folder, or to s3://, gs:// or azfs://")
+        raise ValueError(f"output {output}: give a folder, or a URL that begins with s3://, gs:// or azfs://")
     require_client(scheme)
     return output
 
 
 def check_output_path(output: str) -> str:
-    """An output that can be written to, anchored.
+    """Return the absolute path or URL of an output that can be written to.
 
     Raises:
-        ValueError: its name, or that of a folder around it, is none that readers take; it is a file, or where Beam
-            can't write.
-        RuntimeError: the client for it is not installed.
+        ValueError: if the path contains ``*``, ``?`` or ``[``, is not UTF-8, is on HDFS, or is a file, or if Beam
+            cannot write there.
+        RuntimeError: if the client for this kind of bucket is not installed.
     """
-    place = absolute(output)
-    # Nothing would be found there, and all be asked again.
-    if set(place) & set("*?["):
-        raise ValueError(f"output {place}: choose a name without *, ? and [, which mean a pattern")
-    if not is_utf8(place):
-        raise ValueError(f"output {escape_non_utf8(place)}: choose a name in UTF-8, as not all readers take others")
-    if scheme_of(place) == "hdfs":
-        # Through Beam, which writes no file there that is there already: no run could show that it is alive.
-        raise ValueError(f"output {place}: HDFS is read only; give a folder, or s3://, gs:// or azfs://")
-    if is_local(place) and os.path.exists(place) and not os.path.isdir(place):
+    path = absolute(output)
+    # Beam would take the path for a pattern and find none of the published rows: all images would be annotated again.
+    if set(path) & set("*?["):
+        raise ValueError(f"output {path}: choose a name without *, ? and [, which mean a pattern")
+    if not is_utf8(path):
+        raise ValueError(
+            f"output {escape_non_utf8(path)}: choose a name in UTF-8, because some readers accept no other"
+        )
+    if scheme_of(path) == "hdfs":
+        # On HDFS Beam refuses to replace a file, so a run could not renew its lock.
+        raise ValueError(f"output {path}: HDFS is read only; give a folder, or s3://, gs:// or azfs://")
+    if is_local(path) and os.path.exists(path) and not os.path.isdir(path):
         raise ValueError(f"output {output}: this is a file; choose a folder, new or not")
-    return place
-
-
-def temporary_folder(output: str) -> str:
-    """Where files lie before they are published, on the same file system as the output."""
-    return FileSystems.join(output, "_temporary")
+    return path
 
 
 def remove_temporary_folder(output: str) -> None:
-    """Remove ``_temporary`` of a local output, if nobody has anything in it."""
+    """Delete ``_temporary`` of a local output if the folder is empty."""
     if is_local(output):
         with contextlib.suppress(OSError):
             os.rmdir(temporary_folder(output))
 
 
 def make_folder(path: str) -> None:
-    """Make a folder and those above it; that it is there already is no error."""
-    # Buckets have no folders. Two workers may do so at the same moment, and Beam's mkdirs refuses what exists.
+    """Make a folder and its parents, unless they exist. In a bucket this does nothing."""
     if scheme_of(path) in (LOCAL, "hdfs") and not exists(path):
+        # Beam raises if another worker makes the folder at the same moment.
         with contextlib.suppress(OSError):
             FileSystems.mkdirs(path)
 
 
-def _sync(path: str) -> None:
-    is_file = os.path.isfile(path)
-    # Windows can't open a folder, nor sync what is only read.
-    if is_file or hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(path, os.O_RDWR if is_file else os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def kind_of(path: str) -> str:
-    """The folder that a published file lies in: ``data`` or ``errors``."""
-    return FileSystems.split(FileSystems.split(path)[0].rstrip("/\\"))[1]
-
-
 def exists(path: str) -> bool:
-    """Whether there is a file, or a folder, of this name."""
+    """Return whether there is a file or a folder of this name."""
     try:
         return FileSystems.exists(path)
     except BeamIOError as error:
-        # In Azure, Beam raises where there is none.
+        # On Azure, Beam raises where nothing is found.
         if any(getattr(reason, "code", None) == 404 for reason in (error.exception_details or {}).values()):
             return False
         raise
 
 
 def glob_files(*patterns: str) -> list[str]:
-    """The files that these patterns match."""
+    """Return the paths of all files that match these patterns. A pattern without ``*`` is a path."""
     globs = [pattern for pattern in patterns if "*" in pattern]
-    # In Azure, Beam raises where a name without wildcards matches nothing.
+    # On Azure, Beam raises where a name without wildcards matches nothing.
     named = [path for path in patterns if path not in globs and exists(path)]
     matches = FileSystems.match(globs) if globs else []
     return named + [metadata.path for result in matches for metadata in result.metadata_list]

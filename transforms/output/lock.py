@@ -1,7 +1,7 @@
-"""One run at a time in an output, or slices of one cut: each leaves a token there, and looks for those of others.
+"""Lock an output for one run, or for runs of different slices of the same number of slices.
 
-Two that begin at once see each other, since each writes before it looks. A run that was taken for dead has no token any
-more, and can't publish: whoever has the output need not fear it.
+Each run writes a lock file first and looks for lock files of other runs after that. Of two runs that begin at the same
+moment, at least one therefore sees the other. A run whose lock was broken by another run cannot publish any more.
 """
 
 from __future__ import annotations
@@ -11,143 +11,161 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from ..core.errors import RunStopped
-from .files import glob_files, is_local, make_folder, remove_temporary_folder, temporary_folder
-from .layout import Slice, can_run_together, run_of_file
-from .lock_file import CAN_LOCK, LEASE_SECONDS, FileLock, ObjectLock, RunLock
+from .files import glob_files, is_local, make_folder, remove_temporary_folder
+from .layout import can_run_together, draft_time, lock_path, run_of_lock, run_of_temporary_file, temporary_folder
+from .lock_file import HAS_FILE_LOCKS, LEASE_S, FileLock, ObjectLock, RunLock
 
-# Of two that begin at once both withdraw, and try again after pauses of their own.
-CLAIM_ATTEMPTS, CLAIM_PAUSE = 4, 0.4
-SUFFIX = ".lock"
+# Two runs that begin at the same moment both withdraw and try again, each after a random delay.
+MAX_ATTEMPTS, RETRY_DELAY_S = 4, 0.4
+# A command without a run, such as `report`, writes its draft within minutes. An older draft is from a dead command.
+MAX_DRAFT_AGE_S = 24 * 60 * 60
 
 
 class OutputLockedError(ValueError):
-    """Another run is at work in this output."""
+    """Another run holds the lock of this output."""
 
 
 @contextlib.contextmanager
 def run_lock(output: str, run: str) -> Iterator[None]:
-    """Within this block the output is this run's, and it leaves no token behind.
+    """Hold the lock of an output for a run while the block runs, then delete the lock file.
 
     Raises:
-        TakenError: another run is at work there.
+        OutputLockedError: if another run holds the lock.
     """
-    token = _claim(output, run)
+    lock = _acquire(output, run)
     try:
         yield
     finally:
-        _remove(token, output)
+        _remove(lock, output)
 
 
 def acquire(output: str, run: str) -> None:
-    """Make the output this run's, unless it is so already; what dead runs left in ``_temporary`` is removed.
+    """Create the lock file of a run, and delete what dead runs left in ``_temporary``. No process holds the lock then.
+
+    A run that already has a lock file keeps it, and nothing is deleted.
 
     Raises:
-        TakenError: another run is at work there.
+        OutputLockedError: if another run holds the lock.
     """
-    _claim(output, run).let_go()
+    _acquire(output, run).release()
 
 
 @contextlib.contextmanager
 def worker_lock(output: str, run: str) -> Iterator[RunLock]:
-    """Within this block other runs see that this one is at work.
+    """Hold the lock of an output in a worker of the run that acquired the lock, while the block runs.
 
     Raises:
-        StoppedError: another run took this one for dead, and may be at work.
+        RunStopped: if the lock file is gone, because another run has broken the lock.
     """
-    token = _token(output, run)
-    if not token.hold():
+    lock = _lock_of(output, run)
+    if not lock.acquire():
         raise lock_lost(output, run)
     try:
-        yield token
+        yield lock
     finally:
-        token.let_go()
+        lock.release()
 
 
 @contextlib.contextmanager
 def keep_alive(output: str, run: str) -> Iterator[None]:
-    """Within this block other runs see that this one is at work, if it has a token; without one it goes on all the
-    same, since it writes nothing."""
-    token = _token(output, run)
-    # Whoever reads a store that is out of order finds that out by itself.
+    """Hold the lock of an output in a process that only reads, while the block runs.
+
+    A lock that is gone or cannot be reached is no error, because this process writes nothing.
+    """
+    lock = _lock_of(output, run)
     with contextlib.suppress(Exception):
-        token.hold()
+        lock.acquire()
     try:
         yield
     finally:
-        token.let_go()
+        lock.release()
 
 
-def at_work(output: str) -> list[str]:
-    """The runs that are at work in an output, as far as can be seen from here."""
-    return [run for run in _runs(output) if _token(output, run).is_held()]
+def active_runs(output: str) -> list[str]:
+    """Return the runs whose locks are held now. In a bucket a dead run counts for up to ``LEASE_S`` seconds."""
+    return [run for run in _runs(output) if _lock_of(output, run).is_locked()]
 
 
 def lock_lost(output: str, run: str) -> RunStopped:
-    """What a run whose token is gone has to say."""
-    return RunStopped(f"stopped: run {run} has no token in {output}; another run took it for dead, or is elsewhere")
+    """Return the error of a run whose lock file is gone."""
+    return RunStopped(
+        f"stopped: run {run} has no lock in {output}, because another run took it for dead or {output} is not shared by"
+        " all workers. Run the same command again to resume."
+    )
 
 
 def release(output: str, run: str) -> None:
-    """Remove this run's token, unless processes of it are still at work."""
-    _remove(_token(output, run), output)
+    """Delete the lock file of a run. On a local disk the file stays if a process of the run holds the lock."""
+    _remove(_lock_of(output, run), output)
 
 
-def _claim(output: str, run: str) -> RunLock:
-    token = _token(output, run)
-    if token.hold():
-        return token
-    for attempt in range(CLAIM_ATTEMPTS):
+def _acquire(output: str, run: str) -> RunLock:
+    """Return the lock of a run, held by this process."""
+    lock = _lock_of(output, run)
+    if lock.acquire():
+        return lock
+    for attempt in range(MAX_ATTEMPTS):
         make_folder(temporary_folder(output))
-        token.hold(new=True)
-        # Before the tokens: what a run has here that comes to life in between is not among them.
-        left = _entries(output)
-        # A list, so that all the dead are buried.
-        others = [other for other in _runs(output) if other != run and not _token(output, other).bury(token)]
-        alive = [other for other in others if not can_run_together(run, other)]
-        if not alive and token.is_there():
-            _clean(output, [name for name in left if _is_litter(name, run, alone=not others)])
-            return token
-        _remove(token, output)
-        if attempt + 1 < CLAIM_ATTEMPTS:
-            time.sleep(CLAIM_PAUSE * (0.5 + random.random()))
-    raise _taken(output, alive or [run])
+        lock.acquire(new=True)
+        # Listed before the locks, so that no file of a run that begins in between is deleted.
+        names = _temporary_files(output)
+        # A list, not a generator: every stale lock must be broken.
+        active = [other for other in _runs(output) if other != run and not _lock_of(output, other).break_if_stale(lock)]
+        blocking = [other for other in active if not can_run_together(run, other)]
+        if not blocking and lock.exists():
+            _delete(output, [name for name in names if _is_stale(name, (run, *active))])
+            return lock
+        _remove(lock, output)
+        if attempt + 1 < MAX_ATTEMPTS:
+            time.sleep(RETRY_DELAY_S * (0.5 + random.random()))
+    raise _locked_error(output, blocking or [run])
 
 
-def _taken(output: str, runs: list[str]) -> OutputLockedError:
-    several = len(runs) > 1
-    who = f"{'runs' if several else 'run'} {', '.join(sorted(runs))} {'are' if several else 'is'} at work there"
-    wait = "" if _locks(output) else f"; if {'one' if several else 'it'} is dead, wait {LEASE_SECONDS:.0f} seconds"
-    return OutputLockedError(f"output {output}: {who}, wait for {'their' if several else 'its'} end{wait}")
+def _locked_error(output: str, runs: list[str]) -> OutputLockedError:
+    holders = f"run {runs[0]} is" if len(runs) == 1 else f"runs {', '.join(sorted(runs))} are"
+    wait = "" if _uses_file_locks(output) else f" If it has died, its lock expires after {LEASE_S:.0f} seconds."
+    return OutputLockedError(
+        f"output {output}: {holders} writing to it. Wait until it ends, or choose another output.{wait}"
+    )
 
 
-def _remove(token: RunLock, output: str) -> None:
-    token.remove()
+def _remove(lock: RunLock, output: str) -> None:
+    lock.remove()
     remove_temporary_folder(output)
 
 
-def _entries(output: str) -> list[str]:
-    """The names in ``_temporary`` of all but tokens."""
+def _temporary_files(output: str) -> list[str]:
+    """Return the names of all files and folders in ``_temporary`` that are not locks."""
     if is_local(output):
         names = os.listdir(temporary_folder(output))
     else:
-        names = [FileSystems.split(path)[1] for path in glob_files(FileSystems.join(temporary_folder(output), "*"))]
-    return [name for name in names if not name.endswith(SUFFIX)]
+        names = [FileSystems.split(path)[1] for path in _objects(output)]
+    return [name for name in names if not run_of_lock(name)]
 
 
-def _is_litter(name: str, run: str, *, alone: bool) -> bool:
-    """Whether nobody will want it any more: not what an earlier attempt of this very run has there, and, while other
-    slices are at work, only what dead runs of the same slice left."""
-    if name.startswith((f"part-{run}-", f"{run}.")):
-        return False
-    return alone or Slice.from_run_name(run_of_file(name) or name.split(".")[0]) == Slice.from_run_name(run)
+def _objects(output: str) -> list[str]:
+    return glob_files(FileSystems.join(temporary_folder(output), "*"))
 
 
-def _clean(output: str, names: list[str]) -> None:
+def _is_stale(name: str, runs: Collection[str]) -> bool:
+    """Return whether a file in ``_temporary`` may be deleted. ``runs`` are this run and all other active runs.
+
+    A file of another run may, and so may a draft older than ``MAX_DRAFT_AGE_S`` of a command without a run. A file
+    that contains neither a run nor a time may be deleted if no other run is active.
+    """
+    if owner := run_of_temporary_file(name):
+        return owner not in runs
+    begun = draft_time(name)
+    return len(runs) == 1 if begun is None else time.time() - begun > MAX_DRAFT_AGE_S
+
+
+def _delete(output: str, names: list[str]) -> None:
     paths = [FileSystems.join(temporary_folder(output), name) for name in names]
     if is_local(output):
         for path in paths:
@@ -157,22 +175,24 @@ def _clean(output: str, names: list[str]) -> None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
     elif paths:
-        FileSystems.delete(paths)
+        try:
+            FileSystems.delete(paths)
+        except BeamIOError:
+            # Another run may delete the same files at the same moment.
+            if set(paths) & set(_objects(output)):
+                raise
 
 
 def _runs(output: str) -> list[str]:
-    paths = glob_files(FileSystems.join(temporary_folder(output), "*" + SUFFIX))
-    return [FileSystems.split(path)[1].removesuffix(SUFFIX) for path in paths]
+    """Return the runs that have a lock file in an output, dead or alive."""
+    names = (FileSystems.split(path)[1] for path in glob_files(lock_path(output, "*")))
+    return [run for name in names if (run := run_of_lock(name))]
 
 
-def _path(output: str, run: str) -> str:
-    return FileSystems.join(temporary_folder(output), run + SUFFIX)
+def _uses_file_locks(output: str) -> bool:
+    return HAS_FILE_LOCKS and is_local(output)
 
 
-def _locks(output: str) -> bool:
-    return CAN_LOCK and is_local(output)
-
-
-def _token(output: str, run: str) -> RunLock:
-    path = _path(output, run)
-    return FileLock(path) if _locks(output) else ObjectLock(path)
+def _lock_of(output: str, run: str) -> RunLock:
+    path = lock_path(output, run)
+    return FileLock(path) if _uses_file_locks(output) else ObjectLock(path)

@@ -1,8 +1,8 @@
-"""The token of a run in an output: how other runs see that it is alive, on a disk and on an object store.
+"""The file in an output that shows other runs whether a run is alive: one class for local disks, one for buckets.
 
-On a disk it is a file that the processes of the run hold locked, so that the system itself tells a dead run from a slow
-one, at once. An object store knows no locks: there it is an object that they write anew now and then, and a run counts
-as dead after ``LEASE_SECONDS`` of silence.
+On a local disk the processes of a run hold a lock on the file. The operating system releases the lock when a process
+dies, so a dead run is recognized at once. Buckets have no such locks. There the processes rewrite an object at regular
+intervals, and a run whose object is older than ``LEASE_S`` counts as dead.
 """
 
 from __future__ import annotations
@@ -21,80 +21,95 @@ from .files import exists
 try:
     import fcntl
 
-    CAN_LOCK = True
-except ImportError:  # Windows: a disk is treated as an object store.
-    CAN_LOCK = False
+    HAS_FILE_LOCKS = True
+except ImportError:  # On Windows a local disk is treated like a bucket.
+    HAS_FILE_LOCKS = False
 
-LEASE_SECONDS = 120.0
-BEAT_SECONDS = LEASE_SECONDS / 4
+LEASE_S = 120.0
+RENEWAL_INTERVAL_S = LEASE_S / 4
 
 
 class RunLock(Protocol):
-    """A run's sign in an output, as one process sees it."""
+    """The lock of one run in an output, as one process of the run sees it. Processes of a run share the lock."""
 
     path: str
 
-    def hold(self, new: bool = False) -> bool:
-        """Show that this process is at work. False: the token is gone, and it is not ``new``."""
+    def acquire(self, new: bool = False) -> bool:
+        """Hold the lock in this process until ``release``. With ``new`` the lock file is created if there is none.
 
-    def is_there(self) -> bool:
-        """Whether nobody has taken this run for dead."""
+        Returns:
+            False if there is no lock file and ``new`` is false: another run has broken the lock.
+        """
 
-    def is_held(self) -> bool:
-        """Whether a process of its run is at work, as far as can be seen without leaving a sign."""
+    def exists(self) -> bool:
+        """Return whether the lock file still exists. If not, another run has broken the lock."""
 
-    def bury(self, by: RunLock) -> bool:
-        """Remove the token of a run that is dead; False: it is alive. ``by`` is one that was written just now."""
+    def is_locked(self) -> bool:
+        """Return whether a process of the run holds the lock. Nothing is written to find that out."""
 
-    def let_go(self) -> None:
-        """This process is at work no more."""
+    def break_if_stale(self, reference: RunLock) -> bool:
+        """Delete the lock file if no process holds the lock.
+
+        Args:
+            reference: a lock that was acquired a moment ago. In a bucket its time of writing is the present time.
+
+        Returns:
+            False if a process holds the lock.
+        """
+
+    def release(self) -> None:
+        """Stop holding the lock in this process, and leave the lock file there."""
 
     def remove(self) -> None:
-        """Let go, and remove the token unless other processes of its run are still at work."""
+        """Release the lock, then delete the lock file. On a disk the file stays if another process holds the lock."""
 
 
 class FileLock:
-    """A file that is locked by whoever is at work, shared with the others of its run."""
+    """A lock on a local disk: an empty file that each process of the run locks with a shared ``flock``."""
 
     def __init__(self, path: str) -> None:
         self.path, self._file = path, -1
 
-    def hold(self, new: bool = False) -> bool:
-        """Lock it, together with others of this run."""
+    def acquire(self, new: bool = False) -> bool:
+        """Open the file and lock it."""
         while True:
             try:
                 self._file = os.open(self.path, os.O_RDWR | (os.O_CREAT if new else 0), 0o666)
             except FileNotFoundError:
                 if new:
-                    # Another run at its end has removed the folder.
+                    # Another run has ended and deleted the empty folder.
                     os.makedirs(os.path.dirname(self.path), exist_ok=True)
                     continue
                 return False
             fcntl.flock(self._file, fcntl.LOCK_SH)
-            if self.is_there():
+            if self.exists():
                 return True
-            # Another run looked before it was locked, and buried it.
-            self.let_go()
+            # Another run deleted the file after this process opened it and before this process locked it.
+            self.release()
             if not new:
                 return False
 
-    def is_there(self) -> bool:
-        """Whether the locked file still has its name."""
+    def exists(self) -> bool:
+        """Return whether the path still leads to the file that this process has open."""
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(self._file))
         except FileNotFoundError:
             return False
 
-    def is_held(self) -> bool:
-        """Whether somebody has locked it."""
-        return not self._if_free(lambda: None)
+    def is_locked(self) -> bool:
+        """Return whether a process has locked the file."""
+        return not self._if_unlocked(lambda: None)
 
-    def bury(self, by: RunLock) -> bool:
-        """Remove it if nobody has locked it."""
-        return self._if_free(lambda: os.unlink(self.path))
+    def break_if_stale(self, reference: RunLock) -> bool:
+        """Delete the file unless a process has locked it; return False if one has. ``reference`` is not used."""
+        return self._if_unlocked(lambda: os.unlink(self.path))
 
-    def _if_free(self, action: Callable[[], None]) -> bool:
-        """Whether it is gone, or nobody has locked it; then this is done, and nobody can lock it meanwhile."""
+    def _if_unlocked(self, action: Callable[[], None]) -> bool:
+        """Lock the file for this process alone, call ``action`` and unlock the file.
+
+        Returns:
+            False if another process has locked the file; True, without a call, if there is no file.
+        """
         try:
             file = os.open(self.path, os.O_RDWR)
         except FileNotFoundError:
@@ -108,66 +123,70 @@ class FileLock:
         finally:
             os.close(file)
 
-    def let_go(self) -> None:
-        """Unlock it."""
+    def release(self) -> None:
+        """Unlock the file in this process."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def remove(self) -> None:
-        """Unlock it, and remove it if nobody else has locked it."""
-        self.let_go()
-        self.bury(self)
+        """Unlock the file, then delete it unless another process has locked it."""
+        self.release()
+        self.break_if_stale(self)
 
 
 class ObjectLock:
-    """An object that is written anew every ``BEAT_SECONDS`` by whoever is at work."""
+    """A lock in a bucket: an object that each process of the run rewrites every ``RENEWAL_INTERVAL_S`` seconds."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._over = threading.Event()
+        self._released = threading.Event()
 
-    def hold(self, new: bool = False) -> bool:
-        """Write it, and go on doing so in a thread."""
-        if not new and not self.is_there():
+    def acquire(self, new: bool = False) -> bool:
+        """Write the object, and start a thread that rewrites it until ``release``."""
+        if not new and not self.exists():
             return False
         self._write()
-        self._over = threading.Event()
-        threading.Thread(target=self._beat, args=(self._over,), name="lease", daemon=True).start()
+        self._released = threading.Event()
+        threading.Thread(target=self._renew, args=(self._released,), name="lock", daemon=True).start()
         return True
 
-    def is_there(self) -> bool:
-        """Whether the object is there."""
+    def exists(self) -> bool:
+        """Return whether the object exists."""
         return exists(self.path)
 
-    def is_held(self) -> bool:
-        """Whether it was written within ``LEASE_SECONDS``, by this machine's clock."""
-        return self.is_there() and time.time() - FileSystems.last_updated(self.path) < LEASE_SECONDS
+    def is_locked(self) -> bool:
+        """Return whether the object was written within ``LEASE_S``, by the clock of this machine."""
+        return self.exists() and time.time() - FileSystems.last_updated(self.path) < LEASE_S
 
-    def bury(self, by: RunLock) -> bool:
-        """Remove it if it has not been written for ``LEASE_SECONDS``, on the store's own clock."""
-        if not self.is_there():
+    def break_if_stale(self, reference: RunLock) -> bool:
+        """Delete the object if it is ``LEASE_S`` older than the object of ``reference``; return False if it is not.
+
+        Both times are from the clock of the bucket, so that clocks of machines do not matter.
+        """
+        if not self.exists():
             return True
-        if FileSystems.last_updated(by.path) - FileSystems.last_updated(self.path) < LEASE_SECONDS:
+        if FileSystems.last_updated(reference.path) - FileSystems.last_updated(self.path) < LEASE_S:
             return False
         FileSystems.delete([self.path])
         return True
 
-    def let_go(self) -> None:
-        """Write it no more."""
-        self._over.set()
+    def release(self) -> None:
+        """Stop rewriting the object in this process."""
+        self._released.set()
 
     def remove(self) -> None:
-        """Write it no more, and delete it. Who is still at work finds it gone before it publishes."""
-        self.let_go()
-        if self.is_there():
+        """Delete the object. Other processes of the run notice before they publish, and stop."""
+        self.release()
+        if self.exists():
             FileSystems.delete([self.path])
 
-    def _beat(self, over: threading.Event) -> None:
-        while not over.wait(BEAT_SECONDS):
-            # A store that can't be reached now may be reached at the next beat; a token that is gone stays gone.
+    def _renew(self, released: threading.Event) -> None:
+        while not released.wait(RENEWAL_INTERVAL_S):
+            # If the bucket is unreachable now, the next renewal may succeed. A deleted object is never written again:
+            # another run has broken the lock.
             with contextlib.suppress(Exception):
-                if self.is_there():
+                if self.exists():
                     self._write()
 
     def _write(self) -> None:

@@ -1,10 +1,9 @@
-"""Rows of one shard to Parquet: streamed under a temporary name, published by one rename a file."""
+"""Write the rows of one shard to Parquet: first under temporary names, then commit and rename."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,182 +13,190 @@ from apache_beam.io.filesystems import FileSystems
 
 from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
 from ..core.summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
-from .commit import create_exclusive, delete_commit, read_commit
-from .files import exists, glob_files, make_folder, remove, rename_if_needed, temporary_folder
+from .commit import create_exclusive, delete_exclusive, read_exclusive
+from .files import exists, glob_files, make_folder, remove, rename_if_needed
+from .layout import DATA, ERRORS, commit_path, part_name, shard_parts, temporary_folder, unpublished_part_path
 
-# Bytes in memory, before compression: what a reader of one row group, or of one file, must hold. A single row that is
-# larger has a row group, or a file, of its own.
-ROW_GROUP_BYTES = 16 << 20
-FILE_BYTES = 512 << 20
-# Rows that are made Arrow at once, and the characters in them: one text may be as long as thousands of others.
-ROWS_AT_ONCE = 256
-TEXT_AT_ONCE = 1 << 20
+# Bytes in memory before compression. They limit what a reader must hold: one row group, or one file. A single larger
+# row gets a row group, or a file, of its own.
+MAX_ROW_GROUP_BYTES = 16 << 20
+MAX_FILE_BYTES = 512 << 20
+# Rows, and characters in them, that are converted to Arrow at once. One text may be as long as thousands of others.
+MAX_BATCH_ROWS = 256
+MAX_BATCH_CHARACTERS = 1 << 20
 COMPRESSION, COMPRESSION_LEVEL = "zstd", 3
 
 
 class ShardWriter:
-    """The files of one shard of one run. Nothing is seen under its final name before ``publish``.
+    """Writes the files of one shard of one run. No file has its final name before ``publish``.
 
-    Attempts at a shard may come to their ends in the same moment, with different failures. So they first decide whose
-    files it is to have; then these are renamed, by all who find that not done: an attempt that dies or hangs in between
-    holds up nobody. A shard ends with the rename of its first data file (empty when all its rows are failures): where
-    that file is, the shard is whole.
+    Several workers may attempt the same shard, and their answers may differ. Each attempt tries to create a commit
+    file that lists its own files. Only one creation succeeds. Every attempt then renames the files on that list, so
+    that the next attempt repairs a crash in between. The first data file is renamed last: a shard is complete once
+    that file exists. The file has no rows if all images failed.
     """
 
     def __init__(self, output: str, run: str, shard: int, columns: Sequence[pa.Field] = ()) -> None:
-        self.name = f"part-{run}-{shard:05d}"
-        self._data = _Parts(output, "data", self.name, annotation_schema(columns))
-        self._errors = _Parts(output, "errors", self.name, FAILURE_SCHEMA)
-        self._decision = FileSystems.join(temporary_folder(output), f"{self.name}.parquet.decision")
+        """``columns`` are the columns of a manifest that the rows keep."""
+        self._data = _Parts(output, DATA, run, shard, annotation_schema(columns))
+        self._errors = _Parts(output, ERRORS, run, shard, FAILURE_SCHEMA)
+        self._commit_path = commit_path(output, run, shard)
+        self._temporary_folder = temporary_folder(output)
 
     @property
     def is_published(self) -> bool:
-        """Whether an earlier attempt at this shard of this run came to its end."""
+        """Whether an attempt has published the shard: its first data file exists."""
         return exists(self._data.final_path(0))
 
-    def finish(self) -> bool:
-        """Whether an earlier attempt at this shard was published, or is now: it may have died halfway."""
-        # In this order, as below: none is forgotten before the shard is published, so a decision that was read before
-        # it was is the only one there ever will be.
-        decision = read_commit(self._decision)
+    def recover_commit(self) -> bool:
+        """Apply the commit of an earlier attempt that crashed before all files were renamed.
+
+        Returns:
+            True if the shard is published now, False if no attempt has committed it.
+        """
+        # The commit file is read first. Attempts delete it after the first data file exists. So a commit that was read
+        # while there was no such file is the only commit of this shard.
+        commit = read_exclusive(self._commit_path)
         if not self.is_published:
-            if decision is None:
+            if commit is None:
                 return False
-            self._carry_out(decision)
-        delete_commit(self._decision)
+            self._apply_commit(commit)
+        delete_exclusive(self._commit_path)
         return True
 
     def add(self, row: Row) -> None:
-        """Take a row; it is written with others as enough of them have come."""
+        """Add an answer or a failure. Rows are written in batches."""
         (self._data if isinstance(row, Annotation) else self._errors).add(row)
 
     def publish(self) -> bool:
-        """Close and rename: first the failures, then the data, its first file last of all.
+        """Write the remaining rows, commit, and rename: first the failures, then the answers, the first data file last.
 
-        False where another attempt came first, which is then published: its rows may be counted already.
+        Returns:
+            False if another attempt committed first. The files of that attempt are published then, and those of this
+            attempt are deleted.
+
+        Raises:
+            OSError: if the commit file disappears before the shard is published.
         """
         self._data.close(at_least_one=True)
         self._errors.close()
-        # From here on they are no longer for this attempt alone to remove.
-        names = {parts.kind: parts.hand_over() for parts in (self._errors, self._data)}
+        # From here on other attempts may rename these files, so ``discard`` must leave them alone.
+        names = {parts.kind: parts.release() for parts in (self._errors, self._data)}
         mine = json.dumps(names).encode()
-        decision = create_exclusive(self._decision, mine)
-        first = False
+        commit = create_exclusive(self._commit_path, mine)
+        committed = False
         if not self.is_published:
-            if decision is None:
-                raise OSError(f"{self._decision} is gone")
-            self._carry_out(decision)
-            first = decision == mine
-        delete_commit(self._decision)
-        if not first:
-            # Nobody else will want them: had they been decided on, they would have other names by now.
-            folder = FileSystems.split(self._decision)[0]
-            remove(*(FileSystems.join(folder, name) for kind in names for name in names[kind]))
-        return first
+            if commit is None:
+                raise OSError(f"{self._commit_path} was deleted by another process. Run the same command again.")
+            self._apply_commit(commit)
+            committed = commit == mine
+        delete_exclusive(self._commit_path)
+        if not committed:
+            # No other attempt needs these files: if they were on the committed list, they would be renamed by now.
+            remove(*(FileSystems.join(self._temporary_folder, name) for kind in names for name in names[kind]))
+        return committed
 
-    def _carry_out(self, decision: bytes) -> None:
-        names = json.loads(decision)
+    def _apply_commit(self, commit: bytes) -> None:
+        names = json.loads(commit)
         for parts in (self._errors, self._data):
             parts.publish(names[parts.kind])
 
     def published_summary(self) -> Summary:
-        """The sums over the rows that an earlier attempt published."""
+        """Return the sums over all published rows of the shard, from whichever attempt they are."""
         failures = (Summary.from_failures(table) for table in self._errors.read(BILLED_COLUMNS))
         return sum_summaries(
             [*failures, *(Summary.from_annotations(table) for table in self._data.read(SUMMED_COLUMNS))]
         )
 
     def discard(self) -> None:
-        """Remove what was written and not published."""
+        """Delete the files of this attempt that are not committed."""
         self._data.discard()
         self._errors.discard()
 
 
 class _Parts:
-    """Files of one kind, a new one whenever the last is full."""
+    """The data files, or the error files, of one attempt. A new file is begun when the last one is full."""
 
-    def __init__(self, output: str, kind: str, name: str, schema: pa.Schema) -> None:
-        self.kind, self.folder = kind, FileSystems.join(output, kind)
-        self.temporary_folder = temporary_folder(output)
-        self.name, self.schema = name, schema
+    def __init__(self, output: str, kind: str, run: str, shard: int, schema: pa.Schema) -> None:
+        self.output, self.kind, self.run, self.shard, self.schema = output, kind, run, shard, schema
+        self.folder = FileSystems.join(output, kind)
         self.rows: list[Any] = []
-        self.text = 0
+        self.characters = 0
         self.tables: list[pa.Table] = []
         self.paths: list[str] = []
         self.written_bytes = 0
         self.writer: pq.ParquetWriter | None = None
         self.file: Any = None
 
-    def final_path(self, part: int) -> str:
-        """Where the part of this number is published."""
-        suffix = f"-{part}" if part else ""
-        return FileSystems.join(self.folder, f"{self.name}{suffix}.parquet")
+    def final_path(self, number: int) -> str:
+        """Return the path at which the file of this number is published; files count from 0."""
+        return FileSystems.join(self.folder, part_name(self.run, self.shard, number))
 
     def add(self, row: Any) -> None:
         self.rows.append(row)
-        self.text += sum(len(value) for value in row if isinstance(value, str))
-        if len(self.rows) == ROWS_AT_ONCE or self.text >= TEXT_AT_ONCE:
-            self._pack()
+        self.characters += sum(len(value) for value in row if isinstance(value, str))
+        if len(self.rows) == MAX_BATCH_ROWS or self.characters >= MAX_BATCH_CHARACTERS:
+            self._convert_rows()
 
     def close(self, at_least_one: bool = False) -> None:
-        self._pack()
+        """Write all rows and close the file. ``at_least_one``: write a file without rows if there are none."""
+        self._convert_rows()
         if self.tables or (at_least_one and not self.paths):
             self._write_group()
         self._close_file()
 
-    def hand_over(self) -> list[str]:
-        """The names of the files, which are no longer discarded."""
+    def release(self) -> list[str]:
+        """Return the names of all files, in order. ``discard`` does not delete these files any more."""
         paths, self.paths = self.paths, []
         return [FileSystems.split(path)[1] for path in paths]
 
     def publish(self, names: Sequence[str]) -> None:
-        """Rename files of these names, unless that was done, the first one last."""
-        make_folder(self.folder)
-        for part in reversed(range(len(names))):
-            rename_if_needed(FileSystems.join(self.temporary_folder, names[part]), self.final_path(part))
+        """Rename temporary files of these names to their final names, the first one last.
 
-    def published(self) -> list[str]:
-        stem = FileSystems.join(self.folder, self.name)
-        return glob_files(f"{stem}.parquet", f"{stem}-*.parquet")
+        Files that another attempt has renamed are left as they are.
+        """
+        make_folder(self.folder)
+        folder = temporary_folder(self.output)
+        for number in reversed(range(len(names))):
+            rename_if_needed(FileSystems.join(folder, names[number]), self.final_path(number))
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        for path in self.published():
+        """Yield these columns of each published file of the shard."""
+        for path in glob_files(*(FileSystems.join(self.folder, name) for name in shard_parts(self.run, self.shard))):
             with FileSystems.open(path) as file:
                 yield pq.read_table(file, columns=list(columns))
 
     def discard(self) -> None:
+        """Close the open file, and delete all files that were not released."""
         with contextlib.suppress(OSError, pa.ArrowException):
             self._close_file()
         remove(*self.paths)
 
-    def _pack(self) -> None:
-        """Rows as Python objects take ten times the memory that they take as Arrow."""
+    def _convert_rows(self) -> None:
+        """Convert the rows to Arrow, which takes a tenth of the memory, and write the tables once they fill a group."""
         table = to_table(self.rows, self.schema)
-        self.rows, self.text = [], 0
-        if self.tables and self._packed_bytes() + table.nbytes > ROW_GROUP_BYTES:
+        self.rows, self.characters = [], 0
+        if self.tables and sum(table.nbytes for table in self.tables) + table.nbytes > MAX_ROW_GROUP_BYTES:
             self._write_group()
         if table.num_rows:
             self.tables.append(table)
 
-    def _packed_bytes(self) -> int:
-        return sum(table.nbytes for table in self.tables)
-
     def _write_group(self) -> None:
         table = pa.concat_tables([self.schema.empty_table(), *self.tables])
         self.tables = []
-        if self.writer is not None and self.written_bytes + table.nbytes > FILE_BYTES:
+        if self.writer is not None and self.written_bytes + table.nbytes > MAX_FILE_BYTES:
             self._close_file()
         if self.writer is None:
             self._open_file()
         assert self.writer is not None
-        # A row group of no rows is one that `datasets` can't read.
+        # `datasets` cannot read a row group without rows.
         if table.num_rows:
             self.writer.write_table(table)
         self.written_bytes += table.nbytes
 
     def _open_file(self) -> None:
-        make_folder(self.temporary_folder)
-        path = FileSystems.join(self.temporary_folder, f"{self.name}-{uuid.uuid4().hex}.parquet")
+        path = unpublished_part_path(self.output, self.run, self.shard)
+        make_folder(FileSystems.split(path)[0])
         self.paths.append(path)
         self.file = FileSystems.create(path)
         self.writer = pq.ParquetWriter(
@@ -205,17 +212,19 @@ class _Parts:
 
 
 def check_schema(output: str, schema: pa.Schema) -> None:
-    """Refuse an output whose rows have other columns: no reader takes files of several kinds for one table.
+    """Check that the published rows of an output have the columns of ``schema``. An empty output passes.
+
+    Readers do not accept data files with different columns as one table.
 
     Raises:
-        ValueError: it has.
+        ValueError: if the names, the order or the types of the columns differ.
     """
-    for path in glob_files(FileSystems.join(output, "data", "*.parquet"))[:1]:
+    for path in glob_files(FileSystems.join(output, DATA, "*.parquet"))[:1]:
         with FileSystems.open(path) as file:
             there = pq.read_schema(file)
         if (there.names, there.types) != (schema.names, schema.types):
             kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
             raise ValueError(
-                f"output {output} was begun with kept columns {', '.join(kept) or 'none'}:"
-                " keep the same, in the same order and of the same types, or choose another output"
+                f"output {output}: its rows have the kept columns {', '.join(kept) or 'none'}. Keep the same columns,"
+                " in the same order and of the same types, or choose another output."
             )

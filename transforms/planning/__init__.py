@@ -1,1 +1,1 @@
-"""What is left to do, cut into shards."""
+"""Plan a run: find what is left to do, and group it into shards."""

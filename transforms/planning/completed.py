@@ -1,4 +1,4 @@
-"""What an output holds already: its published files, and the ids of their rows, in as few bytes as tell them apart."""
+"""Find the requests that an output has rows of already, by the ids in its published files."""
 
 from __future__ import annotations
 
@@ -12,78 +12,81 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..core.shuffle import Packed, hash_bucket, pack, unpack_all
-from ..output.files import kind_of
-from ..output.layout import can_run_together, run_of_file
+from ..output.layout import ERRORS, can_run_together, kind_of, run_of_part
 from ..output.reader import Reader, published
 
-# Of the 32 bytes of an id, which go through a shuffle and do not compress. A false match takes the same 96 bits in the
-# same of 4,096 buckets: with three billion ids on either side its chance is one in thirty million million.
+# An id is 32 bytes, written as 64 hex digits. Only the first 12 bytes go through the shuffle, because ids do not
+# compress. With 3 billion ids on both sides, the probability of a collision inside one of 4,096 buckets is about 3e-14.
 ID_DIGITS, ID_BYTES = 64, 12
-IDS_AT_ONCE = 65_536
+MAX_BATCH_ROWS = 65_536
 # Ids that a worker holds before it packs them: 12 MiB. Few large packs cost less than many small ones.
-IDS_HELD = 1 << 20
+MAX_HELD_IDS = 1 << 20
 
 
 class PackedIds(NamedTuple):
-    """The beginnings of ids, end to end, of rows in a file of ``errors/`` (none: they are as good as answered)."""
+    """Short ids of ``ID_BYTES`` bytes each, end to end.
+
+    ``failed_in`` is the file in ``errors/`` that has their rows. It is empty if their requests are completed.
+    """
 
     failed_in: str
     ids: bytes
 
     def each(self) -> Iterator[bytes]:
-        """One after the other."""
+        """Return an iterator over the short ids."""
         return (self.ids[at : at + ID_BYTES] for at in range(0, len(self.ids), ID_BYTES))
 
 
-def short_id(name: str) -> bytes:
-    """What stands for an id of 64 hex digits.
+def short_id(row_id: str) -> bytes:
+    """Return the first ``ID_BYTES`` bytes of an id of 64 hex digits.
 
     Raises:
-        ValueError: it is none.
+        ValueError: if the text has another length, or other characters in that part.
     """
-    if len(name) != ID_DIGITS:
-        raise ValueError(f"{name} is no id")
-    return bytes.fromhex(name[: 2 * ID_BYTES])
+    if len(row_id) != ID_DIGITS:
+        raise ValueError(f"{row_id} is not an id of {ID_DIGITS} hex digits")
+    return bytes.fromhex(row_id[: 2 * ID_BYTES])
 
 
 class PackIds(beam.DoFn):
-    """Published files to packs of the ids in them, by the buckets of their pictures.
+    """Read the ids in published files, and yield packs of ``PackedIds`` by the hash bucket of the image.
 
-    ``with_files`` tells of failures in which file they are, so that they can be taken out of there.
+    With ``with_files``, ids in ``errors/`` are packed with the path of their file, so that the rows can be removed.
+    Without it, ids in ``errors/`` count as completed.
     """
 
     def __init__(self, with_files: bool) -> None:
         self.with_files = with_files
 
     def setup(self) -> None:
-        """One client for all files."""
+        """Create the reader of this worker."""
         self._reader = Reader()
 
     def start_bundle(self) -> None:
-        """Begin with nothing."""
+        """Begin without ids."""
         self._buckets: dict[int, dict[str, bytearray]] = {}
         self._held = 0
 
     def process(self, path: str) -> Iterator[Packed]:
-        """Read one file; pack what is held when that has become much."""
-        failed_in = path if self.with_files and kind_of(path) == "errors" else ""
-        for keys, names in read_ids(path, self._reader):
-            for key, name in zip(keys, names, strict=True):
+        """Read one file. Yield packs of all ids held if there are ``MAX_HELD_IDS`` or more."""
+        failed_in = path if self.with_files and kind_of(path) == ERRORS else ""
+        for keys, row_ids in read_ids(path, self._reader):
+            for key, row_id in zip(keys, row_ids, strict=True):
                 try:
-                    number, id = hash_bucket(key), short_id(name)
+                    number, id = hash_bucket(key), short_id(row_id)
                 except ValueError:
-                    # A row that somebody else wrote: nothing that we ask has such an id.
+                    # Another program wrote this row. No request of ours has such an id.
                     continue
                 self._buckets.setdefault(number, {}).setdefault(failed_in, bytearray()).extend(id)
             self._held += len(keys)
-            if self._held >= IDS_HELD:
-                yield from self._rest()
+            if self._held >= MAX_HELD_IDS:
+                yield from self._pack_all()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Pack the rest."""
-        yield from map(GlobalWindows.windowed_value, self._rest())
+        """Yield packs of all ids that are left."""
+        yield from map(GlobalWindows.windowed_value, self._pack_all())
 
-    def _rest(self) -> Iterator[Packed]:
+    def _pack_all(self) -> Iterator[Packed]:
         while self._buckets:
             number, files = self._buckets.popitem()
             yield number, pack([PackedIds(failed_in, bytes(ids)) for failed_in, ids in files.items()])
@@ -91,35 +94,35 @@ class PackIds(beam.DoFn):
 
 
 def split_completed(packs: Iterable[bytes]) -> tuple[set[bytes], dict[bytes, list[str]]]:
-    """The short ids in some packs: of rows that are done, and of failures with the files that they are in."""
-    done: set[bytes] = set()
+    """Unpack short ids. Return those of completed requests, and those of failures with the files of their rows."""
+    completed: set[bytes] = set()
     failed: dict[bytes, list[str]] = {}
     for failed_in, ids in ((each.failed_in, each.each()) for each in unpack_all(packs)):
         if failed_in:
             for id in ids:
                 failed.setdefault(id, []).append(failed_in)
         else:
-            done.update(ids)
-    return done, failed
+            completed.update(ids)
+    return completed, failed
 
 
-def other_runs_parts(output: str, but_of: str) -> list[str]:
-    """The published files of an output, data and errors, but for those of one run and of other slices of its cut.
+def other_runs_parts(output: str, run: str) -> list[str]:
+    """Return the published files of an output, without those of ``run`` and of other slices that run together with it.
 
-    A run does not look at its own: a runner that plans it anew, for a lost worker, must come to the same shards. Other
-    slices have other pictures.
+    Files of ``run`` are left out because a runner may plan the run again after it lost a worker. The second plan must
+    have the same shards as the first. Other slices have other images.
     """
     paths = published(output, "*.parquet")
-    runs = [run_of_file(FileSystems.split(path)[1]) for path in paths]
+    owners = [run_of_part(FileSystems.split(path)[1]) for path in paths]
     return [
         path
-        for path, run in zip(paths, runs, strict=True)
-        if run is None or not (run == but_of or can_run_together(run, but_of))
+        for path, owner in zip(paths, owners, strict=True)
+        if owner is None or not (owner == run or can_run_together(owner, run))
     ]
 
 
 def read_ids(path: str, reader: Reader) -> Iterator[tuple[list[str], list[str]]]:
-    """The keys of the pictures and the ids of the rows of a published file, a batch at a time."""
+    """Yield the image keys and the ids of a published file's rows, in batches of at most ``MAX_BATCH_ROWS`` rows."""
     with reader.open(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(IDS_AT_ONCE, columns=["key", "id"]):
+        for batch in pq.ParquetFile(file).iter_batches(MAX_BATCH_ROWS, columns=["key", "id"]):
             yield batch["key"].to_pylist(), batch["id"].to_pylist()

@@ -1,4 +1,4 @@
-"""What is left to do, cut into shards: the references minus what the output already holds."""
+"""Plan a run: drop the requests that the output has rows of already, and group the rest into shards."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from ..images.fetch import Fetcher
 from ..monitoring.progress import ProgressFiles
 from ..output.lock import acquire
 from .completed import PackIds, other_runs_parts, short_id, split_completed
-from .dedup import KeyByContentHash, Named
+from .dedup import KeyByContentHash, KeyedRef
 from .locality import read_order, shard_key
 from .requeue import remove_failures
 
 Shard = tuple[int, Iterable[ImageRef]]
-FORGET = "forget"
+RETRIED = "retried"
 
 
 class Plan(NamedTuple):
-    """The shards of a run, and how much they hold and pass over: one ``Count`` each."""
+    """The shards of a run, as (number, references), and one ``Count`` of what the run has to do and what it skips."""
 
     shards: PCollection[Shard]
     counts: PCollection[Count]
 
 
 class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
-    """Join the references with the ids in the output, drop what is done, and group the rest into shards.
+    """Lock the output, drop the completed requests, and group the remaining references into shards.
 
-    About ``shard_size`` pictures make a shard, and there are at least ``min_shards`` of them. With ``retry_errors`` a
-    row in ``errors/`` is not done, and is taken out of there. With ``dedup``, by which they are read, pictures of the
-    same bytes share a shard.
-    The output is this run's from here on.
+    Args:
+        shard_size: the approximate number of images in a shard.
+        min_shards: the minimum number of shards, if there are so many images.
+        retry_errors: requests with a row in ``errors/`` are not completed, and their rows are removed.
+        dedup: reads all images, so that images of the same bytes get into the same shard. None: no image is read.
     """
 
     def __init__(
@@ -59,116 +60,139 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         self.retry_errors, self.dedup = retry_errors, dedup
 
     def expand(self, refs: PCollection[ImageRef]) -> Plan:
-        """Everything that is compared, counted and grouped is an id or a path, and goes in packs."""
+        """Join references and completed ids by hash bucket. Both travel in packs, which take little memory."""
         wanted = refs | "Pack references" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
-        left = (wanted, self._done(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
-        left = left | "What is left" >> beam.ParDo(_DropCompleted(self.job)).with_outputs(FORGET, main="left")
+        joined = (wanted, self._completed(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
+        drop_completed = beam.ParDo(_DropCompleted(self.job)).with_outputs(RETRIED, main="pending")
+        pending = joined | "Drop completed" >> drop_completed
         counts = (
-            left["left"]
-            | "Their counts" >> beam.Map(lambda left: left[1])
+            pending["pending"]
+            | "Counts of packs" >> beam.Map(lambda pair: pair[1])
             | "Count" >> beam.CombineGlobally(sum_counts)
-            | "Note" >> beam.Map(_note, self.output, self.job.run)
+            | "Record plan" >> beam.Map(_record_plan, self.output, self.job.run)
         )
-        forgotten = (
-            left[FORGET]
+        removed = (
+            pending[RETRIED]
             | "By file" >> beam.GroupByKey()
-            | "Forget failures" >> beam.Map(lambda file, output: remove_failures(output, *file), self.output)
-            | "Forgotten" >> beam.CombineGlobally(sum)
+            | "Remove failures" >> beam.Map(_remove_failures, self.output, self.job.run)
+            | "Count removed" >> beam.CombineGlobally(sum)
         )
-        named = left["left"] | "References" >> beam.Map(lambda left: left[0]).with_output_types(Packed)
+        keyed = pending["pending"] | "References" >> beam.Map(lambda pair: pair[0]).with_output_types(Packed)
         if self.dedup:
-            named = named | "Name by bytes" >> KeyByContentHash(self.dedup, self.output, self.job.run, counts)
-            named = named | "Pack names" >> beam.ParDo(PackBy(_number_of_named)).with_output_types(Packed)
-        # Nothing is asked again before its old row is gone.
-        sides = (AsSingleton(counts), self.shard_size, self.min_shards, AsSingleton(forgotten))
+            keyed = keyed | "Key by content" >> KeyByContentHash(self.dedup, self.output, self.job.run, counts)
+            keyed = keyed | "Pack by content" >> beam.ParDo(PackBy(_number_of_keyed)).with_output_types(Packed)
+        # Shards wait for the removal, so that no request is sent while its old row is still there.
+        sides = (AsSingleton(counts), self.shard_size, self.min_shards, AsSingleton(removed))
         shards = (
-            named
+            keyed
             | "Packs" >> beam.Values()
-            | "Draw shards" >> beam.ParDo(_AssignShards(), *sides).with_output_types(Packed)
+            | "Assign shards" >> beam.ParDo(_AssignShards(), *sides).with_output_types(Packed)
             | "Group into shards" >> beam.GroupByKey()
             | "Unpack" >> beam.MapTuple(lambda number, packs: (number, sorted(unpack_all(packs), key=read_order)))
         )
         return Plan(shards, counts)
 
-    def _done(self, pipeline: beam.Pipeline) -> PCollection[Packed]:
+    def _completed(self, pipeline: beam.Pipeline) -> PCollection[Packed]:
+        """Lock the output, then read the ids in the published files of other runs."""
         return (
             pipeline
             | "Output" >> beam.Create([self.output])
-            | "Claim" >> beam.Map(_claim, self.job.run)
-            | "List parts" >> beam.FlatMap(other_runs_parts, but_of=self.job.run)
+            | "Lock" >> beam.Map(_lock, self.job.run)
+            | "List parts" >> beam.FlatMap(other_runs_parts, self.job.run)
             | "Spread parts" >> beam.Reshuffle()
             | "Pack ids" >> beam.ParDo(PackIds(with_files=self.retry_errors)).with_output_types(Packed)
         )
 
 
 class _DropCompleted(beam.DoFn):
-    """A bucket of references and done ids to what is left of them, with its count, and the failures to forget."""
+    """Drop completed requests from one hash bucket of references and ids.
+
+    The main output is a pack of keyed references that have requests left, with their ``Count``. The output ``RETRIED``
+    is (file, id) for each row in ``errors/`` that must be removed, because its request is done again.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
 
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
-        number, (packs, done_packs) = group
+        number, (packs, completed_packs) = group
         same: dict[str, list[ImageRef]] = {}
         for ref in unpack_all(packs):
             same.setdefault(ref.key, []).append(ref)
         if not same:
             return
-        done, failed = split_completed(done_packs)
-        named, counts = [], []
+        completed, failed = split_completed(completed_packs)
+        keyed, counts = [], []
         for refs in same.values():
             ref = merge(refs, self.job.tasks)
-            asked = {self.job.id_of(ref, task): task for task in ref.tasks}
-            left = {name: task for name, task in asked.items() if short_id(name) not in done}
-            again = {name: failed[short_id(name)] for name in asked if short_id(name) in failed}
-            yield from (TaggedOutput(FORGET, (file, name)) for name, files in again.items() for file in files)
-            counts.append(Count(bool(left), len(left), len(asked) - len(left), len(again.keys() & left.keys())))
+            wanted = {self.job.id_of(ref, task): task for task in ref.tasks}
+            left = {id: task for id, task in wanted.items() if short_id(id) not in completed}
+            retried = {id: failed[short_id(id)] for id in wanted if short_id(id) in failed}
+            yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)
+            counts.append(Count(bool(left), len(left), len(wanted) - len(left), len(retried.keys() & left.keys())))
             if left:
-                named.append((shard_key(ref), ref.with_tasks(tuple(left.values()))))
-        yield (number, pack(named)), sum_counts(counts)
+                keyed.append((shard_key(ref), ref.with_tasks(tuple(left.values()))))
+        yield (number, pack(keyed)), sum_counts(counts)
 
 
 class _AssignShards(beam.DoFn):
-    """Packs of named references to packs of those of one shard."""
+    """Repack keyed references by the number of their shard."""
 
     def start_bundle(self) -> None:
         self._packer = Packer()
 
     def process(self, packed: bytes, count: Count, size: int, least: int, _: int) -> Iterator[Packed]:
-        for name, ref in unpack(packed):
-            yield from self._packer.add(shard_of(name, count, size, least), ref)
+        for key, ref in unpack(packed):
+            yield from self._packer.add(shard_of(key, count, size, least), ref)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         yield from map(GlobalWindows.windowed_value, self._packer.flush())
 
 
-def _claim(output: str, run: str) -> str:
+def _lock(output: str, run: str) -> str:
     acquire(output, run)
     return output
 
 
-def _note(count: Count, output: str, run: str) -> Count:
-    """How many shards there are hangs on it: of a run that is planned anew the first plan counts."""
+def _record_plan(count: Count, output: str, run: str) -> Count:
+    """Record the count once per run. The number of shards depends on it, so a run that is planned again must reuse it.
+
+    Raises:
+        RunStopped: if the count cannot be written to the output.
+    """
     with output_errors(output):
-        return ProgressFiles(output, run).plan(count)
+        return ProgressFiles(output, run).record_plan(count)
 
 
-def _number_of_named(named: Named) -> int:
-    return hash_bucket(named[0])
+def _remove_failures(path_and_ids: tuple[str, Iterable[str]], output: str, run: str) -> int:
+    return remove_failures(*path_and_ids, output, run)
+
+
+def _number_of_keyed(keyed: KeyedRef) -> int:
+    return hash_bucket(keyed[0])
 
 
 def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef:
-    """References to one picture, one or more, as one, with all that any of them asks, each once."""
+    """Merge one or more references to the same image into one that has each of their tasks once.
+
+    The result does not depend on the order of ``refs``. A reference without tasks has all of ``tasks``, those of the
+    job.
+    """
     same = sorted(refs, key=lambda ref: (ref.filename, repr(ref.columns)))
-    asked: dict[Task, tuple[Any, ...]] = {}
+    columns_by_task: dict[Task, tuple[Any, ...]] = {}
     for ref in same:
         for task in ref.tasks or tasks:
-            asked.setdefault(task, ref.columns_of(task))
-    columns = tuple(asked.values()) if any(asked.values()) else ()
-    return same[0]._replace(tasks=tuple(asked), columns=columns)
+            columns_by_task.setdefault(task, ref.columns_of(task))
+    columns = tuple(columns_by_task.values()) if any(columns_by_task.values()) else ()
+    return same[0]._replace(tasks=tuple(columns_by_task), columns=columns)
 
 
-def shard_of(name: str, count: Count, shard_size: int, min_shards: int) -> int:
-    """The shard of a picture: drawn by its name in hex, the same on every worker and in every retry."""
+def shard_of(key: str, count: Count, shard_size: int, min_shards: int) -> int:
+    """Return the shard of an image, from 0. It is the same on every worker and in every attempt of a run.
+
+    Args:
+        key: the shard key of the image, in hex.
+        count: what the run has to do; ``pictures`` must not be 0.
+    """
     shards = max(math.ceil(count.pictures / shard_size), min(min_shards, count.pictures))
-    return int(name, 16) % shards
+    return int(key, 16) % shards

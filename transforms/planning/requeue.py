@@ -1,8 +1,7 @@
-"""Failures forgotten, so that they are asked again: rows taken out of the published files of ``errors/``."""
+"""Remove failures from the published files of ``errors/``, so that their requests are done again."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -10,36 +9,47 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from ..output.files import exists, make_folder, move, temporary_folder
+from ..output.files import exists, open_atomic, remove
+from ..output.layout import draft_path
 from ..output.writer import COMPRESSION, COMPRESSION_LEVEL
 
-ROWS_AT_ONCE = 4096
+MAX_BATCH_ROWS = 4096
 
 
-def remove_failures(output: str, path: str, ids: Iterable[str]) -> int:
-    """Take the rows of these ids out of one file, which is replaced in one step, or removed when none is left.
+def remove_failures(path: str, ids: Iterable[str], output: str, run: str) -> int:
+    """Remove the rows with these ids from one file, which is replaced in one step, or deleted if no row is left.
 
-    It comes before anything is asked again: a run that dies in between leaves requests that are not done, which the
-    next one does, and never a request with two rows. Done again it changes nothing. How many rows it took out.
+    This happens before the requests are sent again. If the run dies in between, the requests have no row and the next
+    run sends them. A request never has two rows. A repeated call changes nothing.
+
+    Args:
+        path: a file in ``errors/`` of ``output``.
+        run: the run that sends the requests again.
+
+    Returns:
+        The number of removed rows, 0 if the file is gone.
     """
     if not exists(path):
         return 0
-    gone = pa.array(list(ids), pa.string())
-    make_folder(temporary_folder(output))
-    draft = FileSystems.join(temporary_folder(output), f"{FileSystems.split(path)[1]}-{uuid.uuid4().hex}")
-    kept = forgotten = 0
-    with FileSystems.open(path) as source, FileSystems.create(draft) as target:
+    removed_ids = pa.array(list(ids), pa.string())
+    with FileSystems.open(path) as source:
+        found = pc.is_in(pq.read_table(source, columns=["id"])["id"], value_set=removed_ids)
+    removed = int(pc.sum(found).as_py() or 0)
+    if not removed:
+        return 0
+    with FileSystems.open(path) as source:
         file = pq.ParquetFile(source)
-        with pq.ParquetWriter(
-            target, file.schema_arrow, compression=COMPRESSION, compression_level=COMPRESSION_LEVEL
-        ) as writer:
-            for batch in file.iter_batches(ROWS_AT_ONCE):
-                left = batch.filter(pc.invert(pc.is_in(batch["id"], value_set=gone)))
-                if left.num_rows:
-                    writer.write_batch(left)
-                kept, forgotten = kept + left.num_rows, forgotten + batch.num_rows - left.num_rows
-    if forgotten and kept:
-        move(draft, path)
-    else:
-        FileSystems.delete([draft, path] if forgotten else [draft])
-    return forgotten
+        if removed == file.metadata.num_rows:
+            remove(path)
+            return removed
+        with (
+            open_atomic(path, draft_path(output, run)) as target,
+            pq.ParquetWriter(
+                target, file.schema_arrow, compression=COMPRESSION, compression_level=COMPRESSION_LEVEL
+            ) as writer,
+        ):
+            for batch in file.iter_batches(MAX_BATCH_ROWS):
+                kept = batch.filter(pc.invert(pc.is_in(batch["id"], value_set=removed_ids)))
+                if kept.num_rows:
+                    writer.write_batch(kept)
+    return removed

@@ -1,1 +1,1 @@
-"""Where weights come from, and how they are recognized and loaded."""
+"""Checkpoints: where weights come from, how their release is identified, and how they are loaded."""

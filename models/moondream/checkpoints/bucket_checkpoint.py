@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 from filelock import FileLock
 
+from ...atomic_files import atomic_path
 from ...tasks import Task
 from ..network.config import VisionConfig, read_json
 from ..network.prompts import supported_tasks
@@ -65,7 +66,7 @@ class BucketModel:
 
     @classmethod
     def plan(cls, url: str, release: str | None, tokenizer: Path | None) -> BucketModel:
-        """List the objects, copy the small ones, and read the headers of the weights.
+        """Return the model at a URL. Small objects are copied; of the weights only the headers are read.
 
         ``release`` and ``tokenizer``: see ``Checkpoint.at``.
 
@@ -183,9 +184,8 @@ class _Listing:
         """Copy all objects but the weights to a folder, each by a rename. Return the folder."""
         for name, entry in self.objects.items():
             if not name.endswith(WEIGHTS_SUFFIX):
-                unfinished = _make_folder(folder) / f"{name}.{os.getpid()}.part"
-                self.filesystem.get_file(entry["name"], str(unfinished))
-                unfinished.replace(folder / name)
+                with atomic_path(_make_folder(folder) / name) as unfinished:
+                    self.filesystem.get_file(entry["name"], str(unfinished))
         return folder
 
 
@@ -197,7 +197,7 @@ def _copy_all(url: str, fingerprint: str, folder: Path) -> None:
     unfinished = folder.with_suffix(".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     check_disk_space(folder, sum(int(entry["size"]) for entry in store.objects.values()))
-    try:
+    with atomic_path(folder, unfinished):
         for name, entry in store.objects.items():
             path = _make_folder(unfinished) / name
             store.filesystem.get_file(entry["name"], str(path))
@@ -206,9 +206,6 @@ def _copy_all(url: str, fingerprint: str, folder: Path) -> None:
                 raise RuntimeError(f"{name} is truncated: {size}; run the same command again")
         if _Listing.of(url).fingerprint() != fingerprint:
             raise RuntimeError("the weights changed during the copy; run the same command again")
-        unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _make_folder(folder: Path) -> Path:

@@ -60,7 +60,7 @@ class HubModel:
 
     @classmethod
     def plan(cls, repository: str, revision: str | None, tokenizer: Path | None) -> HubModel:
-        """Resolve a revision to a commit, and identify the generation. Of the weights only the headers are read.
+        """Return the model at the commit of a revision. Of the weights only the headers are read.
 
         The pinned commit of ``OFFICIAL`` needs no network.
 
@@ -93,7 +93,9 @@ class HubModel:
         return cls(repository, commit, generation.name, tokenizer, commit + digest, tasks, config.vision)
 
     def fetch(self) -> tuple[Path, Path | None]:
-        """Download the missing files. Return the folder, and the tokenizer to use instead of the folder's own or None.
+        """Download the missing files, and return the folder and the tokenizer.json.
+
+        The tokenizer is None if the folder's own is to be used.
 
         Raises:
             ValueError: if the repository or the commit was deleted or is not accessible.
@@ -142,7 +144,7 @@ def _fetch(repository: str, revision: str, patterns: Sequence[str]) -> Path:
 
 
 def _cached(repository: str, error: DryRunError, snapshot: Callable[..., Any]) -> Path:
-    """Return the folder of a snapshot in the cache, after the hub could not be reached: ``error``."""
+    """Return the folder of a snapshot from the cache. If files are missing, raise the reason, which ``error`` has."""
     try:
         return Path(snapshot(local_files_only=True))
     except LocalEntryNotFoundError:

@@ -85,42 +85,33 @@ _EARLY_MARCH_2024 = replace(
 
 @dataclass(frozen=True)
 class Generation:
-    """Releases with the same configuration. ``name`` is the first of them.
+    """Releases with the same configuration.
 
     ``contains`` and ``lacks``: text that ``CODE_FILE`` of these releases contains and lacks. Together they
     distinguish the generations of one family. The defaults fit any text.
     """
 
-    name: str
     family: Family
     config: MoondreamConfig
     releases: tuple[str, ...]
     contains: str = ""
     lacks: str = "\0"
 
+    @property
+    def name(self) -> str:
+        """The first of the releases."""
+        return self.releases[0]
+
 
 GENERATIONS = (
-    Generation(
-        "2024-03-04",
-        "2024 global",
-        _EARLY_MARCH_2024,
-        ("2024-03-04", "2024-03-05", "2024-03-06"),
-        contains='Answer: "',
-    ),
-    Generation("2024-03-13", "2024 global", _MID_MARCH_2024, ("2024-03-13",), contains="<END>", lacks='Answer: "'),
-    Generation(
-        "2024-04-02",
-        "2024 global",
-        _APRIL_2024,
-        ("2024-04-02", "2024-05-08"),
-        contains="batch_answer",
-        lacks="<END>",
-    ),
-    Generation("2024-05-20", "2024 tiled", _MAY_2024, ("2024-05-20", "2024-07-23")),
-    Generation("2024-08-26", "2024 tiled, unused region", _AUGUST_2024, ("2024-08-26",)),
-    Generation("2025-01-09", "2025", _JANUARY_2025, ("2025-01-09",), contains='revision="2024-08-26"'),
-    Generation("2025-03-27", "2025", _MARCH_2025, ("2025-03-27", "2025-04-14"), contains='revision="2025-01-09"'),
-    Generation("2025-06-21", "2025", _LATEST, ("2025-06-21",), contains="moondream/starmie-v1"),
+    Generation("2024 global", _EARLY_MARCH_2024, ("2024-03-04", "2024-03-05", "2024-03-06"), contains='Answer: "'),
+    Generation("2024 global", _MID_MARCH_2024, ("2024-03-13",), contains="<END>", lacks='Answer: "'),
+    Generation("2024 global", _APRIL_2024, ("2024-04-02", "2024-05-08"), contains="batch_answer", lacks="<END>"),
+    Generation("2024 tiled", _MAY_2024, ("2024-05-20", "2024-07-23")),
+    Generation("2024 tiled, unused region", _AUGUST_2024, ("2024-08-26",)),
+    Generation("2025", _JANUARY_2025, ("2025-01-09",), contains='revision="2024-08-26"'),
+    Generation("2025", _MARCH_2025, ("2025-03-27", "2025-04-14"), contains='revision="2025-01-09"'),
+    Generation("2025", _LATEST, ("2025-06-21",), contains="moondream/starmie-v1"),
 )
 RELEASES = {release: generation for generation in GENERATIONS for release in generation.releases}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ...tasks import Task
 from ..network.config import VisionConfig
@@ -16,33 +15,6 @@ from .weights import Checkpoint
 
 # Folders of the checkpoints in this package.
 EMBEDDED = {"tiny": Path(__file__).parents[2] / "tiny"}
-
-
-class Source(Protocol):
-    """What is known about a checkpoint before its weights are on this machine. A source can be pickled."""
-
-    @property
-    def revision(self) -> str:
-        """An identifier of the checkpoint's content."""
-
-    @property
-    def tasks(self) -> frozenset[type[Task]]:
-        """The kinds of task that the model supports."""
-
-    @property
-    def vision(self) -> VisionConfig:
-        """The configuration of the vision encoder."""
-
-    def fetch(self) -> object:
-        """Download the files unless they are on this machine."""
-
-    def checkpoint(self) -> Checkpoint:
-        """Return the checkpoint on this machine. Download the files first unless they are here.
-
-        Raises:
-            ValueError: if the files do not fit each other.
-            RuntimeError: if the files cannot be read, or their content changed after the job was planned.
-        """
 
 
 @dataclass(frozen=True)
@@ -59,7 +31,7 @@ class LocalModel:
 
     @classmethod
     def plan(cls, name: str, release: str | None, tokenizer: Path | None) -> LocalModel:
-        """Check the files at the path ``name`` and hash them. ``release`` and ``tokenizer``: see ``Checkpoint.at``.
+        """Return the model at the path ``name``, checked and hashed. For the other parameters see ``Checkpoint.at``.
 
         Raises:
             ValueError: if the files are not a Moondream 2, or do not fit each other.
@@ -88,6 +60,10 @@ class LocalModel:
         if checkpoint.revision != self.revision:
             raise RuntimeError(f"model {self.name}: the weights changed after planning; run the same command again")
         return checkpoint
+
+
+# What is known about a checkpoint before its weights are on this machine. Each of them can be pickled.
+Source = LocalModel | BucketModel | HubModel
 
 
 def find_source(name: str, revision: str | None = None, tokenizer: str | None = None) -> Source:

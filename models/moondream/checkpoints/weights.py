@@ -90,7 +90,7 @@ class Checkpoint:
         return Tokenizer(self.tokenizer_path, strips_whitespace=self.config.tokenizer.strips_whitespace)
 
     def load(self, device: torch.device, dtype: torch.dtype) -> MoondreamModel:
-        """Return the network on a device in a precision, in eval mode and without gradients."""
+        """Return the network with its weights on ``device`` in ``dtype``, in eval mode and without gradients."""
         model = _empty_model(self.config)
         state = {}
         with ExitStack() as stack:

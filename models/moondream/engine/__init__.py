@@ -1,1 +1,1 @@
-"""Continuous batching: requests in, answers out, slots kept full."""
+"""The engine: continuous batching of requests over one loaded checkpoint."""

@@ -27,7 +27,7 @@ Output = Literal["token", "object", "y", "size"]
 class Row:
     """The state of one answer while it is decoded.
 
-    ``prompt``: token ids behind the image prefix. ``max_outputs``: the limit on tokens or on objects.
+    ``prompt``: token ids after the image prefix. ``max_outputs``: the limit on tokens or on objects.
     ``has_size``: objects have width and height (Detect). ``objects``: ``[x, y]`` or ``[x, y, width, height]`` each, in
     fractions of the picture; x and y are the centre. ``position``: where the next embedding goes in the KV cache.
     ``finish_reason``: None until the answer has ended.

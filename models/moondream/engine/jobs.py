@@ -20,7 +20,7 @@ CropsFuture = Future[Crops]
 
 @dataclass(eq=False)
 class Job:
-    """A request without its picture, which may be large. ``row`` is the answer so far; ``arrived`` is perf_counter."""
+    """A request without its picture, which may be large. ``row``: the answer so far. ``arrived``: by perf_counter."""
 
     id: str
     task: Task

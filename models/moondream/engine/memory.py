@@ -32,12 +32,12 @@ def slots_that_fit(memory: int, config: MoondreamConfig, num_positions: int, dty
 
 
 def num_prefill_rows(slots: int) -> int:
-    """Return how many rows are prefilled at once beside this number of slots: a quarter of it, and at least 1."""
+    """Return the number of rows that are prefilled at once: a quarter of the number of slots, and at least 1."""
     return max(1, slots // SLOTS_PER_PREFILL_ROW)
 
 
 def free_memory(device: torch.device, config: MoondreamConfig, crops: int, dtype: torch.dtype) -> int:
-    """Return the bytes that a KV cache may take on this device, beside one pass of ``crops`` crops; at least 0."""
+    """Return the bytes for a KV cache on this device: a share of its free memory, minus a pass of ``crops`` crops."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -1,7 +1,7 @@
 """Sampling: from logits to the next token, by repetition penalty, temperature and nucleus (top-p).
 
-After moondream/torch/moondream.py @ 44146f1, section _generate. Letters of the shapes: B rows, V vocabulary, K blocks,
-N tokens of a block.
+After moondream/torch/moondream.py @ 44146f1, section _generate. Letters of the shapes: B rows, V vocabulary,
+K candidates or blocks, N tokens of a block.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from .jobs import Job
 
 
 class Slots:
-    """A KV cache of ``num_slots`` rows to decode in and ``num_prefill_rows`` rows behind them, and their jobs.
+    """A KV cache of ``num_slots`` rows to decode in and ``num_prefill_rows`` rows after them, and their jobs.
 
     Each row has ``num_positions`` positions. The ``active`` jobs lie in the first rows without gaps, and each step
     decodes all of them. ``waiting`` are prefilled jobs with their row: a free slot is filled by a copy of that row.
@@ -39,7 +39,7 @@ class Slots:
         return [*self.active, *(job for _, job in self.waiting)]
 
     def prefill(self, jobs: Sequence[Job], prefixes: Sequence[KVCache]) -> list[Job]:
-        """Run the prompts of jobs behind their image prefixes, and decode the first output of each job.
+        """Run the prompts of jobs after their image prefixes, and decode the first output of each job.
 
         There are at most ``num_prefill_rows`` jobs. Each prefix is a cache of one row. No job may be waiting.
 
@@ -111,7 +111,7 @@ def run_prompts(
     """
     lengths = [len(prompt) for prompt in prompts]
     longest, device = max(lengths), cache.keys.device
-    # Padding is written behind the position of its row: the mask hides it until real tokens overwrite it.
+    # Padding is written after the position of its row: the mask hides it until real tokens overwrite it.
     padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
     positions_BT = torch.tensor(starts, device=device)[:, None] + torch.arange(longest, device=device)
     embeds_BTC = model.text.embed(torch.tensor(padded, device=device))

@@ -22,7 +22,7 @@ from .resize import Resize, resize
 
 # Pixels. The generations of 2024 cut no tiles if the longer side is shorter.
 MIN_TILED_SIDE = 512
-# A reduced picture needs so many pixels, a side, for each pixel that is made of it: then the crops hardly differ.
+# Each side of a reduced picture must have this many times the pixels to which it is resized: the crops hardly differ.
 MIN_REDUCED_SCALE = 2
 
 
@@ -72,8 +72,9 @@ def select_tiling(height: int, width: int, config: VisionConfig) -> Tiling:
 def select_tiling_2024(height: int, width: int, config: VisionConfig) -> Tiling:
     """Return the tiles of 2024 for a picture of ``height`` x ``width`` pixels: 1 or 2 in each direction.
 
-    The nearest aspect ratio wins, then the nearest size. After moondream/vision_encoder.py @ ffbf822, which compares
-    heights with widths in the second criterion; so does this function.
+    A picture whose longer side is below ``MIN_TILED_SIDE`` has 1 tile. Otherwise the nearest aspect ratio wins, then
+    the nearest size. After moondream/vision_encoder.py @ ffbf822, which compares heights with widths in the second
+    criterion; so does this function.
     """
     side = config.crop_size
     if max(height, width) < MIN_TILED_SIDE:

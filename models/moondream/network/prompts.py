@@ -1,4 +1,4 @@
-"""Prompts: the token ids of a task behind the image prefix. After moondream/torch/moondream.py @ 44146f1."""
+"""Prompts: the token ids of a task after the image prefix. After moondream/torch/moondream.py @ 44146f1."""
 
 from __future__ import annotations
 

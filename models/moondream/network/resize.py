@@ -1,8 +1,8 @@
 """LANCZOS resizing of pictures: by Pillow, or on a device as two matrix products.
 
 The device version takes the coefficients of Pillow 12 (src/libImaging/Resample.c): integers of ``COEFFICIENT_BITS``
-bits, first along rows, then along columns, rounded to 8 bits in between. All sums stay below the integers that float32
-holds exactly, so both versions give the same pixels.
+bits, first along rows, then along columns, rounded to 8 bits in between. All sums are integers that float32 holds
+exactly, so both versions give the same pixels.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class Golden:
 
 
 def decode_rows(model, rows, prefixes, num_slots=None, num_prefill_rows=None):
-    """Decode every row to its end behind its prefix; return the number of active rows of each step."""
+    """Decode every row to its end after its prefix; return the number of active rows of each step."""
     num_slots, active = num_slots or len(rows), []
     slots = Slots(
         model,

@@ -29,9 +29,9 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def notes(tmp_path) -> ProgressFiles:
     notes = ProgressFiles(str(tmp_path), "run")
-    notes.plan(Count(pictures=50, pending=200))
-    notes.tell(0, Summary(annotations=60, failures=3, output_tokens=900), last=True)
-    notes.tell(1, Summary(annotations=37), last=True)
+    notes.record_plan(Count(pictures=50, pending=200))
+    notes.report(0, Summary(annotations=60, failures=3, output_tokens=900), last=True)
+    notes.report(1, Summary(annotations=37), last=True)
     return notes
 
 

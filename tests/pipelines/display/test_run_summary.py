@@ -78,7 +78,7 @@ def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_as
             ],
         ),
         (
-            record(9, 1, uncounted="s3://b/out: it is tired"),
+            record(9, 1, count_error="s3://b/out: it is tired"),
             [
                 "ledger   10 requests, 10 rows reported by the workers: 9 in data/ + 1 in errors/",
                 "files    COULD NOT BE COUNTED: s3://b/out: it is tired",
@@ -86,7 +86,7 @@ def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_as
             ],
         ),
         (
-            record(8, 1, uncounted="no"),
+            record(8, 1, count_error="no"),
             [
                 "ledger   10 requests, 9 rows reported by the workers: 8 in data/ + 1 in errors/",
                 "files    COULD NOT BE COUNTED: no; the report of the workers DOES NOT BALANCE",

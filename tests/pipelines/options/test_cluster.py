@@ -102,7 +102,7 @@ def test_the_same_slice_twice_at_once_is_refused(tmp_path, words, launcher: Laun
     first = launcher.start(*words, "--slice", "0/2", hold_after=1)
     launcher.held(first)
     assert launcher.run(*words, "--slice", "0/2") == 2
-    assert "is at work there, wait for its end" in launcher.said()
+    assert "is writing to it. Wait until it ends" in launcher.said()
     launcher.go_on(first)
     assert launcher.ended(first) == 0
 

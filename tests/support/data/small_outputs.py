@@ -9,7 +9,7 @@ from support.data.rows import annotation, failure
 
 from moondream_beam.models.tasks import Box, Spot
 from moondream_beam.transforms.core.records import Row
-from moondream_beam.transforms.output.run_record import write_card
+from moondream_beam.transforms.output.dataset_card import write_card
 from moondream_beam.transforms.output.writer import ShardWriter
 
 # Texts that must not be taken for markup, wherever they are shown.

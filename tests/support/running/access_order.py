@@ -1,4 +1,4 @@
-"""Requests by many threads in nearly ascending order, as when images are prefetched."""
+"""Call a function from several threads in nearly the order of the arguments, as images are loaded."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-THREADS, UNDER_WAY, APART = 8, 16, 3
+THREADS, IN_FLIGHT, MAX_DISTANCE = 8, 16, 3
 
 
 def ask(call: Callable[[Any], T], things: Sequence[Any]) -> list[T]:
-    """Call ``call`` on each thing from 8 threads, in nearly their order; return the results in their order."""
-    draw, under_way, found = random.Random(0), deque(), {}
+    """Return what ``call`` returns for each argument, in the order of the arguments."""
+    draw, in_flight, found = random.Random(0), deque(), {}
     with ThreadPoolExecutor(THREADS) as pool:
-        for index in sorted(range(len(things)), key=lambda index: index + draw.random() * APART):
-            under_way.append((index, pool.submit(call, things[index])))
-            if len(under_way) == UNDER_WAY:
-                oldest, future = under_way.popleft()
+        for index in sorted(range(len(things)), key=lambda index: index + draw.random() * MAX_DISTANCE):
+            in_flight.append((index, pool.submit(call, things[index])))
+            if len(in_flight) == IN_FLIGHT:
+                oldest, future = in_flight.popleft()
                 found[oldest] = future.result()
-        found.update((index, future.result()) for index, future in under_way)
+        found.update((index, future.result()) for index, future in in_flight)
     return [found[index] for index in range(len(things))]

@@ -1,4 +1,4 @@
-"""Run a piece of a pipeline in this process and have what comes out as a list."""
+"""Run a piece of a pipeline in this process and return the elements as a list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 
 def collect(build: Callable[[beam.Pipeline], PCollection | tuple[PCollection, ...]]) -> Any:
-    """A list of what is in the collection that ``build`` makes, or a list of lists where it makes several."""
+    """Return the elements of the collection that ``build`` returns, or one list for each if it returns several."""
     with tempfile.TemporaryDirectory() as folder:
         with beam.Pipeline(FnApiRunner()) as pipeline:
             built = build(pipeline)

@@ -1,4 +1,4 @@
-"""Pictures behind a gate: some are handed out, whoever asks for more waits until it is opened."""
+"""Serve images over HTTP: the first requests are answered, and all others wait until the gate is opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ PATIENCE = 120.0
 
 
 class Gate:
-    """Serves drawn pictures. So a worker that waits for one is surely in the middle of a shard."""
+    """Serves drawn images. A worker that waits for one is in the middle of a shard.
+
+    ``handed_out`` images are served before the gate closes. ``open`` is the event that opens the gate again.
+    """
 
     def __init__(self, folder: Path, pictures: int, handed_out: int) -> None:
         self.left, self.open, self.lock = handed_out, threading.Event(), threading.Lock()
@@ -38,14 +41,14 @@ class Gate:
         visit.reply((self.folder / visit.path.strip("/")).read_bytes())
 
     def manifest(self, server: Server) -> Path:
-        """A list of the pictures."""
+        """Write a manifest of the images, and return its path."""
         path = self.folder / "list.csv"
         lines = [f"{server.url}/{index}.png" for index in range(self.pictures)]
         path.write_text("\n".join(["url", *lines]) + "\n")
         return path
 
     def waiter(self, process: int) -> psutil.Process:
-        """One of the processes of a command that waits at the gate."""
+        """Wait until a child of the command waits at the gate, and return the child."""
         end = time.monotonic() + PATIENCE
         while True:
             assert psutil.Process(process).status() != psutil.STATUS_ZOMBIE, "the command has ended"
@@ -53,13 +56,13 @@ class Gate:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if {one.laddr.port for one in child.net_connections("tcp4")} & set(self.waiting):
                         return child
-            assert time.monotonic() < end, "nobody waits"
+            assert time.monotonic() < end, "no child waits at the gate"
             time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def gate(folder: Path, pictures: int, handed_out: int) -> Iterator[tuple[Gate, Path]]:
-    """A gate while the block runs, with the list of what is behind it."""
+    """Serve images while the block runs. Yield the gate and the path of the manifest."""
     made = Gate(folder, pictures, handed_out)
     with serving(made.answer) as server:
         try:

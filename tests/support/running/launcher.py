@@ -1,8 +1,8 @@
-"""Start the command again and again without importing it again: a process that has it imported, and forks.
+"""Start the command many times without importing it each time: a process that has imported it forks.
 
-Run as a script: each line on standard input is JSON. To start is words for the command, the name of a log, and limits;
-a child in a session of its own runs the command, the ids of what its annotator is asked go to the log, a line each,
-what it says to a file beside it, and its process id is printed. To wait is such an id, and its exit status is printed.
+Run as a script, it reads JSON lines from standard input. A line [words, log, limits] starts the command in a child with
+its own session, and prints the process id. The child writes the id of each request to the log, a line each, and its
+output to a file beside the log. A line with a process id waits for that child, and prints its exit status.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATIENCE = 120.0
 
 
 class Launcher:
-    """A process that forks commands."""
+    """A process that forks commands. ``log`` gets the ids of all requests."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -42,46 +42,47 @@ class Launcher:
         self._process.communicate()
 
     def start(self, *words: Any, **limits: float) -> int:
-        """Start the command; the id of its process group.
+        """Start the command, and return the id of its process group.
 
-        ``largest_file``: bytes that a file of it may have. ``hold_after``: it holds its breath, as after SIGSTOP, where
-        its process has been asked for so many rows, so that nothing depends on how quick it is. Those in capitals are
-        the constants of that name in the module that watches workers.
+        Args:
+            limits: ``largest_file`` is the maximum size of a file in bytes. ``hold_after`` stops a process with SIGSTOP
+                after so many requests, so that a test does not depend on speed. A name in capitals replaces the
+                constant of that name in worker_pool.py.
         """
         return self._ask([[str(word) for word in words], str(self.log), limits])
 
     def ended(self, process: int) -> int:
-        """Wait for the end of what was started; its exit status, negative for a signal."""
+        """Wait for the end of a command, and return its exit status, negative for a signal."""
         return self._ask(process)
 
     def held(self, process: int) -> None:
-        """Wait until a command holds its breath."""
+        """Wait until a command is stopped by ``hold_after``."""
         end = time.monotonic() + PATIENCE
         while psutil.Process(process).status() != psutil.STATUS_STOPPED:
-            assert time.monotonic() < end, "nothing happens"
+            assert time.monotonic() < end, "timed out"
             time.sleep(0.01)
 
     def go_on(self, process: int) -> None:
-        """Let a command breathe again."""
+        """Continue a stopped command."""
         os.killpg(process, signal.SIGCONT)
 
     def run(self, *words: Any, **limits: float) -> int:
-        """Start the command and wait for its end; its exit status."""
+        """Start the command, wait for its end, and return its exit status."""
         return self.ended(self.start(*words, **limits))
 
     def said(self) -> str:
-        """What all commands have said so far."""
+        """Return the output of all commands so far."""
         return _beside(str(self.log)).read_text()
 
     def asked(self) -> list[str]:
-        """The ids of all requests that were asked so far."""
+        """Return the ids of all requests so far."""
         return self.log.read_text().split()
 
     def until_asked(self, count: int) -> None:
-        """Wait until so many requests were asked, counted from the first."""
+        """Wait until there were so many requests, counted from the first command on."""
         end = time.monotonic() + PATIENCE
         while len(self.asked()) < count:
-            assert time.monotonic() < end, "nothing happens"
+            assert time.monotonic() < end, "timed out"
             time.sleep(0.01)
 
     def _ask(self, order: Any) -> int:
@@ -96,7 +97,7 @@ def _beside(log: str) -> Path:
 
 
 def serve() -> None:
-    """Do what each line says."""
+    """Execute each line of standard input."""
     from moondream_beam.models.moondream.annotator import Moondream
     from moondream_beam.pipelines.cli import main
     from moondream_beam.pipelines.local_runner import worker_pool
@@ -111,7 +112,7 @@ def serve() -> None:
         child = os.fork()
         if not child:
             os.setsid()
-            # The lines of the launcher are not the command's to print on.
+            # The command must not print between the lines of the launcher.
             said = os.open(_beside(log), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(said, 1)

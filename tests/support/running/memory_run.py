@@ -1,6 +1,6 @@
-"""Run the job over files, with Echo, in a process of its own that tells how much memory it took.
+"""Run the job over files with Echo in a separate process, and measure its memory.
 
-As a program, run in tests/: python -m support.running.memory_run OUTPUT PATTERN ...
+The process runs in tests/: python -m support.running.memory_run OUTPUT PATTERN ...
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TESTS = Path(__file__).parents[2]
 
 
 def annotate_measured(out: Path, *patterns: str) -> tuple[dict[str, Any], int]:
-    """The record of the run, and the bytes of memory that it took beyond what its imports do."""
+    """Return the record of the run, and the peak memory in bytes without the memory of the imports."""
     command = [sys.executable, "-m", __name__, str(out), *patterns]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -38,7 +38,7 @@ def main(out: str, *patterns: str) -> None:
 
 
 def peak() -> int:
-    """The most bytes of memory that this process had at once. Linux counts that of whoever started it in ru_maxrss."""
+    """Return the peak memory of this process in bytes. On Linux ru_maxrss also counts the parent process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) << 10
 

@@ -1,4 +1,4 @@
-"""Attempts at one thing that touch the file system one step at a time, in whatever order a test wants, and may die."""
+"""Run attempts that call the file system one step at a time, in an order that a test chooses, and crash them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from apache_beam.io.filesystems import FileSystems
 
-# What makes or takes names, and what looks for them. Between two of these nobody can see a difference.
+# Calls that create, delete or look up names. Between two such calls other processes see no difference.
 STEPS = {FileSystems: ("exists", "match", "rename", "delete"), os: ("rename", "rmdir", "unlink")}
 PATIENCE = 20.0
 
 
-class Dead(BaseException):
-    """Raised in an attempt that dies. As after SIGKILL, nothing that it does from then on has an effect."""
+class Crash(BaseException):
+    """Raised at each step of an attempt that has crashed. As after SIGKILL, the step has no effect."""
 
 
 class Attempt:
-    """A piece of work in a thread, which waits before each step until it is let."""
+    """Work in a thread that waits before each step until ``step`` is called. ``over``: the work has ended."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self.work, self.over, self.dead = work, False, False
@@ -31,30 +31,34 @@ class Attempt:
         assert self._waits.acquire(timeout=PATIENCE)
 
     def step(self) -> None:
-        """Let it take one step, and go on to the next."""
+        """Take one step, and wait until the attempt is about to take the next one or has ended."""
         self._go.release()
         assert self._waits.acquire(timeout=PATIENCE)
 
     def die(self) -> None:
-        """End it where it is."""
+        """Crash the attempt before its next step."""
         self.dead = True
         while not self.over:
             self.step()
         self.thread.join(PATIENCE)
 
     def wait(self) -> None:
-        """Called by the thread before each step."""
+        """Wait for ``step``. The thread calls this before each step.
+
+        Raises:
+            Crash: if the attempt has crashed.
+        """
         if not self.dead:
             self._waits.release()
             assert self._go.acquire(timeout=PATIENCE)
         if self.dead:
-            raise Dead
+            raise Crash
 
     def _run(self) -> None:
         try:
             self.wait()
             self.work()
-        except Dead:
+        except Crash:
             pass
         except BaseException as error:
             self.error = error
@@ -64,13 +68,13 @@ class Attempt:
 
 @pytest.fixture
 def stepwise(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], Attempt]:
-    """Starts attempts."""
+    """Return a function that starts an attempt. Its steps are the calls in ``STEPS`` whose arguments have "part-"."""
     attempts: dict[threading.Thread, Attempt] = {}
 
     def gated(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             attempt = attempts.get(threading.current_thread())
-            # One of Beam's is one step, whatever it does in turn; that folders are there is seen by all.
+            # A call of Beam is one step with all calls inside it. Calls about folders are not steps.
             if attempt is None or getattr(inside, "depth", 0) or "part-" not in str(args):
                 return real(*args, **options)
             attempt.wait()
@@ -83,7 +87,7 @@ def stepwise(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]]
         return call
 
     inside = threading.local()
-    # No test loses power.
+    # No test loses power, and syncing takes time.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     for owner, names in STEPS.items():
         for name in names:
@@ -101,7 +105,10 @@ def stepwise(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]]
 
 
 def orders(first: int, second: int, switches: int | None = None) -> Iterator[Sequence[int]]:
-    """All orders of so many steps of two attempts, numbers 0 and 1; of those with no more ``switches`` between them."""
+    """Yield all orders of ``first`` steps of attempt 0 and ``second`` steps of attempt 1.
+
+    With ``switches``, only orders that change from one attempt to the other at most so often.
+    """
 
     def go_on(left: tuple[int, int], last: int | None, switches: int | None) -> Iterator[tuple[int, ...]]:
         if not any(left):

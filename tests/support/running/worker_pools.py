@@ -1,4 +1,4 @@
-"""Pools of workers, and two hosts on one machine for them: network namespaces that see each other and nothing else."""
+"""Run pools of Beam workers, and two hosts on one machine: network namespaces that reach each other only."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 import psutil
 
 ADDRESSES = {"driver": "10.77.0.1", "pool": "10.77.0.2"}
-# A host has a name of its own, and knows that of the other.
+# Each host has its own name, and resolves the name of the other.
 RUN = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
 
 
 @contextmanager
 def two_hosts(folder: Path) -> Iterator[dict[str, list[str]]]:
-    """The words before a command that let it run on one of them, by its name, in the same process.
+    """Make two hosts while the block runs. Yield, by host, the words that run the command after them on that host.
 
     Raises:
-        OSError: there can be no such hosts here.
+        OSError: if network namespaces cannot be made on this machine.
     """
     names = {host: f"{host}-{os.getpid()}" for host in ADDRESSES}
     hosts = folder / "hosts"
@@ -48,10 +48,10 @@ def two_hosts(folder: Path) -> Iterator[dict[str, list[str]]]:
 
 
 def run(*words: str) -> None:
-    """Run a command that must succeed.
+    """Run a command.
 
     Raises:
-        OSError: it does not.
+        OSError: if the command fails, with what it wrote to standard error.
     """
     done = subprocess.run(words, stderr=subprocess.PIPE, text=True)
     if done.returncode:
@@ -62,10 +62,10 @@ def run(*words: str) -> None:
 def pool_of_workers(
     folder: Path, before: Sequence[str] = (), host: str = "127.0.0.1"
 ) -> Iterator[tuple[str, psutil.Process]]:
-    """A pool of workers as it runs on another machine; its address, and its process."""
+    """Run a pool of workers while the block runs. Yield its address and its process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    # It starts what is called python on the path.
+    # The pool starts the first program named python on the path.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [*before, sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
     with open(folder / "said", "w") as said:

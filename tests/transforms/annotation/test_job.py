@@ -1,4 +1,4 @@
-"""The whole job: a folder of pictures in, a balanced dataset out, whatever happens on the way."""
+"""The whole job turns a folder of images into a balanced dataset, also if an attempt crashes on the way."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from moondream_beam.transforms.core.errors import RunStopped
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.inputs.images import ReadImages, list_images
+from moondream_beam.transforms.monitoring.progress_reporter import NAMESPACE
 from moondream_beam.transforms.output.lock import acquire
 from moondream_beam.transforms.output.run_record import read_record
 from moondream_beam.transforms.planning.plan import shard_of
@@ -34,7 +35,7 @@ TASKS = (Caption(), Detect("dog"))
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten pictures and two that are none, in two folders."""
+    """Return a folder, with a folder in it, of ten images and two files that are not images."""
     root = tmp_path / "photos"
     (root / "deep").mkdir(parents=True)
     for width in range(1, 11):
@@ -50,7 +51,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def run(photos: Path, out: Path, tasks: tuple[Task, ...] = TASKS, by: Echo | None = None, **options: Any) -> dict:
-    """Run the job over a folder; its record."""
+    """Run the job over a folder, and return the record."""
     job = AnnotateToParquet(tasks, by or Echo(), str(out), **options)
     (record,) = collect(lambda pipeline: pipeline | ReadImages(str(photos)) | job)
     return record
@@ -61,17 +62,17 @@ def rows(out: Path, kind: str) -> list[dict]:
 
 
 def ids(out: Path) -> list[str]:
-    """The ids of all rows, each of which must be there once."""
+    """Return the sorted ids of all rows, and check that no id is there twice."""
     both = [row["id"] for kind in ("data", "errors") for row in rows(out, kind)]
     assert len(set(both)) == len(both)
     return sorted(both)
 
 
-def said(found: list[dict]) -> list[tuple]:
+def answers_of(found: list[dict]) -> list[tuple]:
     return sorted((row["id"], row["filename"], row["caption"], str(row["objects"])) for row in found)
 
 
-def test_every_task_on_every_picture_is_one_row_in_data_or_in_errors(photos: Path, out: Path) -> None:
+def test_every_task_on_every_image_has_one_row_in_data_or_in_errors(photos: Path, out: Path) -> None:
     record = run(photos, out, shard_size=4, run="one", about={"command": ["annotate", "photos"]})
     data, errors = rows(out, "data"), rows(out, "errors")
     assert (len(data), len(errors)) == (20, 4)
@@ -96,7 +97,7 @@ def test_every_task_on_every_picture_is_one_row_in_data_or_in_errors(photos: Pat
         "data": 20,
         "errors": 4,
         "files": len(shards) + len(list((out / "errors").iterdir())),
-        "uncounted": "",
+        "count_error": "",
     }
     paid = {"billed_units": 0.0, "usd": 0.0}
     assert record["totals"] == {
@@ -115,10 +116,17 @@ def test_every_task_on_every_picture_is_one_row_in_data_or_in_errors(photos: Pat
 
     annotations, _ = collect(lambda pipeline: pipeline | ReadImages(str(photos)) | Annotate(TASKS, Echo()))
     same = [{**row._asdict(), "objects": row.objects and [box._asdict() for box in row.objects]} for row in annotations]
-    assert said(data) == said(same)
+    assert answers_of(data) == answers_of(same)
 
 
-def test_run_again_it_does_nothing_and_then_only_what_is_new(photos: Path, out: Path) -> None:
+def test_a_run_in_ones_own_pipeline_leaves_its_record_and_no_temporary_files(photos: Path, out: Path) -> None:
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        _ = pipeline | ReadImages(str(photos)) | AnnotateToParquet(TASKS, Echo(), str(out), dedup=True, run="one")
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "data", "errors", "runs"]
+    assert read_record(str(out), "one")["balanced"]
+
+
+def test_a_second_run_does_only_what_is_new(photos: Path, out: Path) -> None:
     run(photos, out)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
     again = run(photos, out)
@@ -138,10 +146,10 @@ def test_run_again_it_does_nothing_and_then_only_what_is_new(photos: Path, out: 
     assert len(list((out / "runs").iterdir())) == 3
 
 
-def test_a_run_that_died_is_completed_by_the_next(photos: Path, out: Path) -> None:
+def test_a_run_that_crashed_is_resumed_by_the_next(photos: Path, out: Path) -> None:
     with pytest.raises(Exception, match="echo died"):
         run(photos, out, by=Echo(dies_on=((7, 2),)), shard_size=1)
-    # Which shards came before the one that died is a matter of their order.
+    # The order of the shards decides how many were published before the crash.
     kept = ids(out)
     assert len(kept) < 24
     assert not list(out.rglob("_temporary/*.parquet"))
@@ -154,14 +162,14 @@ def test_a_run_that_died_is_completed_by_the_next(photos: Path, out: Path) -> No
 
 
 def shard(out: Path, refs: list[ImageRef], by: Echo | None = None, number: int = 0) -> Iterator[Summary]:
-    """One attempt of a worker at a shard of the run "one"."""
+    """Start an attempt at a shard of the run "one", as a worker does."""
     dofn = module._AnnotateShard(module.Job(TASKS, by or Echo(), run="one"), str(out))
     dofn.setup()
     acquire(str(out), "one")
     return dofn.process((number, refs), Count())
 
 
-def test_a_crash_in_the_second_shard_keeps_the_first(photos: Path, out: Path) -> None:
+def test_a_crash_in_the_second_shard_leaves_the_first_published(photos: Path, out: Path) -> None:
     refs = sorted(list_images(str(photos)))
     list(shard(out, refs[:5]))
     kept = ids(out)
@@ -175,7 +183,7 @@ def test_a_crash_in_the_second_shard_keeps_the_first(photos: Path, out: Path) ->
     assert len(ids(out)) == 24
 
 
-def test_a_second_attempt_at_a_published_shard_is_skipped_and_counted(photos: Path, out: Path) -> None:
+def test_a_second_attempt_at_a_published_shard_returns_its_sums(photos: Path, out: Path) -> None:
     refs = list(list_images(str(photos)))
     (first,) = shard(out, refs)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
@@ -184,7 +192,7 @@ def test_a_second_attempt_at_a_published_shard_is_skipped_and_counted(photos: Pa
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")} == before
 
 
-def test_of_two_attempts_at_once_the_first_to_end_counts(
+def test_of_two_attempts_at_once_the_first_to_publish_counts(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refs = list(list_images(str(photos)))
@@ -202,7 +210,7 @@ def test_of_two_attempts_at_once_the_first_to_end_counts(
     assert not list(out.rglob("_temporary/*.parquet"))
 
 
-def test_a_disk_that_fails_ends_the_run_and_leaves_no_half_file(
+def test_a_full_disk_stops_the_run_and_leaves_no_incomplete_file(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: Any, **options: Any) -> None:
@@ -214,7 +222,7 @@ def test_a_disk_that_fails_ends_the_run_and_leaves_no_half_file(
     assert not list(out.rglob("*.parquet"))
 
 
-def test_no_pictures_are_an_empty_dataset_with_its_columns(tmp_path: Path, out: Path) -> None:
+def test_without_images_the_dataset_has_columns_and_no_rows(tmp_path: Path, out: Path) -> None:
     (tmp_path / "nothing").mkdir()
     record = run(tmp_path / "nothing", out)
     assert record["counts"] == {"pictures": 0, "pending": 0, "done": 0, "retried": 0, "annotations": 0, "failures": 0}
@@ -244,7 +252,7 @@ def test_bad_arguments_are_refused_when_the_pipeline_is_built(
         AnnotateToParquet(tasks, Deaf(), output, **options)
 
 
-def test_an_output_in_a_folder_that_looks_like_a_pattern_is_refused(
+def test_an_output_in_a_folder_whose_name_is_a_pattern_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "set[1]").mkdir()
@@ -262,18 +270,18 @@ def test_the_name_of_a_run_that_has_ended_is_refused(out: Path) -> None:
     AnnotateToParquet(TASKS, Echo(), str(out), run="two")
 
 
-def test_options_that_name_a_folder_that_is_no_utf8_are_recorded(photos: Path, out: Path) -> None:
+def test_options_with_a_folder_name_that_is_not_utf8_are_recorded(photos: Path, out: Path) -> None:
     odd = photos.rename(photos.with_name(os.fsdecode(b"caf\xe9")))
     record = run(odd, out, run="one", about={"options": {"inputs": [str(odd)]}})
     assert record["balanced"] and record["options"]["inputs"] == [f"{odd.parent}/caf?"]
     assert read_record(str(out), "one") == record
 
 
-def test_rows_and_tokens_are_counted_for_whoever_asks_the_runner(photos: Path, out: Path) -> None:
+def test_rows_and_tokens_are_counted_in_beams_metrics(photos: Path, out: Path) -> None:
     pipeline = beam.Pipeline(FnApiRunner())
     _ = pipeline | ReadImages(str(photos)) | AnnotateToParquet(TASKS, Echo(), str(out))
     counters = pipeline.run().metrics().query()["counters"]
-    assert {c.key.metric.name: c.committed for c in counters if c.key.metric.namespace == module.NAMESPACE} == {
+    assert {c.key.metric.name: c.committed for c in counters if c.key.metric.namespace == NAMESPACE} == {
         "annotations": 20,
         "failures": 4,
         "output_tokens": 60,

@@ -1,4 +1,4 @@
-"""The job over an output that has rows already, or pictures that are the same, or an end before the end."""
+"""The job resumes an output that has rows already, retries failures, and annotates equal images once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TASKS = (Caption(), Detect("dog"))
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten pictures and two that are none."""
+    """Return a folder of ten images and two files that are not images."""
     root = tmp_path / "photos"
     root.mkdir()
     for width in range(1, 11):
@@ -49,7 +49,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def run(photos: Path, out: Path, by: Echo | None = None, tasks: tuple = TASKS, **options: Any) -> dict[str, int]:
-    """Run the job over a folder; the counts of its record."""
+    """Run the job over a folder, check that the record is balanced, and return its counts."""
     job = AnnotateToParquet(tasks, by or Echo(), str(out), **options)
     (record,) = collect(lambda pipeline: pipeline | ReadImages(str(photos)) | job)
     assert record["balanced"]
@@ -61,18 +61,18 @@ def rows(out: Path, kind: str) -> list[dict]:
 
 
 def ids(out: Path) -> list[str]:
-    """The ids of all rows, each of which must be there once."""
+    """Return the sorted ids of all rows, and check that no id is there twice."""
     both = [row["id"] for kind in ("data", "errors") for row in rows(out, kind)]
     assert len(set(both)) == len(both)
     return sorted(both)
 
 
-def test_failures_are_retried_when_that_is_asked_and_each_id_stays_one_row(photos: Path, out: Path) -> None:
+def test_failures_are_retried_if_asked_and_each_id_keeps_one_row(photos: Path, out: Path) -> None:
     run(photos, out, by=Echo(faults_on=((3, 2), (7, 2))), shard_size=2)
     before, kept = ids(out), rows(out, "data")
     assert len(rows(out, "errors")) == 8
     assert run(photos, out) == {"pictures": 0, "pending": 0, "done": 24, "retried": 0, "annotations": 0, "failures": 0}
-    # Cured: both pictures, and one of the files.
+    # Now both images are answered, and one of the two files is an image.
     Image.new("RGB", (40, 2)).save(photos / "empty.jpg")
     counts = run(photos, out, retry_errors=True)
     assert counts == {"pictures": 4, "pending": 8, "done": 16, "retried": 8, "annotations": 6, "failures": 2}
@@ -87,7 +87,7 @@ def test_failures_are_retried_when_that_is_asked_and_each_id_stays_one_row(photo
     assert (ids(out), rows(out, "errors")) == (before, [])
 
 
-def test_only_failures_that_are_asked_again_are_retried(photos: Path, out: Path) -> None:
+def test_only_failures_of_the_same_requests_are_retried(photos: Path, out: Path) -> None:
     run(photos, out, tasks=(Caption("short"),), by=Echo(faults_on=((3, 2),)))
     run(photos, out, tasks=(Caption(),), by=Echo(faults_on=((3, 2),)))
     run(photos, out, tasks=(Caption(),), retry_errors=True)
@@ -95,18 +95,18 @@ def test_only_failures_that_are_asked_again_are_retried(photos: Path, out: Path)
     assert len(ids(out)) == 24
 
 
-def test_a_retry_that_dies_leaves_what_the_next_run_does(photos: Path, out: Path) -> None:
+def test_a_retry_that_crashes_is_resumed_by_the_next_run(photos: Path, out: Path) -> None:
     run(photos, out, by=Echo(faults_on=((3, 2), (7, 2))))
     before = ids(out)
     with pytest.raises(Exception, match="echo died"):
         run(photos, out, by=Echo(dies_on=((7, 2),)), retry_errors=True, shard_size=1)
     assert set(ids(out)) < set(before)
-    # With the flag or without: what is missing is missing.
+    # Without retry_errors too, because the requests have no row now.
     run(photos, out)
     assert ids(out) == before
 
 
-def test_another_prompt_model_or_sampling_is_asked_anew_and_nothing_else(photos: Path, out: Path) -> None:
+def test_another_prompt_model_or_sampling_makes_new_requests(photos: Path, out: Path) -> None:
     run(photos, out)
     assert run(photos, out, tasks=(Caption(), Detect("cat")))["pending"] == 12
     assert run(photos, out, by=Echo(revision="2"))["pending"] == 24
@@ -115,7 +115,7 @@ def test_another_prompt_model_or_sampling_is_asked_anew_and_nothing_else(photos:
     assert len(ids(out)) == 24 + 12 + 24 + 24 + 12
 
 
-def test_pictures_of_the_same_bytes_are_asked_once_a_run_where_that_is_wanted(tmp_path: Path, out: Path) -> None:
+def test_with_dedup_images_of_the_same_bytes_are_annotated_once(tmp_path: Path, out: Path) -> None:
     photos = tmp_path / "copies"
     photos.mkdir()
     for index in range(60):
@@ -129,15 +129,15 @@ def test_pictures_of_the_same_bytes_are_asked_once_a_run_where_that_is_wanted(tm
         assert sum(row["output_tokens"] > 0 for row in found) in asked
         assert sum(row["output_tokens"] for row in found) == 3 * sum(row["output_tokens"] > 0 for row in found)
 
-    def told(kind: str) -> list[tuple]:
+    def answers_of(kind: str) -> list[tuple]:
         return sorted((row["id"], row["caption"], str(row["objects"])) for row in rows(out / kind, "data"))
 
-    assert told("with") == told("without")
+    assert answers_of("with") == answers_of("without")
 
 
 @dataclass(frozen=True)
 class DiesLater(Echo):
-    """Dies in the third shard, whichever that is."""
+    """An annotator that crashes when two shards are published."""
 
     out: str = ""
 
@@ -147,8 +147,8 @@ class DiesLater(Echo):
         yield from super().answer(requests)
 
 
-class Flickering(Fetcher):
-    """Finds none of the pictures for a while: each ``lost`` file is there no more after one look at it."""
+class FailsOnce(Fetcher):
+    """Fails to fetch an image if the folder ``lost`` has a file of its name, and deletes that file."""
 
     def __init__(self, lost: Path) -> None:
         super().__init__()
@@ -157,28 +157,30 @@ class Flickering(Fetcher):
     def __call__(self, uri: str) -> bytes:
         with contextlib.suppress(FileNotFoundError):
             (self.lost / Path(uri).name).unlink()
-            raise ConnectionError("for once")
+            raise ConnectionError("unreachable")
         return super().__call__(uri)
 
 
-def test_planned_anew_while_pictures_cant_be_read_a_run_asks_none_of_them_twice(tmp_path: Path, out: Path) -> None:
+def test_a_run_that_is_planned_again_while_images_are_unreadable_annotates_none_twice(
+    tmp_path: Path, out: Path
+) -> None:
     photos, lost = tmp_path / "copies", tmp_path / "lost"
     photos.mkdir()
     lost.mkdir()
     for index in range(40):
         Image.new("RGB", (1 + index % 20, 2)).save(photos / f"{index}.png")
-    options = {"shard_size": 4, "dedup": True, "run": "one", "fetch": Flickering(lost)}
+    options = {"shard_size": 4, "dedup": True, "run": "one", "fetch": FailsOnce(lost)}
     with pytest.raises(Exception, match="echo died"):
         run(photos, out, by=DiesLater(out=str(out)), **options)
     assert 0 < len(ids(out)) < 80
-    # As when a runner loses what a lost worker had planned, and plans anew.
+    # A runner that has lost a worker plans the run again.
     for index in range(0, 40, 2):
         (lost / f"{index}.png").touch()
     counts = run(photos, out, **options)
     assert counts["annotations"] + counts["failures"] == len(ids(out)) == 80
 
 
-def test_planned_anew_with_more_pictures_than_before_a_run_keeps_to_its_shards(photos: Path, out: Path) -> None:
+def test_a_run_that_is_planned_again_with_more_images_keeps_its_shards(photos: Path, out: Path) -> None:
     with pytest.raises(Exception, match="echo died"):
         run(photos, out, by=DiesLater(out=str(out)), shard_size=2, run="one")
     before = ids(out)
@@ -193,18 +195,18 @@ def test_planned_anew_with_more_pictures_than_before_a_run_keeps_to_its_shards(p
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Notes at every row, and a rate after ten."""
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_NOTES", 0.0)
-    monkeypatch.setattr(failure_limit, "ROWS_BEFORE_STOPPING", 10)
+def checks_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the failure limit at every row, from the tenth row on."""
+    monkeypatch.setattr(progress, "REPORT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(failure_limit, "MIN_ROWS", 10)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_too_many_failures_stop_the_run_and_what_was_published_stays(photos: Path, out: Path) -> None:
-    tired = Echo(faults_on=tuple((width, 2) for width in range(1, 11)))
+@pytest.mark.usefixtures("checks_every_row")
+def test_too_many_failures_stop_the_run_and_leave_published_rows(photos: Path, out: Path) -> None:
+    failing = Echo(faults_on=tuple((width, 2) for width in range(1, 11)))
     with pytest.raises(Exception, match="stopped") as caught:
-        run(photos, out, by=tired, shard_size=3, max_failure_rate=0.5)
-    assert "of --max-failure-rate; what was published stays" in str(stop_reason(caught.value))
+        run(photos, out, by=failing, shard_size=3, max_failure_rate=0.5)
+    assert "more than --max-failure-rate 0.5 allows" in str(stop_reason(caught.value))
     kept = ids(out)
     assert len(kept) < 24
     assert not (out / "runs").exists()
@@ -213,38 +215,38 @@ def test_too_many_failures_stop_the_run_and_what_was_published_stays(photos: Pat
     assert len(ids(out)) == 24
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("checks_every_row")
 @pytest.mark.parametrize("rate", [0.0, 0.5])
-def test_fewer_failures_stop_nothing(photos: Path, out: Path, rate: float) -> None:
+def test_fewer_failures_do_not_stop_the_run(photos: Path, out: Path, rate: float) -> None:
     assert run(photos, out, max_failure_rate=rate)["failures"] == 4
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_shard_stops_for_what_failed_in_others(photos: Path, out: Path) -> None:
+@pytest.mark.usefixtures("checks_every_row")
+def test_a_shard_stops_because_of_failures_in_other_shards(photos: Path, out: Path) -> None:
     dofn = module._AnnotateShard(module.Job(TASKS, Echo(), run="one"), str(out), max_failure_rate=0.5)
     dofn.setup()
     acquire(str(out), "one")
-    ProgressFiles(str(out), "one").tell(7, Summary(annotations=1, failures=20), last=True)
+    ProgressFiles(str(out), "one").report(7, Summary(annotations=1, failures=20), last=True)
     with pytest.raises(errors.RunStopped, match="20 of 21 rows failed"):
         list(dofn.process((0, iter_refs(photos)), Count()))
     assert not list(out.glob("data/*"))
 
 
 def iter_refs(photos: Path) -> Iterator:
-    raise AssertionError("nothing is looked at any more")
+    raise AssertionError("no image may be read")
     yield photos
 
 
-def test_a_run_stops_where_another_took_it_for_dead(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stops_if_another_run_breaks_its_lock(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = module.annotate
 
     def overtaken(*args: Any, **options: Any) -> Iterator:
         yield from real(*args, **options)
-        # As on an object store after a long sleep.
-        for token in (out / "_temporary").glob("*.lock"):
-            token.unlink()
+        # In a bucket another run does so after the lock has expired.
+        for lock in (out / "_temporary").glob("*.lock"):
+            lock.unlink()
 
     monkeypatch.setattr(module, "annotate", overtaken)
-    with pytest.raises(Exception, match="has no token"):
+    with pytest.raises(Exception, match="run .* has no lock in"):
         run(photos, out)
     assert not list(out.glob("*/*.parquet"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,8 +22,8 @@ from support.hosted.pictures import numbered
 from moondream_beam import AnnotateToParquet, Fallback, Moondream, Query, ReadImages
 from moondream_beam.models.hosted.fal.annotator import Fal
 from moondream_beam.models.hosted.journal import LocalStore
-from moondream_beam.transforms.annotation.payment_journal import JOURNAL_FOLDER, BeamStore, scope_of, with_journal
-from moondream_beam.transforms.output.layout import Slice
+from moondream_beam.transforms.annotation.payment_journal import BeamStore, scope_of, with_journal
+from moondream_beam.transforms.output.layout import Slice, payment_drafts_prefix, payments_folder
 from moondream_beam.transforms.output.lock import run_lock
 
 __all__ = ["api", "clock"]
@@ -94,7 +96,7 @@ def test_a_thousand_pictures_balance_under_five_percent_of_every_fault(api, tmp_
     assert told <= api.fal.poison
     assert sum(row["hosted"]["units"] for row in data + errors) <= api.fal.units + 1e-6
     assert all(fault.hits for fault in api.faults), "every kind of fault has struck"
-    assert not (out / JOURNAL_FOLDER).exists()
+    assert not (out / "_paid").exists()
 
 
 def test_a_store_on_any_file_system_keeps_small_files(tmp_path):
@@ -110,28 +112,30 @@ def test_a_store_on_any_file_system_keeps_small_files(tmp_path):
 
 def test_a_journal_is_told_which_slice_a_run_is_of():
     assert scope_of("20261128", 7) == "20261128/7"
-    assert scope_of(Slice(3, 16).run("20261128"), 7) == "20261128-3of16/7/3/16"
+    assert scope_of(Slice(3, 16).run_name("20261128"), 7) == "20261128-3of16/7/3/16"
 
 
 def test_the_journal_lies_beside_the_output_of_who_costs_money(tmp_path):
     echo = Echo()
     assert with_journal(echo, str(tmp_path), "one") is echo
-    store = LocalStore(str(tmp_path / JOURNAL_FOLDER), str(tmp_path / "_temporary" / "one."))
+    store = LocalStore(payments_folder(str(tmp_path)), payment_drafts_prefix(str(tmp_path), "one"))
     assert with_journal(Fal(), str(tmp_path), "one")._store == store
     behind = with_journal(Fallback(Moondream("tiny"), Fal()), str(tmp_path), "one")
     assert behind.api._store == store
 
 
-def test_what_a_crash_left_of_a_journal_is_removed_by_the_next_run(tmp_path, monkeypatch):
+DIES_WHILE_WRITING = """
+import os, sys
+from moondream_beam.models.hosted.journal import LocalStore
+os.fsync = lambda file: os._exit(9)
+LocalStore(*sys.argv[1:]).write("x.json", b"1")
+"""
+
+
+def test_what_a_crash_left_of_a_journal_is_removed_by_the_next_run(tmp_path):
     store = with_journal(Fal(), str(tmp_path), "one")._store
-
-    def crash(file):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("os.fsync", crash)
-        store.write("x.json", b"1")
-    assert [path.name for path in tmp_path.rglob("*draft*")] == ["one.x.json.draft"]
+    assert subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, store.folder, store.drafts]).returncode == 9
+    assert [path.name for path in tmp_path.rglob("*draft*")] == ["one.draft-x.json.draft"]
     with run_lock(str(tmp_path), "two"):
         assert not list(tmp_path.rglob("*draft*"))
         store.write("x.json", b"2")

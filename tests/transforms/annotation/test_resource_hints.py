@@ -1,4 +1,4 @@
-"""Resource hints reach the step with the model and no other, and only paths go in and rows come out of it."""
+"""Resource hints apply to the step with the model and to no other step. Only paths go in, and only rows come out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TASKS = [Query("Is it red?")]
 
 
 def proto_of(pipeline: beam.Pipeline) -> Any:
-    """The pipeline as runners of clusters get it."""
+    """Return the pipeline as the runner of a cluster gets it."""
     return pipeline.to_runner_api(default_environment=DockerEnvironment.from_container_image("workers"))
 
 
@@ -54,7 +54,7 @@ def own_pipeline() -> beam.Pipeline:
 
 
 def by_manifest(out: str) -> beam.Pipeline:
-    """What the command makes of manifests, with --limit and --slice."""
+    """Return the pipeline that the command builds for a manifest with --limit and --slice."""
     words = [
         "annotate",
         "--manifest",
@@ -74,7 +74,7 @@ def by_manifest(out: str) -> beam.Pipeline:
 
 
 def hinted(proto: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The names of the steps without steps of their own whose workers are to have something, with what."""
+    """Yield the name and the hints of each step that has hints and no steps inside it."""
     for step in proto.components.transforms.values():
         hints = proto.components.environments[step.environment_id].resource_hints if step.environment_id else {}
         if hints and not step.subtransforms:
@@ -82,7 +82,7 @@ def hinted(proto: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def stages(proto: Any) -> list[translations.Stage]:
-    """What Beam's own optimizer makes of it: steps that run in one worker with nothing in between."""
+    """Return the stages of Beam's optimizer: steps that are fused into one, with no shuffle in between."""
     _, made = translations.create_and_optimize_stages(
         proto,
         phases=[translations.annotate_downstream_side_inputs, translations.lift_combiners, translations.greedily_fuse],
@@ -98,13 +98,13 @@ def test_only_the_step_with_the_model_has_hints_and_is_a_stage_of_its_own(tmp_pa
         assert name.startswith(step) and hints == URNS
     names = [name for name, _ in hinted(proto)]
     assert names
-    # Of what is in the stage with the model, nothing is of another step: pixels don't leave it, and only paths came in.
+    # The stage with the model has no other step, so pixels neither enter nor leave the stage.
     (stage,) = [stage for stage in stages(proto) if any(one.unique_name in names for one in stage.transforms)]
     own = [one.unique_name for one in stage.transforms if one.spec.urn == urns.PAR_DO.urn]
     assert own and set(own) <= set(names)
 
 
-def test_a_job_whose_workers_are_to_have_something_runs_where_nobody_cares(tmp_path):
+def test_a_runner_without_resource_hints_runs_the_job(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         job = AnnotateToParquet(TASKS, Echo(), str(tmp_path / "out")).with_resource_hints(**GPU)
@@ -113,13 +113,13 @@ def test_a_job_whose_workers_are_to_have_something_runs_where_nobody_cares(tmp_p
 
 
 @pytest.mark.parametrize("hints", [{"colour": "red"}, {"min_ram": "much"}])
-def test_a_hint_that_beam_does_not_know_is_refused_at_once(tmp_path, hints):
+def test_an_unknown_hint_is_refused_when_the_pipeline_is_built(tmp_path, hints):
     with pytest.raises(ValueError, match="hint"):
         AnnotateToParquet(TASKS, Echo(), str(tmp_path)).with_resource_hints(**hints)
 
 
 @pytest.mark.parametrize("kind", ["job", "own", "manifest"])
-def test_no_step_asks_for_what_flink_and_spark_lack(tmp_path, kind):
+def test_no_step_needs_a_feature_that_flink_and_spark_lack(tmp_path, kind):
     (tmp_path / "out.csv").write_text("url\na.png\n")
     out = str(tmp_path / "out")
     proto = proto_of({"job": whole_job, "own": lambda _: own_pipeline(), "manifest": by_manifest}[kind](out))
@@ -133,7 +133,7 @@ def test_no_step_asks_for_what_flink_and_spark_lack(tmp_path, kind):
     assert not lacking & set(proto.requirements)
     known = {urns.PAR_DO.urn, urns.FLATTEN.urn, urns.IMPULSE.urn, urns.GROUP_BY_KEY.urn}
     for step in proto.components.transforms.values():
-        # One without steps of its own that gives what it took is nothing to run.
+        # A step without inner steps whose outputs are its inputs is not run.
         if not step.subtransforms and set(step.outputs.values()) - set(step.inputs.values()):
             assert step.spec.urn in known, step.unique_name
         if step.spec.urn == urns.PAR_DO.urn:

@@ -184,10 +184,10 @@ def test_an_output_with_other_kept_columns_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     path = manifest(tmp_path, {"url": "a.png", "split": "x"})
     annotate(path, tmp_path / "out", Columns("url", tasks=(Caption(),)), ["split"])
-    with pytest.raises(ValueError, match="begun with kept columns split"):
+    with pytest.raises(ValueError, match="the kept columns split"):
         annotate(path, tmp_path / "out", Columns("url", tasks=(Caption(),)), [])
     other = manifest(tmp_path, {"url": "a.png", "split": 3}, name="numbers.jsonl")
-    with pytest.raises(ValueError, match=r"begun with kept columns split \(string\): .* of the same types"):
+    with pytest.raises(ValueError, match=r"the kept columns split \(string\): .* of the same types"):
         annotate(other, tmp_path / "out", Columns("url", tasks=(Caption(),)), ["split"])
 
 

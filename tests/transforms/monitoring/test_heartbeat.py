@@ -1,4 +1,4 @@
-"""A process without memory ends, where it would hang."""
+"""A worker that would hang because it has no memory exits instead."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from moondream_beam.transforms.monitoring import heartbeat as pulse
 pulse.BEAT_SECONDS = 0.02
 pulse.Heartbeat().start()
 """
-# As in a thread that has no memory for its first call: it never says that it runs.
+# A thread that has no memory for its first call never reports that it runs.
 NO_THREAD = "threading.Thread._bootstrap = lambda self: None; threading.Thread().start()"
 NO_MEMORY = """
 import resource
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-# Less than it has: what it tries for may be among that.
+# Below what it has now, because memory that was freed can be used again.
 limit = taken - (4 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 time.sleep(60)
@@ -31,10 +31,10 @@ time.sleep(60)
 @pytest.mark.parametrize(
     "ending", [NO_THREAD, pytest.param(NO_MEMORY, marks=pytest.mark.skipif(sys.platform != "linux", reason="/proc"))]
 )
-def test_a_process_that_would_hang_for_want_of_memory_ends(ending: str) -> None:
-    hears, beats = os.pipe()
-    environment = {**os.environ, PIPE: str(beats)}
-    done = subprocess.run([sys.executable, "-c", HANGING + ending], env=environment, pass_fds=[beats], timeout=60)
-    os.close(beats)
-    os.close(hears)
+def test_a_process_that_would_hang_without_memory_exits(ending: str) -> None:
+    reads, writes = os.pipe()
+    environment = {**os.environ, PIPE: str(writes)}
+    done = subprocess.run([sys.executable, "-c", HANGING + ending], env=environment, pass_fds=[writes], timeout=60)
+    os.close(writes)
+    os.close(reads)
     assert done.returncode == OUT_OF_MEMORY

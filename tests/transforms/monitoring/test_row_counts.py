@@ -1,4 +1,4 @@
-"""What was told is compared with what is really there, and what can't be counted is not said to be well."""
+"""Rows are counted in the published files. A file that cannot be read is reported and not counted as correct."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from moondream_beam.transforms.core.summary import Summary
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.io.retry import RetryPolicy
 from moondream_beam.transforms.monitoring import row_counts as module
-from moondream_beam.transforms.monitoring.row_counts import CountRows, RowCounts, count_rows, files_of
+from moondream_beam.transforms.monitoring.row_counts import CountRows, RowCounts, count_rows, list_run_files
 from moondream_beam.transforms.output.writer import ShardWriter
 
-HASTY = RetryPolicy(max_attempts=3, timeout_s=20, initial_delay_s=0.001)
+QUICK = RetryPolicy(max_attempts=3, timeout_s=20, initial_delay_s=0.001)
 PICTURES = 6
 
 
@@ -36,15 +36,13 @@ def publish(out: Path | str, run: str, shard: int, rows: list) -> None:
 
 
 def counted(out: Path | str, run: str) -> RowCounts:
-    step = CountRows(str(out), run, HASTY)
+    step = CountRows(str(out), run, QUICK)
     (found,) = collect(lambda pipeline: pipeline | beam.Create([Summary()]) | step)
     return found
 
 
-def test_the_rows_of_one_run_are_counted_and_of_no_other(
-    tmp_path: Path, rows: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "FILES_AT_ONCE", 2)
+def test_only_the_rows_of_one_run_are_counted(tmp_path: Path, rows: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_FILES", 2)
     for shard in range(5):
         publish(tmp_path, "one", shard, [*rows(shard), *rows(1, failed=True)])
     for run in ("one-2", "one-0of2", "on", "two"):
@@ -54,31 +52,33 @@ def test_the_rows_of_one_run_are_counted_and_of_no_other(
     assert counted(tmp_path, "none") == RowCounts()
 
 
-def test_copies_of_a_file_are_counted_by_whatever_name(tmp_path: Path, rows: Callable) -> None:
+def test_copies_of_a_file_are_counted_under_every_name(tmp_path: Path, rows: Callable) -> None:
     publish(tmp_path, "one", 0, rows(3))
     for copy in ("part-one-00000 (copy)", "part-one-00000-1", "part-one-00007"):
         shutil.copy(tmp_path / "data" / "part-one-00000.parquet", tmp_path / "data" / f"{copy}.parquet")
-    assert len(files_of(str(tmp_path), "one")) == 4
+    assert len(list_run_files(str(tmp_path), "one")) == 4
     assert counted(tmp_path, "one").data == 12
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
-def test_a_file_that_is_none_is_named_and_nothing_is_counted(tmp_path: Path, rows: Callable, content: bytes) -> None:
+def test_a_file_that_is_not_parquet_is_named_and_nothing_is_counted(
+    tmp_path: Path, rows: Callable, content: bytes
+) -> None:
     for shard in range(3):
         publish(tmp_path, "one", shard, rows(3))
     (tmp_path / "data" / "part-one-00001.parquet").write_bytes(content)
     found = counted(tmp_path, "one")
-    assert found._replace(uncounted="") == RowCounts()
-    assert "part-one-00001.parquet: ArrowInvalid: " in found.uncounted and "\n" not in found.uncounted
+    assert found._replace(count_error="") == RowCounts()
+    assert "part-one-00001.parquet: ArrowInvalid: " in found.count_error and "\n" not in found.count_error
 
 
-def test_a_file_that_is_gone_when_it_is_opened_is_named(tmp_path: Path) -> None:
-    assert "part-one-00000.parquet" in count_rows([str(tmp_path / "data/part-one-00000.parquet")], HASTY).uncounted
+def test_a_file_that_was_deleted_after_the_listing_is_named(tmp_path: Path) -> None:
+    assert "part-one-00000.parquet" in count_rows([str(tmp_path / "data/part-one-00000.parquet")], QUICK).count_error
 
 
 @dataclass(frozen=True)
 class Trouble(Echo):
-    """While later shards are answered, it does something to a file that an earlier one published."""
+    """An annotator that deletes, or copies, a published file of an earlier shard before it answers."""
 
     out: str = ""
     copies: bool = False
@@ -93,7 +93,7 @@ class Trouble(Echo):
 
 
 @pytest.mark.parametrize("copies", [False, True])
-def test_a_published_file_that_is_lost_or_doubled_is_seen(tmp_path: Path, copies: bool) -> None:
+def test_a_published_file_that_is_lost_or_copied_unbalances_the_record(tmp_path: Path, copies: bool) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     for width in range(1, PICTURES + 1):
@@ -108,7 +108,7 @@ def test_a_published_file_that_is_lost_or_doubled_is_seen(tmp_path: Path, copies
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "gs", "az"])
 @pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedRandom:ResourceWarning")
-def test_a_store_that_fails_for_a_while_is_asked_again_and_one_that_stays_so_is_told(
+def test_errors_of_a_store_are_retried_and_lasting_ones_are_reported(
     kind: str, bucket_of: Callable[[str], Bucket], rows: Callable
 ) -> None:
     bucket = bucket_of(kind)
@@ -121,6 +121,6 @@ def test_a_store_that_fails_for_a_while_is_asked_again_and_one_that_stays_so_is_
     assert counted(out, "one") == RowCounts(data=6, errors=3, files=6)
     assert len(bucket.proxy.wrong) == 2
     bucket.proxy.rule = lambda method, path, before: 403 if "part-one" in path else None
-    assert counted(out, "one").uncounted
+    assert counted(out, "one").count_error
     bucket.proxy.rule = lambda method, path, before: 403
-    assert counted(out, "one").uncounted
+    assert counted(out, "one").count_error

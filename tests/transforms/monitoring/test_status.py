@@ -1,4 +1,4 @@
-"""How far runs are, from what lies in their output."""
+"""The status of runs is found from the files in their output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring import status
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
 from moondream_beam.transforms.monitoring.status import OutputStatus
-from moondream_beam.transforms.output.lock import at_work, run_lock
+from moondream_beam.transforms.output.lock import active_runs, run_lock
 from moondream_beam.transforms.output.run_record import write_record
 
 RUN = "20300102T030400-abcd"
@@ -20,68 +20,67 @@ RUN = "20300102T030400-abcd"
 
 @pytest.fixture
 def out(tmp_path):
-    """Two shards of a run: five rows in twelve seconds, one of them a failure."""
+    """Return an output with three shards of a run: five rows in twelve seconds, one of them a failure."""
     for shard in (0, 1):
         rows = [annotation(id=f"{shard}{i}", created_at=NOW + timedelta(seconds=6 * shard + 3 * i)) for i in (0, 1)]
         publish(tmp_path, *rows, run=RUN, shard=shard)
     return publish(tmp_path, failure(created_at=NOW + timedelta(seconds=12)), run=RUN, shard=2)
 
 
-def test_a_run_that_is_at_work_tells_how_much_is_left(out):
+def test_an_active_run_has_a_plan_a_rate_and_the_seconds_left(out):
     with run_lock(str(out), RUN):
-        ProgressFiles(str(out), RUN).plan(Count(pictures=10, pending=20))
-        (run,) = OutputStatus(str(out)).look()
+        ProgressFiles(str(out), RUN).record_plan(Count(pictures=10, pending=20))
+        (run,) = OutputStatus(str(out)).poll()
     assert (run.state, run.annotations, run.failures, run.planned.pending) == ("running", 4, 1, 20)
-    # Planned at 03:04:00, as its name tells.
+    # The name of the run says that it began at 03:04:00.
     now = datetime(2030, 1, 2, 3, 4, 10, tzinfo=timezone.utc)
     assert run.rate(now) == 0.5 and run.seconds_left(now) == 30
 
 
-def test_notes_tell_more_than_what_is_published(out):
-    notes = ProgressFiles(str(out), RUN)
-    notes.tell(0, Summary(annotations=7, failures=2), last=True)
-    (run,) = OutputStatus(str(out)).look()
+def test_progress_files_count_rows_that_are_not_published_yet(out):
+    ProgressFiles(str(out), RUN).report(0, Summary(annotations=7, failures=2), last=True)
+    (run,) = OutputStatus(str(out)).poll()
     assert (run.annotations, run.failures) == (7, 2)
 
 
-def test_a_run_that_was_killed_is_told_with_its_last_row(out):
-    (run,) = OutputStatus(str(out)).look()
+def test_a_run_that_was_killed_has_stopped_at_its_last_row(out):
+    (run,) = OutputStatus(str(out)).poll()
     assert (run.state, run.rows, run.planned, run.last) == ("stopped", 5, None, NOW + timedelta(seconds=12))
     assert run.rate(NOW) == 5 / 12
 
 
-def test_a_run_that_has_ended_is_told_from_its_record(out):
+def test_a_run_that_has_ended_has_the_plan_and_the_time_of_its_record(out):
     counts = {"pictures": 3, "pending": 5, "done": 0, "annotations": 4, "failures": 1}
     write_record(str(out), RUN, {"run": RUN, "counts": counts, "wall_seconds": 2.0})
-    (run,) = OutputStatus(str(out)).look()
+    (run,) = OutputStatus(str(out)).poll()
     assert (run.state, run.planned, run.rate(NOW)) == ("ended", Count(3, 5), 2.5)
 
 
-def test_what_was_read_is_not_read_again(out, monkeypatch):
-    watch = OutputStatus(str(out))
-    watch.look()
+def test_a_footer_is_read_once(out, monkeypatch):
+    output = OutputStatus(str(out))
+    output.poll()
     publish(out, annotation(id="new"), run=RUN, shard=3)
     read = []
-    honest = status.read_part
-    monkeypatch.setattr(status, "read_part", lambda path, reader: read.append(path) or honest(path, reader))
-    assert watch.look()[0].annotations == 5
+    read_footer = status.read_footer
+    monkeypatch.setattr(status, "read_footer", lambda path, reader: read.append(path) or read_footer(path, reader))
+    assert output.poll()[0].annotations == 5
     assert [path.rsplit("-", 1)[1] for path in read] == ["00003.parquet"]
 
 
-def test_a_file_that_is_gone_counts_no_more(out):
-    watch = OutputStatus(str(out))
-    watch.look()
+def test_a_deleted_file_is_not_counted(out):
+    output = OutputStatus(str(out))
+    output.poll()
     next(out.glob("errors/part-2*.parquet")).unlink()
-    assert watch.look()[0].failures == 0
+    assert output.poll()[0].failures == 0
 
 
-def test_a_run_is_seen_at_work_while_it_is(tmp_path):
+def test_a_run_is_active_while_it_holds_its_lock(tmp_path):
     with run_lock(str(tmp_path), "one"):
-        assert at_work(str(tmp_path)) == ["one"]
-    assert at_work(str(tmp_path)) == []
+        assert active_runs(str(tmp_path)) == ["one"]
+    assert active_runs(str(tmp_path)) == []
 
 
-def test_nothing_is_left_behind_by_looking(out):
+def test_polling_writes_nothing(out):
     before = sorted(out.rglob("*"))
-    OutputStatus(str(out)).look()
+    OutputStatus(str(out)).poll()
     assert sorted(out.rglob("*")) == before

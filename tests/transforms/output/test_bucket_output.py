@@ -1,4 +1,4 @@
-"""Outputs in buckets: looked at from any machine."""
+"""The status of an output in a bucket can be read from any machine."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from moondream_beam.transforms.dataset.gallery import choose
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
 from moondream_beam.transforms.monitoring.status import OutputStatus
-from moondream_beam.transforms.output.lock import at_work, run_lock
-from moondream_beam.transforms.output.run_record import write_card
+from moondream_beam.transforms.output.dataset_card import write_card
+from moondream_beam.transforms.output.lock import active_runs, run_lock
 from moondream_beam.transforms.output.writer import ShardWriter
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs"])
-def test_rows_and_runs_are_told(kind, bucket_of, tmp_path):
+def test_status_and_rows_of_an_output_in_a_bucket(kind, bucket_of, tmp_path):
     out = f"{bucket_of(kind).root}/out"
-    notes = ProgressFiles(out, "one")
+    progress = ProgressFiles(out, "one")
     with run_lock(out, "one"):
-        assert notes.read_plan() is None
-        notes.plan(Count(pictures=9, pending=30))
+        assert progress.read_plan() is None
+        progress.record_plan(Count(pictures=9, pending=30))
         writer = ShardWriter(out, "one", 0)
         for row in some_of_each(tmp_path):
             writer.add(row)
         writer.publish()
         write_card(out)
-        assert at_work(out) == ["one"]
-        (run,) = OutputStatus(out).look()
-        notes.remove()
+        assert active_runs(out) == ["one"]
+        (run,) = OutputStatus(out).poll()
+        progress.remove()
     assert (run.state, run.annotations, run.failures, run.planned) == ("running", 13, 2, Count(9, 30))
-    assert at_work(out) == [] and notes.read_plan() is None
+    assert active_runs(out) == [] and progress.read_plan() is None
     assert FileSystems.match([f"{out}/_temporary/*"])[0].metadata_list == []
     with Dataset(out) as dataset:
         assert dataset.tuples("SELECT count(*), count(objects) FROM data") == [(13, 3)]

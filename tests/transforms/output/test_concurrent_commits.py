@@ -1,4 +1,4 @@
-"""Attempts at one shard that publish at the same moment, in every order, and die at every step."""
+"""Two attempts publish one shard at the same moment, in every order of their steps, and crash at each step."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from moondream_beam.transforms.output.writer import ShardWriter
 __all__ = ["stepwise"]
 
 IDS = ("one", "two", "three")
-# What an attempt does on the file system that another can see: all that stepwise.py lets it do one at a time.
+# The calls of a publishing attempt that change or read file names. stepwise.py lets an attempt make one at a time.
 STEPS = 9
 Stepwise = Callable[[Callable[[], object]], Attempt]
 
 
 def written(out: Path, *failed: str) -> ShardWriter:
-    """An attempt at a shard of three rows, that has done all but to publish it."""
+    """Return an attempt at a shard of three rows that has not published yet. The rows in ``failed`` are failures."""
     writer = ShardWriter(str(out), "run", 0)
     for name in IDS:
         writer.add(failure(id=name) if name in failed else annotation(id=name))
@@ -33,8 +33,8 @@ def written(out: Path, *failed: str) -> ShardWriter:
 
 
 def publishing(writer: ShardWriter) -> Callable[[], object]:
-    """As the step that annotates a shard does: an earlier attempt is looked for first."""
-    return lambda: writer.finish() or writer.publish()
+    """Return what the annotating step does: recover the commit of an earlier attempt, or publish."""
+    return lambda: writer.recover_commit() or writer.publish()
 
 
 @cache
@@ -43,7 +43,7 @@ def ids(path: Path, written: int) -> list[str]:
 
 
 def seen(out: Path) -> dict[str, str]:
-    """Where each row is, which a reader of both folders sees once at most."""
+    """Return the folder of each published row, and check that no row is published twice."""
     found = [
         (name, kind)
         for kind in ("data", "errors")
@@ -54,12 +54,12 @@ def seen(out: Path) -> dict[str, str]:
     return dict(found)
 
 
-# The failures of two attempts, and of a third that comes when they are over or dead.
+# The failed rows of two attempts, and of a third attempt that begins after the two have ended or crashed.
 FAILED = [(("one",), (), ("two", "three")), (("one",), ("two",), ()), (IDS, (), ("one",)), ((), IDS, IDS)]
 
 
 def steps(out: Path, stepwise: Stepwise) -> int:
-    """How many steps an attempt has that is alone."""
+    """Return how many steps a publishing attempt takes if there is no other attempt."""
     attempt = stepwise(publishing(written(out, "one")))
     for number in count():
         if attempt.over:
@@ -74,7 +74,7 @@ def steps(out: Path, stepwise: Stepwise) -> int:
 def check(
     out: Path, stepwise: Stepwise, failed: Sequence[Sequence[str]], order: Sequence[int], deaths: set[int]
 ) -> None:
-    """Two attempts take their steps in this order; then those die whose ``deaths`` it is, and a third one comes."""
+    """Let two attempts take steps in this order, crash those in ``deaths``, and publish a third attempt."""
     attempts = [stepwise(publishing(written(out, *failed[who]))) for who in (0, 1)]
     for who in order:
         if not attempts[who].over:
@@ -94,13 +94,13 @@ def check(
     assert {path.name for path in out.glob("*/*.parquet") if path.parent.name != "_temporary"} == {
         "part-run-00000.parquet"
     }
-    # What the dead leave is for the next run to remove.
+    # The next run deletes the temporary files of crashed attempts.
     assert deaths or not list((out / "_temporary").iterdir())
     shutil.rmtree(out)
 
 
 @pytest.mark.parametrize("failed", FAILED)
-def test_two_attempts_that_publish_at_once_end_as_one_of_them(tmp_path: Path, stepwise: Stepwise, failed) -> None:
+def test_of_two_attempts_that_publish_at_once_one_is_published(tmp_path: Path, stepwise: Stepwise, failed) -> None:
     out = tmp_path / "out"
     most = steps(out, stepwise)
     for order in orders(most, most, switches=2):
@@ -108,7 +108,7 @@ def test_two_attempts_that_publish_at_once_end_as_one_of_them(tmp_path: Path, st
 
 
 @pytest.mark.slow
-def test_so_they_do_in_whatever_order_their_steps_come(tmp_path: Path, stepwise: Stepwise) -> None:
+def test_one_attempt_is_published_in_every_order_of_steps(tmp_path: Path, stepwise: Stepwise) -> None:
     out = tmp_path / "out"
     most = steps(out, stepwise)
     for order in orders(most, most, switches=4):
@@ -117,13 +117,13 @@ def test_so_they_do_in_whatever_order_their_steps_come(tmp_path: Path, stepwise:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("deaths", [{0}, {0, 1}])
-def test_attempts_that_die_at_any_step_leave_nothing_half_done(
+def test_a_crash_at_any_step_is_repaired_by_the_next_attempt(
     tmp_path: Path, stepwise: Stepwise, deaths: set[int]
 ) -> None:
     out = tmp_path / "out"
     most = steps(out, stepwise)
     for mine in range(most):
-        # Of those that die together, the second one anywhere too; else it comes to its end.
+        # If both crash, the second crashes at each of its steps too. Otherwise it takes all of them.
         for its in range(most) if len(deaths) == 2 else [most]:
             for order in orders(mine, its, switches=2):
                 check(out, stepwise, FAILED[0], order, deaths)

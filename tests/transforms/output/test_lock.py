@@ -1,4 +1,4 @@
-"""One run at a time in an output, whatever becomes of the others."""
+"""One run at a time writes to an output, however the other runs end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def out(tmp_path: Path) -> str:
 
 @pytest.fixture
 def holder(out: str) -> Iterator[Callable[[str], subprocess.Popen]]:
-    """Starts a process that holds the output for a run."""
+    """Return a function that starts a process which holds the lock of the output for a run."""
     started = []
 
     def start(run: str) -> subprocess.Popen:
@@ -69,28 +69,30 @@ def left(out: str) -> list[str]:
     return sorted(path.relative_to(out).as_posix() for path in Path(out).rglob("*"))
 
 
-def test_an_output_is_left_as_it_was_found(out: str) -> None:
+def test_a_lock_is_deleted_at_the_end_of_the_run(out: str) -> None:
     with run_lock(out, "one"):
         assert left(out) == ["_temporary", "_temporary/one.lock"]
     assert left(out) == []
 
 
-def test_a_living_run_is_not_disturbed_and_a_killed_one_makes_way_at_once(out: str, holder: Callable) -> None:
+def test_an_active_run_keeps_its_files_and_a_killed_run_loses_them_at_once(out: str, holder: Callable) -> None:
     process = holder("one")
     draft = Path(out, "_temporary", "part-one-00000-abc.parquet")
     draft.touch()
-    Path(out, "_temporary", "one.notes").mkdir()
-    Path(out, "_temporary", "one.notes", "0.json").touch()
-    with pytest.raises(OutputLockedError, match="run one is at work there, wait for its end$"):
+    Path(out, "_temporary", "one.progress").mkdir()
+    Path(out, "_temporary", "one.progress", "0.json").touch()
+    with pytest.raises(
+        OutputLockedError, match=r"out: run one is writing to it. Wait until it ends, or choose another output.$"
+    ):
         acquire(out, "two")
-    # Slow is not dead.
+    # A process that is stopped is not dead.
     process.send_signal(signal.SIGSTOP)
     with pytest.raises(OutputLockedError):
         acquire(out, "two")
     assert draft.exists()
     assert left(out) == [
         f"_temporary{name}"
-        for name in ("", "/one.lock", "/one.notes", "/one.notes/0.json", "/part-one-00000-abc.parquet")
+        for name in ("", "/one.lock", "/one.progress", "/one.progress/0.json", "/part-one-00000-abc.parquet")
     ]
     process.kill()
     process.wait()
@@ -98,15 +100,15 @@ def test_a_living_run_is_not_disturbed_and_a_killed_one_makes_way_at_once(out: s
         assert left(out) == ["_temporary", "_temporary/two.lock"]
 
 
-def test_all_slices_that_are_at_work_are_named(out: str, holder: Callable) -> None:
+def test_all_active_slices_are_named(out: str, holder: Callable) -> None:
     holder("one-0of2")
     holder("one-1of2")
-    with pytest.raises(OutputLockedError, match="runs one-0of2, one-1of2 are at work there, wait for their end$"):
+    with pytest.raises(OutputLockedError, match="runs one-0of2, one-1of2 are writing to it"):
         acquire(out, "two")
 
 
 @pytest.mark.slow
-def test_of_many_that_begin_at_once_one_at_a_time_is_in(out: str, tmp_path: Path) -> None:
+def test_of_many_runs_that_begin_at_once_one_at_a_time_has_the_lock(out: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     rivals = [
         subprocess.Popen([sys.executable, "-c", RIVAL, out, f"r{index}", log], stdin=subprocess.PIPE, text=True)
@@ -123,26 +125,26 @@ def test_of_many_that_begin_at_once_one_at_a_time_is_in(out: str, tmp_path: Path
     assert left(out) == []
 
 
-def test_a_worker_shows_that_its_run_is_alive_when_nobody_else_does(out: str) -> None:
+def test_a_worker_keeps_the_lock_of_its_run_alive(out: str) -> None:
     acquire(out, "one")
     with worker_lock(out, "one"), pytest.raises(OutputLockedError):
         acquire(out, "two")
     acquire(out, "two")
 
 
-def test_a_run_that_was_taken_for_dead_stops_before_it_writes(out: str) -> None:
+def test_a_run_whose_lock_was_broken_stops_before_it_writes(out: str) -> None:
     acquire(out, "one")
     acquire(out, "two")
     with (
-        pytest.raises(RunStopped, match="run one has no token in .*; another run took it for dead"),
+        pytest.raises(RunStopped, match=f"run one has no lock in {out}.*Run the same command again"),
         worker_lock(out, "one"),
     ):
         pass
-    with worker_lock(out, "two") as token:
-        assert token.is_there()
+    with worker_lock(out, "two") as worker:
+        assert worker.exists()
 
 
-def test_claiming_again_changes_nothing(out: str) -> None:
+def test_acquiring_a_lock_again_changes_nothing(out: str) -> None:
     with run_lock(out, "one"):
         acquire(out, "one")
         Path(out, "_temporary", "part-one-00000-abc.parquet").touch()
@@ -151,7 +153,7 @@ def test_claiming_again_changes_nothing(out: str) -> None:
         assert left(out) == ["_temporary", "_temporary/one.lock", "_temporary/part-one-00000-abc.parquet"]
 
 
-def test_the_token_stays_while_another_process_of_the_run_is_at_work(out: str) -> None:
+def test_the_lock_file_stays_while_another_process_of_the_run_holds_the_lock(out: str) -> None:
     with run_lock(out, "one"):
         worker = worker_lock(out, "one")
         worker.__enter__()
@@ -161,7 +163,7 @@ def test_the_token_stays_while_another_process_of_the_run_is_at_work(out: str) -
     acquire(out, "two")
 
 
-def test_an_output_that_cant_be_made_is_told(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), run_lock(str(tmp_path / "file"), "one"):
         pass
@@ -169,19 +171,19 @@ def test_an_output_that_cant_be_made_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on an object store: silence of a second and a half is death."""
-    monkeypatch.setattr(lock, "CAN_LOCK", False)
-    monkeypatch.setattr(lock, "CLAIM_PAUSE", 0.01)
-    monkeypatch.setattr(lock_file, "LEASE_SECONDS", 1.5)
-    monkeypatch.setattr(lock_file, "BEAT_SECONDS", 0.2)
+    """Use locks as in a bucket, where a lock expires after a second and a half."""
+    monkeypatch.setattr(lock, "HAS_FILE_LOCKS", False)
+    monkeypatch.setattr(lock, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(lock_file, "LEASE_S", 1.5)
+    monkeypatch.setattr(lock_file, "RENEWAL_INTERVAL_S", 0.2)
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_a_run_is_alive_as_long_as_it_writes_its_token(out: str) -> None:
+def test_in_a_bucket_a_lock_is_held_while_the_run_renews_it(out: str) -> None:
     with run_lock(out, "one"):
         end = time.monotonic() + 2
         while time.monotonic() < end:
-            with pytest.raises(OutputLockedError, match="if it is dead, wait 120 seconds"):
+            with pytest.raises(OutputLockedError, match="its lock expires after 120 seconds"):
                 acquire(out, "two")
     with run_lock(out, "two"):
         assert left(out) == ["_temporary", "_temporary/two.lock"]
@@ -189,28 +191,28 @@ def test_without_locks_a_run_is_alive_as_long_as_it_writes_its_token(out: str) -
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_a_silent_run_is_dead_after_a_while_and_cant_come_back(out: str) -> None:
+def test_in_a_bucket_a_lock_that_is_not_renewed_expires_and_cannot_be_renewed(out: str) -> None:
     acquire(out, "one")
     Path(out, "_temporary", "part-one-00000-abc.parquet").touch()
     with worker_lock(out, "one") as worker:
         with pytest.raises(OutputLockedError):
             acquire(out, "two")
-        # As if it had been asleep.
-        worker.let_go()
+        # As after a long sleep of the machine.
+        worker.release()
         os.utime(Path(out, "_temporary", "one.lock"), (0, 0))
         acquire(out, "two")
-        assert not worker.is_there()
+        assert not worker.exists()
     assert left(out) == ["_temporary", "_temporary/two.lock"]
     with pytest.raises(RunStopped), worker_lock(out, "one"):
         pass
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_a_token_that_is_gone_is_not_written_again(out: str) -> None:
+def test_a_lock_that_was_broken_is_not_written_again(out: str) -> None:
     acquire(out, "one")
-    sign = ObjectLock(str(Path(out, "_temporary", "one.lock")))
-    assert sign.hold()
-    Path(sign.path).unlink()
+    lost = ObjectLock(str(Path(out, "_temporary", "one.lock")))
+    assert lost.acquire()
+    Path(lost.path).unlink()
     time.sleep(0.5)
-    assert not sign.is_there()
-    sign.let_go()
+    assert not lost.exists()
+    lost.release()

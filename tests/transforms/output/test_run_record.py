@@ -1,4 +1,4 @@
-"""What was written can be read by those who read Parquet: datasets, DuckDB and polars."""
+"""`datasets`, DuckDB and polars read an output, and records are read as they were written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from support.data.rows import annotation, failure
 
 from moondream_beam.models.tasks import Box
 from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA
-from moondream_beam.transforms.output.run_record import read_record, write_card, write_record
+from moondream_beam.transforms.output.dataset_card import write_card
+from moondream_beam.transforms.output.run_record import read_record, write_record
 from moondream_beam.transforms.output.writer import ShardWriter
 
 
@@ -23,14 +24,14 @@ def load(out: Path, *name: str) -> datasets.Dataset:
 
 
 def check(out: Path, count: int, columns: list[str], *name: str) -> None:
-    """That so many rows of these columns are loaded."""
-    # A cache of its own: the columns of an output of the same name, of another test or version, would be remembered.
+    """Check that `datasets` loads this number of rows with these columns."""
+    # With its own cache: a shared one may hold the columns of another output of the same name.
     streamed = datasets.load_dataset(str(out), *name, streaming=True, cache_dir=str(out.parent / "cache"))["train"]
     assert (len(list(streamed)), streamed.column_names) == (count, columns)
     if count:
         assert (len(load(out, *name)), load(out, *name).column_names) == (count, columns)
     else:
-        # The way of datasets with what has no rows, whoever wrote it.
+        # `datasets` refuses all tables without rows.
         with pytest.raises(ValueError, match="corresponds to no data"):
             load(out, *name)
 
@@ -45,7 +46,7 @@ def publish(out: Path, *rows: object) -> Path:
 
 
 @pytest.mark.parametrize(("good", "bad"), [(2, 1), (2, 0), (0, 1), (0, 0)])
-def test_datasets_loads_rows_and_failures_however_few(tmp_path: Path, good: int, bad: int) -> None:
+def test_datasets_loads_rows_and_failures_even_if_there_are_none(tmp_path: Path, good: int, bad: int) -> None:
     out = publish(tmp_path / "out", *[annotation()] * good, *[failure()] * bad)
     check(out, good, ANNOTATION_SCHEMA.names)
     check(out, bad, FAILURE_SCHEMA.names, "errors")
@@ -58,7 +59,7 @@ def test_datasets_gives_boxes_and_nulls_as_they_were(tmp_path: Path) -> None:
     assert (detection["caption"], detection["objects"]) == (None, [boxes[0]._asdict()])
 
 
-def test_a_card_goes_with_later_runs_too(tmp_path: Path) -> None:
+def test_the_card_also_covers_rows_of_later_runs(tmp_path: Path) -> None:
     out = publish(tmp_path / "out", annotation())
     writer = ShardWriter(str(out), "two", 0)
     writer.add(annotation(id="later"))

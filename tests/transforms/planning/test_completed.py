@@ -1,4 +1,4 @@
-"""The ids that an output holds, in few bytes."""
+"""Ids in published files are packed in few bytes and unpacked again."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def packed(paths: list[str], with_files: bool = False) -> list[tuple[int, bytes]
     return collect(lambda pipeline: pipeline | beam.Create(paths) | beam.ParDo(PackIds(with_files)))
 
 
-def test_ids_come_out_in_the_buckets_of_their_pictures(tmp_path: Path) -> None:
+def test_ids_are_packed_by_the_hash_bucket_of_their_image(tmp_path: Path) -> None:
     packs = packed([publish(tmp_path, "data", range(3000)), publish(tmp_path, "errors", range(3000, 4000))])
     assert {(number, id) for number, pack in packs for id in split_completed([pack])[0]} == {
         (hash_bucket(name(-1 - index)), short_id(name(index))) for index in range(4000)
     }
 
 
-def test_an_id_takes_few_bytes_on_its_way(tmp_path: Path) -> None:
+def test_an_id_takes_few_bytes_in_a_pack(tmp_path: Path) -> None:
     packs = packed([publish(tmp_path, "data", range(200_000))])
     assert sum(len(pack) for _, pack in packs) < 200_000 * (ID_BYTES + 4)
 
 
-def test_failures_are_told_with_their_files_where_that_is_wanted(tmp_path: Path) -> None:
+def test_failures_are_packed_with_their_files_if_asked(tmp_path: Path) -> None:
     data = publish(tmp_path, "data", range(10))
     first, second = (publish(tmp_path, "errors", range(8, 12), f"part-{run}-00000.parquet") for run in "ab")
     done, failed = split_completed(pack for _, pack in packed([data, first, second], with_files=True))
@@ -55,8 +55,8 @@ def test_failures_are_told_with_their_files_where_that_is_wanted(tmp_path: Path)
     assert split_completed(pack for _, pack in packed([data, first, second]))[1] == {}
 
 
-def test_so_many_are_held_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDS_HELD", 20)
+def test_a_worker_holds_at_most_so_many_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_HELD_IDS", 20)
     step = PackIds(with_files=False)
     step.setup()
     step.start_bundle()
@@ -66,7 +66,7 @@ def test_so_many_are_held_and_no_more(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(step.finish_bundle()) == []
 
 
-def test_rows_that_somebody_else_wrote_are_passed_over(tmp_path: Path) -> None:
+def test_rows_of_other_programs_are_skipped(tmp_path: Path) -> None:
     path = publish(tmp_path, "data", range(2))
     rows = [*pq.read_table(path).to_pylist(), {"key": "mine", "id": name(7)}]
     rows += [{"key": name(1)[:20], "id": id} for id in ("42", "by hand", "z" * 64, "")]
@@ -74,7 +74,7 @@ def test_rows_that_somebody_else_wrote_are_passed_over(tmp_path: Path) -> None:
     assert split_completed(pack for _, pack in packed([path]))[0] == {short_id(name(0)), short_id(name(1))}
 
 
-def test_a_file_that_is_not_whole_stops_the_plan(tmp_path: Path) -> None:
+def test_an_incomplete_file_stops_the_plan(tmp_path: Path) -> None:
     path = FileSystems.join(str(tmp_path), "half.parquet")
     Path(path).write_bytes(Path(publish(tmp_path, "data", range(1000))).read_bytes()[:5000])
     with pytest.raises(Exception, match=r"[Pp]arquet"):

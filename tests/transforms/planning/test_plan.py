@@ -1,4 +1,4 @@
-"""What is left to do: the input minus the output, picture by picture, in shards."""
+"""A plan has the requests without a row in the output, grouped by image into shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFS = [ImageRef(f"/photos/{index}.jpg", f"{index}.jpg") for index in range(200)
 
 
 def publish(out: Path, run: str, *done: tuple[ImageRef, object], job: Job = JOB) -> None:
-    """An output that holds these: captions as data, queries as errors."""
+    """Publish a row for each of these requests: captions in ``data/``, queries in ``errors/``."""
     writer = ShardWriter(str(out), run, 0)
     for ref, task in done:
         make = annotation if isinstance(task, Caption) else failure
@@ -44,30 +44,30 @@ def planned(
     return count, dict(shards)
 
 
-def test_an_empty_output_leaves_all_to_do_each_picture_once_with_all_that_is_asked(tmp_path: Path) -> None:
+def test_for_an_empty_output_each_image_is_planned_once_with_all_its_tasks(tmp_path: Path) -> None:
     other = REFS[0]._replace(filename="other/0.jpg", tasks=(Detect("dog"), Caption()))
     count, shards = planned(tmp_path / "out", [other, REFS[0], REFS[1], REFS[0]])
     assert count == Count(pictures=2, pending=5, done=0)
     assert shards == {0: [REFS[0]._replace(tasks=(*TASKS, Detect("dog"))), REFS[1]._replace(tasks=TASKS)]}
 
 
-def test_what_the_output_holds_as_data_or_as_errors_is_left_out(tmp_path: Path) -> None:
+def test_requests_with_a_row_in_data_or_errors_are_left_out(tmp_path: Path) -> None:
     first, second, third, *others = REFS
     publish(tmp_path, "one", (first, TASKS[0]), (second, TASKS[1]), *((ref, task) for ref in others for task in TASKS))
     publish(tmp_path, "two", (first, TASKS[1]), (ImageRef("/elsewhere.jpg", ""), TASKS[0]))
-    # What another model said is another answer.
+    # A row of another revision of the model belongs to another request.
     publish(tmp_path, "old", (third, TASKS[0]), job=JOB._replace(annotator=Echo(revision="0")))
     count, shards = planned(tmp_path, REFS, size=2)
     assert count == Count(pictures=2, pending=3, done=397)
     assert shards == {0: [second._replace(tasks=TASKS[:1]), third._replace(tasks=TASKS)]}
 
 
-def test_when_all_is_done_no_shard_is_left(tmp_path: Path) -> None:
+def test_without_pending_requests_there_is_no_shard(tmp_path: Path) -> None:
     publish(tmp_path, "one", (REFS[0], TASKS[0]), (REFS[0], TASKS[1]))
     assert planned(tmp_path, REFS[:1]) == (Count(0, 0, 2), {})
 
 
-def test_merging_asks_each_task_once_whatever_the_order() -> None:
+def test_merged_references_have_each_task_once_in_any_order() -> None:
     own = REFS[0]._replace(filename="z.jpg", tasks=(Query("Why?"), Query("Who?")))
     assert merge([own, REFS[0]], TASKS) == merge([REFS[0], own], TASKS)
     assert merge([own, REFS[0]], TASKS) == REFS[0]._replace(tasks=(*TASKS, Query("Who?")))
@@ -78,27 +78,27 @@ def test_merging_asks_each_task_once_whatever_the_order() -> None:
     ("pictures", "size", "least", "shards"),
     [(1, 1000, 1, 1), (1000, 1000, 1, 1), (1001, 1000, 1, 2), (200, 1000, 4, 4), (3, 1000, 8, 3), (5000, 1000, 2, 5)],
 )
-def test_there_are_enough_shards_for_the_workers_and_no_more_than_pictures(
+def test_there_are_at_least_min_shards_and_at_most_one_per_image(
     pictures: int, size: int, least: int, shards: int
 ) -> None:
     drawn = {shard_of(ref.key, Count(pictures), size, least) for ref in REFS}
     assert drawn == set(range(shards))
 
 
-def test_shards_hold_about_so_many_pictures_each_in_one(tmp_path: Path) -> None:
+def test_shards_have_about_the_given_size_and_each_image_is_in_one(tmp_path: Path) -> None:
     count, shards = planned(tmp_path, REFS, size=25)
     assert len(shards) == 8
     assert sorted(ref.uri for refs in shards.values() for ref in refs) == sorted(ref.uri for ref in REFS)
     assert all(10 <= len(refs) <= 45 for refs in shards.values())
-    # Planned anew after some shards were published, and in another order, the run has the same shards.
+    # A second plan of the run, after some shards were published and in another order, has the same shards.
     publish(tmp_path, "now", (REFS[0], TASKS[0]), (REFS[0], TASKS[1]), (REFS[1], TASKS[1]))
     assert planned(tmp_path, reversed(REFS), size=25) == (count, shards)
 
 
-def test_only_files_of_that_very_run_are_its_own(tmp_path: Path) -> None:
+def test_files_of_runs_with_similar_names_are_not_left_out(tmp_path: Path) -> None:
     for run in ("now", "now-2", "know", "now.x"):
         publish(tmp_path, run, (REFS[0], TASKS[0]), (REFS[0], TASKS[1]))
-    names = {Path(path).relative_to(tmp_path).as_posix() for path in other_runs_parts(str(tmp_path), but_of="now")}
+    names = {Path(path).relative_to(tmp_path).as_posix() for path in other_runs_parts(str(tmp_path), run="now")}
     others = ("now-2", "know", "now.x")
     assert names == {f"{kind}/part-{run}-00000.parquet" for run in others for kind in ("data", "errors")}
 

@@ -1,4 +1,4 @@
-"""Failures are forgotten row by row, and nothing else is."""
+"""Rows of retried requests are removed from a file of errors, and no other rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moondream_beam.transforms.planning.requeue import remove_failures
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file of ten failures, f0 to f9."""
+    """Return a published file with ten failures, f0 to f9."""
     writer = ShardWriter(str(tmp_path), "one", 0)
     for index in range(10):
         writer.add(failure(id=f"f{index}"))
@@ -24,27 +24,25 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "errors" / "part-one-00000.parquet"
 
 
-def test_some_rows_go_and_the_others_stay_as_they_are(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+def test_some_rows_are_removed_and_the_others_stay(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BATCH_ROWS", 3)
     before = pq.read_table(path).to_pylist()
-    assert remove_failures(str(tmp_path), str(path), ["f3", "f4", "f5", "f9", "elsewhere"]) == 4
+    assert remove_failures(str(path), ["f3", "f4", "f5", "f9", "elsewhere"], str(tmp_path), "two") == 4
     assert pq.read_table(path).to_pylist() == [before[index] for index in (0, 1, 2, 6, 7, 8)]
     assert pq.read_schema(path) == FAILURE_SCHEMA
     assert not list(tmp_path.glob("_temporary/*"))
 
 
-def test_done_again_it_changes_nothing(path: Path, tmp_path: Path) -> None:
-    remove_failures(str(tmp_path), str(path), ["f3"])
+def test_a_second_removal_changes_nothing(path: Path, tmp_path: Path) -> None:
+    remove_failures(str(path), ["f3"], str(tmp_path), "two")
     before = path.stat()
-    assert remove_failures(str(tmp_path), str(path), ["f3"]) == 0
+    assert remove_failures(str(path), ["f3"], str(tmp_path), "two") == 0
     assert path.stat().st_ino == before.st_ino
     assert not list(tmp_path.glob("_temporary/*"))
 
 
-def test_a_file_without_rows_is_no_more(path: Path, tmp_path: Path) -> None:
-    assert remove_failures(str(tmp_path), str(path), [f"f{index}" for index in range(10)]) == 10
+def test_a_file_without_rows_is_deleted(path: Path, tmp_path: Path) -> None:
+    assert remove_failures(str(path), [f"f{index}" for index in range(10)], str(tmp_path), "two") == 10
     assert not path.exists()
-    assert remove_failures(str(tmp_path), str(path), [f"f{index}" for index in range(10)]) == 0
+    assert remove_failures(str(path), [f"f{index}" for index in range(10)], str(tmp_path), "two") == 0
     assert not list(tmp_path.glob("_temporary/*"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import IO, Protocol, TextIO
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
+from ....models.atomic_files import atomic_path
 from ...io.uris import LOCAL, scheme_of
-from ...output.files import absolute, exists, glob_files, is_local, make_folder, move, remove
+from ...output.files import absolute, exists, glob_files, is_local, make_folder, open_atomic, remove
 
 # Marks a bucket's folder during an export, because a bucket cannot rename a folder at the end. A kill leaves it.
 UNFINISHED = "_UNFINISHED"
@@ -55,15 +55,11 @@ def new_file(path: str) -> Iterator[TextIO]:
     with _translate_errors():
         if exists(path) or (not is_local(path) and glob_files(f"{path}/*")):
             raise ValueError(f"{path}: already exists; choose another name")
-        make_folder(FileSystems.split(path)[0])
-        draft = f"{path}.{uuid.uuid4().hex[:8]}.part"
-        try:
-            with io.TextIOWrapper(_create(draft), encoding="utf-8", newline="\n") as file:
-                yield file
-            move(draft, path)
-        except BaseException:
-            _try_to_remove(draft)
-            raise
+        with (
+            open_atomic(path, f"{path}.{uuid.uuid4().hex[:8]}.part") as binary,
+            io.TextIOWrapper(binary, encoding="utf-8", newline="\n") as file,
+        ):
+            yield file
 
 
 @contextlib.contextmanager
@@ -121,15 +117,11 @@ def _local_folder(folder: Path) -> Iterator[Folder]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: already exists and is not empty; choose another name")
     draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    draft.mkdir(parents=True)
-    try:
+    with atomic_path(folder, draft):
+        draft.mkdir(parents=True)
         yield _LocalFolder(draft)
         if folder.exists():
             folder.rmdir()
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 class _BucketFolder:
