@@ -20,8 +20,8 @@ from ..core.records import ImageRef, Job, annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
 from ..monitoring.failure_limit import FailureLimit
-from ..monitoring.progress import ProgressFiles
-from ..monitoring.progress_reporter import ProgressReporter
+from ..monitoring.heartbeat import Heartbeat
+from ..monitoring.progress import ProgressFiles, ProgressReporter
 from ..monitoring.row_counts import CountRows, RowCounts
 from ..output.dataset_card import write_card
 from ..output.files import check_output_path, exists

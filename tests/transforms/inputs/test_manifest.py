@@ -187,7 +187,7 @@ def test_an_output_with_other_kept_columns_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the kept columns split"):
         annotate(path, tmp_path / "out", Columns("url", tasks=(Caption(),)), [])
     other = manifest(tmp_path, {"url": "a.png", "split": 3}, name="numbers.jsonl")
-    with pytest.raises(ValueError, match=r"the kept columns split \(string\): .* of the same types"):
+    with pytest.raises(ValueError, match=r"the kept columns split \(string\)\. .* of the same types"):
         annotate(other, tmp_path / "out", Columns("url", tasks=(Caption(),)), ["split"])
 
 
