@@ -30,7 +30,7 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
         ((*GOOD, "--output", "caf\udce9"), "choose a name in UTF-8"),
         ((*GOOD, "--prompts", "no\nwhere.txt"), "cannot read no where.txt"),
         ((*GOOD, "--prompts", "nowhere.txt"), "cannot read nowhere.txt"),
-        ((*GOOD, "--caption", "--caption"), "asked twice"),
+        ((*GOOD, "--caption", "--caption"), "given twice"),
         ((*GOOD, "--device", "abacus"), "choose auto, cpu, cuda"),
         ((*GOOD, "--dtype", "int3"), "float32"),
         ((*GOOD, "--batch-size", "0"), "give 1 or more"),

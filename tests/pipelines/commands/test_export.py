@@ -61,7 +61,7 @@ def test_unreadable_rows_are_one_line_of_error(out, tmp_path, command):
 @pytest.mark.parametrize(
     "words, cure",
     [
-        (("OUT", "--to", "jsonl", "https://host/rows"), "rows go to a folder, or to s3://"),
+        (("OUT", "--to", "jsonl", "https://host/rows"), "give a folder, or a URL that begins with s3://"),
         (("OUT", "--to", "jsonl", "OUT"), "already exists"),
         (("OUT", "--to", "jsonl", "new", "--where", "widht > 1"), "widht"),
         (("OUT", "--to", "jsonl", "new", "--where", "true AND\nwidht > 1"), "widht"),

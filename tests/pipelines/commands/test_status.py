@@ -107,7 +107,7 @@ def test_in_a_narrow_terminal_wrapped_lines_are_replaced_completely(tmp_path):
         (("nowhere", "--watch", "inf"), "at most 86400"),
         (("--watch", "nowhere"), "give OUT before --watch"),
         (("nowhere", "--wacht"), "unknown option --wacht"),
-        (("http://example.com/out",), "rows go to a folder"),
+        (("http://example.com/out",), "give a folder"),
     ],
 )
 def test_a_bad_argument_is_one_line_of_error(words, cure, command, tmp_path, monkeypatch):

@@ -42,6 +42,11 @@ def words(tmp_path: Path) -> tuple[Any, ...]:
     )
 
 
+def without_progress(said: str) -> list[str]:
+    """Return the lines that a command printed, without those of its progress, which a slow machine has."""
+    return [line for line in said.splitlines() if " requests, " not in line]
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_of_error_and_the_run_can_be_resumed(tmp_path, words, launcher: Launcher) -> None:
     out = tmp_path / "out"
@@ -130,7 +135,7 @@ def test_an_interrupt_while_workers_are_at_work_is_one_line(
         time.sleep(0.01)
     send(process, how)
     assert launcher.ended(process) == INTERRUPTED
-    assert launcher.said().splitlines()[1:] == ["interrupted: run the same command again to resume"]
+    assert without_progress(launcher.said())[1:] == ["interrupted: run the same command again to resume"]
 
 
 @pytest.mark.slow
@@ -144,7 +149,7 @@ def test_ctrl_c_while_workers_start_is_one_line_at_once(words, launcher: Launche
     interrupted = time.monotonic()
     assert launcher.ended(process) == INTERRUPTED
     assert time.monotonic() < interrupted + PATIENCE / 2
-    assert launcher.said().splitlines()[1:] == ["interrupted: run the same command again to resume"]
+    assert without_progress(launcher.said())[1:] == ["interrupted: run the same command again to resume"]
 
 
 @pytest.mark.slow
