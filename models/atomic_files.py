@@ -66,10 +66,11 @@ def sync(path: str | Path) -> None:
 def _in_folder(folder: Path, action: Callable[[], object]) -> None:
     """Make a folder and call ``action``. Repeat both, ``MAX_ATTEMPTS`` times at most, if the folder is deleted."""
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             action()
             return
-        except FileNotFoundError:
+        # mkdir raises FileExistsError if the folder is deleted between its two looks.
+        except (FileNotFoundError, FileExistsError):
             if attempt == MAX_ATTEMPTS:
                 raise

@@ -149,7 +149,7 @@ def test_prompts_name_fields_of_a_manifest_and_fields_are_kept():
         ("pictures/b.jpg", "square", "test"),
     ]
     assert Counter((row["stage"], row["message"]) for row in errors) == {
-        ("list", "list.csv#4: column url is empty"): 2,
+        ("list", "list.csv#4: column url is empty: fill it in"): 2,
         ("list", "column product is empty: fill it in"): 2,
     }
 

@@ -21,7 +21,7 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
         (("annotate", "pictures", "--model", "tiny"), "--output"),
         (("annotate", "pictures", "--model", "no/such/folder", "--output", "out"), "no such folder"),
         (("annotate", "pictures", "--model", "pictures", "--output", "out"), "there is no config.json"),
-        ((*GOOD, "--revision", "2025-01-09"), "it is embedded and has one revision"),
+        ((*GOOD, "--revision", "2025-01-09"), "omit --revision"),
         (("annotate", "pictures", "--model", "gs://b/weights", "--output", "out"), "needs moondream-beam[gcp]"),
         ((*GOOD, "--cation"), "unknown option --cation"),
         ((*GOOD, "--caption", "tall"), "choose short, normal or long"),

@@ -109,7 +109,9 @@ def test_broken_lines_of_csv_are_rows_with_a_problem(tmp_path: Path) -> None:
         (6, None),
         (7, "f"),
     ]
-    assert [row.problem[:8] for row in rows] == ["", "1 fields", "3 fields", "this is ", ""]
+    problems = [row.problem for row in rows]
+    assert problems[0] == problems[4] == ""
+    assert "1 fields" in problems[1] and "3 fields" in problems[2] and problems[3].startswith("this is ")
 
 
 def test_an_unclosed_quote_is_a_row_with_a_problem(tmp_path: Path) -> None:
@@ -141,8 +143,8 @@ def test_a_line_above_the_limit_is_skipped_with_a_problem(tmp_path: Path, monkey
         ("a.parquet", b"PAR0", "not a Parquet file"),
         ("a.csv", b"", "must name its columns"),
         ("a.csv", b"a,a\n", "each once"),
-        ("a.csv", b"a,caf\xe9\n", "save it as UTF-8"),
-        ("a.csv", "a,b\n".encode("utf-16"), "save it as UTF-8"),
+        ("a.csv", b"a,caf\xe9\n", "save the file as UTF-8"),
+        ("a.csv", "a,b\n".encode("utf-16"), "save the file as UTF-8"),
     ],
 )
 def test_a_file_that_is_not_a_manifest_is_refused_with_the_reason(
