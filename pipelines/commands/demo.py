@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...models.tiny.scenes import draw
+from ..display.formatting import format_table
 from ..options.parser import reject_unknown_args, startup_errors
 from . import annotate
 from .report import add_report_option
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     print(f"drew {count} pictures into {pictures}, and broke one on purpose", file=sys.stderr)
     status = annotate.run(_annotate_arguments(pictures, output, report=args.report), [])
     print()
-    for line in format_table(first_rows(output)):
+    for line in format_table([COLUMNS, *first_rows(output)]):
         print(line)
     return status
 
@@ -77,14 +78,6 @@ def first_rows(output: Path) -> list[tuple[str, ...]]:
     rows = pa.concat_tables(pq.read_table(path) for path in sorted(output.glob("data/*.parquet")))
     rows = rows.sort_by([("filename", "ascending"), ("task", "ascending")]).slice(0, MAX_ROWS_SHOWN)
     return [(row["filename"], row["task"], row["prompt"], _answer(row)) for row in rows.to_pylist()]
-
-
-def format_table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield a header and the rows as lines, with each column as wide as its longest text."""
-    lines = [COLUMNS, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
-    for line in lines:
-        yield "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
 
 
 def _answer(row: dict[str, object]) -> str:

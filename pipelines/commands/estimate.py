@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from ...models.hosted.cloud.protocol import PRICES
 from ...transforms.annotation.sample import Sample, SampleResult, measure, read_sample, sample
-from ..display.formatting import format_count, format_duration, format_number, format_percent, format_usd
+from ..display.formatting import format_count, format_duration, format_number, format_percent, format_table, format_usd
 from ..local_runner.runner import local_runner
 from ..options.inputs import Inputs, add_input_options, build_inputs
 from ..options.job import LOCAL_RUNNER
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         sampling = build_sampling(args)
         sampled = _draw_sample(inputs, args.sample)
         measured = measure(sampled.refs, inputs.tasks, annotator, sampling, inputs.fetch)
-    table = format_table(list_estimates(sampled, measured, prices))
+    table = format_estimates(list_estimates(sampled, measured, prices))
     source = f"Prices of Moondream Cloud: {CLOUD_PRICES_SOURCE}. To use other prices, give --price-of."
     print("\n".join([*format_sample(sampled, measured), "", *table, "", source]))
     return 0
@@ -146,16 +146,14 @@ def format_sample(sampled: Sample, measured: SampleResult) -> list[str]:
     ]
 
 
-def format_table(estimates: Iterator[Estimate]) -> Iterator[str]:
-    """Yield a header and one line for each estimate, in columns. What is not known is a question mark."""
+def format_estimates(estimates: Iterator[Estimate]) -> Iterator[str]:
+    """Return a header and one line for each estimate, in columns. What is not known is a question mark."""
     lines = [("", "time", "cost", "")]
     for estimate in estimates:
         seconds = "?" if estimate.seconds is None else format_duration(estimate.seconds)
         usd = "?" if estimate.usd is None else format_usd(estimate.usd)
         lines.append((estimate.name, seconds, usd, estimate.note))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    for name, seconds, usd, note in lines:
-        yield f"{name:<{widths[0]}}  {seconds:>{widths[1]}}  {usd:>{widths[2]}}  {note}".rstrip()
+    return format_table(lines, right=(1, 2))
 
 
 def _draw_sample(inputs: Inputs, size: int) -> Sample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -86,3 +87,16 @@ def format_option(value: Any) -> str:
     """Return text as it is and any other value as JSON, cut to TEXT_CHARACTERS characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + " …"
+
+
+def format_table(lines: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Yield one line of text for each line of cells. A column is as wide as its longest cell.
+
+    Args:
+        right: the numbers of the columns that are aligned to the right. The others are aligned to the left.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(range(len(widths)), line, widths, strict=True)
+        aligned = (cell.rjust(width) if number in right else cell.ljust(width) for number, cell, width in cells)
+        yield "  ".join(aligned).rstrip()

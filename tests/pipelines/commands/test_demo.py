@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_beam.pipelines.commands.demo import format_table
-
 
 @pytest.mark.slow
 def test_the_demo_prints_rows_a_balanced_ledger_and_the_output(tmp_path, command):
@@ -17,12 +15,3 @@ def test_the_demo_prints_rows_a_balanced_ledger_and_the_output(tmp_path, command
     assert len(list((folder / "pictures").iterdir())) == 48
     first = next(line for line in stdout.splitlines() if line.startswith("scene-00.jpg"))
     assert first.split()[:3] == ["scene-00.jpg", "caption", "normal"] and "background" in first
-
-
-def test_columns_of_a_table_are_as_wide_as_their_longest_text():
-    lines = list(format_table([("a.jpg", "caption", "normal", "a dog"), ("b.jpg", "query", "What is this?", "")]))
-    assert lines == [
-        "filename  task     prompt         answer",
-        "a.jpg     caption  normal         a dog",
-        "b.jpg     query    What is this?",
-    ]

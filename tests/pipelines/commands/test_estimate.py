@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_beam.pipelines.commands.estimate import format_table, list_estimates, parse_prices
+from moondream_beam.pipelines.commands.estimate import format_estimates, list_estimates, parse_prices
 from moondream_beam.pipelines.prices import cloud_usd
 from moondream_beam.transforms.annotation.sample import Sample, SampleResult
 
@@ -41,7 +41,7 @@ def test_without_an_answer_there_is_no_estimate_for_an_api():
 
 
 def test_estimates_are_in_columns():
-    lines = list(format_table(list_estimates(SAMPLED, MEASURED, {})))
+    lines = list(format_estimates(list_estimates(SAMPLED, MEASURED, {})))
     assert lines[1].split("  ")[0] == "here, local/cpu/float32" and lines[1].endswith(" 1 d 3 h        ?  measured")
     assert lines[2].startswith("Moondream Cloud  ") and lines[2].endswith("  time at the API's rate limit")
     assert lines[4].endswith(" ?  no published price; give --price-of fal=USD")

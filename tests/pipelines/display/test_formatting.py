@@ -62,3 +62,16 @@ def test_a_long_option_is_cut():
 )
 def test_a_duration_has_two_units(seconds, text):
     assert formatting.format_duration(seconds) == text
+
+
+def test_columns_of_a_table_are_as_wide_as_their_longest_text():
+    cells = [("filename", "prompt", "answer"), ("a.jpg", "normal", "a dog"), ("b.jpg", "What is this?", "")]
+    assert list(formatting.format_table(cells)) == [
+        "filename  prompt         answer",
+        "a.jpg     normal         a dog",
+        "b.jpg     What is this?",
+    ]
+
+
+def test_columns_can_be_aligned_to_the_right():
+    assert list(formatting.format_table([("", "time"), ("here", "5 s")], right=(1,))) == ["      time", "here   5 s"]
