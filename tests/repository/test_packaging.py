@@ -58,7 +58,8 @@ pipeline:
 
 def package_files() -> set[str]:
     """What users are to get, relative to the package."""
-    page = (path for path in (ROOT / "pipelines/page").iterdir() if path.suffix in (".html", ".css", ".js"))
+    folder = ROOT / "pipelines/display/report_page"
+    page = (path for path in folder.iterdir() if path.suffix in (".html", ".css", ".js"))
     modules = (path for floor in ("models", "transforms", "pipelines") for path in (ROOT / floor).rglob("*.py"))
     return {
         "__init__.py",
