@@ -17,8 +17,6 @@ from ..core.records import Row
 from ..output.files import glob_files, is_local, make_folder
 from ..output.layout import Slice, payment_drafts_prefix, payments_folder
 
-JOURNAL_FOLDER = "_paid"
-
 
 @dataclass(frozen=True)
 class BeamStore:

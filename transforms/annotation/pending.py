@@ -46,7 +46,7 @@ class Waiter(NamedTuple):
 class PendingRequests:
     """Requests that the annotator has pulled and not yet answered, with the pictures that wait for each answer.
 
-    A question is one task on the bytes of a picture; ``Job.question_of`` is its id. Pictures of the same bytes have the
+    A question is one task on the bytes of a picture; ``Job.request_id`` is its id. Pictures of the same bytes have the
     same question. Each task on each picture becomes exactly one row in ``rows``.
     """
 

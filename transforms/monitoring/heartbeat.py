@@ -1,7 +1,7 @@
 """The heartbeat of a worker process: lines in a pipe to the process that started the worker.
 
 The environment variable ``PIPE`` contains the number of the pipe's file descriptor. A worker without it has no
-heartbeat, and all functions of ``Heartbeat`` do nothing.
+heartbeat, and all methods of ``Heartbeat`` do nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Heartbeat:
         if self._pipe >= 0:
             # If the reader is slow and the pipe is full, lines are dropped. A write must not block the worker.
             os.set_blocking(self._pipe, False)
-            threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     @contextlib.contextmanager
     def working_on(self, shard: int) -> Iterator[Heartbeat]:

@@ -98,7 +98,7 @@ def test_the_content_of_a_data_uri_is_returned(uri: str, content: bytes) -> None
         ("data:image/png;base64,aGVsbG8", "broken"),
         ("data:image/png;base64,aGV sbG8=", "broken"),
         ("data:image/png;base64,", "empty"),
-        ("data:image/png", "head"),
+        ("data:image/png", "no valid head"),
     ],
 )
 def test_a_malformed_data_uri_is_refused(uri: str, complaint: str) -> None:

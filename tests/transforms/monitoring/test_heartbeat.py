@@ -12,9 +12,9 @@ from moondream_beam.transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
 
 HANGING = """
 import threading, time
-from moondream_beam.transforms.monitoring import heartbeat as pulse
-pulse.BEAT_SECONDS = 0.02
-pulse.Heartbeat().start()
+from moondream_beam.transforms.monitoring import heartbeat
+heartbeat.BEAT_SECONDS = 0.02
+heartbeat.Heartbeat().start()
 """
 # A thread that has no memory for its first call never reports that it runs.
 NO_THREAD = "threading.Thread._bootstrap = lambda self: None; threading.Thread().start()"
