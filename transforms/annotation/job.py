@@ -225,11 +225,14 @@ def _record_run(
     Args:
         started: when the pipeline was built, in seconds since 1970.
     """
+    numbers = count._asdict()
+    skipped = numbers.pop("skipped")
     values = {
         "run": job.run,
         **about,
         **job_metadata(job),
-        "counts": {**count._asdict(), "annotations": summary.annotations, "failures": summary.failures},
+        "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
+        "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
         "published": row_counts._asdict(),
         "balanced": balances(count, summary, row_counts),
         "totals": {name: getattr(summary, name) for name in summary._fields[2:]},

@@ -117,19 +117,23 @@ class _DropCompleted(beam.DoFn):
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
         number, (packs, completed_packs) = group
         same: dict[str, list[ImageRef]] = {}
+        keyed, counts = [], []
         for ref in unpack_all(packs):
-            same.setdefault(ref.key, []).append(ref)
-        if not same:
+            if ref.skipped:
+                counts.append(Count.of_skipped(ref))
+            else:
+                same.setdefault(ref.key, []).append(ref)
+        if not same and not counts:
             return
         completed, failed = split_completed(completed_packs)
-        keyed, counts = [], []
         for refs in same.values():
             ref = merge(refs, self.job.tasks)
             wanted = {self.job.id_of(ref, task): task for task in ref.tasks}
             left = {id: task for id, task in wanted.items() if short_id(id) not in completed}
             retried = {id: failed[short_id(id)] for id in wanted if short_id(id) in failed}
             yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)
-            counts.append(Count(bool(left), len(left), len(wanted) - len(left), len(retried.keys() & left.keys())))
+            num_retried = len(retried.keys() & left.keys())
+            counts.append(Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs)))
             if left:
                 keyed.append((shard_key(ref), ref.with_tasks(tuple(left.values()))))
         yield (number, pack(keyed)), sum_counts(counts)
