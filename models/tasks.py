@@ -23,6 +23,7 @@ DEFAULT_MAX_TOKENS = 64
 CAPTION_MAX_TOKENS = {"short": 64, "normal": 256, "long": 512}
 # moondream/torch/moondream.py @ 44146f1
 DEFAULT_MAX_OBJECTS = 50
+DEFAULT_REASONING_TOKENS = 768
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,14 @@ class Caption:
 
 @dataclass(frozen=True)
 class Query:
-    """Answer a question about a picture. A blank ``question`` raises a ValueError."""
+    """Answer a question about a picture. A blank ``question`` raises a ValueError.
+
+    ``reasoning``: whether the model writes a reasoning before the answer, which takes more tokens.
+    """
 
     name: ClassVar[str] = "query"
     question: str = DEFAULT_PROMPT
+    reasoning: bool = False
 
     def __post_init__(self) -> None:
         _refuse_blank("query", self.question)
@@ -122,6 +127,15 @@ class Sampling:
             return self.max_tokens
         return CAPTION_MAX_TOKENS[task.length] if isinstance(task, Caption) else DEFAULT_MAX_TOKENS
 
+    def reasoning_budget(self, task: Task) -> int:
+        """Return the limit on tokens of the reasoning before an answer: 0 for a task without reasoning.
+
+        For a query with reasoning it is ``max_tokens``, or if that is None 768. The answer has a limit of its own.
+        """
+        if not needs_reasoning(task):
+            return 0
+        return DEFAULT_REASONING_TOKENS if self.max_tokens is None else self.max_tokens
+
 
 DEFAULT_SAMPLING = Sampling()
 
@@ -144,12 +158,16 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: ``text`` to Caption and Query, ``objects`` to Detect, ``points`` to Point; None in the others."""
+    """An answer: ``text`` to Caption and Query, ``objects`` to Detect, ``points`` to Point; None in the others.
+
+    ``reasoning``: the text before the answer to a Query with reasoning; None in all others.
+    """
 
     finish_reason: FinishReason
     text: str | None = None
     objects: tuple[Box, ...] | None = None
     points: tuple[Spot, ...] | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -214,7 +232,10 @@ class Outcome:
 
 
 class Annotator(Protocol):
-    """A model or an API that answers requests. It is pickled to the workers, so it loads at the first ``answer``."""
+    """A model or an API that answers requests. It is pickled to the workers, so it loads at the first ``answer``.
+
+    An attribute ``supports_reasoning`` that is True permits a Query with reasoning; see ``supports``.
+    """
 
     @property
     def name(self) -> str:
@@ -236,8 +257,25 @@ class Annotator(Protocol):
 
 
 def task_digest(task: Task) -> str:
-    """Return a task as JSON with sorted keys. Request ids contain this text, so its format must not change."""
-    return json.dumps({"task": task.name, **asdict(task)}, sort_keys=True, ensure_ascii=False)
+    """Return a task as JSON with sorted keys. Request ids contain this text, so its format must not change.
+
+    The key ``reasoning`` is there only if it is true: queries had no such key at first.
+    """
+    values = {name: value for name, value in asdict(task).items() if name != "reasoning" or value}
+    return json.dumps({"task": task.name, **values}, sort_keys=True, ensure_ascii=False)
+
+
+def needs_reasoning(task: Task) -> bool:
+    """Return whether the task is a query with reasoning."""
+    return isinstance(task, Query) and task.reasoning
+
+
+def supports(annotator: Annotator, task: Task) -> bool:
+    """Return whether an annotator can answer a task, by ``tasks`` and, for a query with reasoning, by
+    ``supports_reasoning``. An annotator without that attribute does not reason."""
+    if needs_reasoning(task) and not getattr(annotator, "supports_reasoning", False):
+        return False
+    return type(task) in annotator.tasks
 
 
 def _refuse_blank(task: str, text: str) -> None:

@@ -12,7 +12,7 @@ from moondream_beam.models.moondream.engine.generate import decode_outputs
 from moondream_beam.models.moondream.engine.jobs import new_row
 from moondream_beam.models.moondream.engine.slots import run_prompts
 from moondream_beam.models.moondream.network.crops import Crops, Tiling, normalize, prepare_crops
-from moondream_beam.models.moondream.network.text import KVCache
+from moondream_beam.models.moondream.network.decoder.cache import KVCache
 from moondream_beam.models.tasks import Request
 
 

@@ -29,7 +29,7 @@ from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.engine.jobs import Job
 from moondream_beam.models.moondream.engine.slots import Slots
 from moondream_beam.models.moondream.network.crops import prepare_crops
-from moondream_beam.models.moondream.network.text import KVCache
+from moondream_beam.models.moondream.network.decoder.cache import KVCache
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 

@@ -18,7 +18,8 @@ from presets import PRESETS, write_checkpoint
 from torch import Tensor, nn
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
-from moondream_beam.models.moondream.network.text import KVCache, Text
+from moondream_beam.models.moondream.network.decoder.cache import KVCache
+from moondream_beam.models.moondream.network.decoder.text import Text
 
 NUM_ROWS, NUM_POSITIONS, NUM_REPEATS = 32, 800, 10
 

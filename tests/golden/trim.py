@@ -1,6 +1,7 @@
-"""Make tests/golden/public from the full set of reference outputs: ``python tests/golden/trim.py FULL``.
+"""Make tests/golden/public and tests/golden/moondream3 from the full sets of reference outputs.
 
-What no test reads is left out: reasoning, spatial questions, margins, bfloat16 runs, vision intermediates.
+``python tests/golden/trim.py FULL FULL3``. What no test reads is left out: spatial questions, margins, bfloat16 runs,
+vision intermediates.
 """
 
 from __future__ import annotations
@@ -13,28 +14,48 @@ from pathlib import Path
 
 import numpy as np
 
-PUBLIC = Path(__file__).parent / "public"
+GOLDEN = Path(__file__).parent
 COPIED = ("config.json", "model.safetensors", "tokenizer.json")
 SECTIONS = ("images", "text_only", "bias_runs", "region_units", "select_tiling", "low_margins", "settings", "versions")
-IMAGE_KEYS = ("name", "file", "tiling_hw", "crops_sha256", "caption", "query", "detect", "point")
-LEFT_OUT = {"margins", "min_margin", "pos", "next_id_at_end", "question_ids", "object_ids"}
-ARRAYS = ("img?.features", "img?.prefix_hidden_last", "*.first_logits", "region.*", "sampling.*")
-ARRAYS_LEFT_OUT = ("bf16*", "*.spatial.*")
+IMAGE_KEYS = ("name", "file", "tiling_hw", "crops_sha256", "caption", "query", "query_reasoning", "detect", "point")
+LEFT_OUT = {"margins", "min_margin", "min_router_gap", "pos", "next_id_at_end", "question_ids", "object_ids"}
+ARRAYS = (
+    "img?.features",
+    "img?.features_rows",
+    "img?.prefix_hidden_last",
+    "img?.prefix_hidden_rows",
+    "img1.block*",
+    "*.first_logits",
+    "region.*",
+    "sampling.*",
+)
+ARRAYS_LEFT_OUT = ("bf16*", "*.spatial.*", "*.spatial_reasoning.*", "textonly_reasoning*")
+# The smaller checkpoints of Moondream 3 share pictures and tokenizer with the larger one.
+SMALLER = ("noregionln", "fp8-legacy")
 
 
-def main(full: Path) -> None:
-    """Copy, then write the two files of expectations."""
-    (PUBLIC / "images").mkdir(parents=True, exist_ok=True)
+def main(full: Path, full3: Path) -> None:
+    """Trim both sets."""
+    trim(full, GOLDEN / "public", ARRAYS_LEFT_OUT)
+    trim(full3, GOLDEN / "moondream3", (*ARRAYS_LEFT_OUT, "img?.features"))
+    for name in SMALLER:
+        trim(full3 / name, GOLDEN / "moondream3" / name, ARRAYS_LEFT_OUT)
+
+
+def trim(full: Path, target: Path, arrays_left_out: tuple[str, ...]) -> None:
+    """Copy the checkpoint, and write the two files of expectations."""
     expected = json.loads((full / "expected.json").read_text())
-    for name in [*COPIED, *(image["file"] for image in expected["images"])]:
-        shutil.copyfile(full / name, PUBLIC / name)
-    kept = {section: without(expected[section], LEFT_OUT) for section in SECTIONS}
-    kept["images"] = [{key: image[key] for key in IMAGE_KEYS} for image in kept["images"]]
-    kept["bias_runs"] = [run for run in kept["bias_runs"] if run["call"] != "query_reasoning"]
-    (PUBLIC / "expected.json").write_text(json.dumps(kept, separators=(",", ":")) + "\n")
+    is_smaller = target.name in SMALLER
+    pictures = () if is_smaller else tuple(image["file"] for image in expected["images"])
+    for name in (*(name for name in COPIED if not (is_smaller and name == "tokenizer.json")), *pictures):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(full / name, target / name)
+    kept = {section: without(expected[section], LEFT_OUT) for section in SECTIONS if section in expected}
+    kept["images"] = [{key: image[key] for key in IMAGE_KEYS if key in image} for image in kept["images"]]
+    (target / "expected.json").write_text(json.dumps(kept, separators=(",", ":")) + "\n")
     arrays = np.load(full / "expected.npz")
-    names = [name for name in arrays if matches(name, ARRAYS) and not matches(name, ARRAYS_LEFT_OUT)]
-    np.savez_compressed(PUBLIC / "expected.npz", **{name: arrays[name] for name in names})
+    names = [name for name in arrays if matches(name, ARRAYS) and not matches(name, arrays_left_out)]
+    np.savez_compressed(target / "expected.npz", **{name: arrays[name] for name in names})
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -50,4 +71,4 @@ def without(value: object, keys: set[str]) -> object:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

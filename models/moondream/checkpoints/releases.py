@@ -1,7 +1,7 @@
-"""The generations of Moondream 2: the configuration of each, and how a checkpoint's generation is identified.
+"""The generations of Moondream 2 and 3: the configuration of each, and how a checkpoint's generation is identified.
 
 Source: github.com/vikhyat/moondream at the commits of its releases: 96cc1e1, f9092f9, 61e5c3d with 8db8da7, 8fa2f2c,
-ffbf822, 211cc2f, 8ac77eb, f74a121, 44146f1.
+ffbf822, 211cc2f, 8ac77eb, f74a121, 44146f1. Moondream 3 is huggingface.co/moondream/moondream3-preview @ 5112966.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..network.config import MoondreamConfig, Templates, TokenizerConfig
+from ..network.config import MoeConfig, MoondreamConfig, RegionConfig, Templates, TextConfig, TokenizerConfig
 from ..network.tokenizer import END_OF_TEXT, Tokenizer
-from .tensor_names import Family
+from .tensor_names import Family, Naming
 
 # The code in the repositories of official weights. It is searched for text that identifies the generation, never run.
 CODE_FILE = "moondream.py"
@@ -30,6 +30,7 @@ _TEMPLATES_2025 = Templates(
     detect=((198, 198, 47504, 25), (628,)),
     point=((198, 198, 12727, 25), (628,)),
     query_suffixes=1,
+    thinking_id=None,
     before_question=" ",
 )
 _MARCH_2025 = replace(
@@ -55,6 +56,7 @@ _TEMPLATES_2024 = Templates(
     detect=None,
     point=None,
     query_suffixes=1,
+    thinking_id=None,
 )
 _AUGUST_2024 = replace(
     _MARCH_2025,
@@ -81,6 +83,12 @@ _EARLY_MARCH_2024 = replace(
         templates=replace(_MID_MARCH_2024.tokenizer.templates, query=("</image>\n\nQuestion: ", "\n\nAnswer: ")),
     ),
 )
+_MOONDREAM_3 = MoondreamConfig(
+    # The positions are limited by the model card, and not by the weights.
+    text=TextConfig(max_context=32768, rope_theta=1_500_000.0, tau=True, moe=MoeConfig()),
+    region=RegionConfig(inner_dim=None, norm=True, next_object="coordinate"),
+    tokenizer=TokenizerConfig(templates=Templates(query_suffixes=1)),
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,25 @@ class Generation:
         """The first of the releases."""
         return self.releases[0]
 
+    @property
+    def uses_starmie(self) -> bool:
+        """Whether the tokenizer is moondream/starmie-v1, which has ``END_OF_TEXT`` at id 0."""
+        return self.config.tokenizer.bos_id == _LATEST.tokenizer.bos_id
+
+    def config_of(self, content: dict[str, Any], naming: Naming) -> MoondreamConfig:
+        """Return the configuration of a checkpoint, from the content of its config.json and the names of its tensors.
+
+        Raises:
+            ValueError: if the numbers contradict each other.
+        """
+        config = self.config.with_overrides(content)
+        if config.text.moe is None or config.region is None:
+            return config
+        # A copy of Moondream 3 may have any style of names with or without float8.
+        moe, region = replace(config.text.moe, float8=naming.is_float8), config.region
+        region = replace(region, norm=naming.has_region_norm)
+        return replace(config, text=replace(config.text, moe=moe), region=region)
+
 
 GENERATIONS = (
     Generation("2024 global", _EARLY_MARCH_2024, ("2024-03-04", "2024-03-05", "2024-03-06"), contains='Answer: "'),
@@ -112,6 +139,9 @@ GENERATIONS = (
     Generation("2025", _JANUARY_2025, ("2025-01-09",), contains='revision="2024-08-26"'),
     Generation("2025", _MARCH_2025, ("2025-03-27", "2025-04-14"), contains='revision="2025-01-09"'),
     Generation("2025", _LATEST, ("2025-06-21",), contains="moondream/starmie-v1"),
+    Generation("3 without region norm", _MOONDREAM_3, ("3-preview-2025-09-11",)),
+    Generation("3", _MOONDREAM_3, ("3-preview-2026-02-10",)),
+    Generation("3 float8", _MOONDREAM_3, ("3.1-2026-07-08",)),
 )
 RELEASES = {release: generation for generation in GENERATIONS for release in generation.releases}
 
@@ -163,7 +193,7 @@ def _has_control_tokens(content: dict[str, Any]) -> bool:
 
 
 def is_starmie(tokenizer: Path) -> bool:
-    """Return whether a tokenizer.json exists and has ``END_OF_TEXT`` at id 0, the BOS id of release 2025-06-21.
+    """Return whether a tokenizer.json exists and has ``END_OF_TEXT`` at id 0, the BOS id since release 2025-06-21.
 
     Raises:
         ValueError: if the file exists and is not a tokenizer.

@@ -1,19 +1,25 @@
 """The names of a checkpoint's tensors: from the names in this network to the names in the file.
 
 After moondream/torch/weights.py @ 44146f1, and moondream/vision_encoder.py, modeling_phi.py and region_model.py
-@ 211cc2f (github.com/vikhyat/moondream).
+@ 211cc2f (github.com/vikhyat/moondream). Moondream 3.1 has names in the style of 2024.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 Shape = tuple[int, ...]
 # Generations that names and shapes alone distinguish. Those of 2024 project the global crop alone, or global crop and
-# tiles; one of them carries region tensors that its code does not use.
-Family = Literal["2024 global", "2024 tiled", "2024 tiled, unused region", "2025"]
+# tiles; one of them carries region tensors that its code does not use. Moondream 3 had no norm before the region
+# decoders at first. Moondream 3.1 has experts in float8.
+Family = Literal[
+    "2024 global", "2024 tiled", "2024 tiled, unused region", "2025", "3 without region norm", "3", "3 float8"
+]
 
 # Names of this network (first) in files of 2024 (second), applied in this order. A rule that starts with a dot replaces
 # a part of the name, any other rule its start.
@@ -34,8 +40,23 @@ RULES_2024 = {
     "region.coord_": "region_model.coordinate_",
     "region.size_": "region_model.size_",
 }
-# Further rules for the decoder.
-MIXER_RULES = {".attn.qkv.": ".mixer.Wqkv.", ".attn.proj.": ".mixer.out_proj."}
+# Further rules for the decoder, and for a block of the decoder with experts.
+MIXER_RULES = {".attn.qkv.": ".mixer.Wqkv.", ".attn.proj.": ".mixer.out_proj.", ".attn.tau.": ".tau_"}
+EXPERT_RULES = {
+    ".mlp.router.": ".gate.",
+    ".mlp.fc1.weight": ".mlp.experts.weight",
+    ".mlp.fc2.weight": ".mlp.output_experts.weight",
+}
+# The scales of float8 have these names in every style.
+SCALE_RULES = {".mlp.fc1.scale": ".moe_quant.up_scale", ".mlp.fc2.scale": ".moe_quant.down_scale"}
+# Before RULES_2024.
+REGION_RULES_3 = {
+    "region.coord_decoder.": "region_model.coordinate_head.",
+    "region.size_decoder.": "region_model.size_head.",
+    "region.ln.": "region_model.ln.",
+}
+# A file may hold both halves of a pair in one tensor, one after the other.
+TAU_HALVES, FUSED_TAU = (".tau_wq", ".tau_wv"), ".tau_wqwv"
 TRANSPOSED_2024 = ("region.coord_features", "region.size_features")
 # Region tensors in the checkpoints of 2024-08-26. The code of that release does not use them.
 UNUSED_REGION_TENSORS = frozenset(
@@ -48,7 +69,9 @@ UNUSED_REGION_TENSORS = frozenset(
 )
 # Added to names by torch.compile, and by the model class for transformers.
 COMPILED_PART, WRAPPER_PREFIX = "._orig_mod", "model."
-MOONDREAM_3_PARTS = (".moe_quant.", ".mlp.experts.", ".mlp.output_experts.", ".tau_", ".mlp.router.", ".tau.")
+MOONDREAM_3_PARTS = (".tau.", ".tau_", ".mlp.router.", ".gate.", ".mlp.experts.", ".moe_quant.")
+# Scales of a KV cache in float8, which this network does not have.
+UNUSED_SCALE = re.compile(r"\.kv_quantizer\.[kv]_scale$")
 PACKED_SUFFIX = ".packed"
 
 
@@ -71,7 +94,7 @@ class Naming:
         """Return the naming of a checkpoint with these tensors.
 
         Raises:
-            ValueError: if the tensors belong to Moondream 3, are packed to 4 bits, or belong to another model.
+            ValueError: if the tensors are packed to 4 bits or belong to another model.
         """
         _refuse_other_models(shapes)
         file_names: dict[str, str] = {}
@@ -87,19 +110,62 @@ class Naming:
 
         If the file lacks that tensor, return the name that the tensor would have, with the prefix ``wrapper``.
         """
-        bare = _legacy_name(name) if self.legacy else name
+        bare = self._bare_name(name)
         return self.file_names.get(bare, self.wrapper + bare)
 
-    def is_transposed(self, name: str) -> bool:
-        """Return whether the file holds this network's tensor ``name`` with its two dimensions swapped."""
-        return self.legacy and name in TRANSPOSED_2024
+    def shape_in_file(self, name: str, shape: Shape) -> Shape:
+        """Return the shape in the file of this network's tensor ``name``, which has ``shape`` in the network."""
+        if self._is_transposed(name):
+            return shape[::-1]
+        return (2 * shape[0], *shape[1:]) if self._bare_name(name).endswith(FUSED_TAU) else shape
+
+    def from_file(self, name: str, tensor: Tensor) -> Tensor:
+        """Return this network's tensor ``name``, given the tensor in the file that holds it."""
+        if self._is_transposed(name):
+            return tensor.T.contiguous()
+        if self._bare_name(name).endswith(FUSED_TAU):
+            return tensor.chunk(2)[0 if name.endswith("wq") else 1].contiguous()
+        return tensor
+
+    @property
+    def is_float8(self) -> bool:
+        """Whether the file has a scale for each row of the experts."""
+        return any(name.endswith(tuple(SCALE_RULES.values())) for name in self.file_names)
+
+    @property
+    def has_region_norm(self) -> bool:
+        """Whether the file has a norm before the region decoders of Moondream 3."""
+        return self._bare_name("region.ln.weight") in self.file_names
 
     @property
     def unused(self) -> set[str]:
-        """Names in the file of ``UNUSED_REGION_TENSORS``, or no names if ``family`` has none of them."""
-        if self.family != "2024 tiled, unused region":
-            return set()
-        return {self.file_names.get(name, self.wrapper + name) for name in UNUSED_REGION_TENSORS}
+        """Names in the file of tensors that the network does not have: ``UNUSED_REGION_TENSORS`` and ``UNUSED_SCALE``.
+
+        All of ``UNUSED_REGION_TENSORS`` are included if the family has them.
+        """
+        unused = {name for name in self.file_names if UNUSED_SCALE.search(name)}
+        if self.family == "2024 tiled, unused region":
+            unused |= UNUSED_REGION_TENSORS
+        return {self.file_names.get(name, self.wrapper + name) for name in unused}
+
+    def _is_transposed(self, name: str) -> bool:
+        return self.legacy and name in TRANSPOSED_2024
+
+    def _bare_name(self, name: str) -> str:
+        """Return the name, without wrappers, under which the file holds or would hold this network's tensor."""
+        if not self.legacy:
+            return _replaced(name, SCALE_RULES)
+        rules = RULES_2024
+        if name.startswith("text."):
+            rules = RULES_2024 | MIXER_RULES | SCALE_RULES
+            block = ".".join(name.split(".")[:3])
+            if f"{_replaced(block, RULES_2024)}.gate.weight" in self.file_names:
+                rules |= EXPERT_RULES
+        elif self.family.startswith("3"):
+            rules = REGION_RULES_3 | RULES_2024
+        bare = _replaced(name, rules)
+        fused = bare[: -len(TAU_HALVES[0])] + FUSED_TAU
+        return fused if bare.endswith(TAU_HALVES) and fused in self.file_names else bare
 
 
 def _without_wrappers(name: str) -> str:
@@ -107,9 +173,8 @@ def _without_wrappers(name: str) -> str:
     return name.removeprefix(WRAPPER_PREFIX)
 
 
-def _legacy_name(name: str) -> str:
-    """Return the name of 2024 for a name of this network."""
-    rules = RULES_2024 | MIXER_RULES if name.startswith("text.") else RULES_2024
+def _replaced(name: str, rules: Mapping[str, str]) -> str:
+    """Return a name after all rules that fit, in their order. See ``RULES_2024`` for what a rule is."""
     for new, old in rules.items():
         if (new in name) if new.startswith(".") else name.startswith(new):
             name = name.replace(new, old, 1)
@@ -117,6 +182,10 @@ def _legacy_name(name: str) -> str:
 
 
 def _family(shapes: Mapping[str, Shape], legacy: bool) -> Family:
+    if any(part in f"{name}." for name in shapes for part in MOONDREAM_3_PARTS):
+        if any(name.endswith(tuple(SCALE_RULES.values())) for name in shapes):
+            return "3 float8"
+        return "3" if {"region.ln.weight", "region_model.ln.weight"} & shapes.keys() else "3 without region norm"
     if not legacy or "region_model.coordinate_encoder.weight" in shapes:
         return "2025"
     if "region_model.position_encoder.weight" in shapes:
@@ -127,9 +196,7 @@ def _family(shapes: Mapping[str, Shape], legacy: bool) -> Family:
 
 
 def _refuse_other_models(shapes: Mapping[str, Shape]) -> None:
-    """Raise a ValueError if the names are not those of Moondream 2 in 16 or 32 bits."""
-    if any(part in f"{name}." for name in shapes for part in MOONDREAM_3_PARTS):
-        raise ValueError("these are weights of Moondream 3, which is not supported; choose a Moondream 2")
+    """Raise a ValueError if the names are not those of a Moondream in 8, 16 or 32 bits."""
     if any(name.endswith(PACKED_SUFFIX) for name in shapes):
         raise ValueError(
             "the weights are packed to 4 bits, which is not supported; choose a checkpoint in 16 or 32 bits"
@@ -137,4 +204,4 @@ def _refuse_other_models(shapes: Mapping[str, Shape]) -> None:
     starts = ("vision.", "text.", "region.", "vision_encoder.", "text_model.", "region_model.")
     if not any(_without_wrappers(name).startswith(starts) for name in shapes):
         first = f"the first of {len(shapes)} is {min(shapes)}" if shapes else "the file has no tensors"
-        raise ValueError(f"the tensors are not those of a Moondream 2 ({first}); choose a Moondream 2")
+        raise ValueError(f"the tensors are not those of a Moondream ({first}); choose a Moondream 2 or 3")

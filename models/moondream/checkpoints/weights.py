@@ -14,17 +14,20 @@ from safetensors import safe_open
 from torch import nn
 
 from ..network.config import MoondreamConfig, read_json
+from ..network.decoder.experts import ExpertWeights
+from ..network.decoder.text import Text
 from ..network.region import Region
-from ..network.text import Text
 from ..network.tokenizer import Tokenizer
 from ..network.vision import Vision
 from .files import CONFIG_FILE, REVISION_DIGITS, check_tokenizer, find_tokenizer, read_shapes, weight_files
-from .releases import GENERATIONS, Generation, identify
+from .releases import RELEASES, Generation, identify
 from .tensor_names import Naming, Shape
 
 # Tensors named in an error message.
 MAX_NAMES_SHOWN = 5
 READ_CHUNK_BYTES = 1 << 22
+UNNAMED_IN_DIGESTS = "2025-06-21"
+FLOAT8_RULE = "experts with scales must be float8, and all other tensors 16 or 32 bits; choose another checkpoint"
 
 
 class MoondreamModel(nn.Module):
@@ -90,16 +93,25 @@ class Checkpoint:
         return Tokenizer(self.tokenizer_path, strips_whitespace=self.config.tokenizer.strips_whitespace)
 
     def load(self, device: torch.device, dtype: torch.dtype) -> MoondreamModel:
-        """Return the network with its weights on ``device`` in ``dtype``, in eval mode and without gradients."""
+        """Return the network with its weights on ``device`` in ``dtype``, in eval mode and without gradients.
+
+        Experts in float8 stay in float8, with their scales in float32.
+
+        Raises:
+            ValueError: if a tensor is float8 without a scale, or has a scale without being float8.
+        """
         model = _empty_model(self.config)
-        state = {}
+        kept, state = _float8_tensors(model), {}
         with ExitStack() as stack:
             files = [stack.enter_context(safe_open(path, framework="pt", device=str(device))) for path in self.weights]
             file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
             for name in model.state_dict():
                 file_name = self.naming.name_in_file(name)
-                tensor = file_of[file_name].get_tensor(file_name).to(dtype)
-                state[name] = tensor.T.contiguous() if self.naming.is_transposed(name) else tensor
+                tensor = self.naming.from_file(name, file_of[file_name].get_tensor(file_name))
+                target = kept.get(name, dtype)
+                if (tensor.itemsize == 1) != (target.itemsize == 1):
+                    raise ValueError(f"model {self.weights[0].parent}: {file_name} is {tensor.dtype}: {FLOAT8_RULE}")
+                state[name] = tensor.to(target)
         model.load_state_dict(state, assign=True)
         return model.requires_grad_(False).eval()
 
@@ -114,13 +126,20 @@ def recognize(
     Raises:
         ValueError: if it is another model, a tensor does not fit the configuration, or the generation is unknown.
     """
-    if content.get("model_type") == "moondream3":
-        raise ValueError("config.json belongs to Moondream 3, which is not supported; choose a Moondream 2")
     naming = Naming.of(shapes)
+    if content.get("model_type") == "moondream3" and not naming.family.startswith("3"):
+        raise ValueError("config.json belongs to Moondream 3, and the tensors to Moondream 2; fetch the files again")
     generation = identify(naming.family, content, folder, release, tokenizer)
-    config = generation.config.with_overrides(content)
+    config = generation.config_of(content, naming)
     _check_tensors(shapes, naming, config)
     return generation, config, naming
+
+
+def _float8_tensors(model: MoondreamModel) -> dict[str, torch.dtype]:
+    """Return the dtype of each tensor of the experts that are float8, by name; it is the same in the file."""
+    experts = [path for path, part in model.named_modules() if isinstance(part, ExpertWeights) and part.float8]
+    dtypes = {"weight": torch.float8_e4m3fn, "scale": torch.float32}
+    return {f"{path}.{part}": dtype for path in experts for part, dtype in dtypes.items()}
 
 
 def _empty_model(config: MoondreamConfig) -> MoondreamModel:
@@ -134,8 +153,8 @@ def _digest(paths: list[Path], generation: Generation) -> str:
         with path.open("rb") as file:
             while block := file.read(READ_CHUNK_BYTES):
                 digest.update(block)
-    # Under another generation the same files give other answers. The last of GENERATIONS adds nothing: stable digests.
-    if generation is not GENERATIONS[-1]:
+    # Under another generation the same files give other answers. This one adds nothing: stable digests.
+    if generation is not RELEASES[UNNAMED_IN_DIGESTS]:
         digest.update(generation.name.encode())
     return digest.hexdigest()[:REVISION_DIGITS]
 
@@ -144,8 +163,7 @@ def _check_tensors(shapes: Mapping[str, Shape], naming: Naming, config: Moondrea
     """Raise a ValueError if tensors are missing, unexpected or misshapen; name ``MAX_NAMES_SHOWN`` of each kind."""
     expected = {}
     for name, tensor in _empty_model(config).state_dict().items():
-        shape = tuple(tensor.shape)
-        expected[naming.name_in_file(name)] = shape[::-1] if naming.is_transposed(name) else shape
+        expected[naming.name_in_file(name)] = naming.shape_in_file(name, tuple(tensor.shape))
     known = expected.keys() | naming.unused
     missing, unexpected = sorted(known - shapes.keys()), sorted(shapes.keys() - known)
     misshapen = [

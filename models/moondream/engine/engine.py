@@ -19,8 +19,8 @@ from ..checkpoints.weights import Checkpoint, MoondreamModel
 from ..devices import is_out_of_memory, synchronize
 from ..network.config import MoondreamConfig
 from ..network.crops import Crops, normalize, prepare_crops
+from ..network.decoder.cache import KVCache
 from ..network.resize import resize, resize_on
-from ..network.text import KVCache
 from .jobs import CropsFuture, Job, new_row, outcome_of
 from .memory import MAX_SLOTS, free_memory, num_prefill_rows, slots_that_fit
 from .request_stream import RequestStream

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
-from ...tasks import Answer, Box, Detect, Outcome, Point, Request, Spot, Task, Timings, Tokens
-from ..network.config import MoondreamConfig
+from ...tasks import Answer, Box, Detect, FinishReason, Outcome, Point, Request, Spot, Task, Timings, Tokens
+from ..network.config import MoondreamConfig, TokenizerConfig
 from ..network.crops import Crops
 from ..network.prompts import prompt_ids
 from ..network.tokenizer import Tokenizer
@@ -38,6 +40,7 @@ class Job:
             self.row,
             random=seeded_random(self.id),
             next_output=initial_output(self.task),
+            thought_ids=[],
             token_ids=[],
             objects=[],
             position=0,
@@ -60,7 +63,8 @@ def check_picture(request: Request) -> None:
 def new_row(request: Request, config: MoondreamConfig, tokenizer: Tokenizer) -> Row:
     """Return the row of a request, with the prompt encoded and nothing decoded.
 
-    ``max_outputs`` is lowered where the context is too short for the longest possible answer.
+    ``max_outputs`` is lowered where the context is too short for the longest possible answer. ``max_thoughts`` is
+    lowered first.
 
     Raises:
         ValueError: if the prompt is not Unicode, the model does not support the task, or the context has no position
@@ -75,8 +79,12 @@ def new_row(request: Request, config: MoondreamConfig, tokenizer: Tokenizer) -> 
         random=seeded_random(request.id),
         next_output=initial_output(task),
         has_size=isinstance(task, Detect),
+        max_thoughts=request.sampling.reasoning_budget(task),
     )
     free_positions = config.text.max_context - config.prefix_length - len(prompt)
+    if row.max_thoughts:
+        row.max_thoughts = max(1, min(row.max_thoughts, free_positions - 1 - row.max_outputs))
+        free_positions -= row.max_thoughts + 1
     row.max_outputs = min(row.max_outputs, free_positions // row.positions_per_output)
     if row.max_outputs < 1:
         raise ValueError(f"the prompt of {len(prompt)} tokens leaves no room for an answer: give a shorter prompt")
@@ -84,7 +92,10 @@ def new_row(request: Request, config: MoondreamConfig, tokenizer: Tokenizer) -> 
 
 
 def outcome_of(job: Job, config: MoondreamConfig, tokenizer: Tokenizer, backend: str) -> Outcome:
-    """Return the outcome of a job whose row has ended, with its timings and its numbers of tokens."""
+    """Return the outcome of a job whose row has ended, with its timings and its numbers of tokens.
+
+    The finish reason is "length" also if the reasoning reached its limit.
+    """
     row = job.row
     assert row.finish_reason is not None
     if isinstance(job.task, Detect):
@@ -92,10 +103,22 @@ def outcome_of(job: Job, config: MoondreamConfig, tokenizer: Tokenizer, backend:
     elif isinstance(job.task, Point):
         answer = Answer(row.finish_reason, points=tuple(Spot(*numbers) for numbers in row.objects))
     else:
-        answer = Answer(row.finish_reason, text=tokenizer.decode(row.token_ids))
-    num_generated = len(row.token_ids) + row.positions_per_output * len(row.objects)
+        reason: FinishReason = "length" if 0 < row.max_thoughts <= len(row.thought_ids) else row.finish_reason
+        thoughts = decode_thoughts(row.thought_ids, config.tokenizer, tokenizer) if row.max_thoughts else None
+        answer = Answer(reason, text=tokenizer.decode(row.token_ids), reasoning=thoughts)
+    num_generated = len(row.thought_ids) + len(row.token_ids) + row.positions_per_output * len(row.objects)
     tokens = Tokens(config.prefix_length + len(row.prompt), num_generated)
     return Outcome(job.id, answer, backend, Timings(job.wait_ms, job.encode_ms, job.generate_ms), tokens)
+
+
+def decode_thoughts(ids: Sequence[int], special: TokenizerConfig, tokenizer: Tokenizer) -> str:
+    """Return the text of a reasoning without the ids for coordinates, even if the tokenizer has text for these ids.
+
+    Each part that the ids of grounding separate is decoded alone, so that no character spans two parts.
+    """
+    bounds = (special.start_ground_points_id, special.end_ground_id)
+    parts = groupby((id for id in ids if id != special.coord_id), key=lambda id: id in bounds)
+    return "".join(tokenizer.decode(list(part)) for is_bound, part in parts if not is_bound)
 
 
 def _box(x: float, y: float, width: float, height: float) -> Box:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.weights import MoondreamModel
-from ..network.text import KVCache
+from ..network.decoder.cache import KVCache
 from .generate import decode_outputs
 from .jobs import Job
 

@@ -1,7 +1,7 @@
 """Every number of the network. The defaults are those of Moondream 2B, release 2025-06-21.
 
-Source of the numbers: moondream/torch/config.py @ 44146f1 (github.com/vikhyat/moondream). ``checkpoints/releases.py``
-has the numbers in which other generations differ.
+Source of the numbers: moondream/torch/config.py and rope.py @ 44146f1 (github.com/vikhyat/moondream).
+``checkpoints/releases.py`` has the numbers in which other generations differ.
 """
 
 from __future__ import annotations
@@ -32,8 +32,28 @@ PHI_KEYS = {
 
 
 @dataclass(frozen=True)
+class MoeConfig:
+    """The mixture of experts in the blocks from ``start_layer`` on. The defaults are those of Moondream 3.
+
+    ``float8``: whether the weights of the experts are float8, with a scale for each row.
+    """
+
+    num_experts: int = 64
+    start_layer: int = 4
+    experts_per_token: int = 8
+    expert_inner_dim: int = 1024
+    float8: bool = False
+
+
+@dataclass(frozen=True)
 class TextConfig:
-    """The decoder. ``prefix_attn``: the first positions (BOS and picture) that attend to each other both ways; or 0."""
+    """The decoder. ``prefix_attn``: the first positions (BOS and picture) that attend to each other both ways; or 0.
+
+    ``tau``: whether attention scales queries and values, see ``decoder/tau.py``. ``moe``: None if all blocks are dense.
+
+    Raises:
+        ValueError: if tau attention is to have fewer heads of keys and values than of queries.
+    """
 
     dim: int = 2048
     ff_dim: int = 8192
@@ -43,6 +63,20 @@ class TextConfig:
     max_context: int = 2048
     prefix_attn: int = 730
     vocab_size: int = 51200
+    rope_theta: float = 10000.0
+    tau: bool = False
+    moe: MoeConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.tau and self.n_kv_heads != self.n_heads:
+            raise ValueError(
+                f"config: n_kv_heads {self.n_kv_heads}: give {self.n_heads}, the number of heads (n_heads)"
+            )
+
+    def with_overrides(self, values: Mapping[str, Any]) -> TextConfig:
+        """Return a copy with the ``text`` section of a config.json. A decoder without experts skips the key ``moe``."""
+        moe = self.moe and _with_overrides(self.moe, values.get("moe") or {})
+        return _with_overrides(self, {**values, "moe": moe})
 
     @property
     def head_dim(self) -> int:
@@ -97,15 +131,22 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class RegionConfig:
-    """The encoders and decoders of coordinates and sizes. ``size_out_dim``: width bins and height bins together."""
+    """The encoders and decoders of coordinates and sizes. ``size_out_dim``: width bins and height bins together.
+
+    ``inner_dim``: inner channels of the decoders; None if the decoders have one layer. ``norm``: whether they read a
+    norm of the hidden state. ``next_object``: what announces another object after the first: any token except the end
+    token, or a coordinate that is at least as likely as the end token.
+    """
 
     dim: int = 2048
     coord_feat_dim: int = 256
     coord_out_dim: int = 1024
     size_feat_dim: int = 512
     size_out_dim: int = 2048
-    inner_dim: int = 8192
+    inner_dim: int | None = 8192
     size_scale: Literal["log", "linear"] = "log"
+    norm: bool = False
+    next_object: Literal["any token", "coordinate"] = "any token"
 
 
 @dataclass(frozen=True)
@@ -114,8 +155,9 @@ class Templates:
 
     ``caption``: the prompt of each length that the model supports. ``query``, ``detect``, ``point``: prefix and suffix.
     ``query_suffixes``: how often the suffix of a query is repeated. The reference feeds the suffix at the end of the
-    prefill and again as the first input of the answer. ``before_question``, ``before_object``: text directly before the
-    words of the user.
+    prefill and again as the first input of the answer. ``thinking_id``: replaces the last suffix of a query with
+    reasoning; None if the model does not reason. ``before_question``, ``before_object``: text directly before the words
+    of the user.
     """
 
     caption: Mapping[str, PromptPart] = field(
@@ -129,12 +171,16 @@ class Templates:
     detect: tuple[PromptPart, PromptPart] | None = ((1, 7235, 476, 2), (3,))
     point: tuple[PromptPart, PromptPart] | None = ((1, 2581, 2), (3,))
     query_suffixes: int = 2
+    thinking_id: int | None = 4
     before_question: str = ""
     before_object: str = " "
 
     def with_overrides(self, section: Mapping[str, Any]) -> Templates:
-        """Return a copy with the ``templates`` section of a config.json; tasks that it lacks keep their templates."""
-        known: dict[str, Any] = {}
+        """Return a copy with the ``templates`` section of a config.json, which may have a ``thinking_id``.
+
+        Tasks that the section lacks keep their templates.
+        """
+        known: dict[str, Any] = {"thinking_id": section.get("thinking_id", self.thinking_id)}
         if "caption" in section:
             known["caption"] = {length: _as_tuple(ids) for length, ids in (section["caption"] or {}).items()}
         for task in ("query", "detect", "point"):
@@ -148,9 +194,10 @@ class Templates:
 class TokenizerConfig:
     """Token ids with a special meaning, and the templates of the prompts.
 
-    ``answer_id``: starts an answer and may be its first token only; None if the model has no such id. ``end_ids``: end
-    a text, in addition to ``eos_id``. ``before_image``: ids between BOS and the picture. ``strips_whitespace``: whether
-    answers lose the whitespace at both ends.
+    ``answer_id``: starts an answer and may be its first token only, and ends a reasoning; None if the model has no such
+    id. ``start_ground_points_id``, ``end_ground_id``: around a part of a reasoning that points. ``end_ids``: end texts,
+    in addition to ``eos_id``. ``before_image``: ids between BOS and the picture. ``strips_whitespace``: whether answers
+    lose the whitespace at both ends.
     """
 
     bos_id: int = 0
@@ -158,6 +205,8 @@ class TokenizerConfig:
     answer_id: int | None = 3
     coord_id: int = 5
     size_id: int = 6
+    start_ground_points_id: int = 7
+    end_ground_id: int = 9
     end_ids: tuple[int, ...] = ()
     before_image: tuple[int, ...] = ()
     strips_whitespace: bool = False
@@ -204,12 +253,15 @@ class MoondreamConfig:
         """
         sections = dict(content.get("config") or {})
         tokenizer = dict(sections.get("tokenizer") or {})
-        tokenizer["templates"] = self.tokenizer.templates.with_overrides(tokenizer.get("templates") or {})
+        # The id stands beside the templates in the file.
+        thinking = {"thinking_id": tokenizer.get("thinking_id", self.tokenizer.templates.thinking_id)}
+        templates = (tokenizer.get("templates") or {}) | thinking
+        tokenizer["templates"] = self.tokenizer.templates.with_overrides(templates)
         text = _phi_numbers(content.get("text_config") or content.get("phi_config") or {}) | dict(
             sections.get("text") or {}
         )
         return type(self)(
-            text=_with_overrides(self.text, text),
+            text=self.text.with_overrides(text),
             vision=_with_overrides(self.vision, sections.get("vision") or {}),
             region=self.region and _with_overrides(self.region, sections.get("region") or {}),
             tokenizer=_with_overrides(self.tokenizer, tokenizer),

@@ -24,7 +24,8 @@ def prompt_ids(task: Task, templates: Templates, tokenizer: Tokenizer) -> list[i
     """Return the token ids of a task's prompt.
 
     Raises:
-        ValueError: if the model does not support the task or the length of caption, or the text is not Unicode.
+        ValueError: if the model does not support the task, the length of caption or reasoning, or the text is not
+            Unicode.
     """
     if isinstance(task, Caption):
         if task.length not in templates.caption:
@@ -39,6 +40,10 @@ def prompt_ids(task: Task, templates: Templates, tokenizer: Tokenizer) -> list[i
     prefix, suffix = template
     if isinstance(task, Query):
         suffixes = [suffix] * templates.query_suffixes
+        if task.reasoning:
+            if templates.thinking_id is None:
+                raise ValueError("this generation of the model does not reason; ask without --reasoning")
+            suffixes[-1] = (templates.thinking_id,)
         return _encode_parts([prefix, templates.before_question + task.question, *suffixes], tokenizer)
     return _encode_parts([prefix, templates.before_object + task.object, suffix], tokenizer)
 

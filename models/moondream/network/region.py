@@ -18,17 +18,24 @@ SIZE_OCTAVES = 10
 
 
 class Region(nn.Module):
-    """The encoders and decoders of coordinates and sizes. All numbers are fractions of the picture."""
+    """The encoders and decoders of coordinates and sizes. All numbers are fractions of the picture.
+
+    The attribute ``ln``, a norm of the hidden states, exists only if the configuration has a norm.
+    """
+
+    ln: nn.LayerNorm
 
     def __init__(self, config: RegionConfig) -> None:
         super().__init__()
-        self.size_scale = config.size_scale
+        self.config = config
         self.coord_features = nn.Parameter(torch.zeros(1, config.coord_feat_dim // 2), requires_grad=False)
         self.size_features = nn.Parameter(torch.zeros(2, config.size_feat_dim // 2), requires_grad=False)
         self.coord_encoder = nn.Linear(config.coord_feat_dim, config.dim)
         self.size_encoder = nn.Linear(config.size_feat_dim, config.dim)
-        self.coord_decoder = MLP(config.dim, config.inner_dim, config.coord_out_dim)
-        self.size_decoder = MLP(config.dim, config.inner_dim, config.size_out_dim)
+        if config.norm:
+            self.ln = nn.LayerNorm(config.dim)
+        self.coord_decoder = _decoder(config, config.coord_out_dim)
+        self.size_decoder = _decoder(config, config.size_out_dim)
 
     def encode_coordinate(self, value_B1: Tensor) -> Tensor:
         """Return the embeddings ``[B, C]`` of coordinates in [0, 1], ``[B, 1]``."""
@@ -42,16 +49,26 @@ class Region(nn.Module):
 
     def decode_coordinate(self, hidden_BC: Tensor) -> Tensor:
         """Return the logits over coordinate bins, ``[B, bins]``, of hidden states before the last norm."""
-        out: Tensor = self.coord_decoder(hidden_BC)
+        out: Tensor = self.coord_decoder(self._normed(hidden_BC))
         return out
 
     def decode_size(self, hidden_BC: Tensor) -> Tensor:
         """Return the logits over width and height bins, ``[B, 2, bins]``, of hidden states before the last norm."""
-        return self.size_decoder(hidden_BC).unflatten(-1, (2, -1))
+        out: Tensor = self.size_decoder(self._normed(hidden_BC))
+        return out.unflatten(-1, (2, -1))
+
+    def _normed(self, hidden_BC: Tensor) -> Tensor:
+        return self.ln(hidden_BC) if self.config.norm else hidden_BC
 
     def bins_to_sizes(self, bins: Tensor, count: int) -> Tensor:
         """Return the sizes of bins 0 to count-1, on the logarithmic or linear scale of the checkpoint's generation."""
-        return bin_to_size(bins, count) if self.size_scale == "log" else bin_to_coordinate(bins, count)
+        return bin_to_size(bins, count) if self.config.size_scale == "log" else bin_to_coordinate(bins, count)
+
+
+def _decoder(config: RegionConfig, out_dim: int) -> nn.Module:
+    if config.inner_dim is None:
+        return nn.Linear(config.dim, out_dim)
+    return MLP(config.dim, config.inner_dim, out_dim)
 
 
 def bin_to_coordinate(bins: Tensor, count: int) -> Tensor:

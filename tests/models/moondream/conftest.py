@@ -3,166 +3,39 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support.data.golden import CPU, MOONDREAM_3, Golden, decode_rows, new_row
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint, MoondreamModel
 from moondream_beam.models.moondream.engine.engine import Engine
-from moondream_beam.models.moondream.engine.generate import Row, initial_output
-from moondream_beam.models.moondream.engine.jobs import Job
-from moondream_beam.models.moondream.engine.slots import Slots
 from moondream_beam.models.moondream.network.config import MoondreamConfig, read_json
-from moondream_beam.models.moondream.network.crops import prepare_crops
-from moondream_beam.models.moondream.network.prompts import prompt_ids
-from moondream_beam.models.tasks import Caption, Detect, Point, Query, Sampling
 
-PUBLIC = Path(__file__).parents[2] / "golden" / "public"
-EXPECTED = json.loads((PUBLIC / "expected.json").read_text())
-CPU = torch.device("cpu")
-MAX_TOKENS, MAX_OBJECTS = EXPECTED["settings"]["max_tokens"], EXPECTED["settings"]["max_objects"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One task on one picture in the reference: its output, and the name of its first logits in the arrays."""
-
-    name: str
-    picture: int
-    task: object
-    wanted: dict
-    logits: str | None = None
-
-    def __str__(self):
-        return self.name
-
-    @property
-    def sampling(self):
-        return Sampling(max_tokens=MAX_TOKENS, temperature=0)
-
-    @property
-    def finish_reason(self):
-        return "stop" if self.wanted["ended_by"] in ("stop_id", "eos") else "length"
-
-    @property
-    def places(self):
-        """The objects as in ``Row.objects``: x, y, or x, y, width, height."""
-        return [
-            [bins / 1024 for bins in places[:2]] + [2 ** (bins / 1023 * 10 - 10) for bins in places[2:]]
-            for places in self.wanted.get("bins", [])
-        ]
-
-
-def runs():
-    for index, image in enumerate(EXPECTED["images"]):
-        for length, wanted in image["caption"].items():
-            yield Run(f"img{index}.caption_{length}", index, Caption(length), wanted, f"caption_{length}")
-        for number, wanted in enumerate(image["query"]):
-            yield Run(f"img{index}.query{number}", index, Query(wanted["question"]), wanted, f"query_{number}")
-        for kind in (Detect, Point):
-            for number, wanted in enumerate(image[kind.name]):
-                task = kind(wanted["object"], MAX_OBJECTS)
-                yield Run(f"img{index}.{kind.name}{number}", index, task, wanted, None if number else kind.name)
-
-
-RUNS = list(runs())
+GOLDEN = Golden("public")
 
 
 def pytest_generate_tests(metafunc):
     if "run" in metafunc.fixturenames:
-        metafunc.parametrize("run", RUNS, ids=str)
+        metafunc.parametrize("run", GOLDEN.runs, ids=str)
     if "picture" in metafunc.fixturenames:
-        metafunc.parametrize("picture", range(len(EXPECTED["images"])), ids=[i["name"] for i in EXPECTED["images"]])
-
-
-class Golden:
-    """The reference checkpoint, and the outputs expected of it."""
-
-    folder, expected, runs = PUBLIC, EXPECTED, RUNS
-
-    @cached_property
-    def arrays(self):
-        return np.load(PUBLIC / "expected.npz")
-
-    @cached_property
-    def engine(self):
-        return Engine(Checkpoint.at(PUBLIC), CPU, torch.float32)
-
-    @cached_property
-    def pictures(self):
-        return [Image.open(PUBLIC / image["file"]).convert("RGB") for image in EXPECTED["images"]]
-
-    @cached_property
-    def crops(self):
-        return [prepare_crops(picture, self.engine.config.vision) for picture in self.pictures]
-
-    @cached_property
-    def prefixes(self):
-        return self.engine.encode(self.crops)
-
-    def row(self, run):
-        """The row of a run, with its prompt."""
-        config = self.engine.config.tokenizer
-        prompt = prompt_ids(run.task, config.templates, self.engine.tokenizer)
-        return new_row(run.task, prompt, run.sampling, MAX_TOKENS)
-
-    def decode(self, runs, model=None, num_slots=None):
-        """Decode these runs in ``num_slots`` slots; None: as many as there are runs. Return their rows."""
-        rows = [self.row(run) for run in runs]
-        pictures = [run.picture for run in runs]
-        decode_rows(model or self.engine.model, rows, [self.prefixes.slice_rows(p, p + 1) for p in pictures], num_slots)
-        return rows
-
-
-def decode_rows(model, rows, prefixes, num_slots=None, num_prefill_rows=None):
-    """Decode every row to its end after its prefix; return the number of active rows of each step."""
-    num_slots, active = num_slots or len(rows), []
-    slots = Slots(
-        model,
-        num_slots,
-        num_prefill_rows or num_slots,
-        max(p.keys.shape[3] + r.num_positions for r, p in zip(rows, prefixes, strict=True)),
-    )
-    queue = [
-        (Job(str(number), None, None, row), prefix)
-        for number, (row, prefix) in enumerate(zip(rows, prefixes, strict=True))
-    ]
-    with torch.inference_mode():
-        while queue or slots.jobs:
-            if queue and not slots.waiting:
-                jobs, its_prefixes = zip(*queue[: slots.num_prefill_rows], strict=True)
-                queue = queue[slots.num_prefill_rows :]
-                slots.prefill(jobs, its_prefixes)
-                slots.admit_waiting()
-            if slots.active:
-                active.append(len(slots.active))
-                slots.step()
-    return active
-
-
-def new_row(task, prompt, sampling=None, max_tokens=20, seed=0):
-    """The row of a task and a prompt, greedy unless a sampling is given."""
-    return Row(
-        prompt=prompt,
-        max_outputs=task.max_objects if isinstance(task, Detect | Point) else max_tokens,
-        sampling=sampling or Sampling(temperature=0),
-        random=random.Random(seed),
-        next_output=initial_output(task),
-        has_size=isinstance(task, Detect),
-    )
+        names = [image["name"] for image in GOLDEN.expected["images"]]
+        metafunc.parametrize("picture", range(len(names)), ids=names)
 
 
 @pytest.fixture(scope="session")
 def golden():
-    return Golden()
+    return GOLDEN
+
+
+@pytest.fixture(scope="session", params=MOONDREAM_3)
+def golden3(request):
+    """Each checkpoint of Moondream 3 with its expected outputs."""
+    return Golden(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -211,10 +84,10 @@ TOY = {
 def write_toy(folder, seed=0, **text):
     """A checkpoint of random weights and its configuration in a folder, with the reference's tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    reference = json.loads((PUBLIC / "config.json").read_text())["config"]
+    reference = json.loads((GOLDEN.folder / "config.json").read_text())["config"]
     config = {**TOY, "text": {**TOY["text"], **text}, "tokenizer": reference["tokenizer"]}
     (folder / "config.json").write_text(json.dumps({"config": config}))
-    shutil.copy(PUBLIC / "tokenizer.json", folder)
+    shutil.copy(GOLDEN.folder / "tokenizer.json", folder)
     random_weights = torch.Generator().manual_seed(seed)
     shapes = MoondreamModel(MoondreamConfig().with_overrides(read_json(folder / "config.json"))).state_dict()
     tensors = {

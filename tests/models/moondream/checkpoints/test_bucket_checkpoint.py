@@ -169,7 +169,7 @@ def test_the_revision_changes_with_every_object(bucket, files, name):
 
 
 def test_a_release_may_be_given(bucket):
-    assert on_cpu(bucket, "2025-01-09").load().model.region.size_scale == "linear"
+    assert on_cpu(bucket, "2025-01-09").load().model.region.config.size_scale == "linear"
 
 
 def test_a_given_tokenizer_is_part_of_the_revision(bucket, toy_folder, tmp_path):

@@ -152,13 +152,13 @@ def test_a_tag_of_the_official_repository_is_its_release(hub, files):
         on_cpu(ours.OFFICIAL, "2025-03-27").load()
     hub.add(ours.OFFICIAL, files, "2025-01-09")
     model = on_cpu(ours.OFFICIAL, "2025-01-09")
-    assert model.load().model.region.size_scale == "linear"
+    assert model.load().model.region.config.size_scale == "linear"
     assert model.revision != commit
 
 
 def test_a_tag_of_another_repository_is_not_a_release(hub, files):
     hub.add("some/model", files, "2025-01-09")
-    assert on_cpu("some/model", "2025-01-09").load().model.region.size_scale == "log"
+    assert on_cpu("some/model", "2025-01-09").load().model.region.config.size_scale == "log"
 
 
 def test_a_given_tokenizer_is_part_of_the_revision(hub, files, toy_folder, tmp_path):

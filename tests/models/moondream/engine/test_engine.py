@@ -24,7 +24,7 @@ from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
 from moondream_beam.models.moondream.engine import engine
 from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.engine.slots import Slots
-from moondream_beam.models.moondream.network.text import KVCache
+from moondream_beam.models.moondream.network.decoder.cache import KVCache
 from moondream_beam.models.tasks import Answer, Box, Caption, Detect, Fault, Point, Query, Request, Sampling
 
 WARM = Sampling(max_tokens=12, temperature=0.8)

@@ -8,20 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.data.golden import assert_row_equals, biased_runs, logits_of, run_prompts_of
 
 from moondream_beam.models.moondream.engine.generate import Row
-from moondream_beam.models.moondream.engine.slots import run_prompts
 from moondream_beam.models.moondream.network.crops import normalize, prepare_crops
+from moondream_beam.models.moondream.network.decoder.cache import KVCache
 from moondream_beam.models.moondream.network.region import bin_to_coordinate, bin_to_size
-from moondream_beam.models.moondream.network.text import KVCache
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Sampling
-
-
-def assert_row_equals(row, run):
-    assert row.token_ids == run.wanted.get("ids", []), run
-    assert len(row.objects) == len(run.places), run
-    assert np.allclose(row.objects, run.places, atol=1e-6) or not run.places, run
-    assert row.finish_reason == run.finish_reason, run
 
 
 def test_one_run_alone_matches_the_reference(golden, run):
@@ -31,29 +24,13 @@ def test_one_run_alone_matches_the_reference(golden, run):
 
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_logits_after_the_prompt_match_the_reference(golden, batch_size):
-    model, runs = golden.engine.model, [run for run in golden.runs if run.logits]
+    runs = [run for run in golden.runs if golden.first_logits(run) is not None]
     assert len(runs) == 32
     for start in range(0, len(runs), batch_size):
         part = runs[start : start + batch_size]
-        hidden = run_prompts_of(model, [golden.row(run) for run in part], [prefix_of(golden, run) for run in part])
-        for logits, run in zip(model.text.logits(hidden), part, strict=True):
-            expected = torch.from_numpy(golden.arrays[f"img{run.picture}.{run.logits}.first_logits"])
+        for logits, run in zip(logits_of(golden, part), part, strict=True):
+            expected = golden.first_logits(run)
             assert (logits - expected).norm() / expected.norm() < 1e-4, run
-
-
-def prefix_of(golden, run):
-    return golden.prefixes.slice_rows(run.picture, run.picture + 1)
-
-
-def run_prompts_of(model, rows, prefixes):
-    """The hidden states at the last tokens of the prompts of rows, run together."""
-    length = prefixes[0].keys.shape[3]
-    cache = KVCache.empty(
-        model.config.text, len(rows), length + max(row.num_positions for row in rows), like=model.text.wte
-    )
-    for index, prefix in enumerate(prefixes):
-        cache.copy_from(prefix, [index], length)
-    return run_prompts(model, [row.prompt for row in rows], [length] * len(rows), cache)
 
 
 def test_all_runs_in_one_batch_match_the_reference(golden):
@@ -70,28 +47,6 @@ def test_runs_in_shuffled_batches_match_the_reference(golden, size):
             assert_row_equals(row, run)
 
 
-def biased_runs(golden):
-    """The runs of the reference with a bias on the head, each with its bias, which decides how an answer ends."""
-    kinds = {kind.name: kind for kind in (Caption, Detect, Point)}
-    for wanted in golden.expected["bias_runs"]:
-        bias = {int(token): delta for token, delta in wanted["lm_head_bias_delta"].items()}
-        key = "length" if wanted["call"] == "caption" else "object"
-        task = kinds[wanted["call"]](wanted[key], *([6] if key == "object" else []))
-        stops = bias.get(0, 0) > 0
-        name = f"img{wanted['image']}.{wanted['call']} {bias}"
-        yield (
-            bias,
-            wanted,
-            replace(
-                golden.runs[0],
-                name=name,
-                picture=wanted["image"],
-                task=task,
-                wanted={"ended_by": "eos" * stops, **wanted},
-            ),
-        )
-
-
 def biased(model, bias):
     model = deepcopy(model)
     for token, delta in bias.items():
@@ -103,12 +58,14 @@ def corners_of(x, y, width, height):
     return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
 
 
-@pytest.mark.parametrize("bias", [{3: 20.0}, {0: -50.0}, {0: 50.0}], ids=["answer id", "never ends", "ends at once"])
+@pytest.mark.parametrize("bias", [{3: 20.0}, {0: -50.0}, {0: 50.0}, {0: 20.0, 6: 20.0}])
 def test_runs_with_a_biased_head_match_the_reference(golden, bias):
-    found = [(wanted, run) for its, wanted, run in biased_runs(golden) if its == bias]
+    found = [run for its, run in biased_runs(golden) if its == bias]
     assert len(found) >= 3
-    rows = golden.decode([run for _, run in found], biased(golden.engine.model, bias))
-    for row, (wanted, run) in zip(rows, found, strict=True):
+    rows = golden.decode(found, biased(golden.engine.model, bias))
+    for row, run in zip(rows, found, strict=True):
+        wanted = run.wanted
+        assert row.thought_ids == run.thoughts.get("ids", []), run
         assert row.token_ids == wanted.get("ids", []), run
         assert row.finish_reason == run.finish_reason, run
         corners = [corners_of(*place) for place in row.objects] if row.has_size else row.objects
@@ -311,7 +268,7 @@ def test_a_repetition_penalty_reduces_repeated_tokens(golden, decode_rows):
         rows = [golden.row(run) for run in runs]
         for row in rows:
             row.sampling = replace(row.sampling, repetition_penalty=penalty)
-        decode_rows(model, rows, [prefix_of(golden, run) for run in runs])
+        decode_rows(model, rows, [golden.prefix_of(run) for run in runs])
         return sum(len(row.token_ids) - len(set(row.token_ids)) for row in rows)
 
     assert repeats(1.0) > repeats(1.3) > repeats(100.0) == 0

@@ -4,16 +4,20 @@ import pytest
 import torch
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
-from moondream_beam.models.moondream.network.text import ROTARY_THETA, KVCache, Text, rotary_table, rotate
+from moondream_beam.models.moondream.network.decoder.cache import KVCache
+from moondream_beam.models.moondream.network.decoder.rotary import rotary_table, rotate
+from moondream_beam.models.moondream.network.decoder.text import Text
+
+THETA = 10000.0
 
 
 def test_rotate_turns_each_pair_by_its_angle_at_the_position():
     """As complex numbers: channel d is the real part, channel d + half the imaginary one."""
     positions = torch.tensor([[0, 3, 730], [1, 1, 2047]])
     x = torch.randn(2, 5, 3, 16, generator=torch.Generator().manual_seed(0))
-    turned = rotate(x, rotary_table(positions, 8))
+    turned = rotate(x, rotary_table(positions, 8, THETA))
     for pair in range(4):
-        angle = positions.double() * ROTARY_THETA ** (-2 * pair / 8)
+        angle = positions.double() * THETA ** (-2 * pair / 8)
         wanted = torch.complex(x[..., pair], x[..., pair + 4]) * torch.exp(1j * angle)[:, None]
         assert torch.allclose(turned[..., pair], wanted.real.float(), atol=1e-4)
         assert torch.allclose(turned[..., pair + 4], wanted.imag.float(), atol=1e-4)
@@ -22,7 +26,7 @@ def test_rotate_turns_each_pair_by_its_angle_at_the_position():
 
 def test_bfloat16_is_rotated_in_float32():
     x = torch.randn(1, 1, 1, 16).bfloat16()
-    table = rotary_table(torch.tensor([[2000]]), 8)
+    table = rotary_table(torch.tensor([[2000]]), 8, THETA)
     assert torch.equal(rotate(x, table), rotate(x.float(), table).bfloat16())
 
 
