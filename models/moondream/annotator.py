@@ -13,6 +13,7 @@ from .checkpoints.hub import OFFICIAL
 from .checkpoints.sources import find_source
 from .devices import check_device, choose_device, choose_dtype
 from .engine.engine import Engine
+from .engine.memory import available_memory, check_memory
 from .network.crops import accepts_reduced
 
 
@@ -51,7 +52,9 @@ class Moondream:
         choose_dtype(dtype, torch.device("cpu"))
         self.name = model
         self._source = find_source(model, revision, tokenizer)
-        self.revision, self.tasks = self._source.revision, self._source.tasks
+        traits = self._source.traits
+        self.revision, self.tasks = self._source.revision, traits.tasks
+        self.supports_reasoning = traits.supports_reasoning
         self._device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
         self._engine: Engine | None = None
         self._lock = threading.Lock()
@@ -71,16 +74,29 @@ class Moondream:
         """
         self._source.fetch()
 
+    def check_memory(self) -> None:
+        """Check that the free memory of the device holds the weights and the cache of one request.
+
+        Raises:
+            DeviceTooSmall: if the memory is too small.
+            RuntimeError: if the device does not exist here.
+        """
+        device = choose_device(self._device)
+        dtype = choose_dtype(self._dtype, device)
+        check_memory(self.name, self._source.traits, dtype, device, available_memory(device))
+
     def load(self) -> Engine:
         """Return the engine of this process. The first call loads the weights to the device.
 
         Raises:
             ValueError: if the weights do not fit their configuration.
+            DeviceTooSmall: if the free memory of the device is too small.
             RuntimeError: if the device does not exist here, or the weights cannot be downloaded or changed after this
                 object was made.
         """
         with self._lock:
             if self._engine is None:
+                self.check_memory()
                 checkpoint = self._source.checkpoint()
                 device = choose_device(self._device)
                 self._engine = Engine(
@@ -94,7 +110,7 @@ class Moondream:
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Return whether each side of ``reduced`` has twice the pixels that the crops of a picture of ``size`` need."""
-        return accepts_reduced(size, reduced, self._source.vision)
+        return accepts_reduced(size, reduced, self._source.traits.vision)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Yield one outcome for each request, in the order in which answers end. Several threads may call at once."""

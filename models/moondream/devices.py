@@ -6,6 +6,11 @@ import re
 
 import torch
 
+
+class DeviceTooSmall(RuntimeError):
+    """The free memory of a device does not hold the weights. The message says what would."""
+
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -48,7 +48,7 @@ def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool
 
     Raises:
         ValueError: if the model does not exist, an option has a bad value, or an API's key or extra is missing.
-        RuntimeError: if the weights cannot be downloaded.
+        RuntimeError: if the weights cannot be downloaded, or do not fit into the memory of this machine's device.
     """
     check_hosted(args)
     if args.backend != "local":
@@ -64,5 +64,8 @@ def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool
     )
     # With a fallback, the API answers if the weights cannot be downloaded.
     if here and args.fallback == "none":
+        # Several workers check their own devices: a check here would take memory of the first GPU.
+        if args.workers == 1:
+            engine.check_memory()
         engine.fetch()
     return with_fallback(args, engine)

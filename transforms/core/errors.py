@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from ...models.moondream.devices import is_out_of_memory
+from ...models.moondream.devices import DeviceTooSmall, is_out_of_memory
 from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 
 
@@ -44,7 +44,7 @@ def output_errors(output: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def out_of_memory_errors() -> Iterator[None]:
-    """Raise errors of this block as RunStopped if they mean that CPU or GPU memory is exhausted.
+    """Raise errors of this block as RunStopped if they mean that CPU or GPU memory is exhausted or too small.
 
     A single picture that is too large for the memory raises nothing here: it has become a failure row before.
 
@@ -53,6 +53,8 @@ def out_of_memory_errors() -> Iterator[None]:
     """
     try:
         yield
+    except DeviceTooSmall as error:
+        raise RunStopped(f"stopped: {error}") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RunStopped) or not (is_out_of_memory(error) or THREAD_START_FAILED in str(error)):
             raise

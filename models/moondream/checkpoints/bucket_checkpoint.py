@@ -16,9 +16,7 @@ import fsspec
 from filelock import FileLock
 
 from ...atomic_files import atomic_path
-from ...tasks import Task
-from ..network.config import VisionConfig, read_json
-from ..network.prompts import supported_tasks
+from ..network.config import read_json
 from .disk_space import check_disk_space, is_disk_full
 from .files import (
     CONFIG_FILE,
@@ -27,11 +25,12 @@ from .files import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     find_tokenizer,
+    parse_index,
     tokenizer_digest,
 )
-from .releases import CODE_FILE
+from .releases import CODE_FILE, RELEASES, log_licence
 from .tensor_names import Shape
-from .weights import Checkpoint, recognize
+from .weights import Checkpoint, Traits, recognize
 
 WEIGHTS_SUFFIX = ".safetensors"
 # Keys in listings of the stores that change with the content of an object, the most reliable first.
@@ -61,8 +60,7 @@ class BucketModel:
     tokenizer: Path | None
     fingerprint: str
     revision: str
-    tasks: frozenset[type[Task]]
-    vision: VisionConfig
+    traits: Traits
 
     @classmethod
     def plan(cls, url: str, release: str | None, tokenizer: Path | None) -> BucketModel:
@@ -71,7 +69,7 @@ class BucketModel:
         ``release`` and ``tokenizer``: see ``Checkpoint.at``.
 
         Raises:
-            ValueError: if there are no such objects, they are not a Moondream 2, access is denied, the URL has a query
+            ValueError: if there are no such objects, they are not a Moondream, access is denied, the URL has a query
                 or a user, or the store needs a package that is not installed.
             RuntimeError: if the store cannot be reached.
         """
@@ -88,8 +86,7 @@ class BucketModel:
             content = read_json(small / CONFIG_FILE) if has_config else {}
             generation, config, _ = recognize(shapes, content, small, release, tokenizer_path)
         revision = f"{fingerprint}+{tokenizer_digest(tokenizer_path)}" if tokenizer else fingerprint
-        tasks = supported_tasks(config.tokenizer.templates)
-        return cls(url, generation.name, tokenizer, fingerprint, revision, tasks, config.vision)
+        return cls(url, generation.name, tokenizer, fingerprint, revision, Traits.of(config))
 
     def fetch(self) -> Path:
         """Return the folder or the .safetensors on this machine. Copy the objects first unless they are here.
@@ -104,6 +101,7 @@ class BucketModel:
         folder = cache_folder() / self.fingerprint
         with _translate_errors(self.url), FileLock(_make_folder(cache_folder()) / f"{self.fingerprint}.lock"):
             if not folder.is_dir():
+                log_licence(RELEASES[self.release], self.url)
                 _copy_all(self.url, self.fingerprint, folder)
         name = self.url.rsplit("/", 1)[-1]
         return folder / name if name.endswith(WEIGHTS_SUFFIX) else folder
@@ -148,6 +146,9 @@ class _Listing:
         small = {CONFIG_FILE, TOKENIZER_FILE, CODE_FILE} | (set() if single else {INDEX_FILE})
         one_file = {single} if single else {WEIGHTS_FILE}
         weights = one_file if one_file <= found.keys() else {each for each in found if each.endswith(WEIGHTS_SUFFIX)}
+        if not single and weights != one_file and INDEX_FILE in found:
+            # Shards of an older generation may lie beside those of the index.
+            weights &= set(parse_index(json.loads(filesystem.cat_file(found[INDEX_FILE]["name"]))).values())
         if not weights or (single and single not in found):
             raise ValueError(f"there is no {single or WEIGHTS_FILE} at {url}; copy it there (pickles are not read)")
         return cls(filesystem, {name: found[name] for name in sorted(found) if name in small | weights}, single)

@@ -16,6 +16,12 @@ from .tensor_names import Shape
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"
 # The index of weights in several shards: the file of each tensor.
 INDEX_FILE = "model.safetensors.index.json"
+# The float8 weights in moondream/moondream3-preview.
+PICKLED_FLOAT8 = "model_fp8.pt"
+PICKLED_FLOAT8_CURE = (
+    "is a pickle, which may run code and is never read; choose moondream/moondream3-preview, or "
+    "moondream/moondream3.1-9B-A2B with float8 in a .safetensors"
+)
 # Hexadecimal digits of a sha256 that a revision keeps.
 REVISION_DIGITS = 12
 
@@ -28,6 +34,8 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     """
     if not path.is_dir():
         if path.suffix != ".safetensors":
+            if path.name == PICKLED_FLOAT8:
+                raise ValueError(f"{path.name} {PICKLED_FLOAT8_CURE}")
             raise ValueError(f"{path.name} has a format that is not read; convert that file to .safetensors")
         return (path,)
     if (path / WEIGHTS_FILE).is_file():
@@ -37,6 +45,8 @@ def weight_files(path: Path) -> tuple[Path, ...]:
         if missing := [name for name in names if not (path / name).is_file()]:
             raise ValueError(f"{INDEX_FILE} names {missing[0]}, which is not in {path}; fetch that file")
         return tuple(path / name for name in names)
+    if (path / PICKLED_FLOAT8).is_file():
+        raise ValueError(f"there is no {WEIGHTS_FILE} in {path}, and {PICKLED_FLOAT8} {PICKLED_FLOAT8_CURE}")
     if others := sorted(each.name for each in path.iterdir() if each.suffix in (".bin", ".pt", ".pth", ".ckpt")):
         raise ValueError(f"there is no {WEIGHTS_FILE} in {path}; convert {others[0]} to it: pickles may run code")
     raise ValueError(f"there is no {WEIGHTS_FILE} in {path}; fetch that file or name another folder")

@@ -24,21 +24,30 @@ from huggingface_hub.errors import (
 )
 from tqdm import tqdm
 
-from ...tasks import Task
-from ..network.config import VisionConfig, read_json
-from ..network.prompts import supported_tasks
+from ..network.config import read_json
 from .disk_space import check_disk_space, is_disk_full
-from .files import CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, find_tokenizer, read_shapes, tokenizer_digest, weight_files
-from .releases import CODE_FILE, RELEASES, is_starmie
+from .files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    TOKENIZER_FILE,
+    find_tokenizer,
+    parse_index,
+    read_shapes,
+    tokenizer_digest,
+    weight_files,
+)
+from .releases import CODE_FILE, RELEASES, Generation, is_starmie, log_licence
 from .tensor_names import Shape
-from .weights import Checkpoint, recognize
+from .weights import Checkpoint, Traits, recognize
 
 OFFICIAL = "vikhyatk/moondream2"
-# Commit and release by repository. The commit is that of the tag 2025-06-21, which could be moved.
-PINNED = {OFFICIAL: ("9a7d4024050840e001defacec2b00727e89149e6", "2025-06-21")}
-# The tokenizer of release 2025-06-21. The repository of its weights holds the tokenizer of earlier generations.
+# Commit and release by repository. Branches and tags, such as the tag 2025-06-21, could be moved.
+PINNED = {
+    OFFICIAL: ("9a7d4024050840e001defacec2b00727e89149e6", "2025-06-21"),
+    "moondream/moondream3-preview": ("5112966d1a723413b1c9a1e8bea272b72e647b35", "3-preview-2026-02-10"),
+}
+# The tokenizer since release 2025-06-21. The repository of that release holds the tokenizer of earlier generations.
 STARMIE, STARMIE_COMMIT = "moondream/starmie-v1", "35192e10a54e36eabe0a7cc57a2c1aab371cafc5"
-STARMIE_RELEASE = "2025-06-21"
 
 SMALL_FILES = (CONFIG_FILE, TOKENIZER_FILE, CODE_FILE, INDEX_FILE)
 WEIGHTS_PATTERN = "model*.safetensors"
@@ -55,25 +64,23 @@ class HubModel:
     release: str
     tokenizer: Path | None
     revision: str
-    tasks: frozenset[type[Task]]
-    vision: VisionConfig
+    traits: Traits
 
     @classmethod
     def plan(cls, repository: str, revision: str | None, tokenizer: Path | None) -> HubModel:
         """Return the model at the commit of a revision; None is the default branch. Only headers of weights are read.
 
-        The pinned commit of ``OFFICIAL`` needs no network.
+        The commits of ``PINNED`` need no network.
 
         Raises:
-            ValueError: if the repository or revision does not exist or is not accessible, or is not a Moondream 2.
+            ValueError: if the repository or revision does not exist or is not accessible, or is not a Moondream.
             RuntimeError: if the hub cannot be reached and its cache does not hold the files.
         """
         digest = f"+{tokenizer_digest(find_tokenizer(tokenizer))}" if tokenizer else ""
         commit, release = PINNED.get(repository, ("", ""))
         if release and revision in (None, commit):
-            config = RELEASES[release].config
-            tasks = supported_tasks(config.tokenizer.templates)
-            return cls(repository, commit, release, tokenizer, commit + digest, tasks, config.vision)
+            traits = Traits.of(RELEASES[release].config)
+            return cls(repository, commit, release, tokenizer, commit + digest, traits)
         folder = _fetch(repository, revision or constants.DEFAULT_REVISION, SMALL_FILES)
         # Tags of the official repository are the names of releases; elsewhere a tag may mean anything.
         commit, tag = folder.name, revision if repository == OFFICIAL and revision in RELEASES else None
@@ -85,12 +92,11 @@ class HubModel:
             path = tokenizer or folder / TOKENIZER_FILE
             found = find_tokenizer(path) if path.exists() else None
             generation, config, _ = recognize(shapes, read_json(folder / CONFIG_FILE), folder, tag, found)
-            if tokenizer is None and generation.name != STARMIE_RELEASE and found is None:
+            if tokenizer is None and not generation.uses_starmie and found is None:
                 raise ValueError(f"there is no {TOKENIZER_FILE} in {repository}; name one with --tokenizer PATH")
         except ValueError as error:
             raise ValueError(f"model {repository} at {commit[:12]}: {error}") from error
-        tasks = supported_tasks(config.tokenizer.templates)
-        return cls(repository, commit, generation.name, tokenizer, commit + digest, tasks, config.vision)
+        return cls(repository, commit, generation.name, tokenizer, commit + digest, Traits.of(config))
 
     def fetch(self) -> tuple[Path, Path | None]:
         """Download the files that the cache of the hub lacks.
@@ -102,10 +108,14 @@ class HubModel:
             ValueError: if the repository or the commit was deleted or is not accessible.
             RuntimeError: if the hub cannot be reached, or the disk is full.
         """
-        folder = _fetch(self.repository, self.commit, (*SMALL_FILES, WEIGHTS_PATTERN))
+        folder, release = _fetch(self.repository, self.commit, SMALL_FILES), RELEASES[self.release]
+        index = folder / INDEX_FILE
+        # Shards of an older generation may lie beside those of the index.
+        weights = sorted(set(parse_index(read_json(index)).values())) if index.is_file() else [WEIGHTS_PATTERN]
+        _fetch(self.repository, self.commit, weights, release)
         if self.tokenizer is not None:
             return folder, self.tokenizer
-        if self.release == STARMIE_RELEASE and not is_starmie(folder / TOKENIZER_FILE):
+        if release.uses_starmie and not is_starmie(folder / TOKENIZER_FILE):
             return folder, _fetch(STARMIE, STARMIE_COMMIT, (TOKENIZER_FILE,)) / TOKENIZER_FILE
         return folder, None
 
@@ -122,8 +132,10 @@ class HubModel:
         return Checkpoint.at(folder, release=self.release, tokenizer=tokenizer, revision=self.revision)
 
 
-def _fetch(repository: str, revision: str, patterns: Sequence[str]) -> Path:
+def _fetch(repository: str, revision: str, patterns: Sequence[str], release: Generation | None = None) -> Path:
     """Download the files that match ``patterns`` and that the cache of the hub lacks; return their folder in the cache.
+
+    If files are downloaded, the licence of ``release`` is logged first.
 
     Raises:
         ValueError: if the repository or revision does not exist or is not accessible.
@@ -146,6 +158,8 @@ def _fetch(repository: str, revision: str, patterns: Sequence[str]) -> Path:
             return _cached(repository, error, snapshot)
         missing = sum(file.file_size or 0 for file in files if file.will_download)
         check_disk_space(Path(constants.HF_HUB_CACHE), missing)
+        if missing and release:
+            log_licence(release, repository)
         return Path(snapshot())
 
 

@@ -6,6 +6,7 @@ ffbf822, 211cc2f, 8ac77eb, f74a121, 44146f1. Moondream 3 is huggingface.co/moond
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from .tensor_names import Family, Naming
 CODE_FILE = "moondream.py"
 # The id of END_OF_TEXT in the tokenizer of CodeGen, which all releases before 2025-06-21 use.
 CODEGEN_END_ID = 50256
+BSL = (
+    "the weights of Moondream 3 are under the Business Source License 1.1. It excludes paid products and services for "
+    "third parties that compete with paid ones of M87 Labs; read LICENSE.md beside the weights before such use"
+)
+
+logger = logging.getLogger(__name__)
 
 _LATEST = MoondreamConfig()
 _TEMPLATES_2025 = Templates(
@@ -96,7 +103,8 @@ class Generation:
     """Releases with the same configuration.
 
     ``contains`` and ``lacks``: text that ``CODE_FILE`` of these releases contains and lacks. Together they
-    distinguish the generations of one family. The defaults fit any text.
+    distinguish the generations of one family. The defaults fit any text. ``licence``: what a user must know of the
+    licence of the weights; "" for weights under the Apache License.
     """
 
     family: Family
@@ -104,6 +112,7 @@ class Generation:
     releases: tuple[str, ...]
     contains: str = ""
     lacks: str = "\0"
+    licence: str = ""
 
     @property
     def name(self) -> str:
@@ -139,9 +148,9 @@ GENERATIONS = (
     Generation("2025", _JANUARY_2025, ("2025-01-09",), contains='revision="2024-08-26"'),
     Generation("2025", _MARCH_2025, ("2025-03-27", "2025-04-14"), contains='revision="2025-01-09"'),
     Generation("2025", _LATEST, ("2025-06-21",), contains="moondream/starmie-v1"),
-    Generation("3 without region norm", _MOONDREAM_3, ("3-preview-2025-09-11",)),
-    Generation("3", _MOONDREAM_3, ("3-preview-2026-02-10",)),
-    Generation("3 float8", _MOONDREAM_3, ("3.1-2026-07-08",)),
+    Generation("3 without region norm", _MOONDREAM_3, ("3-preview-2025-09-11",), licence=BSL),
+    Generation("3", _MOONDREAM_3, ("3-preview-2026-02-10",), licence=BSL),
+    Generation("3 float8", _MOONDREAM_3, ("3.1-2026-07-08",), licence=BSL),
 )
 RELEASES = {release: generation for generation in GENERATIONS for release in generation.releases}
 
@@ -180,6 +189,12 @@ def identify(
             "identifies one; put the files in a folder or a bucket, and give --revision RELEASE"
         )
     return found[0]
+
+
+def log_licence(generation: Generation, model: str) -> None:
+    """Log the licence of the weights as a warning, if it is not the Apache License. ``model``: its name or URL."""
+    if generation.licence:
+        logger.warning("%s: %s", model, generation.licence)
 
 
 def _has_control_tokens(content: dict[str, Any]) -> bool:

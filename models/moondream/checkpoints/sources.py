@@ -6,12 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...tasks import Task
-from ..network.config import VisionConfig
-from ..network.prompts import supported_tasks
 from .bucket_checkpoint import BucketModel
 from .hub import OFFICIAL, REPOSITORY_NAME, HubModel
-from .weights import Checkpoint
+from .weights import Checkpoint, Traits
 
 # Folders of the checkpoints in this package.
 EMBEDDED = {"tiny": Path(__file__).parents[2] / "tiny"}
@@ -26,22 +23,19 @@ class LocalModel:
     release: str | None
     tokenizer: Path | None
     revision: str
-    tasks: frozenset[type[Task]]
-    vision: VisionConfig
+    traits: Traits
 
     @classmethod
     def plan(cls, name: str, release: str | None, tokenizer: Path | None) -> LocalModel:
         """Return the model at the path ``name``, checked and hashed. For the other parameters see ``Checkpoint.at``.
 
         Raises:
-            ValueError: if the files are not a Moondream 2, or do not fit each other.
+            ValueError: if the files are not a Moondream, or do not fit each other.
         """
         # Absolute, because a worker runs in another folder. The embedded model has another path on each worker.
         path = None if name in EMBEDDED else Path(os.path.abspath(name))
         checkpoint = Checkpoint.at(path or EMBEDDED[name], release=release, tokenizer=tokenizer)
-        config = checkpoint.config
-        tasks = supported_tasks(config.tokenizer.templates)
-        return cls(name, path, release, tokenizer, checkpoint.revision, tasks, config.vision)
+        return cls(name, path, release, tokenizer, checkpoint.revision, Traits.of(checkpoint.config))
 
     def fetch(self) -> None:
         """Do nothing: the files are on this machine."""
@@ -73,7 +67,7 @@ def find_source(name: str, revision: str | None = None, tokenizer: str | None = 
     hub; elsewhere the release of the weights. ``tokenizer``: a tokenizer.json, or a folder with one.
 
     Raises:
-        ValueError: if there is no such model, it is not a Moondream 2 that can be read, or "tiny" is given with
+        ValueError: if there is no such model, it is not a Moondream that can be read, or "tiny" is given with
             ``revision`` or ``tokenizer``.
         RuntimeError: if the bucket or the hub cannot be reached.
     """

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import nn
 
-from ..network.config import MoondreamConfig, read_json
+from ...tasks import Task
+from ..network.config import MoondreamConfig, VisionConfig, read_json
 from ..network.decoder.experts import ExpertWeights
 from ..network.decoder.text import Text
+from ..network.prompts import supported_tasks
 from ..network.region import Region
 from ..network.tokenizer import Tokenizer
 from ..network.vision import Vision
@@ -45,6 +47,42 @@ class MoondreamModel(nn.Module):
         self.text = Text(config.text)
         if config.region is not None:
             self.region = Region(config.region)
+
+
+class Traits(NamedTuple):
+    """What is known of a checkpoint before its weights are loaded.
+
+    ``num_parameters`` includes ``num_in_experts``. ``is_float8``: whether the experts are float8. ``prefix_numbers``:
+    the numbers that the KV cache holds of one picture.
+    """
+
+    tasks: frozenset[type[Task]]
+    supports_reasoning: bool
+    vision: VisionConfig
+    num_parameters: int
+    num_in_experts: int
+    is_float8: bool
+    prefix_numbers: int
+
+    @classmethod
+    def of(cls, config: MoondreamConfig) -> Traits:
+        """Return the traits of a checkpoint with this configuration."""
+        model, text, templates = _empty_model(config), config.text, config.tokenizer.templates
+        experts = [part.weight.numel() for part in model.modules() if isinstance(part, ExpertWeights)]
+        return cls(
+            tasks=supported_tasks(templates),
+            supports_reasoning=templates.query is not None and templates.thinking_id is not None,
+            vision=config.vision,
+            num_parameters=sum(tensor.numel() for tensor in model.state_dict().values()),
+            num_in_experts=sum(experts),
+            is_float8=text.moe is not None and text.moe.float8,
+            prefix_numbers=2 * text.n_layers * text.n_kv_heads * text.head_dim * config.prefix_length,
+        )
+
+    def weight_bytes(self, dtype: torch.dtype) -> int:
+        """Return the bytes of all weights, with those in ``dtype`` that are not float8."""
+        in_float8 = self.num_in_experts if self.is_float8 else 0
+        return (self.num_parameters - in_float8) * dtype.itemsize + in_float8
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How many slots fit into the free memory of a device."""
+"""How many slots fit into the free memory of a device, and whether the weights fit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from ..checkpoints.weights import Traits
+from ..devices import DeviceTooSmall
 from ..network.config import MoondreamConfig
 
 # Fractions of the free memory for a KV cache. A CPU has other processes; an accelerator's allocator loses some memory
@@ -15,6 +17,10 @@ CPU_SHARE, ACCELERATOR_SHARE = 0.25, 0.9
 # With more slots the time of a step grows as fast as their number.
 MAX_SLOTS = 64
 SLOTS_PER_PREFILL_ROW = 4
+# Rows of the KV cache of one slot: to decode in, to prefill, and for the prefix.
+MIN_ROWS = 3
+HALF = torch.bfloat16
+FLOAT8_MODEL = "moondream/moondream3.1-9B-A2B"
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -43,19 +49,47 @@ def free_memory(device: torch.device, config: MoondreamConfig, crops: int, dtype
     They are ``CPU_SHARE`` or ``ACCELERATOR_SHARE`` of the free memory, minus the activations of a pass of the
     vision encoder with ``crops`` crops.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        share = ACCELERATOR_SHARE * (free + unused)
-    elif device.type == "mps":
-        limit, allocated = torch.mps.recommended_max_memory(), torch.mps.current_allocated_memory()
-        share = ACCELERATOR_SHARE * (limit - allocated)
-    else:
-        share = CPU_SHARE * min(psutil.virtual_memory().available, _free_container_memory(CGROUP))
+    share = available_memory(device) * (CPU_SHARE if device.type == "cpu" else ACCELERATOR_SHARE)
     # Activations of one block of the vision encoder: input, norm and qkv, and the inner layer of the MLP twice.
     vision = config.vision
     activations = crops * vision.grid**2 * (5 * vision.enc_dim + 2 * vision.enc_ff_dim) * dtype.itemsize
     return max(0, int(share) - activations)
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes of free memory of a device, with what this process has reserved and does not use."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return int(min(psutil.virtual_memory().available, _free_container_memory(CGROUP)))
+
+
+def check_memory(model: str, traits: Traits, dtype: torch.dtype, device: torch.device, available: int) -> None:
+    """Check that ``available`` bytes hold the weights of ``model`` and the cache of one request.
+
+    Raises:
+        DeviceTooSmall: if they do not. The message names what would fit.
+    """
+
+    def needed(traits: Traits, dtype: torch.dtype) -> int:
+        return traits.weight_bytes(dtype) + MIN_ROWS * traits.prefix_numbers * dtype.itemsize
+
+    if needed(traits, dtype) <= available:
+        return
+    cures = [f"choose a device with {needed(traits, dtype) / 1e9:.1f} GB free"]
+    if dtype.itemsize > HALF.itemsize and (fewer := needed(traits, HALF)) <= available:
+        cures.append(f"give --dtype bfloat16 ({fewer / 1e9:.1f} GB)")
+    if traits.num_in_experts and not traits.is_float8:
+        smallest = needed(traits._replace(is_float8=True), HALF)
+        if smallest <= available:
+            cures.append(f"choose --model {FLOAT8_MODEL} with --dtype bfloat16 ({smallest / 1e9:.1f} GB)")
+    size, kind = f"{needed(traits, dtype) / 1e9:.1f} GB", str(dtype).removeprefix("torch.")
+    raise DeviceTooSmall(
+        f"model {model}: the weights need {size} in {kind}, and {device} has {available / 1e9:.1f} GB free; "
+        + ", or ".join(cures)
+    )
 
 
 def _free_container_memory(cgroup: Path) -> float:

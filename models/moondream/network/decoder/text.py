@@ -40,8 +40,10 @@ class TextBlock(nn.Module):
         self.config = config
         self.ln = nn.LayerNorm(config.dim)
         self.attn = TextAttention(config)
-        has_experts = config.moe is not None and layer >= config.moe.start_layer
-        self.mlp = Experts(config.dim, config.moe) if has_experts else MLP(config.dim, config.ff_dim, config.dim)
+        if config.moe is not None and layer >= config.moe.start_layer:
+            self.mlp: nn.Module = Experts(config.dim, config.moe)
+        else:
+            self.mlp = MLP(config.dim, config.ff_dim, config.dim)
 
     def forward(self, hidden_BTC: Tensor, step: Step, layer: int) -> Tensor:
         """Map hidden states ``[B, T, C]`` to ``[B, T, C]``, and write keys and values to ``layer`` of the cache."""
