@@ -234,7 +234,7 @@ class Outcome:
 class Annotator(Protocol):
     """A model or an API that answers requests. It is pickled to the workers, so it loads at the first ``answer``.
 
-    An attribute ``supports_reasoning`` that is True permits a Query with reasoning; see ``supports``.
+    An attribute ``supports_reasoning`` that is True permits a Query with reasoning.
     """
 
     @property
@@ -270,12 +270,14 @@ def needs_reasoning(task: Task) -> bool:
     return isinstance(task, Query) and task.reasoning
 
 
+def supports_reasoning(annotator: Annotator) -> bool:
+    """Return the attribute ``supports_reasoning`` of an annotator; False if it has none."""
+    return bool(getattr(annotator, "supports_reasoning", False))
+
+
 def supports(annotator: Annotator, task: Task) -> bool:
-    """Return whether an annotator can answer a task, by ``tasks`` and, for a query with reasoning, by
-    ``supports_reasoning``. An annotator without that attribute does not reason."""
-    if needs_reasoning(task) and not getattr(annotator, "supports_reasoning", False):
-        return False
-    return type(task) in annotator.tasks
+    """Return whether an annotator can answer a task of this kind, with its reasoning if it is a query with one."""
+    return type(task) in annotator.tasks and (supports_reasoning(annotator) or not needs_reasoning(task))
 
 
 def _refuse_blank(task: str, text: str) -> None:

@@ -135,7 +135,8 @@ class Annotate(_AnnotatingTransform):
 
     Args:
         tasks: a list of {caption: short|normal|long}, {query: TEXT}, {detect: OBJECT}, {point: OBJECT}, or of texts,
-            which are queries. A text may contain field names in braces.
+            which are queries. A text may contain field names in braces. {query: TEXT, reasoning: true} lets the model
+            reason before the answer.
         model: a name on the Hugging Face hub, a folder on disk or in a bucket, a .safetensors file, or tiny.
         revision: a branch, tag or commit on the hub; for other weights, the release of Moondream 2.
         tokenizer: a tokenizer.json that replaces the model's own.

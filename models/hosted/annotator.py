@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ..tasks import Outcome, Request, Size, Task
+from ..tasks import Outcome, Request, Size, Task, supports
 from .budget import Budget
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.rate_limiter import Clock, RateLimiter
@@ -159,10 +159,12 @@ class HostedAnnotator:
         """Return the item for a request.
 
         Raises:
-            ValueError: if the API does not support the task, or the picture can't be encoded.
+            ValueError: if the API does not support the task or its reasoning, or the picture can't be encoded.
         """
         if type(request.task) not in self.tasks:
             raise ValueError(f"{self.api} does not support the task {request.task.name}: use another backend")
+        if not supports(self, request.task):
+            raise ValueError(f"{self.api} is not asked for a reasoning: ask without it, or use --backend local")
         return Item.from_request(request, self._clock.now(), to_jpeg, self.send_urls)
 
     def _service(self, key: str) -> Service:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ..pixel_budget import PixelBudget
-from ..tasks import Annotator, Fault, Outcome, Request, Size
+from ..tasks import Annotator, Fault, Outcome, Request, Size, supports, supports_reasoning
 from .annotator import HostedAnnotator
 from .http.images import shrink
 from .journal import Store
@@ -45,6 +45,7 @@ class Fallback:
     def __init__(self, engine: Engine, api: HostedAnnotator) -> None:
         self.engine, self.api = engine, api
         self.name, self.revision, self.tasks = engine.name, engine.revision, engine.tasks
+        self.supports_reasoning = supports_reasoning(engine)
         self._lock = threading.Lock()
         self._is_checked = self._is_broken = False
         self._disabled_because: str | None = None
@@ -115,7 +116,7 @@ class Fallback:
                 if outcome is None:
                     break
                 request = feed.pop(outcome.id)
-                if isinstance(outcome.result, Fault) and request and type(request.task) in self.api.tasks:
+                if isinstance(outcome.result, Fault) and request and supports(self.api, request.task):
                     failed.append((request, outcome))
                 else:
                     yield outcome
@@ -133,7 +134,7 @@ class Fallback:
 
         def supported() -> Iterator[Request]:
             for request in requests:
-                if type(request.task) in self.api.tasks:
+                if supports(self.api, request.task):
                     yield request
                     continue
                 unsupported.append(request)

@@ -16,6 +16,7 @@ from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.images import ReadImages, first_unmatched
 from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
 from ...transforms.inputs.tables import is_table
+from .tasks import with_reasoning
 
 DEFAULT_URI_COLUMN = "url"
 
@@ -104,13 +105,14 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     tasks: list[Task] = list(args.tasks or ())
     if not args.manifest:
         _reject_manifest_options(args)
-        return Inputs(tuple(args.inputs), (), tuple(tasks or [Query()]), Columns(DEFAULT_URI_COLUMN), fetch)
+        asked = with_reasoning(tasks or [Query()], args)
+        return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), fetch)
     if args.prompt_column:
         tasks.append(Query(column_template(args.prompt_column)))
     if args.uri_column and args.image_column:
         raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
-    columns = Columns(uri, args.filename_column, tuple(tasks or [Query()]), image=args.image_column)
+    columns = Columns(uri, args.filename_column, with_reasoning(tasks or [Query()], args), image=args.image_column)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
     for name in keep:
         if keep.count(name) > 1:

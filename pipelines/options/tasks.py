@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +12,7 @@ from ...models.tasks import DEFAULT_PROMPT, DEFAULT_SAMPLING, Caption, Detect, L
 
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--caption``, ``--query``, ``--detect``, ``--point`` and ``--prompts``."""
+    """Add ``--caption``, ``--query``, ``--detect``, ``--point``, ``--prompts`` and ``--reasoning``."""
     group = parser.add_argument_group("tasks", f'repeatable; without any task, the question is "{DEFAULT_PROMPT}"')
     lengths = "|".join(get_args(Length))
     group.add_argument(
@@ -39,6 +40,11 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text file with one question on each line",
     )
+    group.add_argument(
+        "--reasoning",
+        action="store_true",
+        help="let the model reason before the answer to each query; the text is in the column reasoning",
+    )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +56,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--max-tokens",
         type=int,
         metavar="N",
-        help="maximum number of tokens in an answer (default: 64; captions: short 64, normal 256, long 512)",
+        help="maximum number of tokens in an answer (default: 64; captions: short 64, normal 256, long 512), and in a "
+        "reasoning (default: 768)",
     )
     group.add_argument(
         "--temperature",
@@ -73,6 +80,19 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="values above 1 make repetitions less likely (default: %(default)s)",
     )
+
+
+def with_reasoning(tasks: Sequence[Task], args: argparse.Namespace) -> tuple[Task, ...]:
+    """Return the tasks of a job, with ``reasoning`` for each query if ``--reasoning`` is given.
+
+    Raises:
+        ValueError: if ``--reasoning`` is given and none of the tasks is a query.
+    """
+    if not args.reasoning:
+        return tuple(tasks)
+    if not any(isinstance(task, Query) for task in tasks):
+        raise ValueError("--reasoning: none of the tasks is a query; add --query TEXT, or omit --reasoning")
+    return tuple(replace(task, reasoning=True) if isinstance(task, Query) else task for task in tasks)
 
 
 def build_sampling(args: argparse.Namespace) -> Sampling:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from ...models.tasks import DEFAULT_SAMPLING, Query, Sampling, Task
@@ -16,7 +17,8 @@ def parse_tasks(given: Sequence[Any] | None) -> tuple[Task, ...]:
     """Return the tasks of a list such as ``[{caption: short}, "How many?"]``; for None, the default question.
 
     Raises:
-        ValueError: if ``given`` is not a list, or an item is neither a text nor a mapping of one task to its text.
+        ValueError: if ``given`` is not a list, or an item is neither a text nor a mapping of one task to its text. The
+            mapping of a query may have ``reasoning: true`` too.
     """
     if given is None:
         return (Query(),)
@@ -77,6 +79,11 @@ def _task_of(given: Any) -> Task:
         if given in KINDS:
             raise ValueError(f"tasks: {given} needs a value: write {{{given}: ...}}")
         return Query(given)
+    if isinstance(given, Mapping) and set(given) == {Query.name, "reasoning"}:
+        query, reasoning = _task_of({Query.name: given[Query.name]}), given["reasoning"]
+        if not isinstance(reasoning, bool):
+            raise ValueError(f"tasks: reasoning {reasoning!r}: give true or false")
+        return replace(query, reasoning=reasoning)  # type: ignore[call-arg]
     if not isinstance(given, Mapping) or len(given) != 1 or next(iter(given)) not in KINDS:
         raise ValueError(
             f"tasks: {given!r} is not a task: give a question, or a mapping of {', '.join(KINDS)} to a text"

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from moondream_beam.models.tasks import Caption, Detect, Fault, Point, Query, Sampling, task_digest
+from moondream_beam.models.tasks import Caption, Detect, Fault, Point, Query, Sampling, supports, task_digest
 
 DIFFERENT = [
     Caption(),
@@ -95,6 +95,37 @@ def test_a_digest_is_json_with_sorted_keys_in_a_fixed_format():
     for task in DIFFERENT:
         digest = task_digest(task)
         assert json.dumps(json.loads(digest), sort_keys=True, ensure_ascii=False) == digest
+
+
+def test_reasoning_is_in_the_digest_only_if_it_is_on():
+    """Request ids of outputs from before there was reasoning stay the same."""
+    assert task_digest(Query("Why?")) == '{"question": "Why?", "task": "query"}'
+    assert task_digest(Query("Why?", reasoning=True)) == '{"question": "Why?", "reasoning": true, "task": "query"}'
+
+
+@pytest.mark.parametrize(
+    "sampling, task, budget",
+    [
+        (Sampling(), Query(reasoning=True), 768),
+        (Sampling(max_tokens=9), Query(reasoning=True), 9),
+        (Sampling(), Query(), 0),
+        (Sampling(max_tokens=9), Caption(), 0),
+    ],
+)
+def test_a_reasoning_has_a_budget_of_its_own(sampling, task, budget):
+    assert sampling.reasoning_budget(task) == budget
+    assert sampling.budget(task) == Sampling(sampling.max_tokens).budget(task)
+
+
+def test_an_annotator_supports_reasoning_only_if_it_says_so():
+    class Plain:
+        tasks = frozenset({Query})
+
+    class Reasoner(Plain):
+        supports_reasoning = True
+
+    assert supports(Plain(), Query()) and not supports(Plain(), Query(reasoning=True))
+    assert supports(Reasoner(), Query(reasoning=True)) and not supports(Reasoner(), Caption())
 
 
 def test_a_fault_has_the_type_and_the_text_of_an_error():

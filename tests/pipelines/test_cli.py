@@ -26,6 +26,8 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
         ((*GOOD, "--cation"), "unknown option --cation"),
         ((*GOOD, "--caption", "tall"), "choose short, normal or long"),
         ((*GOOD, "--query", " "), "the prompt is empty"),
+        ((*GOOD, "--caption", "--reasoning"), "none of the tasks is a query; add --query TEXT"),
+        ((*GOOD, "--query", "Why?", "--reasoning"), "tiny does not reason: ask without reasoning"),
         ((*GOOD, "--query", "caf\udce9"), "write it in UTF-8"),
         ((*GOOD, "--output", "caf\udce9"), "choose a name in UTF-8"),
         ((*GOOD, "--prompts", "no\nwhere.txt"), "cannot read no where.txt"),

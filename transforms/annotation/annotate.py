@@ -12,7 +12,7 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
+from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task, supports
 from ..core.records import Annotation, Failure, ImageRef, Job, Row
 from ..images.fetch import Fetcher
 from ..images.prefetch import Fetch, prefetch
@@ -69,8 +69,8 @@ def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
     """Check the tasks before any work starts.
 
     Raises:
-        ValueError: if there is no task, if a task is given twice, if the annotator does not support a task, or if a
-            prompt cannot be encoded in UTF-8.
+        ValueError: if there is no task, if a task is given twice, if the annotator does not support a task or
+            reasoning, or if a prompt cannot be encoded in UTF-8.
     """
     if not tasks:
         raise ValueError("no task: give a caption, a query, a detection or a point")
@@ -80,6 +80,8 @@ def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
         if type(task) not in annotator.tasks:
             supported = ", ".join(sorted(kind.name for kind in annotator.tasks))
             raise ValueError(f"{annotator.name} can't be asked to {task.name}: give {supported}")
+        if not supports(annotator, task):
+            raise ValueError(f"{annotator.name} does not reason: ask without reasoning, or choose another model")
         if not is_utf8(task.prompt):
             raise ValueError(f"{task.name} {task.prompt!r} is not valid UTF-8: write it in UTF-8")
 

@@ -11,7 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 from ...models.hosted.annotator import JournaledAnnotator
 from ...models.hosted.http.errors import AccountError
 from ...models.hosted.journal import LocalStore, Store
-from ...models.tasks import Annotator, Outcome, Request, Size, Task
+from ...models.tasks import Annotator, Outcome, Request, Size, Task, supports_reasoning
 from ..core.errors import RunStopped
 from ..core.records import Row
 from ..output.files import glob_files, is_local, make_folder
@@ -81,6 +81,11 @@ class RecordingAnnotator:
     def tasks(self) -> frozenset[type[Task]]:
         """Return the kinds of task that the inner annotator supports."""
         return self.annotator.tasks
+
+    @property
+    def supports_reasoning(self) -> bool:
+        """Return whether the inner annotator supports a query with reasoning."""
+        return supports_reasoning(self.annotator)
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Return the inner annotator's answer."""

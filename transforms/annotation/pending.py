@@ -209,6 +209,7 @@ class PendingRequests:
             hosted=outcome.hosted,
             byte_offset=ref.byte_range[0],
             byte_size=ref.byte_range[1],
+            reasoning=answer.reasoning,
             columns=ref.columns_of(waiter.task),
         )
 

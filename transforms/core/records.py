@@ -116,6 +116,8 @@ class Annotation(NamedTuple):
     # Where the bytes of a member of a tar archive lie in the decompressed archive; None for all other pictures.
     byte_offset: int | None = None
     byte_size: int | None = None
+    # What the model wrote before the answer to a query with reasoning; None for all other tasks.
+    reasoning: str | None = None
     # The values of the manifest's columns that the row keeps, in the order of the schema's last columns.
     columns: tuple[Any, ...] = ()
 
@@ -180,6 +182,7 @@ ANNOTATION_SCHEMA = pa.schema(
         *_required(created_at=CREATED_AT),
         HOSTED,
         *BYTE_RANGE,
+        pa.field("reasoning", pa.string()),
     ]
 )
 

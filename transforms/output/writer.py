@@ -222,6 +222,11 @@ def check_schema(output: str, schema: pa.Schema) -> None:
     for path in glob_files(FileSystems.join(output, DATA, "*.parquet"))[:1]:
         with FileSystems.open(path) as file:
             there = pq.read_schema(file)
+        if missing := [name for name in ANNOTATION_SCHEMA.names if name not in there.names]:
+            raise ValueError(
+                f"output {output}: its rows lack the column {missing[0]}, because an earlier version wrote them. Choose"
+                " another output."
+            )
         if (there.names, there.types) != (schema.names, schema.types):
             kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
             raise ValueError(

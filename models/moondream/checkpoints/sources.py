@@ -35,7 +35,11 @@ class LocalModel:
         # Absolute, because a worker runs in another folder. The embedded model has another path on each worker.
         path = None if name in EMBEDDED else Path(os.path.abspath(name))
         checkpoint = Checkpoint.at(path or EMBEDDED[name], release=release, tokenizer=tokenizer)
-        return cls(name, path, release, tokenizer, checkpoint.revision, Traits.of(checkpoint.config))
+        traits = Traits.of(checkpoint.config)
+        if name in EMBEDDED:
+            # Its training has no reasonings.
+            traits = traits._replace(supports_reasoning=False)
+        return cls(name, path, release, tokenizer, checkpoint.revision, traits)
 
     def fetch(self) -> None:
         """Do nothing: the files are on this machine."""

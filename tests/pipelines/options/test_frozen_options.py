@@ -14,7 +14,10 @@ INPUTS = (
     "INPUT... --manifest=FILE... --uri-column=NAME --image-column=NAME --filename-column=NAME --prompt-column=NAME "
     "--keep-columns=A,B --allow-private-addresses "
 )
-TASKS = "--caption=[short|normal|long]... --query=TEXT... --detect=OBJECT... --point=OBJECT... --prompts=FILE... "
+TASKS = (
+    "--caption=[short|normal|long]... --query=TEXT... --detect=OBJECT... --point=OBJECT... --prompts=FILE... "
+    "--reasoning "
+)
 MODEL = (
     "--model=MODEL --revision=REVISION --tokenizer=PATH --device=DEVICE --dtype={auto,float32,bfloat16,float16} "
     "--batch-size=N --backend={local,fal,cloud,cloud-batch} --fallback={none,fal,cloud} --max-cost=USD --price=USD "

@@ -7,7 +7,12 @@ import argparse
 import pytest
 
 from moondream_beam import Caption, Detect, Point, Query, Sampling
-from moondream_beam.pipelines.options.tasks import add_sampling_options, add_task_options, build_sampling
+from moondream_beam.pipelines.options.tasks import (
+    add_sampling_options,
+    add_task_options,
+    build_sampling,
+    with_reasoning,
+)
 
 
 @pytest.fixture
@@ -35,6 +40,20 @@ def test_a_file_without_a_prompt_is_refused(parser, tmp_path, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--prompts", str(tmp_path / "empty.txt")])
     assert "empty.txt has no question" in capsys.readouterr().err
+
+
+def test_reasoning_is_for_queries_and_off_by_default(parser):
+    words = ["--caption", "--query", "Why?"]
+    args = parser.parse_args([*words, "--reasoning"])
+    assert with_reasoning(args.tasks, args) == (Caption(), Query("Why?", reasoning=True))
+    args = parser.parse_args(words)
+    assert with_reasoning(args.tasks, args) == (Caption(), Query("Why?"))
+
+
+def test_reasoning_without_a_query_is_refused(parser):
+    args = parser.parse_args(["--caption", "--reasoning"])
+    with pytest.raises(ValueError, match="--reasoning: none of the tasks is a query; add --query TEXT"):
+        with_reasoning(args.tasks, args)
 
 
 def test_sampling_has_the_defaults_of_the_hosted_endpoint(parser):

@@ -16,6 +16,8 @@ def test_tasks_keep_their_order_and_a_text_is_a_question():
         - {detect: dog}
         - {point: "left eye"}
         - query: "How many?"
+        - {query: "Why?", reasoning: true}
+        - {query: "Who?", reasoning: false}
     """)
     assert parse_tasks(given) == (
         Caption("short"),
@@ -23,6 +25,8 @@ def test_tasks_keep_their_order_and_a_text_is_a_question():
         Detect("dog"),
         Point("left eye"),
         Query("How many?"),
+        Query("Why?", reasoning=True),
+        Query("Who?"),
     )
     assert parse_tasks(None) == (Query(),)
 
@@ -36,6 +40,8 @@ def test_tasks_keep_their_order_and_a_text_is_a_question():
         ("[{caption: short, query: Why}]", "is not a task: give a question, or a mapping of"),
         ("[{describe: dog}]", "is not a task: give a question, or a mapping of caption, query, detect, point"),
         ("[7]", "7 is not a task"),
+        ("[{query: Why, reasoning: 1}]", "tasks: reasoning 1: give true or false"),
+        ("[{caption: short, reasoning: true}]", "is not a task: give a question, or a mapping of"),
         ("[{detect: yes}]", "detect True is not a text"),
         ("[{caption: }]", "caption None is not a text"),
         ("['']", "query: the prompt is empty"),

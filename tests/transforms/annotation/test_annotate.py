@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from support.data.echo import BOX, SPOT, Deaf, Echo, Stray
 
-from moondream_beam.models.tasks import Caption, Detect, Outcome, Point, Query, Request
+from moondream_beam.models.tasks import Caption, Detect, Outcome, Point, Query, Request, needs_reasoning
 from moondream_beam.transforms.annotation import annotate as module
 from moondream_beam.transforms.annotation.annotate import annotate, check_tasks
 from moondream_beam.transforms.annotation.row_queue import MAX_READY_ROWS
@@ -81,6 +81,39 @@ def test_each_kind_of_answer_stands_in_its_column(refs: list[ImageRef]) -> None:
         "detect": ("dog", None, (BOX,), None, "stop"),
         "point": ("dog", None, None, (SPOT,), "stop"),
     }
+
+
+class Reasoner(Echo):
+    """Reasons before each answer to a query with reasoning."""
+
+    supports_reasoning = True
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        tasks = {}
+        for outcome in super().answer(tasks.setdefault(one.id, one.task) and one for one in requests):
+            if needs_reasoning(tasks[outcome.id]):
+                outcome = replace(outcome, result=replace(outcome.result, reasoning="Because."))
+            yield outcome
+
+
+def test_a_reasoning_stands_in_a_column_of_its_own(refs: list[ImageRef]) -> None:
+    tasks = (Caption(), Query("Why?"), Query("Why?", reasoning=True), Detect("dog"))
+    rows = list(annotate([*refs[:2], refs[0]], tasks, Reasoner(), fetch=fetch))
+    assert Counter((row.task, row.reasoning) for row in rows) == {
+        ("caption", None): 3,
+        ("query", None): 3,
+        ("query", "Because."): 3,
+        ("detect", None): 3,
+    }
+    assert {row.caption for row in rows if row.task == "query"} == {"Why?"}
+    assert len({row.id for row in rows}) == 8
+
+
+def test_an_annotator_that_does_not_reason_is_refused(refs: list[ImageRef]) -> None:
+    check_tasks([Query("Why?")], Echo())
+    check_tasks([Query("Why?", reasoning=True)], Reasoner())
+    with pytest.raises(ValueError, match="echo does not reason: ask without reasoning, or choose another model"):
+        check_tasks([Caption(), Query("Why?", reasoning=True)], Echo())
 
 
 @pytest.mark.parametrize("annotator", MANNERS.values(), ids=MANNERS)

@@ -31,7 +31,7 @@ def test_the_schemas_have_the_documented_columns() -> None:
     assert ", ".join(ANNOTATION_SCHEMA.names) == (
         "id, key, filename, uri, sha256, width, height, task, prompt, caption, objects, points, finish_reason, "
         "input_tokens, output_tokens, timings, backend, model, revision, run, created_at, hosted, "
-        "byte_offset, byte_size"
+        "byte_offset, byte_size, reasoning"
     )
     assert ", ".join(FAILURE_SCHEMA.names) == (
         "id, key, filename, uri, task, prompt, stage, error, message, retryable, attempts, backend, run, created_at, "
@@ -47,7 +47,7 @@ def test_rows_and_schemas_have_the_same_columns(row: type, schema: pa.Schema) ->
 def test_only_answers_billing_and_byte_ranges_may_be_null() -> None:
     always = ["hosted", "byte_offset", "byte_size"]
     nullable = [field.name for field in ANNOTATION_SCHEMA if field.nullable]
-    assert nullable == ["caption", "objects", "points", *always]
+    assert nullable == ["caption", "objects", "points", *always, "reasoning"]
     assert [field.name for field in FAILURE_SCHEMA if field.nullable] == always
 
 

@@ -191,6 +191,16 @@ def test_an_output_with_other_kept_columns_is_refused(tmp_path: Path) -> None:
         annotate(other, tmp_path / "out", Columns("url", tasks=(Caption(),)), ["split"])
 
 
+def test_an_output_without_a_column_of_this_version_is_refused_by_its_name(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    path = manifest(tmp_path, {"url": "a.png"})
+    annotate(path, tmp_path / "out", Columns("url", tasks=(Caption(),)), [])
+    (file,) = (tmp_path / "out" / "data").iterdir()
+    pq.write_table(pq.read_table(file).drop_columns(["reasoning"]), file)
+    with pytest.raises(ValueError, match="out: its rows lack the column reasoning, .* Choose another output"):
+        annotate(path, tmp_path / "out", Columns("url", tasks=(Caption(),)), [])
+
+
 def test_a_second_run_accepts_the_same_kept_columns_of_every_type(tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     moment = datetime(2026, 1, 2, 3, 4, 5, 678)

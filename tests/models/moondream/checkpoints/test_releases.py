@@ -23,7 +23,9 @@ LATER = 'prompt = f"<image>\\n\\nQuestion: {question}\\n\\nAnswer:"\ndef batch_a
 
 def test_every_release_belongs_to_one_generation():
     tags = ["03-04", "03-05", "03-06", "03-13", "04-02", "05-08", "05-20", "07-23", "08-26"]
-    assert list(RELEASES) == [*(f"2024-{tag}" for tag in tags), "2025-01-09", "2025-03-27", "2025-04-14", "2025-06-21"]
+    of_2025 = ["2025-01-09", "2025-03-27", "2025-04-14", "2025-06-21"]
+    of_3 = ["3-preview-2025-09-11", "3-preview-2026-02-10", "3.1-2026-07-08"]
+    assert list(RELEASES) == [*(f"2024-{tag}" for tag in tags), *of_2025, *of_3]
     names = [
         "2024-03-04",
         "2024-03-13",
@@ -33,6 +35,7 @@ def test_every_release_belongs_to_one_generation():
         "2025-01-09",
         "2025-03-27",
         "2025-06-21",
+        *of_3,
     ]
     assert [generation.name for generation in GENERATIONS] == names
 

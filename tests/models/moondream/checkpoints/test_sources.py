@@ -19,7 +19,7 @@ def folder(toy_folder, tmp_path, monkeypatch):
 def test_a_folder_takes_precedence_over_the_hub(folder):
     source = find_source("owner/name")
     assert isinstance(source, LocalModel)
-    assert source.tasks == {Caption, Query, Detect, Point}
+    assert source.traits.tasks == {Caption, Query, Detect, Point}
 
 
 def test_a_worker_finds_a_relative_folder_from_another_working_folder(folder, tmp_path):
