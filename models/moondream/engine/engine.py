@@ -18,11 +18,12 @@ from ...tasks import Fault, Outcome, Request
 from ..checkpoints.weights import Checkpoint, MoondreamModel
 from ..devices import is_out_of_memory, synchronize
 from ..network.config import MoondreamConfig
-from ..network.crops import Crops, normalize, prepare_crops
+from ..network.crops import Crops, prepare_crops
 from ..network.decoder.cache import KVCache
 from ..network.resize import resize, resize_on
 from .jobs import CropsFuture, Job, new_row, outcome_of
 from .memory import MAX_SLOTS, free_memory, num_prefill_rows, slots_that_fit
+from .prefixes import encode_prefixes
 from .request_stream import RequestStream
 from .slots import Slots
 
@@ -31,6 +32,8 @@ MAX_CROPS_PER_PASS, MAX_CROPS_PER_CPU_PASS = 64, 8
 NUM_CROP_THREADS = 4
 # The positions of a KV cache are a multiple of this number, so that it seldom has to be allocated again.
 POSITIONS_STEP = 256
+# Slots with more than this many times the positions that the jobs need are replaced by more and shorter ones.
+MAX_SPARE = 4
 
 logger = logging.getLogger(__name__)
 
@@ -150,13 +153,17 @@ class Engine:
             jobs = self._take_ready(self._slots.num_prefill_rows if self._slots else num_prefill_rows(self.max_slots))
             if not jobs:
                 return
+            if self._slots and self._slots.active and self._is_oversized(self._slots, jobs):
+                # A long prompt made the slots long and few. They are replaced once the answers in them have ended.
+                self._put_back(jobs)
+                return
             slots = self._ensure_slots(jobs)
             # The new slots may have fewer prefill rows than the ones for which the jobs were taken.
             self._put_back(jobs[slots.num_prefill_rows :])
             ended = self._prefill(slots, jobs[: slots.num_prefill_rows])
             slots.admit_waiting()
-            # A caller may wait for these outcomes: they go out before the next pictures are encoded.
             if ended:
+                # A caller may wait for these outcomes: they go out before the next pictures are encoded.
                 return
 
     def _take_ready(self, max_jobs: int) -> list[Job]:
@@ -176,19 +183,24 @@ class Engine:
         return jobs
 
     def _ensure_slots(self, jobs: Sequence[Job]) -> Slots:
-        """Return slots with enough positions for each job; larger ones if need be, old jobs then go to inboxes."""
+        """Return slots with enough positions for each job; others if need be, old jobs then go to inboxes."""
         needed = self.config.prefix_length + max(job.row.num_positions for job in jobs)
-        if self._slots is None or self._slots.num_positions < needed:
+        if self._slots is None or self._slots.num_positions < needed or self._is_oversized(self._slots, jobs):
             if self._slots is not None:
                 # A few times in the life of a process; the answers begun are decoded again from the start.
                 self._put_back(self._slots.jobs)
             num_positions = min(self.config.text.max_context, -(-needed // POSITIONS_STEP) * POSITIONS_STEP)
-            self._slots = None
+            self._slots, num_slots = None, self.max_slots
             if self.batch_size is None:
                 memory = free_memory(self.device, self.config, self.max_crops_per_pass, self.dtype)
-                self.max_slots = min(self.max_slots, slots_that_fit(memory, self.config, num_positions, self.dtype))
-            self._slots = Slots(self.model, self.max_slots, num_prefill_rows(self.max_slots), num_positions)
+                num_slots = min(num_slots, slots_that_fit(memory, self.config, num_positions, self.dtype))
+            self._slots = Slots(self.model, num_slots, num_prefill_rows(num_slots), num_positions)
         return self._slots
+
+    def _is_oversized(self, slots: Slots, jobs: Sequence[Job]) -> bool:
+        """Return whether slots have more than ``MAX_SPARE`` times the positions that their jobs and ``jobs`` need."""
+        needed = self.config.prefix_length + max(job.row.num_positions for job in [*slots.jobs, *jobs])
+        return slots.num_positions > MAX_SPARE * needed
 
     def _prefill(self, slots: Slots, jobs: list[Job]) -> list[Job]:
         """Encode pictures and run prompts. Return the jobs that ended; their outcomes are in the outboxes."""
@@ -236,21 +248,7 @@ class Engine:
 
     def encode(self, pictures: Sequence[Crops]) -> KVCache:
         """Return keys and values of the image prefixes of B pictures, ``[layers, B, H, prefix_length, D]``."""
-        vision, text = self.model.vision, self.model.text
-        features = []
-        pixels_NHWC = torch.cat([torch.from_numpy(crops.pixels_NHWC) for crops in pictures])
-        for part in pixels_NHWC.split(self.max_crops_per_pass):
-            features.append(vision.encode(normalize(part.to(self.device), self.dtype)))
-        image_BTC = vision.project(torch.cat(features), [crops.tiling for crops in pictures])
-        opening = [self.config.tokenizer.bos_id, *self.config.tokenizer.before_image]
-        opening_BT = torch.tensor(opening, device=self.device).expand(len(pictures), -1)
-        embeds_BTC = torch.cat([text.embed(opening_BT), image_BTC], dim=1)
-        length = self.config.prefix_length
-        prefixes = KVCache.empty(self.config.text, len(pictures), length, like=embeds_BTC)
-        positions_BT = torch.arange(length, device=self.device).expand(len(pictures), -1)
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()[None, None]
-        text.prefill(embeds_BTC, positions_BT, None if self.config.text.prefix_attn else causal, prefixes)
-        return prefixes
+        return encode_prefixes(self.model, pictures, self.max_crops_per_pass)
 
     def _finish(self, job: Job) -> None:
         stream = self._owners.pop(job)
@@ -278,16 +276,18 @@ class Engine:
 
         If both numbers are 1 and one job was in the engine, that job gets ``fault``, and the numbers are restored.
         """
+        # The memory may have held fewer slots than the limit.
+        num_slots = min(self.max_slots, self._slots.num_slots) if self._slots else self.max_slots
         jobs, self._slots, self._last_prefix = list(self._owners), None, None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(jobs) == self.max_slots == self.max_crops_per_pass == 1:
+        if len(jobs) == num_slots == self.max_crops_per_pass == 1:
             self._fail(jobs[0], fault)
             self.max_slots, self.max_crops_per_pass = self._initial_limits
             logger.warning("out of memory: request %s fails, others go on; retry it on a larger device", jobs[0].id)
             return
         self._put_back(jobs)
-        self.max_slots, self.max_crops_per_pass = max(1, self.max_slots // 2), max(1, self.max_crops_per_pass // 2)
+        self.max_slots, self.max_crops_per_pass = max(1, num_slots // 2), max(1, self.max_crops_per_pass // 2)
         logger.warning("out of memory: all requests restart, %d at once; nothing to do", self.max_slots)
 
     def _abort(self, error: BaseException) -> None:

@@ -16,6 +16,9 @@ from ..network.decoder.cache import KVCache
 from .generate import decode_outputs
 from .jobs import Job
 
+# Tokens of a prompt that are run at once.
+MAX_PROMPT_PART = 1024
+
 
 class Slots:
     """A KV cache of ``num_slots`` rows to decode in and ``num_prefill_rows`` rows after them, and their jobs.
@@ -112,11 +115,18 @@ def run_prompts(
     lengths = [len(prompt) for prompt in prompts]
     longest, device = max(lengths), cache.keys.device
     # Padding is written after the position of its row: the mask hides it until real tokens overwrite it.
-    padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+    padded = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
     positions_BT = torch.tensor(starts, device=device)[:, None] + torch.arange(longest, device=device)
-    embeds_BTC = model.text.embed(torch.tensor(padded, device=device))
-    hidden_BTC = _run(model, embeds_BTC, positions_BT, max(starts) + longest, cache)
-    return hidden_BTC[range(len(lengths)), [length - 1 for length in lengths]]
+    last_BC = model.text.wte.new_zeros(len(prompts), model.config.text.dim)
+    # In parts, because the mask of a long prompt has a number for each pair of positions.
+    for start in range(0, longest, MAX_PROMPT_PART):
+        part = slice(start, min(start + MAX_PROMPT_PART, longest))
+        embeds_BTC = model.text.embed(padded[:, part])
+        hidden_BTC = _run(model, embeds_BTC, positions_BT[:, part], max(starts) + part.stop, cache)
+        ending = [row for row, length in enumerate(lengths) if start < length <= part.stop]
+        if ending:
+            last_BC[ending] = hidden_BTC[ending, [lengths[row] - 1 - start for row in ending]]
+    return last_BC
 
 
 def _run(model: MoondreamModel, embeds_BTC: Tensor, positions_BT: Tensor, num_visible: int, cache: KVCache) -> Tensor:
