@@ -2,7 +2,8 @@
 
 ``python benchmarks/engine/experts.py`` has the real numbers of experts (64, 8 for each token) and the real ratio of
 their inner channels (half of ``dim``). It runs on a CPU with ``--threads`` threads. Times are CPU times of the process,
-the best of several repeats. The ways are timed in turn, so that other work on the machine slows all of them.
+the medians of many rounds. A round times each way once, and ratios are medians over the rounds: other work on the
+machine slows all ways of a round.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -21,14 +23,14 @@ from moondream_beam.models.moondream.network.decoder.experts import Experts
 
 # Image prefix and prompt of one picture; and rows of a decoding step.
 PREFILL_ROWS, DECODE_ROWS = 735, (1, 4, 8, 32)
-NUM_REPEATS = 60
+NUM_ROUNDS = 100
 MAX_GATHERED_ROWS = 64
 
 
 def main() -> None:
     """Time each way and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256, 512])
+    parser.add_argument("--dims", type=int, nargs="+", default=[32, 64, 128, 256, 512])
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--float8", action="store_true", help="weights of the experts in float8")
     parser.add_argument("--threads", type=int, default=1)
@@ -66,10 +68,11 @@ def table_row(experts: Experts, dim: int, rows: int, dtype: torch.dtype) -> str:
     }
     if rows <= MAX_GATHERED_ROWS:
         ways["gather"] = lambda: experts.mix_gathered(x_NC, shares_NK, chosen_NK)
-    best = best_ms(ways)
+    rounds = time_rounds(ways)
     chosen = "gather" if experts.gathers(chosen_NK) else "sorted"
-    times = [f"{best[way]:.2f}" if way in best else "" for way in ("loop", "sorted", "gather")]
-    return f"| {dim} | {rows} | {' | '.join(times)} | {chosen} | {best['loop'] / best[chosen]:.1f} x |"
+    times = [f"{median(rounds[way]):.2f}" if way in rounds else "" for way in ("loop", "sorted", "gather")]
+    ratio = median(loop / best for loop, best in zip(rounds["loop"], rounds[chosen], strict=True))
+    return f"| {dim} | {rows} | {' | '.join(times)} | {chosen} | {ratio:.1f} x |"
 
 
 def loop(experts: Experts, x_NC: Tensor, shares_NK: Tensor, chosen_NK: Tensor) -> Tensor:
@@ -87,15 +90,15 @@ def loop(experts: Experts, x_NC: Tensor, shares_NK: Tensor, chosen_NK: Tensor) -
     return out_NC
 
 
-def best_ms(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the shortest CPU time of this process for each way, in milliseconds. The ways take turns."""
-    best = dict.fromkeys(ways, float("inf"))
-    for _ in range(NUM_REPEATS):
+def time_rounds(ways: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Return the CPU times of this process for each way in each round, in milliseconds."""
+    rounds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(NUM_ROUNDS):
         for way, work in ways.items():
             started = time.process_time()
             work()
-            best[way] = min(best[way], 1000 * (time.process_time() - started))
-    return best
+            rounds[way].append(1000 * (time.process_time() - started))
+    return rounds
 
 
 if __name__ == "__main__":

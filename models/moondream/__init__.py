@@ -1,1 +1,1 @@
-"""Moondream 2 on this machine: the network, its checkpoints, and the engine that answers requests."""
+"""Moondream 2 and 3 on this machine: the network, its checkpoints, and the engine that answers requests."""

@@ -1,1 +1,1 @@
-"""The network of Moondream 2, one file for each part, named as in the reference implementation."""
+"""The network of Moondream 2 and 3, one file for each part, named as in the reference implementation."""

@@ -6,6 +6,8 @@ output channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +16,10 @@ from ..config import MoeConfig
 
 # A gather copies the weights of each choice, so that it wins only where all copies fit into a cache of the CPU. Weights
 # copied at the crossover, by benchmarks/engine/experts.py: for float32, and for 16 bits.
-MAX_GATHERED_WEIGHTS = {4: 200_000, 2: 3_000_000}
+MAX_GATHERED_WEIGHTS = {4: 400_000, 2: 3_000_000}
+# Bytes of a tensor of sorted rows on a CPU. The C library maps larger ones anew each time, and the page faults of a
+# prefill take as long as the products.
+MAX_PART_BYTES = 1 << 18
 
 
 class ExpertWeights(nn.Module):
@@ -29,15 +34,26 @@ class ExpertWeights(nn.Module):
             self.scale = nn.Parameter(torch.zeros(num_experts, out_dim), requires_grad=False)
 
     def multiply_sorted(self, x_MC: Tensor, experts_M: Tensor) -> Tensor:
-        """Return the product of each row with the matrix of its expert, ``[M, out_dim]``. ``experts_M`` is sorted."""
-        counts_E = torch.bincount(experts_M, minlength=len(self.weight))
-        weight = self.weight.to(x_MC.dtype)
+        """Return the product of each row with the matrix of its expert, ``[M, O]``. ``experts_M`` is sorted."""
+        counts_E, weight = torch.bincount(experts_M, minlength=len(self.weight)), self.weight.to(x_MC.dtype)
         if x_MC.device.type in ("cpu", "cuda"):
             out = F.grouped_mm(x_MC, weight.transpose(1, 2), offs=counts_E.cumsum(0).int())
         else:
             parts = zip(x_MC.split(counts_E.tolist()), weight, strict=True)
             out = torch.cat([part @ matrix.T for part, matrix in parts])
         return self._scaled(out, experts_M)
+
+    def multiply_into(self, out_MO: Tensor, x_MC: Tensor, experts_M: Tensor, first: int, counts: Sequence[int]) -> None:
+        """Write the same to ``out_MO``, for ``counts`` rows of each expert from the expert ``first`` on.
+
+        For many rows on a CPU this is faster than ``grouped_mm``. Float8 is converted for one expert after the other.
+        """
+        weights = self.weight[first : first + len(counts)].transpose(1, 2).unbind()
+        for count, rows, weight, out in zip(counts, x_MC.split(counts), weights, out_MO.split(counts), strict=True):
+            if count:
+                torch.mm(rows, weight.to(x_MC.dtype) if self.float8 else weight, out=out)
+        if self.float8:
+            out_MO.mul_(self.scale[experts_M])
 
     def multiply_gathered(self, x_MC: Tensor, experts_M: Tensor) -> Tensor:
         """Return the same as ``multiply_sorted`` for experts in any order, by a copy of the matrix of each row."""
@@ -89,11 +105,29 @@ class Experts(nn.Module):
     def mix_sorted(self, x_NC: Tensor, shares_NK: Tensor, chosen_NK: Tensor) -> Tensor:
         """Return the sums of the experts' outputs, ``[N, C]``. The choices are sorted so that each expert runs once."""
         experts_M, order_M = chosen_NK.flatten().sort()
-        inner_MI = self.fc1.multiply_sorted(x_NC.index_select(0, order_M // chosen_NK.shape[1]), experts_M)
+        tokens_M = order_M // chosen_NK.shape[1]
+        widest = max(x_NC.shape[1], 2 * self.config.expert_inner_dim) * len(order_M) * x_NC.itemsize
+        if x_NC.device.type == "cpu" and widest > MAX_PART_BYTES:
+            size = max(1, self.config.num_experts * MAX_PART_BYTES // widest)
+            return self._mix_in_parts(x_NC, experts_M, tokens_M, shares_NK.flatten().index_select(0, order_M), size)
+        inner_MI = self.fc1.multiply_sorted(x_NC.index_select(0, tokens_M), experts_M)
         out_MC = self.fc2.multiply_sorted(_activate(inner_MI), experts_M)
-        places_M = torch.empty_like(order_M)
-        places_M[order_M] = torch.arange(len(order_M), device=order_M.device)
-        return F.embedding_bag(places_M.view_as(chosen_NK), out_MC, per_sample_weights=shares_NK, mode="sum")
+        unsorted_MC = torch.empty_like(out_MC).index_copy_(0, order_M, out_MC)
+        return torch.bmm(shares_NK[:, None], unsorted_MC.view(*chosen_NK.shape, -1))[:, 0]
+
+    def _mix_in_parts(self, x_NC: Tensor, experts_M: Tensor, tokens_M: Tensor, shares_M: Tensor, size: int) -> Tensor:
+        """Return the sums, for choices sorted by expert, in groups of ``size`` experts."""
+        counts = torch.bincount(experts_M, minlength=self.config.num_experts).tolist()
+        groups = [counts[first : first + size] for first in range(0, self.config.num_experts, size)]
+        parts = [tensor.split([sum(group) for group in groups]) for tensor in (experts_M, tokens_M, shares_M)]
+        sums_NC = torch.zeros_like(x_NC, dtype=torch.float32)
+        for index, (group, experts, tokens, shares) in enumerate(zip(groups, *parts, strict=True)):
+            rows_MC = x_NC.index_select(0, tokens)
+            inner_MI = x_NC.new_empty(len(tokens), 2 * self.config.expert_inner_dim)
+            self.fc1.multiply_into(inner_MI, rows_MC, experts, index * size, group)
+            self.fc2.multiply_into(rows_MC, _activate(inner_MI), experts, index * size, group)
+            sums_NC.index_add_(0, tokens, rows_MC.float().mul_(shares[:, None]))
+        return sums_NC.to(x_NC.dtype)
 
     def mix_gathered(self, x_NC: Tensor, shares_NK: Tensor, chosen_NK: Tensor) -> Tensor:
         """Return the same as ``mix_sorted``, by a copy of the weights of each choice."""

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from moondream_beam.models.moondream.network.config import MoeConfig
+from moondream_beam.models.moondream.network.decoder import experts as module
 from moondream_beam.models.moondream.network.decoder.experts import Experts
 
 DIM = 48
@@ -42,7 +43,7 @@ def loop(experts, x_NC):
 
 
 @pytest.mark.parametrize("config", [SMALL, FLOAT8], ids=["float32", "float8"])
-@pytest.mark.parametrize("count", [1, 2, 7, 100])
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 600])
 def test_both_ways_equal_a_loop_over_the_experts(config, count):
     experts, x = experts_of(config), tokens(count)
     expected = loop(experts, x)
@@ -50,6 +51,26 @@ def test_both_ways_equal_a_loop_over_the_experts(config, count):
     for mixed in (experts.mix_sorted, experts.mix_gathered):
         assert torch.allclose(mixed(x, *experts.route(x)), expected, atol=1e-5)
     assert torch.allclose(experts(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [SMALL, FLOAT8], ids=["float32", "float8"])
+@pytest.mark.parametrize("size", [1, 5000, 20000])
+def test_groups_of_experts_equal_all_experts_at_once(config, size, monkeypatch):
+    experts, x = experts_of(config), tokens(100)
+    # One group has no rows.
+    experts.router.bias[4:6] -= 1e6
+    whole = experts.mix_sorted(x, *experts.route(x))
+    monkeypatch.setattr(module, "MAX_PART_BYTES", size)
+    assert torch.allclose(experts.mix_sorted(x, *experts.route(x)), whole, atol=1e-5)
+    assert torch.allclose(whole, loop(experts, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [SMALL, FLOAT8], ids=["float32", "float8"])
+def test_the_products_of_accelerators_equal_those_of_a_cpu(config):
+    """An accelerator that is not CUDA multiplies the rows of one expert after the other."""
+    experts, x = experts_of(config), tokens(100)
+    chosen = experts.route(x)[1].flatten()[:100].sort().values
+    assert torch.allclose(experts.fc1.multiply_sorted(x, chosen), experts.fc1.multiply_gathered(x, chosen), atol=1e-5)
 
 
 def test_experts_that_no_token_chooses_are_skipped():
