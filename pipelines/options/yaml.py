@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
 from ...models.tasks import DEFAULT_SAMPLING, Query, Sampling, Task
@@ -83,7 +82,7 @@ def _task_of(given: Any) -> Task:
         query, reasoning = _task_of({Query.name: given[Query.name]}), given["reasoning"]
         if not isinstance(reasoning, bool):
             raise ValueError(f"tasks: reasoning {reasoning!r}: give true or false")
-        return replace(query, reasoning=reasoning)  # type: ignore[call-arg]
+        return Query(query.prompt, reasoning)
     if not isinstance(given, Mapping) or len(given) != 1 or next(iter(given)) not in KINDS:
         raise ValueError(
             f"tasks: {given!r} is not a task: give a question, or a mapping of {', '.join(KINDS)} to a text"
