@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.data.golden import MOONDREAM_3, Golden
 from support.hosted.fixtures import api, clock
 from support.running.launcher import Launcher
 from support.running.worker_pools import pool_of_workers
@@ -27,6 +28,12 @@ def pictures(tmp_path: Path) -> Path:
         draw(seed).image.save(folder / name)
     (folder / "broken.jpg").write_bytes(b"<html>not found</html>")
     return folder
+
+
+@pytest.fixture(params=MOONDREAM_3)
+def golden3(request: pytest.FixtureRequest) -> Golden:
+    """Return each checkpoint of Moondream 3 with its expected outputs."""
+    return Golden(request.param)
 
 
 @pytest.fixture

@@ -161,3 +161,17 @@ def test_the_cpu_is_a_fallback_only_if_no_device_was_named(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     assert Moondream("tiny").uses_cpu_fallback() and not Moondream("tiny", device="cpu").uses_cpu_fallback()
+
+
+class LocalReasoner(LocalEcho):
+    supports_reasoning = True
+
+
+def test_a_query_with_reasoning_stays_with_the_engine(api, fal):
+    """The API is not asked for reasonings, not even where the engine runs on the CPU."""
+    annotator = Fallback(LocalReasoner(on_cpu=True), fal)
+    assert annotator.supports_reasoning and not Fallback(LocalEcho(), fal).supports_reasoning
+    asked = [*requests(4), *requests(range(4, 8), Query("Why?", reasoning=True))]
+    outcomes = by_id(list(annotator.answer(asked)))
+    assert len(outcomes) == 8 and by_fal(outcomes.values()) == [0, 1, 2, 3]
+    assert all(isinstance(outcome.result, Answer) for outcome in outcomes.values())

@@ -88,6 +88,13 @@ def test_an_unsupported_task_is_a_fault_and_not_sent(api, fal):
     assert faults == ["fal does not support the task detect: use another backend"] and len(api.fal.asked) == 2
 
 
+def test_a_query_with_reasoning_is_a_fault_and_not_sent(api, fal):
+    outcomes = list(fal.answer([*requests(2), *requests([5], Query("Why?", reasoning=True))]))
+    (fault,) = [outcome.result.message for outcome in outcomes if outcome.id == "r5"]
+    assert fault == "fal is not asked for a reasoning: ask without it, or use --backend local"
+    assert len(api.fal.asked) == 2
+
+
 def test_concurrency_limits_the_jobs_in_flight(api, clock):
     list(Fal(concurrency=2, batch_size=1, clock=clock).answer(requests(12)))
     assert len(api.fal.jobs) == 12 and api.fal.max_in_progress == 2
