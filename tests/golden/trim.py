@@ -16,7 +16,17 @@ import numpy as np
 
 GOLDEN = Path(__file__).parent
 COPIED = ("config.json", "model.safetensors", "tokenizer.json")
-SECTIONS = ("images", "text_only", "bias_runs", "region_units", "select_tiling", "low_margins", "settings", "versions")
+SECTIONS = (
+    "images",
+    "text_only",
+    "text_only_reasoning",
+    "bias_runs",
+    "region_units",
+    "select_tiling",
+    "low_margins",
+    "settings",
+    "versions",
+)
 IMAGE_KEYS = ("name", "file", "tiling_hw", "crops_sha256", "caption", "query", "query_reasoning", "detect", "point")
 LEFT_OUT = {"margins", "min_margin", "min_router_gap", "pos", "next_id_at_end", "question_ids", "object_ids"}
 ARRAYS = (

@@ -36,7 +36,7 @@ class ExpertWeights(nn.Module):
     def multiply_sorted(self, x_MC: Tensor, experts_M: Tensor) -> Tensor:
         """Return the product of each row with the matrix of its expert, ``[M, O]``. ``experts_M`` is sorted."""
         counts_E, weight = torch.bincount(experts_M, minlength=len(self.weight)), self.weight.to(x_MC.dtype)
-        if x_MC.device.type in ("cpu", "cuda"):
+        if _has_grouped_mm(x_MC):
             out = F.grouped_mm(x_MC, weight.transpose(1, 2), offs=counts_E.cumsum(0).int())
         else:
             parts = zip(x_MC.split(counts_E.tolist()), weight, strict=True)
@@ -135,6 +135,13 @@ class Experts(nn.Module):
         inner_MI = self.fc1.multiply_gathered(x_NC.repeat_interleave(chosen_NK.shape[1], 0), experts_M)
         out_MC = self.fc2.multiply_gathered(_activate(inner_MI), experts_M)
         return torch.bmm(shares_NK[:, None], out_MC.view(*chosen_NK.shape, -1))[:, 0]
+
+
+def _has_grouped_mm(x: Tensor) -> bool:
+    """Return whether PyTorch multiplies groups of rows on this device in this dtype. On CUDA it documents only one."""
+    if x.device.type == "cuda":
+        return x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    return x.device.type == "cpu"
 
 
 def _activate(inner_MI: Tensor) -> Tensor:

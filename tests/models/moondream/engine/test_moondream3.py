@@ -7,10 +7,11 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from support.data.golden import Golden, assert_row_equals, biased_runs, logits_of
+from support.data.golden import Golden, assert_row_equals, biased_runs, logits_of, run_prompts_of
 
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.network.crops import normalize
+from moondream_beam.models.moondream.network.decoder.cache import KVCache
 from moondream_beam.models.tasks import Detect, Query, Request, Sampling
 
 
@@ -133,6 +134,21 @@ def test_rows_with_a_biased_head_match_the_reference(large):
             assert row.token_ids == run.wanted.get("ids", []), run
             assert np.allclose(row.objects, run.places, atol=1e-6) or not run.places, run
             assert len(row.objects) == len(run.places), run
+
+
+def test_text_without_a_picture_matches_the_reference(large, decode_rows, make_row):
+    model = large.engine.model
+    nothing = KVCache.empty(model.config.text, 1, 0, like=model.text.wte)
+    for index, wanted in enumerate(large.expected["text_only"]):
+        row = make_row(Query(), wanted["prompt"])
+        logits = model.text.logits(run_prompts_of(model, [row], [nothing]))[0]
+        assert relative(logits, large.arrays[f"textonly_{index}.first_logits"]) < 1e-4
+        decode_rows(model, [row], [nothing])
+        assert row.token_ids == wanted["ids"]
+    for wanted in large.expected["text_only_reasoning"]:
+        row = make_row(Query(reasoning=True), wanted["reasoning"]["prompt"], Sampling(max_tokens=20, temperature=0))
+        decode_rows(model, [row], [nothing])
+        assert (row.thought_ids, row.token_ids) == (wanted["reasoning"]["ids"], wanted["answer"]["ids"])
 
 
 # The engine.

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.data.golden import Golden
 
 from moondream_beam.models.moondream.engine.sampling import (
     BLOCK_SIZE,
@@ -25,8 +26,20 @@ def kept_probabilities(logits, temperature, top_p):
     return torch.zeros_like(probs).scatter(1, ids, kept / kept.sum())[0]
 
 
-@pytest.mark.parametrize("temperature, top_p", [(0.5, 0.3), (1.0, 0.9), (0.2, 0.05)])
-def test_probabilities_match_the_reference(golden, temperature, top_p):
+@pytest.mark.parametrize(
+    "name, temperature, top_p",
+    [
+        ("public", 0.5, 0.3),
+        ("public", 1.0, 0.9),
+        ("public", 0.2, 0.05),
+        ("moondream3", 0.5, 0.9),
+        ("moondream3", 1.0, 0.9),
+        ("moondream3", 1.0, 0.3),
+        ("moondream3", 0.2, 0.05),
+    ],
+)
+def test_probabilities_match_the_reference(name, temperature, top_p):
+    golden = Golden(name)
     logits = torch.from_numpy(golden.arrays["img0.caption_normal.first_logits"])
     expected = torch.from_numpy(golden.arrays[f"sampling.t{temperature}_p{top_p}.probs"])
     found = kept_probabilities(logits, temperature, top_p)
