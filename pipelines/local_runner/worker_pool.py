@@ -86,7 +86,10 @@ class LivenessMonitor:
         self._rest = b""
 
     def poll(self, received: bytes) -> None:
-        """Count one poll interval, in which the process sent ``received``.
+        """Add one poll interval to the times since the last heartbeat and since the last row.
+
+        Anything received sets the first time to 0. A report sets the second one to 0, and gives shard and rows for the
+        message of ``failure_reason``.
 
         Args:
             received: empty, or lines. An empty line is a heartbeat. ``[shard, rows]`` in JSON is a report: the number
