@@ -118,10 +118,34 @@ def _checked_count(dataset: Dataset, rows: str, where: str) -> int:
             raise ValueError(f"--where {where}: give one expression")
         ((count,),) = dataset.tuples(f"SELECT count(*) FROM ({rows})")
     except duckdb.Error as error:
-        raise ValueError(f"--where {where}: {str(error).splitlines()[0]}") from error
+        problem = str(error).splitlines()[0]
+        raise ValueError(f"--where {where}: {problem}{_hint_at_errors(dataset, problem)}") from error
     if not count:
-        raise ValueError("no row is left to export: give a --where that more rows meet, or leave out --drop-suspicious")
+        raise ValueError(_why_empty(dataset, where))
     return int(count)
+
+
+def _why_empty(dataset: Dataset, where: str) -> str:
+    """Return the message for a selection without rows."""
+    ((answers, failures),) = dataset.tuples("SELECT (SELECT count(*) FROM data), (SELECT count(*) FROM errors)")
+    if not answers:
+        return (
+            f"{dataset.output} has no answers, and {failures} rows in errors/: export writes answers only; run "
+            f"annotate again with --retry-errors, or read the failures from {dataset.path('errors', '*.parquet')}"
+        )
+    ((meeting,),) = dataset.tuples(f"SELECT count(*) FROM flagged WHERE (\n{where}\n)")
+    if meeting:
+        return f"no row is left to export: all {meeting} chosen rows have a flag; leave out --drop-suspicious"
+    return f"no row is left to export: none of {answers} rows meets --where {where}; give another condition"
+
+
+def _hint_at_errors(dataset: Dataset, problem: str) -> str:
+    """Return a hint if an error of DuckDB complains about a column that only ``errors`` has; else an empty text."""
+    missing = re.search(r'column "([^"]+)"', problem, re.IGNORECASE)
+    if not missing or missing[1].casefold() not in dataset.columns("errors"):
+        return ""
+    place = dataset.path("errors", "*.parquet")
+    return f"; {missing[1]} is a column of errors/, and export writes rows of data/ only: read {place} with DuckDB"
 
 
 def _column(task: str, prompt: str, taken: set[str]) -> str:
