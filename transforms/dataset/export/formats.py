@@ -197,6 +197,8 @@ def _coco_boxes(selection: Selection, categories: dict[str, int]) -> Iterator[di
                 "category_id": categories[row["prompt"]],
                 "bbox": [round(side, 2) for side in (x, y, width, height)],
                 "area": round(width * height, 2),
+                # pycocotools draws only annotations that have this field.
+                "segmentation": [],
                 "iscrowd": 0,
             }
 
