@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ...transforms.dataset.export.formats import FORMATS, SHARES_NAME, only_task
+from ...transforms.dataset.export.formats import FORMATS, Note, only_task
 from ...transforms.dataset.export.targets import resolve_destination
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
@@ -70,8 +70,10 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         if selection.older:
             print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
         for reason, pictures in left.items():
-            print(f"{pictures} of the pictures have a problem; each {reason}", file=sys.stderr)
-    return 1 if any(reason != SHARES_NAME for reason in left) else 0
+            # A note needs no action.
+            found = "note on {} of the pictures:" if isinstance(reason, Note) else "{} of the pictures have a problem;"
+            print(f"{found.format(pictures)} each {reason}", file=sys.stderr)
+    return 0 if all(isinstance(reason, Note) for reason in left) else 1
 
 
 def _format_selection(shape: str, selection: Selection) -> str:

@@ -11,25 +11,41 @@ import json
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from ...images.formats import FORMATS as FORMATS_READ
+from ...images.formats import extension_of
 from ...images.prefetch import Fetch
 from ...io.uris import unescape_non_utf8, unescape_path
-from .names import is_named_like, key_name, relative_name
-from .pictures import BYTE_RANGE, Packed, with_pictures
+from ..reader import literal
+from .convert import READABLE, PictureFile
+from .names import is_named_like, key_name, relative_name, rename_fields, rename_reserved
+from .pictures import BYTE_RANGE, with_pictures
 from .targets import new_file, new_folder, write_if_absent
-from .wide import Selection
+from .wide import Selection, TaskColumn
 
 # Limits of one tar file. Training tools read a tar file from front to back and shuffle whole files.
 MAX_TAR_PICTURES, MAX_TAR_BYTES = 10_000, 1 << 30
 ANOTHER_TEXT = "has a text file with other content, which was kept: move that file away and export again"
 NO_TEXT = "has no text"
 CANT_SHARE_NAME = "has a name that its text can't have: the text file is named differently"
-SHARES_NAME = "shares its name with another picture: the name of its text file contains its key"
 
-# Numbers of pictures by the reason why they, or their names, are missing in the export.
+
+class Note(str):
+    """What is different about an exported picture, where the user need not do anything."""
+
+
+SHARES_NAME = Note("shares its name with another picture: the name of its text file contains its key")
+CONVERTED = Note("is written as JPEG or PNG, because readers do not know its format; sha256 is of the original file")
+OTHER_FORMAT = Note("has the extension of all pictures in the tars, not of its own format; its content is unchanged")
+TURNED = Note(
+    "has an EXIF orientation, and webdataset does not turn it: apply PIL.ImageOps.exif_transpose, then use its boxes"
+)
+FIELDS_RENAMED = Note("has fields with a number after their names: in imagefolder, `datasets` reserves file_name")
+
+# Numbers of pictures by the reason why they, or their names, are missing in the export, and by ``Note``.
 Problems = Counter[str]
 # Writes the selection to a destination, a new file or folder as returned by ``targets.resolve_destination``.
 Format = Callable[[Selection, str, Fetch], Problems]
@@ -39,7 +55,7 @@ def to_jsonl(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     """Write a file with one JSON object on a line for each picture: the wide table of ``Selection``."""
     columns = selection.task_columns()
     with new_file(destination) as file:
-        for row in selection.wide(columns):
+        for row in selection.wide(columns, first=selection.first_keys(columns)):
             file.write(_json(row) + "\n")
     return Problems()
 
@@ -48,37 +64,50 @@ def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Prob
     """Write a folder for ``datasets``: ``images/ab/KEY.jpg``, and ``metadata.jsonl`` with each picture's ``file_name``.
 
     The pictures are named by their keys, because ``datasets`` makes splits of file names that contain test or train.
+    Other columns whose names ``datasets`` reserves get a number after their names.
     """
     columns, problems = selection.task_columns(), Problems()
+    names = rename_reserved(selection.wide_columns(columns))
     with new_folder(destination) as folder, folder.create("metadata.jsonl") as metadata:
-        for packed in _complete(with_pictures(selection.wide(columns, BYTE_RANGE), fetch), problems):
-            key = key_name(packed.row["key"])
-            name = f"images/{key[:2]}/{key}.{packed.extension}"
+        for row, picture in _pictures(selection, columns, fetch, problems):
+            key = key_name(row["key"])
+            name = f"images/{key[:2]}/{key}.{picture.extension}"
             with folder.create(name) as file:
-                file.write(packed.content)
-            metadata.write((_json({"file_name": name, **packed.row}) + "\n").encode())
-    return problems
+                file.write(picture.content)
+            fields = rename_fields(list(row.values()))
+            problems[FIELDS_RENAMED] += fields != list(row.values())
+            described = {names.get(column, column): value for column, value in zip(row, fields, strict=True)}
+            metadata.write((_json({"file_name": name, **described}) + "\n").encode())
+            problems.update(
+                Note(f"has its column {old} as {new}: `datasets` reserves {old}") for old, new in names.items()
+            )
+    return +problems
 
 
 def to_webdataset(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     """Write a folder of tar files, ``000000.tar`` and so on, with ``KEY.jpg`` and ``KEY.json`` for each picture.
 
-    A picture in another file format has that format's extension.
+    All pictures have one extension, because ``datasets`` takes the columns of all samples from the first five: that of
+    their format, or ``jpg`` if the formats differ.
     """
     columns, problems = selection.task_columns(), Problems()
+    extension = _common_extension(selection)
     with new_folder(destination) as folder, ExitStack() as stack:
         tar, tars, pictures, size = None, 0, 0, 0
-        for packed in _complete(with_pictures(selection.wide(columns, BYTE_RANGE), fetch), problems):
+        for row, picture in _pictures(selection, columns, fetch, problems):
             if tar is None or pictures % MAX_TAR_PICTURES == 0 or size >= MAX_TAR_BYTES:
                 stack.close()
                 file = stack.enter_context(folder.create(f"{tars:06d}.tar"))
                 tar, size = stack.enter_context(tarfile.open(fileobj=file, mode="w|")), 0
                 tars += 1
-            pictures, size = pictures + 1, size + len(packed.content)
-            key = key_name(packed.row["key"])
-            _add(tar, f"{key}.{packed.extension}", packed.content)
-            _add(tar, f"{key}.json", _json(packed.row).encode())
-    return problems
+            pictures, size = pictures + 1, size + len(picture.content)
+            extension = extension or picture.extension
+            problems[OTHER_FORMAT] += picture.extension != extension
+            problems[TURNED] += picture.turned
+            key = key_name(row["key"])
+            _add(tar, f"{key}.{extension}", picture.content)
+            _add(tar, f"{key}.json", _json(row).encode())
+    return +problems
 
 
 def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
@@ -208,13 +237,32 @@ def _write_list(file: Any, values: Iterator[dict[str, Any]]) -> None:
         file.write(("," if number else "") + _json(value) + "\n")
 
 
-def _complete(pictures: Iterator[Packed], problems: Problems) -> Iterator[Packed]:
-    """Yield the pictures that have their content; count the problems of the others."""
-    for packed in pictures:
-        if packed.problem:
+def _pictures(
+    selection: Selection, columns: Sequence[TaskColumn], fetch: Fetch, problems: Problems
+) -> Iterator[tuple[dict[str, Any], PictureFile]]:
+    """Yield the rows whose pictures can be fetched, with their files; count the problems of the others."""
+    first = selection.first_keys(columns)
+    for packed in with_pictures(selection.wide(columns, BYTE_RANGE, first), fetch, len(first)):
+        if packed.file is None:
             problems[packed.problem] += 1
         else:
-            yield packed
+            problems[CONVERTED] += packed.file.converted
+            yield packed.row, packed.file
+
+
+def _common_extension(selection: Selection) -> str:
+    """Return the extension for all pictures, by the extensions of their names; empty if no name has a known one."""
+    names = {extension[1:]: name for name, extensions in FORMATS_READ.items() for extension in extensions}
+    known = ", ".join(map(literal, names))
+    extension = "lower(regexp_extract(filename, '[.]([^./]*)$', 1))"
+    found = selection.dataset.tuples(
+        f"SELECT DISTINCT {extension} FROM {selection.rows} WHERE {extension} IN ({known})"
+    )
+    formats = {names[extension] for (extension,) in found}
+    if not formats:
+        return ""
+    (name, *others) = formats
+    return extension_of(name if not others and name in READABLE else "JPEG")
 
 
 def _add(tar: tarfile.TarFile, member: str, content: bytes) -> None:

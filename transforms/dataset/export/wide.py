@@ -14,6 +14,7 @@ import duckdb
 
 from ...core.records import ANNOTATION_SCHEMA
 from ..reader import Dataset, identifier, literal
+from .first_rows import choose_first
 
 PICTURE_COLUMNS = ("key", "filename", "uri", "sha256", "width", "height")
 # Columns of ``data/`` that hold the answer; those of the other tasks are in ``caption``.
@@ -23,6 +24,7 @@ MAX_TASKS = 200
 MAX_SLUG_CHARACTERS = 48
 # The archive or Parquet file that contains a picture, in the ``uri`` of the picture's row.
 CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet))#"
+ORDER = f"regexp_extract(uri, '{CONTAINER}', 1, 'i'), filename, key"
 
 
 class TaskColumn(NamedTuple):
@@ -86,12 +88,29 @@ class Selection:
         """Return the names of the columns that came from a manifest."""
         return [column for column in self.dataset.columns("data") if column not in ANNOTATION_SCHEMA.names]
 
-    def wide(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    def wide(
+        self, columns: Sequence[TaskColumn], extra: Sequence[str] = (), first: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any]]:
         """Yield a dict of JSON values for each picture: ``PICTURE_COLUMNS``, the tasks, and the manifest's columns.
 
-        ``extra`` names more columns of the picture. A task without an answer is None. Pictures in files of their own
-        come first, by file name; then come those in archives and Parquet files, grouped by container.
+        ``extra`` names more columns of the picture. A task without an answer is None. The pictures with the keys
+        ``first`` come first. Then come pictures in files of their own, by file name, and then those in archives and
+        Parquet files, grouped by container, so that the fetcher reads each container once.
         """
+        lead = f"key NOT IN ({', '.join(map(literal, first))}), " if first else ""
+        for row in self.dataset.rows(f"SELECT * FROM ({self._wide_query(columns, extra)}) ORDER BY {lead}{ORDER}"):
+            yield {column: to_json_value(value) for column, value in row.items()}
+
+    def first_keys(self, columns: Sequence[TaskColumn]) -> list[str]:
+        """Return the keys for ``first`` of ``wide`` with which readers infer the right types; often none."""
+        names = self.wide_columns(columns)[len(PICTURE_COLUMNS) :]
+        return choose_first(self.dataset, self._wide_query(columns), ORDER, names)
+
+    def wide_columns(self, columns: Sequence[TaskColumn]) -> list[str]:
+        """Return the names of the columns of ``wide`` without ``extra``."""
+        return [*PICTURE_COLUMNS, *(column.column for column in columns), *self.manifest_columns()]
+
+    def _wide_query(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> str:
         answers = [
             f"any_value({ANSWER_COLUMNS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
             f"prompt = {literal(prompt)}) AS {identifier(column)}"
@@ -102,11 +121,7 @@ class Selection:
         kept = [f"any_value({identifier(column)}) AS {identifier(column)}" for column in self.manifest_columns()]
         # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
-        # Grouped by container, so that the fetcher reads each container once.
-        container = f"regexp_extract(any_value(uri), '{CONTAINER}', 1, 'i')"
-        order = f"GROUP BY key ORDER BY {container}, filename, key"
-        for row in self.dataset.rows(f"SELECT {chosen} FROM {self.rows} {order}"):
-            yield {column: to_json_value(value) for column, value in row.items()}
+        return f"SELECT {chosen} FROM {self.rows} GROUP BY key"
 
 
 def _checked_count(dataset: Dataset, rows: str, where: str) -> int:
