@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.data.small_outputs import draw_row, publish, some_of_each
+from support.data.small_outputs import draw_row, publish, some_of_each, with_digest
 
 
 @pytest.fixture
@@ -43,6 +43,14 @@ def test_a_text_file_with_another_name_than_its_picture_is_reported_with_status_
     status, _, stderr = command("export", out, "--to", "sidecar", tmp_path / "photos")
     assert status == 1 and "has a name that its text can't have" in stderr
     assert (tmp_path / "photos" / "new_line.txt").exists()
+
+
+def test_what_needs_no_action_is_a_note_with_status_0(tmp_path, command):
+    words = ("--to", "webdataset", tmp_path / "set", "--where", "task != 'caption'")
+    rows = [with_digest(row) for row in some_of_each(tmp_path / "photos") if getattr(row, "task", "") == "query"]
+    status, _, stderr = command("export", publish(tmp_path / "mixed", *rows), *words)
+    assert status == 0 and len(stderr.splitlines()) == 1
+    assert stderr.startswith("note on 1 of the pictures: each has the extension")
 
 
 def test_a_condition_chooses_rows(out, tmp_path, command):
