@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,17 +17,20 @@ from typing import Any
 from ...images.formats import FORMATS as FORMATS_READ
 from ...images.formats import extension_of
 from ...images.prefetch import Fetch
-from ...io.uris import unescape_non_utf8, unescape_path
 from ..reader import literal
 from .convert import READABLE, PictureFile
 from .names import is_named_like, key_name, relative_name, rename_fields, rename_reserved
 from .pictures import BYTE_RANGE, with_pictures
-from .targets import new_file, new_folder, write_if_absent
+from .targets import new_file, new_folder, write_text
+from .texts import DEFAULT_TEXTS, TextOptions, name_on_disk, text_task, texts_query
 from .wide import Selection, TaskColumn
 
 # Limits of one tar file. Training tools read a tar file from front to back and shuffle whole files.
 MAX_TAR_PICTURES, MAX_TAR_BYTES = 10_000, 1 << 30
-ANOTHER_TEXT = "has a text file with other content, which was kept: move that file away and export again"
+ANOTHER_TEXT = (
+    "has a text file with other content, which was kept: export again with --existing add or --existing replace, or "
+    "move that file away"
+)
 NO_TEXT = "has no text"
 CANT_SHARE_NAME = "has a name that its text can't have: the text file is named differently"
 
@@ -44,6 +46,13 @@ TURNED = Note(
     "has an EXIF orientation, and webdataset does not turn it: apply PIL.ImageOps.exif_transpose, then use its boxes"
 )
 FIELDS_RENAMED = Note("has fields with a number after their names: in imagefolder, `datasets` reserves file_name")
+
+# By the outcome of ``write_text``.
+EXISTED = {
+    "kept": ANOTHER_TEXT,
+    "added": Note("has new lines at the end of its text file"),
+    "replaced": Note("has a new text in place of another"),
+}
 
 # Numbers of pictures by the reason why they, or their names, are missing in the export, and by ``Note``.
 Problems = Counter[str]
@@ -132,63 +141,36 @@ def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     return Problems()
 
 
-def to_sidecar(selection: Selection, destination: str, fetch: Fetch) -> Problems:
+def to_sidecar(selection: Selection, destination: str, fetch: Fetch, texts: TextOptions = DEFAULT_TEXTS) -> Problems:
     """Write a text file for each picture, with the picture's name and one caption on each line.
 
-    If the selection has no captions, answers to queries are written instead. Existing files are kept. Pictures whose
-    names differ only in extension or case have their key in the name of the text file.
+    If the selection has no captions, answers to queries are written instead. Existing files are kept, unless ``texts``
+    says otherwise. Pictures whose names differ only in extension or case have their key in the name of the text file.
+
+    Raises:
+        ValueError: if ``texts.order`` has a prompt that no selected text answers.
     """
     problems = Problems()
-    for row in selection.dataset.rows(_texts(selection)):
+    for row in selection.dataset.rows(texts_query(selection, texts.order)):
         if not row["texts"]:
             problems[NO_TEXT] += 1
             continue
-        suffix = f"-{key_name(row['key'])}.txt" if row["shares"] else ".txt"
+        suffix = f"-{key_name(row['key'])}{texts.extension}" if row["shares"] else texts.extension
         problems[SHARES_NAME] += row["shares"]
         text = "\n".join(row["texts"]) + "\n"
-        filename = _name_on_disk(destination, row["filename"])
+        filename = name_on_disk(destination, row["filename"])
         path = relative_name(filename, suffix)
         problems[CANT_SHARE_NAME] += bool(filename) and not row["shares"] and not is_named_like(path, filename)
-        problems[ANOTHER_TEXT] += not write_if_absent(destination, path.as_posix(), text)
+        if outcome := write_text(destination, path.as_posix(), text, texts.existing):
+            problems[EXISTED[outcome]] += 1
     return +problems
 
 
 def only_task(name: str, selection: Selection) -> str | None:
     """Return the kind of task whose answers the format exports; None if the format exports all answers."""
     if name == "sidecar":
-        return _text_task(selection)
+        return text_task(selection)
     return "detect" if name == "coco" else None
-
-
-def _text_task(selection: Selection) -> str:
-    return "caption" if selection.answers_to["caption"] else "query"
-
-
-def _name_on_disk(folder: str, filename: str) -> str:
-    """Return the picture's name with its original bytes.
-
-    A row shows the bytes of a name that is not valid UTF-8 as escapes. They are undone if the folder has such a file.
-    """
-    written = os.path.join(folder, filename)
-    return filename if unescape_path(written) == written else unescape_non_utf8(filename)
-
-
-def _texts(selection: Selection) -> str:
-    """Return an SQL query for ``key``, ``filename``, ``texts`` and ``shares`` of each picture.
-
-    ``texts`` is a list of its captions, or of its answers if the selection has no captions. ``shares`` is true if
-    another picture's name differs only in extension or case.
-    """
-    return f"""
-        SELECT key, filename, texts,
-            count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
-        FROM (
-            SELECT key, min(filename) AS filename,
-                list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY prompt)
-                    FILTER (WHERE task = '{_text_task(selection)}' AND trim(caption) != '') AS texts
-            FROM {selection.rows} GROUP BY key)
-        ORDER BY filename, key
-    """
 
 
 FORMATS: dict[str, Format] = {
