@@ -7,6 +7,7 @@ value in these rows gets the type null, and its first value later is an error.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from ..reader import Dataset, identifier, literal
@@ -16,7 +17,7 @@ NUM_INFERRED = 5
 FLOATS = ("float", "double")
 
 
-def choose_first(dataset: Dataset, rows: str, order: str, columns: Sequence[str]) -> list[str]:
+def choose_first(dataset: Dataset, rows: str, order: str, columns: Sequence[str], copies: int = 1) -> list[str]:
     """Return the keys of the pictures that must come first; none if the first rows in ``order`` have all types.
 
     Together, the pictures have a value for each column, each field of a struct and each kind of list item that any row
@@ -26,6 +27,8 @@ def choose_first(dataset: Dataset, rows: str, order: str, columns: Sequence[str]
         rows: an SQL query for one row per picture, with ``key`` and ``columns``.
         order: the SQL expressions that the rows are sorted by.
         columns: the columns whose types matter.
+        copies: how many pictures have a value of each type, if so many exist. The types stay right if some of them can
+            no longer be fetched.
     """
     relation = dataset.database.sql(rows)
     types = dict(zip(relation.columns, relation.types, strict=True))
@@ -35,16 +38,18 @@ def choose_first(dataset: Dataset, rows: str, order: str, columns: Sequence[str]
     tests = ", ".join(f"coalesce({condition}, false)" for condition in conditions)
     first = f"SELECT * FROM ({rows}) ORDER BY {order} LIMIT {NUM_INFERRED}"
     ((known,),) = dataset.tuples(f"SELECT list([{tests}]) FROM ({first})")
-    if all(any(column) for column in zip(*known, strict=True)):
+    if all(sum(column) >= copies for column in zip(*known, strict=True)):
         return []
-    # For each condition the row that meets most of the others too.
+    # For each condition the rows that meet most of the others too, the best first.
     fullness = "list_sum(list_transform(met, lambda one: one::INT))"
     candidates = ", ".join(
-        f"arg_max({{'key': key, 'met': met}}, ({fullness}, key)) FILTER (met[{number}])"
+        f"arg_max({{'key': key, 'met': met}}, ({fullness}, key), {copies}) FILTER (met[{number}])"
         for number in range(1, len(conditions) + 1)
     )
     (found,) = dataset.tuples(f"SELECT {candidates} FROM (SELECT key, [{tests}] AS met FROM ({rows}))")
-    return list(_cover(found))
+    best = [keys or [] for keys in found]
+    covers = ([keys[copy] if copy < len(keys) else None for keys in best] for copy in range(copies))
+    return list(dict.fromkeys(chain.from_iterable(map(_cover, covers))))
 
 
 def _cover(candidates: Sequence[dict[str, Any] | None]) -> Iterator[str]:

@@ -27,6 +27,8 @@ from .wide import Selection, TaskColumn
 
 # Limits of one tar file. Training tools read a tar file from front to back and shuffle whole files.
 MAX_TAR_PICTURES, MAX_TAR_BYTES = 10_000, 1 << 30
+# Pictures of each type at the start of an export that fetches them, where some may be gone.
+FIRST_COPIES = 3
 ANOTHER_TEXT = (
     "has a text file with other content, which was kept: export again with --existing add or --existing replace, or "
     "move that file away"
@@ -223,7 +225,7 @@ def _pictures(
     selection: Selection, columns: Sequence[TaskColumn], fetch: Fetch, problems: Problems
 ) -> Iterator[tuple[dict[str, Any], PictureFile]]:
     """Yield the rows whose pictures can be fetched, with their files; count the problems of the others."""
-    first = selection.first_keys(columns)
+    first = selection.first_keys(columns, FIRST_COPIES)
     for packed in with_pictures(selection.wide(columns, BYTE_RANGE, first), fetch, len(first)):
         if packed.file is None:
             problems[packed.problem] += 1

@@ -94,17 +94,17 @@ class Selection:
         """Yield a dict of JSON values for each picture: ``PICTURE_COLUMNS``, the tasks, and the manifest's columns.
 
         ``extra`` names more columns of the picture. A task without an answer is None. The pictures with the keys
-        ``first`` come first. Then come pictures in files of their own, by file name, and then those in archives and
-        Parquet files, grouped by container, so that the fetcher reads each container once.
+        ``first`` come first, in this order. Then come pictures in files of their own, by file name. Those in archives
+        and Parquet files follow, grouped by container, so that the fetcher reads each container once.
         """
-        lead = f"key NOT IN ({', '.join(map(literal, first))}), " if first else ""
+        lead = f"coalesce(list_position([{', '.join(map(literal, first))}], key), {len(first) + 1}), " if first else ""
         for row in self.dataset.rows(f"SELECT * FROM ({self._wide_query(columns, extra)}) ORDER BY {lead}{ORDER}"):
             yield {column: to_json_value(value) for column, value in row.items()}
 
-    def first_keys(self, columns: Sequence[TaskColumn]) -> list[str]:
-        """Return the keys for ``first`` of ``wide`` with which readers infer the right types; often none."""
+    def first_keys(self, columns: Sequence[TaskColumn], copies: int = 1) -> list[str]:
+        """Return the keys for ``first`` of ``wide`` with which readers infer the right types; see ``choose_first``."""
         names = self.wide_columns(columns)[len(PICTURE_COLUMNS) :]
-        return choose_first(self.dataset, self._wide_query(columns), ORDER, names)
+        return choose_first(self.dataset, self._wide_query(columns), ORDER, names, copies)
 
     def wide_columns(self, columns: Sequence[TaskColumn]) -> list[str]:
         """Return the names of the columns of ``wide`` without ``extra``."""

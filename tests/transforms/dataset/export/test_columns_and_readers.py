@@ -107,6 +107,24 @@ def test_of_columns_that_no_row_has_all_at_once_some_rows_of_each_come_first(exp
     assert set(names[:2]) == {"20.jpg", "25.jpg"} and names[2:] == sorted(set(names) - {"20.jpg", "25.jpg"})
 
 
+@pytest.mark.parametrize("kind", ["imagefolder", "webdataset"])
+def test_types_stay_right_if_the_first_picture_with_values_is_gone(kind, export, load, tmp_path):
+    rows = []
+    for number in range(40):
+        boxes = (Box(*BOX.values()),) if number >= 38 else ()
+        values = {"task": "detect", "prompt": "cat", "caption": None, "objects": boxes, "columns": (number,)}
+        rows.append(with_digest(draw_row(tmp_path / "photos", f"{number:02}.jpg", (8, 8), **values)))
+    kept = [pa.field("price", pa.int64())]
+    export("jsonl", rows, "order.jsonl", kept=kept)
+    first = json.loads((tmp_path / "order.jsonl").read_text().splitlines()[0])["filename"]
+    (tmp_path / "photos" / first).unlink()
+    folder, left = export(kind, rows, kept=kept)
+    assert left == {"can't be fetched": 1}
+    loaded = [row if kind == "imagefolder" else row["json"] for row in load(kind, folder)]
+    found = [row["filename"] for row in loaded if row["detect_cat"]]
+    assert len(loaded) == 39 and found == [name for name in ("38.jpg", "39.jpg") if name != first]
+
+
 RESERVED = ("file_name", "image", "thumb_file_name", "file_names", "x_file_names", "__key__", "__url__", "jpg", "json")
 RESERVED_TYPES = [pa.list_(pa.string()) if name.endswith("s") else pa.string() for name in RESERVED]
 NESTED = pa.field(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 
+import duckdb
+import pandas
 import polars
 import pytest
 from support.data.outputs import publish
@@ -115,10 +117,14 @@ def test_texts_in_a_bucket_are_added_to_and_replaced(kind, bucket_of):
     assert write_text(folder, "a.txt", "3\n") == ""
 
 
-def test_polars_2_drops_pictures_without_boxes_when_it_explodes_unless_told(export, rows):
-    """The way that docs/outputs.md shows keeps a row for each picture."""
+def test_boxes_are_one_a_row_as_docs_outputs_says(export, rows):
+    """polars 2 and DuckDB drop pictures without boxes, unless told; pandas keeps them."""
     rows = [row._replace(objects=()) if row.filename == "b.png" and row.objects else row for row in rows]
-    frame = polars.read_ndjson(export("jsonl", rows)[0])
+    path, _ = export("jsonl", rows)
+    frame = polars.read_ndjson(path)
     assert frame.explode("detect_cat")["filename"].to_list() == ["a.jpg"] * 2 + ["sub/c.jpg"] * 2
     kept = frame.explode("detect_cat", empty_as_null=True)
     assert kept["filename"].to_list() == ["a.jpg"] * 2 + ["b.png"] + ["sub/c.jpg"] * 2
+    assert pandas.read_json(path, lines=True).explode("detect_cat")["filename"].to_list() == kept["filename"].to_list()
+    unnested = duckdb.sql(f"SELECT filename, unnest(detect_cat) FROM read_json('{path}')").fetchall()
+    assert {name for name, _ in unnested} == {"a.jpg", "sub/c.jpg"}
