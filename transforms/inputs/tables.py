@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import posixpath
 import zlib
@@ -15,12 +13,11 @@ import pyarrow as pa
 from ..io.files import open_file
 from ..io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet
 from ..io.retry import FetchError
-from ..io.uris import check_utf8, is_utf8
+from ..io.uris import check_utf8
+from .delimited import MAX_LINE_BYTES, DelimitedFile
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
-# Of one line of JSON, or one value of CSV. A longer one means that the file has no line ends, or embeds an image.
-MAX_LINE_BYTES = 8 << 20
 # Lines of JSON from which the types of columns are derived.
 NUM_SAMPLED_LINES = 1000
 
@@ -93,8 +90,8 @@ def schema_of(path: str) -> pa.Schema:
         if kind in PARQUET:
             return open_parquet(path, file).schema_arrow
         if kind in CSV:
-            with _text(file) as text:
-                return pa.schema([(name, pa.string()) for name in _header(path, _csv(text, kind))])
+            with DelimitedFile(path, file, kind == ".tsv") as table:
+                return pa.schema([(name, pa.string()) for name in table.header])
         rows = [row.values for row, _ in zip(_json_rows(file), range(NUM_SAMPLED_LINES), strict=False)]
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.schema([(name, _type_of([row.get(name) for row in rows])) for name in names])
@@ -123,48 +120,11 @@ def _rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
     if kind in PARQUET:
         yield from _parquet_rows(path, file, columns)
     elif kind in CSV:
-        with _text(file) as text:
-            yield from _csv_rows(path, _csv(text, kind))
+        with DelimitedFile(path, file, kind == ".tsv") as table:
+            for number, fields, problem in table.records():
+                yield TableRow(number, {} if problem else dict(zip(table.header, fields, strict=True)), problem)
     else:
         yield from _json_rows(file)
-
-
-def _text(file: Any) -> io.TextIOWrapper:
-    # Local file names may have bytes that are not UTF-8: surrogateescape keeps them.
-    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-
-
-def _csv(text: io.TextIOWrapper, kind: str) -> Any:
-    csv.field_size_limit(MAX_LINE_BYTES)
-    return csv.reader(text, delimiter="\t" if kind == ".tsv" else ",", strict=True)
-
-
-def _header(path: str, reader: Any) -> list[str]:
-    header: list[str] = next(reader, [])
-    if not header or len(set(header)) < len(header):
-        raise ValueError(f"manifest {path}: its first line must name its columns, each once")
-    if not all(map(is_utf8, header)):
-        raise ValueError(f"manifest {path}: its first line is no UTF-8: save the file as UTF-8")
-    return header
-
-
-def _csv_rows(path: str, reader: Any) -> Iterator[TableRow]:
-    header = _header(path, reader)
-    while True:
-        number = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            yield TableRow(number, {}, f"this is no CSV: {error}; correct the line")
-            continue
-        if fields is None:
-            return
-        if len(fields) == len(header):
-            yield TableRow(number, dict(zip(header, fields, strict=True)))
-        elif fields:
-            yield TableRow(
-                number, {}, f"the row has {len(fields)} fields, but the header has {len(header)}: correct the row"
-            )
 
 
 def _json_rows(file: Any) -> Iterator[TableRow]:
