@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..images.formats import EXTENSIONS
 from ..io.uris import LOCAL, is_utf8, scheme_of
+from .addresses import INVISIBLE
 
 # Of one line. A longer one means that the file has no line ends, or embeds an image.
 MAX_LINE_BYTES = 8 << 20
@@ -21,8 +22,6 @@ HEAD_BYTES = 64 << 10
 TAB = "\t"
 # The delimiters that a header is searched for, in this order, if it lacks that of the file's ending.
 OTHER_DELIMITERS = (";", TAB, "|", ",")
-# Space, byte order mark and zero-width space: none of them is visible around a name.
-INVISIBLE = " \t\ufeff\u200b"
 # A field in quotes, with each quote inside of it doubled, and a field whose closing quote is on a later line.
 _QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"(?=\t|\Z)')
 _OPEN = re.compile(r'"[^"]*(?:""[^"]*)*\Z')
@@ -252,7 +251,7 @@ def _width_problem(fields: list[str], width: int) -> str:
 
 
 def _is_address(field: str) -> bool:
-    text = field.strip(INVISIBLE + '"\r\n')
+    text = field.strip(INVISIBLE + '"')
     return scheme_of(text) != LOCAL or posixpath.splitext(text)[1].lower() in EXTENSIONS
 
 

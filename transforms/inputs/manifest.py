@@ -21,6 +21,7 @@ from ..io.files import open_file
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, is_path, scheme_of
+from .addresses import clean_address, path_hint
 from .bucket_listing import GlobLister, PendingFolder
 from .images import absolute_pattern
 from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
@@ -163,7 +164,8 @@ def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]
     for pattern in patterns:
         first = next(list_manifests(absolute_pattern(pattern)), None)
         if first is None:
-            raise ValueError(f"manifest {pattern}: no such file; check the path, and quote a glob")
+            cure = path_hint(pattern) or "check the path, and quote a glob"
+            raise ValueError(f"manifest {pattern}: no such file; {cure}")
         if columns.image and kind_of(first) not in PARQUET:
             raise ValueError(f"manifest {first} is no Parquet file, so no column holds pictures: give --uri-column")
         schema = schema_of(first)
@@ -171,12 +173,21 @@ def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]
             check_image_column(first, schema, columns.image)
         for name in wanted:
             if name not in schema.names:
-                there = ", ".join(schema.names[:20]) or "none"
-                # The name may be the default, which the user did not give.
-                cure = ": name its URI column" if name == columns.uri else ""
-                raise ValueError(f"manifest {first} has no column {name!r}; it has {there}{cure}")
+                raise ValueError(f"manifest {first} has no column {name!r}; it has {_missing(name, schema, columns)}")
         kept = kept or tuple(_stored_field(schema.field(name)) for name in keep)
     return replace(columns, kept=kept)
+
+
+def _missing(name: str, schema: pa.Schema, columns: Columns) -> str:
+    """Return the names that a schema has in place of ``name``, and the cure that the use of ``name`` suggests."""
+    # Quotes show spaces around a name, and a delimiter inside of it.
+    there = ", ".join(map(repr, schema.names[:20])) or "none"
+    if name == columns.uri:
+        # The name may be the default, which the user did not give.
+        return f"{there}: name its URI column"
+    if name in named_columns(columns.tasks):
+        return f"{there}: correct the prompt, and write {{{{ and }}}} for braces that are not around a column"
+    return there
 
 
 def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
@@ -186,11 +197,14 @@ def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
         ValueError: if the column is empty or holds no valid URI.
     """
     given = values.get(columns.uri or "")
+    if isinstance(given, bytes):
+        # Some writers of Parquet leave out the mark that bytes are text. Names of local files may be no UTF-8.
+        given = given.decode(errors="surrogateescape")
     if given is None or given == "":
         raise ValueError(f"column {columns.uri} is empty: fill it in")
     if not isinstance(given, str):
         raise ValueError(f"column {columns.uri} holds no text: give paths or URIs")
-    uri = check_uri(given)
+    uri = check_uri(clean_address(given, folder))
     if is_path(uri) and not os.path.isabs(uri):
         return ImageRef(f"{folder}/{uri}", posixpath.normpath(uri))
     return ImageRef(uri, basename(uri))

@@ -76,13 +76,23 @@ def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, c
     [
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{what}?"), "no column 'what'"),
         (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "what"), "no column 'what'"),
-        (("--manifest", "{list}"), "no column 'url'; it has file, thing, split: name its URI column"),
+        (("--manifest", "{list}"), "no column 'url'; it has 'file', 'thing', 'split': name its URI column"),
         (
             ("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"),
             "--keep-columns names split twice",
         ),
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "write {{ and }}"),
+        (
+            ("--manifest", "{list}", "--uri-column", "file", "--query", '{{thing}} as {"b"}?'),
+            "'thing', 'split': correct the prompt, and write {{ and }} for braces",
+        ),
         (("--manifest", "{folder}/none.csv"), "no such file"),
+        (("--manifest", "{folder}\\list.csv"), "no such file; backslashes separate folders only on Windows"),
+        (
+            ("www.pictures.example/a.jpg",),
+            "no picture found; an address on the web needs its scheme: write https://www.",
+        ),
+        (("C:\\photos",), "no picture found; this is a path on a Windows machine"),
         (("--manifest", "{folder}/a.png"), "none of .csv"),
         (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns needs a --manifest"),
         (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column needs a --manifest"),

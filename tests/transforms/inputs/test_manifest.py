@@ -138,7 +138,7 @@ def test_an_unknown_column_and_a_missing_manifest_are_refused_before_any_work(tm
         (Columns("url", tasks=(Query("{what}?"),)), [], "what"),
         (Columns("url"), ["splat"], "splat"),
     ):
-        with pytest.raises(ValueError, match=f"no column '{name}'; it has url, split"):
+        with pytest.raises(ValueError, match=f"no column '{name}'; it has 'url', 'split'"):
             check_columns([path], columns, keep)
     with pytest.raises(ValueError, match="no such file"):
         check_columns([f"{tmp_path}/none*.csv"], Columns("url"), [])
