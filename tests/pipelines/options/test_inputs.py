@@ -61,6 +61,14 @@ def test_without_a_manifest_braces_are_plain_text(pictures: Path, tmp_path: Path
     assert [row["prompt"] for row in rows(tmp_path / "out")] == ["What is {this} {{that}}?"]
 
 
+def test_one_line_says_that_a_comma_and_a_space_do_not_separate_objects(
+    pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    status, _, stderr = command(*words(tmp_path / "out", pictures / "a.png", "--point", "circle, square"))
+    assert status == 0 and "for several objects give --point 'circle' --point 'square'\n" in stderr
+    assert [row["prompt"] for row in rows(tmp_path / "out")] == ["circle, square"]
+
+
 def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, command: Command) -> None:
     given = (listed.parent / "c.webp", "--manifest", listed, "--uri-column", "file", "--caption", "short")
     command(*words(tmp_path / "out", *given, "--keep-columns", "split"))
