@@ -16,7 +16,7 @@ from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.addresses import path_hint
 from ...transforms.inputs.images import ReadImages, first_unmatched
 from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
-from ...transforms.inputs.tables import is_table
+from ...transforms.inputs.table_files import is_table
 
 DEFAULT_URI_COLUMN = "url"
 
@@ -65,7 +65,8 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet), on disk or in a bucket, or a quoted glob; repeatable",
+        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet) or folder of tables, on disk or in a bucket, or a quoted "
+        "glob; repeatable",
     )
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),

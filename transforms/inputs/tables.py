@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +14,8 @@ from ..io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet
 from ..io.retry import FetchError
 from ..io.uris import check_utf8
 from .delimited import MAX_LINE_BYTES, DelimitedFile
+from .table_files import CSV, PARQUET, check_content, kind_of, partitions_of
 
-CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
-KINDS = CSV + JSON_LINES + PARQUET
 # Lines of JSON from which the types of columns are derived.
 NUM_SAMPLED_LINES = 1000
 
@@ -33,42 +31,22 @@ class TableRow(NamedTuple):
     problem: str = ""
 
 
-def kind_of(path: str) -> str:
-    """Return the extension of a manifest in lower case, such as ``.csv`` for ``A.CSV.gz``.
-
-    Raises:
-        ValueError: if the extension is not in ``KINDS``, or the file is compressed Parquet.
-    """
-    stem = path[:-3] if path.lower().endswith(".gz") else path
-    kind = posixpath.splitext(stem)[1].lower()
-    if kind not in KINDS or (kind in PARQUET and stem != path):
-        raise ValueError(f"manifest {path}: its name ends with none of {', '.join(KINDS)}: rename or convert it")
-    return kind
-
-
-def is_table(path: str) -> bool:
-    """Return whether a name ends like that of a manifest."""
-    try:
-        return bool(kind_of(path))
-    except ValueError:
-        return False
-
-
 def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
     """Yield every row of a manifest. CSV and JSON rows have all columns, Parquet rows those in ``columns``.
 
-    If the content breaks off, one more row with a ``problem`` comes last.
+    Rows also have the columns of the partitions in ``path``, unless the file has a column of that name. If the content
+    breaks off, one more row with a ``problem`` comes last.
 
     Raises:
         OSError: if the file can't be read.
         ValueError: if it has another format than its name says, or no valid header.
     """
-    number = 0
+    number, partitions = 0, partitions_of(path)
     try:
         with open_file(path) as file:
             for row in _rows(path, file, columns):
                 number = row.number
-                yield row
+                yield row if row.problem or not partitions else row._replace(values=partitions | row.values)
     except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
         # An OSError of the system has an errno. Those of gzip and Arrow have none: they mean damaged content.
         if isinstance(error, FetchError) or getattr(error, "errno", None):
@@ -77,7 +55,7 @@ def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
 
 
 def schema_of(path: str) -> pa.Schema:
-    """Return the columns of a manifest with their types.
+    """Return the columns of a manifest with their types, and those of its partitions, which are text, last.
 
     All columns of CSV are text. Columns and types of JSON Lines are derived from the first ``NUM_SAMPLED_LINES``.
 
@@ -85,10 +63,17 @@ def schema_of(path: str) -> pa.Schema:
         OSError: if the file can't be read.
         ValueError: if it has another format than its name says, or no valid header.
     """
+    schema = _file_schema(path)
+    added = [pa.field(name, pa.string()) for name in partitions_of(path) if name not in schema.names]
+    return pa.schema([*schema, *added])
+
+
+def _file_schema(path: str) -> pa.Schema:
     kind = kind_of(path)
     with open_file(path) as file:
         if kind in PARQUET:
             return open_parquet(path, file).schema_arrow
+        check_content(path, file)
         if kind in CSV:
             with DelimitedFile(path, file, kind == ".tsv") as table:
                 return pa.schema([(name, pa.string()) for name in table.header])
