@@ -25,6 +25,9 @@ OTHER_DELIMITERS = (";", TAB, "|", ",")
 # A field in quotes, with each quote inside of it doubled, and a field whose closing quote is on a later line.
 _QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"(?=\t|\Z)')
 _OPEN = re.compile(r'"[^"]*(?:""[^"]*)*\Z')
+# A field in quotes whose inner quotes have backslashes before them, as Spark writes them by default.
+_BACKSLASHED = re.compile(r'"(?:[^"\\]|\\.)*\\"(?:[^"\\]|\\.)*"')
+BACKSLASHED = "a backslash stands before a quote: write each such quote twice (Spark: .option('escape', '\"'))"
 
 
 class Record(NamedTuple):
@@ -115,7 +118,7 @@ class DelimitedFile:
 
     def _read_header(self, path: str) -> list[str]:
         # Without a width, each record is as wide as it is.
-        first = next(self._enclosed(None), None) if self._quotes_enclose else None
+        first = next(self._enclosed(), None) if self._quotes_enclose else None
         names = first.fields if first else next(self._lines, "").rstrip("\r\n").split(TAB)
         header = [name.strip(INVISIBLE) for name in names]
         if not any(header) or len(set(header)) < len(header) or (first and first.problem):
@@ -138,11 +141,19 @@ class DelimitedFile:
             if fields is None:
                 return
             if fields and width:
-                problem = _width_problem(fields, width) or self._quote_problem(taken, width)
+                problem = _width_problem(fields, width)
+                # Two quotes that are plain characters make the rows between them one record.
+                if not problem and len(taken) > 1 and self._are_rows(taken, width):
+                    problem = (
+                        f"a quote in this line encloses the rows up to line {self._lines.number}: double each quote "
+                        "that is a plain character, and put its field in quotes"
+                    )
             if not problem:
                 if fields:
                     yield Record(number, fields)
                 continue
+            if '\\"' in taken[0]:
+                problem = BACKSLASHED
             if any(line.count(self.delimiter) == width - 1 for line in taken[1:]):
                 self._lines.push_back(taken[1:])
             # The old reader may have reached the end of its lines.
@@ -161,21 +172,12 @@ class DelimitedFile:
 
         return csv.reader(lines(), delimiter=self.delimiter, strict=True)
 
-    def _quote_problem(self, lines: list[str], width: int) -> str:
-        """Return why the lines of one record look like several rows, or "" if they do not.
-
-        They do if each line has ``width`` fields, and one of the columns holds an address on each line. Without this
-        check, two quotes that are plain characters would make the rows between them one record.
-        """
-        if len(lines) == 1 or any(line.count(self.delimiter) != width - 1 for line in lines):
-            return ""
+    def _are_rows(self, lines: list[str], width: int) -> bool:
+        """Return whether each line has ``width`` fields, and one of the columns holds an address on each line."""
+        if any(line.count(self.delimiter) != width - 1 for line in lines):
+            return False
         columns = zip(*(line.split(self.delimiter) for line in lines), strict=True)
-        if not any(all(map(_is_address, column)) for column in columns):
-            return ""
-        return (
-            f"a quote in this line encloses the rows up to line {self._lines.number}: double each quote that is a "
-            "plain character, and put its field in quotes"
-        )
+        return any(all(map(_is_address, column)) for column in columns)
 
     def _tabbed(self) -> Iterator[Record]:
         """Yield records in which a quote is a plain character, unless it encloses a field as CSV writers do."""
@@ -185,8 +187,11 @@ class DelimitedFile:
             if len(line) > MAX_LINE_BYTES:
                 yield Record(number, [], TOO_LONG)
             elif line.strip("\r\n"):
-                fields = self._tab_fields(line, width)
-                problem = _width_problem(fields, width)
+                try:
+                    fields = self._tab_fields(line, width)
+                    problem = BACKSLASHED if any(map(_BACKSLASHED.fullmatch, fields)) else _width_problem(fields, width)
+                except ValueError as error:
+                    fields, problem = [], str(error)
                 yield Record(number, [] if problem else fields, problem)
 
     def _tab_fields(self, line: str, width: int) -> list[str]:
@@ -195,11 +200,8 @@ class DelimitedFile:
         if '"' not in line:
             return plain
         fields, is_open = _quoted_fields(_without_end(line))
-        # A line that has all its fields is a record, unless its last field may go on after the line end.
-        if is_open and width > 1 and (len(plain) != width or len(fields) == width - 1):
-            longer = self._continued(line, width)
-            if longer is not None:
-                return longer
+        if is_open and width > 1 and (longer := self._continued(line, width)) is not None:
+            return longer
         if len(plain) == width:
             return list(map(_unquoted, plain))
         return plain if is_open else fields
@@ -209,19 +211,28 @@ class DelimitedFile:
 
         Returns:
             None, with the later lines pushed back, if no such record begins here.
+
+        Raises:
+            ValueError: if the lines can be one record as well as rows, and no column of addresses decides.
         """
         taken: list[str] = []
+        first, is_first_row = text, text.count(TAB) == width - 1
         fields, is_open = _quoted_fields(_without_end(text))
         for line in self._lines:
             taken.append(line)
             text += line
-            complete = len(fields)
+            complete, is_row = len(fields), line.count(TAB) == width - 1
             if '"' in line:
                 fields, is_open = _quoted_fields(_without_end(text))
             if not is_open and len(fields) == width:
-                return fields
-            is_row = line.count(TAB) == width - 1 and len(fields) == complete
-            if not is_open or is_row or len(text) > MAX_LINE_BYTES or len(taken) == MAX_RECORD_LINES:
+                if not (is_first_row and is_row):
+                    return fields
+                if not self._are_rows([first, *taken], width):
+                    raise ValueError(
+                        f"a quote may enclose the rows up to line {self._lines.number}: write CSV or Parquet"
+                    )
+            is_within = is_open and not (is_row and len(fields) == complete)
+            if not is_within or len(text) > MAX_LINE_BYTES or len(taken) == MAX_RECORD_LINES:
                 break
         self._lines.push_back(taken)
         return None

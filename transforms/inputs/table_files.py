@@ -41,8 +41,8 @@ ICEBERG = "metadata"
 # The folder beside or above the files of a table that only its own library knows to read, what such a table is called,
 # and how its rows are written to plain Parquet.
 TABLE_FORMATS = {
-    "_delta_log": ("a Delta table", "polars.read_delta(TABLE).write_parquet(FILE)"),
-    ICEBERG: ("an Iceberg table", "polars.scan_iceberg(METADATA_JSON).sink_parquet(FILE)"),
+    "_delta_log": ("a Delta table", "polars.read_delta(TABLE).write_parquet(FILE) (package deltalake)"),
+    ICEBERG: ("an Iceberg table", "polars.scan_iceberg(METADATA_JSON).sink_parquet(FILE) (package pyiceberg)"),
     ".hoodie": ("a Hudi table", "spark.read.format('hudi').load(TABLE).write.parquet(FOLDER)"),
     "_spark_metadata": ("the output of a stream of Spark", "spark.read.parquet(TABLE).write.parquet(FOLDER)"),
 }

@@ -81,6 +81,8 @@ def test_tab_separated_files_of_writers_that_quote_give_the_values_back(tmp_path
         ['"sunset" by the sea', "b", "c", "d"],
         ['"sunset"', 'a 5" nail', '"Stop", it says', '"'],
         ['it says "a', 'b"', '"c', "d"],
+        ["a", '"open', 'c"', "d"],
+        ["a", '"open', '"', "d"],
     ],
 )
 @pytest.mark.parametrize("is_last", [False, True])
@@ -111,6 +113,18 @@ def test_a_ragged_tab_separated_row_with_a_quote_costs_no_other_row(tmp_path: Pa
         (5, [], "the row has 3 fields, "),
         (7, ['f"', "4.jpg"], ""),
     ]
+
+
+def test_a_field_may_hold_tabs_and_line_ends_and_what_can_not_be_decided_is_a_problem(tmp_path: Path) -> None:
+    rows = [["0", "a\tb\nc", "x"], ["1", "a\nb\tc", "x"], ["2", "\n\t\n", "x"]]
+    path = tmp_path / "list.tsv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, "excel-tab", lineterminator="\n").writerows([["id", "text", "more"], *rows])
+    assert fields(path) == rows
+    path.write_text('text\tid\n"a\tb\nc"\t0\nd\t1\n')
+    first, second = read(path)
+    assert first.number == 2 and "may enclose the rows up to line 3: write CSV" in first.problem
+    assert second == Record(4, ["d", "1"])
 
 
 def test_the_search_for_a_closing_quote_ends_after_some_lines(tmp_path: Path) -> None:
@@ -184,3 +198,11 @@ def test_a_broken_record_of_csv_costs_only_its_own_row(tmp_path: Path) -> None:
     path.write_text('caption,url\n"a sign,0.jpg\nb,1.jpg\nc "d" e,2.jpg\n"f" g,3.jpg\nh,4.jpg\n')
     told = [(record.number, record.fields) for record in read(path)]
     assert told == [(2, []), (3, ["b", "1.jpg"]), (4, ['c "d" e', "2.jpg"]), (5, []), (6, ["h", "4.jpg"])]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("list.csv", ","), ("list.tsv", "\t")])
+def test_quotes_behind_backslashes_are_a_problem_with_the_cure(tmp_path: Path, name: str, mark: str) -> None:
+    path = tmp_path / name
+    path.write_text(f'caption{mark}url\n"say \\"hi\\""{mark}0.jpg\nC:\\b{mark}1.jpg\n')
+    first, second = read(path)
+    assert "option('escape', '\"')" in first.problem and second == Record(3, ["C:\\b", "1.jpg"])

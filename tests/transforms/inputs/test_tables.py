@@ -99,6 +99,14 @@ def test_broken_lines_of_json_are_rows_with_a_problem(tmp_path: Path) -> None:
     assert ["no JSON" in row.problem for row in rows] == [False, True, True, True, False]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    for name, text in (("rows.jsonl", '{"url": "a"}'), ("rows.csv", "url\na"), ("rows.tsv", '"url"\na')):
+        path = tmp_path / name
+        path.write_text(f"\ufeff{text}\n")
+        assert schema_of(str(path)).names == ["url"]
+        assert next(read_rows(str(path), ["url"])).values == {"url": "a"}
+
+
 def test_broken_lines_of_csv_are_rows_with_a_problem(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('url,n\na,1\nb\nc,3,4\n\n"d"e,5\nf,6\n')
