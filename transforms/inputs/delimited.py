@@ -18,7 +18,6 @@ from .addresses import INVISIBLE
 MAX_LINE_BYTES = 8 << 20
 # Of one tab-separated record. The limit bounds the search for a closing quote.
 MAX_RECORD_LINES = 1000
-HEAD_BYTES = 64 << 10
 TAB = "\t"
 # The delimiters that a header is searched for, in this order, if it lacks that of the file's ending.
 OTHER_DELIMITERS = (";", TAB, "|", ",")
@@ -85,7 +84,7 @@ class DelimitedFile:
     """
 
     def __init__(self, path: str, file: Any, is_tsv: bool) -> None:
-        head = file.read(HEAD_BYTES)
+        head = file.read(64 << 10)
         file.seek(0)
         # Only files of old Macs have CR alone as line end. In other files CR may stand in a field.
         newline = "" if b"\r" in head and b"\n" not in head else "\n"

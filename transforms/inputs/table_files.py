@@ -46,6 +46,8 @@ TABLE_FORMATS = {
     ".hoodie": ("a Hudi table", "spark.read.format('hudi').load(TABLE).write.parquet(FOLDER)"),
     "_spark_metadata": ("the output of a stream of Spark", "spark.read.parquet(TABLE).write.parquet(FOLDER)"),
 }
+# What Spark, Hadoop, Dask and Databricks write beside the parts of a table.
+_BOOKKEEPING = re.compile(r"_SUCCESS|_(?:common_)?metadata|_(?:committed|started)_\d+|.*\.crc")
 # What Hive writes for a null in the name of a folder.
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
@@ -95,8 +97,8 @@ def list_tables(pattern: str) -> Iterator[str | ImageRef]:
     """Yield the paths of the tables that an absolute pattern matches, sorted, and what is skipped in folders.
 
     An existing name matches itself, wildcards or not. A folder stands for the tables in it, however deep. In a folder,
-    hidden files and the writer's own files (``.crc``, and names with ``_`` that do not end like a table) are passed
-    over. Files of other kinds, and tables below a name with ``_``, become references with ``skipped``.
+    hidden files and the writer's own files, such as ``_SUCCESS``, are passed over. Files of other kinds, and those whose
+    name or folder begins with ``_``, become references with ``skipped``.
 
     Raises:
         ValueError: if a name does not end like that of a table, the pattern is neither a path nor in a bucket, or a
@@ -134,9 +136,8 @@ def partitions_of(path: str) -> dict[str, str | None]:
 
 
 def _is_bookkeeping(name: str) -> bool:
-    """Return whether a writer of tables made this file for itself, such as ``_SUCCESS`` or ``.part-0.parquet.crc``."""
-    last = posixpath.basename(name)
-    return last.endswith(".crc") or (last.startswith("_") and not is_table(last))
+    """Return whether a writer of tables made this file for itself; see ``_BOOKKEEPING``."""
+    return _BOOKKEEPING.fullmatch(posixpath.basename(name)) is not None
 
 
 def _find_local(pattern: str) -> Iterator[tuple[str, str]]:

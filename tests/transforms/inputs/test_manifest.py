@@ -180,6 +180,25 @@ def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) ->
     assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 4
 
 
+def test_a_manifest_whose_header_is_broken_is_one_row_with_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("url,url\na.png,b.png\n")
+    (ref,) = references(f"{tmp_path}/a.csv")
+    assert ref.uri == f"{tmp_path}/a.csv" and "must name its columns, each once" in ref.problem
+
+
+def test_captions_with_quotes_in_tab_separated_text_reach_the_result_unchanged(tmp_path: Path) -> None:
+    captions = ['"open', "b", 'c"', '"d" e']
+    for number in range(4):
+        Image.new("RGB", (4, 3), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = [f"{caption}\t{number}.png\n" for number, caption in enumerate(captions)]
+    (tmp_path / "a.tsv").write_text("truth\turl\n" + "".join(lines))
+    columns = Columns("url", tasks=(Query("Is it {truth}?"),))
+    record = annotate(f"{tmp_path}/a.tsv", tmp_path / "out", columns, ["truth"])
+    assert record["balanced"] and record["counts"]["pending"] == 4
+    told = {(row["filename"], row["prompt"], row["truth"]) for row in rows(tmp_path / "out")}
+    assert told == {(f"{number}.png", f"Is it {text}?", text) for number, text in enumerate(captions)}
+
+
 def test_an_output_with_other_kept_columns_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     path = manifest(tmp_path, {"url": "a.png", "split": "x"})

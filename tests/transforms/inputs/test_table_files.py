@@ -57,6 +57,7 @@ SPARK = [
     "x.parquet/_SUCCESS",
     "x.parquet/._SUCCESS.crc",
     "x.parquet/_metadata",
+    "x.parquet/_committed_4159",
     "x.parquet/.part-00000.snappy.parquet.crc",
     "x.parquet/part-00000.snappy.parquet",
     "x.parquet/split=test/part-00001.snappy.parquet",
