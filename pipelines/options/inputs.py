@@ -13,10 +13,10 @@ from ...models.tasks import Query, Task
 from ...transforms.core.prompt_templates import column_template, named_columns, unescape_braces
 from ...transforms.core.records import ImageRef
 from ...transforms.images.fetch import Fetcher
-from ...transforms.inputs.addresses import path_hint
 from ...transforms.inputs.images import ReadImages, first_unmatched
+from ...transforms.inputs.lists.addresses import path_hint
+from ...transforms.inputs.lists.table_files import is_table
 from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
-from ...transforms.inputs.table_files import is_table
 
 DEFAULT_URI_COLUMN = "url"
 

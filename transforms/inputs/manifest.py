@@ -19,9 +19,9 @@ from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, check_image_column, list_cells
 from ..io.files import open_file
 from ..io.uris import basename, check_uri, is_path
-from .addresses import clean_address, path_hint
 from .images import absolute_pattern
-from .table_files import PARQUET, kind_of, list_tables, partitions_of
+from .lists.addresses import clean_address, path_hint
+from .lists.table_files import PARQUET, kind_of, list_tables, partitions_of
 from .tables import TableRow, convert, read_rows, schema_of
 
 R = TypeVar("R", TableRow, ListedImage)

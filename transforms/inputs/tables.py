@@ -13,8 +13,8 @@ from ..io.files import open_file
 from ..io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet
 from ..io.retry import FetchError
 from ..io.uris import check_utf8
-from .delimited import MAX_LINE_BYTES, DelimitedFile
-from .table_files import CSV, PARQUET, check_content, kind_of, partitions_of
+from .lists.delimited import MAX_LINE_BYTES, DelimitedFile
+from .lists.table_files import CSV, PARQUET, check_content, kind_of, partitions_of
 
 # Lines of JSON from which the types of columns are derived.
 NUM_SAMPLED_LINES = 1000

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moondream_beam.transforms.inputs import tables as module
-from moondream_beam.transforms.inputs.table_files import kind_of
+from moondream_beam.transforms.inputs.lists.table_files import kind_of
 from moondream_beam.transforms.inputs.tables import TableRow, convert, read_rows, schema_of
 
 ROWS = [{"url": "a.jpg", "n": 1}, {"url": "b, c.jpg", "n": None}, {"url": 'd "e"\n.jpg', "n": 3}]

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..images.formats import EXTENSIONS
-from ..io.uris import LOCAL, is_utf8, scheme_of
+from ...images.formats import EXTENSIONS
+from ...io.uris import LOCAL, is_utf8, scheme_of
 from .addresses import INVISIBLE
 
 # Of one line. A longer one means that the file has no line ends, or embeds an image.

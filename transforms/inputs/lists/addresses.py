@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from ..io.uris import LOCAL, is_path, scheme_of
+from ...io.uris import LOCAL, is_path, scheme_of
 
 # A byte order mark and a zero-width space are as invisible as white space, but ``str.strip`` leaves them.
 INVISIBLE = " \t\r\n\f\v\xa0\ufeff\u200b"

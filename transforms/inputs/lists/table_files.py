@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from ..core.records import ImageRef
-from ..io.object_stores.base import Stores
-from ..io.retry import FetchError, RetryPolicy
-from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, scheme_of
-from .bucket_listing import GlobLister, OtherFiles, PendingFolder
+from ...core.records import ImageRef
+from ...io.object_stores.base import Stores
+from ...io.retry import FetchError, RetryPolicy
+from ...io.uris import LOCAL, OBJECT_STORE_SCHEMES, scheme_of
+from ..bucket_listing import GlobLister, OtherFiles, PendingFolder
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
@@ -97,8 +97,8 @@ def list_tables(pattern: str) -> Iterator[str | ImageRef]:
     """Yield the paths of the tables that an absolute pattern matches, sorted, and what is skipped in folders.
 
     An existing name matches itself, wildcards or not. A folder stands for the tables in it, however deep. In a folder,
-    hidden files and the writer's own files, such as ``_SUCCESS``, are passed over. Files of other kinds, and those whose
-    name or folder begins with ``_``, become references with ``skipped``.
+    hidden files and the writer's own files, such as ``_SUCCESS``, are passed over. Files of other kinds, and those
+    whose name or folder begins with ``_``, become references with ``skipped``.
 
     Raises:
         ValueError: if a name does not end like that of a table, the pattern is neither a path nor in a bucket, or a

@@ -12,8 +12,8 @@ import pandas
 import polars
 import pytest
 
-from moondream_beam.transforms.inputs import delimited as module
-from moondream_beam.transforms.inputs.delimited import MAX_RECORD_LINES, DelimitedFile, Record
+from moondream_beam.transforms.inputs.lists import delimited as module
+from moondream_beam.transforms.inputs.lists.delimited import MAX_RECORD_LINES, DelimitedFile, Record
 from moondream_beam.transforms.inputs.tables import read_rows, schema_of
 
 CAPTIONS = [
