@@ -189,11 +189,12 @@ class _BucketFiles:
     def find(self, pattern: str) -> Iterator[tuple[str, str]]:
         """Yield each object that a pattern matches, and the folder in which it was found; "" if named."""
         lister = GlobLister(self._stores, self._retry_policy, frozenset(KINDS))
-        if not glob.has_magic(pattern) or lister.exists(pattern):
-            if lister.exists(pattern):
-                yield pattern, ""
-            else:
-                yield from self._walk(pattern.rstrip("/") + "/")
+        # Consoles create an object whose name ends with a slash for an empty folder.
+        if not pattern.endswith("/") and lister.exists(pattern):
+            yield pattern, ""
+            return
+        if not glob.has_magic(pattern):
+            yield from self._walk(pattern.rstrip("/") + "/")
             return
         for path in self._match(lister, pattern):
             if not _is_bookkeeping(path):

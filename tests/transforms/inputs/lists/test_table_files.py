@@ -70,7 +70,7 @@ def test_a_folder_of_spark_stands_for_its_parts(place: tuple[str, Put]) -> None:
     for name in SPARK:
         put(name, LIST)
     parts = [f"{root}/x.parquet/part-00000.snappy.parquet", f"{root}/x.parquet/split=test/part-00001.snappy.parquet"]
-    assert list(list_tables(f"{root}/x.parquet")) == parts
+    assert list(list_tables(f"{root}/x.parquet")) == list(list_tables(f"{root}/x.parquet/")) == parts
     assert list(list_tables(f"{root}/*.parquet")) == parts
     assert list(list_tables(f"{root}/x.parquet/**/*.parquet")) == parts
 
@@ -89,6 +89,15 @@ def test_other_files_and_drafts_in_a_folder_are_counted(place: tuple[str, Put]) 
             skipped=Skipped("files ending in .parquet"),
         ),
     }
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_an_object_that_consoles_create_for_a_folder_is_no_table(bucket_of: Callable[[str], Bucket], kind: str) -> None:
+    bucket = bucket_of(kind)
+    bucket.put("x.parquet/", b"")
+    bucket.put("x.parquet/part-0.parquet", LIST)
+    assert list(list_tables(f"{bucket.root}/x.parquet/")) == [f"{bucket.root}/x.parquet/part-0.parquet"]
+    assert list(list_tables(f"{bucket.root}/x.parquet")) == [f"{bucket.root}/x.parquet/part-0.parquet"]
 
 
 def test_a_pipeline_reads_a_folder_and_carries_what_it_leaves_out_once(tmp_path: Path) -> None:
