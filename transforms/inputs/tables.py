@@ -41,12 +41,12 @@ def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
         OSError: if the file can't be read.
         ValueError: if it has another format than its name says, or no valid header.
     """
-    number, partitions = 0, partitions_of(path)
+    number = 0
     try:
         with open_file(path) as file:
             for row in _rows(path, file, columns):
                 number = row.number
-                yield row if row.problem or not partitions else row._replace(values=partitions | row.values)
+                yield row
     except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
         # An OSError of the system has an errno. Those of gzip and Arrow have none: they mean damaged content.
         if isinstance(error, FetchError) or getattr(error, "errno", None):
@@ -106,10 +106,23 @@ def _rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
         yield from _parquet_rows(path, file, columns)
     elif kind in CSV:
         with DelimitedFile(path, file, kind == ".tsv") as table:
-            for number, fields, problem in table.records():
-                yield TableRow(number, {} if problem else dict(zip(table.header, fields, strict=True)), problem)
+            yield from _with_partitions(path, _csv_rows(table))
     else:
-        yield from _json_rows(file)
+        yield from _with_partitions(path, _json_rows(file))
+
+
+def _with_partitions(path: str, rows: Iterator[TableRow]) -> Iterator[TableRow]:
+    """Yield rows of CSV or JSON with the columns of the partitions that they lack."""
+    if not (partitions := partitions_of(path)):
+        yield from rows
+        return
+    for row in rows:
+        yield row if row.problem else row._replace(values=partitions | row.values)
+
+
+def _csv_rows(table: DelimitedFile) -> Iterator[TableRow]:
+    for number, fields, problem in table.records():
+        yield TableRow(number, {} if problem else dict(zip(table.header, fields, strict=True)), problem)
 
 
 def _json_rows(file: Any) -> Iterator[TableRow]:
@@ -134,9 +147,13 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
 
 def _parquet_rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
     table = open_parquet(path, file)
-    present = [name for name in columns if name in table.schema_arrow.names]
+    names = table.schema_arrow.names
+    present = [name for name in columns if name in names]
+    added = {name: value for name, value in partitions_of(path).items() if name in columns and name not in names}
     number = 0
     for batch in table.iter_batches(ROWS_PER_BATCH, columns=present):
+        for name, value in added.items():
+            batch = batch.append_column(name, pa.array([value] * len(batch), pa.string()))
         for values, problem in batch_rows(batch):
             number += 1
             yield TableRow(number, values, problem)

@@ -156,13 +156,23 @@ def test_partitions_become_columns_that_prompts_can_name_and_rows_keep(tmp_path:
         assert boot.columns == (("2024", "shoe/boot"),) and "shoe/boot" in boot.tasks[0].prompt
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_text_and_json_below_partitions_have_their_columns(tmp_path: Path, name: str) -> None:
+    (tmp_path / "n=1" / "m=2").mkdir(parents=True)
+    content = "url,n\na.jpg,7\n" if name == "a.csv" else '{"url": "a.jpg", "n": 7}\n'
+    (tmp_path / "n=1" / "m=2" / name).write_text(content)
+    columns = check_columns([f"{tmp_path}/n=1"], Columns("url", tasks=(Query("{n} of {m}"),)), ["m"])
+    (ref,) = read_manifest(f"{tmp_path}/n=1/m=2/{name}", columns)
+    assert ref.tasks == (Query("7 of 2"),) and ref.columns == (("2",),)
+
+
 def test_a_column_of_the_file_goes_before_a_partition_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "n=1").mkdir()
     (tmp_path / "n=1" / "a.parquet").write_bytes(parquet(url=["a.jpg"], n=[7]))
-    columns = check_columns([f"{tmp_path}/n=1/a.parquet"], Columns("url"), ["n"])
+    columns = check_columns([f"{tmp_path}/n=1/a.parquet"], Columns("url", tasks=(Query(),)), ["n"])
     (ref,) = read_manifest(f"{tmp_path}/n=1/a.parquet", columns)
     assert columns.kept == (pa.field("n", pa.int64()),) and partitions_of(f"{tmp_path}/n=1/a.parquet") == {"n": "1"}
-    assert not ref.problem
+    assert not ref.problem and ref.columns == ((7,),)
 
 
 def test_linked_folders_are_read_once_and_loops_end(tmp_path: Path) -> None:
