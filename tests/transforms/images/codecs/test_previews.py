@@ -11,7 +11,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import tifffile
-from PIL import ExifTags, Image
+from PIL import Image
 from support.data.hostile import encoded
 
 from moondream_beam.transforms.images.decode import UndecodableError, decode, open_image
@@ -138,13 +138,6 @@ def test_many_directories_take_little_time() -> None:
     started = time.process_time()
     assert open_image(content).size == (12, 8)
     assert time.process_time() - started < 2
-
-
-def test_the_preview_of_a_photograph_in_its_exif_data_is_not_decoded() -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 1
-    content = encoded(Image.fromarray(FULL), "JPEG", exif=exif)
-    assert decode(content).size == (96, 64)
 
 
 @pytest.mark.parametrize("primary", [0, 1])
