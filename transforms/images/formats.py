@@ -76,12 +76,12 @@ OTHER_FILES = (
     (rb"(?s)....(?:ftyp|moov|mdat|wide|free)", "a video (MP4 or QuickTime)", _FRAMES),
     (rb"\x1a\x45\xdf\xa3", "a video (Matroska or WebM)", _FRAMES),
     (rb"(?s)RIFF....AVI |FLV\x01|OggS|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01[\xb3\xba]", "a video", _FRAMES),
-    (rb"II\xbc\x01", "a JPEG XR picture", _CONVERT),
-    (rb"\x76\x2f\x31\x01|#\?RADIANCE|#\?RGBE", "a picture of floating point (EXR or Radiance)", _CONVERT),
-    (rb"SIMPLE  =", "a FITS picture", _CONVERT),
+    (rb"II\xbc\x01", "a JPEG XR file", _CONVERT),
+    (rb"\x76\x2f\x31\x01|#\?RADIANCE|#\?RGBE", "a file of floating point (EXR or Radiance)", _CONVERT),
+    (rb"SIMPLE  =", "a FITS file", _CONVERT),
     (rb"(?s).{128}DICM", "a DICOM file", _CONVERT),
     (rb"\x93NUMPY", "a NumPy array", _CONVERT),
-    (rb"DDS |qoif|icns|\xd7\xcd\xc6\x9a", "a picture of a format that is not read (DDS, QOI, ICNS or WMF)", _CONVERT),
+    (rb"DDS |qoif|icns|\xd7\xcd\xc6\x9a", "a DDS, QOI, ICNS or WMF file", _CONVERT),
     (rb"PAR1", "a Parquet file", "name it with --manifest and --image-column"),
 )
 
