@@ -107,7 +107,7 @@ def test_an_interrupted_run_leaves_no_partial_shard_and_can_be_resumed(pictures,
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 130, stderr.decode()
     assert b"run the same command again to resume" in stderr and b"Traceback" not in stderr
-    assert list(out.glob("_temporary/*.parquet")) == []
+    assert list(out.glob("_temporary/*.draft")) == []
     status, stdout, _ = command(*words, "--max-failure-rate", "0.5")
     assert status == 0 and "balances" in stdout and "had their rows from earlier runs" in stdout
     assert "405 requests" not in stdout

@@ -25,6 +25,8 @@ from ..output.run_record import read_record
 from .heartbeat import Heartbeat
 
 REPORT_INTERVAL_S = 0.5
+# The extension of the progress file of a shard, which is JSON. Readers of data sets take .json for rows.
+SUMS = ".sums"
 NAMESPACE = "moondream_beam"
 COUNTERS = ("annotations", "failures", "output_tokens")
 
@@ -64,7 +66,7 @@ class ProgressFiles:
         self._last_report = now
         if self.folder:
             # Not durable: after a power loss the run is over, and nobody reads its progress.
-            write_atomic(self.folder / f"{shard}.json", json.dumps(summary).encode(), durable=False)
+            write_atomic(self.folder / f"{shard}{SUMS}", json.dumps(summary).encode(), durable=False)
         return True
 
     def read(self) -> tuple[Count | None, Summary]:
@@ -78,7 +80,7 @@ class ProgressFiles:
         summaries = []
         # The run may end meanwhile and delete its files.
         with contextlib.suppress(FileNotFoundError):
-            for path in self.folder.glob("*.json"):
+            for path in self.folder.glob(f"*{SUMS}"):
                 summaries.append(Summary(*json.loads(path.read_bytes())))
         # Read last, because ``remove`` deletes the plan first: if there is a plan, the sums are complete.
         planned = self.read_plan()
