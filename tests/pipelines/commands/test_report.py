@@ -201,6 +201,24 @@ def test_an_output_of_a_pipeline_in_python_has_a_report_too(pictures, tmp_path, 
     assert "Options" not in Page((tmp_path / "report.html").read_text()).text
 
 
+@pytest.mark.parametrize("edit", [lambda page: b"", lambda page: b"<html>of another tool", lambda page: page + b"note"])
+def test_a_report_that_is_edited_or_of_another_program_is_kept(pictures, tmp_path, command, edit):
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "--max-failure-rate", "0.5", "--output", tmp_path)
+    command(*words)
+    page = tmp_path / "report.html"
+    page.write_bytes(content := edit(page.read_bytes()))
+    status, _, stderr = command("report", tmp_path)
+    assert status == 2 and f"{page} was edited" in stderr and "rename that file" in stderr
+    # A run has ended well, and says so.
+    status, stdout, stderr = command(*words)
+    assert status == 0 and "balances" in stdout
+    (line,) = [line for line in stderr.splitlines() if line.startswith("report   failed: ")]
+    assert f"moondream-beam report {tmp_path}" in line
+    assert page.read_bytes() == content
+    page.unlink()
+    assert command("report", tmp_path)[0] == command("report", tmp_path)[0] == 0
+
+
 def test_a_report_that_fails_does_not_fail_the_run(pictures, tmp_path, command):
     (tmp_path / "out" / "report.html" / "in the way").mkdir(parents=True)
     words = ("annotate", pictures, "--model", "tiny", "--caption", "--max-failure-rate", "0.5")
