@@ -23,8 +23,8 @@ from ..monitoring.failure_limit import FailureLimit
 from ..monitoring.heartbeat import Heartbeat
 from ..monitoring.progress import ProgressFiles, ProgressReporter
 from ..monitoring.row_counts import CountRows, RowCounts
-from ..output.dataset_card import write_card
-from ..output.files import check_output_path, exists
+from ..output.dataset_card import begin_card, update_card, write_card
+from ..output.files import check_output_path, exists, is_local
 from ..output.layout import new_run_name, record_path
 from ..output.lock import lock_lost, release, worker_lock
 from ..output.run_record import job_metadata, write_record
@@ -142,11 +142,15 @@ class _AnnotateShard(beam.DoFn):
             writer = ShardWriter(output, job.run, number, job.columns)
             with output_errors(output):
                 recovered = writer.recover_commit()
+                if recovered:
+                    _update_card(output, job.run)
             if recovered:
                 yield writer.published_summary()
                 return
             reporter = ProgressReporter(output, job.run, heartbeat)
             annotator = RecordingAnnotator(job.annotator, scope_of(job.run, number))
+            with output_errors(output):
+                begin_card(output, job.run)
             try:
                 with out_of_memory_errors():
                     summary = self._write(writer, refs, reporter, number, annotator)
@@ -156,6 +160,7 @@ class _AnnotateShard(beam.DoFn):
                     if not writer.publish():
                         summary = writer.published_summary()
                     annotator.clear_journal()
+                    _update_card(output, job.run)
                     reporter.report(number, summary, published=True)
             except BaseException:
                 writer.discard()
@@ -184,6 +189,15 @@ class _AnnotateShard(beam.DoFn):
             if reported:
                 limit.check()
         return summary
+
+
+def _update_card(output: str, run: str) -> None:
+    """Give the card of a local output a new state, so that `datasets` loads the rows of this shard too.
+
+    In a bucket, many workers would replace one object, which some stores limit to once a second.
+    """
+    if is_local(output):
+        update_card(output, run)
 
 
 def _check_run_name(run: str, output: str) -> str:
@@ -240,7 +254,7 @@ def _record_run(
     record: dict[str, Any] = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
     with output_errors(output):
         delete_content_keys(output, job.run)
-        write_card(output, job.columns, job.run)
+        record["card"] = write_card(output, job.columns, job.run, has_new_rows=count.pending > 0)
         write_record(output, job.run, record)
         ProgressFiles(output, job.run).remove()
     release(output, job.run)

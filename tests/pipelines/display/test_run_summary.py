@@ -36,6 +36,18 @@ def test_a_run_that_balances_has_one_line_of_ledger():
     ]
 
 
+@pytest.mark.parametrize("outcome", [None, "written", "updated"])
+def test_a_card_of_ours_has_no_line(outcome):
+    assert "card" not in format_summary({**record(10, 0), "card": outcome}, "out", 0.0)
+
+
+def test_a_card_of_somebody_else_or_an_edited_one_has_one_line():
+    lines = format_summary({**record(10, 0), "card": "foreign"}, "out", 0.0).splitlines()
+    assert lines[-3].startswith("card     out/README.md ") and 'data_files="out/data/*.parquet"' in lines[-3]
+    lines = format_summary({**record(10, 0), "card": "edited"}, "out", 0.0).splitlines()
+    assert lines[-3].startswith("card     out/README.md was edited")
+
+
 @pytest.mark.parametrize(
     "failures, allowed, line",
     [
