@@ -6,16 +6,20 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import PCollection
 from apache_beam.transforms.combiners import Top
 
 from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
+from ...transforms.annotation.job import AnnotateToParquet
+from ...transforms.annotation.run_end import end_interrupted
 from ...transforms.core.errors import stop_reason
-from ...transforms.core.records import KEY_DIGITS
+from ...transforms.core.records import KEY_DIGITS, ImageRef
 from ...transforms.monitoring.progress import ProgressFiles
 from ...transforms.output.files import absolute
 from ...transforms.output.lock import acquire, run_lock
@@ -24,7 +28,7 @@ from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
 from ..local_runner.runner import local_runner
-from ..local_runner.signals import unwrap_keyboard_interrupt, worker_loss_reason
+from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
 from ..options.cluster import (
     add_cluster_options,
     check_cluster,
@@ -62,8 +66,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_report_option(parser)
 
 
-def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
-    """Add all steps of the job to a pipeline.
+def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> AnnotateToParquet:
+    """Add all steps of the job to a pipeline. Return the transform that does the job.
 
     Args:
         run: the name of the run.
@@ -78,14 +82,22 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
     job = build_job(args, inputs, build_annotator(args, threads_per_worker(args) if here else None, here=here), run)
     refs = inputs.read(pipeline)
     if args.limit is not None:
-        # Sort by the middle digits of the hash: the first digits choose the slice, and the last ones the shard. Sorted
-        # by the first digits, all pictures would be in the first slice.
-        refs = (
-            refs
-            | "Limit" >> Top.Smallest(args.limit, key=lambda ref: ref.key[KEY_DIGITS // 2 :] + ref.key)
-            | "Flatten" >> beam.FlatMap(lambda chosen: chosen)
-        )
+        refs = _limit(refs, args.limit)
     keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
+    return job
+
+
+def _limit(refs: PCollection[ImageRef], size: int) -> PCollection[ImageRef]:
+    """Return ``size`` pictures, the same in every run, and all that is skipped."""
+    pictures, skipped = refs | "Split" >> beam.Partition(lambda ref, _: 1 if ref.skipped else 0, 2)
+    # Sort by the middle digits of the hash: the first digits choose the slice, and the last ones the shard. Sorted by
+    # the first digits, all pictures would be in the first slice.
+    chosen = (
+        pictures
+        | "Limit" >> Top.Smallest(size, key=lambda ref: ref.key[KEY_DIGITS // 2 :] + ref.key)
+        | "Flatten" >> beam.FlatMap(lambda chosen: chosen)
+    )
+    return (chosen, skipped) | "Limited" >> beam.Flatten()
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
@@ -105,7 +117,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         with startup_errors():
             name = new_run_name(args)
             pipeline = _new_pipeline(args, beam_arguments)
-            build(pipeline, args, name)
+            job, started = build(pipeline, args, name), time.time()
             if is_dry_run(args, pipeline.options):
                 pipeline.run()
                 print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")
@@ -118,7 +130,13 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             _print_start(args)
         if local:
             stack.enter_context(show_progress(ProgressFiles(args.output, name)))
-        if (reason := _run_pipeline(pipeline)) is not None:
+        try:
+            reason = _run_pipeline(pipeline)
+        except Interrupt as interrupt:
+            if local:
+                interrupt.message = end_interrupted(job.job, args.output, job.about, started, str(interrupt))
+            raise
+        if reason is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
     record = read_record(args.output, name)

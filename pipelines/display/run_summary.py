@@ -14,7 +14,7 @@ OUT_OF_BALANCE = "DOES NOT BALANCE"
 
 
 def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
-    """Return the lines of the summary: ledger, errors, earlier rows, pace, bill, card, and paths of output and record.
+    """Return the lines of the summary: input, ledger, errors, earlier rows, pace, bill, card, output and record.
 
     Args:
         record: the record of the run, as in ``runs/<run>.json``.
@@ -22,7 +22,7 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     """
     counts, seconds = record["counts"], record["wall_seconds"]
     pictures = counts["pictures"]
-    lines = _format_ledger(record, output)
+    lines = [*_format_input(record), *_format_ledger(record, output)]
     if counts["failures"]:
         above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
         lines.append(
@@ -41,6 +41,17 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
         lines.append(f"bill     {bill}")
     lines += _format_card(record.get("card"), output)
     return "\n".join([*lines, f"output   {output}", f"record   {record_path(output, record['run'])}"])
+
+
+def _format_input(record: Mapping[str, Any]) -> list[str]:
+    """Return one line with what the input holds: pictures or rows of manifests, and what is left out, by kind."""
+    options = record.get("options", {})
+    names = ["pictures"] * bool(options.get("inputs")) + ["rows of manifests"] * bool(options.get("manifest"))
+    found = f"{record['counts'].get('inputs', 0)} {' and '.join(names) or 'pictures'}"
+    skipped = [
+        f"{each['count']} x {kind} (such as {each['example']})" for kind, each in record.get("skipped", {}).items()
+    ]
+    return [f"input    {'; left out: '.join([found, ', '.join(skipped)]) if skipped else found}"]
 
 
 def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:

@@ -141,6 +141,8 @@ class _AnnotatePictures(beam.DoFn):
     def process(
         self, ref: ImageRef, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[TaggedOutput[str, Any]]:
+        if ref.skipped:
+            return
         self.gathered.append((ref, timestamp, window))
         if len(self.gathered) == MAX_GATHERED_REFS:
             yield from self.flush()

@@ -55,6 +55,7 @@ def sample(refs: PCollection[ImageRef], tasks: Sequence[Task], size: int, folder
     The sample is the ``size`` pictures with the smallest keys. Keys are digests: the sample is random and repeatable.
     """
     asked = tuple(tasks)
+    refs = refs | "Pictures only" >> beam.Filter(lambda ref: not ref.skipped)
     parts: dict[str, PCollection[Any]] = {
         "refs": refs | "Choose" >> Top.Smallest(size, key=lambda ref: ref.key),
         "pictures": refs | "Count" >> Count.Globally(),

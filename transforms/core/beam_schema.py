@@ -120,8 +120,9 @@ class RefsToRows(beam.PTransform[PCollection[ImageRef], PCollection[Any]]):
         self.row_type = row_type(self.schema)
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[Any]:
-        """Return one row for each reference."""
-        return refs | "As rows" >> beam.Map(_ref_row, self.schema.names).with_output_types(self.row_type)
+        """Return one row for each reference to a picture."""
+        pictures = refs | "Pictures only" >> beam.Filter(lambda ref: not ref.skipped)
+        return pictures | "As rows" >> beam.Map(_ref_row, self.schema.names).with_output_types(self.row_type)
 
 
 class AnnotationsToRows(beam.PTransform[PCollection[Annotation], PCollection[Any]]):

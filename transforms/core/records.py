@@ -22,6 +22,13 @@ MILLISECONDS = pa.float32()
 Location = str | Member | ImageCell
 
 
+class Skipped(NamedTuple):
+    """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt"."""
+
+    kind: str
+    count: int = 1
+
+
 class ImageRef(NamedTuple):
     """A picture to annotate. ``filename`` is its name relative to the listed folder, archive or manifest.
 
@@ -29,6 +36,8 @@ class ImageRef(NamedTuple):
         tasks: its own tasks; if empty, it gets the tasks of the job.
         columns: for each of ``tasks``, the values of the manifest's columns that its row keeps; empty if none are kept.
         problem: why the picture can't be read, if the input already showed that. Each task becomes a failure then.
+        skipped: None for a picture. Otherwise ``uri`` and ``filename`` are an example of parts of the input that are
+            left out. Such a reference has no task and no row; the plan of the run counts it.
     """
 
     uri: str
@@ -38,6 +47,7 @@ class ImageRef(NamedTuple):
     problem: str = ""
     # The place of an image inside an archive or a Parquet file, which ``uri`` names.
     inside: Member | ImageCell | None = None
+    skipped: Skipped | None = None
 
     @property
     def location(self) -> Location:

@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .records import Annotation, Row
+from .records import Annotation, ImageRef, Row
 
+# Kinds of skipped things that are counted separately. A folder may have a million files with endings of their own.
+MAX_SKIPPED_KINDS = 100
 SUMMED_COLUMNS = ("input_tokens", "output_tokens", "timings", "hosted")
 BILLED_COLUMNS = ("hosted",)
+OTHER = "other things"
+
+
+class SkippedCount(NamedTuple):
+    """How many things of one kind the input holds that are left out, and the name of one of them."""
+
+    kind: str
+    count: int
+    example: str
 
 
 class Count(NamedTuple):
     """How much work there is: pictures with pending requests, and requests (one task on one picture) by state.
 
     ``pending`` requests are to be made, ``done`` ones are in the output already. ``retried`` of the pending ones failed
-    in an earlier run.
+    in an earlier run. ``inputs`` is what the input holds: the pictures listed, or the rows of manifests. ``skipped`` is
+    what the input holds besides, by kind in alphabetical order.
     """
 
     pictures: int = 0
     pending: int = 0
     done: int = 0
     retried: int = 0
+    inputs: int = 0
+    skipped: tuple[SkippedCount, ...] = ()
+
+    @classmethod
+    def of_skipped(cls, ref: ImageRef) -> Count:
+        """Return the count of a reference that has ``skipped``; zeros for a reference to a picture."""
+        return cls(skipped=(SkippedCount(*ref.skipped, ref.filename),) if ref.skipped else ())
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> Count:
+        """Return a count from the list that ``json`` makes of it."""
+        *numbers, skipped = values
+        return cls(*numbers, tuple(SkippedCount(*each) for each in skipped))
 
 
 class Summary(NamedTuple):
@@ -96,5 +122,21 @@ def sum_summaries(summaries: Iterable[Summary]) -> Summary:
 
 
 def sum_counts(counts: Iterable[Count]) -> Count:
-    """Return the sum of many counts, field by field."""
-    return Count(*(sum(column) for column in zip(Count(), *counts, strict=True)))
+    """Return the sum of many counts, field by field, and skipped things by kind.
+
+    Of more than ``MAX_SKIPPED_KINDS`` kinds the last ones are one kind, "other things".
+    """
+    *numbers, skipped = zip(Count(), *counts, strict=True)
+    return Count(*map(sum, numbers), skipped=_sum_skipped(chain(*skipped)))
+
+
+def _sum_skipped(parts: Iterable[SkippedCount]) -> tuple[SkippedCount, ...]:
+    by_kind: dict[str, SkippedCount] = {}
+    for kind, count, example in parts:
+        known = by_kind.setdefault(kind, SkippedCount(kind, 0, example))
+        by_kind[kind] = SkippedCount(kind, known.count + count, min(known.example, example))
+    kinds = sorted(by_kind.values(), key=lambda each: (each.kind == OTHER, each))
+    ours, others = kinds[:MAX_SKIPPED_KINDS], kinds[MAX_SKIPPED_KINDS:]
+    if others:
+        ours.append(SkippedCount(OTHER, sum(each.count for each in others), others[0].example))
+    return tuple(ours)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..core.records import ImageRef
+from ..core.records import ImageRef, Skipped
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import scheme_of, split_bucket
@@ -31,6 +31,28 @@ class PendingFolder(NamedTuple):
     uri: str
     root: str
     regex: str
+
+
+class OtherFiles:
+    """Counts the files that are skipped because they are no images, by folder and ending."""
+
+    def __init__(self) -> None:
+        self._by_pattern: dict[str, ImageRef] = {}
+
+    def add(self, uri: str, name: str) -> None:
+        """Count one file. ``name`` is relative to the listed folder."""
+        ending = posixpath.splitext(uri)[1].lower()
+        pattern = f"{posixpath.dirname(uri)}/*{ending}"
+        kind = f"files ending in {ending}" if ending else "files without an ending"
+        known = self._by_pattern.get(pattern)
+        count = known.skipped.count + 1 if known and known.skipped else 1
+        self._by_pattern[pattern] = ImageRef(
+            pattern, min(name, known.filename) if known else name, skipped=Skipped(kind, count)
+        )
+
+    def refs(self) -> Iterator[ImageRef]:
+        """Yield one reference with ``skipped`` for each folder and ending, named after its first file."""
+        yield from self._by_pattern.values()
 
 
 class GlobLister(NamedTuple):
@@ -57,27 +79,35 @@ class GlobLister(NamedTuple):
             return
         root, parts = split_glob(pattern)
         regex = _glob_regex(parts) if parts else _folder_regex(self.extensions)
-        match = re.compile(regex, re.DOTALL).fullmatch
+        match, others = re.compile(regex, re.DOTALL).fullmatch, OtherFiles()
         for entry in self.stores.entries(scheme_of(root), root + _literal_prefix(parts), False, self.retry_policy):
             name = entry.uri[len(root) :]
-            if not entry.is_folder:
-                if match(name) and not name.endswith("/"):
-                    yield ImageRef(entry.uri, name)
-            elif _may_match_below(name.rstrip("/"), parts):
-                yield PendingFolder(entry.uri, root, regex)
+            if entry.is_folder:
+                if _may_match_below(name.rstrip("/"), parts):
+                    yield PendingFolder(entry.uri, root, regex)
+            elif match(name) and not name.endswith("/"):
+                yield ImageRef(entry.uri, name)
+            elif not parts and _is_visible(name):
+                others.add(entry.uri, name)
+        yield from others.refs()
 
     def list_folder(self, folder: PendingFolder) -> Iterator[ImageRef]:
-        """Yield the matches in a folder and all its subfolders.
+        """Yield the matches in a folder and all its subfolders, and what is skipped there.
 
         Raises:
             OSError: if the bucket can't be listed.
         """
-        match = re.compile(folder.regex, re.DOTALL).fullmatch
+        match, others = re.compile(folder.regex, re.DOTALL).fullmatch, OtherFiles()
+        # Files that a glob does not match are not meant. Files in a plain folder may be.
+        is_plain = folder.regex == _folder_regex(self.extensions)
         for entry in self.stores.entries(scheme_of(folder.uri), folder.uri, True, self.retry_policy):
             name = entry.uri[len(folder.root) :]
             # Consoles create an object whose name ends with a slash for an empty folder.
             if match(name) and not name.endswith("/"):
                 yield ImageRef(entry.uri, name)
+            elif is_plain and _is_visible(name):
+                others.add(entry.uri, name)
+        yield from others.refs()
 
     def _exists(self, uri: str) -> bool:
         if not split_bucket(uri)[1]:
@@ -85,6 +115,16 @@ class GlobLister(NamedTuple):
         # Entries come sorted by name, so an object that is named like the prefix comes first.
         first = next(self.stores.entries(scheme_of(uri), uri, True, self.retry_policy), None)
         return first is not None and first.uri == uri
+
+
+def has_extension(name: str, extensions: frozenset[str]) -> bool:
+    """Return whether a file name ends with one of these extensions, which are in lower case."""
+    return posixpath.splitext(name)[1].lower() in extensions
+
+
+def _is_visible(name: str) -> bool:
+    """Return whether a relative name is that of a file without a hidden folder, and is not hidden itself."""
+    return bool(name) and not name.endswith("/") and not any(part.startswith(".") for part in name.split("/"))
 
 
 def split_glob(pattern: str) -> tuple[str, list[str]]:

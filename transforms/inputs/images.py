@@ -19,17 +19,18 @@ from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, display_uri, path_of, scheme_of, split_bucket
-from .bucket_listing import GlobLister, PendingFolder
+from .bucket_listing import GlobLister, OtherFiles, PendingFolder, has_extension
 
 REFS, FOLDERS = "refs", "folders"
 
 
 class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
-    """References to the images that the patterns match, each image once.
+    """References to the images that the patterns match, each image once, and to what is skipped in folders.
 
     A pattern is a file, a folder, a glob or an ``http(s)://`` or ``data:`` URI. Files are on disk or in a bucket
     (``s3://``, ``gs://``, ``az://``, ``hdfs://``). A folder stands for the files with the extension of an image in it
-    and its subfolders, a tar archive for the images in it. ``**`` in a glob matches any number of folders.
+    and its subfolders, a tar archive for the images in it. ``**`` in a glob matches any number of folders. Files in a
+    folder with other extensions become one reference with ``skipped`` for each folder and extension.
 
     Raises:
         ValueError: if there is no pattern, or one is invalid.
@@ -114,21 +115,19 @@ def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef
     """Yield the images that one absolute pattern matches, in no order.
 
     A pattern that is the name of an existing file or folder means that, even if it has wildcards. In a folder, hidden
-    files and files without the extension of an image are skipped. Archives are yielded as one reference.
+    files and files without the extension of an image are left out. Archives are yielded as one reference.
 
     Raises:
         OSError: if a folder or bucket can't be listed.
     """
     stores = stores or Stores()
     for found in list_first_level(pattern, stores):
-        if isinstance(found, PendingFolder):
-            yield from list_folder(found, stores)
-        else:
-            yield found
+        below = list_folder(found, stores) if isinstance(found, PendingFolder) else [found]
+        yield from (ref for ref in below if not ref.skipped)
 
 
 def list_first_level(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]:
-    """Yield the images on the first level of an absolute pattern, and the folders there that may hold more."""
+    """Yield the images on the first level of an absolute pattern, what is skipped there, and the folders there."""
     scheme = scheme_of(pattern)
     if scheme in OBJECT_STORE_SCHEMES:
         yield from _lister(stores).list_first_level(pattern)
@@ -147,7 +146,7 @@ def list_first_level(pattern: str, stores: Stores) -> Iterator[ImageRef | Pendin
 
 
 def list_folder(folder: PendingFolder, stores: Stores) -> Iterator[ImageRef]:
-    """Yield the images in a folder and all its subfolders."""
+    """Yield the images in a folder and all its subfolders, and what is skipped there."""
     if scheme_of(folder.uri) in OBJECT_STORE_SCHEMES:
         yield from _lister(stores).list_folder(folder)
         return
@@ -172,19 +171,25 @@ def _lister(stores: Stores) -> GlobLister:
 
 
 def _scan_folder(folder: str, root: str) -> Iterator[ImageRef | PendingFolder]:
-    """Yield the images and the subfolders in a local folder; names are relative to ``root``.
+    """Yield the images, the subfolders and the skipped files in a local folder; names are relative to ``root``.
 
     Raises:
         OSError: if the folder can't be listed. It stops the job: without it images would be missing unnoticed.
     """
+    others = OtherFiles()
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield PendingFolder(entry.path, root, "")
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not entry.is_dir():
+            elif entry.is_dir():
+                continue
+            elif has_extension(entry.name, EXTENSIONS):
                 yield ImageRef(entry.path, os.path.relpath(entry.path, root))
+            else:
+                others.add(entry.path, os.path.relpath(entry.path, root))
+    yield from others.refs()
 
 
 def _literal_folder(pattern: str) -> str:

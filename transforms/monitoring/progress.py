@@ -133,10 +133,10 @@ def counts_of(record: Mapping[str, Any]) -> tuple[Count, Summary]:
     counts = record["counts"]
     sums = {**record.get("totals", {}), **counts}
     return (
-        Count(**{name: int(counts.get(name, 0)) for name in Count._fields}),
+        Count(**{name: int(counts.get(name, 0)) for name in Count._fields[:-1]}),
         Summary(**{name: sums.get(name, 0) for name in Summary._fields}),
     )
 
 
 def _parse_count(content: bytes | None) -> Count | None:
-    return Count(*json.loads(content)) if content else None
+    return Count.from_json(json.loads(content)) if content else None

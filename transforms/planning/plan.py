@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,12 +14,13 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from ...models.tasks import Task
 from ..core.errors import output_errors
-from ..core.records import ImageRef, Job
+from ..core.records import ImageRef, Job, annotation_schema
 from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, pack, ref_bucket, unpack, unpack_all
 from ..core.summary import Count, sum_counts
 from ..images.fetch import Fetcher
 from ..monitoring.progress import ProgressFiles
-from ..output.lock import acquire
+from ..output.answer_journal import publish_kept
+from ..output.lock import acquire, active_runs
 from .completed import PackIds, other_runs_parts, short_id, split_completed
 from .dedup import KeyByContentHash, KeyedRef
 from .locality import read_order, shard_key
@@ -26,6 +28,8 @@ from .requeue import remove_failures
 
 Shard = tuple[int, Iterable[ImageRef]]
 RETRIED = "retried"
+
+logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
@@ -97,7 +101,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         return (
             pipeline
             | "Output" >> beam.Create([self.output])
-            | "Lock" >> beam.Map(_lock, self.job.run)
+            | "Lock" >> beam.Map(_lock, self.job)
             | "List parts" >> beam.FlatMap(other_runs_parts, self.job.run)
             | "Spread parts" >> beam.Reshuffle()
             | "Pack ids" >> beam.ParDo(PackIds(with_files=self.retry_errors)).with_output_types(Packed)
@@ -117,19 +121,23 @@ class _DropCompleted(beam.DoFn):
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
         number, (packs, completed_packs) = group
         same: dict[str, list[ImageRef]] = {}
+        keyed, counts = [], []
         for ref in unpack_all(packs):
-            same.setdefault(ref.key, []).append(ref)
-        if not same:
+            if ref.skipped:
+                counts.append(Count.of_skipped(ref))
+            else:
+                same.setdefault(ref.key, []).append(ref)
+        if not same and not counts:
             return
         completed, failed = split_completed(completed_packs)
-        keyed, counts = [], []
         for refs in same.values():
             ref = merge(refs, self.job.tasks)
             wanted = {self.job.id_of(ref, task): task for task in ref.tasks}
             left = {id: task for id, task in wanted.items() if short_id(id) not in completed}
             retried = {id: failed[short_id(id)] for id in wanted if short_id(id) in failed}
             yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)
-            counts.append(Count(bool(left), len(left), len(wanted) - len(left), len(retried.keys() & left.keys())))
+            num_retried = len(retried.keys() & left.keys())
+            counts.append(Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs)))
             if left:
                 keyed.append((shard_key(ref), ref.with_tasks(tuple(left.values()))))
         yield (number, pack(keyed)), sum_counts(counts)
@@ -149,8 +157,13 @@ class _AssignShards(beam.DoFn):
         yield from map(GlobalWindows.windowed_value, self._packer.flush())
 
 
-def _lock(output: str, run: str) -> str:
-    acquire(output, run)
+def _lock(output: str, job: Job) -> str:
+    """Lock the output, and publish what dead runs have kept. Return the output."""
+    acquire(output, job.run)
+    with output_errors(output):
+        active = active_runs(output)
+        if kept := publish_kept(output, annotation_schema(job.columns), lambda run: run not in (job.run, *active)):
+            logger.warning("%d rows that a run had kept before it was stopped are published now", kept)
     return output
 
 
