@@ -116,6 +116,8 @@ def format_run(run: RunStatus, now: datetime) -> str:
     parts = [f"{run.state}: {done}", f"{run.failures:,} errors"]
     if run.num_retried:
         parts.append(f"{run.num_retried:,} errors retried by later runs")
+    if run.num_changed:
+        parts.append(f"{run.num_changed:,} answers asked again by later runs")
     if run.record and not run.record.get("balanced", True):
         parts[-1] += " (does not balance)" if run.record["balanced"] is False else " (files not counted)"
     if (rate := run.rate(now)) is not None:

@@ -31,6 +31,13 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
         )
     if counts["retried"]:
         lines.append(f"retried  {counts['retried']} of these requests had failed in an earlier run")
+    if changed := counts.get("changed", 0):
+        lines.append(f"changed  {changed} of these requests had rows about pictures that have changed since")
+    if unread := counts.get("unread", 0):
+        kept = (
+            "pictures with rows could not be read, so their rows were kept; to check them, run the same command again"
+        )
+        lines.append(f"unread   {unread} {kept}")
     if counts["done"]:
         lines.append(f"done     {counts['done']} more requests had their rows from earlier runs, in data/ or errors/")
     if pictures:

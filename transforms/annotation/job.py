@@ -46,6 +46,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         shard_size: the approximate number of images in a file.
         min_shards: the minimum number of files, so that each worker has work.
         retry_errors: repeat the requests that have a row in ``errors/``.
+        retry_changed: repeat the requests that have a row in ``data/`` if the bytes of their image have changed since.
+            Each image that has such a row is then read once more.
         dedup: annotate images of the same bytes once in the whole run. Each image is then read twice.
         checkpoint_s: seconds between two checkpoints: a crash loses at most the answers of that time.
         max_failure_rate: stop the run early if a larger share of its rows are failures; 0 means no limit.
@@ -70,6 +72,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         shard_size: int = SHARD_SIZE,
         min_shards: int = 1,
         retry_errors: bool = False,
+        retry_changed: bool = False,
         dedup: bool = False,
         max_failure_rate: float = 0.0,
         checkpoint_s: float = CHECKPOINT_S,
@@ -87,8 +90,15 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         self.job = Job(tuple(tasks), with_journal(annotator, self.output, run), sampling, run, tuple(columns))
         check_schema(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
-        reads = self.fetch if dedup else None
-        self.plan = PlanShards(self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, dedup=reads)
+        self.plan = PlanShards(
+            self.job,
+            self.output,
+            shard_size,
+            min_shards,
+            retry_errors=retry_errors,
+            dedup=self.fetch if dedup else None,
+            changed=self.fetch if retry_changed else None,
+        )
         self.max_failure_rate, self.checkpoint_s = max_failure_rate, checkpoint_s
         self.about = dict(about or {})
         self.hints: dict[str, Any] = {}

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 # Called with method, path and the number of earlier requests with both. Returns the fault: None, an HTTP status to
-# respond with, RESET (close the connection), HALF (send half of the body) or SLOW (send the body in pauses). Or it returns
-# the whole object: the response is 200 with this body, whatever range is asked for.
+# respond with, RESET (close the connection), HALF (send half of the body), SLOW (send the body in pauses), or bytes: a
+# response of status 200 with this body, whatever range is asked for.
 Rule = Callable[[str, str, int], "int | str | bytes | None"]
 RESET, HALF, SLOW = "reset", "half", "slow"
 HOP_BY_HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-length", "proxy-connection"}
