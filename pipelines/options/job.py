@@ -53,6 +53,19 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         help="keep answers on the disk or in the bucket this often; a crash loses at most the answers of this time "
         "(default: %(default)g)",
     )
+    _add_repeat_options(job)
+    job.add_argument(
+        "--max-failure-rate",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="exit with status 1 if more than this share of the requests (0 to 1) fails; above 0, also stop the run "
+        "early (default: %(default)s)",
+    )
+
+
+def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
+    """Add the options that decide which requests are made again, and which are made once."""
     job.add_argument("--retry-errors", action="store_true", help="ask again the requests whose rows are in errors/")
     job.add_argument(
         "--retry-changed",
@@ -64,14 +77,6 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--dedup",
         action="store_true",
         help="ask once for pictures with equal bytes in the whole run, not once in each shard; reads pictures twice",
-    )
-    job.add_argument(
-        "--max-failure-rate",
-        type=float,
-        default=0.0,
-        metavar="R",
-        help="exit with status 1 if more than this share of the requests (0 to 1) fails; above 0, also stop the run "
-        "early (default: %(default)s)",
     )
 
 

@@ -147,6 +147,14 @@ def test_a_run_whose_errors_were_retried_still_balances(tmp_path):
     assert "balances, 2 errors retried since" in words and words.count("retried since") == 1
 
 
+def test_a_run_of_which_answers_were_asked_again_still_balances(tmp_path):
+    publish(tmp_path, [annotation(id="1", run="one")])
+    record(tmp_path, "one", pending=3, annotations=3)
+    with Dataset(str(tmp_path)) as dataset:
+        words = " ".join(Page(render(dataset, Fetcher())).text.split())
+    assert "balances, 2 answers asked again since" in words
+
+
 def test_a_page_stays_below_ten_megabytes_whatever_rows_hold(tmp_path):
     Image.effect_noise((900, 900), 200).convert("RGB").save(tmp_path / "noise.png")
     rows = [

@@ -49,6 +49,15 @@ RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
             ),
             "r  ended: 50 of 60 requests (83.3 %), 10 errors, 10 errors retried by later runs",
         ),
+        (
+            RUN._replace(
+                state="ended",
+                planned=Count(30, 53),
+                record={"balanced": True, "counts": {"annotations": 43}},
+                last=None,
+            ),
+            "r  ended: 50 of 53 requests (94.3 %), 10 errors, 3 answers asked again by later runs",
+        ),
     ],
 )
 def test_a_run_is_one_line(run, words):

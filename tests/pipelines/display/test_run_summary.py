@@ -36,6 +36,14 @@ def test_a_run_that_balances_has_one_line_of_ledger():
     ]
 
 
+def test_changed_and_unread_pictures_are_counted_in_lines_of_their_own():
+    done = record(10, 0)
+    done["counts"] |= {"changed": 4, "unread": 2}
+    lines = format_summary(done, "out", 0.0).splitlines()
+    assert [line for line in lines if line.startswith("changed  4 of these requests")]
+    assert [line for line in lines if line.startswith("unread   2 pictures")]
+
+
 @pytest.mark.parametrize("outcome", [None, "written", "updated"])
 def test_a_card_of_ours_has_no_line(outcome):
     assert "card" not in format_summary({**record(10, 0), "card": outcome}, "out", 0.0)

@@ -96,7 +96,7 @@ class _RangeIgnoredError(Exception):
 
 def _check_range(response: requests.Response, *_: Any, **__: Any) -> None:
     """Raise if a successful response does not have the range of its request. The client of Google does not check."""
-    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", response.request.headers.get("range", ""))
+    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", str(response.request.headers.get("range", "")))
     if asked and response.ok:
         start, end, length = int(asked[1]), int(asked[2]), response.headers.get("Content-Length")
         if not has_range((start, end - start + 1), response.status_code, length):
