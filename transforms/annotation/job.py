@@ -22,7 +22,7 @@ from ..monitoring.failure_limit import FailureLimit
 from ..monitoring.heartbeat import Heartbeat
 from ..monitoring.progress import ProgressReporter
 from ..monitoring.row_counts import CountRows
-from ..output.answer_journal import CHECKPOINT_S, AnswerJournal
+from ..output.answer_journal import CHECKPOINT_S, OPEN_JOURNALS, AnswerJournal
 from ..output.dataset_card import begin_card, update_card
 from ..output.files import check_output_path, exists, is_local
 from ..output.layout import new_run_name, record_path
@@ -158,7 +158,7 @@ class _AnnotateShard(beam.DoFn):
         """
         number, refs = shard
         job, output = self.job, self.output
-        with worker_lock(output, job.run) as lock, Heartbeat().working_on(number) as heartbeat:
+        with OPEN_JOURNALS.shard(), worker_lock(output, job.run) as lock, Heartbeat().working_on(number) as heartbeat:
             writer = ShardWriter(output, job.run, number, job.columns)
             with output_errors(output):
                 recovered = writer.recover_commit()

@@ -9,11 +9,12 @@ Rows that a hosted API was paid for are not in these files. The journal of paid 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -116,11 +117,24 @@ class AnswerJournal:
 
 
 class _OpenJournals:
-    """The journals whose blocks run in this process."""
+    """The journals whose blocks run in this process, and the number of shards that the process works on."""
 
     def __init__(self) -> None:
         self._journals: set[AnswerJournal] = set()
+        self._num_shards = 0
         self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def shard(self) -> Iterator[None]:
+        """Within this block, the process works on a shard."""
+        with self._changed:
+            self._num_shards += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_shards -= 1
+                self._changed.notify_all()
 
     def add(self, journal: AnswerJournal) -> None:
         with self._changed:
@@ -129,12 +143,11 @@ class _OpenJournals:
     def remove(self, journal: AnswerJournal) -> None:
         with self._changed:
             self._journals.discard(journal)
-            self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> None:
-        """Wait up to ``timeout_s`` seconds until all blocks have ended, and flush those that have not."""
+        """Wait up to ``timeout_s`` seconds until no shard is at work, and flush the journals that are still open."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._journals, timeout_s)
+            self._changed.wait_for(lambda: not self._num_shards, timeout_s)
             journals = list(self._journals)
         for journal in journals:
             journal.flush()
