@@ -178,8 +178,7 @@ def publish_kept(output: str, schema: pa.Schema, is_dead: Callable[[str], bool])
                 if writer.publish():
                     published += rows.answers.num_rows + rows.failures.num_rows
             remove(*paths)
-            if published:
-                update_card(output, run)
+            update_card(output, run)
     return published
 
 
