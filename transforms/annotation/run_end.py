@@ -105,7 +105,8 @@ def _values(
     started: float,
 ) -> dict[str, Any]:
     """Return what every record holds: the job, what the input held, what was done, and how long that took."""
-    numbers = count._asdict()
+    # Only --retry-changed counts these.
+    numbers = {name: number for name, number in count._asdict().items() if number or name not in ("changed", "unread")}
     skipped = numbers.pop("skipped")
     return {
         "run": job.run,

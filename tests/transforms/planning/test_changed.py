@@ -54,7 +54,7 @@ def run(inputs: Any, out: Path | str, tasks: tuple = TASKS, by: Echo | None = No
     source = inputs if callable(inputs) else lambda: ReadImages(str(inputs))
     (record,) = collect(lambda pipeline: pipeline | source() | job)
     assert record["balanced"]
-    return record["counts"]
+    return {"changed": 0, "unread": 0, **record["counts"]}
 
 
 def rows(out: Path, kind: str = "data") -> list[dict]:
