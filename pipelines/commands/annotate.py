@@ -43,7 +43,7 @@ from ..options.inputs import add_input_options, build_inputs
 from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job
 from ..options.models import add_model_options, build_annotator
 from ..options.parser import OneLineParser, reject_unknown_args, startup_errors
-from ..options.tasks import add_sampling_options, add_task_options
+from ..options.tasks import add_sampling_options, add_task_options, comma_note
 from .report import add_report_option, report_after_run
 
 STOPPED_EARLY = 1
@@ -209,5 +209,5 @@ def _print_start(args: argparse.Namespace) -> None:
     else:
         note = "no accelerator; the progress line shows the time left"
         line = f"{args.model or OFFICIAL} on cpu ({note}); rows go to {args.output}"
-    if line:
-        print(line, file=sys.stderr)
+    for text in filter(None, (line, comma_note(args.tasks or ()))):
+        print(text, file=sys.stderr)

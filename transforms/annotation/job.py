@@ -190,7 +190,11 @@ class _AnnotateShard(beam.DoFn):
         yield summary
 
     def _write(
-        self, journal: AnswerJournal, refs: Iterable[ImageRef], reporter: ProgressReporter, annotator: Annotator
+        self,
+        journal: AnswerJournal,
+        refs: Iterable[ImageRef],
+        reporter: ProgressReporter,
+        annotator: RecordingAnnotator,
     ) -> Summary:
         """Annotate the images of a shard, and add each row to the writer. Return the sums over the rows.
 
@@ -210,7 +214,7 @@ class _AnnotateShard(beam.DoFn):
             with output_errors(self.output):
                 journal.check()
                 journal.writer.add(row)
-                reported = reporter.report(journal.shard, summary)
+                reported = reporter.report(journal.shard, summary, annotator.in_flight)
             if reported:
                 limit.check()
         if INTERRUPTED.is_set():

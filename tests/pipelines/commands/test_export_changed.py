@@ -89,7 +89,7 @@ def test_a_picture_that_cannot_be_read_is_exported_and_told(to, out, photos, tmp
     (photos / "a.png").unlink()
     status, _, stderr = command("export", out, "--to", to, tmp_path / "there", "--where", "filename != 'b.png'")
     assert exported(to, tmp_path / "there") == {"a.png", "c.png"}
-    assert status == 0 and stderr.startswith("1 of the pictures could not be read")
+    assert status == 0 and stderr.startswith("note on 1 of the pictures: each could not be read")
 
 
 def test_without_the_check_no_picture_is_read(out, photos, tmp_path, command):

@@ -31,7 +31,7 @@ FROZEN = {
     "report": "OUT --allow-private-addresses",
     "export": "OUT DEST --to={sidecar,imagefolder,webdataset,coco,jsonl}! --where=SQL --drop-suspicious "
     "--no-picture-check "
-    "--allow-private-addresses",
+    "--text-extension=EXT --text-order=PROMPT... --existing={keep,add,replace} --allow-private-addresses",
     "demo": "--output=FOLDER --no-report",
 }
 # Defaults other than None, False and an empty list.

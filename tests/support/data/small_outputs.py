@@ -50,6 +50,11 @@ def row_of(path: Path, name: str, **values: object) -> Row:
     return annotation(**{**plain, **values})
 
 
+def with_digest(row: Row) -> Row:
+    """Return a row with the digest that its picture's file has."""
+    return row._replace(sha256=hashlib.sha256(Path(row.uri).read_bytes()).hexdigest())
+
+
 def some_of_each(folder: Path) -> list[Row]:
     """Rows of all tasks on four images, one of which is missing, and two failures."""
     rows = []
