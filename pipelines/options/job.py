@@ -54,18 +54,10 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)g)",
     )
     _add_repeat_options(job)
-    job.add_argument(
-        "--max-failure-rate",
-        type=float,
-        default=0.0,
-        metavar="R",
-        help="exit with status 1 if more than this share of the requests (0 to 1) fails; above 0, also stop the run "
-        "early (default: %(default)s)",
-    )
 
 
 def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
-    """Add the options that decide which requests are made again, and which are made once."""
+    """Add the options for requests that are made again or once, and for the share of them that may fail."""
     job.add_argument("--retry-errors", action="store_true", help="ask again the requests whose rows are in errors/")
     job.add_argument(
         "--retry-changed",
@@ -77,6 +69,14 @@ def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
         "--dedup",
         action="store_true",
         help="ask once for pictures with equal bytes in the whole run, not once in each shard; reads pictures twice",
+    )
+    job.add_argument(
+        "--max-failure-rate",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="exit with status 1 if more than this share of the requests (0 to 1) fails; above 0, also stop the run "
+        "early (default: %(default)s)",
     )
 
 
