@@ -178,6 +178,7 @@ class AnnotateToParquet(_AnnotatingTransform):
         output: the folder for the files, on disk or in a bucket.
         shard_size: approximate number of pictures in each file.
         retry_errors: ask again the requests whose rows are in errors/.
+        retry_changed: ask again about pictures whose bytes have changed since their rows were written.
         dedup: ask once for pictures with equal bytes in the whole run.
         max_failure_rate: share of failures (0 to 1) above which the run stops early; 0: no limit.
         asking: the arguments of Annotate.
@@ -191,6 +192,7 @@ class AnnotateToParquet(_AnnotatingTransform):
         output: str,
         shard_size: int = job.SHARD_SIZE,
         retry_errors: bool = False,
+        retry_changed: bool = False,
         dedup: bool = False,
         max_failure_rate: float = 0.0,
         **asking: Any,
@@ -200,6 +202,7 @@ class AnnotateToParquet(_AnnotatingTransform):
         self.options: dict[str, Any] = {
             "shard_size": shard_size,
             "retry_errors": retry_errors,
+            "retry_changed": retry_changed,
             "dedup": dedup,
             "max_failure_rate": max_failure_rate,
         }

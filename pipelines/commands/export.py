@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import get_args
 
+from ...transforms.dataset.changed import PictureCheck, leave_out_changed
 from ...transforms.dataset.export.formats import FORMATS, Format, Note, only_task, to_sidecar
 from ...transforms.dataset.export.targets import Existing, resolve_destination
 from ...transforms.dataset.export.texts import DEFAULT_TEXTS, TextOptions, checked_extension
@@ -15,6 +16,10 @@ from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ..options.parser import reject_unknown_args, startup_errors
+
+# Formats that hold the pictures themselves.
+WITH_PICTURES = ("imagefolder", "webdataset")
+ASK_AGAIN = "to ask about the present pictures, run annotate again with --retry-changed"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +49,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--drop-suspicious", action="store_true", help="leave out answers that the report flags as suspicious"
     )
     _add_text_options(parser)
+    parser.add_argument(
+        "--no-picture-check",
+        dest="picture_check",
+        action="store_false",
+        help="for sidecar, coco and jsonl: do not read the pictures to leave out answers about pictures that have "
+        "changed since",
+    )
     parser.add_argument(
         "--allow-private-addresses",
         action="store_true",
@@ -92,16 +104,17 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
             dataset = Dataset(args.output)
     with dataset:
         with startup_errors(), duckdb_errors(args.output):
-            selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
+            selection, check = _select(dataset, args)
             left = export(selection, destination, Fetcher(args.allow_private_addresses))
         print(f"{_format_selection(args.to, selection)} as {args.to} in {destination}")
         if selection.older:
             print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
+        _print_check(check)
         for reason, pictures in left.items():
             # A note needs no action.
             found = "note on {} of the pictures:" if isinstance(reason, Note) else "{} of the pictures have a problem;"
             print(f"{found.format(pictures)} each {reason}", file=sys.stderr)
-    return 0 if all(isinstance(reason, Note) for reason in left) else 1
+    return 1 if check.rows or not all(isinstance(reason, Note) for reason in left) else 0
 
 
 def _format(args: argparse.Namespace) -> Format:
@@ -120,6 +133,38 @@ def _format(args: argparse.Namespace) -> Format:
     return partial(
         to_sidecar, texts=TextOptions(extension, tuple(args.text_order), args.existing or DEFAULT_TEXTS.existing)
     )
+
+
+def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, PictureCheck]:
+    """Return the rows to export, without rows about pictures that have changed since, and what the check found.
+
+    The formats that hold pictures read each picture anyway, and leave out those that have changed.
+
+    Raises:
+        ValueError: if the condition is not valid, or no row is left.
+    """
+    if args.to in WITH_PICTURES and not args.picture_check:
+        raise ValueError(f"--no-picture-check is not for --to {args.to}, which reads the pictures: leave it out")
+    selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
+    reads = args.picture_check and args.to not in WITH_PICTURES
+    check = leave_out_changed(dataset, selection.rows, Fetcher(args.allow_private_addresses) if reads else None)
+    if not check.rows:
+        return selection, check
+    try:
+        return Selection(dataset, args.where, drop_suspicious=args.drop_suspicious), check
+    except ValueError as error:
+        changed = f"all {check.pictures} pictures have changed since they were annotated"
+        raise ValueError(f"no row is left to export, because {changed}: {ASK_AGAIN}") from error
+
+
+def _print_check(check: PictureCheck) -> None:
+    """Print how many rows the check of the pictures has left out, and how many pictures it could not read, if any."""
+    if check.rows:
+        about = f"{check.rows} rows about {check.pictures} pictures that have changed since"
+        print(f"left out {about}: {ASK_AGAIN}", file=sys.stderr)
+    if check.unread:
+        unread = "each could not be read, so nothing shows whether it has changed; its rows were exported"
+        print(f"note on {check.unread} of the pictures: {unread}", file=sys.stderr)
 
 
 def _format_selection(shape: str, selection: Selection) -> str:

@@ -120,6 +120,8 @@ def format_run(run: RunStatus, now: datetime) -> str:
         parts.append(f"{run.kept:,} rows kept for the next run")
     if run.num_retried:
         parts.append(f"{run.num_retried:,} errors retried by later runs")
+    if run.num_changed:
+        parts.append(f"{run.num_changed:,} answers asked again by later runs")
     if run.record and not run.record.get("balanced", True):
         parts[-1] += " (does not balance)" if run.record["balanced"] is False else " (files not counted)"
     if (rate := run.rate(now)) is not None:

@@ -7,14 +7,14 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from ...transforms.output.layout import record_path
+from ...transforms.output.layout import CARD_NAME, record_path
 from .progress import format_bill
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
 
 
 def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
-    """Return the lines of the summary: input, ledger, errors, earlier rows, pace, bill, paths of output and record.
+    """Return the lines of the summary: input, ledger, errors, earlier rows, pace, bill, card, output and record.
 
     Args:
         record: the record of the run, as in ``runs/<run>.json``.
@@ -31,6 +31,13 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
         )
     if counts["retried"]:
         lines.append(f"retried  {counts['retried']} of these requests had failed in an earlier run")
+    if changed := counts.get("changed", 0):
+        lines.append(f"changed  {changed} of these requests had rows about pictures that have changed since")
+    if unread := counts.get("unread", 0):
+        kept = (
+            "pictures with rows could not be read, so their rows were kept; to check them, run the same command again"
+        )
+        lines.append(f"unread   {unread} {kept}")
     if counts["done"]:
         lines.append(f"done     {counts['done']} more requests had their rows from earlier runs, in data/ or errors/")
     if pictures:
@@ -39,6 +46,7 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     totals = record.get("totals", {})
     if bill := format_bill(totals.get("billed_units", 0.0), totals.get("usd", 0.0)):
         lines.append(f"bill     {bill}")
+    lines += _format_card(record.get("card"), output)
     return "\n".join([*lines, f"output   {output}", f"record   {record_path(output, record['run'])}"])
 
 
@@ -80,6 +88,17 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
         names = f"part-{run}-* in data/ and errors/ of {output}"
         return [*lines, f"action   rows are there twice; look for copies of files among {names}, and delete them"]
     return [*lines, "action   rows are missing; run the same command again to process only what is missing"]
+
+
+def _format_card(outcome: str | None, output: str) -> list[str]:
+    """Return the line about a README.md that was edited or that is not ours, or no line."""
+    path = FileSystems.join(output, CARD_NAME)
+    if outcome == "edited":
+        return [f"card     {path} was edited and kept; runs change only the description of its configs"]
+    if outcome == "foreign":
+        load = f'load_dataset("parquet", data_files="{FileSystems.join(output, "data", "*.parquet")}")'
+        return [f"card     {path} is not from moondream-beam and was kept; to load the rows: {load}"]
+    return []
 
 
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:

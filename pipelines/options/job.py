@@ -53,7 +53,18 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         help="keep answers on the disk or in the bucket this often; a crash loses at most the answers of this time "
         "(default: %(default)g)",
     )
+    _add_repeat_options(job)
+
+
+def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
+    """Add the options for requests that are made again or once, and for the share of them that may fail."""
     job.add_argument("--retry-errors", action="store_true", help="ask again the requests whose rows are in errors/")
+    job.add_argument(
+        "--retry-changed",
+        action="store_true",
+        help="ask again about pictures whose bytes have changed since their rows were written; reads each picture that "
+        "has rows once more",
+    )
     job.add_argument(
         "--dedup",
         action="store_true",
@@ -108,6 +119,7 @@ def build_job(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, ru
         shard_size=args.shard_size,
         min_shards=1 if args.workers == 1 else SHARDS_PER_WORKER * args.workers,
         retry_errors=args.retry_errors,
+        retry_changed=args.retry_changed,
         dedup=args.dedup,
         max_failure_rate=args.max_failure_rate,
         checkpoint_s=args.checkpoint_every,

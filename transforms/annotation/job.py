@@ -23,7 +23,8 @@ from ..monitoring.heartbeat import Heartbeat
 from ..monitoring.progress import ProgressReporter
 from ..monitoring.row_counts import CountRows
 from ..output.answer_journal import CHECKPOINT_S, OPEN_JOURNALS, AnswerJournal
-from ..output.files import check_output_path, exists
+from ..output.dataset_card import begin_card, update_card
+from ..output.files import check_output_path, exists, is_local
 from ..output.layout import new_run_name, record_path
 from ..output.lock import lock_lost, worker_lock
 from ..output.writer import ShardWriter, check_schema
@@ -45,6 +46,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         shard_size: the approximate number of images in a file.
         min_shards: the minimum number of files, so that each worker has work.
         retry_errors: repeat the requests that have a row in ``errors/``.
+        retry_changed: repeat the requests that have a row in ``data/`` if the bytes of their image have changed since.
+            Each image that has such a row is then read once more.
         dedup: annotate images of the same bytes once in the whole run. Each image is then read twice.
         checkpoint_s: seconds between two checkpoints: a crash loses at most the answers of that time.
         max_failure_rate: stop the run early if a larger share of its rows are failures; 0 means no limit.
@@ -69,6 +72,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         shard_size: int = SHARD_SIZE,
         min_shards: int = 1,
         retry_errors: bool = False,
+        retry_changed: bool = False,
         dedup: bool = False,
         max_failure_rate: float = 0.0,
         checkpoint_s: float = CHECKPOINT_S,
@@ -86,8 +90,15 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         self.job = Job(tuple(tasks), with_journal(annotator, self.output, run), sampling, run, tuple(columns))
         check_schema(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
-        reads = self.fetch if dedup else None
-        self.plan = PlanShards(self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, dedup=reads)
+        self.plan = PlanShards(
+            self.job,
+            self.output,
+            shard_size,
+            min_shards,
+            retry_errors=retry_errors,
+            dedup=self.fetch if dedup else None,
+            changed=self.fetch if retry_changed else None,
+        )
         self.max_failure_rate, self.checkpoint_s = max_failure_rate, checkpoint_s
         self.about = dict(about or {})
         self.hints: dict[str, Any] = {}
@@ -151,11 +162,15 @@ class _AnnotateShard(beam.DoFn):
             writer = ShardWriter(output, job.run, number, job.columns)
             with output_errors(output):
                 recovered = writer.recover_commit()
+                if recovered:
+                    _update_card(output, job.run)
             if recovered:
                 yield writer.published_summary()
                 return
             reporter = ProgressReporter(output, job.run, heartbeat)
             annotator = RecordingAnnotator(job.annotator, scope_of(job.run, number))
+            with output_errors(output):
+                begin_card(output, job.run)
             journal = AnswerJournal(writer, output, job.run, number, self.checkpoint_s)
             try:
                 with journal, out_of_memory_errors():
@@ -166,6 +181,7 @@ class _AnnotateShard(beam.DoFn):
                     if not writer.publish():
                         summary = writer.published_summary()
                     annotator.clear_journal()
+                    _update_card(output, job.run)
                     journal.delete()
                     reporter.report(number, summary, published=True)
             except BaseException:
@@ -221,6 +237,15 @@ def take_up(refs: list[ImageRef], job: Job, journal: AnswerJournal) -> tuple[lis
     ]
     sums = sum_summaries([Summary.from_annotations(kept.answers), Summary.from_failures(kept.failures)])
     return [ref for ref in left if ref.tasks] if done else refs, sums
+
+
+def _update_card(output: str, run: str) -> None:
+    """Give the card of a local output a new state, so that `datasets` loads the rows of this shard too.
+
+    In a bucket, many workers would replace one object, which some stores limit to once a second.
+    """
+    if is_local(output):
+        update_card(output, run)
 
 
 def _check_run_name(run: str, output: str) -> str:

@@ -57,7 +57,7 @@ def record_run(
     record = _printable(values)
     with output_errors(output):
         delete_content_keys(output, job.run)
-        write_card(output, job.columns, job.run)
+        record["card"] = write_card(output, job.columns, job.run, has_new_rows=count.pending > 0)
         write_record(output, job.run, record)
         ProgressFiles(output, job.run).remove()
     release(output, job.run)
@@ -88,7 +88,7 @@ def end_interrupted(job: Job, output: str, about: Mapping[str, Any], started: fl
         values = _values(job, planned, summary, found, about, started)
         record = _printable({**values, "balanced": left >= 0, "interrupted": cause, "left": left})
         delete_content_keys(output, job.run)
-        write_card(output, job.columns, job.run)
+        record["card"] = write_card(output, job.columns, job.run)
         write_record(output, job.run, record)
         progress.remove()
     errors = f" and {found.errors} errors" * bool(found.errors)
@@ -105,7 +105,8 @@ def _values(
     started: float,
 ) -> dict[str, Any]:
     """Return what every record holds: the job, what the input held, what was done, and how long that took."""
-    numbers = count._asdict()
+    # Only --retry-changed counts these.
+    numbers = {name: number for name, number in count._asdict().items() if number or name not in ("changed", "unread")}
     skipped = numbers.pop("skipped")
     return {
         "run": job.run,

@@ -30,8 +30,9 @@ class Count(NamedTuple):
     """How much work there is: pictures with pending requests, and requests (one task on one picture) by state.
 
     ``pending`` requests are to be made, ``done`` ones are in the output already. ``retried`` of the pending ones failed
-    in an earlier run. ``inputs`` is what the input holds: the pictures listed, or the rows of manifests. ``skipped`` is
-    what the input holds besides, by kind in alphabetical order.
+    in an earlier run. ``inputs`` is what the input holds: the pictures listed, or the rows of manifests. ``changed`` of
+    the pending requests had rows whose picture has changed since. ``unread`` pictures could not be read to see that, so
+    their rows were kept. ``skipped`` is what the input holds besides, by kind in alphabetical order.
     """
 
     pictures: int = 0
@@ -39,6 +40,8 @@ class Count(NamedTuple):
     done: int = 0
     retried: int = 0
     inputs: int = 0
+    changed: int = 0
+    unread: int = 0
     skipped: tuple[SkippedCount, ...] = ()
 
     @classmethod

@@ -25,6 +25,8 @@ from ..output.run_record import read_record
 from .heartbeat import Heartbeat
 
 REPORT_INTERVAL_S = 0.5
+# The extension of the progress file of a shard, which is JSON. Readers of data sets take .json for rows.
+SUMS = ".sums"
 NAMESPACE = "moondream_beam"
 COUNTERS = ("annotations", "failures", "output_tokens")
 
@@ -65,7 +67,7 @@ class ProgressFiles:
         self._last_report = now
         if self.folder:
             # Not durable: after a power loss the run is over, and nobody reads its progress.
-            write_atomic(self.folder / f"{shard}.json", json.dumps([summary, in_flight]).encode(), durable=False)
+            write_atomic(self.folder / f"{shard}{SUMS}", json.dumps([summary, in_flight]).encode(), durable=False)
         return True
 
     def read(self) -> tuple[Count | None, Summary]:
@@ -92,7 +94,7 @@ class ProgressFiles:
         shards = []
         # The run may end meanwhile and delete its files.
         with contextlib.suppress(FileNotFoundError):
-            for path in self.folder.glob("*.json") if self.folder else ():
+            for path in self.folder.glob(f"*{SUMS}") if self.folder else ():
                 summary, in_flight = json.loads(path.read_bytes())
                 shards.append((Summary(*summary), in_flight))
         return shards

@@ -17,7 +17,7 @@ from ..output.files import absolute
 from ..output.layout import ALL_PARTS, DATA, ERRORS, run_of_part, started_at
 from ..output.lock import active_runs
 from ..output.reader import PartFooter, Reader, published, read_footer, read_footers
-from ..output.run_record import read_records, retried_errors
+from ..output.run_record import read_records, retried_answers, retried_errors
 from .progress import ProgressFiles, counts_of
 
 State = Literal["running", "ended", "interrupted", "stopped"]
@@ -62,6 +62,11 @@ class RunStatus(NamedTuple):
     def num_retried(self) -> int:
         """Return how many of the run's rows in ``errors/`` later runs removed to retry them."""
         return retried_errors(self.record, self.failures)
+
+    @property
+    def num_changed(self) -> int:
+        """Return how many of the run's rows in ``data/`` later runs removed, because their picture had changed."""
+        return retried_answers(self.record, self.annotations)
 
     def rate(self, now: datetime) -> float | None:
         """Return rows per second since the run began, or None if no time has passed or the beginning is not known."""

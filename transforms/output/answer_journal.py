@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
+from .dataset_card import update_card
 from .files import glob_files, remove, write_atomic
 from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path
 from .writer import ShardWriter
@@ -177,6 +178,7 @@ def publish_kept(output: str, schema: pa.Schema, is_dead: Callable[[str], bool])
                 if writer.publish():
                     published += rows.answers.num_rows + rows.failures.num_rows
             remove(*paths)
+            update_card(output, run)
     return published
 
 

@@ -8,7 +8,8 @@
     _temporary/                               files of runs and commands that have not ended
 
 The name of each file in ``_temporary`` contains its run. The name of a run contains its slice, for example
-``20260101T000000-abcd-3of16``. A run can therefore tell from the names alone which files it may delete.
+``20260101T000000-abcd-3of16``. A run can therefore tell from the names alone which files it may delete. No file there
+has an extension of Parquet or JSON, because readers that search all folders take such files for rows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ EMPTY_PART = "part-empty.parquet"
 ALL_PARTS = "part-*.parquet"
 
 _PART = re.compile(r"part-(.+)-\d{5,}(?:-\d+)?\.parquet", re.ASCII)
-_TEMPORARY_PART = re.compile(r"part-(.+)-\d{5,}(?:-[0-9a-f]{32}\.parquet|\.commit(?:-[0-9a-f]{32})?)", re.ASCII)
+# Until 2026-11, drafts of parts ended in .parquet, and readers that search all folders took them for rows.
+_TEMPORARY_PART = re.compile(
+    r"part-(.+)-\d{5,}(?:-[0-9a-f]{32}\.(?:draft|parquet)|\.commit(?:-[0-9a-f]{32})?)", re.ASCII
+)
 _ANSWERS = re.compile(r"part-(.+)-(\d{5,})\.answers-[0-9a-f]{32}-\d+-(\d+)", re.ASCII)
 _TEMPORARY_FILE = re.compile(
     r"(.+)\.(?:lock|progress|plan(?:-[0-9a-f]{32})?|content-keys-[0-9a-f-]+|draft-[^/]+)", re.ASCII
@@ -158,8 +162,11 @@ def content_keys_prefix(output: str, run: str) -> str:
 
 
 def unpublished_part_path(output: str, run: str, shard: int) -> str:
-    """Return a new path for a file of a shard that is being written."""
-    return _temporary(output, f"part-{run}-{shard:05d}-{uuid.uuid4().hex}.parquet")
+    """Return a new path for a file of a shard that is being written.
+
+    The name has no extension of Parquet. Otherwise readers that search all folders take the file for rows.
+    """
+    return _temporary(output, f"part-{run}-{shard:05d}-{uuid.uuid4().hex}.draft")
 
 
 def commit_path(output: str, run: str, shard: int) -> str:

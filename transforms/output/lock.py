@@ -167,14 +167,14 @@ def _is_stale(name: str, runs: Collection[str]) -> bool:
 
     Files of the answer journal may not: ``publish_kept`` publishes their rows, and then deletes the files.
     A file of another run may, and so may a draft older than ``MAX_DRAFT_AGE_S`` of a command without a run. A file
-    that contains neither a run nor a time may be deleted if no other run is active.
+    whose name contains neither a run nor a time is not ours: Spark and Hadoop have folders of this name too.
     """
     if AnswerFile.parse(name):
         return False
     if owner := run_of_temporary_file(name):
         return owner not in runs
     begun = draft_time(name)
-    return len(runs) == 1 if begun is None else time.time() - begun > MAX_DRAFT_AGE_S
+    return begun is not None and time.time() - begun > MAX_DRAFT_AGE_S
 
 
 def _delete(output: str, names: list[str]) -> None:

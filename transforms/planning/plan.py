@@ -21,10 +21,11 @@ from ..images.fetch import Fetcher
 from ..monitoring.progress import ProgressFiles
 from ..output.answer_journal import publish_kept
 from ..output.lock import acquire, active_runs
+from .changed import Changed, RemoveChanged
 from .completed import PackIds, other_runs_parts, short_id, split_completed
 from .dedup import KeyByContentHash, KeyedRef
 from .locality import read_order, shard_key
-from .requeue import remove_failures
+from .requeue import remove_rows
 
 Shard = tuple[int, Iterable[ImageRef]]
 RETRIED = "retried"
@@ -47,6 +48,8 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         min_shards: the minimum number of shards, if there are so many images.
         retry_errors: requests with a row in ``errors/`` are not completed, and their rows are removed.
         dedup: reads all images, so that images of the same bytes get into the same shard. None: no image is read.
+        changed: reads the images that have rows. Requests whose image has changed since are not completed, and their
+            rows are removed. None: no image is read.
     """
 
     def __init__(
@@ -58,22 +61,25 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         *,
         retry_errors: bool = False,
         dedup: Fetcher | None = None,
+        changed: Fetcher | None = None,
     ) -> None:
         super().__init__()
         self.job, self.output, self.shard_size, self.min_shards = job, output, shard_size, min_shards
-        self.retry_errors, self.dedup = retry_errors, dedup
+        self.retry_errors, self.dedup, self.changed = retry_errors, dedup, changed
 
     def expand(self, refs: PCollection[ImageRef]) -> Plan:
         """Join references and completed ids by hash bucket. Both travel in packs, which take little memory."""
         wanted = refs | "Pack references" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
-        joined = (wanted, self._completed(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
+        locked = refs.pipeline | "Output" >> beam.Create([self.output]) | "Lock" >> beam.Map(_lock, self.job)
+        changed = AsSingleton(self._remove_changed(locked, wanted))
+        joined = (wanted, self._completed(locked, changed)) | "Join" >> beam.CoGroupByKey()
         drop_completed = beam.ParDo(_DropCompleted(self.job)).with_outputs(RETRIED, main="pending")
         pending = joined | "Drop completed" >> drop_completed
         counts = (
             pending["pending"]
             | "Counts of packs" >> beam.Map(lambda pair: pair[1])
             | "Count" >> beam.CombineGlobally(sum_counts)
-            | "Record plan" >> beam.Map(_record_plan, self.output, self.job.run)
+            | "Record plan" >> beam.Map(_record_plan, changed, self.output, self.job.run)
         )
         removed = (
             pending[RETRIED]
@@ -96,13 +102,17 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         )
         return Plan(shards, counts)
 
-    def _completed(self, pipeline: beam.Pipeline) -> PCollection[Packed]:
-        """Lock the output, then read the ids in the published files of other runs."""
+    def _remove_changed(self, locked: PCollection[str], wanted: PCollection[Packed]) -> PCollection[Changed]:
+        """Remove the rows of images that have changed, if asked to."""
+        if self.changed is None:
+            return locked | "Nothing changed" >> beam.Map(lambda _: Changed())
+        return locked | "Changed" >> RemoveChanged(self.job, self.output, wanted, self.changed, requests_of)
+
+    def _completed(self, locked: PCollection[str], changed: AsSingleton) -> PCollection[Packed]:
+        """Read the ids in the published files of other runs, after the rows of changed images are removed."""
         return (
-            pipeline
-            | "Output" >> beam.Create([self.output])
-            | "Lock" >> beam.Map(_lock, self.job)
-            | "List parts" >> beam.FlatMap(other_runs_parts, self.job.run)
+            locked
+            | "List parts" >> beam.FlatMap(lambda output, run, _: other_runs_parts(output, run), self.job.run, changed)
             | "Spread parts" >> beam.Reshuffle()
             | "Pack ids" >> beam.ParDo(PackIds(with_files=self.retry_errors)).with_output_types(Packed)
         )
@@ -131,8 +141,7 @@ class _DropCompleted(beam.DoFn):
             return
         completed, failed = split_completed(completed_packs)
         for refs in same.values():
-            ref = merge(refs, self.job.tasks)
-            wanted = {self.job.id_of(ref, task): task for task in ref.tasks}
+            ref, wanted = requests_of(refs, self.job)
             left = {id: task for id, task in wanted.items() if short_id(id) not in completed}
             retried = {id: failed[short_id(id)] for id in wanted if short_id(id) in failed}
             yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)
@@ -167,22 +176,28 @@ def _lock(output: str, job: Job) -> str:
     return output
 
 
-def _record_plan(count: Count, output: str, run: str) -> Count:
+def _record_plan(count: Count, changed: Changed, output: str, run: str) -> Count:
     """Record the count once per run. The number of shards depends on it, so a run that is planned again must reuse it.
 
     Raises:
         RunStopped: if the count cannot be written to the output.
     """
     with output_errors(output):
-        return ProgressFiles(output, run).record_plan(count)
+        return ProgressFiles(output, run).record_plan(count._replace(changed=changed.rows, unread=changed.unread))
 
 
 def _remove_failures(path_and_ids: tuple[str, Iterable[str]], output: str, run: str) -> int:
-    return remove_failures(*path_and_ids, output, run)
+    return remove_rows(*path_and_ids, output, run)
 
 
 def _number_of_keyed(keyed: KeyedRef) -> int:
     return hash_bucket(keyed[0])
+
+
+def requests_of(refs: Iterable[ImageRef], job: Job) -> tuple[ImageRef, dict[str, Task]]:
+    """Return one or more references to the same image as one, and the tasks of the job for it by id."""
+    ref = merge(refs, job.tasks)
+    return ref, {job.id_of(ref, task): task for task in ref.tasks}
 
 
 def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -39,6 +44,46 @@ def test_a_folder_gives_one_row_for_each_picture_and_task(pictures, tmp_path, co
     assert {(row["filename"], row["task"]) for row in rows(out)} == {(n, t) for n in good for t in ("caption", "query")}
     assert {(row["filename"], row["stage"]) for row in rows(out, "errors")} == {("broken.jpg", "decode")}
     assert "HTML" in rows(out, "errors")[0]["message"]
+
+
+def test_a_readme_in_the_output_folder_is_kept_and_the_run_says_how_to_load(pictures, tmp_path, command, monkeypatch):
+    """The rows load through the line that the run prints, also after a second run."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# My pictures\n")
+    for tasks, rows in ((("--caption", "short"), 4), (("--caption", "short", "--point", "circle"), 8)):
+        words = ("annotate", pictures, "--model", "tiny", "--output", tmp_path / "set", *tasks, "--no-report")
+        _, stdout, _ = command(*words)
+        (line,) = [line for line in stdout.splitlines() if line.startswith("card ")]
+        loaded = eval(re.search(r"load_dataset\(.*\)", line)[0], {"load_dataset": datasets.load_dataset})
+        assert len(loaded["train"]) == rows
+    assert (tmp_path / "set" / "README.md").read_text() == "---\nlicense: cc-by-4.0\n---\n# My pictures\n"
+
+
+@pytest.mark.slow
+def test_datasets_in_its_default_cache_gives_the_rows_of_each_output_named_out(pictures, tmp_path, command):
+    """As two users' projects: each has an output named `out`, one of them grows, and both share a home."""
+
+    def loaded(project: str) -> str:
+        script = "import datasets; print(sorted(datasets.load_dataset('out')['train']['filename']))"
+        home = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+        home.pop("HF_DATASETS_CACHE", None)
+        folder = tmp_path / project
+        return subprocess.run(
+            [sys.executable, "-c", script], env=home, cwd=folder, stdout=subprocess.PIPE
+        ).stdout.decode()
+
+    def annotate(project: str, name: str) -> None:
+        (tmp_path / project / "img").mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / name, tmp_path / project / "img")
+        words = ("annotate", tmp_path / project / "img", "--output", tmp_path / project / "out", "--model", "tiny")
+        assert command(*words, "--caption", "short", "--no-report")[0] == 0
+
+    annotate("a", "a.png")
+    annotate("b", "b.jpg")
+    assert [loaded("a"), loaded("b")] == ["['a.png']\n", "['b.jpg']\n"]
+    annotate("a", "c.webp")
+    assert [loaded("a"), loaded("b")] == ["['a.png', 'c.webp']\n", "['b.jpg']\n"]
 
 
 def test_failures_within_the_allowed_rate_are_success(pictures, tmp_path, command):

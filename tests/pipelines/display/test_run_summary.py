@@ -36,6 +36,26 @@ def test_a_run_that_balances_has_one_line_of_ledger():
     ]
 
 
+def test_changed_and_unread_pictures_are_counted_in_lines_of_their_own():
+    done = record(10, 0)
+    done["counts"] |= {"changed": 4, "unread": 2}
+    lines = format_summary(done, "out", 0.0).splitlines()
+    assert [line for line in lines if line.startswith("changed  4 of these requests")]
+    assert [line for line in lines if line.startswith("unread   2 pictures")]
+
+
+@pytest.mark.parametrize("outcome", [None, "written", "updated"])
+def test_a_card_of_ours_has_no_line(outcome):
+    assert "card" not in format_summary({**record(10, 0), "card": outcome}, "out", 0.0)
+
+
+def test_a_card_of_somebody_else_or_an_edited_one_has_one_line():
+    lines = format_summary({**record(10, 0), "card": "foreign"}, "out", 0.0).splitlines()
+    assert lines[-3].startswith("card     out/README.md ") and 'data_files="out/data/*.parquet"' in lines[-3]
+    lines = format_summary({**record(10, 0), "card": "edited"}, "out", 0.0).splitlines()
+    assert lines[-3].startswith("card     out/README.md was edited")
+
+
 @pytest.mark.parametrize(
     "failures, allowed, line",
     [

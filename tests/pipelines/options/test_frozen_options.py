@@ -23,12 +23,14 @@ MODEL = (
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {
     "annotate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}"
-    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --retry-errors --dedup --max-failure-rate=R "
+    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --retry-errors --retry-changed --dedup "
+    "--max-failure-rate=R "
     "--slice=I/N --gpu=TYPE --worker-memory=SIZE --no-report",
     "estimate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}--sample=N --price-of=NAME=USD...",
     "status": "OUT --watch=[SECONDS]",
     "report": "OUT --allow-private-addresses",
     "export": "OUT DEST --to={sidecar,imagefolder,webdataset,coco,jsonl}! --where=SQL --drop-suspicious "
+    "--no-picture-check "
     "--text-extension=EXT --text-order=PROMPT... --existing={keep,add,replace} --allow-private-addresses",
     "demo": "--output=FOLDER --no-report",
 }
@@ -49,7 +51,7 @@ DEFAULTS = {
         "max_failure_rate": 0.0,
         "report": True,
     },
-    "export": {"where": "true"},
+    "export": {"where": "true", "picture_check": True},
     "demo": {"output": "moondream-demo", "report": True},
 }
 JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "report")

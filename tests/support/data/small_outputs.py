@@ -39,7 +39,8 @@ def draw_row(folder: Path, name: str, size: tuple[int, int] = (40, 30), **values
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "teal").save(path)
-    return row_of(path, name, width=size[0], height=size[1], **values)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return row_of(path, name, **{"width": size[0], "height": size[1], "sha256": digest, **values})
 
 
 def row_of(path: Path, name: str, **values: object) -> Row:

@@ -82,7 +82,7 @@ def test_every_task_on_every_image_has_one_row_in_data_or_in_errors(photos: Path
     assert {row["run"] for row in data + errors} == {"one"}
     shards = {shard_of(ref.key, Count(pictures=12), 4, 1) for ref in list_images(str(photos))}
     assert {path.name for path in (out / "data").iterdir()} == {f"part-one-{shard:05d}.parquet" for shard in shards}
-    assert not [path for path in out.rglob("_temporary/*") if path.suffix == ".parquet"]
+    assert not [path for path in out.rglob("_temporary/*") if path.suffix == ".draft"]
 
     assert record == json.loads((out / "runs" / "one.json").read_text())
     assert record["counts"] == {
@@ -153,7 +153,7 @@ def test_a_run_that_crashed_is_resumed_by_the_next(photos: Path, out: Path) -> N
     # The order of the shards decides how many were published before the crash.
     kept = ids(out)
     assert len(kept) < 24
-    assert not list(out.rglob("_temporary/*.parquet"))
+    assert not list(out.rglob("_temporary/*.draft"))
     assert not (out / "runs").exists()
     answered = len(kept) + sum(kept_by_run(str(out)).values())
     record = run(photos, out, shard_size=1)
@@ -179,7 +179,7 @@ def test_a_crash_in_the_second_shard_leaves_the_first_published(photos: Path, ou
     with pytest.raises(Exception, match="echo died"):
         list(shard(out, refs[5:], by=Echo(dies_on=("dog",)), number=1))
     assert ids(out) == kept
-    assert not list(out.rglob("_temporary/*.parquet"))
+    assert not list(out.rglob("_temporary/*.draft"))
     record = run(photos, out)
     assert (record["counts"]["done"], record["counts"]["pending"]) == (10, 14)
     assert len(ids(out)) == 24
@@ -209,7 +209,7 @@ def test_of_two_attempts_at_once_the_first_to_publish_counts(
     (second,) = shard(out, refs)
     assert (second.annotations, second.failures) == (10, 14)
     assert len(ids(out)) == 24
-    assert not list(out.rglob("_temporary/*.parquet"))
+    assert not list(out.rglob("_temporary/*.draft"))
 
 
 def test_a_full_disk_stops_the_run_and_leaves_no_incomplete_file(

@@ -210,7 +210,7 @@ def test_too_many_failures_stop_the_run_and_leave_published_rows(photos: Path, o
     kept = ids(out)
     assert len(kept) < 24
     assert not (out / "runs").exists()
-    assert not list(out.rglob("_temporary/*.parquet"))
+    assert not list(out.rglob("_temporary/*.draft"))
     assert run(photos, out, retry_errors=True, max_failure_rate=0.5)["failures"] == 4
     assert len(ids(out)) == 24
 
