@@ -14,7 +14,7 @@ from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
 from ..images.formats import EXTENSIONS
-from ..io.containers.location import is_archive
+from ..io.containers.location import SEPARATOR, Member, is_archive
 from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
@@ -85,12 +85,29 @@ class _ListArchive(beam.DoFn):
 
 
 def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageRef]:
-    """Yield the images in a tar archive; if it is broken or can't be read, at the end ``ref`` with a ``problem``."""
+    """Yield the images in a tar archive, and what is skipped there.
+
+    A member that can't be read becomes a reference with a ``problem``. If the archive is broken or can't be read, the
+    last reference is ``ref`` with a ``problem``.
+    """
+    others, has_pictures = OtherFiles(), False
     try:
-        for member in list_members(ref.uri, EXTENSIONS, stores):
-            yield ImageRef(member.uri, member.name, inside=member)
+        for found in list_members(ref.uri, EXTENSIONS, stores):
+            if isinstance(found, Member):
+                yield ImageRef(found.uri, found.name, inside=found)
+            elif found.problem:
+                uri = f"{ref.uri}{SEPARATOR}{found.name}"
+                yield ImageRef(uri, found.name, problem=f"{found.name}: {found.problem}")
+            else:
+                others.add(ref.uri, found.name, found.kind)
+                continue
+            has_pictures = True
     except ValueError as error:
         yield ref._replace(problem=f"{ref.filename}: {error}")
+        has_pictures = True
+    if not has_pictures:
+        others.add(ref.uri, ref.filename, "archives without a picture")
+    yield from others.refs()
 
 
 def absolute_pattern(pattern: str) -> str:
@@ -188,7 +205,7 @@ def _scan_folder(folder: str, root: str) -> Iterator[ImageRef | PendingFolder]:
             elif has_extension(entry.name, EXTENSIONS):
                 yield ImageRef(entry.path, os.path.relpath(entry.path, root))
             else:
-                others.add(entry.path, os.path.relpath(entry.path, root))
+                others.add(folder, os.path.relpath(entry.path, root))
     yield from others.refs()
 
 
