@@ -22,6 +22,10 @@ MILLISECONDS = pa.float32()
 Location = str | Member | ImageCell
 
 
+# The kind of folders without which the input is not complete begins like this. In brackets follows the reason.
+UNLISTED = "folders that could not be listed"
+
+
 class Skipped(NamedTuple):
     """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt"."""
 

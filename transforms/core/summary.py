@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..io.uris import escape_non_utf8
-from .records import Annotation, ImageRef, Row
+from .records import UNLISTED, Annotation, ImageRef, Row
 
 # Kinds of skipped things that are counted separately. A folder may have a million files with endings of their own.
 MAX_SKIPPED_KINDS = 100
@@ -129,7 +129,8 @@ def sum_summaries(summaries: Iterable[Summary]) -> Summary:
 def sum_counts(counts: Iterable[Count]) -> Count:
     """Return the sum of many counts, field by field, and skipped things by kind.
 
-    Of more than ``MAX_SKIPPED_KINDS`` kinds the last ones are one kind, "other things".
+    Folders that could not be listed come first. Of more than ``MAX_SKIPPED_KINDS`` kinds the last ones are one kind,
+    "other things".
     """
     *numbers, skipped = zip(Count(), *counts, strict=True)
     return Count(*map(sum, numbers), skipped=_sum_skipped(chain(*skipped)))
@@ -140,7 +141,8 @@ def _sum_skipped(parts: Iterable[SkippedCount]) -> tuple[SkippedCount, ...]:
     for kind, count, example in parts:
         known = by_kind.setdefault(kind, SkippedCount(kind, 0, example))
         by_kind[kind] = SkippedCount(kind, known.count + count, min(known.example, example))
-    kinds = sorted(by_kind.values(), key=lambda each: (each.kind == OTHER, each))
+    # Folders that could not be listed change the exit status, so they must not become other things.
+    kinds = sorted(by_kind.values(), key=lambda each: (each.kind == OTHER, not each.kind.startswith(UNLISTED), each))
     ours, others = kinds[:MAX_SKIPPED_KINDS], kinds[MAX_SKIPPED_KINDS:]
     if others:
         ours.append(SkippedCount(OTHER, sum(each.count for each in others), others[0].example))

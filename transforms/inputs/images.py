@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import PurePath
 from typing import Any
 
 import apache_beam as beam
@@ -19,7 +17,8 @@ from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, display_uri, path_of, scheme_of, split_bucket
-from .bucket_listing import GlobLister, OtherFiles, PendingFolder, has_extension
+from . import disk_listing
+from .bucket_listing import GlobLister, OtherFiles, PendingFolder
 
 REFS, FOLDERS = "refs", "folders"
 
@@ -144,34 +143,27 @@ def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef
 
 
 def list_first_level(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]:
-    """Yield the images on the first level of an absolute pattern, what is skipped there, and the folders there."""
+    """Yield the images on the first level of an absolute pattern, what is skipped there, and the folders there.
+
+    Raises:
+        OSError: if the first level can't be listed. Without it the pattern would have no image. Of a folder below it
+            on a disk there is a reference with ``skipped`` instead, and the run is not complete.
+    """
     scheme = scheme_of(pattern)
     if scheme in OBJECT_STORE_SCHEMES:
         yield from _lister(stores).list_first_level(pattern)
     elif scheme != LOCAL:
         yield ImageRef(pattern, basename(pattern))
-    elif os.path.isdir(pattern):
-        yield from _scan_folder(pattern, pattern)
-    elif os.path.lexists(pattern):
-        yield ImageRef(pattern, os.path.basename(pattern))
     else:
-        root = _literal_folder(pattern)
-        for path in glob.iglob(pattern, recursive=True):
-            # For "nothing/**" glob yields "nothing/" even if it does not exist.
-            if os.path.lexists(path) and not os.path.isdir(path):
-                yield ImageRef(path, os.path.relpath(path, root))
+        yield from disk_listing.list_first_level(pattern, EXTENSIONS)
 
 
 def list_folder(folder: PendingFolder, stores: Stores) -> Iterator[ImageRef]:
     """Yield the images in a folder and all its subfolders, and what is skipped there."""
     if scheme_of(folder.uri) in OBJECT_STORE_SCHEMES:
         yield from _lister(stores).list_folder(folder)
-        return
-    for found in _scan_folder(folder.uri, folder.root):
-        if isinstance(found, PendingFolder):
-            yield from list_folder(found, stores)
-        else:
-            yield found
+    else:
+        yield from disk_listing.list_folder(folder, EXTENSIONS)
 
 
 def first_unmatched(patterns: Iterable[str]) -> str | None:
@@ -185,32 +177,3 @@ def first_unmatched(patterns: Iterable[str]) -> str | None:
 
 def _lister(stores: Stores) -> GlobLister:
     return GlobLister(stores, RetryPolicy(), EXTENSIONS)
-
-
-def _scan_folder(folder: str, root: str) -> Iterator[ImageRef | PendingFolder]:
-    """Yield the images, the subfolders and the skipped files in a local folder; names are relative to ``root``.
-
-    Raises:
-        OSError: if the folder can't be listed. It stops the job: without it images would be missing unnoticed.
-    """
-    others = OtherFiles()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield PendingFolder(entry.path, root, "")
-            elif entry.is_dir():
-                continue
-            elif has_extension(entry.name, EXTENSIONS):
-                yield ImageRef(entry.path, os.path.relpath(entry.path, root))
-            else:
-                others.add(folder, os.path.relpath(entry.path, root))
-    yield from others.refs()
-
-
-def _literal_folder(pattern: str) -> str:
-    """Return the longest folder of a local glob that has no wildcard in it."""
-    parts = PurePath(pattern).parts
-    fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return os.path.join(*parts[:fixed])

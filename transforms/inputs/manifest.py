@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,13 +14,14 @@ from apache_beam.pvalue import PBegin, PCollection
 
 from ...models.tasks import Task
 from ..core.prompt_templates import column_text, fill_template, named_columns
-from ..core.records import ImageRef
+from ..core.records import UNLISTED, ImageRef
 from ..io.containers.parquet_images import ListedImage, check_image_column, list_cells
 from ..io.files import open_file
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, is_path, scheme_of
 from .bucket_listing import GlobLister, PendingFolder
+from .disk_listing import list_glob
 from .images import absolute_pattern
 from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
 
@@ -98,6 +98,7 @@ def list_manifests(pattern: str) -> Iterator[str]:
 
     Raises:
         ValueError: if a name does not end like that of a manifest, or the pattern is neither a path nor in a bucket.
+        OSError: if a folder can't be listed.
     """
     if scheme_of(pattern) in OBJECT_STORE_SCHEMES:
         lister, refs = GlobLister(Stores(), RetryPolicy(), frozenset(KINDS)), []
@@ -107,10 +108,18 @@ def list_manifests(pattern: str) -> Iterator[str]:
     elif scheme_of(pattern) != LOCAL:
         raise ValueError(f"manifest {pattern}: give a local path, or a URI with {', '.join(OBJECT_STORE_SCHEMES)}")
     else:
-        paths = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+        paths = [pattern] if os.path.lexists(pattern) else list(_matched(pattern))
     for path in sorted(paths):
         kind_of(path)
         yield path
+
+
+def _matched(pattern: str) -> Iterator[str]:
+    for ref in list_glob(pattern):
+        if ref.skipped and ref.skipped.kind.startswith(UNLISTED):
+            raise OSError(f"manifest {pattern}: {ref.uri}: {ref.skipped.kind}: make it readable")
+        if not ref.skipped:
+            yield ref.uri
 
 
 def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ def test_what_a_folder_holds_besides_is_told_recorded_and_makes_no_row(pictures,
     # A limit is one of pictures.
     limited = command(*words, tmp_path / "limited", "--limit", "2")[1]
     assert line.replace("5 pictures", "2 pictures") in limited and "ledger   2 requests" in limited
+
+
+def test_a_run_without_a_folder_that_could_not_be_listed_fails_each_time(pictures, tmp_path, command, monkeypatch):
+    (pictures / "broken.jpg").unlink()
+    monkeypatch.chdir(pictures)
+    for _ in range(25):
+        # In the end the path of the folder is longer than the system takes.
+        os.mkdir("x" * 200)
+        os.chdir("x" * 200)
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "short", "--output", tmp_path / "out", "--no-report")
+    for requests in (4, 0):
+        status, stdout, _ = command(*words)
+        assert status == 1 and f"ledger   {requests} requests = {requests} in data/" in stdout
+        assert "1 x folders that could not be listed (File name too long)" in stdout and "NOT COMPLETE" in stdout
+    monkeypatch.chdir(pictures)
+    shutil.rmtree("x" * 200)
+    assert command(*words)[0] == 0
 
 
 def test_slices_together_count_each_thing_that_is_left_out_once(pictures, tmp_path, command):

@@ -6,6 +6,7 @@ import pytest
 
 from moondream_beam.pipelines.display.run_summary import exit_status, format_summary
 from moondream_beam.transforms.annotation.job import balances
+from moondream_beam.transforms.core.records import UNLISTED
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring.row_counts import RowCounts
 
@@ -56,6 +57,16 @@ def test_what_is_left_out_of_the_input_is_told_with_an_example_of_each_kind():
     assert line == (
         "input    5 pictures; left out: 3 x files ending in .json (such as a.json), 1 x pipes (such as b.jpg)"
     )
+
+
+def test_a_run_whose_input_could_not_be_listed_in_full_says_so_and_fails():
+    skipped = {f"{UNLISTED} (Permission denied)": {"count": 1, "example": "shut"}}
+    partial = {**record(10, 0), "skipped": skipped}
+    first, second, *_ = format_summary(partial, "out", 0.0).splitlines()
+    assert "1 x folders that could not be listed (Permission denied) (such as shut)" in first
+    assert "NOT COMPLETE" in second and "run the same command again" in second
+    assert exit_status(partial, 1.0) == 1
+    assert exit_status({**partial, "skipped": {"files ending in .txt": {"count": 1, "example": "a"}}}, 0.0) == 0
 
 
 @pytest.mark.parametrize(

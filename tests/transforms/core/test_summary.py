@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from moondream_beam.transforms.core.records import ImageRef, Skipped
+from moondream_beam.transforms.core.records import UNLISTED, ImageRef, Skipped
 from moondream_beam.transforms.core.summary import MAX_SKIPPED_KINDS, OTHER, Count, SkippedCount, sum_counts
 
 
@@ -24,6 +24,12 @@ def test_many_kinds_become_other_things_and_no_thing_is_lost() -> None:
     *kinds, others = total.skipped
     assert [each.kind for each in kinds] == [f"files ending in .{number:03}" for number in range(MAX_SKIPPED_KINDS)]
     assert others == SkippedCount(OTHER, sum(range(MAX_SKIPPED_KINDS, 250)), f"a.{MAX_SKIPPED_KINDS:03}")
+
+
+def test_folders_that_could_not_be_listed_are_never_other_things() -> None:
+    parts = [left_out(f"kind {number:03}", 1, "a") for number in range(250)]
+    total = sum_counts([*parts, left_out(f"{UNLISTED} (No such file or directory)", 1, "gone")])
+    assert total.skipped[0] == SkippedCount(f"{UNLISTED} (No such file or directory)", 1, "gone")
 
 
 def test_sums_of_sums_that_have_other_things_lose_nothing() -> None:
