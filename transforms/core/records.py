@@ -30,7 +30,7 @@ class Skipped(NamedTuple):
     """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt"."""
 
     kind: str
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # In place of the method of tuples.
 
 
 class ImageRef(NamedTuple):

@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..core.records import ImageRef, Skipped
+from ..io.containers.location import is_archive
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import scheme_of, split_bucket
 
 # As in a shell, wildcards do not match names that begin with a dot.
 _VISIBLE = r"(?!\.)"
+TAR_IN_FOLDER = "tar archives in folders, which are read where a pattern names them"
 # Any number of folders. In a bucket a folder may have an empty name: a key may have two slashes in a row.
 _FOLDERS = rf"(?:{_VISIBLE}[^/]*/)*"
 
@@ -43,8 +45,9 @@ class OtherFiles:
     def add(self, folder: str, name: str, kind: str = "") -> None:
         """Count one thing in a folder or archive. ``name`` is relative to the listed folder.
 
-        Without a ``kind`` the thing is a file, and the ending of its name is its kind.
+        Without a ``kind`` the thing is a file, and the ending of its name is its kind. Archives are of one kind.
         """
+        kind = kind or (TAR_IN_FOLDER if is_archive(name) else "")
         ending = "" if kind else posixpath.splitext(name)[1].lower()
         key = folder, ending, kind or (f"files ending in {ending}" if ending else "files without an ending")
         count, first = self._found.get(key, (0, name))
@@ -75,7 +78,7 @@ class GlobLister(NamedTuple):
         """
         if not all(split_bucket(pattern)) and glob.has_magic(pattern):
             raise ValueError(f"{pattern}: a bucket's own name can't be a pattern: name the bucket in full")
-        if not pattern.endswith("/") and self._exists(pattern):
+        if not pattern.endswith("/") and self.exists(pattern):
             yield ImageRef(pattern, posixpath.basename(pattern))
             return
         root, parts = split_glob(pattern)
@@ -110,7 +113,8 @@ class GlobLister(NamedTuple):
                 others.add(posixpath.dirname(entry.uri), name)
         yield from others.refs()
 
-    def _exists(self, uri: str) -> bool:
+    def exists(self, uri: str) -> bool:
+        """Return whether there is an object of exactly this name."""
         if not split_bucket(uri)[1]:
             return False
         # Entries come sorted by name, so an object that is named like the prefix comes first.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -16,11 +17,32 @@ from ..io.containers.location import SEPARATOR, Member, is_archive
 from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
-from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, display_uri, path_of, scheme_of, split_bucket
+from ..io.uris import (
+    LOCAL,
+    OBJECT_STORE_SCHEMES,
+    absolute_path,
+    basename,
+    check_uri,
+    display_uri,
+    scheme_of,
+    split_bucket,
+)
 from . import disk_listing
+from .braces import expand_braces
 from .bucket_listing import GlobLister, OtherFiles, PendingFolder
 
 REFS, FOLDERS = "refs", "folders"
+# Archives that are not read, by their endings, and what each kind is called.
+UNREAD_ARCHIVES = {
+    ".zip": "a zip archive",
+    ".7z": "a 7z archive",
+    ".rar": "a RAR archive",
+    ".tar.lz4": "a tar archive compressed with lz4",
+    ".tar.lz": "a tar archive compressed with lzip",
+    ".tar.lzma": "a tar archive compressed with lzma",
+    ".tar.z": "a tar archive compressed with compress",
+    ".tar.br": "a tar archive compressed with brotli",
+}
 
 
 class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
@@ -28,8 +50,10 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
 
     A pattern is a file, a folder, a glob or an ``http(s)://`` or ``data:`` URI. Files are on disk or in a bucket
     (``s3://``, ``gs://``, ``az://``, ``hdfs://``). A folder stands for the files with the extension of an image in it
-    and its subfolders, a tar archive for the images in it. ``**`` in a glob matches any number of folders. Files in a
-    folder with other extensions become one reference with ``skipped`` for each folder and extension.
+    and its subfolders, a tar archive for the images in it. ``**`` in a glob matches any number of folders. Braces stand
+    for several patterns, unless there is a file of that very name. Files in a folder with other extensions become one
+    reference with ``skipped`` for each folder and extension. A name that does not exist, and an archive of a kind that
+    is not read, become references with a ``problem``.
 
     Raises:
         ValueError: if there is no pattern, or one is invalid.
@@ -47,6 +71,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
             pbegin
             # As bytes: Beam's coder for text refuses file names that are not UTF-8.
             | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
+            | "Expand braces" >> beam.FlatMap(_expand)
             | "List" >> beam.ParDo(_ListFirstLevel()).with_outputs(REFS, FOLDERS)
         )
         below = listed[FOLDERS] | "Spread folders" >> beam.Reshuffle() | "List folders" >> beam.ParDo(_ListFolder())
@@ -63,8 +88,13 @@ class _ListFirstLevel(beam.DoFn):
         self.stores = Stores()
 
     def process(self, pattern: bytes) -> Iterator[TaggedOutput[str, Any]]:
-        for found in list_first_level(os.fsdecode(pattern), self.stores):
+        name, is_empty = os.fsdecode(pattern), True
+        for found in list_first_level(name, self.stores):
+            is_empty = False
             yield TaggedOutput(FOLDERS if isinstance(found, PendingFolder) else REFS, found)
+        if is_empty and not glob.has_magic(name) and not (scheme_of(name) == LOCAL and os.path.lexists(name)):
+            problem = f"{name}: no such file or folder: add it, and run the command again with --retry-errors"
+            yield TaggedOutput(REFS, ImageRef(name, basename(name), problem=problem))
 
 
 class _ListFolder(beam.DoFn):
@@ -80,7 +110,12 @@ class _ListArchive(beam.DoFn):
         self.stores = Stores()
 
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
-        yield from list_archive(ref, self.stores) if is_archive(ref.uri) else [ref]
+        if ref.problem or ref.skipped:
+            yield ref
+        elif is_archive(ref.uri):
+            yield from list_archive(ref, self.stores)
+        else:
+            yield ref._replace(problem=why_unread(ref.uri))
 
 
 def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageRef]:
@@ -98,7 +133,7 @@ def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageR
                 uri = f"{ref.uri}{SEPARATOR}{found.name}"
                 yield ImageRef(uri, found.name, problem=f"{found.name}: {found.problem}")
             else:
-                others.add(ref.uri, found.name, found.kind)
+                others.add(ref.uri, found.name, found.kind or ("archives inside of archives" * is_archive(found.name)))
                 continue
             has_pictures = True
     except ValueError as error:
@@ -117,7 +152,7 @@ def absolute_pattern(pattern: str) -> str:
     """
     scheme = scheme_of(pattern)
     if scheme == LOCAL:
-        return os.path.abspath(path_of(pattern))
+        return absolute_path(pattern)
     if scheme not in OBJECT_STORE_SCHEMES:
         if is_archive(pattern):
             raise ValueError(f"{display_uri(pattern)}: archives are read from a disk or a bucket: copy it there")
@@ -125,6 +160,35 @@ def absolute_pattern(pattern: str) -> str:
     if not split_bucket(pattern)[0]:
         raise ValueError(f"{pattern} names no bucket: give SCHEME://BUCKET/NAME")
     return pattern
+
+
+def expand_pattern(pattern: str, stores: Stores) -> list[str]:
+    """Return the patterns that the braces of an absolute pattern stand for. URLs and names that exist stay as they are.
+
+    Raises:
+        OSError: if a bucket can't be listed.
+        ValueError: if there are too many.
+    """
+    scheme = scheme_of(pattern)
+    if "{" not in pattern or (scheme != LOCAL and scheme not in OBJECT_STORE_SCHEMES):
+        return [pattern]
+    if scheme == LOCAL:
+        names = [pattern] if os.path.lexists(pattern) else expand_braces(pattern)
+        return list(map(os.path.normpath, names))
+    is_name = "{" not in split_bucket(pattern)[0] and _lister(stores).exists(pattern)
+    return [pattern] if is_name else expand_braces(pattern)
+
+
+def _expand(pattern: bytes) -> list[bytes]:
+    return [os.fsencode(each) for each in expand_pattern(os.fsdecode(pattern), Stores())]
+
+
+def why_unread(uri: str) -> str:
+    """Return why a file on a disk or in a bucket is not read, by its name; "" if it is read."""
+    kind = next((kind for ending, kind in UNREAD_ARCHIVES.items() if uri.lower().endswith(ending)), "")
+    if not kind or scheme_of(uri) not in (LOCAL, *OBJECT_STORE_SCHEMES):
+        return ""
+    return f"{basename(uri)} is {kind}, which is not read: unpack it, and give the folder"
 
 
 def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef]:
@@ -164,15 +228,6 @@ def list_folder(folder: PendingFolder, stores: Stores) -> Iterator[ImageRef]:
         yield from _lister(stores).list_folder(folder)
     else:
         yield from disk_listing.list_folder(folder, EXTENSIONS)
-
-
-def first_unmatched(patterns: Iterable[str]) -> str | None:
-    """Return the first pattern that matches no image; None if each matches one."""
-    stores = Stores()
-    for pattern in patterns:
-        if next(list_images(absolute_pattern(pattern), stores), None) is None:
-            return pattern
-    return None
 
 
 def _lister(stores: Stores) -> GlobLister:

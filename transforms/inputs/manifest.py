@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, is_path, scheme_of
 from .bucket_listing import GlobLister, PendingFolder
 from .disk_listing import list_glob
-from .images import absolute_pattern
+from .images import absolute_pattern, expand_pattern
 from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
 
 R = TypeVar("R", TableRow, ListedImage)
@@ -96,15 +97,25 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
 def list_manifests(pattern: str) -> Iterator[str]:
     """Yield the paths that an absolute pattern matches, sorted. An existing name matches itself, wildcards or not.
 
+    Braces stand for several patterns, as in ``images.expand_pattern``.
+
     Raises:
         ValueError: if a name does not end like that of a manifest, or the pattern is neither a path nor in a bucket.
-        OSError: if a folder can't be listed.
+        OSError: if a folder can't be listed, or a name without wildcards that braces stand for does not exist.
     """
+    names = expand_pattern(pattern, Stores())
+    if len(names) > 1:
+        for name in names:
+            if not (paths := list(list_manifests(name))) and not glob.has_magic(name):
+                raise FileNotFoundError(f"manifest {name}: no such file: add it, or leave it out of the braces")
+            yield from paths
+        return
+    (pattern,) = names
     if scheme_of(pattern) in OBJECT_STORE_SCHEMES:
         lister, refs = GlobLister(Stores(), RetryPolicy(), frozenset(KINDS)), []
         for found in lister.list_first_level(pattern):
             refs += list(lister.list_folder(found)) if isinstance(found, PendingFolder) else [found]
-        paths = [ref.uri for ref in refs]
+        paths = [ref.uri for ref in refs if not ref.skipped]
     elif scheme_of(pattern) != LOCAL:
         raise ValueError(f"manifest {pattern}: give a local path, or a URI with {', '.join(OBJECT_STORE_SCHEMES)}")
     else:

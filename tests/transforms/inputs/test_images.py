@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.running.beam_runs import collect
 
-from moondream_beam.transforms.inputs.images import ReadImages, first_unmatched, list_images
+from moondream_beam.transforms.inputs.images import ReadImages, list_images
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.jpg")
 
@@ -128,14 +128,6 @@ def test_a_broken_link_is_listed_and_fails_when_it_is_fetched(photos: Path) -> N
     (photos / "dead.jpg").symlink_to("gone.jpg")
     assert "dead.jpg" in found(photos)
     assert found(photos, "dead.jpg") == ["dead.jpg"]
-
-
-def test_the_first_pattern_without_a_match_is_returned(photos: Path) -> None:
-    some, none = str(photos), str(photos / "*.gif")
-    assert first_unmatched([some, some]) is None
-    assert first_unmatched([some, none]) == none
-    (photos / "empty").mkdir()
-    assert first_unmatched([str(photos / "empty")]) == str(photos / "empty")
 
 
 def test_no_pattern_is_refused() -> None:

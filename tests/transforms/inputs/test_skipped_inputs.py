@@ -11,7 +11,8 @@ from support.servers.object_stores import Bucket
 
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count, sum_counts
-from moondream_beam.transforms.inputs.images import ReadImages, first_unmatched, list_images
+from moondream_beam.transforms.inputs.images import ReadImages, list_images
+from moondream_beam.transforms.inputs.unmatched import first_unmatched
 
 NAMES = [
     "a.jpg",
@@ -88,7 +89,7 @@ def test_a_folder_with_other_files_only_has_no_picture(photos: Path) -> None:
     (photos / "texts").mkdir()
     (photos / "texts" / "a.txt").touch()
     assert list(list_images(f"{photos}/texts")) == []
-    assert first_unmatched([f"{photos}/texts"]) is not None
+    assert "1 x files ending in .txt" in first_unmatched([f"{photos}/texts"]).reason
 
 
 def test_each_folder_and_ending_is_one_reference(photos: Path) -> None:
