@@ -32,6 +32,7 @@ from .braces import expand_braces
 from .bucket_listing import GlobLister, OtherFiles, PendingFolder
 
 REFS, FOLDERS = "refs", "folders"
+NO_PICTURE = "archives without a picture"
 # Archives that are not read, by their endings, and what each kind is called.
 UNREAD_ARCHIVES = {
     ".zip": "a zip archive",
@@ -93,7 +94,7 @@ class _ListFirstLevel(beam.DoFn):
             is_empty = False
             yield TaggedOutput(FOLDERS if isinstance(found, PendingFolder) else REFS, found)
         if is_empty and not glob.has_magic(name) and not (scheme_of(name) == LOCAL and os.path.lexists(name)):
-            problem = f"{name}: no such file or folder: add it, and run the command again with --retry-errors"
+            problem = f"{name}: no such file or folder: add it, and run the same command again"
             yield TaggedOutput(REFS, ImageRef(name, basename(name), problem=problem))
 
 
@@ -140,7 +141,7 @@ def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageR
         yield ref._replace(problem=f"{ref.filename}: {error}")
         has_pictures = True
     if not has_pictures:
-        others.add(ref.uri, ref.filename, "archives without a picture")
+        others.add(ref.uri, ref.filename, NO_PICTURE)
     yield from others.refs()
 
 

@@ -14,7 +14,15 @@ from ..io.object_stores.base import Stores
 from ..io.uris import LOCAL, scheme_of
 from .bucket_listing import TAR_IN_FOLDER, PendingFolder
 from .disk_listing import split_local_glob
-from .images import absolute_pattern, expand_pattern, list_archive, list_first_level, list_folder, why_unread
+from .images import (
+    NO_PICTURE,
+    absolute_pattern,
+    expand_pattern,
+    list_archive,
+    list_first_level,
+    list_folder,
+    why_unread,
+)
 
 
 class Unmatched(NamedTuple):
@@ -57,8 +65,9 @@ def _refs(pattern: str, stores: Stores) -> Iterator[ImageRef]:
 
 
 def _reason(pattern: str, skipped: tuple[SkippedCount, ...]) -> str:
-    is_local = scheme_of(pattern) == LOCAL
-    there = ", ".join(f"{each.count} x {each.kind} (such as {each.example})" for each in skipped)
+    is_local, is_tar = scheme_of(pattern) == LOCAL, is_archive(pattern) and not glob.has_magic(pattern)
+    named = [each for each in skipped if not (is_tar and each.kind == NO_PICTURE)]
+    there = ", ".join(f"{each.count} x {each.kind} (such as {each.example})" for each in named)
     if glob.has_magic(pattern) and not (is_local and os.path.lexists(pattern)):
         folder = split_local_glob(pattern)[0]
         if is_local and not os.path.isdir(folder):
@@ -67,9 +76,9 @@ def _reason(pattern: str, skipped: tuple[SkippedCount, ...]) -> str:
         return f"{what}: check the pattern, and quote it, so that the shell does not expand it"
     if is_local and not os.path.lexists(pattern):
         return "no such file or folder: check the path, and quote a glob"
-    if not is_local and not there:
+    if not is_local and not skipped:
         return "no such object, and none in a folder of this name: check the name"
-    if is_archive(pattern):
+    if is_tar:
         return f"no picture in it{there and f', but {there}'}: give another archive"
     if any(each.kind == TAR_IN_FOLDER for each in skipped):
         return f"no picture in it, but {there}: to read the archives, give '{pattern.rstrip('/')}/**/*.tar*'"

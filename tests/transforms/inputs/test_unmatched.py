@@ -69,6 +69,7 @@ def test_an_archive_without_a_picture_is_no_input(photos: Path, names: tuple[str
     tar(photos / "set.tar", *names)
     told = reason(photos / "set.tar")
     assert "no picture in it" in told and all(name[-4:] in told for name in names)
+    assert "archives" not in told
     assert "hold no picture" in reason(photos / "*.tar")
     tar(photos / "set2.tar", "deep/a.jpg")
     assert first_unmatched([str(photos / "*.tar")]) is None

@@ -69,20 +69,25 @@ def list_members(
             links.see(info)
             if info.isdir() or posixpath.basename(info.name).startswith("."):
                 continue
-            is_link = info.issym() or info.islnk()
-            if not is_link and not info.isreg():
-                yield LeftOut(info.name, NO_FILE)
-            elif extensions is not None and posixpath.splitext(info.name)[1].lower() not in extensions:
-                yield LeftOut(info.name)
-            elif is_link:
-                links.add(unique(info.name), info, number)
-            else:
+            if (left_out := _left_out(info, extensions)) is not None:
+                yield left_out
+            elif info.isreg():
                 yield _picture(archive, info, unique(info.name))
+            else:
+                links.add(unique(info.name), info, number)
     except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         broken = error
     yield from _linked_pictures(archive, stores, links)
     if broken:
         raise ValueError(f"the archive is broken after {sum(seen.values())} pictures, replace it: {broken}") from broken
+
+
+def _left_out(info: tarfile.TarInfo, extensions: frozenset[str] | None) -> LeftOut | None:
+    """Return what is left out if a member is neither a picture nor a link with the name of one; else None."""
+    if not (info.isreg() or info.issym() or info.islnk()):
+        return LeftOut(info.name, NO_FILE)
+    is_named = extensions is None or posixpath.splitext(info.name)[1].lower() in extensions
+    return None if is_named else LeftOut(info.name)
 
 
 def _picture(archive: str, info: tarfile.TarInfo, name: str, target: str = "") -> Member | LeftOut:
