@@ -87,12 +87,13 @@ def _scan(folder: str, root: str, extensions: frozenset[str]) -> Iterator[ImageR
             name = os.path.relpath(entry.path, root)
             if _is_folder(entry):
                 loop = entry.is_symlink() and _leads_back(entry.path, root)
-                yield _loop(entry.path, root) if loop else PendingFolder(entry.path, root, "")
+                yield _skipped_link(entry.path, root, LOOP) if loop else PendingFolder(entry.path, root, "")
             elif has_extension(entry.name, extensions):
                 yield ImageRef(entry.path, name)
+            elif _is_dead(entry):
+                yield _skipped_link(entry.path, root, DEAD_LINK)
             else:
-                is_dead = entry.is_symlink() and not os.path.exists(entry.path)
-                others.add(folder, name, DEAD_LINK if is_dead else "")
+                others.add(folder, name)
     yield from others.refs()
 
 
@@ -148,10 +149,14 @@ def _folders(folder: str, root: str) -> Iterator[str | ImageRef]:
         try:
             with os.scandir(here) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") or not _is_folder(entry):
+                    if entry.name.startswith("."):
                         continue
-                    if entry.is_symlink() and _leads_back(entry.path, root):
-                        yield _loop(entry.path, root)
+                    if not _is_folder(entry):
+                        # Such a name may be that of a folder on a disk that is not mounted.
+                        if not os.path.splitext(entry.name)[1] and _is_dead(entry):
+                            yield _skipped_link(entry.path, root, DEAD_LINK)
+                    elif entry.is_symlink() and _leads_back(entry.path, root):
+                        yield _skipped_link(entry.path, root, LOOP)
                     else:
                         folders.append(entry.path)
         except OSError as error:
@@ -179,8 +184,12 @@ def _leads_back(link: str, root: str) -> bool:
     return False
 
 
-def _loop(link: str, root: str) -> ImageRef:
-    return ImageRef(link, os.path.relpath(link, root), skipped=Skipped(LOOP))
+def _is_dead(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _skipped_link(link: str, root: str, kind: str) -> ImageRef:
+    return ImageRef(link, os.path.relpath(link, root), skipped=Skipped(kind))
 
 
 def _unlisted(folder: str, root: str, error: OSError) -> ImageRef:
