@@ -6,7 +6,7 @@ import io
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any, NamedTuple, cast
 
@@ -27,6 +27,10 @@ NO_FILE = "members of archives that are neither files nor links"
 NO_TARGET = "links in archives to no file of the archive"
 NO_TAR = "data behind the end of an archive that are no archive"
 SPARSE = "the member is stored as a sparse file, which is not read: make the archive again without --sparse"
+
+
+# What an archive raises that is broken or can't be read.
+FAULTS = (tarfile.TarError, OSError, ValueError, RecursionError)
 
 
 class LeftOut(NamedTuple):
@@ -55,7 +59,7 @@ def list_members(
         ValueError: if the archive is broken, cut off or can't be read; the pictures before that are yielded first.
     """
     seen: Counter[str] = Counter()
-    links, broken = Links(), None
+    links, broken = Links(), cast(Exception | None, None)
 
     def unique(name: str) -> str:
         seen[name] += 1
@@ -75,9 +79,9 @@ def list_members(
                 yield _picture(archive, info, unique(info.name))
             else:
                 links.add(unique(info.name), info, number)
-    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
+    except FAULTS as error:
         broken = error
-    yield from _linked_pictures(archive, stores, links)
+    broken = (yield from _linked_pictures(archive, stores, links)) or broken
     if broken:
         raise ValueError(f"the archive is broken after {sum(seen.values())} pictures, replace it: {broken}") from broken
 
@@ -96,16 +100,28 @@ def _picture(archive: str, info: tarfile.TarInfo, name: str, target: str = "") -
     return Member(archive, info.offset_data, info.size, name, target)
 
 
-def _linked_pictures(archive: str, stores: Stores | None, links: Links) -> Iterator[Member | LeftOut]:
-    """Yield the picture of each link that was added, or what is left out in its place."""
-    # If the first pass broke off, this one breaks off at the same place, and that error is reported. The members before
-    # that place are known.
-    with suppress(tarfile.TarError, OSError, ValueError, RecursionError):
+def _linked_pictures(
+    archive: str, stores: Stores | None, links: Links
+) -> Generator[Member | LeftOut, None, Exception | None]:
+    """Yield the picture of each link that was added, or what is left out in its place; if broken, pictures only.
+
+    Returns:
+        The error that ended this pass over the archive, or None.
+    """
+    broken = None
+    try:
         for number, info in enumerate(_members(archive, stores) if links.resolve() else ()):
             if not isinstance(info, LeftOut) and info.isreg():
                 links.offer(info, number)
+    except FAULTS as error:
+        broken = error
     for name, found in links.pictures():
-        yield _picture(archive, found, name, found.name) if found else LeftOut(name, NO_TARGET)
+        if found:
+            yield _picture(archive, found, name, found.name)
+        elif not broken:
+            # Behind the place where an archive is broken there may be the file that a link names.
+            yield LeftOut(name, NO_TARGET)
+    return broken
 
 
 def _members(archive: str, stores: Stores | None) -> Iterator[tarfile.TarInfo | LeftOut]:

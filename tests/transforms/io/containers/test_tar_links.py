@@ -265,6 +265,21 @@ def test_links_and_joined_archives_in_buckets_are_read(
     assert contents(refs) == expected
 
 
+def test_an_archive_that_fails_while_links_are_looked_up_is_a_failure(bucket_of: Callable[[str], Bucket]) -> None:
+    bucket = bucket_of("s3")
+    uri = bucket.put("a.tar", tarred(("a.png", 1), ("l.png", HARD, "a.png")))
+    first, *_ = list_archive(ImageRef(uri, "a.tar"))
+    passes = len(bucket.proxy.asked) // 2
+    assert first.filename == "a.png" and passes > 0
+    bucket.proxy.reset()
+    refs = []
+    for ref in list_archive(ImageRef(uri, "a.tar")):
+        refs.append(ref)
+        # The first pass has read the header of the first member.
+        bucket.proxy.rule = lambda method, path, before: 404 if len(bucket.proxy.asked) > passes else None
+    assert refs[-1].uri == uri and "broken" in refs[-1].problem
+
+
 def test_the_whole_job_has_a_row_for_each_link_and_asks_once_for_its_picture(tmp_path: Path) -> None:
     members = [("a.png", 1), ("l.png", HARD, "a.png"), ("a.json", b""), ("gone.png", SYMBOLIC, "/nowhere.png")]
     (tmp_path / "a.tar").write_bytes(tarred(*members))
