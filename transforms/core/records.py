@@ -77,6 +77,21 @@ class ImageRef(NamedTuple):
         return self._replace(tasks=tasks, columns=tuple(map(self.columns_of, tasks)) if self.columns else ())
 
 
+def as_picture(ref: ImageRef) -> ImageRef | None:
+    """Return a reference that makes rows, for steps without a plan, which would count what is skipped.
+
+    A folder that could not be listed has a ``problem`` then, so that it becomes a failure.
+
+    Returns:
+        None for all else that is skipped.
+    """
+    if ref.skipped is None:
+        return ref
+    if not ref.skipped.kind.startswith(UNLISTED):
+        return None
+    return ref._replace(skipped=None, problem=f"{ref.filename}: {ref.skipped.kind}: make it readable, and run again")
+
+
 class RowTimings(NamedTuple):
     """The milliseconds that a row took.
 

@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
-from ..core.records import ImageRef
+from ..core.records import ImageRef, as_picture
 from ..core.shuffle import DistinctRefs
 from ..images.formats import EXTENSIONS
 from ..io.containers.location import SEPARATOR, Member, is_archive
@@ -196,15 +196,16 @@ def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef
     """Yield the images that one absolute pattern matches, in no order.
 
     A pattern that is the name of an existing file or folder means that, even if it has wildcards. In a folder, hidden
-    files and files without the extension of an image are left out. Archives are yielded as one reference.
+    files and files without the extension of an image are left out. Archives are yielded as one reference. A folder on a
+    disk that can't be listed is a reference with a ``problem``.
 
     Raises:
-        OSError: if a folder or bucket can't be listed.
+        OSError: if the first level of a pattern, or a bucket, can't be listed.
     """
     stores = stores or Stores()
     for found in list_first_level(pattern, stores):
         below = list_folder(found, stores) if isinstance(found, PendingFolder) else [found]
-        yield from (ref for ref in below if not ref.skipped)
+        yield from filter(None, map(as_picture, below))
 
 
 def list_first_level(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]:

@@ -14,7 +14,7 @@ from support.running.beam_runs import collect
 from moondream_beam.transforms.core.records import UNLISTED, ImageRef
 from moondream_beam.transforms.images.formats import EXTENSIONS
 from moondream_beam.transforms.inputs.disk_listing import DEAD_LINK, LOOP, list_first_level, list_folder, list_glob
-from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.images import ReadImages, list_images
 
 
 @pytest.fixture
@@ -118,6 +118,11 @@ def test_a_folder_that_can_not_be_listed_is_counted_with_the_reason(too_deep: Pa
         names, ((kind, example, count),) = read(pattern)
         assert names == ["own/3.jpg"] and count == 1
         assert kind == f"{UNLISTED} (File name too long)" and example.startswith("xxx")
+
+
+def test_the_plain_list_has_a_problem_for_a_folder_that_can_not_be_listed(too_deep: Path) -> None:
+    found = {ref.filename[:9]: ref.problem for ref in list_images(str(too_deep))}
+    assert found["own/3.jpg"] == "" and "File name too long" in found["x" * 9]
 
 
 def test_a_folder_that_vanishes_between_listing_and_scanning_is_counted(root: Path) -> None:
