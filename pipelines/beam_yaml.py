@@ -28,6 +28,7 @@ from ..transforms.core.beam_schema import (
 )
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest
+from ..transforms.inputs.unmatched import first_unmatched
 from ..transforms.output.reader import read_failures
 from .options.yaml import GOOD_OUTPUT, parse_error_output, parse_sampling, parse_tasks, parse_texts
 
@@ -58,8 +59,8 @@ class ReadImages(beam.PTransform[PBegin, PCollection[Any]]):
         super().__init__()
         paths = parse_texts("path", path)
         self.images = images.ReadImages(*paths)
-        if (nothing := images.first_unmatched(paths)) is not None:
-            raise ValueError(f"path {nothing}: no picture found; check the path")
+        if (nothing := first_unmatched(paths)) is not None:
+            raise ValueError(f"path {nothing.pattern}: {nothing.reason}")
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:
         """Read the references and convert them to rows."""

@@ -89,7 +89,8 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
 
 def _limit(refs: PCollection[ImageRef], size: int) -> PCollection[ImageRef]:
     """Return ``size`` pictures, the same in every run, and all that is skipped."""
-    pictures, skipped = refs | "Split" >> beam.Partition(lambda ref, _: 1 if ref.skipped else 0, 2)
+    pictures = refs | "Pictures only" >> beam.Filter(lambda ref: not ref.skipped)
+    skipped = refs | "Skipped" >> beam.Filter(lambda ref: ref.skipped)
     # Sort by the middle digits of the hash: the first digits choose the slice, and the last ones the shard. Sorted by
     # the first digits, all pictures would be in the first slice.
     chosen = (

@@ -7,6 +7,7 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
+from ...transforms.core.records import UNLISTED
 from ...transforms.output.layout import CARD_NAME, record_path
 from .progress import format_bill
 
@@ -58,7 +59,10 @@ def _format_input(record: Mapping[str, Any]) -> list[str]:
     skipped = [
         f"{each['count']} x {kind} (such as {each['example']})" for kind, each in record.get("skipped", {}).items()
     ]
-    return [f"input    {'; left out: '.join([found, ', '.join(skipped)]) if skipped else found}"]
+    line = f"input    {'; left out: '.join([found, ', '.join(skipped)]) if skipped else found}"
+    if _is_complete(record):
+        return [line]
+    return [line, "action   the input is NOT COMPLETE: make these folders readable, and run the same command again"]
 
 
 def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
@@ -104,9 +108,15 @@ def _format_card(outcome: str | None, output: str) -> list[str]:
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:
     """Return 0 if ``balanced`` of the record is True and at most ``max_failure_rate`` of requests failed, else 1.
 
-    A run whose files could not be counted gives 1.
+    A run whose files could not be counted, or whose input could not be listed in full, gives 1.
     """
-    return 0 if record["balanced"] and not _too_many(record["counts"], max_failure_rate) else 1
+    complete = record["balanced"] and _is_complete(record)
+    return 0 if complete and not _too_many(record["counts"], max_failure_rate) else 1
+
+
+def _is_complete(record: Mapping[str, Any]) -> bool:
+    """Return whether all folders of the input could be listed."""
+    return not any(kind.startswith(UNLISTED) for kind in record.get("skipped", {}))
 
 
 def _too_many(counts: Mapping[str, int], max_failure_rate: float) -> bool:

@@ -13,10 +13,11 @@ from ...models.tasks import Query, Task
 from ...transforms.core.prompt_templates import column_template, named_columns, unescape_braces
 from ...transforms.core.records import ImageRef
 from ...transforms.images.fetch import Fetcher
-from ...transforms.inputs.images import ReadImages, first_unmatched
+from ...transforms.inputs.images import ReadImages
 from ...transforms.inputs.lists.addresses import path_hint
 from ...transforms.inputs.lists.table_files import is_table
 from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
+from ...transforms.inputs.unmatched import first_unmatched
 
 DEFAULT_URI_COLUMN = "url"
 
@@ -101,8 +102,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     for table in filter(is_table, args.inputs):
         raise ValueError(f"input {table}: this is a table; give it as --manifest, with --uri-column or --image-column")
     if (nothing := first_unmatched(args.inputs)) is not None:
-        cure = path_hint(nothing) or "check the path, and quote a glob"
-        raise ValueError(f"input {nothing}: no picture found; {cure}")
+        raise ValueError(f"input {nothing.pattern}: {path_hint(nothing.pattern) or nothing.reason}")
     fetch = Fetcher(args.allow_private_addresses)
     tasks: list[Task] = list(args.tasks or ())
     if not args.manifest:

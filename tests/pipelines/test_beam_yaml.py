@@ -218,7 +218,9 @@ def test_a_missing_manifest_or_column_is_refused(config, message):
 
 @pytest.mark.parametrize("path", ["nowhere", ["pictures", "nowhere/*.jpg"]])
 def test_a_path_without_pictures_is_refused(path):
-    with pytest.raises(ValueError, match="line [0-9]+: path nowhere.*: no picture found; check the path"):
+    with pytest.raises(
+        ValueError, match="line [0-9]+: path nowhere.*: (there is no folder|no such file).*: check the path"
+    ):
         annotate({"type": "ReadImages", "config": {"path": path}})
 
 

@@ -20,7 +20,10 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
     "words, cure",
     [
         (("annotate", "--model", "tiny", "--output", "out"), "give a file, a folder, a glob, a URL or a --manifest"),
-        (("annotate", "nowhere/*.jpg", "--model", "tiny", "--output", "out"), "input nowhere/*.jpg: no picture found"),
+        (
+            ("annotate", "nowhere/*.jpg", "--model", "tiny", "--output", "out"),
+            "input nowhere/*.jpg: there is no folder",
+        ),
         (("annotate", "pictures", "--model", "tiny"), "--output"),
         (("annotate", "pictures", "--model", "no/such/folder", "--output", "out"), "no such folder"),
         (("annotate", "pictures", "--model", "pictures", "--output", "out"), "there is no config.json"),

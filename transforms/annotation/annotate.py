@@ -13,7 +13,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
-from ..core.records import Annotation, Failure, ImageRef, Job, Row
+from ..core.records import Annotation, Failure, ImageRef, Job, Row, as_picture
 from ..images.fetch import Fetcher
 from ..images.prefetch import Fetch, prefetch
 from ..io.uris import is_utf8
@@ -141,9 +141,9 @@ class _AnnotatePictures(beam.DoFn):
     def process(
         self, ref: ImageRef, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[TaggedOutput[str, Any]]:
-        if ref.skipped:
+        if (picture := as_picture(ref)) is None:
             return
-        self.gathered.append((ref, timestamp, window))
+        self.gathered.append((picture, timestamp, window))
         if len(self.gathered) == MAX_GATHERED_REFS:
             yield from self.flush()
 

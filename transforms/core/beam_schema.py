@@ -20,7 +20,7 @@ from ...models.tasks import Task
 from ..io.containers.location import ImageCell, locate
 from ..io.uris import basename, check_uri, escape_non_utf8, is_path
 from .prompt_templates import fill_template, named_columns, unescape_braces
-from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema
+from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema, as_picture
 
 URI, FILENAME, PROBLEM = "uri", "filename", "problem"
 # Where an image lies inside an archive or a Parquet file; null for all others.
@@ -120,8 +120,8 @@ class RefsToRows(beam.PTransform[PCollection[ImageRef], PCollection[Any]]):
         self.row_type = row_type(self.schema)
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[Any]:
-        """Return one row for each reference to a picture."""
-        pictures = refs | "Pictures only" >> beam.Filter(lambda ref: not ref.skipped)
+        """Return one row for each reference to a picture, and for each folder that could not be listed."""
+        pictures = refs | "Pictures only" >> beam.FlatMap(lambda ref: filter(None, [as_picture(ref)]))
         return pictures | "As rows" >> beam.Map(_ref_row, self.schema.names).with_output_types(self.row_type)
 
 

@@ -22,11 +22,15 @@ MILLISECONDS = pa.float32()
 Location = str | Member | ImageCell
 
 
+# The kind of folders without which the input is not complete begins like this. In brackets follows the reason.
+UNLISTED = "folders that could not be listed"
+
+
 class Skipped(NamedTuple):
     """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt"."""
 
     kind: str
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # In place of the method of tuples.
 
 
 class ImageRef(NamedTuple):
@@ -71,6 +75,21 @@ class ImageRef(NamedTuple):
     def with_tasks(self, tasks: tuple[Task, ...]) -> ImageRef:
         """Return this reference with only some of its tasks, and their columns."""
         return self._replace(tasks=tasks, columns=tuple(map(self.columns_of, tasks)) if self.columns else ())
+
+
+def as_picture(ref: ImageRef) -> ImageRef | None:
+    """Return a reference that makes rows, for steps without a plan, which would count what is skipped.
+
+    A folder that could not be listed has a ``problem`` then, so that it becomes a failure.
+
+    Returns:
+        None for all else that is skipped.
+    """
+    if ref.skipped is None:
+        return ref
+    if not ref.skipped.kind.startswith(UNLISTED):
+        return None
+    return ref._replace(skipped=None, problem=f"{ref.filename}: {ref.skipped.kind}: make it readable, and run again")
 
 
 class RowTimings(NamedTuple):

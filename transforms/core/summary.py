@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .records import Annotation, ImageRef, Row
+from ..io.uris import escape_non_utf8
+from .records import UNLISTED, Annotation, ImageRef, Row
 
 # Kinds of skipped things that are counted separately. A folder may have a million files with endings of their own.
 MAX_SKIPPED_KINDS = 100
@@ -22,7 +23,7 @@ class SkippedCount(NamedTuple):
     """How many things of one kind the input holds that are left out, and the name of one of them."""
 
     kind: str
-    count: int
+    count: int  # type: ignore[assignment]  # In place of the method of tuples.
     example: str
 
 
@@ -47,13 +48,17 @@ class Count(NamedTuple):
     @classmethod
     def of_skipped(cls, ref: ImageRef) -> Count:
         """Return the count of a reference that has ``skipped``; zeros for a reference to a picture."""
-        return cls(skipped=(SkippedCount(*ref.skipped, ref.filename),) if ref.skipped else ())
+        if not ref.skipped:
+            return cls()
+        # The summary is printed, and bytes that are not UTF-8 can't be.
+        kind, example = escape_non_utf8(ref.skipped.kind), escape_non_utf8(ref.filename)
+        return cls(skipped=(SkippedCount(kind, ref.skipped.count, example),))
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> Count:
         """Return a count from the list that ``json`` makes of it."""
         *numbers, skipped = values
-        return cls(*numbers, tuple(SkippedCount(*each) for each in skipped))
+        return cls._make([*numbers, tuple(SkippedCount(*each) for each in skipped)])
 
 
 class Summary(NamedTuple):
@@ -127,10 +132,11 @@ def sum_summaries(summaries: Iterable[Summary]) -> Summary:
 def sum_counts(counts: Iterable[Count]) -> Count:
     """Return the sum of many counts, field by field, and skipped things by kind.
 
-    Of more than ``MAX_SKIPPED_KINDS`` kinds the last ones are one kind, "other things".
+    Folders that could not be listed come first. Of more than ``MAX_SKIPPED_KINDS`` kinds the last ones are one kind,
+    "other things".
     """
     *numbers, skipped = zip(Count(), *counts, strict=True)
-    return Count(*map(sum, numbers), skipped=_sum_skipped(chain(*skipped)))
+    return Count._make([*map(sum, numbers), _sum_skipped(chain(*skipped))])
 
 
 def _sum_skipped(parts: Iterable[SkippedCount]) -> tuple[SkippedCount, ...]:
@@ -138,7 +144,8 @@ def _sum_skipped(parts: Iterable[SkippedCount]) -> tuple[SkippedCount, ...]:
     for kind, count, example in parts:
         known = by_kind.setdefault(kind, SkippedCount(kind, 0, example))
         by_kind[kind] = SkippedCount(kind, known.count + count, min(known.example, example))
-    kinds = sorted(by_kind.values(), key=lambda each: (each.kind == OTHER, each))
+    # Folders that could not be listed change the exit status, so they must not become other things.
+    kinds = sorted(by_kind.values(), key=lambda each: (each.kind == OTHER, not each.kind.startswith(UNLISTED), each))
     ours, others = kinds[:MAX_SKIPPED_KINDS], kinds[MAX_SKIPPED_KINDS:]
     if others:
         ours.append(SkippedCount(OTHER, sum(each.count for each in others), others[0].example))

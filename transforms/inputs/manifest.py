@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +19,9 @@ from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, check_image_column, list_cells
 from ..io.files import open_file
+from ..io.object_stores.base import Stores
 from ..io.uris import basename, check_uri, is_path
-from .images import absolute_pattern
+from .images import absolute_pattern, expand_pattern
 from .lists.addresses import clean_address, path_hint
 from .lists.table_files import PARQUET, kind_of, list_tables, partitions_of
 from .tables import TableRow, convert, read_rows, schema_of
@@ -102,15 +104,24 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
 def list_manifests(pattern: str) -> Iterator[str]:
     """Yield the paths that an absolute pattern matches, sorted; see ``list_tables``.
 
+    Braces stand for several patterns, as in ``images.expand_pattern``.
+
     Raises:
         ValueError: if the pattern or one of the files can't be a manifest.
+        OSError: if a folder can't be listed, or a name without wildcards that braces stand for does not exist.
     """
-    yield from (found for found in list_tables(pattern) if isinstance(found, str))
+    names = expand_pattern(pattern, Stores())
+    for name in names:
+        paths = [found for found in list_tables(name) if isinstance(found, str)]
+        if len(names) > 1 and not paths and not glob.has_magic(name):
+            raise FileNotFoundError(f"manifest {name}: no such file: add it, or leave it out of the braces")
+        yield from paths
 
 
 def list_skipped(pattern: str) -> Iterator[ImageRef]:
     """Yield a reference with ``skipped`` for each kind of files that ``list_manifests`` leaves out of a folder."""
-    yield from (found for found in list_tables(pattern) if isinstance(found, ImageRef))
+    for name in expand_pattern(pattern, Stores()):
+        yield from (found for found in list_tables(name) if isinstance(found, ImageRef))
 
 
 def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:

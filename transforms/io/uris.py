@@ -52,6 +52,22 @@ def path_of(uri: str) -> str:
     return unquote(parts.path, errors="surrogateescape")
 
 
+def absolute_path(uri: str) -> str:
+    """Return the absolute local path of a path or a ``file:///PATH`` URI.
+
+    ``~`` at the beginning of a path is the home folder, unless there is a file of that very name.
+
+    Raises:
+        ValueError: if a ``file://`` URI names a host other than localhost.
+    """
+    path = path_of(uri)
+    # A shell leaves ~ as it is in quotes and behind an equals sign.
+    if is_path(uri) and not os.path.lexists(path):
+        path = os.path.expanduser(path)
+    # In braces, "{a/../b,c}", two dots must wait until the braces are expanded.
+    return os.path.join(os.getcwd(), path) if "{" in path else os.path.abspath(path)
+
+
 def split_bucket(uri: str) -> tuple[str, str]:
     """Return bucket and object name of a URI; either may be "". Nothing is decoded: ``%``, ``?`` and ``#`` are kept."""
     bucket, _, name = uri.split("://", 1)[1].partition("/")

@@ -15,7 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from ...models import atomic_files
 from ..io.object_stores.base import require_client
-from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, escape_non_utf8, is_utf8, path_of, scheme_of
+from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, absolute_path, escape_non_utf8, is_utf8, scheme_of
 from .layout import temporary_folder
 
 
@@ -98,7 +98,7 @@ def absolute(output: str) -> str:
     """
     scheme = scheme_of(output)
     if scheme == LOCAL:
-        return os.path.abspath(path_of(output))
+        return os.path.normpath(absolute_path(output))
     if scheme == "az":
         raise ValueError(f"output {output}: name the account too, as azfs://ACCOUNT/{output[len('az://') :]}")
     if scheme not in OBJECT_STORE_SCHEMES:

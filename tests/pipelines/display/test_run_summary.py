@@ -6,6 +6,7 @@ import pytest
 
 from moondream_beam.pipelines.display.run_summary import exit_status, format_summary
 from moondream_beam.transforms.annotation.run_end import balances
+from moondream_beam.transforms.core.records import UNLISTED
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring.row_counts import RowCounts
 
@@ -19,6 +20,7 @@ def record(annotations: int, failures: int, done: int = 0, **published: object) 
         "retried": 0,
         "annotations": annotations,
         "failures": failures,
+        "inputs": 5,
     }
     reported = Summary(annotations, failures)
     found = RowCounts(annotations, failures, files=3)._replace(**published)
@@ -28,6 +30,7 @@ def record(annotations: int, failures: int, done: int = 0, **published: object) 
 
 def test_a_run_that_balances_has_one_line_of_ledger():
     assert format_summary(record(10, 0, done=4), "out", 0.0).splitlines() == [
+        "input    5 pictures",
         "ledger   10 requests = 10 in data/ + 0 in errors/: balances",
         "done     4 more requests had their rows from earlier runs, in data/ or errors/",
         "pace     5 pictures in 2.0 s, 2.5 a second, including the start of the workers",
@@ -57,6 +60,36 @@ def test_a_card_of_somebody_else_or_an_edited_one_has_one_line():
 
 
 @pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"inputs": ["photos"], "manifest": []}, "input    5 pictures"),
+        ({"inputs": [], "manifest": ["a.csv"]}, "input    5 rows of manifests"),
+        ({"inputs": ["photos"], "manifest": ["a.csv"]}, "input    5 pictures and rows of manifests"),
+    ],
+)
+def test_the_first_line_is_what_the_input_holds(options, line):
+    assert format_summary({**record(10, 0), "options": options}, "out", 0.0).splitlines()[0] == line
+
+
+def test_what_is_left_out_of_the_input_is_told_with_an_example_of_each_kind():
+    skipped = {"files ending in .json": {"count": 3, "example": "a.json"}, "pipes": {"count": 1, "example": "b.jpg"}}
+    line = format_summary({**record(10, 0), "skipped": skipped}, "out", 0.0).splitlines()[0]
+    assert line == (
+        "input    5 pictures; left out: 3 x files ending in .json (such as a.json), 1 x pipes (such as b.jpg)"
+    )
+
+
+def test_a_run_whose_input_could_not_be_listed_in_full_says_so_and_fails():
+    skipped = {f"{UNLISTED} (Permission denied)": {"count": 1, "example": "shut"}}
+    partial = {**record(10, 0), "skipped": skipped}
+    first, second, *_ = format_summary(partial, "out", 0.0).splitlines()
+    assert "1 x folders that could not be listed (Permission denied) (such as shut)" in first
+    assert "NOT COMPLETE" in second and "run the same command again" in second
+    assert exit_status(partial, 1.0) == 1
+    assert exit_status({**partial, "skipped": {"files ending in .txt": {"count": 1, "example": "a"}}}, 0.0) == 0
+
+
+@pytest.mark.parametrize(
     "failures, allowed, line",
     [
         (1, 0.0, "errors   1 of 10 requests failed, more than --max-failure-rate 0 allows; "),
@@ -66,7 +99,7 @@ def test_a_card_of_somebody_else_or_an_edited_one_has_one_line():
 )
 def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_ask_again(failures, allowed, line):
     lines = format_summary(record(10 - failures, failures), "out", allowed).splitlines()
-    assert lines[1] == line + "each row in out/errors gives its reason; to ask again, add --retry-errors"
+    assert lines[2] == line + "each row in out/errors gives its reason; to ask again, add --retry-errors"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +148,7 @@ def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_as
     ],
 )
 def test_a_run_out_of_balance_shows_both_counts_and_the_action_and_fails(kept, lines):
-    assert format_summary(kept, "out", 1.0).splitlines()[: len(lines)] == lines
+    assert format_summary(kept, "out", 1.0).splitlines()[1 : len(lines) + 1] == lines
     assert exit_status(kept, max_failure_rate=1.0) == 1
 
 

@@ -124,6 +124,9 @@ def test_manifests_are_read_from_buckets(kind: str, bucket_of: Callable[[str], B
     table = pa.BufferOutputStream()
     pq.write_table(pa.table({"url": ["y.jpg"]}), table)
     bucket.put("lists/b.parquet", table.getvalue().to_pybytes())
+    bucket.put("more/c.csv", b"url,n\nz.jpg,1\n")
+    bucket.put("more/notes.txt", b"no manifest")
+    assert list(list_manifests(f"{bucket.root}/more")) == [f"{bucket.root}/more/c.csv"]
     paths = list(list_manifests(f"{bucket.root}/lists/*"))
     assert paths == [f"{bucket.root}/lists/a.csv", f"{bucket.root}/lists/b.parquet"]
     refs = [ref for path in paths for ref in references(path)]

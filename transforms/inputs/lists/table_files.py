@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from ...core.records import ImageRef
+from ...core.records import UNLISTED, ImageRef
 from ...io.object_stores.base import Stores
 from ...io.retry import FetchError, RetryPolicy
 from ...io.uris import LOCAL, OBJECT_STORE_SCHEMES, scheme_of
 from ..bucket_listing import GlobLister, OtherFiles, PendingFolder
+from ..disk_listing import list_glob
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
@@ -115,7 +116,7 @@ def list_tables(pattern: str) -> Iterator[str | ImageRef]:
         if root and (any(part.startswith(".") for part in parts) or _is_bookkeeping(name)):
             continue
         if root and (not is_table(path) or any(part.startswith("_") for part in parts)):
-            others.add(path, name)
+            others.add(posixpath.dirname(path), name)
             continue
         kind_of(path)
         tables.append(path)
@@ -141,15 +142,21 @@ def _is_bookkeeping(name: str) -> bool:
 
 
 def _find_local(pattern: str) -> Iterator[tuple[str, str]]:
-    """Yield each file that a pattern matches, and the folder with its slash in which it was found; "" if named."""
+    """Yield each file that a pattern matches, and the folder with its slash in which it was found; "" if named.
+
+    Raises:
+        OSError: if a folder can't be listed. Without it rows would be missing unnoticed.
+    """
     if os.path.lexists(pattern):
         yield from _walk(pattern) if os.path.isdir(pattern) else [(pattern, "")]
         return
-    for path in glob.glob(pattern, recursive=True):
-        if not os.path.isdir(path):
-            if not _is_bookkeeping(path):
-                yield path, ""
-        elif _is_part_folder(path):
+    for ref in list_glob(pattern):
+        if ref.skipped and ref.skipped.kind.startswith(UNLISTED):
+            raise OSError(f"manifest {pattern}: {ref.uri}: {ref.skipped.kind}: make it readable")
+        if not ref.skipped and not _is_bookkeeping(ref.uri):
+            yield ref.uri, ""
+    for path in filter(os.path.isdir, glob.glob(pattern, recursive=True)):
+        if _is_part_folder(path):
             yield from _walk(path)
         elif not pattern.endswith("**"):
             raise ValueError(f"manifest {path}: this is a folder: name it itself, or match the tables in it")
