@@ -7,7 +7,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -131,13 +132,8 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             _print_start(args)
         if local:
             stack.enter_context(show_progress(ProgressFiles(args.output, name)))
-        try:
-            reason = _run_pipeline(pipeline)
-        except Interrupt as interrupt:
-            if local:
-                interrupt.message = end_interrupted(job.job, args.output, job.about, started, str(interrupt))
-            raise
-        if reason is not None:
+        end = partial(end_interrupted, job.job, args.output, job.about, started) if local else None
+        if (reason := _run_pipeline(pipeline, end)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
     record = read_record(args.output, name)
@@ -157,11 +153,19 @@ def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> be
     return beam.Pipeline(local_runner(options, args.workers, choose_gpus(args), extra_row_s(args)), options=options)
 
 
-def _run_pipeline(pipeline: beam.Pipeline) -> str | None:
-    """Run the pipeline to its end. If it stops early for a known reason, return the line that says so, else None."""
+def _run_pipeline(pipeline: beam.Pipeline, end_interrupted: Callable[[str], str] | None) -> str | None:
+    """Run the pipeline to its end. If it stops early for a known reason, return the line that says so, else None.
+
+    Args:
+        end_interrupted: called with the name of a signal that ends the run; returns the message for the user.
+    """
     try:
         with unwrap_keyboard_interrupt():
             pipeline.run().wait_until_finish()
+    except Interrupt as interrupt:
+        if end_interrupted:
+            interrupt.message = end_interrupted(str(interrupt))
+        raise
     except Exception as error:
         dead_workers = getattr(pipeline.runner, "dead_workers", [])
         if (reason := stop_reason(error) or worker_loss_reason(error, dead_workers)) is None:

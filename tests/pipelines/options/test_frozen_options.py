@@ -23,7 +23,7 @@ MODEL = (
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {
     "annotate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}"
-    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --retry-errors --retry-changed --dedup "
+    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --checkpoint-every=SECONDS --retry-errors --retry-changed --dedup "
     "--max-failure-rate=R "
     "--slice=I/N --gpu=TYPE --worker-memory=SIZE --no-report",
     "estimate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}--sample=N --price-of=NAME=USD...",
@@ -49,12 +49,13 @@ DEFAULTS = {
         "workers": 1,
         "shard_size": 1000,
         "max_failure_rate": 0.0,
+        "checkpoint_every": 60.0,
         "report": True,
     },
     "export": {"where": "true", "picture_check": True},
     "demo": {"output": "moondream-demo", "report": True},
 }
-JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "report")
+JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "checkpoint_every", "report")
 DEFAULTS["estimate"] = {k: v for k, v in DEFAULTS["annotate"].items() if k not in JOB_ONLY} | {"sample": 200}
 
 
