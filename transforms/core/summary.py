@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..io.uris import escape_non_utf8
 from .records import Annotation, ImageRef, Row
 
 # Kinds of skipped things that are counted separately. A folder may have a million files with endings of their own.
@@ -44,7 +45,11 @@ class Count(NamedTuple):
     @classmethod
     def of_skipped(cls, ref: ImageRef) -> Count:
         """Return the count of a reference that has ``skipped``; zeros for a reference to a picture."""
-        return cls(skipped=(SkippedCount(*ref.skipped, ref.filename),) if ref.skipped else ())
+        if not ref.skipped:
+            return cls()
+        # The summary is printed, and bytes that are not UTF-8 can't be.
+        kind, example = escape_non_utf8(ref.skipped.kind), escape_non_utf8(ref.filename)
+        return cls(skipped=(SkippedCount(kind, ref.skipped.count, example),))
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> Count:

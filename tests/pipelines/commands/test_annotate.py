@@ -93,12 +93,39 @@ def test_a_limit_is_spread_over_the_slices(pictures, tmp_path, command):
     assert 0 < parts[0] < parts[1] == 20
 
 
+def test_what_a_folder_holds_besides_is_told_recorded_and_makes_no_row(pictures, tmp_path, command):
+    for name in ("a.txt", "more/b.txt", "more/c.json"):
+        (pictures / name).touch()
+    out = tmp_path / "out"
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "short", "--output")
+    line = "input    5 pictures; left out: 1 x files ending in .json (such as more/c.json), 2 x files ending in .txt"
+    assert line in command(*words, out)[1]
+    assert record(out)["skipped"]["files ending in .txt"] == {"count": 2, "example": "a.txt"}
+    assert sum(len(rows(out, kind)) for kind in ("data", "errors")) == 5
+    # A limit is one of pictures.
+    limited = command(*words, tmp_path / "limited", "--limit", "2")[1]
+    assert line.replace("5 pictures", "2 pictures") in limited and "ledger   2 requests" in limited
+
+
+def test_slices_together_count_each_thing_that_is_left_out_once(pictures, tmp_path, command):
+    for number in range(20):
+        (pictures / f"{number}.x{number}").touch()
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "short", "--output", tmp_path / "out", "--no-report")
+    parts = []
+    for number in (0, 1):
+        command(*words, "--slice", f"{number}/2")
+        parts.append(set(record(tmp_path / "out")["skipped"]))
+    assert parts[0] and parts[1] and not parts[0] & parts[1]
+    assert parts[0] | parts[1] == {f"files ending in .x{number}" for number in range(20)}
+
+
 def test_a_run_leaves_its_record_and_no_temporary_file(pictures, tmp_path, command):
     out = tmp_path / "out"
     command("annotate", pictures, "--model", "tiny", "--output", out, "--caption", "--temperature", "0")
     kept = record(out)
     assert kept["model"] == "tiny" and kept["revision"] and kept["balanced"]
-    assert kept["counts"] == {"pictures": 5, "pending": 5, "done": 0, "retried": 0, "annotations": 4, "failures": 1}
+    asked = {"pictures": 5, "pending": 5, "done": 0, "retried": 0, "annotations": 4, "failures": 1}
+    assert kept["counts"] == {**asked, "inputs": 5}
     assert kept["options"]["temperature"] == 0 and kept["sampling"]["temperature"] == 0
     assert kept["totals"]["output_tokens"] == sum(row["output_tokens"] for row in rows(out))
     assert [path for path in out.rglob("*") if "_temporary" in path.parts and path.is_file()] == []

@@ -19,6 +19,7 @@ def record(annotations: int, failures: int, done: int = 0, **published: object) 
         "retried": 0,
         "annotations": annotations,
         "failures": failures,
+        "inputs": 5,
     }
     reported = Summary(annotations, failures)
     found = RowCounts(annotations, failures, files=3)._replace(**published)
@@ -28,12 +29,33 @@ def record(annotations: int, failures: int, done: int = 0, **published: object) 
 
 def test_a_run_that_balances_has_one_line_of_ledger():
     assert format_summary(record(10, 0, done=4), "out", 0.0).splitlines() == [
+        "input    5 pictures",
         "ledger   10 requests = 10 in data/ + 0 in errors/: balances",
         "done     4 more requests had their rows from earlier runs, in data/ or errors/",
         "pace     5 pictures in 2.0 s, 2.5 a second, including the start of the workers",
         "output   out",
         "record   out/runs/r1.json",
     ]
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"inputs": ["photos"], "manifest": []}, "input    5 pictures"),
+        ({"inputs": [], "manifest": ["a.csv"]}, "input    5 rows of manifests"),
+        ({"inputs": ["photos"], "manifest": ["a.csv"]}, "input    5 pictures and rows of manifests"),
+    ],
+)
+def test_the_first_line_is_what_the_input_holds(options, line):
+    assert format_summary({**record(10, 0), "options": options}, "out", 0.0).splitlines()[0] == line
+
+
+def test_what_is_left_out_of_the_input_is_told_with_an_example_of_each_kind():
+    skipped = {"files ending in .json": {"count": 3, "example": "a.json"}, "pipes": {"count": 1, "example": "b.jpg"}}
+    line = format_summary({**record(10, 0), "skipped": skipped}, "out", 0.0).splitlines()[0]
+    assert line == (
+        "input    5 pictures; left out: 3 x files ending in .json (such as a.json), 1 x pipes (such as b.jpg)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +68,7 @@ def test_a_run_that_balances_has_one_line_of_ledger():
 )
 def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_ask_again(failures, allowed, line):
     lines = format_summary(record(10 - failures, failures), "out", allowed).splitlines()
-    assert lines[1] == line + "each row in out/errors gives its reason; to ask again, add --retry-errors"
+    assert lines[2] == line + "each row in out/errors gives its reason; to ask again, add --retry-errors"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +117,7 @@ def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_as
     ],
 )
 def test_a_run_out_of_balance_shows_both_counts_and_the_action_and_fails(kept, lines):
-    assert format_summary(kept, "out", 1.0).splitlines()[: len(lines)] == lines
+    assert format_summary(kept, "out", 1.0).splitlines()[1 : len(lines) + 1] == lines
     assert exit_status(kept, max_failure_rate=1.0) == 1
 
 

@@ -99,7 +99,7 @@ def test_a_reference_can_be_fetched(photos: Bucket) -> None:
 
 def test_a_pipeline_lists_folder_by_folder(photos: Bucket) -> None:
     refs = collect(lambda pipeline: pipeline | ReadImages(f"{photos.root}/photos", f"{photos.root}/photos/*.jpg"))
-    assert sorted(ref.filename for ref in refs) == IN_ALL
+    assert sorted(ref.filename for ref in refs if not ref.skipped) == IN_ALL
 
 
 def test_a_pattern_without_a_match_is_returned(photos: Bucket) -> None:

@@ -159,7 +159,7 @@ def test_an_archive_behind_http_is_refused_even_if_its_path_exists_locally(tmp_p
 def test_overlapping_patterns_give_each_image_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos)
     patterns = [str(photos), "summer", "*.jpg", "./odd/../a.jpg", f"odd/{NOT_UTF8}", "notes.txt"]
-    refs = collect(lambda pipeline: pipeline | ReadImages(*patterns))
+    refs = [ref for ref in collect(lambda pipeline: pipeline | ReadImages(*patterns)) if not ref.skipped]
     assert sorted(ref.uri for ref in refs) == sorted(str(photos / name) for name in [*IN_ALL, "notes.txt"])
     # An image found under several names gets the first in alphabetical order, whatever the runner does.
     assert {ref.filename for ref in refs if "summer" in ref.uri} == {"a.jpg", "sea/d.webp"}

@@ -47,7 +47,7 @@ def planned(
 def test_for_an_empty_output_each_image_is_planned_once_with_all_its_tasks(tmp_path: Path) -> None:
     other = REFS[0]._replace(filename="other/0.jpg", tasks=(Detect("dog"), Caption()))
     count, shards = planned(tmp_path / "out", [other, REFS[0], REFS[1], REFS[0]])
-    assert count == Count(pictures=2, pending=5, done=0)
+    assert count == Count(pictures=2, pending=5, done=0, inputs=4)
     assert shards == {0: [REFS[0]._replace(tasks=(*TASKS, Detect("dog"))), REFS[1]._replace(tasks=TASKS)]}
 
 
@@ -58,13 +58,13 @@ def test_requests_with_a_row_in_data_or_errors_are_left_out(tmp_path: Path) -> N
     # A row of another revision of the model belongs to another request.
     publish(tmp_path, "old", (third, TASKS[0]), job=JOB._replace(annotator=Echo(revision="0")))
     count, shards = planned(tmp_path, REFS, size=2)
-    assert count == Count(pictures=2, pending=3, done=397)
+    assert count == Count(pictures=2, pending=3, done=397, inputs=200)
     assert shards == {0: [second._replace(tasks=TASKS[:1]), third._replace(tasks=TASKS)]}
 
 
 def test_without_pending_requests_there_is_no_shard(tmp_path: Path) -> None:
     publish(tmp_path, "one", (REFS[0], TASKS[0]), (REFS[0], TASKS[1]))
-    assert planned(tmp_path, REFS[:1]) == (Count(0, 0, 2), {})
+    assert planned(tmp_path, REFS[:1]) == (Count(0, 0, 2, inputs=1), {})
 
 
 def test_merged_references_have_each_task_once_in_any_order() -> None:
