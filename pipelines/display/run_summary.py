@@ -26,13 +26,13 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     if counts["failures"]:
         above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
         lines.append(
-            f"errors   {counts['failures']} of {counts['pending']} requests failed{above}; "
+            f"errors   {counts['failures']} of {counts['pending']} {_unit(record)} failed{above}; "
             f"each row in {FileSystems.join(output, 'errors')} gives its reason; to ask again, add --retry-errors"
         )
     if counts["retried"]:
-        lines.append(f"retried  {counts['retried']} of these requests had failed in an earlier run")
+        lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
     if counts["done"]:
-        lines.append(f"done     {counts['done']} more requests had their rows from earlier runs, in data/ or errors/")
+        lines.append(f"done     {counts['done']} more rows are there from earlier runs, in data/ or errors/")
     if pictures:
         pace = f"{pictures} pictures in {seconds:.1f} s, {pictures / seconds:.1f} a second"
         lines.append(f"pace     {pace}, including the start of the workers")
@@ -43,10 +43,15 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
 
 
 def _format_input(record: Mapping[str, Any]) -> list[str]:
-    """Return one line with what the input holds: pictures or rows of manifests, and what is left out, by kind."""
+    """Return one line with what the input holds: pictures or rows of manifests, and what is left out, by kind.
+
+    With ``--slice``, that is the part of the slice. The parts of all slices add up to the input.
+    """
     options = record.get("options", {})
     names = ["pictures"] * bool(options.get("inputs")) + ["rows of manifests"] * bool(options.get("manifest"))
     found = f"{record['counts'].get('inputs', 0)} {' and '.join(names) or 'pictures'}"
+    if options.get("slice"):
+        found += f" in slice {options['slice']}"
     skipped = [
         f"{each['count']} x {kind} (such as {each['example']})" for kind, each in record.get("skipped", {}).items()
     ]
@@ -67,9 +72,12 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
     counts, found, run = record["counts"], record["published"], record["run"]
     pending, reported = counts["pending"], counts["annotations"] + counts["failures"]
     split = f"{counts['annotations']} in data/ + {counts['failures']} in errors/"
+    planned = f"{pending} requests"
+    if _unit(record) == "rows":
+        planned = f"{record['requests']} requests for {pending} rows"
     if record["balanced"]:
-        return [f"ledger   {pending} requests = {split}: balances"]
-    lines = [f"ledger   {pending} requests, {reported} rows reported by the workers: {split}"]
+        return [f"ledger   {planned} = {split}: balances"]
+    lines = [f"ledger   {planned}, {reported} rows reported by the workers: {split}"]
     if record["balanced"] is None:
         unequal = "" if pending == reported else f"; the report of the workers {OUT_OF_BALANCE}"
         lines.append(f"files    COULD NOT BE COUNTED: {found['count_error']}{unequal}")
@@ -80,6 +88,12 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
         names = f"part-{run}-* in data/ and errors/ of {output}"
         return [*lines, f"action   rows are there twice; look for copies of files among {names}, and delete them"]
     return [*lines, "action   rows are missing; run the same command again to process only what is missing"]
+
+
+def _unit(record: Mapping[str, Any]) -> str:
+    """Return what ``pending`` counts: "requests", or "rows" if several rows of the input share a request."""
+    pending = record["counts"]["pending"]
+    return "requests" if record.get("requests", pending) == pending else "rows"
 
 
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:

@@ -227,11 +227,13 @@ def _record_run(
     """
     numbers = count._asdict()
     skipped = numbers.pop("skipped")
+    del numbers["shared"]
     values = {
         "run": job.run,
         **about,
         **job_metadata(job),
         "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
+        "requests": count.requests,
         "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
         "published": row_counts._asdict(),
         "balanced": balances(count, summary, row_counts),

@@ -31,7 +31,7 @@ def test_a_run_that_balances_has_one_line_of_ledger():
     assert format_summary(record(10, 0, done=4), "out", 0.0).splitlines() == [
         "input    5 pictures",
         "ledger   10 requests = 10 in data/ + 0 in errors/: balances",
-        "done     4 more requests had their rows from earlier runs, in data/ or errors/",
+        "done     4 more rows are there from earlier runs, in data/ or errors/",
         "pace     5 pictures in 2.0 s, 2.5 a second, including the start of the workers",
         "output   out",
         "record   out/runs/r1.json",
@@ -44,10 +44,17 @@ def test_a_run_that_balances_has_one_line_of_ledger():
         ({"inputs": ["photos"], "manifest": []}, "input    5 pictures"),
         ({"inputs": [], "manifest": ["a.csv"]}, "input    5 rows of manifests"),
         ({"inputs": ["photos"], "manifest": ["a.csv"]}, "input    5 pictures and rows of manifests"),
+        ({"inputs": ["photos"], "slice": "3/16"}, "input    5 pictures in slice 3/16"),
     ],
 )
 def test_the_first_line_is_what_the_input_holds(options, line):
     assert format_summary({**record(10, 0), "options": options}, "out", 0.0).splitlines()[0] == line
+
+
+def test_where_rows_share_requests_the_ledger_leads_from_requests_to_rows():
+    lines = format_summary({**record(8, 2), "requests": 2}, "out", 0.0).splitlines()
+    assert lines[1] == "ledger   2 requests for 10 rows = 8 in data/ + 2 in errors/: balances"
+    assert lines[2].startswith("errors   2 of 10 rows failed, more than --max-failure-rate 0 allows; ")
 
 
 def test_what_is_left_out_of_the_input_is_told_with_an_example_of_each_kind():

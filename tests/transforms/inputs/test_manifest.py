@@ -169,7 +169,7 @@ def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) ->
     path = manifest(tmp_path, *listed, {"url": "gone.png", "question": "Where?", "truth": "here"})
     columns = Columns("url", tasks=(Query("{question}"),))
     record = annotate(path, tmp_path / "out", columns, ["truth"])
-    assert record["balanced"] and record["counts"]["pending"] == 4
+    assert record["balanced"] and record["counts"]["pending"] == 5 and record["requests"] == 4
     assert {(row["prompt"], row["caption"], row["truth"]) for row in rows(tmp_path / "out")} == {
         ("Why?", "Why?", "because"),
         ("Who?", "Who?", "me"),
@@ -177,7 +177,7 @@ def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) ->
     told = {(row["filename"], row["stage"], row["prompt"]) for row in rows(tmp_path / "out", "errors")}
     assert told == {("urls.jsonl#3", "list", "{question}"), ("gone.png", "fetch", "Where?")}
     again = annotate(path, tmp_path / "out", columns, ["truth"])
-    assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 4
+    assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 5
 
 
 def test_an_output_with_other_kept_columns_is_refused(tmp_path: Path) -> None:
