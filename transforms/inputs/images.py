@@ -18,7 +18,17 @@ from ..io.containers.location import is_archive
 from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
-from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, display_uri, path_of, scheme_of, split_bucket
+from ..io.uris import (
+    LOCAL,
+    OBJECT_STORE_SCHEMES,
+    basename,
+    check_uri,
+    display_uri,
+    path_of,
+    plain_path,
+    scheme_of,
+    split_bucket,
+)
 from .bucket_listing import GlobLister, OtherFiles, PendingFolder, has_extension
 
 REFS, FOLDERS = "refs", "folders"
@@ -101,7 +111,7 @@ def absolute_pattern(pattern: str) -> str:
     """
     scheme = scheme_of(pattern)
     if scheme == LOCAL:
-        return os.path.abspath(path_of(pattern))
+        return plain_path(path_of(pattern))
     if scheme not in OBJECT_STORE_SCHEMES:
         if is_archive(pattern):
             raise ValueError(f"{display_uri(pattern)}: archives are read from a disk or a bucket: copy it there")

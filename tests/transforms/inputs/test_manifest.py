@@ -52,7 +52,7 @@ def test_a_row_becomes_a_reference(tmp_path: Path) -> None:
 
 def test_a_relative_path_is_relative_to_the_manifest(tmp_path: Path) -> None:
     (ref,) = references(manifest(tmp_path, {"url": "train/./a.jpg"}))
-    assert ref == ImageRef(f"{tmp_path}/train/./a.jpg", "train/a.jpg")
+    assert ref == ImageRef(f"{tmp_path}/train/a.jpg", "train/a.jpg")
 
 
 @pytest.mark.parametrize("name", ["e[1].jpg", "all*.jpg", "what?.jpg"])
