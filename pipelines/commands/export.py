@@ -69,6 +69,13 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         print(f"{_format_selection(args.to, selection)} as {args.to} in {destination}")
         if selection.older:
             print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
+        if selection.listed_columns and only_task(args.to, selection) is None:
+            names = ", ".join(selection.listed_columns)
+            print(
+                f"several rows of a manifest name one picture: its values of {names} are lists, in one order; "
+                "--where chooses among the rows",
+                file=sys.stderr,
+            )
         for reason, pictures in left.items():
             print(f"{pictures} of the pictures have a problem; each {reason}", file=sys.stderr)
     return 1 if any(reason != SHARES_NAME for reason in left) else 0

@@ -143,9 +143,9 @@ def test_a_root_that_is_no_folder_is_refused_before_any_work(folder: Path) -> No
     for root, words in (
         (f"{folder}/none", "no such folder"),
         (f"{folder}/7.png", "no such folder"),
-        ("https://h/x", "s3://"),
+        ("https://h/x", "give a local folder"),
     ):
-        with pytest.raises(ValueError, match=f"root {root}.*{words}|root {root}: give.*{words}"):
+        with pytest.raises(ValueError, match=f"root {root}: {words}"):
             check_columns([f"{folder.parent}/a.csv"], Columns("id", root=root), [])
     with pytest.raises(ValueError, match="leave out --root"):
         Columns(image="image", root=str(folder))

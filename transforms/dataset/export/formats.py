@@ -20,13 +20,16 @@ from ...io.uris import unescape_non_utf8, unescape_path
 from .names import is_named_like, key_name, relative_name
 from .pictures import BYTE_RANGE, Packed, with_pictures
 from .targets import new_file, new_folder, write_if_absent
-from .wide import Selection
+from .wide import Selection, name_below
 
 # Limits of one tar file. Training tools read a tar file from front to back and shuffle whole files.
 MAX_TAR_PICTURES, MAX_TAR_BYTES = 10_000, 1 << 30
 ANOTHER_TEXT = "has a text file with other content, which was kept: move that file away and export again"
 NO_TEXT = "has no text"
-CANT_SHARE_NAME = "has a name that its text can't have: the text file is named differently"
+CANT_SHARE_NAME = (
+    "has a name that its text can't have: the text file is named differently; to write the texts beside the pictures, "
+    "export to the folder that holds the pictures"
+)
 SHARES_NAME = "shares its name with another picture: the name of its text file contains its key"
 
 # Numbers of pictures by the reason why they, or their names, are missing in the export.
@@ -106,11 +109,13 @@ def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
 def to_sidecar(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     """Write a text file for each picture, with the picture's name and one caption on each line.
 
+    The text of a picture that lies below ``destination`` lies beside the picture.
+
     If the selection has no captions, answers to queries are written instead. Existing files are kept. Pictures whose
     names differ only in extension or case have their key in the name of the text file.
     """
     problems = Problems()
-    for row in selection.dataset.rows(_texts(selection)):
+    for row in selection.dataset.rows(_texts(selection, destination)):
         if not row["texts"]:
             problems[NO_TEXT] += 1
             continue
@@ -144,7 +149,7 @@ def _name_on_disk(folder: str, filename: str) -> str:
     return filename if unescape_path(written) == written else unescape_non_utf8(filename)
 
 
-def _texts(selection: Selection) -> str:
+def _texts(selection: Selection, destination: str) -> str:
     """Return an SQL query for ``key``, ``filename``, ``texts`` and ``shares`` of each picture.
 
     ``texts`` is a list of its captions, or of its answers if the selection has no captions. ``shares`` is true if
@@ -154,7 +159,7 @@ def _texts(selection: Selection) -> str:
         SELECT key, filename, texts,
             count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
         FROM (
-            SELECT key, min(filename) AS filename,
+            SELECT key, {name_below(destination)} AS filename,
                 list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY prompt)
                     FILTER (WHERE task = '{_text_task(selection)}' AND trim(caption) != '') AS texts
             FROM {selection.rows} GROUP BY key)
