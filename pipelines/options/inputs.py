@@ -74,14 +74,9 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         ),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
         ("--prompt-column", "column with a question about the picture"),
+        ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),
     ):
-        group.add_argument(option, metavar="NAME", help=help)
-    group.add_argument(
-        "--root",
-        metavar="FOLDER",
-        help="folder or bucket that relative paths in the URI column are relative to (default: the folder of the "
-        "manifest); a name without extension finds the picture of that name",
-    )
+        group.add_argument(option, metavar="FOLDER" if option == "--root" else "NAME", help=help)
     group.add_argument(
         "--keep-columns", default="", metavar="A,B", help="columns to copy to the rows in data/, separated by commas"
     )

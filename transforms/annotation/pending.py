@@ -86,7 +86,7 @@ class PendingRequests:
             self._rows.wait_for_room()
             if isinstance(loaded, LoadFailure):
                 continue
-            wanted = self.job.rows_of(loaded.ref)
+            wanted = loaded.ref.rows(self.job.tasks)
             for task, rows in _by_task(wanted).items():
                 question = self.job.request_id(loaded.sha256, task)
                 if self._is_new(question, self._waiter(loaded, rows, len(wanted))):
@@ -95,7 +95,7 @@ class PendingRequests:
 
     def fail_load(self, failure: LoadFailure) -> None:
         """Put a Failure into the row queue for each row of a picture that could not be loaded. Never block."""
-        for row in self.job.rows_of(failure.ref):
+        for row in failure.ref.rows(self.job.tasks):
             self._rows.put(self._failure(failure.ref, row, failure.stage, failure.fault))
 
     def resolve(self, outcome: Outcome) -> None:

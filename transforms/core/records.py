@@ -89,11 +89,7 @@ class ImageRef(NamedTuple):
         return hashlib.sha256(display_uri(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
 
     def rows(self, tasks: Sequence[Task]) -> list[WantedRow]:
-        """Return the rows that the output is to have for this picture, in the order of its tasks.
-
-        Args:
-            tasks: the tasks of the job, for a picture without own tasks.
-        """
+        """Return the rows that the output is to have. A picture without own tasks gets ``tasks``, those of the job."""
         own = self.tasks or tasks
         columns = self.columns or ((),) * len(own)
         origins = self.origins or ((0, self.filename),) * len(own)
@@ -255,10 +251,6 @@ class Job(NamedTuple):
     sampling: Sampling = DEFAULT_SAMPLING
     run: str = ""
     columns: tuple[pa.Field, ...] = ()
-
-    def rows_of(self, ref: ImageRef) -> list[WantedRow]:
-        """Return the rows that the output is to have for a picture."""
-        return ref.rows(self.tasks)
 
     def id_of(self, ref: ImageRef, task: Task, columns: Sequence[Any] = (), number: int = 0) -> str:
         """Return the ``id`` of a row, 64 hex digits.

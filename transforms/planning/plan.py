@@ -128,7 +128,7 @@ class _DropCompleted(beam.DoFn):
         completed, failed = split_completed(completed_packs)
         for refs in same.values():
             ref = merge(refs, self.job.tasks)
-            wanted = {self.job.row_id(ref, row): row for row in self.job.rows_of(ref)}
+            wanted = {self.job.row_id(ref, row): row for row in ref.rows(self.job.tasks)}
             left = {id: row for id, row in wanted.items() if short_id(id) not in completed}
             retried = {id: failed[short_id(id)] for id in wanted if short_id(id) in failed}
             yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)

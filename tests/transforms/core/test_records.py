@@ -190,5 +190,5 @@ def test_an_id_depends_on_nothing_else(same: str) -> None:
 
 
 def test_a_picture_has_its_own_tasks_or_those_of_the_job() -> None:
-    assert [row.task for row in JOB.rows_of(REF)] == [Caption()]
-    assert [row.task for row in JOB.rows_of(REF._replace(tasks=(Query("Why?"),)))] == [Query("Why?")]
+    assert [row.task for row in REF.rows(JOB.tasks)] == [Caption()]
+    assert [row.task for row in REF._replace(tasks=(Query("Why?"),)).rows(JOB.tasks)] == [Query("Why?")]

@@ -17,7 +17,7 @@ REF = ImageRef("/photos/a.jpg", "a.jpg")
 
 
 def ids(ref: ImageRef) -> list[str]:
-    return [JOB.row_id(ref, row) for row in JOB.rows_of(ref)]
+    return [JOB.row_id(ref, row) for row in ref.rows(JOB.tasks)]
 
 
 def test_a_picture_with_one_row_is_as_it_was_with_the_tasks_of_the_job() -> None:

@@ -79,7 +79,7 @@ def test_rows_of_a_picture_are_left_out_one_by_one(tmp_path: Path) -> None:
     count, shards = planned(tmp_path, listed)
     assert count == Count(pictures=1, pending=2, done=1, inputs=3, shared=1)
     (ref,) = shards[0]
-    assert [(row.columns, row.number) for row in JOB.rows_of(ref)] == [(("a",), 0), (("b",), 1)]
+    assert [(row.columns, row.number) for row in ref.rows(JOB.tasks)] == [(("a",), 0), (("b",), 1)]
 
 
 @pytest.mark.parametrize(
