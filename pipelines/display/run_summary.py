@@ -32,7 +32,9 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     if counts["retried"]:
         lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
     if counts["done"]:
-        lines.append(f"done     {counts['done']} more rows are there from earlier runs, in data/ or errors/")
+        # Several rows of a manifest may share a request.
+        named = "rows are there" if record.get("options", {}).get("manifest") else "requests had their rows"
+        lines.append(f"done     {counts['done']} more {named} from earlier runs, in data/ or errors/")
     if pictures:
         pace = f"{pictures} pictures in {seconds:.1f} s, {pictures / seconds:.1f} a second"
         lines.append(f"pace     {pace}, including the start of the workers")

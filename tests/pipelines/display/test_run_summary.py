@@ -31,7 +31,7 @@ def test_a_run_that_balances_has_one_line_of_ledger():
     assert format_summary(record(10, 0, done=4), "out", 0.0).splitlines() == [
         "input    5 pictures",
         "ledger   10 requests = 10 in data/ + 0 in errors/: balances",
-        "done     4 more rows are there from earlier runs, in data/ or errors/",
+        "done     4 more requests had their rows from earlier runs, in data/ or errors/",
         "pace     5 pictures in 2.0 s, 2.5 a second, including the start of the workers",
         "output   out",
         "record   out/runs/r1.json",
@@ -49,6 +49,11 @@ def test_a_run_that_balances_has_one_line_of_ledger():
 )
 def test_the_first_line_is_what_the_input_holds(options, line):
     assert format_summary({**record(10, 0), "options": options}, "out", 0.0).splitlines()[0] == line
+
+
+def test_of_a_manifest_the_rows_are_told_that_are_there_already():
+    lines = format_summary({**record(10, 0, done=4), "options": {"manifest": ["a.csv"]}}, "out", 0.0).splitlines()
+    assert lines[2] == "done     4 more rows are there from earlier runs, in data/ or errors/"
 
 
 def test_where_rows_share_requests_the_ledger_leads_from_requests_to_rows():
