@@ -30,7 +30,7 @@ class Skipped(NamedTuple):
     """
 
     kind: str
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # In place of the method of tuples.
     is_input: bool = False
 
 
@@ -258,8 +258,9 @@ class Job(NamedTuple):
         It is a sha256 of displayed URI, task, sampling, model and revision. Kept values that are not all null and a
         ``number`` above 0 are hashed too.
         """
-        kept = kept_digest(columns)
-        more = (f"kept:{kept}",) * bool(kept) + (f"number:{number}",) * bool(number)
+        more = [f"kept:{kept}"] if columns and (kept := kept_digest(columns)) else []
+        if number:
+            more.append(f"number:{number}")
         return self._digest(display_uri(ref.uri), task, *more)
 
     def row_id(self, ref: ImageRef, row: WantedRow) -> str:

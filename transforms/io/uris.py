@@ -22,6 +22,8 @@ _SIGNATURE_PARAMETER = re.compile(
 )
 # Python decodes a byte of a file name that is not UTF-8 to U+DC80..U+DCFF. All other surrogates are errors.
 _LONE_SURROGATE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
+# Empty parts, "." and ".." in an absolute path.
+_NOT_PLAIN = re.compile(r"/(?=/|\.{0,2}(?:/|$))")
 _INVALID_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
@@ -62,10 +64,11 @@ def plain_path(path: str, is_link: Callable[[str], bool] = os.path.islink) -> st
     Args:
         is_link: returns whether a path is a symbolic link.
     """
-    path = os.path.join(os.getcwd(), path)
+    if not os.path.isabs(path):
+        path = os.path.join(os.getcwd(), path)
     if os.sep != "/":
         return os.path.normpath(path)
-    if posixpath.normpath(path) == path and not path.startswith("//"):
+    if not _NOT_PLAIN.search(path):
         return path
     parts: list[str] = []
     for part in path.split("/"):
@@ -108,6 +111,8 @@ def join_uri(folder: str, uri: str, is_link: Callable[[str], bool] = os.path.isl
 
 def name_below(path: str) -> str:
     """Return the name of a picture from a relative path, without ``.``, empty parts, and ``..`` at its beginning."""
+    if not _NOT_PLAIN.search(f"/{path}"):
+        return path
     parts = posixpath.normpath(path).split("/")
     return "/".join(part for part in parts if part not in ("..", ".", ""))
 

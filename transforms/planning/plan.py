@@ -133,10 +133,12 @@ class _DropCompleted(beam.DoFn):
             retried = {id: failed[short_id(id)] for id in wanted if short_id(id) in failed}
             yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)
             num_retried = len(retried.keys() & left.keys())
-            shared = len(left) - len({row.task for row in left.values()})
+            # A picture with one row of the input, the usual case, has each task once.
+            several = len(refs) > 1 or ref.origins
+            shared = len(left) - len({row.task for row in left.values()}) if several else 0
             counts.append(Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs), shared))
             if left:
-                keyed.append((shard_key(ref), ref.with_rows(list(left.values()))))
+                keyed.append((shard_key(ref), ref if len(left) == len(wanted) else ref.with_rows(list(left.values()))))
         yield (number, pack(keyed)), sum_counts(counts)
 
 
