@@ -70,7 +70,8 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
     """List the pictures of manifests as rows with the fields ``uri``, ``filename``, ``problem`` and chosen columns.
 
     Args:
-        path: a .csv, .tsv, .jsonl, .ndjson or .parquet file, on disk or in a bucket, a glob of these, or a list.
+        path: a .csv, .tsv, .jsonl, .ndjson or .parquet file, on disk or in a bucket, a folder or glob of these, or a
+            list.
         uri_column: column with the path or URL of the picture; url by default, unless there is an image_column.
         image_column: column of a Parquet file with the picture itself, as bytes or {bytes, path}.
         filename_column: column with the name of the picture; by default the last part of its URI.

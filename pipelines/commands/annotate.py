@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -13,6 +14,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
+from ...transforms.annotation.job import AnnotateToParquet
+from ...transforms.annotation.run_end import end_interrupted
 from ...transforms.core.errors import stop_reason
 from ...transforms.monitoring.progress import ProgressFiles
 from ...transforms.output.files import absolute
@@ -23,7 +26,7 @@ from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
 from ..local_runner.runner import local_runner
-from ..local_runner.signals import unwrap_keyboard_interrupt, worker_loss_reason
+from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
 from ..options.cluster import (
     add_cluster_options,
     check_cluster,
@@ -38,7 +41,7 @@ from ..options.inputs import add_input_options, build_inputs
 from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job
 from ..options.models import add_model_options, build_annotator
 from ..options.parser import OneLineParser, reject_unknown_args, startup_errors
-from ..options.tasks import add_sampling_options, add_task_options
+from ..options.tasks import add_sampling_options, add_task_options, comma_note
 from .report import add_report_option, report_after_run
 
 STOPPED_EARLY = 1
@@ -61,8 +64,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_report_option(parser)
 
 
-def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
-    """Add all steps of the job to a pipeline.
+def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> AnnotateToParquet:
+    """Add all steps of the job to a pipeline. Return the transform that does the job.
 
     Args:
         run: the name of the run.
@@ -79,6 +82,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
     if args.limit is not None:
         refs = refs | "Limit" >> LimitPictures(args.limit)
     keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
+    return job
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
@@ -98,7 +102,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         with startup_errors():
             name = new_run_name(args)
             pipeline = _new_pipeline(args, beam_arguments)
-            build(pipeline, args, name)
+            job, started = build(pipeline, args, name), time.time()
             if is_dry_run(args, pipeline.options):
                 pipeline.run()
                 print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")
@@ -111,7 +115,13 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             _print_start(args)
         if local:
             stack.enter_context(show_progress(ProgressFiles(args.output, name)))
-        if (reason := _run_pipeline(pipeline)) is not None:
+        try:
+            reason = _run_pipeline(pipeline)
+        except Interrupt as interrupt:
+            if local:
+                interrupt.message = end_interrupted(job.job, args.output, job.about, started, str(interrupt))
+            raise
+        if reason is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
     record = read_record(args.output, name)
@@ -184,5 +194,5 @@ def _print_start(args: argparse.Namespace) -> None:
     else:
         note = "no accelerator; the progress line shows the time left"
         line = f"{args.model or OFFICIAL} on cpu ({note}); rows go to {args.output}"
-    if line:
-        print(line, file=sys.stderr)
+    for text in filter(None, (line, comma_note(args.tasks or ()))):
+        print(text, file=sys.stderr)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import get_args
 
-from ...transforms.dataset.export.formats import FORMATS, SHARES_NAME, only_task
-from ...transforms.dataset.export.targets import resolve_destination
+from ...transforms.dataset.export.formats import FORMATS, Format, Note, only_task, to_sidecar
+from ...transforms.dataset.export.targets import Existing, resolve_destination
+from ...transforms.dataset.export.texts import DEFAULT_TEXTS, TextOptions, checked_extension
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
@@ -40,10 +43,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-suspicious", action="store_true", help="leave out answers that the report flags as suspicious"
     )
+    _add_text_options(parser)
     parser.add_argument(
         "--allow-private-addresses",
         action="store_true",
         help="allow http(s) requests to this machine and to private networks",
+    )
+
+
+def _add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the format ``sidecar``."""
+    parser.add_argument(
+        "--text-extension",
+        metavar="EXT",
+        help="for sidecar: the extension of the text files, such as .caption (default: .txt)",
+    )
+    parser.add_argument(
+        "--text-order",
+        action="append",
+        default=[],
+        metavar="PROMPT",
+        help="for sidecar: write the text for this prompt, such as short, before the others; may be repeated (default: "
+        "texts are sorted by prompt)",
+    )
+    parser.add_argument(
+        "--existing",
+        choices=get_args(Existing),
+        help="for sidecar: what to do with a text file that exists with other content: keep it, add the new lines at "
+        "its end, or replace it (default: keep)",
     )
 
 
@@ -59,26 +86,49 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """
     with startup_errors():
         reject_unknown_args(args, others)
+        export = _format(args)
         destination = resolve_destination(args.destination)
         with duckdb_errors(args.output):
             dataset = Dataset(args.output)
     with dataset:
         with startup_errors(), duckdb_errors(args.output):
             selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
-            left = FORMATS[args.to](selection, destination, Fetcher(args.allow_private_addresses))
+            left = export(selection, destination, Fetcher(args.allow_private_addresses))
         print(f"{_format_selection(args.to, selection)} as {args.to} in {destination}")
         if selection.older:
             print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
         if selection.listed_columns and only_task(args.to, selection) is None:
-            names = ", ".join(selection.listed_columns)
-            print(
-                f"several rows of a manifest name one picture: its values of {names} are lists, in one order; "
-                "--where chooses among the rows",
-                file=sys.stderr,
-            )
+            print(_format_lists(selection.listed_columns), file=sys.stderr)
         for reason, pictures in left.items():
-            print(f"{pictures} of the pictures have a problem; each {reason}", file=sys.stderr)
-    return 1 if any(reason != SHARES_NAME for reason in left) else 0
+            # A note needs no action.
+            found = "note on {} of the pictures:" if isinstance(reason, Note) else "{} of the pictures have a problem;"
+            print(f"{found.format(pictures)} each {reason}", file=sys.stderr)
+    return 0 if all(isinstance(reason, Note) for reason in left) else 1
+
+
+def _format_lists(columns: Sequence[str]) -> str:
+    return (
+        f"note: rows of one picture have several values of {', '.join(columns)}: each line has a list of them, in one "
+        "order; --where chooses among the rows"
+    )
+
+
+def _format(args: argparse.Namespace) -> Format:
+    """Return the format that ``--to`` names, with its options.
+
+    Raises:
+        ValueError: if an option belongs to another format, or its value is bad.
+    """
+    options = {"--text-extension": args.text_extension, "--text-order": args.text_order, "--existing": args.existing}
+    if args.to != "sidecar":
+        for option, value in options.items():
+            if value:
+                raise ValueError(f"{option} is for --to sidecar only: leave it out")
+        return FORMATS[args.to]
+    extension = checked_extension(DEFAULT_TEXTS.extension if args.text_extension is None else args.text_extension)
+    return partial(
+        to_sidecar, texts=TextOptions(extension, tuple(args.text_order), args.existing or DEFAULT_TEXTS.existing)
+    )
 
 
 def _format_selection(shape: str, selection: Selection) -> str:

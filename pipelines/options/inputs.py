@@ -14,8 +14,9 @@ from ...transforms.core.prompt_templates import column_template, named_columns, 
 from ...transforms.core.records import ImageRef
 from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.images import ReadImages, first_unmatched
+from ...transforms.inputs.lists.addresses import path_hint
+from ...transforms.inputs.lists.table_files import is_table
 from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
-from ...transforms.inputs.tables import is_table
 
 DEFAULT_URI_COLUMN = "url"
 
@@ -64,7 +65,8 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet), on disk or in a bucket, or a quoted glob; repeatable",
+        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet) or folder of tables, on disk or in a bucket, or a quoted "
+        "glob; repeatable",
     )
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
@@ -100,7 +102,8 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     for table in filter(is_table, args.inputs):
         raise ValueError(f"input {table}: this is a table; give it as --manifest, with --uri-column or --image-column")
     if (nothing := first_unmatched(args.inputs)) is not None:
-        raise ValueError(f"input {nothing}: no picture found; check the path, and quote a glob")
+        cure = path_hint(nothing) or "check the path, and quote a glob"
+        raise ValueError(f"input {nothing}: no picture found; {cure}")
     fetch = Fetcher(args.allow_private_addresses)
     tasks: list[Task] = list(args.tasks or ())
     if not args.manifest:

@@ -216,7 +216,7 @@ def test_bad_arguments_are_refused_before_any_work(config, message):
     "config, message",
     [
         ({"path": "none.csv"}, "manifest none.csv: no such file"),
-        ({"path": "list.csv"}, "has no column 'url'; it has uri, taken"),
+        ({"path": "list.csv"}, "has no column 'url'; it has 'uri', 'taken'"),
         ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
         ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "the rows already have a field of this name"),
         ({"path": []}, "path: no manifest"),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ...models.billing import Billing
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
+from ..core.interrupt import INTERRUPTED
 from ..core.records import Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage, WantedRow
 from ..images.prefetch import Loaded, LoadFailure
 from ..io.uris import display_uri
@@ -81,9 +82,14 @@ class PendingRequests:
         yield from self.job.annotator.answer(requests)
 
     def _requests(self, pictures: LoadedPictures) -> Generator[Request, None, None]:
-        """Yield a request for each new question. Skip load failures: ``fail_load`` has put their rows already."""
+        """Yield a request for each new question, until a signal interrupts this process.
+
+        Load failures are skipped: ``fail_load`` has put their rows already.
+        """
         for loaded in pictures:
             self._rows.wait_for_room()
+            if INTERRUPTED.is_set():
+                return
             if isinstance(loaded, LoadFailure):
                 continue
             wanted = loaded.ref.rows(self.job.tasks)

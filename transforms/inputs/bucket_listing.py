@@ -74,7 +74,7 @@ class GlobLister(NamedTuple):
         """
         if not all(split_bucket(pattern)) and glob.has_magic(pattern):
             raise ValueError(f"{pattern}: a bucket's own name can't be a pattern: name the bucket in full")
-        if not pattern.endswith("/") and self._exists(pattern):
+        if not pattern.endswith("/") and self.exists(pattern):
             yield ImageRef(pattern, posixpath.basename(pattern))
             return
         root, parts = split_glob(pattern)
@@ -109,7 +109,12 @@ class GlobLister(NamedTuple):
                 others.add(entry.uri, name)
         yield from others.refs()
 
-    def _exists(self, uri: str) -> bool:
+    def exists(self, uri: str) -> bool:
+        """Return whether there is an object of exactly this name.
+
+        Raises:
+            OSError: if the bucket can't be listed.
+        """
         if not split_bucket(uri)[1]:
             return False
         # Entries come sorted by name, so an object that is named like the prefix comes first.

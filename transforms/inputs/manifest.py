@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,15 +16,15 @@ from apache_beam.pvalue import PBegin, PCollection
 from ...models.tasks import Task
 from ..core.prompt_templates import column_text, fill_template, named_columns
 from ..core.records import ImageRef
+from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, check_image_column, list_cells
 from ..io.files import open_file
-from ..io.object_stores.base import Stores
-from ..io.retry import RetryPolicy
-from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, is_path, join_uri, name_below, scheme_of
-from .bucket_listing import GlobLister, PendingFolder
+from ..io.uris import basename, check_uri, is_path, join_uri, name_below
 from .images import absolute_pattern
+from .lists.addresses import clean_address, path_hint
+from .lists.table_files import PARQUET, kind_of, list_tables, partitions_of
 from .root import Root, absolute_root, check_root
-from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
+from .tables import TableRow, convert, read_rows, schema_of
 
 R = TypeVar("R", TableRow, ListedImage)
 
@@ -76,10 +75,11 @@ class Columns:
 class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """A reference for each row of the manifests that the patterns match.
 
-    Manifests are ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.parquet`` files, on disk or in a bucket. A relative
-    path in a manifest is relative to the folder of the manifest. An image in a column of Parquet has the URI
-    ``FILE#COLUMN/NUMBER``, followed by its path if the row has one. A row without a usable image becomes a reference
-    with a ``problem``, which fails at stage ``list``.
+    Manifests are ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.parquet`` files, or folders of these, on disk or in
+    a bucket. A folder named ``KEY=VALUE`` above a file gives its rows a column of text, ``KEY``. Other files in folders
+    become references with ``skipped``. A relative path in a manifest is relative to the folder of the file. An image in
+    a column of Parquet has the URI ``FILE#COLUMN/NUMBER``, followed by its path if the row has one. A row without a
+    usable image becomes a reference with a ``problem``, which fails at stage ``list``.
 
     Raises:
         ValueError: if a pattern is invalid.
@@ -92,13 +92,19 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
         """Return the references: the manifests are listed, then each is read in one worker."""
-        return (
-            pbegin
-            | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
+        patterns = pbegin | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
+        listed = (
+            patterns
             | "List" >> beam.FlatMap(lambda pattern: map(os.fsencode, list_manifests(os.fsdecode(pattern))))
             | "Each once" >> beam.Distinct()
             | "Read" >> beam.ParDo(_ReadManifest(self.columns))
         )
+        skipped = (
+            patterns
+            | "List skipped" >> beam.FlatMap(lambda pattern: list_skipped(os.fsdecode(pattern)))
+            | "Skipped once" >> DistinctRefs()
+        )
+        return (listed, skipped) | "Listed" >> beam.Flatten()
 
 
 class _ReadManifest(beam.DoFn):
@@ -115,23 +121,17 @@ class _ReadManifest(beam.DoFn):
 
 
 def list_manifests(pattern: str) -> Iterator[str]:
-    """Yield the paths that an absolute pattern matches, sorted. An existing name matches itself, wildcards or not.
+    """Yield the paths that an absolute pattern matches, sorted; see ``list_tables``.
 
     Raises:
-        ValueError: if a name does not end like that of a manifest, or the pattern is neither a path nor in a bucket.
+        ValueError: if the pattern or one of the files can't be a manifest.
     """
-    if scheme_of(pattern) in OBJECT_STORE_SCHEMES:
-        lister, refs = GlobLister(Stores(), RetryPolicy(), frozenset(KINDS)), []
-        for found in lister.list_first_level(pattern):
-            refs += list(lister.list_folder(found)) if isinstance(found, PendingFolder) else [found]
-        paths = [ref.uri for ref in refs]
-    elif scheme_of(pattern) != LOCAL:
-        raise ValueError(f"manifest {pattern}: give a local path, or a URI with {', '.join(OBJECT_STORE_SCHEMES)}")
-    else:
-        paths = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
-    for path in sorted(paths):
-        kind_of(path)
-        yield path
+    yield from (found for found in list_tables(pattern) if isinstance(found, str))
+
+
+def list_skipped(pattern: str) -> Iterator[ImageRef]:
+    """Yield a reference with ``skipped`` for each kind of files that ``list_manifests`` leaves out of a folder."""
+    yield from (found for found in list_tables(pattern) if isinstance(found, ImageRef))
 
 
 def read_manifest(path: str, columns: Columns, root: Root | None = None) -> Iterator[ImageRef]:
@@ -147,7 +147,10 @@ def read_manifest(path: str, columns: Columns, root: Root | None = None) -> Iter
         root = Root(columns.root)
     place = _Place(root.folder if root else posixpath.dirname(path), root, cache(os.path.islink))
     rows = read_rows(path, columns.names())
-    yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, place))
+    try:
+        yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, place))
+    except ValueError as error:
+        yield _failed_ref(path, columns, str(error))
 
 
 def _read_images(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
@@ -155,6 +158,8 @@ def _read_images(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
     try:
         with open_file(path) as file:
             rows = list_cells(path, file, image, columns.names())
+            in_folders = partitions_of(path)
+            rows = (row if row.problem else row._replace(values=in_folders | row.values) for row in rows)
             yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name, inside=row.cell))
     except (OSError, ValueError, pa.ArrowException) as error:
         yield _failed_ref(path, columns, str(error))
@@ -187,7 +192,9 @@ def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]
     for pattern in patterns:
         first = next(list_manifests(absolute_pattern(pattern)), None)
         if first is None:
-            raise ValueError(f"manifest {pattern}: no such file; check the path, and quote a glob")
+            cure = path_hint(pattern) or "check the path, and quote a glob"
+            what = "no table in this folder" if os.path.isdir(pattern) else "no such file"
+            raise ValueError(f"manifest {pattern}: {what}; {cure}")
         if columns.image and kind_of(first) not in PARQUET:
             raise ValueError(f"manifest {first} is no Parquet file, so no column holds pictures: give --uri-column")
         schema = schema_of(first)
@@ -195,10 +202,7 @@ def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]
             check_image_column(first, schema, columns.image)
         for name in wanted:
             if name not in schema.names:
-                there = ", ".join(schema.names[:20]) or "none"
-                # The name may be the default, which the user did not give.
-                cure = ": name its URI column" if name == columns.uri else ""
-                raise ValueError(f"manifest {first} has no column {name!r}; it has {there}{cure}")
+                raise ValueError(f"manifest {first} has no column {name!r}; it has {_missing(name, schema, columns)}")
         kept = kept or tuple(_stored_field(schema.field(name)) for name in keep)
     return replace(columns, kept=kept, root=check_root(columns.root) if columns.root else None)
 
@@ -214,6 +218,18 @@ class _Place(NamedTuple):
     is_link: Callable[[str], bool]
 
 
+def _missing(name: str, schema: pa.Schema, columns: Columns) -> str:
+    """Return the names that a schema has in place of ``name``, and the cure that the use of ``name`` suggests."""
+    # Quotes show spaces around a name, and a delimiter inside of it.
+    there = ", ".join(map(repr, schema.names[:20])) or "none"
+    if name == columns.uri:
+        # The name may be the default, which the user did not give.
+        return f"{there}: name its URI column"
+    if name in named_columns(columns.tasks):
+        return f"{there}: correct the prompt, and write {{{{ and }}}} for braces that are not around a column"
+    return there
+
+
 def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef:
     """Return a reference to the image in the URI column.
 
@@ -221,13 +237,16 @@ def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef
         ValueError: if the column is empty or holds no valid URI.
     """
     given = values.get(columns.uri or "")
+    if isinstance(given, bytes):
+        # Some writers of Parquet leave out the mark that bytes are text. Names of local files may be no UTF-8.
+        given = given.decode(errors="surrogateescape")
     if place.root and isinstance(given, int):
         given = str(given)
     if given is None or given == "":
         raise ValueError(f"column {columns.uri} is empty: fill it in")
     if not isinstance(given, str):
         raise ValueError(f"column {columns.uri} holds no text: give paths or URIs")
-    uri = check_uri(given)
+    uri = check_uri(clean_address(given, place.folder))
     if is_path(uri) and not os.path.isabs(uri):
         uri = place.root.complete(uri) if place.root else uri
         return ImageRef(join_uri(place.folder, uri, place.is_link), name_below(uri))

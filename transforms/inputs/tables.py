@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import posixpath
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,12 +12,10 @@ import pyarrow as pa
 from ..io.files import open_file
 from ..io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet
 from ..io.retry import FetchError
-from ..io.uris import check_utf8, is_utf8
+from ..io.uris import check_utf8
+from .lists.delimited import MAX_LINE_BYTES, DelimitedFile
+from .lists.table_files import CSV, PARQUET, check_content, kind_of, partitions_of
 
-CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
-KINDS = CSV + JSON_LINES + PARQUET
-# Of one line of JSON, or one value of CSV. A longer one means that the file has no line ends, or embeds an image.
-MAX_LINE_BYTES = 8 << 20
 # Lines of JSON from which the types of columns are derived.
 NUM_SAMPLED_LINES = 1000
 
@@ -36,31 +31,11 @@ class TableRow(NamedTuple):
     problem: str = ""
 
 
-def kind_of(path: str) -> str:
-    """Return the extension of a manifest in lower case, such as ``.csv`` for ``A.CSV.gz``.
-
-    Raises:
-        ValueError: if the extension is not in ``KINDS``, or the file is compressed Parquet.
-    """
-    stem = path[:-3] if path.lower().endswith(".gz") else path
-    kind = posixpath.splitext(stem)[1].lower()
-    if kind not in KINDS or (kind in PARQUET and stem != path):
-        raise ValueError(f"manifest {path}: its name ends with none of {', '.join(KINDS)}: rename or convert it")
-    return kind
-
-
-def is_table(path: str) -> bool:
-    """Return whether a name ends like that of a manifest."""
-    try:
-        return bool(kind_of(path))
-    except ValueError:
-        return False
-
-
 def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
     """Yield every row of a manifest. CSV and JSON rows have all columns, Parquet rows those in ``columns``.
 
-    If the content breaks off, one more row with a ``problem`` comes last.
+    Rows also have the columns of the partitions in ``path``, unless the file has a column of that name. If the content
+    breaks off, one more row with a ``problem`` comes last.
 
     Raises:
         OSError: if the file can't be read.
@@ -80,7 +55,7 @@ def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
 
 
 def schema_of(path: str) -> pa.Schema:
-    """Return the columns of a manifest with their types.
+    """Return the columns of a manifest with their types, and those of its partitions, which are text, last.
 
     All columns of CSV are text. Columns and types of JSON Lines are derived from the first ``NUM_SAMPLED_LINES``.
 
@@ -88,13 +63,20 @@ def schema_of(path: str) -> pa.Schema:
         OSError: if the file can't be read.
         ValueError: if it has another format than its name says, or no valid header.
     """
+    schema = _file_schema(path)
+    added = [pa.field(name, pa.string()) for name in partitions_of(path) if name not in schema.names]
+    return pa.schema([*schema, *added])
+
+
+def _file_schema(path: str) -> pa.Schema:
     kind = kind_of(path)
     with open_file(path) as file:
         if kind in PARQUET:
             return open_parquet(path, file).schema_arrow
+        check_content(path, file)
         if kind in CSV:
-            with _text(file) as text:
-                return pa.schema([(name, pa.string()) for name in _header(path, _csv(text, kind))])
+            with DelimitedFile(path, file, kind == ".tsv") as table:
+                return pa.schema([(name, pa.string()) for name in table.header])
         rows = [row.values for row, _ in zip(_json_rows(file), range(NUM_SAMPLED_LINES), strict=False)]
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.schema([(name, _type_of([row.get(name) for row in rows])) for name in names])
@@ -123,48 +105,24 @@ def _rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
     if kind in PARQUET:
         yield from _parquet_rows(path, file, columns)
     elif kind in CSV:
-        with _text(file) as text:
-            yield from _csv_rows(path, _csv(text, kind))
+        with DelimitedFile(path, file, kind == ".tsv") as table:
+            yield from _with_partitions(path, _csv_rows(table))
     else:
-        yield from _json_rows(file)
+        yield from _with_partitions(path, _json_rows(file))
 
 
-def _text(file: Any) -> io.TextIOWrapper:
-    # Local file names may have bytes that are not UTF-8: surrogateescape keeps them.
-    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+def _with_partitions(path: str, rows: Iterator[TableRow]) -> Iterator[TableRow]:
+    """Yield rows of CSV or JSON with the columns of the partitions that they lack."""
+    if not (partitions := partitions_of(path)):
+        yield from rows
+        return
+    for row in rows:
+        yield row if row.problem else row._replace(values=partitions | row.values)
 
 
-def _csv(text: io.TextIOWrapper, kind: str) -> Any:
-    csv.field_size_limit(MAX_LINE_BYTES)
-    return csv.reader(text, delimiter="\t" if kind == ".tsv" else ",", strict=True)
-
-
-def _header(path: str, reader: Any) -> list[str]:
-    header: list[str] = next(reader, [])
-    if not header or len(set(header)) < len(header):
-        raise ValueError(f"manifest {path}: its first line must name its columns, each once")
-    if not all(map(is_utf8, header)):
-        raise ValueError(f"manifest {path}: its first line is no UTF-8: save the file as UTF-8")
-    return header
-
-
-def _csv_rows(path: str, reader: Any) -> Iterator[TableRow]:
-    header = _header(path, reader)
-    while True:
-        number = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            yield TableRow(number, {}, f"this is no CSV: {error}; correct the line")
-            continue
-        if fields is None:
-            return
-        if len(fields) == len(header):
-            yield TableRow(number, dict(zip(header, fields, strict=True)))
-        elif fields:
-            yield TableRow(
-                number, {}, f"the row has {len(fields)} fields, but the header has {len(header)}: correct the row"
-            )
+def _csv_rows(table: DelimitedFile) -> Iterator[TableRow]:
+    for number, fields, problem in table.records():
+        yield TableRow(number, {} if problem else dict(zip(table.header, fields, strict=True)), problem)
 
 
 def _json_rows(file: Any) -> Iterator[TableRow]:
@@ -189,9 +147,13 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
 
 def _parquet_rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
     table = open_parquet(path, file)
-    present = [name for name in columns if name in table.schema_arrow.names]
+    names = table.schema_arrow.names
+    present = [name for name in columns if name in names]
+    added = {name: value for name, value in partitions_of(path).items() if name in columns and name not in names}
     number = 0
     for batch in table.iter_batches(ROWS_PER_BATCH, columns=present):
+        for name, value in added.items():
+            batch = batch.append_column(name, pa.array([value] * len(batch), pa.string()))
         for values, problem in batch_rows(batch):
             number += 1
             yield TableRow(number, values, problem)

@@ -43,9 +43,13 @@ def rename_if_needed(source: str, target: str) -> None:
 
 
 def remove(*paths: str) -> None:
-    """Delete those of these files that exist."""
+    """Delete those of these files that exist. Another process may delete them at the same moment."""
     if found := glob_files(*paths):
-        FileSystems.delete(found)
+        try:
+            FileSystems.delete(found)
+        except BeamIOError:
+            if glob_files(*found):
+                raise
 
 
 @contextlib.contextmanager

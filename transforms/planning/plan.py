@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,12 +13,13 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..core.errors import output_errors
-from ..core.records import ImageRef, Job
+from ..core.records import ImageRef, Job, annotation_schema
 from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, pack, ref_bucket, unpack, unpack_all
 from ..core.summary import Count, sum_counts
 from ..images.fetch import Fetcher
 from ..monitoring.progress import ProgressFiles
-from ..output.lock import acquire
+from ..output.answer_journal import publish_kept
+from ..output.lock import acquire, active_runs
 from .completed import PackIds, other_runs_parts, short_id, split_completed
 from .dedup import KeyByContentHash, KeyedRef
 from .input_rows import merge
@@ -26,6 +28,8 @@ from .requeue import remove_failures
 
 Shard = tuple[int, Iterable[ImageRef]]
 RETRIED = "retried"
+
+logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
@@ -97,7 +101,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         return (
             pipeline
             | "Output" >> beam.Create([self.output])
-            | "Lock" >> beam.Map(_lock, self.job.run)
+            | "Lock" >> beam.Map(_lock, self.job)
             | "List parts" >> beam.FlatMap(other_runs_parts, self.job.run)
             | "Spread parts" >> beam.Reshuffle()
             | "Pack ids" >> beam.ParDo(PackIds(with_files=self.retry_errors)).with_output_types(Packed)
@@ -156,8 +160,13 @@ class _AssignShards(beam.DoFn):
         yield from map(GlobalWindows.windowed_value, self._packer.flush())
 
 
-def _lock(output: str, run: str) -> str:
-    acquire(output, run)
+def _lock(output: str, job: Job) -> str:
+    """Lock the output, and publish what dead runs have kept. Return the output."""
+    acquire(output, job.run)
+    with output_errors(output):
+        active = active_runs(output)
+        if kept := publish_kept(output, annotation_schema(job.columns), lambda run: run not in (job.run, *active)):
+            logger.warning("%d rows that a run had kept before it was stopped are published now", kept)
     return output
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moondream_beam.pipelines.display.run_summary import exit_status, format_summary
-from moondream_beam.transforms.annotation.job import balances
+from moondream_beam.transforms.annotation.run_end import balances
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring.row_counts import RowCounts
 

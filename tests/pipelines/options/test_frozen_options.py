@@ -29,7 +29,7 @@ FROZEN = {
     "status": "OUT --watch=[SECONDS]",
     "report": "OUT --allow-private-addresses",
     "export": "OUT DEST --to={sidecar,imagefolder,webdataset,coco,jsonl}! --where=SQL --drop-suspicious "
-    "--allow-private-addresses",
+    "--text-extension=EXT --text-order=PROMPT... --existing={keep,add,replace} --allow-private-addresses",
     "demo": "--output=FOLDER --no-report",
 }
 # Defaults other than None, False and an empty list.

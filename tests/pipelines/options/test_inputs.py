@@ -61,6 +61,14 @@ def test_without_a_manifest_braces_are_plain_text(pictures: Path, tmp_path: Path
     assert [row["prompt"] for row in rows(tmp_path / "out")] == ["What is {this} {{that}}?"]
 
 
+def test_one_line_says_that_a_comma_and_a_space_do_not_separate_objects(
+    pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    status, _, stderr = command(*words(tmp_path / "out", pictures / "a.png", "--point", "circle, square"))
+    assert status == 0 and "for several objects give --point 'circle' --point 'square'\n" in stderr
+    assert [row["prompt"] for row in rows(tmp_path / "out")] == ["circle, square"]
+
+
 def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, command: Command) -> None:
     given = (listed.parent / "c.webp", "--manifest", listed, "--uri-column", "file", "--caption", "short")
     command(*words(tmp_path / "out", *given, "--keep-columns", "split"))
@@ -128,13 +136,23 @@ def test_names_without_extension_are_found_in_the_root(listed: Path, tmp_path: P
     [
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{what}?"), "no column 'what'"),
         (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "what"), "no column 'what'"),
-        (("--manifest", "{list}"), "no column 'url'; it has file, thing, split: name its URI column"),
+        (("--manifest", "{list}"), "no column 'url'; it has 'file', 'thing', 'split': name its URI column"),
         (
             ("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"),
             "--keep-columns names split twice",
         ),
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "write {{ and }}"),
+        (
+            ("--manifest", "{list}", "--uri-column", "file", "--query", '{{thing}} as {"b"}?'),
+            "'thing', 'split': correct the prompt, and write {{ and }} for braces",
+        ),
         (("--manifest", "{folder}/none.csv"), "no such file"),
+        (("--manifest", "{folder}\\list.csv"), "no such file; backslashes separate folders only on Windows"),
+        (
+            ("www.pictures.example/a.jpg",),
+            "no picture found; an address on the web needs its scheme: write https://www.",
+        ),
+        (("C:\\photos",), "no picture found; this is a path on a Windows machine"),
         (("--manifest", "{folder}/a.png"), "none of .csv"),
         (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns needs a --manifest"),
         (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column needs a --manifest"),

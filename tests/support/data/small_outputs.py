@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from PIL import Image
@@ -46,6 +47,11 @@ def row_of(path: Path, name: str, **values: object) -> Row:
     unlike = f"{path}/{values.get('task', 'caption')}/{values.get('prompt', 'normal')}"
     plain = {"id": f"id of {unlike}", "key": f"key of {path}", "uri": str(path), "filename": name}
     return annotation(**{**plain, **values})
+
+
+def with_digest(row: Row) -> Row:
+    """Return a row with the digest that its picture's file has."""
+    return row._replace(sha256=hashlib.sha256(Path(row.uri).read_bytes()).hexdigest())
 
 
 def some_of_each(folder: Path) -> list[Row]:

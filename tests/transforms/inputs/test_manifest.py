@@ -138,7 +138,7 @@ def test_an_unknown_column_and_a_missing_manifest_are_refused_before_any_work(tm
         (Columns("url", tasks=(Query("{what}?"),)), [], "what"),
         (Columns("url"), ["splat"], "splat"),
     ):
-        with pytest.raises(ValueError, match=f"no column '{name}'; it has url, split"):
+        with pytest.raises(ValueError, match=f"no column '{name}'; it has 'url', 'split'"):
             check_columns([path], columns, keep)
     with pytest.raises(ValueError, match="no such file"):
         check_columns([f"{tmp_path}/none*.csv"], Columns("url"), [])
@@ -178,6 +178,25 @@ def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) ->
     assert told == {("urls.jsonl#3", "list", "{question}"), ("gone.png", "fetch", "Where?")}
     again = annotate(path, tmp_path / "out", columns, ["truth"])
     assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 5
+
+
+def test_a_manifest_whose_header_is_broken_is_one_row_with_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("url,url\na.png,b.png\n")
+    (ref,) = references(f"{tmp_path}/a.csv")
+    assert ref.uri == f"{tmp_path}/a.csv" and "must name its columns, each once" in ref.problem
+
+
+def test_captions_with_quotes_in_tab_separated_text_reach_the_result_unchanged(tmp_path: Path) -> None:
+    captions = ['"open', "b", 'c"', '"d" e']
+    for number in range(4):
+        Image.new("RGB", (4, 3), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = [f"{caption}\t{number}.png\n" for number, caption in enumerate(captions)]
+    (tmp_path / "a.tsv").write_text("truth\turl\n" + "".join(lines))
+    columns = Columns("url", tasks=(Query("Is it {truth}?"),))
+    record = annotate(f"{tmp_path}/a.tsv", tmp_path / "out", columns, ["truth"])
+    assert record["balanced"] and record["counts"]["pending"] == 4
+    told = {(row["filename"], row["prompt"], row["truth"]) for row in rows(tmp_path / "out")}
+    assert told == {(f"{number}.png", f"Is it {text}?", text) for number, text in enumerate(captions)}
 
 
 def test_an_output_with_other_kept_columns_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import duckdb
 from ...core.records import ANNOTATION_SCHEMA
 from ...io.uris import escape_non_utf8
 from ..reader import Dataset, identifier, literal
+from .first_rows import choose_first
 
 PICTURE_COLUMNS = ("key", "filename", "uri", "sha256", "width", "height")
 # Columns of ``data/`` that hold the answer; those of the other tasks are in ``caption``.
@@ -24,6 +25,7 @@ MAX_TASKS = 200
 MAX_SLUG_CHARACTERS = 48
 # The archive or Parquet file that contains a picture, in the ``uri`` of the picture's row.
 CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet))#"
+ORDER = f"regexp_extract(uri, '{CONTAINER}', 1, 'i'), filename, key"
 
 
 class TaskColumn(NamedTuple):
@@ -113,12 +115,29 @@ class Selection:
         """Return the names of the columns that came from a manifest."""
         return [column for column in self.dataset.columns("data") if column not in ANNOTATION_SCHEMA.names]
 
-    def wide(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    def wide(
+        self, columns: Sequence[TaskColumn], extra: Sequence[str] = (), first: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any]]:
         """Yield a dict of JSON values for each picture: ``PICTURE_COLUMNS``, the tasks, and the manifest's columns.
 
-        ``extra`` names more columns of the picture. A task without an answer is None. Pictures in files of their own
-        come first, by file name; then come those in archives and Parquet files, grouped by container.
+        ``extra`` names more columns of the picture. A task without an answer is None. The pictures with the keys
+        ``first`` come first, in this order. Then come pictures in files of their own, by file name. Those in archives
+        and Parquet files follow, grouped by container, so that the fetcher reads each container once.
         """
+        lead = f"coalesce(list_position([{', '.join(map(literal, first))}], key), {len(first) + 1}), " if first else ""
+        for row in self.dataset.rows(f"SELECT * FROM ({self._wide_query(columns, extra)}) ORDER BY {lead}{ORDER}"):
+            yield {column: to_json_value(value) for column, value in row.items()}
+
+    def first_keys(self, columns: Sequence[TaskColumn], copies: int = 1) -> list[str]:
+        """Return the keys for ``first`` of ``wide`` with which readers infer the right types; see ``choose_first``."""
+        names = self.wide_columns(columns)[len(PICTURE_COLUMNS) :]
+        return choose_first(self.dataset, self._wide_query(columns), ORDER, names, copies)
+
+    def wide_columns(self, columns: Sequence[TaskColumn]) -> list[str]:
+        """Return the names of the columns of ``wide`` without ``extra``."""
+        return [*PICTURE_COLUMNS, *(column.column for column in columns), *self.manifest_columns()]
+
+    def _wide_query(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> str:
         answers = [
             f"any_value({ANSWER_COLUMNS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
             f"prompt = {literal(prompt)}) AS {identifier(column)}"
@@ -129,11 +148,7 @@ class Selection:
         kept = [f"any_value({identifier(column)}) AS {identifier(column)}" for column in self.manifest_columns()]
         # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
-        # Grouped by container, so that the fetcher reads each container once.
-        container = f"regexp_extract(any_value(uri), '{CONTAINER}', 1, 'i')"
-        order = f"GROUP BY key ORDER BY {container}, filename, key"
-        for row in self.dataset.rows(f"SELECT {chosen} FROM {self.rows} {order}"):
-            yield {column: to_json_value(value) for column, value in row.items()}
+        return f"SELECT {chosen} FROM {self.rows} GROUP BY key"
 
 
 def name_below(folder: str) -> str:
@@ -157,10 +172,34 @@ def _checked_count(dataset: Dataset, rows: str, where: str) -> int:
             raise ValueError(f"--where {where}: give one expression")
         ((count,),) = dataset.tuples(f"SELECT count(*) FROM ({rows})")
     except duckdb.Error as error:
-        raise ValueError(f"--where {where}: {str(error).splitlines()[0]}") from error
+        problem = str(error).splitlines()[0]
+        raise ValueError(f"--where {where}: {problem}{_hint_at_errors(dataset, problem)}") from error
     if not count:
-        raise ValueError("no row is left to export: give a --where that more rows meet, or leave out --drop-suspicious")
+        raise ValueError(_why_empty(dataset, where))
     return int(count)
+
+
+def _why_empty(dataset: Dataset, where: str) -> str:
+    """Return the message for a selection without rows."""
+    ((answers, failures),) = dataset.tuples("SELECT (SELECT count(*) FROM data), (SELECT count(*) FROM errors)")
+    if not answers:
+        return (
+            f"{dataset.output} has no answers, and {failures} rows in errors/: export writes answers only; run "
+            f"annotate again with --retry-errors, or read the failures from {dataset.path('errors', '*.parquet')}"
+        )
+    ((meeting,),) = dataset.tuples(f"SELECT count(*) FROM flagged WHERE (\n{where}\n)")
+    if meeting:
+        return f"no row is left to export: all {meeting} chosen rows have a flag; leave out --drop-suspicious"
+    return f"no row is left to export: none of {answers} rows meets --where {where}; give another condition"
+
+
+def _hint_at_errors(dataset: Dataset, problem: str) -> str:
+    """Return a hint if an error of DuckDB complains about a column that only ``errors`` has; else an empty text."""
+    missing = re.search(r'column "([^"]+)"', problem, re.IGNORECASE)
+    if not missing or missing[1].casefold() not in dataset.columns("errors"):
+        return ""
+    place = dataset.path("errors", "*.parquet")
+    return f"; {missing[1]} is a column of errors/, and export writes rows of data/ only: read {place} with DuckDB"
 
 
 def _column(task: str, prompt: str, taken: set[str]) -> str:
