@@ -23,7 +23,7 @@ class SkippedCount(NamedTuple):
     """How many things of one kind the input holds that are left out, and the name of one of them."""
 
     kind: str
-    count: int
+    count: int  # type: ignore[assignment]  # In place of the method of tuples.
     example: str
 
 
@@ -68,7 +68,7 @@ class Count(NamedTuple):
     def from_json(cls, values: Sequence[Any]) -> Count:
         """Return a count from the list that ``json`` makes of it."""
         *numbers, skipped = values
-        return cls(*numbers, tuple(SkippedCount(*each) for each in skipped))
+        return cls._make([*numbers, tuple(SkippedCount(*each) for each in skipped)])
 
 
 class Summary(NamedTuple):
@@ -145,7 +145,7 @@ def sum_counts(counts: Iterable[Count]) -> Count:
     Of more than ``MAX_SKIPPED_KINDS`` kinds the last ones are one kind, "other things".
     """
     *numbers, skipped = zip(Count(), *counts, strict=True)
-    return Count(*map(sum, numbers), skipped=_sum_skipped(chain(*skipped)))
+    return Count._make([*map(sum, numbers), _sum_skipped(chain(*skipped))])
 
 
 def _sum_skipped(parts: Iterable[SkippedCount]) -> tuple[SkippedCount, ...]:

@@ -144,7 +144,7 @@ def counts_of(record: Mapping[str, Any]) -> tuple[Count, Summary]:
     counts["shared"] = counts.get("pending", 0) - record.get("requests", counts.get("pending", 0))
     sums = {**record.get("totals", {}), **counts}
     return (
-        Count(**{name: int(counts.get(name, 0)) for name in Count._fields[:-1]}),
+        Count._make([*(int(counts.get(name, 0)) for name in Count._fields[:-1]), ()]),
         Summary(**{name: sums.get(name, 0) for name in Summary._fields}),
     )
 

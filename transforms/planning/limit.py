@@ -22,7 +22,8 @@ class LimitPictures(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[ImageRef]:
         """Return the references that are kept, and those that count what is left out."""
-        pictures, skipped = refs | "Split" >> beam.Partition(lambda ref, _: 1 if ref.skipped else 0, 2)
+        pictures = refs | "Pictures" >> beam.Filter(lambda ref: not ref.skipped)
+        skipped = refs | "Skipped" >> beam.Filter(lambda ref: bool(ref.skipped))
         chosen = (
             pictures
             | "Choose" >> beam.CombineGlobally(_SmallestPictures(self.size))
@@ -39,7 +40,7 @@ class _Chosen(NamedTuple):
     example: str = ""
 
 
-class _SmallestPictures(beam.CombineFn):  # type: ignore[misc]
+class _SmallestPictures(beam.CombineFn):
     """Choose the ``size`` pictures that are first in order. At most twice as many pictures are in memory."""
 
     def __init__(self, size: int) -> None:
