@@ -14,13 +14,17 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 from support.data.echo import Echo
+from support.data.rows import annotation
 from support.running.beam_runs import collect
 
 from moondream_beam.models.tasks import Caption, Query, Sampling, Task
-from moondream_beam.transforms.annotation.job import AnnotateToParquet
-from moondream_beam.transforms.core.records import ImageRef
+from moondream_beam.transforms.annotation.job import AnnotateToParquet, take_up
+from moondream_beam.transforms.core.records import ImageRef, Job
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns
+from moondream_beam.transforms.output.answer_journal import AnswerJournal
+from moondream_beam.transforms.output.writer import ShardWriter
+from moondream_beam.transforms.planning.input_rows import merge
 
 
 class Asked(Echo):
@@ -175,3 +179,15 @@ def test_a_pipeline_of_ones_own_gets_a_row_for_each_reference(asked: Asked, tmp_
     job = AnnotateToParquet([Caption()], asked, str(tmp_path / "out"), columns=[pa.field("n", pa.int64())])
     (record,) = collect(lambda pipeline: pipeline | beam.Create(refs) | job)
     assert record["balanced"] and sorted(row["n"] for row in rows(tmp_path / "out")) == [1, 2, 2]
+
+
+def test_a_later_attempt_takes_up_the_kept_rows_of_a_picture_one_by_one(asked: Asked, tmp_path: Path) -> None:
+    out, text = str(tmp_path / "out"), pa.field("text", pa.string())
+    ref = merge([ImageRef("/a.png", "a.png", (Caption(),), ((value,),)) for value in ("x", "x", "y")], ())
+    job = Job((Caption(),), asked, run="one", columns=(text,))
+    first, *others = ref.rows(job.tasks)
+    dead, next_one = (AnswerJournal(ShardWriter(out, "one", 0, [text]), out, "one", 0, 3600.0) for _ in range(2))
+    dead.writer.add(annotation(id=job.row_id(ref, first), columns=first.columns))
+    dead.flush()
+    (left,), sums = take_up([ref], job, next_one)
+    assert left.rows(job.tasks) == others and sums.annotations == 1
