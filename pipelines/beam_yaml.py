@@ -38,7 +38,7 @@ RECORD_SCHEMA = pa.schema(
         *(pa.field(name, pa.string(), nullable=False) for name in ("run", "output")),
         *(
             pa.field(name, pa.int64(), nullable=False)
-            for name in ("pictures", "pending", "done", "retried", "annotations", "failures")
+            for name in ("inputs", "pictures", "requests", "pending", "done", "retried", "annotations", "failures")
         ),
         pa.field("balanced", pa.bool_(), nullable=False),
     ]
@@ -77,6 +77,8 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         image_column: column of a Parquet file with the picture itself, as bytes or {bytes, path}.
         filename_column: column with the name of the picture; by default the last part of its URI.
         columns: columns that become fields of the rows.
+        root: a folder, on disk or in a bucket, that relative paths are relative to; a name without extension finds the
+            picture of that name. By default the folder of the manifest.
 
     Raises:
         ValueError: if a file or a column does not exist, or a column cannot become a field.
@@ -89,6 +91,7 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         filename_column: str | None = None,
         columns: Sequence[str] = (),
         image_column: str | None = None,
+        root: str | None = None,
     ) -> None:
         super().__init__()
         paths = parse_texts("path", path)
@@ -97,7 +100,7 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         # Columns need a task. This one is a placeholder: the tasks are arguments of Annotate.
         if image_column is None:
             uri_column = uri_column or "url"
-        found = manifest.Columns(uri_column, filename_column, (Query(),), image=image_column)
+        found = manifest.Columns(uri_column, filename_column, (Query(),), image=image_column, root=root)
         found = manifest.check_columns(paths, found, parse_texts("columns", columns))
         self.manifests, self.rows = manifest.ReadManifests(paths, found), RefsToRows(found.kept)
 
@@ -171,9 +174,10 @@ class Annotate(_AnnotatingTransform):
 class AnnotateToParquet(_AnnotatingTransform):
     """Answer each task on the picture of each row, and write Parquet files. A second run adds only what is missing.
 
-    The input rows need a field ``uri``. The output is one row about the run with the fields ``run``, ``output``,
-    ``pictures``, ``pending``, ``done``, ``retried``, ``annotations``, ``failures`` and ``balanced``. Failures are in
-    ``errors/``. With ``error_handling``, the failures of this run are an output of the transform as well.
+    The input rows need a field ``uri``. Each has a row in the result for each task; rows that ask the same of the same
+    picture share one request. The output is one row about the run with the fields ``run``, ``output``, ``inputs``,
+    ``pictures``, ``requests``, ``pending``, ``done``, ``retried``, ``annotations``, ``failures`` and ``balanced``.
+    Failures are in ``errors/``. With ``error_handling``, the failures of this run are another output of the transform.
 
     Args:
         output: the folder for the files, on disk or in a bucket.

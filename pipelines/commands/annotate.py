@@ -12,19 +12,17 @@ from functools import partial
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.pvalue import PCollection
-from apache_beam.transforms.combiners import Top
 
 from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
 from ...transforms.annotation.job import AnnotateToParquet
 from ...transforms.annotation.run_end import end_interrupted
 from ...transforms.core.errors import stop_reason
-from ...transforms.core.records import KEY_DIGITS, ImageRef
 from ...transforms.monitoring.progress import ProgressFiles
 from ...transforms.output.files import absolute
 from ...transforms.output.lock import acquire, run_lock
 from ...transforms.output.run_record import read_record
+from ...transforms.planning.limit import LimitPictures
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
@@ -83,23 +81,9 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
     job = build_job(args, inputs, build_annotator(args, threads_per_worker(args) if here else None, here=here), run)
     refs = inputs.read(pipeline)
     if args.limit is not None:
-        refs = _limit(refs, args.limit)
+        refs = refs | "Limit" >> LimitPictures(args.limit)
     keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
     return job
-
-
-def _limit(refs: PCollection[ImageRef], size: int) -> PCollection[ImageRef]:
-    """Return ``size`` pictures, the same in every run, and all that is skipped."""
-    pictures = refs | "Pictures only" >> beam.Filter(lambda ref: not ref.skipped)
-    skipped = refs | "Skipped" >> beam.Filter(lambda ref: ref.skipped)
-    # Sort by the middle digits of the hash: the first digits choose the slice, and the last ones the shard. Sorted by
-    # the first digits, all pictures would be in the first slice.
-    chosen = (
-        pictures
-        | "Limit" >> Top.Smallest(size, key=lambda ref: ref.key[KEY_DIGITS // 2 :] + ref.key)
-        | "Flatten" >> beam.FlatMap(lambda chosen: chosen)
-    )
-    return (chosen, skipped) | "Limited" >> beam.Flatten()
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:

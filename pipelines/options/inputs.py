@@ -77,8 +77,9 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         ),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
         ("--prompt-column", "column with a question about the picture"),
+        ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),
     ):
-        group.add_argument(option, metavar="NAME", help=help)
+        group.add_argument(option, metavar="FOLDER" if option == "--root" else "NAME", help=help)
     group.add_argument(
         "--keep-columns", default="", metavar="A,B", help="columns to copy to the rows in data/, separated by commas"
     )
@@ -113,7 +114,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     if args.uri_column and args.image_column:
         raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
-    columns = Columns(uri, args.filename_column, tuple(tasks or [Query()]), image=args.image_column)
+    columns = Columns(uri, args.filename_column, tuple(tasks or [Query()]), image=args.image_column, root=args.root)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
     for name in keep:
         if keep.count(name) > 1:
@@ -130,7 +131,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
 
 def _reject_manifest_options(args: argparse.Namespace) -> None:
     """Raise ValueError if an option about columns of a manifest is given."""
-    options: Sequence[str] = ("uri_column", "image_column", "filename_column", "prompt_column", "keep_columns")
+    options: Sequence[str] = ("uri_column", "image_column", "filename_column", "prompt_column", "root", "keep_columns")
     for option in options:
         if getattr(args, option):
             raise ValueError(f"--{option.replace('_', '-')} needs a --manifest: give one, or leave the option out")

@@ -154,6 +154,18 @@ def test_prompts_name_fields_of_a_manifest_and_fields_are_kept():
     }
 
 
+def test_each_row_of_a_manifest_is_a_row_of_the_result_and_names_are_found_in_a_root(here):
+    (here / "ids.csv").write_text("id,text\na,x\na,y\na,y\nno-such,z\n")
+    reading = {"type": "ReadManifest", "config": {"path": "ids.csv", "uri_column": "id", "root": "pictures"}}
+    reading["config"]["columns"] = ["text"]
+    config = {"model": "tiny", "tasks": [{"caption": "short"}], "output": "out", "keep_fields": ["text"]}
+    run(reading, step("AnnotateToParquet", "ReadManifest", **config), written("AnnotateToParquet", "told"))
+    (told,) = lines("told-*")
+    assert (told["inputs"], told["requests"], told["pending"], told["failures"]) == (4, 2, 4, 1) and told["balanced"]
+    found = [row for path in (here / "out" / "data").glob("*") for row in pq.read_table(path).to_pylist()]
+    assert sorted((row["filename"], row["text"]) for row in found) == [("a.png", "x"), ("a.png", "y"), ("a.png", "y")]
+
+
 def test_rows_of_another_transform_keep_their_fields_and_types():
     elements = [{"uri": "pictures/a.png", "label": 7, "sure": True}, {"uri": "", "label": 8, "sure": False}]
     job = step("AnnotateToParquet", "Create", output="out", model="tiny", keep_fields=["label", "sure"])

@@ -226,15 +226,13 @@ def take_up(refs: list[ImageRef], job: Job, journal: AnswerJournal) -> tuple[lis
     """Add the rows that earlier attempts at a shard have kept to its writer.
 
     Returns:
-        The references with the tasks that have no such row, and the sums over the rows that were added.
+        The references with the rows that were not kept, and the sums over the rows that were added.
     """
-    ids = {job.id_of(ref, task) for ref in refs for task in job.tasks_of(ref)}
+    ids = {job.row_id(ref, row) for ref in refs for row in ref.rows(job.tasks)}
     kept = journal.kept().only(ids)
     journal.writer.add_tables(*kept)
     done = kept.ids
-    left = [
-        ref.with_tasks(tuple(task for task in job.tasks_of(ref) if job.id_of(ref, task) not in done)) for ref in refs
-    ]
+    left = [ref.with_rows([row for row in ref.rows(job.tasks) if job.row_id(ref, row) not in done]) for ref in refs]
     sums = sum_summaries([Summary.from_annotations(kept.answers), Summary.from_failures(kept.failures)])
     return [ref for ref in left if ref.tasks] if done else refs, sums
 

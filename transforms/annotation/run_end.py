@@ -108,11 +108,13 @@ def _values(
     # Only --retry-changed counts these.
     numbers = {name: number for name, number in count._asdict().items() if number or name not in ("changed", "unread")}
     skipped = numbers.pop("skipped")
+    del numbers["shared"]
     return {
         "run": job.run,
         **about,
         **job_metadata(job),
         "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
+        "requests": count.requests,
         "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
         "published": row_counts._asdict(),
         "totals": {name: getattr(summary, name) for name in summary._fields[2:]},

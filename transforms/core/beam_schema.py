@@ -17,8 +17,8 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import schema_from_element_type
 
 from ...models.tasks import Task
-from ..io.containers.location import ImageCell, locate
-from ..io.uris import basename, check_uri, escape_non_utf8, is_path
+from ..io.containers.location import ImageCell, container_of, locate
+from ..io.uris import basename, check_uri, escape_non_utf8, join_uri
 from .prompt_templates import fill_template, named_columns, unescape_braces
 from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema, as_picture
 
@@ -183,7 +183,7 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
     try:
         if not problem:
             check_uri(uri)
-            uri = os.path.join(base, uri) if is_path(uri) else uri
+            uri = _place_of(uri, base)
             inside = locate(uri, *(getattr(row, name, None) for name in PLACE))
         filename = filename or basename(uri)
         if named or kept:
@@ -194,6 +194,13 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
         problem, tasks = problem or str(error), spec.tasks if named or kept else ()
     columns = (tuple(values[name] for name in kept),) * len(tasks) if kept else ()
     return ImageRef(uri, filename, tasks, columns, problem, inside)
+
+
+def _place_of(uri: str, base: str) -> str:
+    """Return the URI with one spelling for each local file. The name of an image inside another file stays as it is."""
+    if container := container_of(uri):
+        return join_uri(base, container) + uri[len(container) :]
+    return join_uri(base, uri)
 
 
 def _ref_row(ref: ImageRef, names: Sequence[str]) -> Any:

@@ -13,6 +13,7 @@ from ...models.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 from ..io.containers.location import ImageCell, Member
 from ..io.uris import display_uri, escape_non_utf8
+from .kept_values import kept_digest
 
 Stage = Literal["list", "fetch", "decode", "answer"]
 
@@ -27,18 +28,40 @@ UNLISTED = "folders that could not be listed"
 
 
 class Skipped(NamedTuple):
-    """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt"."""
+    """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt".
+
+    ``is_input``: the things are pictures or rows of manifests, such as those beyond ``--limit``.
+    """
 
     kind: str
     count: int = 1  # type: ignore[assignment]  # In place of the method of tuples.
+    is_input: bool = False
+
+
+class WantedRow(NamedTuple):
+    """A row that the output is to have: a task on a picture, for one row of the input.
+
+    Attributes:
+        columns: the values of the manifest's columns that the row keeps; empty if none are kept.
+        number: how many rows with the same picture, task and ``columns`` come before this one.
+        filename: the name of the picture in this row of the input.
+    """
+
+    task: Task
+    columns: tuple[Any, ...]
+    number: int
+    filename: str
 
 
 class ImageRef(NamedTuple):
     """A picture to annotate. ``filename`` is its name relative to the listed folder, archive or manifest.
 
     Attributes:
-        tasks: its own tasks; if empty, it gets the tasks of the job.
+        tasks: its own tasks; if empty, it gets the tasks of the job. A task is there several times if several rows of
+            the input ask it.
         columns: for each of ``tasks``, the values of the manifest's columns that its row keeps; empty if none are kept.
+        origins: for each of ``tasks``, ``number`` and ``filename`` of its ``WantedRow``; empty if they are 0 and
+            ``filename``.
         problem: why the picture can't be read, if the input already showed that. Each task becomes a failure then.
         skipped: None for a picture. Otherwise ``uri`` and ``filename`` are an example of parts of the input that are
             left out. Such a reference has no task and no row; the plan of the run counts it.
@@ -52,6 +75,7 @@ class ImageRef(NamedTuple):
     # The place of an image inside an archive or a Parquet file, which ``uri`` names.
     inside: Member | ImageCell | None = None
     skipped: Skipped | None = None
+    origins: tuple[tuple[int, str], ...] = ()
 
     @property
     def location(self) -> Location:
@@ -68,13 +92,21 @@ class ImageRef(NamedTuple):
         """The picture's id, the same in every run: the first 20 hex digits of the sha256 of its displayed URI."""
         return hashlib.sha256(display_uri(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
 
-    def columns_of(self, task: Task) -> tuple[Any, ...]:
-        """Return the manifest's values that the row of one of ``tasks`` keeps; () if there are none."""
-        return self.columns[self.tasks.index(task)] if self.columns else ()
+    def rows(self, tasks: Sequence[Task]) -> list[WantedRow]:
+        """Return the rows that the output is to have. A picture without own tasks gets ``tasks``, those of the job."""
+        own = self.tasks or tasks
+        columns = self.columns or ((),) * len(own)
+        origins = self.origins or ((0, self.filename),) * len(own)
+        return [WantedRow(task, kept, *origin) for task, kept, origin in zip(own, columns, origins, strict=True)]
 
-    def with_tasks(self, tasks: tuple[Task, ...]) -> ImageRef:
-        """Return this reference with only some of its tasks, and their columns."""
-        return self._replace(tasks=tasks, columns=tuple(map(self.columns_of, tasks)) if self.columns else ())
+    def with_rows(self, rows: Sequence[WantedRow]) -> ImageRef:
+        """Return this reference with the tasks, columns, numbers and names of ``rows`` in place of its own."""
+        plain = all(row.number == 0 and row.filename == self.filename for row in rows)
+        return self._replace(
+            tasks=tuple(row.task for row in rows),
+            columns=tuple(row.columns for row in rows) if any(row.columns for row in rows) else (),
+            origins=() if plain else tuple((row.number, row.filename) for row in rows),
+        )
 
 
 def as_picture(ref: ImageRef) -> ImageRef | None:
@@ -239,13 +271,20 @@ class Job(NamedTuple):
     run: str = ""
     columns: tuple[pa.Field, ...] = ()
 
-    def tasks_of(self, ref: ImageRef) -> tuple[Task, ...]:
-        """Return the picture's own tasks, or those of the job if it has none."""
-        return ref.tasks or self.tasks
+    def id_of(self, ref: ImageRef, task: Task, columns: Sequence[Any] = (), number: int = 0) -> str:
+        """Return the ``id`` of a row, 64 hex digits.
 
-    def id_of(self, ref: ImageRef, task: Task) -> str:
-        """Return the ``id`` of a row: a sha256 of displayed URI, task, sampling, model and revision, 64 hex digits."""
-        return self._digest(display_uri(ref.uri), task)
+        It is a sha256 of displayed URI, task, sampling, model and revision. Kept values that are not all null and a
+        ``number`` above 0 are hashed too.
+        """
+        more = [f"kept:{kept}"] if columns and (kept := kept_digest(columns)) else []
+        if number:
+            more.append(f"number:{number}")
+        return self._digest(display_uri(ref.uri), task, *more)
+
+    def row_id(self, ref: ImageRef, row: WantedRow) -> str:
+        """Return the ``id`` of one of the rows for a picture."""
+        return self.id_of(ref, row.task, row.columns, row.number)
 
     def request_id(self, sha256: str, task: Task) -> str:
         """Return the id, in the form of ``id_of``, of a task on a picture with this sha256 of its bytes, at any URI.
@@ -254,9 +293,9 @@ class Job(NamedTuple):
         """
         return self._digest(f"sha256:{sha256}", task)
 
-    def _digest(self, picture: str, task: Task) -> str:
-        digest = hashlib.sha256()
-        for part in (picture, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
+    def _digest(self, picture: str, task: Task, *more: str) -> str:
+        digest, annotator = hashlib.sha256(), self.annotator
+        for part in (picture, task_digest(task), repr(self.sampling), annotator.name, annotator.revision, *more):
             digest.update(part.encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()

@@ -7,7 +7,8 @@ import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -20,10 +21,11 @@ from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, check_image_column, list_cells
 from ..io.files import open_file
 from ..io.object_stores.base import Stores
-from ..io.uris import basename, check_uri, is_path
+from ..io.uris import basename, check_uri, is_path, join_uri, name_below
 from .images import absolute_pattern, expand_pattern
 from .lists.addresses import clean_address, path_hint
 from .lists.table_files import PARQUET, kind_of, list_tables, partitions_of
+from .root import Root, absolute_root, check_root
 from .tables import TableRow, convert, read_rows, schema_of
 
 R = TypeVar("R", TableRow, ListedImage)
@@ -35,10 +37,12 @@ class Columns:
 
     ``uri`` holds the place of the image, or ``image`` the image itself (Parquet only). ``filename`` holds the name of
     the image; without it the name is the end of the URI. ``tasks`` may name columns in braces. ``kept`` columns are
-    copied to the rows of the output.
+    copied to the rows of the output. ``root`` is the folder, on a disk or in a bucket, that relative paths are relative
+    to, in place of the folder of the manifest. Below it, a path without the extension of an image names the only image
+    whose name is the path and an extension.
 
     Raises:
-        ValueError: if neither ``uri`` nor ``image`` is given, or both.
+        ValueError: if neither ``uri`` nor ``image`` is given, or both; or if ``root`` is given with ``image``.
     """
 
     uri: str | None = None
@@ -46,12 +50,15 @@ class Columns:
     tasks: tuple[Task, ...] = ()
     kept: tuple[pa.Field, ...] = ()
     image: str | None = None
+    root: str | None = None
 
     def __post_init__(self) -> None:
         if (self.uri is None) == (self.image is None):
             raise ValueError(
                 "a manifest has one column of pictures: give either --uri-column (URIs) or --image-column (bytes)"
             )
+        if self.root is not None and self.uri is None:
+            raise ValueError(f"root {self.root}: a column of bytes names no files; leave out --root, or --image-column")
 
     def names(self) -> list[str]:
         """Return the columns to read, each once, without the column ``image``.
@@ -82,7 +89,8 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
 
     def __init__(self, patterns: Sequence[str], columns: Columns) -> None:
         super().__init__()
-        self.patterns, self.columns = [absolute_pattern(pattern) for pattern in patterns], columns
+        self.patterns = [absolute_pattern(pattern) for pattern in patterns]
+        self.columns = replace(columns, root=absolute_root(columns.root)) if columns.root else columns
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
         """Return the references: the manifests are listed, then each is read in one worker."""
@@ -91,7 +99,7 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
             patterns
             | "List" >> beam.FlatMap(lambda pattern: map(os.fsencode, list_manifests(os.fsdecode(pattern))))
             | "Each once" >> beam.Distinct()
-            | "Read" >> beam.FlatMap(lambda path, columns: read_manifest(os.fsdecode(path), columns), self.columns)
+            | "Read" >> beam.ParDo(_ReadManifest(self.columns))
         )
         skipped = (
             patterns
@@ -99,6 +107,19 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
             | "Skipped once" >> DistinctRefs()
         )
         return (listed, skipped) | "Listed" >> beam.Flatten()
+
+
+class _ReadManifest(beam.DoFn):
+    """Read manifests. They share a ``Root``, so that each folder is listed once."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+
+    def start_bundle(self) -> None:
+        self._root = Root(self.columns.root) if self.columns.root else None
+
+    def process(self, path: bytes) -> Iterator[ImageRef]:
+        yield from read_manifest(os.fsdecode(path), self.columns, self._root)
 
 
 def list_manifests(pattern: str) -> Iterator[str]:
@@ -124,18 +145,21 @@ def list_skipped(pattern: str) -> Iterator[ImageRef]:
         yield from (found for found in list_tables(name) if isinstance(found, ImageRef))
 
 
-def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:
+def read_manifest(path: str, columns: Columns, root: Root | None = None) -> Iterator[ImageRef]:
     """Yield a reference for each row of one manifest.
 
     A broken row becomes a reference with a ``problem``. If the file breaks off, one more such reference comes last.
+    ``root`` is that of ``columns.root``, an absolute path, if other manifests share it.
     """
     if columns.image:
         yield from _read_images(path, columns, columns.image)
         return
-    folder = posixpath.dirname(path)
+    if columns.root and root is None:
+        root = Root(columns.root)
+    place = _Place(root.folder if root else posixpath.dirname(path), root, cache(os.path.islink))
     rows = read_rows(path, columns.names())
     try:
-        yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, folder))
+        yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, place))
     except ValueError as error:
         yield _failed_ref(path, columns, str(error))
 
@@ -191,7 +215,18 @@ def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]
             if name not in schema.names:
                 raise ValueError(f"manifest {first} has no column {name!r}; it has {_missing(name, schema, columns)}")
         kept = kept or tuple(_stored_field(schema.field(name)) for name in keep)
-    return replace(columns, kept=kept)
+    return replace(columns, kept=kept, root=check_root(columns.root) if columns.root else None)
+
+
+class _Place(NamedTuple):
+    """What relative paths of a manifest are relative to: ``folder``, which is that of ``root`` if there is one.
+
+    ``is_link`` is ``os.path.islink`` with a cache, because the paths of a manifest share their folders.
+    """
+
+    folder: str
+    root: Root | None
+    is_link: Callable[[str], bool]
 
 
 def _missing(name: str, schema: pa.Schema, columns: Columns) -> str:
@@ -206,8 +241,8 @@ def _missing(name: str, schema: pa.Schema, columns: Columns) -> str:
     return there
 
 
-def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
-    """Return a reference to the image in the URI column; a relative path is relative to ``folder``.
+def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef:
+    """Return a reference to the image in the URI column.
 
     Raises:
         ValueError: if the column is empty or holds no valid URI.
@@ -216,13 +251,17 @@ def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
     if isinstance(given, bytes):
         # Some writers of Parquet leave out the mark that bytes are text. Names of local files may be no UTF-8.
         given = given.decode(errors="surrogateescape")
+    if place.root and isinstance(given, int):
+        given = str(given)
     if given is None or given == "":
         raise ValueError(f"column {columns.uri} is empty: fill it in")
     if not isinstance(given, str):
         raise ValueError(f"column {columns.uri} holds no text: give paths or URIs")
-    uri = check_uri(clean_address(given, folder))
+    uri = check_uri(clean_address(given, place.folder))
     if is_path(uri) and not os.path.isabs(uri):
-        return ImageRef(f"{folder}/{uri}", posixpath.normpath(uri))
+        uri = place.root.complete(uri) if place.root else uri
+        return ImageRef(join_uri(place.folder, uri, place.is_link), name_below(uri))
+    uri = join_uri(place.folder, uri, place.is_link)
     return ImageRef(uri, basename(uri))
 
 

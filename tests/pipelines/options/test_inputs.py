@@ -79,6 +79,58 @@ def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, c
     }
 
 
+def test_each_row_of_a_manifest_is_a_row_and_the_summary_leads_from_one_to_the_other(
+    listed: Path, tmp_path: Path, command: Command
+) -> None:
+    with listed.open("w", newline="") as file:
+        pictures = ("a.png", "./a.png", str(listed.parent / "a.png"), f"file://{listed.parent}/a.png", "more/d.bmp")
+        csv.writer(file).writerows(
+            [("file", "n"), *((name, n) for name in pictures for n in range(2)), ("gone.png", 0)]
+        )
+    given = words(tmp_path / "out", "--manifest", listed, "--uri-column", "file", "--caption", "--keep-columns", "n")
+    lines = command(*given)[1].splitlines()
+    assert lines[0] == "input    11 rows of manifests"
+    assert lines[1] == "ledger   3 requests for 11 rows = 10 in data/ + 1 in errors/: balances"
+    assert lines[2].startswith("errors   1 of 11 rows failed")
+    found = [(row["filename"], row["n"], row["uri"]) for row in rows(tmp_path / "out")]
+    place = str(listed.parent / "a.png")
+    assert sorted(found)[:8] == sorted(("a.png", str(n), place) for n in (0, 1) for _ in range(4))
+    again = command(*given)[1].splitlines()
+    assert again[:3] == [
+        "input    11 rows of manifests",
+        "ledger   0 requests = 0 in data/ + 0 in errors/: balances",
+        "done     11 more rows are there from earlier runs, in data/ or errors/",
+    ]
+    assert "11 of 11 rows (100 %)" in command("status", tmp_path / "out")[1]
+
+
+def test_a_limit_is_of_pictures_and_the_first_line_says_what_it_leaves_out(
+    listed: Path, tmp_path: Path, command: Command
+) -> None:
+    listed.write_text(
+        "file,n\n" + "".join(f"{name},{n}\n" for name in ("a.png", "c.webp", "gone.png") for n in range(3))
+    )
+    given = words(tmp_path / "out", "--manifest", listed, "--uri-column", "file", "--caption", "--keep-columns", "n")
+    first, second = command(*given, "--limit", "1")[1].splitlines()[:2]
+    assert first.startswith(
+        "input    9 rows of manifests; left out: 6 x pictures or rows of manifests beyond --limit 1"
+    )
+    assert second.startswith("ledger   1 requests for 3 rows = ")
+
+
+def test_names_without_extension_are_found_in_the_root(listed: Path, tmp_path: Path, command: Command) -> None:
+    ids = tmp_path / "lists" / "train.csv"
+    ids.parent.mkdir()
+    ids.write_text("id,label\na,1\nmore/d,2\nnone,3\n")
+    asked = ("--manifest", ids, "--uri-column", "id", "--root", listed.parent, "--caption", "--keep-columns", "label")
+    assert "3 requests = 2 in data/ + 1 in errors/" in command(*words(tmp_path / "out", *asked))[1]
+    assert {(row["filename"], row["label"]) for row in rows(tmp_path / "out")} == {("a.png", "1"), ("more/d.bmp", "2")}
+    (missing,) = rows(tmp_path / "out", "errors")
+    assert (
+        missing["filename"] == "train.csv#4" and f"no picture in {listed.parent} is named none.*" in missing["message"]
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
@@ -106,6 +158,9 @@ def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, c
         (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column needs a --manifest"),
         (("{folder}/a.png", "--manifest", "{list}", "--uri-column", "file", "--query", "{thing}?"), "manifests only"),
         (("{folder}/a.png", "--image-column", "image"), "--image-column needs a --manifest"),
+        (("{folder}/a.png", "--root", "{folder}"), "--root needs a --manifest"),
+        (("--manifest", "{list}", "--uri-column", "file", "--root", "{folder}/none"), "none: no such folder"),
+        (("--manifest", "{list}", "--image-column", "file", "--root", "{folder}"), "leave out --root"),
         (("--manifest", "{list}", "--uri-column", "file", "--image-column", "file"), "give one of the two"),
         (("--manifest", "{list}", "--image-column", "file"), "no Parquet file"),
         (("{list}",), "this is a table; give it as --manifest"),

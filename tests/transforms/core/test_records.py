@@ -91,11 +91,16 @@ def test_a_duplicate_column_is_refused(names: list[str]) -> None:
         annotation_schema([pa.field(name, pa.string()) for name in names])
 
 
-def test_with_tasks_keeps_the_columns_of_the_remaining_tasks() -> None:
+def test_with_rows_keeps_the_columns_numbers_and_names_of_the_remaining_rows() -> None:
     why, who = Query("Why?"), Query("Who?")
     ref = ImageRef("/a.jpg", "a.jpg", (why, who), (("because",), ("me",)))
-    assert ref.with_tasks((who,)) == ref._replace(tasks=(who,), columns=(("me",),))
-    assert ref.columns_of(why) == ("because",)
+    first, second = ref.rows(())
+    assert (first.columns, first.number, first.filename) == (("because",), 0, "a.jpg")
+    assert ref.with_rows([second]) == ref._replace(tasks=(who,), columns=(("me",),))
+    again = second._replace(number=1, filename="b.jpg")
+    both = ref.with_rows([second, again])
+    assert both == ref._replace(tasks=(who, who), columns=(("me",), ("me",)), origins=((0, "a.jpg"), (1, "b.jpg")))
+    assert both.rows(()) == [second, again]
 
 
 def test_failures_survive_arrow() -> None:
@@ -185,5 +190,5 @@ def test_an_id_depends_on_nothing_else(same: str) -> None:
 
 
 def test_a_picture_has_its_own_tasks_or_those_of_the_job() -> None:
-    assert JOB.tasks_of(REF) == (Caption(),)
-    assert JOB.tasks_of(REF._replace(tasks=(Query("Why?"),))) == (Query("Why?"),)
+    assert [row.task for row in REF.rows(JOB.tasks)] == [Caption()]
+    assert [row.task for row in REF._replace(tasks=(Query("Why?"),)).rows(JOB.tasks)] == [Query("Why?")]
