@@ -86,6 +86,8 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> None:
             | "Flatten" >> beam.FlatMap(lambda chosen: chosen)
         )
     keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
+    for note in inputs.columns.notes:
+        print(note, file=sys.stderr)
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:

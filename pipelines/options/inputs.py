@@ -16,6 +16,8 @@ from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.images import ReadImages, first_unmatched
 from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
 from ...transforms.inputs.tables import is_table
+from ...transforms.output.files import check_output_path
+from ...transforms.output.writer import published_columns
 
 DEFAULT_URI_COLUMN = "url"
 
@@ -77,7 +79,10 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(option, metavar="NAME", help=help)
     group.add_argument(
-        "--keep-columns", default="", metavar="A,B", help="columns to copy to the rows in data/, separated by commas"
+        "--keep-columns",
+        default="",
+        metavar="A,B",
+        help="columns to copy to the rows in data/, separated by commas; SOURCE=NAME copies one under another name",
     )
     parser.add_argument(
         "--allow-private-addresses",
@@ -115,7 +120,8 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     for name in keep:
         if keep.count(name) > 1:
             raise ValueError(f"--keep-columns names {name} twice: name it once")
-    columns = check_columns(args.manifest, columns, keep)
+    published = published_columns(check_output_path(args.output)) if keep and "output" in args else {}
+    columns = check_columns(args.manifest, columns, keep, published=published)
     named = named_columns(columns.tasks)
     if named and args.inputs:
         raise ValueError(

@@ -187,7 +187,7 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
         ({"tasks": [{"caption": "tiny"}]}, "line [0-9]+: caption length 'tiny': choose short, normal or long"),
         ({"tasks": ["Is {product} there?"]}, "the rows have no field 'product'; they have uri, filename, problem"),
         ({"keep_fields": ["split"]}, "the rows have no field 'split'"),
-        ({"keep_fields": ["filename"]}, "column filename can't be kept: a column of this name exists"),
+        ({"keep_fields": ["filename=KEY"]}, "column filename can't be kept as KEY: the rows have a column key"),
         ({"task": "caption"}, "unexpected argument 'task'"),
         ({"device": "tpu"}, "device tpu"),
         ({"model": "./nowhere"}, "nowhere"),
@@ -206,7 +206,7 @@ def test_bad_arguments_are_refused_before_any_work(config, message):
         ({"path": "none.csv"}, "manifest none.csv: no such file"),
         ({"path": "list.csv"}, "has no column 'url'; it has uri, taken"),
         ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
-        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "the rows already have a field of this name"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["taken=Uri"]}, "taken can't be kept as Uri"),
         ({"path": []}, "path: no manifest"),
     ],
 )

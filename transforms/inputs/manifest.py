@@ -5,8 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import apache_beam as beam
@@ -14,16 +14,19 @@ import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection
 
 from ...models.tasks import Task
+from ..core.kept_names import name_columns
 from ..core.prompt_templates import column_text, fill_template, named_columns
-from ..core.records import ImageRef
-from ..io.containers.parquet_images import ListedImage, check_image_column, list_cells
+from ..core.records import ANNOTATION_SCHEMA, ImageRef
+from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, is_path, scheme_of
 from .bucket_listing import GlobLister, PendingFolder
 from .images import absolute_pattern
-from .tables import KINDS, PARQUET, TableRow, convert, kind_of, read_rows, schema_of
+from .survey import survey_manifests
+from .tables import KINDS, TableRow, kind_of, read_rows
+from .widening import widest
 
 R = TypeVar("R", TableRow, ListedImage)
 
@@ -34,7 +37,8 @@ class Columns:
 
     ``uri`` holds the place of the image, or ``image`` the image itself (Parquet only). ``filename`` holds the name of
     the image; without it the name is the end of the URI. ``tasks`` may name columns in braces. ``kept`` columns are
-    copied to the rows of the output.
+    copied to the rows of the output; ``sources`` are their names in the manifest if these differ. ``notes`` are lines
+    for the user about what is not kept as it is in the manifest.
 
     Raises:
         ValueError: if neither ``uri`` nor ``image`` is given, or both.
@@ -45,6 +49,8 @@ class Columns:
     tasks: tuple[Task, ...] = ()
     kept: tuple[pa.Field, ...] = ()
     image: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.uri is None) == (self.image is None):
@@ -53,13 +59,17 @@ class Columns:
             )
 
     def names(self) -> list[str]:
-        """Return the columns to read, each once, without the column ``image``.
+        """Return the columns to read, each once, without the column ``image`` and those that are only kept.
 
         Raises:
             ValueError: if a brace in a prompt is single, or a pair of braces holds anything but a column's name.
         """
         plain = [name for name in (self.uri, self.filename) if name]
-        return list(dict.fromkeys([*plain, *named_columns(self.tasks), *(one.name for one in self.kept)]))
+        return list(dict.fromkeys([*plain, *named_columns(self.tasks)]))
+
+    def kept_types(self) -> dict[str, pa.DataType]:
+        """Return the types in which kept columns are stored, by their names in the manifest."""
+        return {self.sources.get(one.name, one.name): one.type for one in self.kept}
 
     def own_tasks(self) -> bool:
         """Return whether each reference gets tasks of its own: a prompt names a column, or a column is kept."""
@@ -122,7 +132,7 @@ def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:
         yield from _read_images(path, columns, columns.image)
         return
     folder = posixpath.dirname(path)
-    rows = read_rows(path, columns.names())
+    rows = read_rows(path, columns.names(), columns.kept_types())
     yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, folder))
 
 
@@ -130,7 +140,7 @@ def _read_images(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
     """Yield a reference for each row of a Parquet file that holds the images in column ``image``."""
     try:
         with open_file(path) as file:
-            rows = list_cells(path, file, image, columns.names())
+            rows = list_cells(path, file, image, columns.names(), columns.kept_types())
             yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name, inside=row.cell))
     except (OSError, ValueError, pa.ArrowException) as error:
         yield _failed_ref(path, columns, str(error))
@@ -141,42 +151,56 @@ def _references(path: str, rows: Iterable[R], columns: Columns, ref_of: Callable
         try:
             if row.problem:
                 raise ValueError(row.problem)
-            yield _with_tasks(ref_of(row), row.values, columns)
+            yield _with_tasks(ref_of(row), row, columns)
         except ValueError as error:
             yield _failed_ref(f"{path}#{row.number}", columns, str(error))
 
 
-def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]) -> Columns:
-    """Check the first manifest of each pattern, and return ``columns`` with the names in ``keep`` as typed fields.
+def check_columns(
+    patterns: Sequence[str],
+    columns: Columns,
+    keep: Sequence[str],
+    *,
+    taken: Iterable[str] = ANNOTATION_SCHEMA.names,
+    published: Mapping[str, pa.DataType] | None = None,
+) -> Columns:
+    """Check the columns of all manifests, and return ``columns`` with those in ``keep`` as typed fields.
 
-    The types are those of the first pattern's manifest.
+    A field has a type that holds the values of all manifests. See ``survey_manifests`` for what is read.
+
+    Args:
+        keep: columns to keep, ``SOURCE`` or ``SOURCE=NAME``; see ``name_columns``.
+        taken: the names that kept columns can't have.
+        published: the types of the columns that the rows of the output have already. They are used if they hold all
+            values of the manifests.
 
     Raises:
-        ValueError: if a pattern matches nothing, a column is missing, or ``columns.image`` can't hold images.
+        ValueError: if a pattern matches nothing, a column is missing or can't be kept, or ``columns.image`` can't hold
+            images.
     """
-    wanted = dict.fromkeys([*columns.names(), *keep])
-    if columns.image in wanted:
+    names = name_columns(keep, taken)
+    sources = [name.source for name in names]
+    if columns.image in (*columns.names(), *sources):
         raise ValueError(
             f"column {columns.image!r} holds the pictures: don't keep it, or name it in a prompt or as filename"
         )
-    kept: tuple[pa.Field, ...] = ()
+    paths: dict[str, None] = {}
     for pattern in patterns:
-        first = next(list_manifests(absolute_pattern(pattern)), None)
-        if first is None:
+        found = dict.fromkeys(list_manifests(absolute_pattern(pattern)))
+        if not found:
             raise ValueError(f"manifest {pattern}: no such file; check the path, and quote a glob")
-        if columns.image and kind_of(first) not in PARQUET:
-            raise ValueError(f"manifest {first} is no Parquet file, so no column holds pictures: give --uri-column")
-        schema = schema_of(first)
-        if columns.image:
-            check_image_column(first, schema, columns.image)
-        for name in wanted:
-            if name not in schema.names:
-                there = ", ".join(schema.names[:20]) or "none"
-                # The name may be the default, which the user did not give.
-                cure = ": name its URI column" if name == columns.uri else ""
-                raise ValueError(f"manifest {first} has no column {name!r}; it has {there}{cure}")
-        kept = kept or tuple(_stored_field(schema.field(name)) for name in keep)
-    return replace(columns, kept=kept)
+        paths.update(found)
+    # The name may be the default, which the user did not give.
+    required = {name: ": name its URI column" if name == columns.uri else "" for name in columns.names()}
+    survey = survey_manifests(list(paths), required, list(dict.fromkeys(sources)), columns.image)
+    kept = []
+    for source, name, _ in names:
+        there = (published or {}).get(name, pa.null())
+        holds_all = widest(there, survey.types[source]) == there
+        kept.append(pa.field(name, there if holds_all else survey.types[source]))
+    renamed = {name.name: name.source for name in names if name.name != name.source}
+    notes = (*filter(None, (name.note() for name in names)), *survey.notes)
+    return replace(columns, kept=tuple(kept), sources=renamed, notes=notes)
 
 
 def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
@@ -196,25 +220,20 @@ def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
     return ImageRef(uri, basename(uri))
 
 
-def _with_tasks(ref: ImageRef, values: dict[str, Any], columns: Columns) -> ImageRef:
+def _with_tasks(ref: ImageRef, row: TableRow | ListedImage, columns: Columns) -> ImageRef:
     """Return a reference with the file name, the filled-in tasks and the kept columns of its row.
 
     Raises:
-        ValueError: if a column in a prompt is empty, or a kept value does not fit the type of its column.
+        ValueError: if a column in a prompt is empty.
     """
     if columns.filename:
-        ref = ref._replace(filename=column_text(values, columns.filename))
+        ref = ref._replace(filename=column_text(row.values, columns.filename))
     if not columns.own_tasks():
         return ref
-    tasks = tuple(dict.fromkeys(fill_template(task, values) for task in columns.tasks))
-    kept = tuple(convert(values.get(field.name), field) for field in columns.kept)
+    tasks = tuple(dict.fromkeys(fill_template(task, row.values) for task in columns.tasks))
+    stored = dict(zip(columns.kept_types(), row.kept, strict=True))
+    kept = tuple(stored[columns.sources.get(one.name, one.name)] for one in columns.kept)
     return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else ())
-
-
-def _stored_field(field: pa.Field) -> pa.Field:
-    """Return a field with the type that is written: of a dictionary-encoded column, the type of its values."""
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return pa.field(field.name, kind)
 
 
 def _failed_ref(place: str, columns: Columns, why: str) -> ImageRef:

@@ -7,33 +7,37 @@ import io
 import json
 import posixpath
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from ..io.column_types import as_text
 from ..io.files import open_file
-from ..io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet
+from ..io.object_stores.base import Stores
+from ..io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet, parquet_schema
 from ..io.retry import FetchError
 from ..io.uris import check_utf8, is_utf8
+from .json_types import json_schema
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
 # Of one line of JSON, or one value of CSV. A longer one means that the file has no line ends, or embeds an image.
 MAX_LINE_BYTES = 8 << 20
-# Lines of JSON from which the types of columns are derived.
-NUM_SAMPLED_LINES = 1000
 
 
 class TableRow(NamedTuple):
     """The values of a row by column; if the row is broken, none, and a ``problem``.
 
-    ``number`` is the line where the row begins, in Parquet the row; both count from 1.
+    ``number`` is the line where the row begins, in Parquet the row; both count from 1. ``kept`` are the values of the
+    kept columns in their stored types.
     """
 
     number: int
     values: dict[str, Any]
     problem: str = ""
+    kept: tuple[Any, ...] = ()
 
 
 def kind_of(path: str) -> str:
@@ -57,10 +61,13 @@ def is_table(path: str) -> bool:
         return False
 
 
-def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
+def read_rows(path: str, columns: Sequence[str], kept: Mapping[str, pa.DataType] | None = None) -> Iterator[TableRow]:
     """Yield every row of a manifest. CSV and JSON rows have all columns, Parquet rows those in ``columns``.
 
     If the content breaks off, one more row with a ``problem`` comes last.
+
+    Args:
+        kept: the columns to keep, with their stored types.
 
     Raises:
         OSError: if the file can't be read.
@@ -69,64 +76,94 @@ def read_rows(path: str, columns: Sequence[str]) -> Iterator[TableRow]:
     number = 0
     try:
         with open_file(path) as file:
-            for row in _rows(path, file, columns):
+            for row in _rows(path, file, columns, kept or {}):
                 number = row.number
                 yield row
     except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
-        # An OSError of the system has an errno. Those of gzip and Arrow have none: they mean damaged content.
-        if isinstance(error, FetchError) or getattr(error, "errno", None):
+        if not _is_damage(error):
             raise
         yield TableRow(number + 1, {}, f"the file is broken from here on: {error}; replace it")
 
 
-def schema_of(path: str) -> pa.Schema:
+def schema_of(path: str, stores: Stores | None = None, max_lines: int | None = None) -> pa.Schema:
     """Return the columns of a manifest with their types.
 
-    All columns of CSV are text. Columns and types of JSON Lines are derived from the first ``NUM_SAMPLED_LINES``.
+    All columns of CSV are text. JSON Lines are read to their end, or ``max_lines`` far; see ``json_schema``. Of
+    Parquet, only the footer is read; see ``parquet_schema``.
 
     Raises:
         OSError: if the file can't be read.
         ValueError: if it has another format than its name says, or no valid header.
     """
     kind = kind_of(path)
-    with open_file(path) as file:
+    with open_file(path, stores) as file:
         if kind in PARQUET:
-            return open_parquet(path, file).schema_arrow
+            return parquet_schema(open_parquet(path, file))
         if kind in CSV:
             with _text(file) as text:
                 return pa.schema([(name, pa.string()) for name in _header(path, _csv(text, kind))])
-        rows = [row.values for row, _ in zip(_json_rows(file), range(NUM_SAMPLED_LINES), strict=False)]
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.schema([(name, _type_of([row.get(name) for row in rows])) for name in names])
+        return json_schema(row.values for row in islice(_undamaged(_json_rows(file)), max_lines))
 
 
 def convert(value: Any, field: pa.Field) -> Any:
-    """Return ``value`` for a column of type ``field.type``: unchanged, but other values in a text column become JSON.
+    """Return a value of CSV or JSON for a column of type ``field.type``: in a text column, other values become JSON.
 
     Raises:
-        ValueError: if the value does not fit the type, or is text that is not UTF-8.
+        ValueError: if the type can't hold the value without a change, or the value is text that is not UTF-8.
     """
+    if value is None:
+        return None
     if pa.types.is_string(field.type):
-        if value is None:
-            return None
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        return check_utf8(text, field.name)
+        return check_utf8(as_text(value), field.name)
     try:
-        pa.scalar(value, field.type)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"column {field.name}: {str(value)[:50]!r} is no {field.type}: correct it") from error
-    return value
+        stored = pa.scalar(value, field.type).as_py()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        stored = None
+    # Arrow stores 0.97 as the integer 0. NaN is the only value that differs from itself.
+    if stored is None or (stored != value and value == value):
+        shown = str(value)[:50]
+        raise ValueError(
+            f"column {field.name}: {shown!r} does not fit {field.type}, in which rows store it: correct it"
+        )
+    return stored
 
 
-def _rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
+def _rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
     kind = kind_of(path)
     if kind in PARQUET:
-        yield from _parquet_rows(path, file, columns)
+        yield from _parquet_rows(path, file, columns, kept)
     elif kind in CSV:
         with _text(file) as text:
-            yield from _csv_rows(path, _csv(text, kind))
+            yield from _with_kept(_csv_rows(path, _csv(text, kind)), kept)
     else:
-        yield from _json_rows(file)
+        yield from _with_kept(_json_rows(file), kept)
+
+
+def _with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+    """Yield rows of CSV or JSON with the values of their kept columns, or with a problem if one does not fit."""
+    fields = [pa.field(name, kind) for name, kind in kept.items()]
+    for row in rows:
+        try:
+            yield row._replace(kept=tuple(convert(row.values.get(field.name), field) for field in fields))
+        except ValueError as error:
+            yield row._replace(problem=row.problem or str(error))
+
+
+def _undamaged(rows: Iterator[TableRow]) -> Iterator[TableRow]:
+    """Yield rows up to damaged content, if there is any."""
+    try:
+        yield from rows
+    except (EOFError, zlib.error, OSError) as error:
+        if not _is_damage(error):
+            raise
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether an error means damaged content.
+
+    An OSError of the system has an errno. Those of gzip and Arrow have none: they mean damaged content.
+    """
+    return not (isinstance(error, FetchError) or getattr(error, "errno", None))
 
 
 def _text(file: Any) -> io.TextIOWrapper:
@@ -187,31 +224,11 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
         yield TableRow(number, values, problem)
 
 
-def _parquet_rows(path: str, file: Any, columns: Sequence[str]) -> Iterator[TableRow]:
+def _parquet_rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
     table = open_parquet(path, file)
-    present = [name for name in columns if name in table.schema_arrow.names]
+    present = [name for name in dict.fromkeys([*columns, *kept]) if name in table.schema_arrow.names]
     number = 0
     for batch in table.iter_batches(ROWS_PER_BATCH, columns=present):
-        for values, problem in batch_rows(batch):
+        for row in batch_rows(batch, columns, kept):
             number += 1
-            yield TableRow(number, values, problem)
-
-
-def _is_exact(value: int | float) -> bool:
-    return isinstance(value, float) or abs(value) <= 2**53
-
-
-# A column has the first type that all its values fit, or else text.
-_TYPES: tuple[tuple[Callable[[Any], bool], pa.DataType], ...] = (
-    (lambda value: isinstance(value, bool), pa.bool_()),
-    (lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63, pa.int64()),
-    (lambda value: isinstance(value, int | float) and not isinstance(value, bool) and _is_exact(value), pa.float64()),
-)
-
-
-def _type_of(values: Sequence[Any]) -> pa.DataType:
-    there = [value for value in values if value is not None]
-    for fits, kind in _TYPES:
-        if there and all(map(fits, there)):
-            return kind
-    return pa.string()
+            yield TableRow(number, row.values, row.problem, row.kept)

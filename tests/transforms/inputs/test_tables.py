@@ -73,7 +73,7 @@ def test_types_come_from_parquet_or_the_first_lines_of_json_and_are_text_in_csv(
         ([1, "1"], pa.string()),
         ([2**70], pa.string()),
         ([[1]], pa.string()),
-        ([None], pa.string()),
+        ([None], pa.null()),
     ],
 )
 def test_a_json_column_has_the_narrowest_type_that_fits_its_values(
