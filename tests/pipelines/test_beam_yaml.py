@@ -103,6 +103,16 @@ def test_pictures_may_be_in_a_column_of_parquet():
     ]
 
 
+def test_columns_and_fields_are_renamed_where_their_names_are_taken():
+    Path("list.csv").write_text("uri,width,id,alt text\npictures/a.png,1000,x7,a circle\n")
+    config = {"path": "list.csv", "uri_column": "uri", "columns": ["width", "uri", "id=sku", "alt text=alt"]}
+    keep = ["width", "manifest_uri", "sku=original_id", "alt"]
+    ((row,), errors) = annotate({"type": "ReadManifest", "config": config}, keep_fields=keep)
+    assert errors == [] and row["width"] != 1000 and len(row["id"]) == 64
+    names = ("manifest_width", "manifest_uri", "original_id", "alt")
+    assert [row[name] for name in names] == ["1000", "pictures/a.png", "x7", "a circle"]
+
+
 @pytest.mark.slow
 def test_the_rows_are_those_of_the_command(command):
     rows, errors = annotate(IMAGES, tasks=[{"caption": "short"}, "Why?", {"point": "square"}])

@@ -126,14 +126,18 @@ def list_manifests(pattern: str) -> Iterator[str]:
 def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:
     """Yield a reference for each row of one manifest.
 
-    A broken row becomes a reference with a ``problem``. If the file breaks off, one more such reference comes last.
+    A broken row becomes a reference with a ``problem``. If the file breaks off, one more such reference comes last. If
+    the file has another format than its name says, that is the only one.
     """
     if columns.image:
         yield from _read_images(path, columns, columns.image)
         return
     folder = posixpath.dirname(path)
     rows = read_rows(path, columns.names(), columns.kept_types())
-    yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, folder))
+    try:
+        yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, folder))
+    except ValueError as error:
+        yield _failed_ref(path, columns, str(error))
 
 
 def _read_images(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:

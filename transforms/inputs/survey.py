@@ -112,12 +112,17 @@ def survey_manifests(
 
     Raises:
         OSError: if a manifest can't be read.
-        ValueError: if a manifest is none, lacks a required column, or has values that readers of the output would not
-            get; or if no manifest has a kept column, or ``image`` can't hold pictures.
+        ValueError: if the first manifest is broken; if a manifest lacks a required column, or has values that readers
+            of the output would not get; or if no manifest has a kept column, or ``image`` can't hold pictures.
     """
     columns = [_Column(name) for name in kept]
-    num_files, json_names, first_json = 0, dict[str, None](), ""
+    num_files, json_names, first_json, broken = 0, dict[str, None](), "", list[str]()
     for path, schema in _read_schemas(paths, bool(kept)):
+        if isinstance(schema, ValueError):
+            if path == paths[0]:
+                raise schema
+            broken.append(f"{schema}. This manifest becomes a row in errors/.")
+            continue
         num_files += 1
         if image is not None:
             if kind_of(path) not in PARQUET:
@@ -136,17 +141,27 @@ def survey_manifests(
         if column.num_missing == num_files:
             _check_present(paths[0], schema_of(paths[0]).names, {column.name: ""})
     notes = (note for column in columns for note in column.describe(num_files))
-    return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, tuple(notes))
+    return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, (*notes, *broken))
 
 
-def _read_schemas(paths: Sequence[str], with_types: bool) -> Iterator[tuple[str, pa.Schema]]:
-    """Yield the schema of each manifest, in order. Without types, JSON Lines are left out after the first such file."""
+def _read_schemas(paths: Sequence[str], with_types: bool) -> Iterator[tuple[str, pa.Schema | ValueError]]:
+    """Yield the schema of each manifest, in order, or why it is broken.
+
+    Without types, JSON Lines are left out after the first such file.
+    """
+
+    def read(path: str) -> pa.Schema | ValueError:
+        try:
+            return schema_of(path, stores, max_lines)
+        except ValueError as error:
+            return error
+
     stores, max_lines = Stores(), None if with_types else NUM_SAMPLED_LINES
     first_json = next((path for path in paths if kind_of(path) in JSON_LINES), None)
-    read = [path for path in paths if with_types or path == first_json or kind_of(path) not in JSON_LINES]
+    chosen = [path for path in paths if with_types or path == first_json or kind_of(path) not in JSON_LINES]
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="manifests")
     try:
-        yield from zip(read, pool.map(lambda path: schema_of(path, stores, max_lines), read), strict=True)
+        yield from zip(chosen, pool.map(read, chosen), strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
 
