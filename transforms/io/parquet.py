@@ -111,9 +111,10 @@ def parquet_schema(table: Any) -> pa.Schema:
         for number, field in enumerate(schema):
             if path != field.name and not path.startswith(f"{field.name}."):
                 continue
-            if kind == "ENUM" and pa.types.is_binary(field.type):
-                schema = schema.set(number, pa.field(field.name, pa.string()))
-            elif kind in CASTS and (kind != "UUID" or "arrow.uuid" not in str(field.type)):
+            if kind == "ENUM":
+                text = pa.string() if pa.types.is_binary(field.type) else field.type
+                schema = schema.set(number, pa.field(field.name, text))
+            elif kind != "UUID" or "arrow.uuid" not in str(field.type):
                 schema = schema.set(number, field.with_metadata({BYTES_OF: kind}))
     return schema
 
@@ -122,16 +123,22 @@ def _foreign_types(table: Any) -> Iterator[tuple[str, str]]:
     """Yield the path and the type of each column, such as ``a.list.element``, whose type Arrow may not know."""
     for number in range(len(table.schema)):
         column = table.schema.column(number)
-        # Such as "Geometry(crs=SRID:0)".
-        yield column.path, str(column.logical_type).partition("(")[0].upper()
+        # Such as "Geometry(crs=SRID:0)". All of these types are stored as bytes.
+        if column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
+            kind = str(column.logical_type).partition("(")[0].upper()
+            if kind in CASTS or kind == "ENUM":
+                yield column.path, kind
     metadata = table.metadata.metadata or {}
     # GeoParquet: the type stands in the metadata of the file.
     yield from ((name, "GEOMETRY") for name in json.loads(metadata.get(b"geo", b"{}")).get("columns", {}))
-    if "(Variant" in str(table.schema) or b'"variant"' in metadata.get(SPARK_SCHEMA, b""):
-        yield from ((field.name, "VARIANT") for field in table.schema_arrow if _holds_variant(field.type))
+    variants = [field.name for field in table.schema_arrow if _holds_variant(field.type)]
+    if variants and ("(Variant" in str(table.schema) or b'"variant"' in metadata.get(SPARK_SCHEMA, b"")):
+        yield from ((name, "VARIANT") for name in variants)
 
 
 def _holds_variant(kind: pa.DataType) -> bool:
+    if not pa.types.is_nested(kind):
+        return False
     if is_list(kind):
         return _holds_variant(kind.value_type)
     if pa.types.is_map(kind):
