@@ -188,23 +188,32 @@ def check_columns(
         raise ValueError(
             f"column {columns.image!r} holds the pictures: don't keep it, or name it in a prompt or as filename"
         )
+    paths = _all_manifests(patterns)
+    # The name may be the default, which the user did not give.
+    required = {name: ": name its URI column" if name == columns.uri else "" for name in columns.names()}
+    survey = survey_manifests(paths, required, list(dict.fromkeys(sources)), columns.image)
+    types = {name.name: survey.types[name.source] for name in names}
+    for name, there in (published or {}).items():
+        if name in types and widest(there, types[name]) == there:
+            types[name] = there
+    kept = tuple(pa.field(name, kind) for name, kind in types.items())
+    notes = (*filter(None, (name.note() for name in names)), *survey.notes)
+    return replace(columns, kept=kept, sources={name.name: name.source for name in names}, notes=notes)
+
+
+def _all_manifests(patterns: Sequence[str]) -> list[str]:
+    """Return the manifests that the patterns match, each once.
+
+    Raises:
+        ValueError: if a pattern matches nothing, or a manifest has a name that does not end like one.
+    """
     paths: dict[str, None] = {}
     for pattern in patterns:
         found = dict.fromkeys(list_manifests(absolute_pattern(pattern)))
         if not found:
             raise ValueError(f"manifest {pattern}: no such file; check the path, and quote a glob")
         paths.update(found)
-    # The name may be the default, which the user did not give.
-    required = {name: ": name its URI column" if name == columns.uri else "" for name in columns.names()}
-    survey = survey_manifests(list(paths), required, list(dict.fromkeys(sources)), columns.image)
-    kept = []
-    for source, name, _ in names:
-        there = (published or {}).get(name, pa.null())
-        holds_all = widest(there, survey.types[source]) == there
-        kept.append(pa.field(name, there if holds_all else survey.types[source]))
-    renamed = {name.name: name.source for name in names if name.name != name.source}
-    notes = (*filter(None, (name.note() for name in names)), *survey.notes)
-    return replace(columns, kept=tuple(kept), sources=renamed, notes=notes)
+    return list(paths)
 
 
 def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:

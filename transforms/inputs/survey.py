@@ -11,7 +11,7 @@ import pyarrow as pa
 from ..io.column_types import plain_type, stored_type, without_nulls
 from ..io.containers.parquet_images import check_image_column
 from ..io.object_stores.base import Stores
-from ..io.parquet import BYTES_OF, CASTS
+from ..io.parquet import BYTES_OF, CASTS, INT96
 from .json_types import MIXED
 from .tables import JSON_LINES, PARQUET, kind_of, schema_of
 from .widening import widest
@@ -37,7 +37,7 @@ class _Column:
         self.name, self.kind = name, pa.null()
         # By type as text: the first manifest with this type.
         self.seen: dict[str, str] = {}
-        self.mixed = ""
+        self.mixed = self.int96 = ""
         self.num_missing, self.first_missing = 0, ""
 
     def add(self, path: str, schema: pa.Schema) -> None:
@@ -68,6 +68,8 @@ class _Column:
             self.seen.setdefault(str(plain_type(field.type)), path)
         if not self.mixed and (mixed := (field.metadata or {}).get(MIXED)):
             self.mixed = f"{mixed.decode()} in {path}"
+        if not self.int96 and INT96 in (field.metadata or {}):
+            self.int96 = path
 
     def _stored(self, path: str, field: pa.Field) -> pa.DataType:
         if kind := (field.metadata or {}).get(BYTES_OF, b"").decode():
@@ -88,6 +90,11 @@ class _Column:
             yield f"column {self.name}: {self.mixed}; stored as {stored}"
         elif len(self.seen) > 1 or (self.seen and {str(stored), str(self.kind)}.isdisjoint(self.seen)):
             yield f"column {self.name}: {_listed(self.seen)}; stored as {stored}"
+        if self.int96:
+            yield (
+                f"column {self.name} is INT96 in {self.int96}, which is read in microseconds: digits below are dropped;"
+                " to keep them, write the column as text"
+            )
         if self.num_missing:
             yield (
                 f"column {self.name} is missing in {self.num_missing} of {num_files} manifests, the first of them "
@@ -105,10 +112,10 @@ def survey_manifests(
 
     Args:
         paths: at least one manifest.
-        required: columns that each manifest must have, with the end of the message if one is missing. In JSON Lines a
-            field without a value may be left out, so that one of these files must have them.
+        required: columns that each manifest must have, with the end of the message if one is missing. One file of JSON
+            Lines is enough, because a field without a value may be left out there.
         kept: columns that at least one manifest must have.
-        image: the column of pictures, which makes each manifest a Parquet file.
+        image: the column of pictures, if each manifest is a Parquet file that holds them.
 
     Raises:
         OSError: if a manifest can't be read.
@@ -116,7 +123,7 @@ def survey_manifests(
             of the output would not get; or if no manifest has a kept column, or ``image`` can't hold pictures.
     """
     columns = [_Column(name) for name in kept]
-    num_files, json_names, first_json, broken = 0, dict[str, None](), "", list[str]()
+    num_files, json_names, broken = 0, dict[str, None](), list[str]()
     for path, schema in _read_schemas(paths, bool(kept)):
         if isinstance(schema, ValueError):
             if path == paths[0]:
@@ -124,22 +131,19 @@ def survey_manifests(
             broken.append(f"{schema}. This manifest becomes a row in errors/.")
             continue
         num_files += 1
-        if image is not None:
-            if kind_of(path) not in PARQUET:
-                raise ValueError(f"manifest {path} is no Parquet file, so no column holds pictures: give --uri-column")
-            check_image_column(path, schema, image)
         if kind_of(path) in JSON_LINES:
-            first_json = first_json or path
             json_names.update(dict.fromkeys(schema.names))
         else:
             _check_present(path, schema.names, required)
+        if image is not None:
+            _check_images(path, schema, image)
         for column in columns:
             column.add(path, schema)
-    if first_json:
-        _check_present(first_json, list(json_names), required)
-    for column in columns:
-        if column.num_missing == num_files:
-            _check_present(paths[0], schema_of(paths[0]).names, {column.name: ""})
+    for path in [path for path in paths if kind_of(path) in JSON_LINES][:1]:
+        _check_present(path, list(json_names), required)
+    missing = {column.name: "" for column in columns if column.num_missing == num_files}
+    if missing:
+        _check_present(paths[0], schema_of(paths[0]).names, missing)
     notes = (note for column in columns for note in column.describe(num_files))
     return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, (*notes, *broken))
 
@@ -164,6 +168,12 @@ def _read_schemas(paths: Sequence[str], with_types: bool) -> Iterator[tuple[str,
         yield from zip(chosen, pool.map(read, chosen), strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _check_images(path: str, schema: pa.Schema, image: str) -> None:
+    if kind_of(path) not in PARQUET:
+        raise ValueError(f"manifest {path} is no Parquet file, so no column holds pictures: give --uri-column")
+    check_image_column(path, schema, image)
 
 
 def _check_present(path: str, there: Sequence[str], wanted: Mapping[str, str]) -> None:

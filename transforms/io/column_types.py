@@ -87,7 +87,7 @@ def fit_array(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.StructArray.from_arrays(fields, fields=list(kind), mask=array.is_null())
     if kind == pa.string() and array.type != pa.string():
         return _text_array(array)
-    return array.cast(kind)
+    return array if array.type == kind else _cast(array, kind)
 
 
 def as_text(value: Any) -> str:
@@ -160,6 +160,24 @@ def _plain_array(array: pa.Array) -> pa.Array:
     if is_text(kind) or is_bytes(kind):
         return array.cast(plain_type(kind))
     return array
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return the array in type ``kind``.
+
+    Raises:
+        ValueError: if a value would change. Arrow itself drops times of day and digits of floats without an error.
+    """
+    found = array.cast(kind)
+    if pa.types.is_float16(array.type):
+        # Arrow can't compare these. All types into which they are cast hold them.
+        return found
+    is_same = pc.equal(found.cast(array.type), array)
+    if pa.types.is_floating(array.type):
+        is_same = pc.or_(is_same, pc.is_nan(array))
+    if not pc.all(is_same, min_count=0).as_py():
+        raise ValueError(f"casting from {array.type} to {kind} would lose data")
+    return found
 
 
 def _text_array(array: pa.Array) -> pa.Array:

@@ -25,6 +25,8 @@ CASTS = {
 }
 # Metadata of a column that holds one of these types: its name.
 BYTES_OF = b"bytes_of"
+# Metadata of a column that holds INT96: old timestamps, which can have nanoseconds.
+INT96 = b"int96"
 SPARK_SCHEMA = b"org.apache.spark.sql.parquet.row.metadata"
 
 
@@ -104,25 +106,30 @@ def parquet_schema(table: Any) -> pa.Schema:
     """Return the columns of an open ``ParquetFile`` with their Arrow types. Only the footer is read.
 
     A column of type ENUM is text. A column that holds one of ``CASTS``, also inside lists and structs, has the metadata
-    ``BYTES_OF`` with the name of that type.
+    ``BYTES_OF`` with the name of that type. A column that holds INT96 has the metadata ``INT96``.
     """
     schema = table.schema_arrow
     for path, kind in _foreign_types(table):
         for number, field in enumerate(schema):
+            # The path of a leaf is such as "a.list.element".
             if path != field.name and not path.startswith(f"{field.name}."):
                 continue
             if kind == "ENUM":
                 text = pa.string() if pa.types.is_binary(field.type) else field.type
                 schema = schema.set(number, pa.field(field.name, text))
+            elif kind == "INT96":
+                schema = schema.set(number, field.with_metadata({INT96: kind}))
             elif kind != "UUID" or "arrow.uuid" not in str(field.type):
                 schema = schema.set(number, field.with_metadata({BYTES_OF: kind}))
     return schema
 
 
 def _foreign_types(table: Any) -> Iterator[tuple[str, str]]:
-    """Yield the path and the type of each column, such as ``a.list.element``, whose type Arrow may not know."""
+    """Yield the path and the type of each leaf whose type Arrow does not show."""
     for number in range(len(table.schema)):
         column = table.schema.column(number)
+        if column.physical_type == "INT96":
+            yield column.path, "INT96"
         # Such as "Geometry(crs=SRID:0)". All of these types are stored as bytes.
         if column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
             kind = str(column.logical_type).partition("(")[0].upper()
