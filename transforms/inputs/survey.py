@@ -111,11 +111,10 @@ def survey_manifests(
     otherwise only the start of the first file is read.
 
     Args:
-        paths: at least one manifest.
         required: columns that each manifest must have, with the end of the message if one is missing. One file of JSON
             Lines is enough, because a field without a value may be left out there.
         kept: columns that at least one manifest must have.
-        image: the column of pictures, if each manifest is a Parquet file that holds them.
+        image: the column of pictures, if the manifests hold them.
 
     Raises:
         OSError: if a manifest can't be read.
@@ -126,8 +125,6 @@ def survey_manifests(
     num_files, json_names, broken = 0, dict[str, None](), list[str]()
     for path, schema in _read_schemas(paths, bool(kept)):
         if isinstance(schema, ValueError):
-            if path == paths[0]:
-                raise schema
             broken.append(f"{schema}. This manifest becomes a row in errors/.")
             continue
         num_files += 1
@@ -141,8 +138,7 @@ def survey_manifests(
             column.add(path, schema)
     for path in [path for path in paths if kind_of(path) in JSON_LINES][:1]:
         _check_present(path, list(json_names), required)
-    missing = {column.name: "" for column in columns if column.num_missing == num_files}
-    if missing:
+    if missing := {column.name: "" for column in columns if column.num_missing == num_files}:
         _check_present(paths[0], schema_of(paths[0]).names, missing)
     notes = (note for column in columns for note in column.describe(num_files))
     return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, (*notes, *broken))
@@ -152,12 +148,17 @@ def _read_schemas(paths: Sequence[str], with_types: bool) -> Iterator[tuple[str,
     """Yield the schema of each manifest, in order, or why it is broken.
 
     Without types, JSON Lines are left out after the first such file.
+
+    Raises:
+        ValueError: if the first manifest is broken.
     """
 
     def read(path: str) -> pa.Schema | ValueError:
         try:
             return schema_of(path, stores, max_lines)
         except ValueError as error:
+            if path == paths[0]:
+                raise
             return error
 
     stores, max_lines = Stores(), None if with_types else NUM_SAMPLED_LINES
