@@ -197,7 +197,7 @@ def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
         if column.name.casefold() in used:
             raise ValueError(
                 f"column {column.name} can't be kept: the rows have a column of this name, in this or another case;"
-                f" rename it: {column.name}=NAME"
+                " choose another name for it"
             )
         used.add(column.name.casefold())
         stored = without_nulls(stored_type(column.type))

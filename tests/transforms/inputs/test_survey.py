@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.servers.object_stores import Bucket
 
 from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.inputs.manifest import Columns, check_columns, read_manifest
@@ -225,6 +227,16 @@ def test_a_later_file_that_is_broken_is_named_and_becomes_a_row_of_errors(
     assert ref.uri == str(path) and name in ref.problem
     with pytest.raises(ValueError, match=str(path)):
         check_columns([str(path), first], COLUMNS, ["x"])
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_manifests_in_buckets_are_surveyed(kind: str, bucket_of: Callable[[str], Bucket], tmp_path: Path) -> None:
+    bucket = bucket_of(kind)
+    for path in write(tmp_path, pa.array([1]), [0.97], "2"):
+        bucket.put(f"lists/{Path(path).name}", Path(path).read_bytes())
+    columns = check_columns([f"{bucket.root}/lists/[01].*"], COLUMNS, ["x"])
+    assert columns.kept[0].type == pa.float64() and f"double in {bucket.root}/lists/1.jsonl" in columns.notes[0]
+    assert check_columns([f"{bucket.root}/lists/*"], COLUMNS, ["x"]).kept[0].type == pa.string()
 
 
 def test_timestamps_of_spark_keep_years_that_nanoseconds_can_not_hold(tmp_path: Path) -> None:
