@@ -17,6 +17,7 @@ from ...models.tasks import Task
 from ..core.kept_names import name_columns
 from ..core.prompt_templates import column_text, fill_template, named_columns
 from ..core.records import ANNOTATION_SCHEMA, ImageRef
+from ..io.column_types import plain_type, stored_type, without_nulls
 from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
 from ..io.object_stores.base import Stores
@@ -194,8 +195,10 @@ def check_columns(
     survey = survey_manifests(paths, required, list(dict.fromkeys(sources)), columns.image)
     types = {name.name: survey.types[name.source] for name in names}
     for name, there in (published or {}).items():
-        if name in types and widest(there, types[name]) == there:
-            types[name] = there
+        # An older version stored other types too, such as timestamps in nanoseconds.
+        is_current = plain_type(there) == (stored := without_nulls(stored_type(there)))
+        if is_current and name in types and widest(stored, types[name]) == stored:
+            types[name] = stored
     kept = tuple(pa.field(name, kind) for name, kind in types.items())
     notes = (*filter(None, (name.note() for name in names)), *survey.notes)
     return replace(columns, kept=kept, sources={name.name: name.source for name in names}, notes=notes)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.servers.object_stores import Bucket
 
-from moondream_beam.models.tasks import Caption
+from moondream_beam.models.tasks import Caption, Query
 from moondream_beam.transforms.inputs.manifest import Columns, check_columns, read_manifest
 
 COLUMNS = Columns("url", tasks=(Caption(),))
@@ -247,8 +247,26 @@ def test_timestamps_of_spark_keep_years_that_nanoseconds_can_not_hold(tmp_path: 
     assert values == [far] and "column x is INT96" in note and "digits below are dropped" in note
 
 
-def test_a_second_run_uses_the_wider_types_of_the_output(tmp_path: Path) -> None:
-    (path,) = write(tmp_path, pa.array([1]))
-    for there, kind in ((pa.float64(), pa.float64()), (pa.int8(), pa.int64()), (pa.string(), pa.string())):
-        (field,) = check_columns([path], COLUMNS, ["x"], published={"x": there}).kept
-        assert field.type == kind
+@pytest.mark.parametrize(
+    ("there", "kind"),
+    [
+        (pa.float64(), pa.float64()),
+        (pa.int8(), pa.int64()),
+        (pa.large_string(), pa.string()),
+        (pa.timestamp("ns"), pa.int64()),
+    ],
+    ids=str,
+)
+def test_a_second_run_uses_the_wider_types_of_the_output(tmp_path: Path, there: pa.DataType, kind: pa.DataType) -> None:
+    paths = write(tmp_path, pa.array([1]))
+    assert check_columns(paths, COLUMNS, ["x"], published={"x": there}).kept[0].type == kind
+
+
+def test_a_prompt_has_the_value_of_the_manifest_also_if_it_is_stored_in_a_wider_type(tmp_path: Path) -> None:
+    for files in (([3], [0.97]), (pa.array([3]), pa.array([0.97]))):
+        paths = write(tmp_path, *files)
+        columns = check_columns(paths, Columns("url", tasks=(Query("Is it {x}?"),)), ["x"])
+        (ref,) = read_manifest(paths[0], columns)
+        assert ref.tasks == (Query("Is it 3?"),) and isinstance(ref.columns[0][0], float)
+        for path in paths:
+            Path(path).unlink()
