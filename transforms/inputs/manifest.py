@@ -193,15 +193,20 @@ def check_columns(
     # The name may be the default, which the user did not give.
     required = {name: ": name its URI column" if name == columns.uri else "" for name in columns.names()}
     survey = survey_manifests(paths, required, list(dict.fromkeys(sources)), columns.image)
-    types = {name.name: survey.types[name.source] for name in names}
-    for name, there in (published or {}).items():
-        # An older version stored other types too, such as timestamps in nanoseconds.
-        is_current = plain_type(there) == (stored := without_nulls(stored_type(there)))
-        if is_current and name in types and widest(stored, types[name]) == stored:
-            types[name] = stored
+    types = _fit_output({name.name: survey.types[name.source] for name in names}, published or {})
     kept = tuple(pa.field(name, kind) for name, kind in types.items())
     notes = (*filter(None, (name.note() for name in names)), *survey.notes)
     return replace(columns, kept=kept, sources={name.name: name.source for name in names}, notes=notes)
+
+
+def _fit_output(types: dict[str, pa.DataType], published: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """Return ``types``, each replaced by the type of the ``published`` rows if that is wider."""
+    for name, there in published.items():
+        # An older version stored other types too, such as timestamps in nanoseconds.
+        is_current = plain_type(there) == (stored := without_nulls(stored_type(there)))
+        if is_current and name in types and widest(stored, types[name]) == stored:
+            types = {**types, name: stored}
+    return types
 
 
 def _all_manifests(patterns: Sequence[str]) -> list[str]:
