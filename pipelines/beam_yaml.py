@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..models.moondream.checkpoints.hub import OFFICIAL
 from ..models.tasks import Query
 from ..transforms.annotation import annotate, job
 from ..transforms.core.beam_schema import (
+    REF_SCHEMA,
     AnnotationsToRows,
     FailuresToRows,
     RefsToRows,
@@ -76,7 +78,7 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         uri_column: column with the path or URL of the picture; url by default, unless there is an image_column.
         image_column: column of a Parquet file with the picture itself, as bytes or {bytes, path}.
         filename_column: column with the name of the picture; by default the last part of its URI.
-        columns: columns that become fields of the rows.
+        columns: columns that become fields of the rows; SOURCE=NAME gives the field another name.
         root: a folder, on disk or in a bucket, that relative paths are relative to; a name without extension finds the
             picture of that name. By default the folder of the manifest.
 
@@ -101,7 +103,9 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         if image_column is None:
             uri_column = uri_column or "url"
         found = manifest.Columns(uri_column, filename_column, (Query(),), image=image_column, root=root)
-        found = manifest.check_columns(paths, found, parse_texts("columns", columns))
+        found = manifest.check_columns(paths, found, parse_texts("columns", columns), taken=REF_SCHEMA.names)
+        for note in found.notes:
+            logging.getLogger(__name__).warning(note)
         self.manifests, self.rows = manifest.ReadManifests(paths, found), RefsToRows(found.kept)
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:
@@ -148,7 +152,7 @@ class Annotate(_AnnotatingTransform):
         dtype: auto, float32, bfloat16 or float16.
         batch_size: number of requests in one batch; by default as many as memory holds.
         sampling: a mapping with max_tokens, temperature, top_p and repetition_penalty.
-        keep_fields: fields of the input to copy to the rows.
+        keep_fields: fields of the input to copy to the rows; SOURCE=NAME copies one under another name.
         allow_private_addresses: allow http(s) requests to private networks.
         error_handling: {output: NAME}. It is required.
 

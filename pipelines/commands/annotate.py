@@ -83,6 +83,8 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
     if args.limit is not None:
         refs = refs | "Limit" >> LimitPictures(args.limit)
     keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
+    for note in inputs.columns.notes:
+        print(note, file=sys.stderr)
     return job
 
 

@@ -18,6 +18,8 @@ from ...transforms.inputs.lists.addresses import path_hint
 from ...transforms.inputs.lists.table_files import is_table
 from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
 from ...transforms.inputs.unmatched import first_unmatched
+from ...transforms.output.files import check_output_path
+from ...transforms.output.writer import published_columns
 
 DEFAULT_URI_COLUMN = "url"
 
@@ -81,7 +83,10 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(option, metavar="FOLDER" if option == "--root" else "NAME", help=help)
     group.add_argument(
-        "--keep-columns", default="", metavar="A,B", help="columns to copy to the rows in data/, separated by commas"
+        "--keep-columns",
+        default="",
+        metavar="A,B",
+        help="columns to copy to the rows in data/, separated by commas; SOURCE=NAME copies one under another name",
     )
     parser.add_argument(
         "--allow-private-addresses",
@@ -119,7 +124,8 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     for name in keep:
         if keep.count(name) > 1:
             raise ValueError(f"--keep-columns names {name} twice: name it once")
-    columns = check_columns(args.manifest, columns, keep)
+    published = published_columns(check_output_path(args.output)) if keep and "output" in args else {}
+    columns = check_columns(args.manifest, columns, keep, published=published)
     named = named_columns(columns.tasks)
     if named and args.inputs:
         raise ValueError(

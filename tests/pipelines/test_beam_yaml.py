@@ -103,6 +103,16 @@ def test_pictures_may_be_in_a_column_of_parquet():
     ]
 
 
+def test_columns_and_fields_are_renamed_where_their_names_are_taken():
+    Path("list.csv").write_text("uri,width,id,alt text\npictures/a.png,1000,x7,a circle\n")
+    config = {"path": "list.csv", "uri_column": "uri", "columns": ["width", "uri", "id=sku", "alt text=alt"]}
+    keep = ["width", "manifest_uri", "sku=original_id", "alt"]
+    ((row,), errors) = annotate({"type": "ReadManifest", "config": config}, keep_fields=keep)
+    assert errors == [] and row["width"] != 1000 and len(row["id"]) == 64
+    names = ("manifest_width", "manifest_uri", "original_id", "alt")
+    assert [row[name] for name in names] == ["1000", "pictures/a.png", "x7", "a circle"]
+
+
 @pytest.mark.slow
 def test_the_rows_are_those_of_the_command(command):
     rows, errors = annotate(IMAGES, tasks=[{"caption": "short"}, "Why?", {"point": "square"}])
@@ -199,7 +209,7 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
         ({"tasks": [{"caption": "tiny"}]}, "line [0-9]+: caption length 'tiny': choose short, normal or long"),
         ({"tasks": ["Is {product} there?"]}, "the rows have no field 'product'; they have uri, filename, problem"),
         ({"keep_fields": ["split"]}, "the rows have no field 'split'"),
-        ({"keep_fields": ["filename"]}, "column filename can't be kept: a column of this name exists"),
+        ({"keep_fields": ["filename=KEY"]}, "column filename can't be kept as KEY: the rows have a column key"),
         ({"task": "caption"}, "unexpected argument 'task'"),
         ({"device": "tpu"}, "device tpu"),
         ({"model": "./nowhere"}, "nowhere"),
@@ -218,7 +228,7 @@ def test_bad_arguments_are_refused_before_any_work(config, message):
         ({"path": "none.csv"}, "manifest none.csv: no such file"),
         ({"path": "list.csv"}, "has no column 'url'; it has 'uri', 'taken'"),
         ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
-        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "the rows already have a field of this name"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["taken=Uri"]}, "taken can't be kept as Uri"),
         ({"path": []}, "path: no manifest"),
     ],
 )

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ...models.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
+from ..io.column_types import plain_type, stored_type, without_nulls
 from ..io.containers.location import ImageCell, Member
 from ..io.uris import display_uri, escape_non_utf8
 from .kept_values import kept_digest
@@ -250,12 +251,19 @@ def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
     """Return the schema of ``data/`` with ``columns`` of a manifest at its end.
 
     Raises:
-        ValueError: if two columns have the same name.
+        ValueError: if two columns have the same name, in any case, or if readers differ on the type of a column.
     """
-    names = [*ANNOTATION_SCHEMA.names, *(column.name for column in columns)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"column {name} can't be kept: a column of this name exists; rename it in the manifest")
+    used = {name.casefold() for name in ANNOTATION_SCHEMA.names}
+    for column in columns:
+        if column.name.casefold() in used:
+            raise ValueError(
+                f"column {column.name} can't be kept: the rows have a column of this name, in this or another case;"
+                " choose another name for it"
+            )
+        used.add(column.name.casefold())
+        stored = without_nulls(stored_type(column.type))
+        if stored != plain_type(column.type):
+            raise ValueError(f"column {column.name} can't be kept as {column.type}: convert it to {stored}")
     return pa.schema([*ANNOTATION_SCHEMA, *columns])
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -67,6 +69,41 @@ def test_one_line_says_that_a_comma_and_a_space_do_not_separate_objects(
     status, _, stderr = command(*words(tmp_path / "out", pictures / "a.png", "--point", "circle, square"))
     assert status == 0 and "for several objects give --point 'circle' --point 'square'\n" in stderr
     assert [row["prompt"] for row in rows(tmp_path / "out")] == ["circle, square"]
+
+
+def test_kept_columns_with_names_of_the_rows_get_names_of_their_own(
+    pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    given = {"URL": "a.png", "WIDTH": 1000, "id": "x7", "text": "one", "TEXT": "two"}
+    path, out = pictures / "list.parquet", tmp_path / "out"
+    pq.write_table(pa.Table.from_pylist([given]), path)
+    asked = ("--manifest", path, "--uri-column", "URL", "--caption", "short")
+    status, _, stderr = command(*words(out, *asked, "--keep-columns", "WIDTH, id=sku, text, TEXT"))
+    (row,) = rows(out)
+    assert status == 0 and row["width"] != 1000 and len(row["id"]) == 64
+    assert {name: row[name] for name in ("manifest_WIDTH", "sku", "text", "manifest_TEXT")} == {
+        "manifest_WIDTH": 1000,
+        "sku": "x7",
+        "text": "one",
+        "manifest_TEXT": "two",
+    }
+    assert "column WIDTH is kept as manifest_WIDTH" in stderr and "give WIDTH=NAME" in stderr
+    assert len({name.casefold() for name in row}) == len(row)
+    query = f"SELECT count(*) FROM '{out}/data/*.parquet' WHERE WIDTH < 1000 AND manifest_width = 1000"
+    assert duckdb.sql(query).fetchall() == [(1,)]
+
+
+def test_a_widened_column_is_named_at_the_start_and_a_later_run_fits_into_it(
+    pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    for name, scores in (("one", [1]), ("two", [0.97]), ("three", [3])):
+        pq.write_table(pa.table({"url": [f"{name}.png"], "score": scores}), pictures / f"{name}.parquet")
+    out, rest = tmp_path / "out", ("--caption", "short", "--keep-columns", "score")
+    both = ("--manifest", pictures / "one.parquet", "--manifest", pictures / "two.parquet")
+    status, _, stderr = command(*words(out, *both, *rest))
+    assert status == 0 and "column score: int64 in " in stderr and "stored as double" in stderr
+    status, stdout, stderr = command(*words(out, "--manifest", pictures / "three.parquet", *rest))
+    assert status == 0 and "1 requests = " in stdout and "score" not in stderr
 
 
 def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, command: Command) -> None:
@@ -141,6 +178,9 @@ def test_names_without_extension_are_found_in_the_root(listed: Path, tmp_path: P
             ("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"),
             "--keep-columns names split twice",
         ),
+        (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split=Width"), "a column width"),
+        (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split=a,thing=A"), "thing can't be kept"),
+        (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split="), "SOURCE=NAME to rename it"),
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "write {{ and }}"),
         (
             ("--manifest", "{list}", "--uri-column", "file", "--query", '{{thing}} as {"b"}?'),

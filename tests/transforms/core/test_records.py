@@ -85,10 +85,20 @@ def test_columns_of_a_manifest_come_last_and_may_be_null() -> None:
     ]
 
 
-@pytest.mark.parametrize("names", [["caption"], ["a", "b", "a"]])
+@pytest.mark.parametrize("names", [["caption"], ["a", "b", "a"], ["WIDTH"], ["text", "Text"]])
 def test_a_duplicate_column_is_refused(names: list[str]) -> None:
     with pytest.raises(ValueError, match="can't be kept"):
         annotation_schema([pa.field(name, pa.string()) for name in names])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.timestamp("ns"), pa.list_(pa.time64("us")), pa.map_(pa.string(), pa.int8()), pa.float16(), pa.null()],
+    ids=str,
+)
+def test_a_column_of_a_type_on_which_readers_differ_is_refused(kind: pa.DataType) -> None:
+    with pytest.raises(ValueError, match="column x can't be kept as .*: convert it to "):
+        annotation_schema([pa.field("x", kind)])
 
 
 def test_with_rows_keeps_the_columns_numbers_and_names_of_the_remaining_rows() -> None:
