@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..models.moondream.checkpoints.hub import OFFICIAL
 from ..models.tasks import Query
 from ..transforms.annotation import annotate, job
 from ..transforms.core.beam_schema import (
+    REF_SCHEMA,
     AnnotationsToRows,
     FailuresToRows,
     RefsToRows,
@@ -28,6 +30,7 @@ from ..transforms.core.beam_schema import (
 )
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest
+from ..transforms.inputs.unmatched import first_unmatched
 from ..transforms.output.reader import read_failures
 from .options.yaml import GOOD_OUTPUT, parse_error_output, parse_sampling, parse_tasks, parse_texts
 
@@ -37,7 +40,7 @@ RECORD_SCHEMA = pa.schema(
         *(pa.field(name, pa.string(), nullable=False) for name in ("run", "output")),
         *(
             pa.field(name, pa.int64(), nullable=False)
-            for name in ("pictures", "pending", "done", "retried", "annotations", "failures")
+            for name in ("inputs", "pictures", "requests", "pending", "done", "retried", "annotations", "failures")
         ),
         pa.field("balanced", pa.bool_(), nullable=False),
     ]
@@ -58,8 +61,8 @@ class ReadImages(beam.PTransform[PBegin, PCollection[Any]]):
         super().__init__()
         paths = parse_texts("path", path)
         self.images = images.ReadImages(*paths)
-        if (nothing := images.first_unmatched(paths)) is not None:
-            raise ValueError(f"path {nothing}: no picture found; check the path")
+        if (nothing := first_unmatched(paths)) is not None:
+            raise ValueError(f"path {nothing.pattern}: {nothing.reason}")
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:
         """Read the references and convert them to rows."""
@@ -70,11 +73,14 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
     """List the pictures of manifests as rows with the fields ``uri``, ``filename``, ``problem`` and chosen columns.
 
     Args:
-        path: a .csv, .tsv, .jsonl, .ndjson or .parquet file, on disk or in a bucket, a glob of these, or a list.
+        path: a .csv, .tsv, .jsonl, .ndjson or .parquet file, on disk or in a bucket, a folder or glob of these, or a
+            list.
         uri_column: column with the path or URL of the picture; url by default, unless there is an image_column.
         image_column: column of a Parquet file with the picture itself, as bytes or {bytes, path}.
         filename_column: column with the name of the picture; by default the last part of its URI.
-        columns: columns that become fields of the rows.
+        columns: columns that become fields of the rows; SOURCE=NAME gives the field another name.
+        root: a folder, on disk or in a bucket, that relative paths are relative to; a name without extension finds the
+            picture of that name. By default the folder of the manifest.
 
     Raises:
         ValueError: if a file or a column does not exist, or a column cannot become a field.
@@ -87,6 +93,7 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         filename_column: str | None = None,
         columns: Sequence[str] = (),
         image_column: str | None = None,
+        root: str | None = None,
     ) -> None:
         super().__init__()
         paths = parse_texts("path", path)
@@ -95,8 +102,10 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         # Columns need a task. This one is a placeholder: the tasks are arguments of Annotate.
         if image_column is None:
             uri_column = uri_column or "url"
-        found = manifest.Columns(uri_column, filename_column, (Query(),), image=image_column)
-        found = manifest.check_columns(paths, found, parse_texts("columns", columns))
+        found = manifest.Columns(uri_column, filename_column, (Query(),), image=image_column, root=root)
+        found = manifest.check_columns(paths, found, parse_texts("columns", columns), taken=REF_SCHEMA.names)
+        for note in found.notes:
+            logging.getLogger(__name__).warning(note)
         self.manifests, self.rows = manifest.ReadManifests(paths, found), RefsToRows(found.kept)
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:
@@ -144,7 +153,7 @@ class Annotate(_AnnotatingTransform):
         dtype: auto, float32, bfloat16 or float16.
         batch_size: number of requests in one batch; by default as many as memory holds.
         sampling: a mapping with max_tokens, temperature, top_p and repetition_penalty.
-        keep_fields: fields of the input to copy to the rows.
+        keep_fields: fields of the input to copy to the rows; SOURCE=NAME copies one under another name.
         allow_private_addresses: allow http(s) requests to private networks.
         error_handling: {output: NAME}. It is required.
 
@@ -170,14 +179,16 @@ class Annotate(_AnnotatingTransform):
 class AnnotateToParquet(_AnnotatingTransform):
     """Answer each task on the picture of each row, and write Parquet files. A second run adds only what is missing.
 
-    The input rows need a field ``uri``. The output is one row about the run with the fields ``run``, ``output``,
-    ``pictures``, ``pending``, ``done``, ``retried``, ``annotations``, ``failures`` and ``balanced``. Failures are in
-    ``errors/``. With ``error_handling``, the failures of this run are an output of the transform as well.
+    The input rows need a field ``uri``. Each has a row in the result for each task; rows that ask the same of the same
+    picture share one request. The output is one row about the run with the fields ``run``, ``output``, ``inputs``,
+    ``pictures``, ``requests``, ``pending``, ``done``, ``retried``, ``annotations``, ``failures`` and ``balanced``.
+    Failures are in ``errors/``. With ``error_handling``, the failures of this run are another output of the transform.
 
     Args:
         output: the folder for the files, on disk or in a bucket.
         shard_size: approximate number of pictures in each file.
         retry_errors: ask again the requests whose rows are in errors/.
+        retry_changed: ask again about pictures whose bytes have changed since their rows were written.
         dedup: ask once for pictures with equal bytes in the whole run.
         max_failure_rate: share of failures (0 to 1) above which the run stops early; 0: no limit.
         asking: the arguments of Annotate.
@@ -191,6 +202,7 @@ class AnnotateToParquet(_AnnotatingTransform):
         output: str,
         shard_size: int = job.SHARD_SIZE,
         retry_errors: bool = False,
+        retry_changed: bool = False,
         dedup: bool = False,
         max_failure_rate: float = 0.0,
         **asking: Any,
@@ -200,6 +212,7 @@ class AnnotateToParquet(_AnnotatingTransform):
         self.options: dict[str, Any] = {
             "shard_size": shard_size,
             "retry_errors": retry_errors,
+            "retry_changed": retry_changed,
             "dedup": dedup,
             "max_failure_rate": max_failure_rate,
         }

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 
 from .commands import annotate, demo, estimate, export, report, status
 from .display.progress import AboveBarHandler
-from .local_runner.signals import ExpectedExitFilter, sigterm_as_keyboard_interrupt
+from .local_runner.signals import ExpectedExitFilter, Interrupt, interruptible
 from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError
-
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program name; ``sys.argv[1:]`` by default.
 
     Returns:
-        0 if all is well, 1 if the work stopped early or is incomplete, 130 after Ctrl-C or SIGTERM, and 2 if the
-        arguments are bad or a requirement is missing: then no work was done.
+        0 if all is well, and 1 if the work stopped early or is incomplete. 2 if the arguments are bad or a requirement
+        is missing: then no work was done. 130 after Ctrl-C, and 143 after SIGTERM.
 
     Raises:
         SystemExit: with status 2 if argparse rejects the arguments, and with 0 after ``--help``.
@@ -44,15 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The handler of this library would print each record a second time, and over the progress bar.
     logging.getLogger("huggingface_hub").handlers.clear()
     try:
-        with sigterm_as_keyboard_interrupt():
+        with interruptible():
             status: int = args.run(args, others)
         return status
     except StartupError as error:
         print(f"moondream-beam {args.command}: {error}", file=sys.stderr)
         return BAD_ARGUMENTS
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to resume", file=sys.stderr)
-        return INTERRUPTED
+    except Interrupt as interrupt:
+        print(interrupt.message, file=sys.stderr)
+        return interrupt.status
 
 
 def reject_empty_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:

@@ -86,7 +86,10 @@ class HostedAnnotator:
             ValueError: if the extra is not installed, or the environment has no valid key.
         """
         if find_spec(self.module) is None:
-            raise ValueError(f"{self.api}: pip install 'moondream-beam[{self.extra}]', which provides {self.module}")
+            raise ValueError(
+                f"{self.api} needs the module {self.module}, which is not installed: "
+                f"pip install 'moondream-beam[{self.extra}]'"
+            )
         self._key()
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:

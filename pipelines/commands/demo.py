@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...models.atomic_files import write_atomic
 from ...models.tiny.scenes import draw
 from ..display.formatting import format_table
 from ..options.parser import reject_unknown_args, startup_errors
@@ -19,7 +21,7 @@ from .report import add_report_option
 
 # No scene of the training, the tests or the benchmarks of the embedded model has one of these seeds.
 DEMO_SEEDS = range(2**43, 2**43 + 48)
-FORMATS = ("jpg", "png", "webp", "bmp")
+FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
 MAX_ROWS_SHOWN = 8
 COLUMNS = ("filename", "task", "prompt", "answer")
 TASK_ARGUMENTS = (
@@ -64,13 +66,25 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
 
 
 def draw_pictures(folder: Path) -> int:
-    """Draw one scene for each of DEMO_SEEDS into a folder, and truncate the last file. Return the number of files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"scene-{index:02d}.{FORMATS[index % 4]}" for index in range(len(DEMO_SEEDS))]
-    for seed, path in zip(DEMO_SEEDS, paths, strict=True):
-        draw(seed).image.save(path, quality=95)
-    paths[-1].write_bytes(paths[-1].read_bytes()[:-100])
-    return len(paths)
+    """Draw one scene for each of DEMO_SEEDS into a folder, and truncate the last file. Return the number of files.
+
+    Raises:
+        ValueError: if a file of one of their names is there with other content. No file is written then.
+    """
+    files = {}
+    for index, seed in enumerate(DEMO_SEEDS):
+        extension = list(FORMATS)[index % len(FORMATS)]
+        drawn = io.BytesIO()
+        draw(seed).image.save(drawn, FORMATS[extension], quality=95)
+        files[folder / f"scene-{index:02d}.{extension}"] = drawn.getvalue()
+    broken = list(files)[-1]
+    files[broken] = files[broken][:-100]
+    for path, content in files.items():
+        if path.exists() and path.read_bytes() != content:
+            raise ValueError(f"{path} is there already with other content: give --output another folder")
+    for path, content in files.items():
+        write_atomic(path, content)
+    return len(files)
 
 
 def first_rows(output: Path) -> list[tuple[str, ...]]:

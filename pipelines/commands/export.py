@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import get_args
 
-from ...transforms.dataset.export.formats import FORMATS, SHARES_NAME, only_task
-from ...transforms.dataset.export.targets import resolve_destination
+from ...transforms.dataset.changed import PictureCheck, leave_out_changed
+from ...transforms.dataset.export.formats import FORMATS, Format, Note, only_task, to_sidecar
+from ...transforms.dataset.export.targets import Existing, resolve_destination
+from ...transforms.dataset.export.texts import DEFAULT_TEXTS, TextOptions, checked_extension
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ..options.parser import reject_unknown_args, startup_errors
+
+# Formats that hold the pictures themselves.
+WITH_PICTURES = ("imagefolder", "webdataset")
+ASK_AGAIN = "to ask about the present pictures, run annotate again with --retry-changed"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +48,41 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-suspicious", action="store_true", help="leave out answers that the report flags as suspicious"
     )
+    _add_text_options(parser)
+    parser.add_argument(
+        "--no-picture-check",
+        dest="picture_check",
+        action="store_false",
+        help="for sidecar, coco and jsonl: do not read the pictures to leave out answers about pictures that have "
+        "changed since",
+    )
     parser.add_argument(
         "--allow-private-addresses",
         action="store_true",
         help="allow http(s) requests to this machine and to private networks",
+    )
+
+
+def _add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the format ``sidecar``."""
+    parser.add_argument(
+        "--text-extension",
+        metavar="EXT",
+        help="for sidecar: the extension of the text files, such as .caption (default: .txt)",
+    )
+    parser.add_argument(
+        "--text-order",
+        action="append",
+        default=[],
+        metavar="PROMPT",
+        help="for sidecar: write the text for this prompt, such as short, before the others; may be repeated (default: "
+        "texts are sorted by prompt)",
+    )
+    parser.add_argument(
+        "--existing",
+        choices=get_args(Existing),
+        help="for sidecar: what to do with a text file that exists with other content: keep it, add the new lines at "
+        "its end, or replace it (default: keep)",
     )
 
 
@@ -59,19 +98,82 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """
     with startup_errors():
         reject_unknown_args(args, others)
+        export = _format(args)
         destination = resolve_destination(args.destination)
         with duckdb_errors(args.output):
             dataset = Dataset(args.output)
     with dataset:
         with startup_errors(), duckdb_errors(args.output):
-            selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
-            left = FORMATS[args.to](selection, destination, Fetcher(args.allow_private_addresses))
+            selection, check = _select(dataset, args)
+            left = export(selection, destination, Fetcher(args.allow_private_addresses))
         print(f"{_format_selection(args.to, selection)} as {args.to} in {destination}")
         if selection.older:
             print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
+        _print_check(check)
+        if selection.listed_columns and only_task(args.to, selection) is None:
+            print(_format_lists(selection.listed_columns), file=sys.stderr)
         for reason, pictures in left.items():
-            print(f"{pictures} of the pictures have a problem; each {reason}", file=sys.stderr)
-    return 1 if any(reason != SHARES_NAME for reason in left) else 0
+            # A note needs no action.
+            found = "note on {} of the pictures:" if isinstance(reason, Note) else "{} of the pictures have a problem;"
+            print(f"{found.format(pictures)} each {reason}", file=sys.stderr)
+    return 1 if check.rows or not all(isinstance(reason, Note) for reason in left) else 0
+
+
+def _format_lists(columns: Sequence[str]) -> str:
+    return (
+        f"note: rows of one picture have several values of {', '.join(columns)}: each line has a list of them, in one "
+        "order; --where chooses among the rows"
+    )
+
+
+def _format(args: argparse.Namespace) -> Format:
+    """Return the format that ``--to`` names, with its options.
+
+    Raises:
+        ValueError: if an option belongs to another format, or its value is bad.
+    """
+    options = {"--text-extension": args.text_extension, "--text-order": args.text_order, "--existing": args.existing}
+    if args.to != "sidecar":
+        for option, value in options.items():
+            if value:
+                raise ValueError(f"{option} is for --to sidecar only: leave it out")
+        return FORMATS[args.to]
+    extension = checked_extension(DEFAULT_TEXTS.extension if args.text_extension is None else args.text_extension)
+    return partial(
+        to_sidecar, texts=TextOptions(extension, tuple(args.text_order), args.existing or DEFAULT_TEXTS.existing)
+    )
+
+
+def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, PictureCheck]:
+    """Return the rows to export, without rows about pictures that have changed since, and what the check found.
+
+    The formats that hold pictures read each picture anyway, and leave out those that have changed.
+
+    Raises:
+        ValueError: if the condition is not valid, or no row is left.
+    """
+    if args.to in WITH_PICTURES and not args.picture_check:
+        raise ValueError(f"--no-picture-check is not for --to {args.to}, which reads the pictures: leave it out")
+    selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
+    reads = args.picture_check and args.to not in WITH_PICTURES
+    check = leave_out_changed(dataset, selection.rows, Fetcher(args.allow_private_addresses) if reads else None)
+    if not check.rows:
+        return selection, check
+    try:
+        return Selection(dataset, args.where, drop_suspicious=args.drop_suspicious), check
+    except ValueError as error:
+        changed = f"all {check.pictures} pictures have changed since they were annotated"
+        raise ValueError(f"no row is left to export, because {changed}: {ASK_AGAIN}") from error
+
+
+def _print_check(check: PictureCheck) -> None:
+    """Print how many rows the check of the pictures has left out, and how many pictures it could not read, if any."""
+    if check.rows:
+        about = f"{check.rows} rows about {check.pictures} pictures that have changed since"
+        print(f"left out {about}: {ASK_AGAIN}", file=sys.stderr)
+    if check.unread:
+        unread = "each could not be read, so nothing shows whether it has changed; its rows were exported"
+        print(f"note on {check.unread} of the pictures: {unread}", file=sys.stderr)
 
 
 def _format_selection(shape: str, selection: Selection) -> str:

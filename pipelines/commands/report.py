@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
+import re
 import sys
 from collections.abc import Sequence
+
+from apache_beam.io.filesystems import FileSystems
 
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ...transforms.io.retry import RetryPolicy
-from ...transforms.output.files import is_local, remove_temporary_folder, write_atomic
+from ...transforms.output.files import exists, is_local, remove_temporary_folder, write_atomic
 from ...transforms.output.layout import REPORT_NAME, draft_path
 from ..display.report_page.render import render
 from ..options.parser import reject_unknown_args, startup_errors
@@ -18,6 +23,9 @@ from ..options.parser import reject_unknown_args, startup_errors
 MAX_AUTO_REPORT_ROWS = 2_000_000
 # A host that does not answer must not delay the report for long.
 THUMBNAIL_RETRY_POLICY = RetryPolicy(max_attempts=2, timeout_s=8)
+# The last line of a page, by which a later report recognizes a page that it may replace.
+SEAL = "<!-- moondream-beam report, sha256 of the lines above: {digest} -->\n"
+_SEAL = re.compile(re.escape(SEAL).replace(re.escape("{digest}"), "([0-9a-f]{64})").encode())
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,13 +60,32 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
 
 
 def write_report(dataset: Dataset, fetch: Fetcher) -> str:
-    """Write ``report.html`` into the output folder, close the dataset, and return the path of the page."""
-    with dataset:
-        page = render(dataset, fetch)
+    """Write ``report.html`` into the output folder, close the dataset, and return the path of the page.
+
+    Raises:
+        ValueError: if a file of this name is there that is not a report, or that was edited. It stays as it is.
+    """
     path = dataset.path(REPORT_NAME)
-    write_atomic(path, page.encode(), draft_path(dataset.output))
+    with dataset:
+        if not _is_replaceable(path):
+            raise ValueError(f"{path} was edited, or another program wrote it, so it was kept: rename that file")
+        page = render(dataset, fetch).rstrip("\n") + "\n"
+    seal = SEAL.format(digest=hashlib.sha256(page.encode()).hexdigest())
+    write_atomic(path, (page + seal).encode(), draft_path(dataset.output))
     remove_temporary_folder(dataset.output)
     return path
+
+
+def _is_replaceable(path: str) -> bool:
+    """Return whether there is no file at this path, or a page that is as ``write_report`` wrote it."""
+    if is_local(path) and os.path.islink(path):
+        return False
+    if not exists(path):
+        return True
+    with FileSystems.open(path, compression_type="uncompressed") as file:
+        *lines, last = file.read().splitlines(keepends=True) or [b""]
+    match = _SEAL.fullmatch(last)
+    return match is not None and match[1].decode() == hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def report_after_run(args: argparse.Namespace) -> None:

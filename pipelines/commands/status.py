@@ -111,11 +111,17 @@ def format_run(run: RunStatus, now: datetime) -> str:
     """Return the state of a run, such as "running: 50 of 200 requests (25 %), 10 errors, 5 a second, 30 s left"."""
     done = f"{run.rows:,} requests"
     if run.planned:
-        done = f"{run.rows:,} of {run.planned.pending:,} requests"
+        done = f"{run.rows:,} of {run.planned.pending:,} {run.planned.unit}"
         done += f" ({format_percent(run.rows, run.planned.pending)})" if run.planned.pending else ""
     parts = [f"{run.state}: {done}", f"{run.failures:,} errors"]
+    if run.in_flight:
+        parts.append(f"{run.in_flight:,} in flight")
+    if run.kept:
+        parts.append(f"{run.kept:,} rows kept for the next run")
     if run.num_retried:
         parts.append(f"{run.num_retried:,} errors retried by later runs")
+    if run.num_changed:
+        parts.append(f"{run.num_changed:,} answers asked again by later runs")
     if run.record and not run.record.get("balanced", True):
         parts[-1] += " (does not balance)" if run.record["balanced"] is False else " (files not counted)"
     if (rate := run.rate(now)) is not None:
@@ -124,4 +130,5 @@ def format_run(run: RunStatus, now: datetime) -> str:
         parts.append(f"{format_duration(left)} left")
     if run.state == "stopped" and run.last:
         parts.append(f"last row at {format_time(run.last)}")
-    return ", ".join(parts) + ("; run the same command again to resume" if run.state == "stopped" else "")
+    resumable = run.state in ("stopped", "interrupted")
+    return ", ".join(parts) + ("; run the same command again to resume" if resumable else "")

@@ -7,14 +7,15 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from ...transforms.output.layout import record_path
+from ...transforms.core.records import UNLISTED
+from ...transforms.output.layout import CARD_NAME, record_path
 from .progress import format_bill
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
 
 
 def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
-    """Return the lines of the summary: input, ledger, errors, earlier rows, pace, bill, paths of output and record.
+    """Return the lines of the summary: input, ledger, errors, earlier rows, pace, bill, card, output and record.
 
     Args:
         record: the record of the run, as in ``runs/<run>.json``.
@@ -26,31 +27,49 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     if counts["failures"]:
         above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
         lines.append(
-            f"errors   {counts['failures']} of {counts['pending']} requests failed{above}; "
+            f"errors   {counts['failures']} of {counts['pending']} {_unit(record)} failed{above}; "
             f"each row in {FileSystems.join(output, 'errors')} gives its reason; to ask again, add --retry-errors"
         )
     if counts["retried"]:
-        lines.append(f"retried  {counts['retried']} of these requests had failed in an earlier run")
+        lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
+    if changed := counts.get("changed", 0):
+        lines.append(f"changed  {changed} of these {_unit(record)} had rows about pictures that have changed since")
+    if unread := counts.get("unread", 0):
+        kept = (
+            "pictures with rows could not be read, so their rows were kept; to check them, run the same command again"
+        )
+        lines.append(f"unread   {unread} {kept}")
     if counts["done"]:
-        lines.append(f"done     {counts['done']} more requests had their rows from earlier runs, in data/ or errors/")
+        # Several rows of a manifest may share a request.
+        named = "rows are there" if record.get("options", {}).get("manifest") else "requests had their rows"
+        lines.append(f"done     {counts['done']} more {named} from earlier runs, in data/ or errors/")
     if pictures:
         pace = f"{pictures} pictures in {seconds:.1f} s, {pictures / seconds:.1f} a second"
         lines.append(f"pace     {pace}, including the start of the workers")
     totals = record.get("totals", {})
     if bill := format_bill(totals.get("billed_units", 0.0), totals.get("usd", 0.0)):
         lines.append(f"bill     {bill}")
+    lines += _format_card(record.get("card"), output)
     return "\n".join([*lines, f"output   {output}", f"record   {record_path(output, record['run'])}"])
 
 
 def _format_input(record: Mapping[str, Any]) -> list[str]:
-    """Return one line with what the input holds: pictures or rows of manifests, and what is left out, by kind."""
+    """Return one line with what the input holds: pictures or rows of manifests, and what is left out, by kind.
+
+    With ``--slice``, that is the part of the slice. The parts of all slices add up to the input.
+    """
     options = record.get("options", {})
     names = ["pictures"] * bool(options.get("inputs")) + ["rows of manifests"] * bool(options.get("manifest"))
     found = f"{record['counts'].get('inputs', 0)} {' and '.join(names) or 'pictures'}"
+    if options.get("slice"):
+        found += f" in slice {options['slice']}"
     skipped = [
         f"{each['count']} x {kind} (such as {each['example']})" for kind, each in record.get("skipped", {}).items()
     ]
-    return [f"input    {'; left out: '.join([found, ', '.join(skipped)]) if skipped else found}"]
+    line = f"input    {'; left out: '.join([found, ', '.join(skipped)]) if skipped else found}"
+    if _is_complete(record):
+        return [line]
+    return [line, "action   the input is NOT COMPLETE: make these folders readable, and run the same command again"]
 
 
 def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
@@ -67,9 +86,12 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
     counts, found, run = record["counts"], record["published"], record["run"]
     pending, reported = counts["pending"], counts["annotations"] + counts["failures"]
     split = f"{counts['annotations']} in data/ + {counts['failures']} in errors/"
+    planned = f"{pending} requests"
+    if _unit(record) == "rows":
+        planned = f"{record['requests']} requests for {pending} rows"
     if record["balanced"]:
-        return [f"ledger   {pending} requests = {split}: balances"]
-    lines = [f"ledger   {pending} requests, {reported} rows reported by the workers: {split}"]
+        return [f"ledger   {planned} = {split}: balances"]
+    lines = [f"ledger   {planned}, {reported} rows reported by the workers: {split}"]
     if record["balanced"] is None:
         unequal = "" if pending == reported else f"; the report of the workers {OUT_OF_BALANCE}"
         lines.append(f"files    COULD NOT BE COUNTED: {found['count_error']}{unequal}")
@@ -82,12 +104,35 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
     return [*lines, "action   rows are missing; run the same command again to process only what is missing"]
 
 
+def _format_card(outcome: str | None, output: str) -> list[str]:
+    """Return the line about a README.md that was edited or that is not ours, or no line."""
+    path = FileSystems.join(output, CARD_NAME)
+    if outcome == "edited":
+        return [f"card     {path} was edited and kept; runs change only the description of its configs"]
+    if outcome == "foreign":
+        load = f'load_dataset("parquet", data_files="{FileSystems.join(output, "data", "*.parquet")}")'
+        return [f"card     {path} is not from moondream-beam and was kept; to load the rows: {load}"]
+    return []
+
+
+def _unit(record: Mapping[str, Any]) -> str:
+    """Return what ``pending`` counts: "requests", or "rows" if several rows of the input share a request."""
+    pending = record["counts"]["pending"]
+    return "requests" if record.get("requests", pending) == pending else "rows"
+
+
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:
     """Return 0 if ``balanced`` of the record is True and at most ``max_failure_rate`` of requests failed, else 1.
 
-    A run whose files could not be counted gives 1.
+    A run whose files could not be counted, or whose input could not be listed in full, gives 1.
     """
-    return 0 if record["balanced"] and not _too_many(record["counts"], max_failure_rate) else 1
+    complete = record["balanced"] and _is_complete(record)
+    return 0 if complete and not _too_many(record["counts"], max_failure_rate) else 1
+
+
+def _is_complete(record: Mapping[str, Any]) -> bool:
+    """Return whether all folders of the input could be listed."""
+    return not any(kind.startswith(UNLISTED) for kind in record.get("skipped", {}))
 
 
 def _too_many(counts: Mapping[str, int], max_failure_rate: float) -> bool:

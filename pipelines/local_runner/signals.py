@@ -4,30 +4,64 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 import grpc
 
 from ...transforms.core.errors import RunStopped, stop_reason
+from ...transforms.core.interrupt import INTERRUPTED
 
 # Ctrl-C, and the signal that schedulers send to stop a process.
 INTERRUPT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+# Called by the first signal, before KeyboardInterrupt is raised.
+ON_INTERRUPT: list[Callable[[], object]] = [INTERRUPTED.set]
+
+
+class Interrupt(KeyboardInterrupt):
+    """SIGINT or SIGTERM. The text is the name of the signal.
+
+    Attributes:
+        status: the exit status of a process that the signal ends: 130 or 143.
+        message: what the user is told.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+        self.message = "interrupted: run the same command again to resume"
+
+
 @contextlib.contextmanager
-def sigterm_as_keyboard_interrupt() -> Iterator[None]:
-    """Within this block, raise KeyboardInterrupt on SIGTERM. Outside of the main thread, do nothing."""
+def interruptible() -> Iterator[None]:
+    """Within this block, raise Interrupt on the first SIGINT or SIGTERM, and end the process on the second.
+
+    Outside of the main thread, do nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         # Python allows signal handlers in the main thread only. Here another program calls the command in a thread.
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = [signal.signal(number, _interrupt) for number in INTERRUPT_SIGNALS]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(INTERRUPT_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+        INTERRUPTED.clear()
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    if INTERRUPTED.is_set():
+        os._exit(128 + number)
+    for callback in ON_INTERRUPT:
+        callback()
+    raise Interrupt(number)
 
 
 @contextlib.contextmanager
@@ -50,20 +84,20 @@ def unwrap_keyboard_interrupt() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if caused_by_interrupt(error):
-            raise KeyboardInterrupt from error
+        if interrupt := caused_by_interrupt(error):
+            raise interrupt from error
         raise
     finally:
         threading.excepthook = hook_before
 
 
-def caused_by_interrupt(error: BaseException | None) -> bool:
-    """Return whether the error, or an error in its chain of causes and contexts, is a KeyboardInterrupt."""
+def caused_by_interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the KeyboardInterrupt in an error's chain of causes and contexts, or None if there is none."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
-            return True
+            return error
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def worker_loss_reason(error: BaseException, dead_workers: Sequence[str] = ()) -> str | None:
@@ -94,5 +128,5 @@ class ExpectedExitFilter(logging.Filter):
         if isinstance(error, grpc.RpcError) and record.name.startswith("apache_beam."):
             # The worker process is gone, and ``worker_loss_reason`` reports it.
             return False
-        expected = caused_by_interrupt(error) or stop_reason(error) is not None
+        expected = caused_by_interrupt(error) is not None or stop_reason(error) is not None
         return not expected and f"{RunStopped.__name__}: " not in record.getMessage()

@@ -12,12 +12,15 @@ import logging
 import os
 import signal
 import sys
+import threading
 
 from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
+from ...transforms.annotation.run_end import GRACE_S
+from ...transforms.core.interrupt import INTERRUPTED
 from ...transforms.monitoring.heartbeat import Heartbeat
+from ...transforms.output.answer_journal import OPEN_JOURNALS
 from .gpus import pin_gpu
-from .signals import INTERRUPT_SIGNALS
 
 
 def main() -> None:
@@ -32,13 +35,23 @@ def main() -> None:
     # bar of a download and crash dumps go there. If a later Beam prints otherwise, a traceback appears, and
     # tests/pipelines/local_runner/test_full_disk_and_locks.py fails.
     setattr(sdk_worker, "print", _print_nothing)  # noqa: B010
-    # Ctrl-C reaches every process of a terminal. The process that started this one handles it and ends this one.
-    for interrupt in INTERRUPT_SIGNALS:
-        signal.signal(interrupt, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT_SIGNALS)
+    # Ctrl-C reaches every process of a terminal. The process that started this one handles it, and sends SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    threading.Thread(target=_end_on_sigterm, name="sigterm", daemon=True).start()
     sdk_worker_main.main(sys.argv)
     # An interrupted run leaves threads in PyTorch. A normal exit of Python would abort beneath them, with a core dump.
     atexit.register(os._exit, 0)
+
+
+def _end_on_sigterm() -> None:
+    """Wait for SIGTERM, which is blocked in all threads. Then keep what is answered, and end the process."""
+    number = signal.sigwait([signal.SIGTERM])
+    INTERRUPTED.set()
+    try:
+        OPEN_JOURNALS.flush(GRACE_S)
+    finally:
+        os._exit(128 + number)
 
 
 def _print_nothing(*args: object, **options: object) -> None:

@@ -28,7 +28,7 @@ from google.protobuf import json_format, text_format
 
 from ...transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
 from .control_connection import RefusableConnection
-from .signals import INTERRUPT_SIGNALS
+from .signals import INTERRUPT_SIGNALS, ON_INTERRUPT
 
 URN = "moondream_beam:env:process:v1"
 POLL_INTERVAL_S = 1.0
@@ -86,7 +86,10 @@ class LivenessMonitor:
         self._rest = b""
 
     def poll(self, received: bytes) -> None:
-        """Count one poll interval, in which the process sent ``received``.
+        """Add one poll interval to the times since the last heartbeat and since the last row.
+
+        Anything received sets the first time to 0. A report sets the second one to 0, and gives shard and rows for the
+        message of ``failure_reason``.
 
         Args:
             received: empty, or lines. An empty line is a heartbeat. ``[shard, rows]`` in JSON is a report: the number
@@ -150,6 +153,7 @@ class Worker(GrpcWorkerHandler):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(write_end)
+        ON_INTERRUPT.append(self._interrupt)
         self._watcher = threading.Thread(target=self._watch, args=(log_server,), name="watch", daemon=True)
         self._watcher.start()
 
@@ -173,6 +177,12 @@ class Worker(GrpcWorkerHandler):
         """Wait until the process has ended, without a time limit and without ending the process: ``close`` ends it."""
         self._watcher.join()
 
+    def _interrupt(self) -> None:
+        """Have the process keep what it has answered, and end."""
+        self._closing.set()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+
     def _watch(self, log_server: Any) -> None:
         """Poll the pipe until the process has ended. Kill it if it hangs, or SHUTDOWN_TIMEOUT_S after ``close``.
 
@@ -189,6 +199,7 @@ class Worker(GrpcWorkerHandler):
                 self.process.kill()
         if not reason and not self._closing.is_set():
             self._mark_dead(f"{_exit_reason(self.process.returncode)}{self.monitor.position}")
+        ON_INTERRUPT.remove(self._interrupt)
         os.close(self._pipe)
         log_server.stop(0)
 

@@ -55,12 +55,14 @@ def check_cluster(args: argparse.Namespace) -> None:
             f"--runner {args.runner}: Beam's runner for Dask drops rows without an error; on each worker, start a"
             " command with --slice I/N instead"
         )
-    if slice_from(args) and args.retry_errors:
-        # If an earlier run had other slices or none, one file of errors holds rows of several of today's slices.
-        raise ValueError(
-            "--retry-errors cannot be used with --slice, because slices share the files in errors/: wait for all"
-            " slices, then give --retry-errors without --slice"
-        )
+    for option, folder in (("retry_errors", "errors"), ("retry_changed", "data")):
+        if slice_from(args) and getattr(args, option):
+            # If an earlier run had other slices or none, one file holds rows of several of today's slices.
+            name = f"--{option.replace('_', '-')}"
+            raise ValueError(
+                f"{name} cannot be used with --slice, because slices share the files in {folder}/: wait for all"
+                f" slices, then give {name} without --slice"
+            )
 
 
 def runner_warning(name: str) -> str | None:

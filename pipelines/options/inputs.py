@@ -13,9 +13,13 @@ from ...models.tasks import Query, Task
 from ...transforms.core.prompt_templates import column_template, named_columns, unescape_braces
 from ...transforms.core.records import ImageRef
 from ...transforms.images.fetch import Fetcher
-from ...transforms.inputs.images import ReadImages, first_unmatched
+from ...transforms.inputs.images import ReadImages
+from ...transforms.inputs.lists.addresses import path_hint
+from ...transforms.inputs.lists.table_files import is_table
 from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
-from ...transforms.inputs.tables import is_table
+from ...transforms.inputs.unmatched import first_unmatched
+from ...transforms.output.files import check_output_path
+from ...transforms.output.writer import published_columns
 from .tasks import with_reasoning
 
 DEFAULT_URI_COLUMN = "url"
@@ -65,7 +69,8 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet), on disk or in a bucket, or a quoted glob; repeatable",
+        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet) or folder of tables, on disk or in a bucket, or a quoted "
+        "glob; repeatable",
     )
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
@@ -75,10 +80,14 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         ),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
         ("--prompt-column", "column with a question about the picture"),
+        ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),
     ):
-        group.add_argument(option, metavar="NAME", help=help)
+        group.add_argument(option, metavar="FOLDER" if option == "--root" else "NAME", help=help)
     group.add_argument(
-        "--keep-columns", default="", metavar="A,B", help="columns to copy to the rows in data/, separated by commas"
+        "--keep-columns",
+        default="",
+        metavar="A,B",
+        help="columns to copy to the rows in data/, separated by commas; SOURCE=NAME copies one under another name",
     )
     parser.add_argument(
         "--allow-private-addresses",
@@ -100,24 +109,25 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     for table in filter(is_table, args.inputs):
         raise ValueError(f"input {table}: this is a table; give it as --manifest, with --uri-column or --image-column")
     if (nothing := first_unmatched(args.inputs)) is not None:
-        raise ValueError(f"input {nothing}: no picture found; check the path, and quote a glob")
+        raise ValueError(f"input {nothing.pattern}: {path_hint(nothing.pattern) or nothing.reason}")
     fetch = Fetcher(args.allow_private_addresses)
     tasks: list[Task] = list(args.tasks or ())
+    if args.manifest and args.prompt_column:
+        tasks.append(Query(column_template(args.prompt_column)))
+    asked = with_reasoning(tasks or [Query()], args)
     if not args.manifest:
         _reject_manifest_options(args)
-        asked = with_reasoning(tasks or [Query()], args)
         return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), fetch)
-    if args.prompt_column:
-        tasks.append(Query(column_template(args.prompt_column)))
     if args.uri_column and args.image_column:
         raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
-    columns = Columns(uri, args.filename_column, with_reasoning(tasks or [Query()], args), image=args.image_column)
+    columns = Columns(uri, args.filename_column, asked, image=args.image_column, root=args.root)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
     for name in keep:
         if keep.count(name) > 1:
             raise ValueError(f"--keep-columns names {name} twice: name it once")
-    columns = check_columns(args.manifest, columns, keep)
+    published = published_columns(check_output_path(args.output)) if keep and "output" in args else {}
+    columns = check_columns(args.manifest, columns, keep, published=published)
     named = named_columns(columns.tasks)
     if named and args.inputs:
         raise ValueError(
@@ -129,7 +139,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
 
 def _reject_manifest_options(args: argparse.Namespace) -> None:
     """Raise ValueError if an option about columns of a manifest is given."""
-    options: Sequence[str] = ("uri_column", "image_column", "filename_column", "prompt_column", "keep_columns")
+    options: Sequence[str] = ("uri_column", "image_column", "filename_column", "prompt_column", "root", "keep_columns")
     for option in options:
         if getattr(args, option):
             raise ValueError(f"--{option.replace('_', '-')} needs a --manifest: give one, or leave the option out")

@@ -8,10 +8,12 @@ from typing import Any
 from ...models.tasks import Annotator
 from ...transforms.annotation.job import SHARD_SIZE, AnnotateToParquet
 from ...transforms.io.uris import display_uri, escape_non_utf8
+from ...transforms.output.answer_journal import CHECKPOINT_S
 from .inputs import Inputs
 from .tasks import build_sampling
 
 LOCAL_RUNNER = "local"
+MAX_CHECKPOINT_S = 86_400.0
 # With several shards for each worker, one slow shard does not leave the other workers idle at the end.
 SHARDS_PER_WORKER = 4
 # The record holds the tasks elsewhere. The URL of a webhook may contain a secret. A report changes no row.
@@ -43,7 +45,26 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--limit", type=int, metavar="N", help="annotate only N pictures, the same ones in every run (default: all)"
     )
+    job.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=CHECKPOINT_S,
+        metavar="SECONDS",
+        help="keep answers on the disk or in the bucket this often; a crash loses at most the answers of this time "
+        "(default: %(default)g)",
+    )
+    _add_repeat_options(job)
+
+
+def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
+    """Add the options for requests that are made again or once, and for the share of them that may fail."""
     job.add_argument("--retry-errors", action="store_true", help="ask again the requests whose rows are in errors/")
+    job.add_argument(
+        "--retry-changed",
+        action="store_true",
+        help="ask again about pictures whose bytes have changed since their rows were written; reads each picture that "
+        "has rows once more",
+    )
     job.add_argument(
         "--dedup",
         action="store_true",
@@ -60,7 +81,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_job(args: argparse.Namespace) -> None:
-    """Check ``--workers``, ``--limit`` and ``--max-failure-rate``.
+    """Check ``--workers``, ``--limit``, ``--checkpoint-every`` and ``--max-failure-rate``.
 
     Raises:
         ValueError: if a number is out of range, or ``--workers`` is given with another runner than the local one.
@@ -72,6 +93,10 @@ def check_job(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--workers {args.workers} needs --runner {LOCAL_RUNNER}: with --runner {args.runner}, set the number of "
             "workers with the options of that runner"
+        )
+    if not 0 < args.checkpoint_every <= MAX_CHECKPOINT_S:
+        raise ValueError(
+            f"--checkpoint-every {args.checkpoint_every:g}: give seconds, more than 0 and at most {MAX_CHECKPOINT_S:g}"
         )
     if not 0 <= args.max_failure_rate <= 1:
         raise ValueError(f"--max-failure-rate {args.max_failure_rate}: give a share from 0 to 1, such as 0.05")
@@ -94,8 +119,10 @@ def build_job(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, ru
         shard_size=args.shard_size,
         min_shards=1 if args.workers == 1 else SHARDS_PER_WORKER * args.workers,
         retry_errors=args.retry_errors,
+        retry_changed=args.retry_changed,
         dedup=args.dedup,
         max_failure_rate=args.max_failure_rate,
+        checkpoint_s=args.checkpoint_every,
         run=run,
         about={"command": "annotate", "options": _options(args)},
         columns=inputs.columns.kept,

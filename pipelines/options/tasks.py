@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from ...models.tasks import DEFAULT_PROMPT, DEFAULT_SAMPLING, Caption, Detect, Length, Point, Query, Sampling, Task
+
+# It is invisible, and white space to no function of Python.
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:
@@ -26,12 +30,19 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar=lengths,
         help="describe the picture (default length: normal)",
     )
-    for option, kind, metavar, help in (
-        ("--query", Query, "TEXT", "answer a question about the picture"),
-        ("--detect", Detect, "OBJECT", "find a box around each OBJECT"),
-        ("--point", Point, "OBJECT", "find the centre of each OBJECT"),
+    group.add_argument(
+        "--query",
+        dest="tasks",
+        action="append",
+        type=_task(Query),
+        metavar="TEXT",
+        help="answer a question about the picture",
+    )
+    for option, kind, help in (
+        ("--detect", Detect, "find a box around each OBJECT; A,B is two objects"),
+        ("--point", Point, "find the centre of each OBJECT; A,B is two objects"),
     ):
-        group.add_argument(option, dest="tasks", action="append", type=_task(kind), metavar=metavar, help=help)
+        group.add_argument(option, dest="tasks", action="extend", type=_objects(kind), metavar="OBJECT", help=help)
     group.add_argument(
         "--prompts",
         dest="tasks",
@@ -40,11 +51,7 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text file with one question on each line",
     )
-    group.add_argument(
-        "--reasoning",
-        action="store_true",
-        help="let the model reason before the answer to each query; the text is in the column reasoning",
-    )
+    group.add_argument("--reasoning", action="store_true", help="let the model reason before it answers a query")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -104,12 +111,35 @@ def build_sampling(args: argparse.Namespace) -> Sampling:
     return Sampling(args.max_tokens, args.temperature, args.top_p, args.repetition_penalty)
 
 
+def split_objects(text: str) -> list[str]:
+    """Return the objects of a text such as ``person,car``.
+
+    A comma before white space or between braces is a part of an object's name.
+    """
+    return re.split(r",(?!\s)(?![^{}]*\})", text)
+
+
+def comma_note(tasks: Sequence[Task]) -> str:
+    """Return a line that names the first object with a comma in its name, which may be meant as several, or ""."""
+    for task in tasks:
+        if isinstance(task, Detect | Point) and re.search(r",\s", task.object):
+            parts = " ".join(f"--{task.name} '{part.strip()}'" for part in task.object.split(",") if part.strip())
+            return f"--{task.name} '{task.object}' asks for one object of this name; for several objects give {parts}"
+    return ""
+
+
+def _objects(kind: Callable[[str], Task]) -> Callable[[str], list[Task]]:
+    """Return an argparse type that makes a task of each object that its value names."""
+    return lambda text: list(map(_task(kind), split_objects(text)))
+
+
 def _task(kind: Callable[[str], Task], cure: str = "") -> Callable[[str], Task]:
     """Return an argparse type that makes a task of its value. ``cure`` is appended to the message of an error."""
 
     def parse(text: str) -> Task:
         try:
-            return kind(text)
+            # The text may come from a file, as in "$(cat FILE)".
+            return kind(text.strip(BYTE_ORDER_MARK))
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{error}{cure}") from error
 
@@ -119,7 +149,8 @@ def _task(kind: Callable[[str], Task], cure: str = "") -> Callable[[str], Task]:
 def _read_questions(path: str) -> list[Task]:
     """Return one query for each line of a file that is not blank."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # Windows begins a file with a byte order mark. Files that were joined have one inside.
+        lines = [line.strip(f"{BYTE_ORDER_MARK} \t") for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"cannot read {path}: {error}; give a text file in UTF-8") from error
     questions = [Query(line.strip()) for line in lines if line.strip()]

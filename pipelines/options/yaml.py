@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from ...models.tasks import DEFAULT_SAMPLING, Query, Sampling, Task
+from .tasks import BYTE_ORDER_MARK, split_objects
 
 KINDS: dict[str, type[Any]] = {kind.name: kind for kind in get_args(Task)}
 # Beam YAML's name of the output for rows that are not errors.
@@ -77,7 +78,7 @@ def _task_of(given: Any) -> Task:
     if isinstance(given, str):
         if given in KINDS:
             raise ValueError(f"tasks: {given} needs a value: write {{{given}: ...}}")
-        return Query(given)
+        return Query(given.strip(BYTE_ORDER_MARK))
     if isinstance(given, Mapping) and set(given) == {Query.name, "reasoning"}:
         query, reasoning = _task_of({Query.name: given[Query.name]}), given["reasoning"]
         if not isinstance(reasoning, bool):
@@ -92,5 +93,8 @@ def _task_of(given: Any) -> Task:
         raise ValueError(
             f"tasks: {kind} {what!r} is not a text: put it in quotes, because YAML reads yes and 7 as other types"
         )
-    task: Task = KINDS[kind](what)
+    if kind in ("detect", "point") and len(objects := split_objects(what)) > 1:
+        cure = ", ".join(f"{{{kind}: {one.strip()}}}" for one in objects if one.strip())
+        raise ValueError(f"tasks: {kind} {what!r} names several objects: write {cure}")
+    task: Task = KINDS[kind](what.strip(BYTE_ORDER_MARK))
     return task

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
 
 GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
@@ -17,7 +20,10 @@ GOOD = ("annotate", "pictures", "--model", "tiny", "--output", "out")
     "words, cure",
     [
         (("annotate", "--model", "tiny", "--output", "out"), "give a file, a folder, a glob, a URL or a --manifest"),
-        (("annotate", "nowhere/*.jpg", "--model", "tiny", "--output", "out"), "input nowhere/*.jpg: no picture found"),
+        (
+            ("annotate", "nowhere/*.jpg", "--model", "tiny", "--output", "out"),
+            "input nowhere/*.jpg: there is no folder",
+        ),
         (("annotate", "pictures", "--model", "tiny"), "--output"),
         (("annotate", "pictures", "--model", "no/such/folder", "--output", "out"), "no such folder"),
         (("annotate", "pictures", "--model", "pictures", "--output", "out"), "there is no config.json"),
@@ -96,7 +102,7 @@ logging.getLogger("huggingface_hub.utils").warning("retrying")
     assert done.stderr.count("retrying") == 1
 
 
-def test_an_interrupted_run_leaves_no_partial_shard_and_can_be_resumed(pictures, tmp_path, command):
+def test_an_interrupted_run_publishes_what_is_answered_and_can_be_resumed(pictures, tmp_path, command):
     out = tmp_path / "out"
     for copy in range(400):
         (pictures / f"copy-{copy}.png").hardlink_to(pictures / "a.png")
@@ -108,8 +114,12 @@ def test_an_interrupted_run_leaves_no_partial_shard_and_can_be_resumed(pictures,
     os.kill(running.pid, signal.SIGINT)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 130, stderr.decode()
-    assert b"run the same command again to resume" in stderr and b"Traceback" not in stderr
-    assert list(out.glob("_temporary/*.parquet")) == []
+    said = re.search(r"interrupted: (\d+) answers.* are in (.*); (\d+) requests are left", stderr.decode())
+    assert said and said[2] == str(out) and b"Traceback" not in stderr
+    assert not (out / "_temporary").exists()
+    assert sum(pq.read_metadata(path).num_rows for path in out.glob("data/*.parquet")) == int(said[1])
+    (record,) = [json.loads(path.read_bytes()) for path in out.glob("runs/*.json")]
+    assert (record["interrupted"], record["left"], record["balanced"]) == ("SIGINT", int(said[3]), True)
+    assert record["counts"]["pending"] == 405 and record["published"]["data"] == int(said[1])
     status, stdout, _ = command(*words, "--max-failure-rate", "0.5")
-    assert status == 0 and "balances" in stdout and "had their rows from earlier runs" in stdout
-    assert "405 requests" not in stdout
+    assert status == 0 and f"ledger   {said[3]} requests = " in stdout and "had their rows from earlier runs" in stdout

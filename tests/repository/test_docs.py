@@ -18,6 +18,7 @@ from PIL import Image
 
 from moondream_beam.pipelines.cli import build_parser
 from moondream_beam.pipelines.commands.annotate import beam_options
+from moondream_beam.transforms.images.formats import EXTENSIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -129,6 +130,12 @@ def test_the_architecture_names_every_module_once_and_no_ghost():
         if path.name != "__init__.py"
     }
     assert modules - named == set()
+
+
+def test_the_endings_that_a_folder_takes_are_all_named():
+    text = (ROOT / "docs/annotate.md").read_text()
+    (named,) = re.findall(r"with these endings, in any case: ([^:]*)\. The same endings", text)
+    assert sorted(re.findall(r"`(\.\w+)`", named)) == sorted(EXTENSIONS)
 
 
 # Other Pythons lay the same words out otherwise.

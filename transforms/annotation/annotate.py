@@ -13,7 +13,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task, supports
-from ..core.records import Annotation, Failure, ImageRef, Job, Row
+from ..core.records import Annotation, Failure, ImageRef, Job, Row, as_picture
 from ..images.fetch import Fetcher
 from ..images.prefetch import Fetch, prefetch
 from ..io.uris import is_utf8
@@ -143,9 +143,9 @@ class _AnnotatePictures(beam.DoFn):
     def process(
         self, ref: ImageRef, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[TaggedOutput[str, Any]]:
-        if ref.skipped:
+        if (picture := as_picture(ref)) is None:
             return
-        self.gathered.append((ref, timestamp, window))
+        self.gathered.append((picture, timestamp, window))
         if len(self.gathered) == MAX_GATHERED_REFS:
             yield from self.flush()
 
@@ -157,8 +157,8 @@ class _AnnotatePictures(beam.DoFn):
         # Lists, because one reference may come several times, and each of its timestamps gets its own rows.
         times: dict[str, list[tuple[Timestamp, Any]]] = {}
         for ref, *time_and_window in gathered:
-            for task in self.job.tasks_of(ref):
-                times.setdefault(self.job.id_of(ref, task), []).append(tuple(time_and_window))
+            for wanted in ref.rows(self.job.tasks):
+                times.setdefault(self.job.row_id(ref, wanted), []).append(tuple(time_and_window))
         refs = [ref for ref, _, _ in gathered]
         for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, fetch=self.fetch):
             timestamp, window = times[row.id].pop()

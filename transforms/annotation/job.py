@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 import apache_beam as beam
@@ -15,24 +13,25 @@ from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
-from ..core.errors import out_of_memory_errors, output_errors
+from ..core.errors import RunStopped, out_of_memory_errors, output_errors
+from ..core.interrupt import INTERRUPTED
 from ..core.records import ImageRef, Job, annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
 from ..monitoring.failure_limit import FailureLimit
 from ..monitoring.heartbeat import Heartbeat
-from ..monitoring.progress import ProgressFiles, ProgressReporter
-from ..monitoring.row_counts import CountRows, RowCounts
-from ..output.dataset_card import write_card
-from ..output.files import check_output_path, exists
+from ..monitoring.progress import ProgressReporter
+from ..monitoring.row_counts import CountRows
+from ..output.answer_journal import CHECKPOINT_S, OPEN_JOURNALS, AnswerJournal
+from ..output.dataset_card import begin_card, update_card
+from ..output.files import check_output_path, exists, is_local
 from ..output.layout import new_run_name, record_path
-from ..output.lock import lock_lost, release, worker_lock
-from ..output.run_record import job_metadata, write_record
+from ..output.lock import lock_lost, worker_lock
 from ..output.writer import ShardWriter, check_schema
-from ..planning.dedup import delete_content_keys
 from ..planning.plan import PlanShards, Shard
 from .annotate import annotate, check_tasks, share_annotator
 from .payment_journal import RecordingAnnotator, scope_of, stop_on_account_error, with_journal
+from .run_end import record_run
 
 SHARD_SIZE = 1000
 
@@ -47,7 +46,10 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         shard_size: the approximate number of images in a file.
         min_shards: the minimum number of files, so that each worker has work.
         retry_errors: repeat the requests that have a row in ``errors/``.
+        retry_changed: repeat the requests that have a row in ``data/`` if the bytes of their image have changed since.
+            Each image that has such a row is then read once more.
         dedup: annotate images of the same bytes once in the whole run. Each image is then read twice.
+        checkpoint_s: seconds between two checkpoints: a crash loses at most the answers of that time.
         max_failure_rate: stop the run early if a larger share of its rows are failures; 0 means no limit.
         run: a new name for this run; by default the present time and four random hex digits.
         about: values that are copied into the record of the run.
@@ -70,8 +72,10 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         shard_size: int = SHARD_SIZE,
         min_shards: int = 1,
         retry_errors: bool = False,
+        retry_changed: bool = False,
         dedup: bool = False,
         max_failure_rate: float = 0.0,
+        checkpoint_s: float = CHECKPOINT_S,
         run: str | None = None,
         about: Mapping[str, Any] | None = None,
         columns: Sequence[pa.Field] = (),
@@ -86,9 +90,16 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         self.job = Job(tuple(tasks), with_journal(annotator, self.output, run), sampling, run, tuple(columns))
         check_schema(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
-        reads = self.fetch if dedup else None
-        self.plan = PlanShards(self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, dedup=reads)
-        self.max_failure_rate = max_failure_rate
+        self.plan = PlanShards(
+            self.job,
+            self.output,
+            shard_size,
+            min_shards,
+            retry_errors=retry_errors,
+            dedup=self.fetch if dedup else None,
+            changed=self.fetch if retry_changed else None,
+        )
+        self.max_failure_rate, self.checkpoint_s = max_failure_rate, checkpoint_s
         self.about = dict(about or {})
         self.hints: dict[str, Any] = {}
 
@@ -109,20 +120,29 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             plan.shards
             | "Annotate shards"
             >> beam.ParDo(
-                _AnnotateShard(self.job, self.output, self.max_failure_rate, self.fetch), AsSingleton(plan.counts)
+                _AnnotateShard(self.job, self.output, self.max_failure_rate, self.checkpoint_s, self.fetch),
+                AsSingleton(plan.counts),
             ).with_resource_hints(**self.hints)
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
         )
         row_counts = summary | "Count what is published" >> CountRows(self.output, self.job.run)
         sides = (AsSingleton(plan.counts), AsSingleton(row_counts))
-        return summary | "Record" >> beam.Map(_record_run, *sides, self.job, self.output, self.about, time.time())
+        return summary | "Record" >> beam.Map(record_run, *sides, self.job, self.output, self.about, time.time())
 
 
 class _AnnotateShard(beam.DoFn):
     """Annotate one shard, write its rows and publish its files. The output is the sums over its rows."""
 
-    def __init__(self, job: Job, output: str, max_failure_rate: float = 0.0, fetch: Fetcher | None = None) -> None:
-        self.job, self.output, self.max_failure_rate, self.fetch = job, output, max_failure_rate, fetch or Fetcher()
+    def __init__(
+        self,
+        job: Job,
+        output: str,
+        max_failure_rate: float = 0.0,
+        checkpoint_s: float = CHECKPOINT_S,
+        fetch: Fetcher | None = None,
+    ) -> None:
+        self.job, self.output, self.fetch = job, output, fetch or Fetcher()
+        self.max_failure_rate, self.checkpoint_s = max_failure_rate, checkpoint_s
         self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
@@ -138,24 +158,31 @@ class _AnnotateShard(beam.DoFn):
         """
         number, refs = shard
         job, output = self.job, self.output
-        with worker_lock(output, job.run) as lock, Heartbeat().working_on(number) as heartbeat:
+        with OPEN_JOURNALS.shard(), worker_lock(output, job.run) as lock, Heartbeat().working_on(number) as heartbeat:
             writer = ShardWriter(output, job.run, number, job.columns)
             with output_errors(output):
                 recovered = writer.recover_commit()
+                if recovered:
+                    _update_card(output, job.run)
             if recovered:
                 yield writer.published_summary()
                 return
             reporter = ProgressReporter(output, job.run, heartbeat)
             annotator = RecordingAnnotator(job.annotator, scope_of(job.run, number))
+            with output_errors(output):
+                begin_card(output, job.run)
+            journal = AnswerJournal(writer, output, job.run, number, self.checkpoint_s)
             try:
-                with out_of_memory_errors():
-                    summary = self._write(writer, refs, reporter, number, annotator)
+                with journal, out_of_memory_errors():
+                    summary = self._write(journal, refs, reporter, annotator)
                 if not lock.exists():
                     raise lock_lost(output, job.run)
                 with output_errors(output):
                     if not writer.publish():
                         summary = writer.published_summary()
                     annotator.clear_journal()
+                    _update_card(output, job.run)
+                    journal.delete()
                     reporter.report(number, summary, published=True)
             except BaseException:
                 writer.discard()
@@ -164,26 +191,59 @@ class _AnnotateShard(beam.DoFn):
 
     def _write(
         self,
-        writer: ShardWriter,
+        journal: AnswerJournal,
         refs: Iterable[ImageRef],
         reporter: ProgressReporter,
-        number: int,
-        annotator: Annotator,
+        annotator: RecordingAnnotator,
     ) -> Summary:
-        """Annotate the images of a shard, and add each row to the writer. Return the sums over the rows."""
-        summary = Summary()
+        """Annotate the images of a shard, and add each row to the writer. Return the sums over the rows.
+
+        Requests whose rows an earlier attempt has kept are not made again.
+
+        Raises:
+            RunStopped: if a signal has interrupted this process.
+        """
         limit = FailureLimit(self.max_failure_rate, reporter.run_summary)
         limit.check()
         job = self.job
+        with output_errors(self.output):
+            refs, summary = take_up(list(refs), job, journal)
         rows = annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch)
         for row in stop_on_account_error(rows):
             summary = summary.plus(row)
             with output_errors(self.output):
-                writer.add(row)
-                reported = reporter.report(number, summary)
+                journal.check()
+                journal.writer.add(row)
+                reported = reporter.report(journal.shard, summary, annotator.in_flight)
             if reported:
                 limit.check()
+        if INTERRUPTED.is_set():
+            raise RunStopped("stopped: interrupted. Run the same command again to resume.")
         return summary
+
+
+def take_up(refs: list[ImageRef], job: Job, journal: AnswerJournal) -> tuple[list[ImageRef], Summary]:
+    """Add the rows that earlier attempts at a shard have kept to its writer.
+
+    Returns:
+        The references with the rows that were not kept, and the sums over the rows that were added.
+    """
+    ids = {job.row_id(ref, row) for ref in refs for row in ref.rows(job.tasks)}
+    kept = journal.kept().only(ids)
+    journal.writer.add_tables(*kept)
+    done = kept.ids
+    left = [ref.with_rows([row for row in ref.rows(job.tasks) if job.row_id(ref, row) not in done]) for ref in refs]
+    sums = sum_summaries([Summary.from_annotations(kept.answers), Summary.from_failures(kept.failures)])
+    return [ref for ref in left if ref.tasks] if done else refs, sums
+
+
+def _update_card(output: str, run: str) -> None:
+    """Give the card of a local output a new state, so that `datasets` loads the rows of this shard too.
+
+    In a bucket, many workers would replace one object, which some stores limit to once a second.
+    """
+    if is_local(output):
+        update_card(output, run)
 
 
 def _check_run_name(run: str, output: str) -> str:
@@ -197,54 +257,3 @@ def _check_run_name(run: str, output: str) -> str:
     if exists(record_path(output, run)):
         raise ValueError(f"run {run}: a run of this name has ended in {output}, choose another name")
     return run
-
-
-def balances(count: Count, summary: Summary, row_counts: RowCounts) -> bool | None:
-    """Return whether each planned request has one row, by the sums of the workers and by the published files.
-
-    Returns:
-        None if the published files could not be counted.
-    """
-    if row_counts.count_error:
-        return None
-    reported = (summary.annotations, summary.failures)
-    return count.pending == summary.rows and reported == (row_counts.data, row_counts.errors)
-
-
-def _record_run(
-    summary: Summary,
-    count: Count,
-    row_counts: RowCounts,
-    job: Job,
-    output: str,
-    about: Mapping[str, Any],
-    started: float,
-) -> dict[str, Any]:
-    """Write and return the record of a run, and write the dataset card. Then delete the run's temporary files and lock.
-
-    Args:
-        started: when the pipeline was built, in seconds since 1970.
-    """
-    numbers = count._asdict()
-    skipped = numbers.pop("skipped")
-    values = {
-        "run": job.run,
-        **about,
-        **job_metadata(job),
-        "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
-        "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
-        "published": row_counts._asdict(),
-        "balanced": balances(count, summary, row_counts),
-        "totals": {name: getattr(summary, name) for name in summary._fields[2:]},
-        "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
-        "wall_seconds": round(time.time() - started, 3),
-    }
-    # Options may contain names of files that are not UTF-8. Neither JSON nor the report can hold those.
-    record: dict[str, Any] = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
-    with output_errors(output):
-        delete_content_keys(output, job.run)
-        write_card(output, job.columns, job.run)
-        write_record(output, job.run, record)
-        ProgressFiles(output, job.run).remove()
-    release(output, job.run)
-    return record

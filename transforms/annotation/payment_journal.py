@@ -60,12 +60,19 @@ class BeamStore:
 class RecordingAnnotator:
     """An annotator that records the id of each outcome, so that ``clear_journal`` can delete their journal entries.
 
-    ``scope`` is the journal scope of the shard; see ``scope_of``. The other members are those of the inner annotator.
+    ``scope`` is the journal scope of the shard; see ``scope_of``. ``num_requests`` is the number of requests that were
+    pulled. The other members are those of the inner annotator.
     """
 
     annotator: Annotator
     scope: str
     ids: list[str] = field(default_factory=list)
+    num_requests: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        """The number of requests that have been pulled and have no outcome yet."""
+        return self.num_requests - len(self.ids)
 
     @property
     def name(self) -> str:
@@ -93,13 +100,19 @@ class RecordingAnnotator:
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Yield the inner annotator's outcomes, and append the id of each to ``ids``."""
+        counted = self._count(requests)
         if isinstance(self.annotator, JournaledAnnotator):
-            outcomes = self.annotator.answer(requests, self.scope)
+            outcomes = self.annotator.answer(counted, self.scope)
         else:
-            outcomes = self.annotator.answer(requests)
+            outcomes = self.annotator.answer(counted)
         for outcome in outcomes:
             self.ids.append(outcome.id)
             yield outcome
+
+    def _count(self, requests: Iterable[Request]) -> Iterator[Request]:
+        for request in requests:
+            self.num_requests += 1
+            yield request
 
     def clear_journal(self) -> None:
         """Delete the journal entries of all recorded ids. Call this after the shard's rows are committed."""

@@ -46,6 +46,9 @@ def column_text(row: Mapping[str, Any], column: str) -> str:
         ValueError: if the value is missing, None, blank or not UTF-8.
     """
     value = row.get(column)
+    if isinstance(value, bytes):
+        # Some writers of Parquet leave out the mark that bytes are text.
+        value = value.decode(errors="surrogateescape")
     if value is None or not str(value).strip():
         raise ValueError(f"column {column} is empty: fill it in")
     return check_utf8(str(value), column)
@@ -63,17 +66,16 @@ def column_template(column: str) -> str:
 
 
 def _parse(text: str) -> Sequence[tuple[str, str | None]]:
-    """Return pairs of literal text and the column named after it, None if there is none."""
+    """Return pairs of literal text and the column named after it without spaces around, None if there is none."""
+    cure = "write {{ and }} for a brace that is not around a column"
     try:
         found = list(Formatter().parse(text))
     except ValueError as error:
-        raise ValueError(
-            f"prompt {text!r}: {error}; write {{{{ and }}}} for a brace that is not around a column"
-        ) from error
+        raise ValueError(f"prompt {text!r}: {error}; {cure}") from error
     for _, name, format_spec, conversion in found:
-        if name is not None and (not name or format_spec or conversion):
-            raise ValueError(f"prompt {text!r}: write only the name of a column between braces")
-    return [(before, name) for before, name, _, _ in found]
+        if name is not None and (not name.strip() or format_spec or conversion):
+            raise ValueError(f"prompt {text!r}: write only the name of a column between braces, and {cure}")
+    return [(before, name and name.strip()) for before, name, _, _ in found]
 
 
 def _text(task: Task) -> str:

@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from ...models.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
+from ..io.column_types import plain_type, stored_type, without_nulls
 from ..io.containers.location import ImageCell, Member
 from ..io.uris import display_uri, escape_non_utf8
+from .kept_values import kept_digest
 
 Stage = Literal["list", "fetch", "decode", "answer"]
 
@@ -22,19 +24,45 @@ MILLISECONDS = pa.float32()
 Location = str | Member | ImageCell
 
 
+# The kind of folders without which the input is not complete begins like this. In brackets follows the reason.
+UNLISTED = "folders that could not be listed"
+
+
 class Skipped(NamedTuple):
-    """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt"."""
+    """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt".
+
+    ``is_input``: the things are pictures or rows of manifests, such as those beyond ``--limit``.
+    """
 
     kind: str
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # In place of the method of tuples.
+    is_input: bool = False
+
+
+class WantedRow(NamedTuple):
+    """A row that the output is to have: a task on a picture, for one row of the input.
+
+    Attributes:
+        columns: the values of the manifest's columns that the row keeps; empty if none are kept.
+        number: how many rows with the same picture, task and ``columns`` come before this one.
+        filename: the name of the picture in this row of the input.
+    """
+
+    task: Task
+    columns: tuple[Any, ...]
+    number: int
+    filename: str
 
 
 class ImageRef(NamedTuple):
     """A picture to annotate. ``filename`` is its name relative to the listed folder, archive or manifest.
 
     Attributes:
-        tasks: its own tasks; if empty, it gets the tasks of the job.
+        tasks: its own tasks; if empty, it gets the tasks of the job. A task is there several times if several rows of
+            the input ask it.
         columns: for each of ``tasks``, the values of the manifest's columns that its row keeps; empty if none are kept.
+        origins: for each of ``tasks``, ``number`` and ``filename`` of its ``WantedRow``; empty if they are 0 and
+            ``filename``.
         problem: why the picture can't be read, if the input already showed that. Each task becomes a failure then.
         skipped: None for a picture. Otherwise ``uri`` and ``filename`` are an example of parts of the input that are
             left out. Such a reference has no task and no row; the plan of the run counts it.
@@ -48,6 +76,7 @@ class ImageRef(NamedTuple):
     # The place of an image inside an archive or a Parquet file, which ``uri`` names.
     inside: Member | ImageCell | None = None
     skipped: Skipped | None = None
+    origins: tuple[tuple[int, str], ...] = ()
 
     @property
     def location(self) -> Location:
@@ -64,13 +93,36 @@ class ImageRef(NamedTuple):
         """The picture's id, the same in every run: the first 20 hex digits of the sha256 of its displayed URI."""
         return hashlib.sha256(display_uri(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
 
-    def columns_of(self, task: Task) -> tuple[Any, ...]:
-        """Return the manifest's values that the row of one of ``tasks`` keeps; () if there are none."""
-        return self.columns[self.tasks.index(task)] if self.columns else ()
+    def rows(self, tasks: Sequence[Task]) -> list[WantedRow]:
+        """Return the rows that the output is to have. A picture without own tasks gets ``tasks``, those of the job."""
+        own = self.tasks or tasks
+        columns = self.columns or ((),) * len(own)
+        origins = self.origins or ((0, self.filename),) * len(own)
+        return [WantedRow(task, kept, *origin) for task, kept, origin in zip(own, columns, origins, strict=True)]
 
-    def with_tasks(self, tasks: tuple[Task, ...]) -> ImageRef:
-        """Return this reference with only some of its tasks, and their columns."""
-        return self._replace(tasks=tasks, columns=tuple(map(self.columns_of, tasks)) if self.columns else ())
+    def with_rows(self, rows: Sequence[WantedRow]) -> ImageRef:
+        """Return this reference with the tasks, columns, numbers and names of ``rows`` in place of its own."""
+        plain = all(row.number == 0 and row.filename == self.filename for row in rows)
+        return self._replace(
+            tasks=tuple(row.task for row in rows),
+            columns=tuple(row.columns for row in rows) if any(row.columns for row in rows) else (),
+            origins=() if plain else tuple((row.number, row.filename) for row in rows),
+        )
+
+
+def as_picture(ref: ImageRef) -> ImageRef | None:
+    """Return a reference that makes rows, for steps without a plan, which would count what is skipped.
+
+    A folder that could not be listed has a ``problem`` then, so that it becomes a failure.
+
+    Returns:
+        None for all else that is skipped.
+    """
+    if ref.skipped is None:
+        return ref
+    if not ref.skipped.kind.startswith(UNLISTED):
+        return None
+    return ref._replace(skipped=None, problem=f"{ref.filename}: {ref.skipped.kind}: make it readable, and run again")
 
 
 class RowTimings(NamedTuple):
@@ -202,12 +254,19 @@ def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
     """Return the schema of ``data/`` with ``columns`` of a manifest at its end.
 
     Raises:
-        ValueError: if two columns have the same name.
+        ValueError: if two columns have the same name, in any case, or if readers differ on the type of a column.
     """
-    names = [*ANNOTATION_SCHEMA.names, *(column.name for column in columns)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"column {name} can't be kept: a column of this name exists; rename it in the manifest")
+    used = {name.casefold() for name in ANNOTATION_SCHEMA.names}
+    for column in columns:
+        if column.name.casefold() in used:
+            raise ValueError(
+                f"column {column.name} can't be kept: the rows have a column of this name, in this or another case;"
+                " choose another name for it"
+            )
+        used.add(column.name.casefold())
+        stored = without_nulls(stored_type(column.type))
+        if stored != plain_type(column.type):
+            raise ValueError(f"column {column.name} can't be kept as {column.type}: convert it to {stored}")
     return pa.schema([*ANNOTATION_SCHEMA, *columns])
 
 
@@ -223,13 +282,20 @@ class Job(NamedTuple):
     run: str = ""
     columns: tuple[pa.Field, ...] = ()
 
-    def tasks_of(self, ref: ImageRef) -> tuple[Task, ...]:
-        """Return the picture's own tasks, or those of the job if it has none."""
-        return ref.tasks or self.tasks
+    def id_of(self, ref: ImageRef, task: Task, columns: Sequence[Any] = (), number: int = 0) -> str:
+        """Return the ``id`` of a row, 64 hex digits.
 
-    def id_of(self, ref: ImageRef, task: Task) -> str:
-        """Return the ``id`` of a row: a sha256 of displayed URI, task, sampling, model and revision, 64 hex digits."""
-        return self._digest(display_uri(ref.uri), task)
+        It is a sha256 of displayed URI, task, sampling, model and revision. Kept values that are not all null and a
+        ``number`` above 0 are hashed too.
+        """
+        more = [f"kept:{kept}"] if columns and (kept := kept_digest(columns)) else []
+        if number:
+            more.append(f"number:{number}")
+        return self._digest(display_uri(ref.uri), task, *more)
+
+    def row_id(self, ref: ImageRef, row: WantedRow) -> str:
+        """Return the ``id`` of one of the rows for a picture."""
+        return self.id_of(ref, row.task, row.columns, row.number)
 
     def request_id(self, sha256: str, task: Task) -> str:
         """Return the id, in the form of ``id_of``, of a task on a picture with this sha256 of its bytes, at any URI.
@@ -238,9 +304,9 @@ class Job(NamedTuple):
         """
         return self._digest(f"sha256:{sha256}", task)
 
-    def _digest(self, picture: str, task: Task) -> str:
-        digest = hashlib.sha256()
-        for part in (picture, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
+    def _digest(self, picture: str, task: Task, *more: str) -> str:
+        digest, annotator = hashlib.sha256(), self.annotator
+        for part in (picture, task_digest(task), repr(self.sampling), annotator.name, annotator.revision, *more):
             digest.update(part.encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()

@@ -95,7 +95,10 @@ def ref_bucket(ref: ImageRef) -> int:
 
 
 class DistinctRefs(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
-    """Keep one reference per ``ImageRef.key``: that with the alphabetically first ``filename``; equal names: any."""
+    """Keep one reference per ``ImageRef.key``: that with the alphabetically first ``filename``; equal names: any.
+
+    References to what is skipped are compared only with those of the same kind.
+    """
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[ImageRef]:
         """Return the references that are kept, grouped by bucket to compare them."""
@@ -104,9 +107,10 @@ class DistinctRefs(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]
 
 
 def _first_of_each(_: int, packs: Iterable[bytes]) -> Iterator[ImageRef]:
-    first: dict[str, ImageRef] = {}
+    first: dict[tuple[str, str], ImageRef] = {}
     for ref in unpack_all(packs):
-        key = ref.key
+        # A file may be called "*.txt", as the files of that ending are that are skipped.
+        key = ref.key, ref.skipped.kind if ref.skipped else ""
         if key not in first or ref.filename < first[key].filename:
             first[key] = ref
     yield from first.values()

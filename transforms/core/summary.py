@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .records import Annotation, ImageRef, Row
+from ..io.uris import escape_non_utf8
+from .records import UNLISTED, Annotation, ImageRef, Row
 
 # Kinds of skipped things that are counted separately. A folder may have a million files with endings of their own.
 MAX_SKIPPED_KINDS = 100
@@ -22,16 +23,18 @@ class SkippedCount(NamedTuple):
     """How many things of one kind the input holds that are left out, and the name of one of them."""
 
     kind: str
-    count: int
+    count: int  # type: ignore[assignment]  # In place of the method of tuples.
     example: str
 
 
 class Count(NamedTuple):
-    """How much work there is: pictures with pending requests, and requests (one task on one picture) by state.
+    """How much work there is: pictures with pending rows, and rows (one task on one picture or manifest row) by state.
 
-    ``pending`` requests are to be made, ``done`` ones are in the output already. ``retried`` of the pending ones failed
-    in an earlier run. ``inputs`` is what the input holds: the pictures listed, or the rows of manifests. ``skipped`` is
-    what the input holds besides, by kind in alphabetical order.
+    ``pending`` rows are to be made, ``done`` ones are in the output already. ``retried`` of the pending ones failed in
+    an earlier run. ``inputs`` is what the input holds: the pictures listed, and the rows of manifests. ``shared`` of
+    the pending rows get the answer to the request of another row. ``changed`` of the pending rows had a row whose
+    picture has changed since. ``unread`` pictures could not be read to see that, so their rows were kept. ``skipped``
+    is what is left out, by kind in alphabetical order.
     """
 
     pictures: int = 0
@@ -39,18 +42,36 @@ class Count(NamedTuple):
     done: int = 0
     retried: int = 0
     inputs: int = 0
+    shared: int = 0
+    changed: int = 0
+    unread: int = 0
     skipped: tuple[SkippedCount, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """The number of requests for the pending rows: one for each task on each picture."""
+        return self.pending - self.shared
+
+    @property
+    def unit(self) -> str:
+        """What ``pending`` counts: "requests", or "rows" if several rows share a request."""
+        return "rows" if self.shared else "requests"
 
     @classmethod
     def of_skipped(cls, ref: ImageRef) -> Count:
         """Return the count of a reference that has ``skipped``; zeros for a reference to a picture."""
-        return cls(skipped=(SkippedCount(*ref.skipped, ref.filename),) if ref.skipped else ())
+        if not ref.skipped:
+            return cls()
+        # The summary is printed, and bytes that are not UTF-8 can't be.
+        kind, example = escape_non_utf8(ref.skipped.kind), escape_non_utf8(ref.filename)
+        inputs = ref.skipped.count if ref.skipped.is_input else 0
+        return cls(inputs=inputs, skipped=(SkippedCount(kind, ref.skipped.count, example),))
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> Count:
         """Return a count from the list that ``json`` makes of it."""
         *numbers, skipped = values
-        return cls(*numbers, tuple(SkippedCount(*each) for each in skipped))
+        return cls._make([*numbers, tuple(SkippedCount(*each) for each in skipped)])
 
 
 class Summary(NamedTuple):
@@ -124,10 +145,11 @@ def sum_summaries(summaries: Iterable[Summary]) -> Summary:
 def sum_counts(counts: Iterable[Count]) -> Count:
     """Return the sum of many counts, field by field, and skipped things by kind.
 
-    Of more than ``MAX_SKIPPED_KINDS`` kinds the last ones are one kind, "other things".
+    Folders that could not be listed come first. Of more than ``MAX_SKIPPED_KINDS`` kinds the last ones are one kind,
+    "other things".
     """
     *numbers, skipped = zip(Count(), *counts, strict=True)
-    return Count(*map(sum, numbers), skipped=_sum_skipped(chain(*skipped)))
+    return Count._make([*map(sum, numbers), _sum_skipped(chain(*skipped))])
 
 
 def _sum_skipped(parts: Iterable[SkippedCount]) -> tuple[SkippedCount, ...]:
@@ -135,7 +157,8 @@ def _sum_skipped(parts: Iterable[SkippedCount]) -> tuple[SkippedCount, ...]:
     for kind, count, example in parts:
         known = by_kind.setdefault(kind, SkippedCount(kind, 0, example))
         by_kind[kind] = SkippedCount(kind, known.count + count, min(known.example, example))
-    kinds = sorted(by_kind.values(), key=lambda each: (each.kind == OTHER, each))
+    # Folders that could not be listed change the exit status, so they must not become other things.
+    kinds = sorted(by_kind.values(), key=lambda each: (each.kind == OTHER, not each.kind.startswith(UNLISTED), each))
     ours, others = kinds[:MAX_SKIPPED_KINDS], kinds[MAX_SKIPPED_KINDS:]
     if others:
         ours.append(SkippedCount(OTHER, sum(each.count for each in others), others[0].example))

@@ -24,6 +24,8 @@ BOILERPLATE = (
     r"(the|this) (image|picture|photo|photograph|scene) (is|shows|depicts|features|displays|captures|presents|"
     r"contains|portrays|showcases|consists)\b|(an?|the) (image|picture|photo|photograph) (of|showing|depicting)\b)"
 )
+# Columns that the flags add. In lower case, because DuckDB does not distinguish names by case.
+FLAG_COLUMNS = ("_flags", "_ending")
 # A function in Python, because DuckDB's own functions take seven times as long, and a report spends its time here.
 _COUNT_NGRAMS = "count_distinct_ngrams"
 
@@ -62,13 +64,13 @@ QUALITY_FLAGS = (
 )
 
 SHARED_TEXTS = f"""
-SELECT task, prompt, caption, count(DISTINCT key) AS pictures FROM data
+SELECT task, prompt, caption, count(DISTINCT key) AS pictures FROM answers
 WHERE length(caption) >= {SHARED_MIN_LENGTH} GROUP BY ALL HAVING pictures >= {SHARED_MIN_PICTURES}
 """
 
 
 def define_flags(database: duckdb.DuckDBPyConnection) -> None:
-    """Create the views ``shared_texts``, ``flagged`` and ``flags`` over the table ``data``; see ``Dataset``."""
+    """Create the views ``shared_texts``, ``flagged`` and ``flags`` over ``data`` and ``answers``; see ``Dataset``."""
     database.create_function(
         _COUNT_NGRAMS,
         lambda texts: count_distinct_ngrams(texts, LOOP_NGRAM),

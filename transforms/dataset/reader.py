@@ -19,29 +19,34 @@ from fsspec import AbstractFileSystem
 
 from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA
 from ..output.files import absolute, glob_files, is_local
+from ..output.layout import run_of_part
 from ..output.run_record import read_records
-from .quality import define_flags
+from .quality import FLAG_COLUMNS, define_flags
 
 PROTOCOL = "beam"
 # Rows that DuckDB hands over at a time.
 NUM_FETCHED_ROWS = 1024
 SCHEMAS = {"data": ANNOTATION_SCHEMA, "errors": FAILURE_SCHEMA}
+# Columns of both tables that the rows of every version have.
+REQUIRED = ("id", "key", "filename", "uri", "task", "prompt", "run", "created_at")
 
 
 class Dataset:
     """The committed rows of an output as SQL tables. Files that are committed later do not appear.
 
-    The tables are ``data`` and ``errors``, with the columns of their files. The view ``flagged`` is ``data`` with a
-    column ``_flags``, a list of names of ``quality.QUALITY_FLAGS``. The view ``flags`` holds ``id``, ``key`` and
-    ``_flags`` of the rows that have a flag.
+    The tables are ``data`` and ``errors``, with the columns of their files. A manifest's column with a name of
+    ``quality.FLAG_COLUMNS`` has a number after its name: ``_flags_2``. The view ``answers`` is ``data`` without the
+    manifest's columns. The view ``flagged`` is ``data`` with a column ``_flags``, a list of names of
+    ``quality.QUALITY_FLAGS``. The view ``flags`` holds ``id``, ``key`` and ``_flags`` of the rows that have a flag.
 
     Raises:
-        ValueError: if neither ``output/data`` nor ``output/errors`` holds a Parquet file.
+        ValueError: if neither ``output/data`` nor ``output/errors`` holds a Parquet file, or if one of these files
+            lacks a column that every row of an output has.
     """
 
     def __init__(self, output: str) -> None:
         self.output = absolute(output)
-        parts = {kind: glob_files(FileSystems.join(self.output, kind, "*.parquet")) for kind in SCHEMAS}
+        parts = {kind: sorted(glob_files(FileSystems.join(self.output, kind, "*.parquet"))) for kind in SCHEMAS}
         if not any(parts.values()):
             raise ValueError(
                 f"{output}: no rows there; give the folder that annotate wrote, with data/ or errors/ in it"
@@ -56,15 +61,45 @@ class Dataset:
         self.database.execute(f"SET temp_directory = {literal(spill)}")
         if not is_local(self.output):
             self.database.register_filesystem(BeamFiles())
-        for kind, schema in SCHEMAS.items():
-            # An empty table with all columns adds those that are missing: in old files, or if there is no file.
-            self.database.from_arrow(schema.empty_table()).create(f"no_{kind}")
-            rows = f"FROM no_{kind}"
-            if parts[kind]:
-                files = ", ".join(literal(_readable(path)) for path in sorted(parts[kind]))
-                rows += f" UNION ALL BY NAME FROM read_parquet([{files}], union_by_name = true)"
-            self.database.execute(f"CREATE VIEW {kind} AS {rows}")
+        for kind, files in parts.items():
+            self._check_files(output, files)
+            self._create_view(kind, files)
+        # Statistics read this view. In "data", a manifest's column could have the name of an alias in their queries.
+        own = ", ".join(map(identifier, ANNOTATION_SCHEMA.names))
+        self.database.execute(f"CREATE VIEW answers AS SELECT {own} FROM data")
         define_flags(self.database)
+
+    def _check_files(self, output: str, files: list[str]) -> None:
+        """Raise ValueError if one of the Parquet files lacks a column of ``REQUIRED``.
+
+        Opened are the first file, and the files whose names no run gives.
+        """
+        unnamed = [path for path in files if run_of_part(FileSystems.split(path)[1]) is None]
+        for path in dict.fromkeys([*files[:1], *unnamed]):
+            query = f"SELECT * FROM read_parquet({literal(_readable(path))}, hive_partitioning = false) LIMIT 0"
+            found = {name.casefold() for name in self.database.sql(query).columns}
+            if missing := [name for name in REQUIRED if name not in found]:
+                raise ValueError(
+                    f"{output} is not an output of annotate: {path} has no column {', '.join(missing)}; "
+                    "annotate these pictures first, and give the folder that annotate wrote, or move the file away"
+                )
+
+    def _create_view(self, kind: str, files: list[str]) -> None:
+        # An empty table with all columns adds those that are missing: in old files, or if there is no file.
+        self.database.from_arrow(SCHEMAS[kind].empty_table()).create(f"no_{kind}")
+        rows = f"FROM no_{kind}"
+        if files:
+            paths = ", ".join(literal(_readable(path)) for path in files)
+            rows += f" UNION ALL BY NAME FROM read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
+        columns = self.database.sql(rows).columns
+        taken = {column.casefold() for column in (*columns, *FLAG_COLUMNS)}
+        named = ", ".join(
+            f"{identifier(column)} AS {identifier(unused_name(column, taken))}"
+            for column in columns
+            if column.casefold() in FLAG_COLUMNS
+        )
+        renamed = f" RENAME ({named})" if named else ""
+        self.database.execute(f"CREATE VIEW {kind} AS SELECT *{renamed} FROM ({rows})")
 
     def __enter__(self) -> Dataset:
         return self
@@ -128,6 +163,18 @@ def literal(text: str) -> str:
 def identifier(text: str) -> str:
     """Return the name of a column as a quoted SQL identifier: ``a"b`` becomes ``"a""b"``."""
     return '"' + text.replace('"', '""') + '"'
+
+
+def unused_name(stem: str, taken: set[str]) -> str:
+    """Return ``stem`` with the lowest number from 2 that makes a name outside ``taken``: ``price_2``.
+
+    The name is added to ``taken``, which holds names in ``str.casefold``.
+    """
+    number = 2
+    while f"{stem}_{number}".casefold() in taken:
+        number += 1
+    taken.add(f"{stem}_{number}".casefold())
+    return f"{stem}_{number}"
 
 
 def _readable(path: str) -> str:

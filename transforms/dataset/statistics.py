@@ -113,7 +113,7 @@ class RunRows(NamedTuple):
 def totals(dataset: Dataset) -> Totals:
     """Return the sums over all rows."""
     (sums,) = dataset.tuples(
-        "SELECT count(*), coalesce(sum(input_tokens), 0)::BIGINT, coalesce(sum(output_tokens), 0)::BIGINT FROM data"
+        "SELECT count(*), coalesce(sum(input_tokens), 0)::BIGINT, coalesce(sum(output_tokens), 0)::BIGINT FROM answers"
     )
     ((twice,),) = dataset.tuples(f"SELECT count(*) - count(DISTINCT id) FROM ({both('id')})")
     ((usd,),) = dataset.tuples(f"SELECT sum(hosted.usd) FROM ({both('hosted')})")
@@ -125,7 +125,7 @@ def totals(dataset: Dataset) -> Totals:
 
 def both(columns: str) -> str:
     """Return the SQL query for columns of ``data`` and ``errors`` together."""
-    return f"SELECT {columns} FROM data UNION ALL SELECT {columns} FROM errors"
+    return f"SELECT {columns} FROM answers UNION ALL SELECT {columns} FROM errors"
 
 
 def bills(dataset: Dataset) -> list[Bill]:
@@ -145,11 +145,11 @@ def flag_counts(dataset: Dataset) -> dict[str, int]:
 
 
 def histogram(dataset: Dataset, number: str, where: str = "true") -> Histogram | None:
-    """Return the histogram of an SQL expression over ``data`` with values of 0 or more; None if no row has a value.
+    """Return the histogram of an SQL expression over ``answers`` with values of 0 or more; None if no row has a value.
 
     ``where`` is an SQL condition on the rows.
     """
-    values = f"(SELECT {number} AS value FROM data WHERE {where})"
+    values = f"(SELECT {number} AS value FROM answers WHERE {where})"
     ((quantiles,),) = dataset.tuples(f"SELECT quantile_cont(value, [0.5, 0.9, 0.99]) FROM {values}")
     if quantiles is None:
         return None
@@ -174,7 +174,7 @@ def round_up(width: float) -> float:
 
 def run_rows(dataset: Dataset) -> list[RunRows]:
     """Return the row counts and times of each run, the earliest run first."""
-    rows = "SELECT run, created_at, 1 AS good FROM data UNION ALL SELECT run, created_at, 0 FROM errors"
+    rows = "SELECT run, created_at, 1 AS good FROM answers UNION ALL SELECT run, created_at, 0 FROM errors"
     found = dataset.tuples(
         f"SELECT run, sum(good)::BIGINT, (count(*) - sum(good))::BIGINT, epoch_ms(min(created_at)), "
         f"epoch_ms(max(created_at)) FROM ({rows}) GROUP BY run ORDER BY min(created_at), run"
@@ -195,7 +195,7 @@ def timeline(dataset: Dataset, rows: RunRows) -> Timeline:
         found = dict(dataset.tuples(query, rows.run))
         return tuple(found.get(span, 0) for span in range(count))
 
-    return Timeline(rows.run, seconds, of("data"), of("errors"))
+    return Timeline(rows.run, seconds, of("answers"), of("errors"))
 
 
 def _span(least: float) -> float:
@@ -207,7 +207,7 @@ def _span(least: float) -> float:
 def phases(dataset: Dataset) -> dict[str, float]:
     """Return the milliseconds that all answered rows took together in each phase of ``PHASES``."""
     sums = ", ".join(f"coalesce(sum(timings.{phase}_ms), 0)" for phase in PHASES)
-    return dict(zip(PHASES, dataset.tuples(f"SELECT {sums} FROM data")[0], strict=True))
+    return dict(zip(PHASES, dataset.tuples(f"SELECT {sums} FROM answers")[0], strict=True))
 
 
 def task_statistics(dataset: Dataset) -> list[TaskStatistics]:
@@ -217,7 +217,7 @@ def task_statistics(dataset: Dataset) -> list[TaskStatistics]:
         WITH good AS (
             SELECT task, prompt, count(*) AS answers, avg(output_tokens) AS tokens,
                 avg(coalesce(len(objects), len(points))) AS places, avg(length(caption)) AS length
-            FROM data GROUP BY task, prompt),
+            FROM answers GROUP BY task, prompt),
         bad AS (SELECT task, prompt, count(*) AS failures FROM errors GROUP BY task, prompt)
         SELECT task, prompt, coalesce(answers, 0), coalesce(failures, 0), coalesce(tokens, 0), places, length
         FROM good FULL JOIN bad USING (task, prompt)
@@ -249,7 +249,7 @@ def common_openings(dataset: Dataset) -> list[tuple[str, int]]:
     first = f"regexp_extract(caption, '^\\s*((\\S+\\s+){{0,{NUM_OPENING_WORDS - 1}}}\\S+)', 1)"
     words = f"array_to_string(regexp_split_to_array(lower({first}), '\\s+'), ' ')"
     found: list[Any] = dataset.tuples(
-        f"SELECT {words} AS opening, count(*) FROM data WHERE {TEXT_TASKS} AND trim(caption) LIKE '% % %' "
+        f"SELECT {words} AS opening, count(*) FROM answers WHERE {TEXT_TASKS} AND trim(caption) LIKE '% % %' "
         f"GROUP BY opening HAVING count(*) > 1 ORDER BY count(*) DESC, opening LIMIT {MAX_OPENINGS}"
     )
     return found

@@ -11,17 +11,29 @@ from contextlib import contextmanager
 from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from ...models.tasks import Size
-from .formats import formats
+from .codecs import gif, jpeg, jpeg2000, jpegxl, png
+from .codecs.deep import DeepImage, open_deep
+from .codecs.levels import gray_to_eight_bits
+from .codecs.tiff import pictures as tiff
+from .formats import describe, formats
+from .undecodable import UndecodableError, plain
 
 # Limits of an image, compared with the size that its header states.
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 65_500
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-HEIF_SIGNATURES = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
-MARKUP_SIGNATURES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<svg")
+# Format -> what replaces an image that Pillow opened, before its size is checked. Formats not named here need nothing.
+CHOOSE: dict[str | None, Callable[[Image.Image, bytes], Image.Image]] = {
+    "JPEG2000": jpeg2000.choose_decoder,
+    "MPO": jpeg.check_primary,
+    "TIFF": tiff.open_full,
+}
+# Format -> what decodes its pixels in place of Pillow's ``load`` alone.
+LOAD: dict[str | None, Callable[[ImageFile], Image.Image]] = {"GIF": gif.load, "PNG": png.load, "TIFF": tiff.load}
 # EXIF orientation -> the transposition that turns the image upright. Orientation 1 and invalid numbers need none.
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,10 +52,6 @@ JPEG_DIVISORS = (8, 4, 2)
 Enough = Callable[[Size, Size], bool]
 
 
-class UndecodableError(ValueError):
-    """The bytes are not an image that can be decoded, or the image exceeds ``MAX_PIXELS`` or ``MAX_SIDE``."""
-
-
 def decode(content: bytes) -> Image.Image:
     """Return the first frame of an image file in RGB, turned upright by its EXIF orientation.
 
@@ -59,13 +67,14 @@ def open_image(content: bytes) -> Image.Image:
     """Return an image of which only the header is read, and its size checked. Pixels are not decoded.
 
     Raises:
-        UndecodableError: if the bytes are not an image, or the image is too large.
+        UndecodableError: if the bytes are not an image, the image is too large, or its pixels are of a kind that can't
+            be decoded with the right colours.
     """
     with _translate_errors():
-        try:
-            image = Image.open(io.BytesIO(content), formats=formats())
-        except UnidentifiedImageError as error:
-            raise UndecodableError(_describe(content)) from error
+        image = _open(content)
+        choose = CHOOSE.get(image.format)
+        if choose:
+            image = choose(image, content)
         _check_size(image)
         return image
 
@@ -78,8 +87,7 @@ def decode_pixels(image: Image.Image) -> Image.Image:
         MemoryError: if the pixels do not fit into memory.
     """
     with _translate_errors(), image:
-        image.load()
-        return _to_rgb(_turn_upright(image))
+        return _to_rgb(_turn_upright(_load(image)))
 
 
 def reduce_jpeg(image: Image.Image, is_enough: Enough) -> Size | None:
@@ -114,7 +122,33 @@ def _translate_errors() -> Iterator[None]:
         raise
     # Pillow's plug-ins raise many types for broken files, SyntaxError and struct.error among them.
     except Exception as error:
-        raise UndecodableError(f"{type(error).__name__}: {error}; replace the file") from error
+        raise UndecodableError(f"{type(error).__name__}: {plain(str(error))}; replace the file") from error
+
+
+def _open(content: bytes) -> Image.Image:
+    """Return an image that Pillow opened, or one that imagecodecs decodes if Pillow does not know its kind."""
+    try:
+        return Image.open(io.BytesIO(content), formats=formats())
+    except UnidentifiedImageError as error:
+        header = jpeg.read_header(content) or jpegxl.read_header(content) or jpeg2000.read_header(content)
+        if header:
+            return open_deep(content, header)
+        raise UndecodableError(tiff.describe(content) or describe(content, formats())) from error
+    except ValueError:
+        # Pillow refuses a PNG with much text.
+        image = png.open_without_text(content)
+        if image is None:
+            raise
+        return image
+
+
+def _load(image: Image.Image) -> Image.Image:
+    if isinstance(image, DeepImage):
+        return image.decode()
+    if isinstance(image, ImageFile) and image.format in LOAD:
+        return LOAD[image.format](image)
+    image.load()
+    return image
 
 
 def _check_size(image: Image.Image) -> None:
@@ -143,8 +177,7 @@ def _orientation(image: Image.Image) -> Any:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN_BIT_MODES:
-        # Pillow's own conversion clips values above 255.
-        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
+        return gray_to_eight_bits(image).convert("RGB")
     if image.mode == "F":
         raise UndecodableError("pixels of floating point have no maximum to scale by: save the image in 8 or 16 bits")
     if image.mode == "La":
@@ -155,14 +188,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layered.size, "white")
         return Image.alpha_composite(white, layered).convert("RGB")
     return image.convert("RGB")
-
-
-def _describe(content: bytes) -> str:
-    """Return the message for bytes that no decoder accepts: what they look like, and what to do."""
-    if content[:512].lstrip().lower().startswith(MARKUP_SIGNATURES):
-        return "this is a page of HTML or XML, not a picture: correct the URI"
-    if content[4:12] in HEIF_SIGNATURES:
-        if "HEIF" in formats():
-            return "the HEIF file is broken: replace it"
-        return "HEIF needs the extra heif: pip install 'moondream-beam[heif]'"
-    return f"no known image format; it starts with {content[:8]!r}: convert or replace the file"

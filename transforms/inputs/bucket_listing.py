@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..core.records import ImageRef, Skipped
+from ..io.containers.location import is_archive
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import scheme_of, split_bucket
 
 # As in a shell, wildcards do not match names that begin with a dot.
 _VISIBLE = r"(?!\.)"
+TAR_IN_FOLDER = "tar archives in folders, which are read where a pattern names them"
 # Any number of folders. In a bucket a folder may have an empty name: a key may have two slashes in a row.
 _FOLDERS = rf"(?:{_VISIBLE}[^/]*/)*"
 
@@ -34,25 +36,27 @@ class PendingFolder(NamedTuple):
 
 
 class OtherFiles:
-    """Counts the files that are skipped because they are no images, by folder and ending."""
+    """Counts what is skipped because it is no image, by folder and ending, or by folder and another kind."""
 
     def __init__(self) -> None:
-        self._by_pattern: dict[str, ImageRef] = {}
+        # (folder, ending, kind) -> how many there are, and the first name.
+        self._found: dict[tuple[str, str, str], tuple[int, str]] = {}
 
-    def add(self, uri: str, name: str) -> None:
-        """Count one file. ``name`` is relative to the listed folder."""
-        ending = posixpath.splitext(uri)[1].lower()
-        pattern = f"{posixpath.dirname(uri)}/*{ending}"
-        kind = f"files ending in {ending}" if ending else "files without an ending"
-        known = self._by_pattern.get(pattern)
-        count = known.skipped.count + 1 if known and known.skipped else 1
-        self._by_pattern[pattern] = ImageRef(
-            pattern, min(name, known.filename) if known else name, skipped=Skipped(kind, count)
-        )
+    def add(self, folder: str, name: str, kind: str = "") -> None:
+        """Count one thing in a folder or archive. ``name`` is relative to the listed folder.
+
+        Without a ``kind`` the thing is a file, and the ending of its name is its kind. Archives are of one kind.
+        """
+        kind = kind or (TAR_IN_FOLDER if is_archive(name) else "")
+        ending = "" if kind else posixpath.splitext(name)[1].lower()
+        key = folder, ending, kind or (f"files ending in {ending}" if ending else "files without an ending")
+        count, first = self._found.get(key, (0, name))
+        self._found[key] = count + 1, min(name, first)
 
     def refs(self) -> Iterator[ImageRef]:
-        """Yield one reference with ``skipped`` for each folder and ending, named after its first file."""
-        yield from self._by_pattern.values()
+        """Yield one reference with ``skipped`` for each folder and kind, named after its first thing."""
+        for (folder, ending, kind), (count, first) in self._found.items():
+            yield ImageRef(f"{folder}/*{ending}", first, skipped=Skipped(kind, count))
 
 
 class GlobLister(NamedTuple):
@@ -74,7 +78,7 @@ class GlobLister(NamedTuple):
         """
         if not all(split_bucket(pattern)) and glob.has_magic(pattern):
             raise ValueError(f"{pattern}: a bucket's own name can't be a pattern: name the bucket in full")
-        if not pattern.endswith("/") and self._exists(pattern):
+        if not pattern.endswith("/") and self.exists(pattern):
             yield ImageRef(pattern, posixpath.basename(pattern))
             return
         root, parts = split_glob(pattern)
@@ -88,7 +92,7 @@ class GlobLister(NamedTuple):
             elif match(name) and not name.endswith("/"):
                 yield ImageRef(entry.uri, name)
             elif not parts and _is_visible(name):
-                others.add(entry.uri, name)
+                others.add(posixpath.dirname(entry.uri), name)
         yield from others.refs()
 
     def list_folder(self, folder: PendingFolder) -> Iterator[ImageRef]:
@@ -106,10 +110,15 @@ class GlobLister(NamedTuple):
             if match(name) and not name.endswith("/"):
                 yield ImageRef(entry.uri, name)
             elif is_plain and _is_visible(name):
-                others.add(entry.uri, name)
+                others.add(posixpath.dirname(entry.uri), name)
         yield from others.refs()
 
-    def _exists(self, uri: str) -> bool:
+    def exists(self, uri: str) -> bool:
+        """Return whether there is an object of exactly this name.
+
+        Raises:
+            OSError: if the bucket can't be listed.
+        """
         if not split_bucket(uri)[1]:
             return False
         # Entries come sorted by name, so an object that is named like the prefix comes first.

@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import PurePath
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
-from ..core.records import ImageRef
+from ..core.records import ImageRef, as_picture
 from ..core.shuffle import DistinctRefs
 from ..images.formats import EXTENSIONS
-from ..io.containers.location import is_archive
+from ..io.containers.location import SEPARATOR, Member, is_archive
 from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
-from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, check_uri, display_uri, path_of, scheme_of, split_bucket
-from .bucket_listing import GlobLister, OtherFiles, PendingFolder, has_extension
+from ..io.uris import (
+    LOCAL,
+    OBJECT_STORE_SCHEMES,
+    absolute_path,
+    basename,
+    check_uri,
+    display_uri,
+    plain_path,
+    scheme_of,
+    split_bucket,
+)
+from . import disk_listing
+from .braces import expand_braces
+from .bucket_listing import GlobLister, OtherFiles, PendingFolder
 
 REFS, FOLDERS = "refs", "folders"
+NO_PICTURE = "archives without a picture"
+# Archives that are not read, by their endings, and what each kind is called.
+UNREAD_ARCHIVES = {
+    ".zip": "a zip archive",
+    ".7z": "a 7z archive",
+    ".rar": "a RAR archive",
+    ".tar.lz4": "a tar archive compressed with lz4",
+    ".tar.lz": "a tar archive compressed with lzip",
+    ".tar.lzma": "a tar archive compressed with lzma",
+    ".tar.z": "a tar archive compressed with compress",
+    ".tar.br": "a tar archive compressed with brotli",
+}
 
 
 class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
@@ -29,8 +52,10 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
 
     A pattern is a file, a folder, a glob or an ``http(s)://`` or ``data:`` URI. Files are on disk or in a bucket
     (``s3://``, ``gs://``, ``az://``, ``hdfs://``). A folder stands for the files with the extension of an image in it
-    and its subfolders, a tar archive for the images in it. ``**`` in a glob matches any number of folders. Files in a
-    folder with other extensions become one reference with ``skipped`` for each folder and extension.
+    and its subfolders, a tar archive for the images in it. ``**`` in a glob matches any number of folders. Braces stand
+    for several patterns, unless there is a file of that very name. Files in a folder with other extensions become one
+    reference with ``skipped`` for each folder and extension. A name that does not exist, and an archive of a kind that
+    is not read, become references with a ``problem``.
 
     Raises:
         ValueError: if there is no pattern, or one is invalid.
@@ -48,6 +73,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
             pbegin
             # As bytes: Beam's coder for text refuses file names that are not UTF-8.
             | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
+            | "Expand braces" >> beam.FlatMap(_expand)
             | "List" >> beam.ParDo(_ListFirstLevel()).with_outputs(REFS, FOLDERS)
         )
         below = listed[FOLDERS] | "Spread folders" >> beam.Reshuffle() | "List folders" >> beam.ParDo(_ListFolder())
@@ -64,8 +90,13 @@ class _ListFirstLevel(beam.DoFn):
         self.stores = Stores()
 
     def process(self, pattern: bytes) -> Iterator[TaggedOutput[str, Any]]:
-        for found in list_first_level(os.fsdecode(pattern), self.stores):
+        name, is_empty = os.fsdecode(pattern), True
+        for found in list_first_level(name, self.stores):
+            is_empty = False
             yield TaggedOutput(FOLDERS if isinstance(found, PendingFolder) else REFS, found)
+        if is_empty and not glob.has_magic(name) and not (scheme_of(name) == LOCAL and os.path.lexists(name)):
+            problem = f"{name}: no such file or folder: add it, and run the same command again"
+            yield TaggedOutput(REFS, ImageRef(name, basename(name), problem=problem))
 
 
 class _ListFolder(beam.DoFn):
@@ -81,16 +112,38 @@ class _ListArchive(beam.DoFn):
         self.stores = Stores()
 
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
-        yield from list_archive(ref, self.stores) if is_archive(ref.uri) else [ref]
+        if ref.problem or ref.skipped:
+            yield ref
+        elif is_archive(ref.uri):
+            yield from list_archive(ref, self.stores)
+        else:
+            yield ref._replace(problem=why_unread(ref.uri))
 
 
 def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageRef]:
-    """Yield the images in a tar archive; if it is broken or can't be read, at the end ``ref`` with a ``problem``."""
+    """Yield the images in a tar archive, and what is skipped there.
+
+    A member that can't be read becomes a reference with a ``problem``. If the archive is broken or can't be read, the
+    last reference is ``ref`` with a ``problem``.
+    """
+    others, has_pictures = OtherFiles(), False
     try:
-        for member in list_members(ref.uri, EXTENSIONS, stores):
-            yield ImageRef(member.uri, member.name, inside=member)
+        for found in list_members(ref.uri, EXTENSIONS, stores):
+            if isinstance(found, Member):
+                yield ImageRef(found.uri, found.name, inside=found)
+            elif found.problem:
+                uri = f"{ref.uri}{SEPARATOR}{found.name}"
+                yield ImageRef(uri, found.name, problem=f"{found.name}: {found.problem}")
+            else:
+                others.add(ref.uri, found.name, found.kind or ("archives inside of archives" * is_archive(found.name)))
+                continue
+            has_pictures = True
     except ValueError as error:
         yield ref._replace(problem=f"{ref.filename}: {error}")
+        has_pictures = True
+    if not has_pictures:
+        others.add(ref.uri, ref.filename, NO_PICTURE)
+    yield from others.refs()
 
 
 def absolute_pattern(pattern: str) -> str:
@@ -101,7 +154,7 @@ def absolute_pattern(pattern: str) -> str:
     """
     scheme = scheme_of(pattern)
     if scheme == LOCAL:
-        return os.path.abspath(path_of(pattern))
+        return absolute_path(pattern)
     if scheme not in OBJECT_STORE_SCHEMES:
         if is_archive(pattern):
             raise ValueError(f"{display_uri(pattern)}: archives are read from a disk or a bucket: copy it there")
@@ -111,89 +164,74 @@ def absolute_pattern(pattern: str) -> str:
     return pattern
 
 
+def expand_pattern(pattern: str, stores: Stores) -> list[str]:
+    """Return the patterns that the braces of an absolute pattern stand for. URLs and names that exist stay as they are.
+
+    Raises:
+        OSError: if a bucket can't be listed.
+        ValueError: if there are too many.
+    """
+    scheme = scheme_of(pattern)
+    if "{" not in pattern or (scheme != LOCAL and scheme not in OBJECT_STORE_SCHEMES):
+        return [pattern]
+    if scheme == LOCAL:
+        names = [pattern] if os.path.lexists(pattern) else expand_braces(pattern)
+        return list(map(plain_path, names))
+    is_name = "{" not in split_bucket(pattern)[0] and _lister(stores).exists(pattern)
+    return [pattern] if is_name else expand_braces(pattern)
+
+
+def _expand(pattern: bytes) -> list[bytes]:
+    return [os.fsencode(each) for each in expand_pattern(os.fsdecode(pattern), Stores())]
+
+
+def why_unread(uri: str) -> str:
+    """Return why a file on a disk or in a bucket is not read, by its name; "" if it is read."""
+    kind = next((kind for ending, kind in UNREAD_ARCHIVES.items() if uri.lower().endswith(ending)), "")
+    if not kind or scheme_of(uri) not in (LOCAL, *OBJECT_STORE_SCHEMES):
+        return ""
+    return f"{basename(uri)} is {kind}, which is not read: unpack it, and give the folder"
+
+
 def list_images(pattern: str, stores: Stores | None = None) -> Iterator[ImageRef]:
     """Yield the images that one absolute pattern matches, in no order.
 
     A pattern that is the name of an existing file or folder means that, even if it has wildcards. In a folder, hidden
-    files and files without the extension of an image are left out. Archives are yielded as one reference.
+    files and files without the extension of an image are left out. Archives are yielded as one reference. A folder on a
+    disk that can't be listed is a reference with a ``problem``.
 
     Raises:
-        OSError: if a folder or bucket can't be listed.
+        OSError: if the first level of a pattern, or a bucket, can't be listed.
     """
     stores = stores or Stores()
     for found in list_first_level(pattern, stores):
         below = list_folder(found, stores) if isinstance(found, PendingFolder) else [found]
-        yield from (ref for ref in below if not ref.skipped)
+        yield from filter(None, map(as_picture, below))
 
 
 def list_first_level(pattern: str, stores: Stores) -> Iterator[ImageRef | PendingFolder]:
-    """Yield the images on the first level of an absolute pattern, what is skipped there, and the folders there."""
+    """Yield the images on the first level of an absolute pattern, what is skipped there, and the folders there.
+
+    Raises:
+        OSError: if the first level can't be listed. Without it the pattern would have no image. Of a folder below it
+            on a disk there is a reference with ``skipped`` instead, and the run is not complete.
+    """
     scheme = scheme_of(pattern)
     if scheme in OBJECT_STORE_SCHEMES:
         yield from _lister(stores).list_first_level(pattern)
     elif scheme != LOCAL:
         yield ImageRef(pattern, basename(pattern))
-    elif os.path.isdir(pattern):
-        yield from _scan_folder(pattern, pattern)
-    elif os.path.lexists(pattern):
-        yield ImageRef(pattern, os.path.basename(pattern))
     else:
-        root = _literal_folder(pattern)
-        for path in glob.iglob(pattern, recursive=True):
-            # For "nothing/**" glob yields "nothing/" even if it does not exist.
-            if os.path.lexists(path) and not os.path.isdir(path):
-                yield ImageRef(path, os.path.relpath(path, root))
+        yield from disk_listing.list_first_level(pattern, EXTENSIONS)
 
 
 def list_folder(folder: PendingFolder, stores: Stores) -> Iterator[ImageRef]:
     """Yield the images in a folder and all its subfolders, and what is skipped there."""
     if scheme_of(folder.uri) in OBJECT_STORE_SCHEMES:
         yield from _lister(stores).list_folder(folder)
-        return
-    for found in _scan_folder(folder.uri, folder.root):
-        if isinstance(found, PendingFolder):
-            yield from list_folder(found, stores)
-        else:
-            yield found
-
-
-def first_unmatched(patterns: Iterable[str]) -> str | None:
-    """Return the first pattern that matches no image; None if each matches one."""
-    stores = Stores()
-    for pattern in patterns:
-        if next(list_images(absolute_pattern(pattern), stores), None) is None:
-            return pattern
-    return None
+    else:
+        yield from disk_listing.list_folder(folder, EXTENSIONS)
 
 
 def _lister(stores: Stores) -> GlobLister:
     return GlobLister(stores, RetryPolicy(), EXTENSIONS)
-
-
-def _scan_folder(folder: str, root: str) -> Iterator[ImageRef | PendingFolder]:
-    """Yield the images, the subfolders and the skipped files in a local folder; names are relative to ``root``.
-
-    Raises:
-        OSError: if the folder can't be listed. It stops the job: without it images would be missing unnoticed.
-    """
-    others = OtherFiles()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield PendingFolder(entry.path, root, "")
-            elif entry.is_dir():
-                continue
-            elif has_extension(entry.name, EXTENSIONS):
-                yield ImageRef(entry.path, os.path.relpath(entry.path, root))
-            else:
-                others.add(entry.path, os.path.relpath(entry.path, root))
-    yield from others.refs()
-
-
-def _literal_folder(pattern: str) -> str:
-    """Return the longest folder of a local glob that has no wildcard in it."""
-    parts = PurePath(pattern).parts
-    fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return os.path.join(*parts[:fixed])

@@ -110,6 +110,26 @@ def http_error(status: int, message: str, retry_after_s: float | None = None) ->
     return FetchError(Fault("ServerError", f"{text}; try again later", retryable=True), retry_after_s)
 
 
+def has_range(byte_range: tuple[int, int], status: int, length: Any) -> bool:
+    """Return whether the response to a request for a range has that range, and not the whole object.
+
+    HTTP allows a server to ignore a range. The bytes of the response would be taken for those at another position.
+
+    Args:
+        byte_range: position of the first byte, and number of bytes.
+        status: HTTP status of the response, 206 if it has the range.
+        length: its Content-Length, a number or its digits; None if it has none.
+    """
+    start, size = byte_range
+    return status == 206 or (start == 0 and length is not None and int(length) <= size)
+
+
+def range_ignored(uri: str) -> FetchError:
+    """Return the FetchError of a response without the range that was asked for: "RangeIgnored", not retryable."""
+    cure = "copy the file to a disk, or to a store that reads ranges"
+    return FetchError(Fault("RangeIgnored", f"{uri}: the server ignores the byte range of a request; {cure}"))
+
+
 def join_chunks(chunks: Iterable[bytes], name: str, max_bytes: int, deadline: float) -> bytes:
     """Return the joined chunks of a download; messages call it ``name``.
 

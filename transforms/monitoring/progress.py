@@ -25,6 +25,8 @@ from ..output.run_record import read_record
 from .heartbeat import Heartbeat
 
 REPORT_INTERVAL_S = 0.5
+# The extension of the progress file of a shard, which is JSON. Readers of data sets take .json for rows.
+SUMS = ".sums"
 NAMESPACE = "moondream_beam"
 COUNTERS = ("annotations", "failures", "output_tokens")
 
@@ -49,10 +51,11 @@ class ProgressFiles:
         """Return how much the run has to do, or None if that is not recorded yet or the run has ended."""
         return _parse_count(read_exclusive(self._plan_path))
 
-    def report(self, shard: int, summary: Summary, last: bool = False) -> bool:
+    def report(self, shard: int, summary: Summary, in_flight: int = 0, last: bool = False) -> bool:
         """Write the sums over a shard's rows so far, at most once in ``REPORT_INTERVAL_S``. In a bucket, write nothing.
 
         Args:
+            in_flight: the requests of the shard that are being answered.
             last: these are the final sums of the shard, which are always written.
 
         Returns:
@@ -64,7 +67,7 @@ class ProgressFiles:
         self._last_report = now
         if self.folder:
             # Not durable: after a power loss the run is over, and nobody reads its progress.
-            write_atomic(self.folder / f"{shard}.json", json.dumps(summary).encode(), durable=False)
+            write_atomic(self.folder / f"{shard}{SUMS}", json.dumps([summary, in_flight]).encode(), durable=False)
         return True
 
     def read(self) -> tuple[Count | None, Summary]:
@@ -75,16 +78,26 @@ class ProgressFiles:
         """
         if not self.folder:
             return None, Summary()
-        summaries = []
-        # The run may end meanwhile and delete its files.
-        with contextlib.suppress(FileNotFoundError):
-            for path in self.folder.glob("*.json"):
-                summaries.append(Summary(*json.loads(path.read_bytes())))
+        summaries = [summary for summary, _ in self._shards()]
         # Read last, because ``remove`` deletes the plan first: if there is a plan, the sums are complete.
         planned = self.read_plan()
         if planned is None and exists(record_path(self.output, self.run)):
             return counts_of(read_record(self.output, self.run))
         return planned, sum_summaries(summaries)
+
+    def in_flight(self) -> int:
+        """Return how many requests of a run in a local output are being answered; 0 for an output in a bucket."""
+        return sum(in_flight for _, in_flight in self._shards())
+
+    def _shards(self) -> list[tuple[Summary, int]]:
+        """Return what the shards of a run have reported last."""
+        shards = []
+        # The run may end meanwhile and delete its files.
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.folder.glob(f"*{SUMS}") if self.folder else ():
+                summary, in_flight = json.loads(path.read_bytes())
+                shards.append((Summary(*summary), in_flight))
+        return shards
 
     def remove(self) -> None:
         """Delete the progress files, and ``_temporary`` if it is empty then."""
@@ -101,10 +114,11 @@ class ProgressReporter:
         self._files, self._heartbeat = ProgressFiles(output, run), heartbeat
         self._shard_summary = Summary()
 
-    def report(self, shard: int, summary: Summary, *, published: bool = False) -> bool:
+    def report(self, shard: int, summary: Summary, in_flight: int = 0, *, published: bool = False) -> bool:
         """Report the sums over a shard's rows so far.
 
         Args:
+            in_flight: the requests of the shard that are being answered.
             published: these are the sums of the published shard. Beam's counters, in the namespace ``NAMESPACE``, grow
                 by them.
 
@@ -116,7 +130,7 @@ class ProgressReporter:
         if published:
             for name in COUNTERS:
                 Metrics.counter(NAMESPACE, name).inc(getattr(summary, name))
-        return self._files.report(shard, summary, last=published)
+        return self._files.report(shard, summary, in_flight, last=published)
 
     def run_summary(self) -> Summary:
         """Return the sums over the rows of all shards of the run.
@@ -128,10 +142,11 @@ class ProgressReporter:
 
 def counts_of(record: Mapping[str, Any]) -> tuple[Count, Summary]:
     """Return what a run had to do and the sums over its rows, from its record. What the record lacks is 0."""
-    counts = record["counts"]
+    counts = dict(record["counts"])
+    counts["shared"] = counts.get("pending", 0) - record.get("requests", counts.get("pending", 0))
     sums = {**record.get("totals", {}), **counts}
     return (
-        Count(**{name: int(counts.get(name, 0)) for name in Count._fields[:-1]}),
+        Count._make([*(int(counts.get(name, 0)) for name in Count._fields[:-1]), ()]),
         Summary(**{name: sums.get(name, 0) for name in Summary._fields}),
     )
 

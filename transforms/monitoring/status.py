@@ -12,27 +12,33 @@ from typing import Any, Literal, NamedTuple
 from apache_beam.io.filesystems import FileSystems
 
 from ..core.summary import Count
+from ..output.answer_journal import kept_by_run
 from ..output.files import absolute
 from ..output.layout import ALL_PARTS, DATA, ERRORS, run_of_part, started_at
 from ..output.lock import active_runs
 from ..output.reader import PartFooter, Reader, published, read_footer, read_footers
-from ..output.run_record import read_records, retried_errors
+from ..output.run_record import read_records, retried_answers, retried_errors
 from .progress import ProgressFiles, counts_of
 
-State = Literal["running", "ended", "stopped"]
+State = Literal["running", "ended", "interrupted", "stopped"]
 
 
 class RunStatus(NamedTuple):
     """How far a run is.
 
     Attributes:
-        state: ``running`` if the run holds its lock, ``ended`` if it has a record, and else ``stopped``.
-        annotations: rows in ``data/``, including rows of unfinished shards if the output is local.
-        failures: rows in ``errors/``, counted in the same way.
+        state: ``running`` if the run holds its lock, ``ended`` if it has a record, ``interrupted`` if the record says
+            that a signal ended the run, and else ``stopped``.
+        annotations: rows in ``data/``.
+        failures: rows in ``errors/``.
         planned: what the run had to do, or None if that is not known.
         first: when the run began, or when it made its first row, or None if neither is known.
         last: when the last published row was made, or None if there is none.
         record: the record of a run that has ended, or None.
+        kept: rows in the journal of answers, which no published file has yet. The next run publishes them.
+        unpublished: rows of a running run that no published file has, kept or not. Of an output in a bucket only kept
+            rows are known.
+        in_flight: requests that are being answered; 0 if the output is in a bucket, because that is not known then.
     """
 
     run: str
@@ -43,16 +49,24 @@ class RunStatus(NamedTuple):
     first: datetime | None
     last: datetime | None
     record: dict[str, Any] | None
+    kept: int = 0
+    unpublished: int = 0
+    in_flight: int = 0
 
     @property
     def rows(self) -> int:
-        """Return the rows of both kinds."""
-        return self.annotations + self.failures
+        """Return the rows of both kinds, published or not."""
+        return self.annotations + self.failures + max(self.kept, self.unpublished)
 
     @property
     def num_retried(self) -> int:
         """Return how many of the run's rows in ``errors/`` later runs removed to retry them."""
         return retried_errors(self.record, self.failures)
+
+    @property
+    def num_changed(self) -> int:
+        """Return how many of the run's rows in ``data/`` later runs removed, because their picture had changed."""
+        return retried_answers(self.record, self.annotations)
 
     def rate(self, now: datetime) -> float | None:
         """Return rows per second since the run began, or None if no time has passed or the beginning is not known."""
@@ -86,10 +100,13 @@ class OutputStatus:
         # order a run that ends meanwhile would be reported as stopped.
         active = set(active_runs(self.output))
         records = {record["run"]: record for record in read_records(self.output)}
+        kept = kept_by_run(self.output)
         footers = self._read_footers()
-        runs = sorted(active | records.keys() | {footer.run for footer in footers})
+        runs = sorted(active | records.keys() | kept.keys() | {footer.run for footer in footers})
         return [
-            self._status(run, active, records.get(run), [footer for footer in footers if footer.run == run])
+            self._status(
+                run, active, records.get(run), [footer for footer in footers if footer.run == run], kept.get(run, 0)
+            )
             for run in runs
         ]
 
@@ -103,17 +120,15 @@ class OutputStatus:
         return list(self._footers.values())
 
     def _status(
-        self, run: str, active: set[str], record: dict[str, Any] | None, footers: Sequence[PartFooter]
+        self, run: str, active: set[str], record: dict[str, Any] | None, footers: Sequence[PartFooter], kept: int
     ) -> RunStatus:
         progress = ProgressFiles(self.output, run)
         annotations, failures = (
             sum(footer.rows for footer in footers if footer.kind == kind) for kind in (DATA, ERRORS)
         )
-        if record is None:
-            reported = progress.read()[1]
-            if reported.rows > annotations + failures:
-                annotations, failures = reported.annotations, reported.failures
-        state: State = "ended" if record else "running" if run in active else "stopped"
+        ended: State = "interrupted" if record and "interrupted" in record else "ended"
+        state: State = ended if record else "running" if run in active else "stopped"
+        unpublished = progress.read()[1].rows - annotations - failures if state == "running" else 0
         first = min((footer.first for footer in footers if footer.first), default=None)
         return RunStatus(
             run,
@@ -124,4 +139,7 @@ class OutputStatus:
             started_at(run) or first if state == "running" else first,
             max((footer.last for footer in footers if footer.last), default=None),
             record,
+            kept,
+            max(0, unpublished),
+            progress.in_flight() if state == "running" else 0,
         )

@@ -15,7 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from ...models import atomic_files
 from ..io.object_stores.base import require_client
-from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, escape_non_utf8, is_utf8, path_of, scheme_of
+from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, absolute_path, escape_non_utf8, is_utf8, scheme_of
 from .layout import temporary_folder
 
 
@@ -43,9 +43,13 @@ def rename_if_needed(source: str, target: str) -> None:
 
 
 def remove(*paths: str) -> None:
-    """Delete those of these files that exist."""
+    """Delete those of these files that exist. Another process may delete them at the same moment."""
     if found := glob_files(*paths):
-        FileSystems.delete(found)
+        try:
+            FileSystems.delete(found)
+        except BeamIOError:
+            if glob_files(*found):
+                raise
 
 
 @contextlib.contextmanager
@@ -94,7 +98,7 @@ def absolute(output: str) -> str:
     """
     scheme = scheme_of(output)
     if scheme == LOCAL:
-        return os.path.abspath(path_of(output))
+        return os.path.normpath(absolute_path(output))
     if scheme == "az":
         raise ValueError(f"output {output}: name the account too, as azfs://ACCOUNT/{output[len('az://') :]}")
     if scheme not in OBJECT_STORE_SCHEMES:

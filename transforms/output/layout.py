@@ -8,7 +8,8 @@
     _temporary/                               files of runs and commands that have not ended
 
 The name of each file in ``_temporary`` contains its run. The name of a run contains its slice, for example
-``20260101T000000-abcd-3of16``. A run can therefore tell from the names alone which files it may delete.
+``20260101T000000-abcd-3of16``. A run can therefore tell from the names alone which files it may delete. No file there
+has an extension of Parquet or JSON, because readers that search all folders take such files for rows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ EMPTY_PART = "part-empty.parquet"
 ALL_PARTS = "part-*.parquet"
 
 _PART = re.compile(r"part-(.+)-\d{5,}(?:-\d+)?\.parquet", re.ASCII)
-_TEMPORARY_PART = re.compile(r"part-(.+)-\d{5,}(?:-[0-9a-f]{32}\.parquet|\.commit(?:-[0-9a-f]{32})?)", re.ASCII)
+# Until 2026-11, drafts of parts ended in .parquet, and readers that search all folders took them for rows.
+_TEMPORARY_PART = re.compile(
+    r"part-(.+)-\d{5,}(?:-[0-9a-f]{32}\.(?:draft|parquet)|\.commit(?:-[0-9a-f]{32})?)", re.ASCII
+)
+_ANSWERS = re.compile(r"part-(.+)-(\d{5,})\.answers-[0-9a-f]{32}-\d+-(\d+)", re.ASCII)
 _TEMPORARY_FILE = re.compile(
     r"(.+)\.(?:lock|progress|plan(?:-[0-9a-f]{32})?|content-keys-[0-9a-f-]+|draft-[^/]+)", re.ASCII
 )
@@ -157,13 +162,51 @@ def content_keys_prefix(output: str, run: str) -> str:
 
 
 def unpublished_part_path(output: str, run: str, shard: int) -> str:
-    """Return a new path for a file of a shard that is being written."""
-    return _temporary(output, f"part-{run}-{shard:05d}-{uuid.uuid4().hex}.parquet")
+    """Return a new path for a file of a shard that is being written.
+
+    The name has no extension of Parquet. Otherwise readers that search all folders take the file for rows.
+    """
+    return _temporary(output, f"part-{run}-{shard:05d}-{uuid.uuid4().hex}.draft")
 
 
 def commit_path(output: str, run: str, shard: int) -> str:
     """Return the path of a shard's commit file, which lists the files that will be published."""
     return _temporary(output, f"part-{run}-{shard:05d}.commit")
+
+
+class AnswerFile(NamedTuple):
+    """What the name of a file of the answer journal says: its run, its shard, and its number of rows."""
+
+    run: str
+    shard: int
+    rows: int
+
+    @classmethod
+    def parse(cls, name: str) -> AnswerFile | None:
+        """Return what the name says, or None if this is not the name of such a file."""
+        match = _ANSWERS.fullmatch(name)
+        return cls(match[1], int(match[2]), int(match[3])) if match else None
+
+
+def answers_path(output: str, run: str, shard: int, attempt: str, number: int, rows: int) -> str:
+    """Return the path of a file of the answer journal.
+
+    Args:
+        attempt: 32 hex digits, those of one attempt at the shard.
+        number: counts the files of the attempt from 0.
+        rows: the number of rows in the file.
+    """
+    return _temporary(output, f"part-{run}-{shard:05d}.answers-{attempt}-{number}-{rows}")
+
+
+def answers_glob(output: str, run: str, shard: int) -> str:
+    """Return a glob for the files of the answer journal of one shard."""
+    return _temporary(output, f"part-{run}-{shard:05d}.answers-*")
+
+
+def all_answers_glob(output: str) -> str:
+    """Return a glob for the files of the answer journal of all shards of all runs."""
+    return _temporary(output, "part-*.answers-*")
 
 
 def draft_path(output: str, run: str = "") -> str:
@@ -182,7 +225,7 @@ def payment_drafts_prefix(output: str, run: str) -> str:
 
 def run_of_temporary_file(name: str) -> str | None:
     """Return the run that a file or folder in ``_temporary`` belongs to, or None if the name contains no run."""
-    match = _TEMPORARY_PART.fullmatch(name) or _TEMPORARY_FILE.fullmatch(name)
+    match = _TEMPORARY_PART.fullmatch(name) or _TEMPORARY_FILE.fullmatch(name) or _ANSWERS.fullmatch(name)
     return match[1] if match else None
 
 

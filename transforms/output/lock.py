@@ -18,7 +18,15 @@ from apache_beam.io.filesystems import FileSystems
 
 from ..core.errors import RunStopped
 from .files import glob_files, is_local, make_folder, remove_temporary_folder
-from .layout import can_run_together, draft_time, lock_path, run_of_lock, run_of_temporary_file, temporary_folder
+from .layout import (
+    AnswerFile,
+    can_run_together,
+    draft_time,
+    lock_path,
+    run_of_lock,
+    run_of_temporary_file,
+    temporary_folder,
+)
 from .lock_file import HAS_FILE_LOCKS, LEASE_S, FileLock, ObjectLock, RunLock
 
 # Two runs that begin at the same moment both withdraw and try again, each after a random delay.
@@ -157,13 +165,16 @@ def _objects(output: str) -> list[str]:
 def _is_stale(name: str, runs: Collection[str]) -> bool:
     """Return whether a file in ``_temporary`` may be deleted. ``runs`` are this run and all other active runs.
 
+    Files of the answer journal may not: ``publish_kept`` publishes their rows, and then deletes the files.
     A file of another run may, and so may a draft older than ``MAX_DRAFT_AGE_S`` of a command without a run. A file
-    that contains neither a run nor a time may be deleted if no other run is active.
+    whose name contains neither a run nor a time is not ours: Spark and Hadoop have folders of this name too.
     """
+    if AnswerFile.parse(name):
+        return False
     if owner := run_of_temporary_file(name):
         return owner not in runs
     begun = draft_time(name)
-    return len(runs) == 1 if begun is None else time.time() - begun > MAX_DRAFT_AGE_S
+    return begun is not None and time.time() - begun > MAX_DRAFT_AGE_S
 
 
 def _delete(output: str, names: list[str]) -> None:

@@ -73,7 +73,11 @@ class PartFooter(NamedTuple):
 
 
 def read_footer(path: str, reader: Reader) -> PartFooter:
-    """Read the footer of one published file. No rows are read."""
+    """Return kind, run, number of rows and times of one published Parquet file, from its footer and its path.
+
+    Raises:
+        Exception: if there is no such file, or it is not Parquet. The class depends on the file system.
+    """
     with reader.open(path) as file:
         metadata = pq.ParquetFile(file).metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]

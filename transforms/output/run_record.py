@@ -56,7 +56,23 @@ def retried_errors(record: Mapping[str, Any] | None, failures: int) -> int:
     Returns:
         0 if the run has no record, or if its record is not balanced: the number of failures is not known then.
     """
-    return max(0, record["counts"]["failures"] - failures) if record and record.get("balanced") else 0
+    return _missing(record, "failures", failures)
+
+
+def retried_answers(record: Mapping[str, Any] | None, annotations: int) -> int:
+    """Return how many of a run's rows in ``data/`` later runs removed, because their picture had changed.
+
+    Args:
+        annotations: how many rows of the run are left in ``data/``.
+
+    Returns:
+        0 if the run has no record, or if its record is not balanced: the number of answers is not known then.
+    """
+    return _missing(record, "annotations", annotations)
+
+
+def _missing(record: Mapping[str, Any] | None, kind: str, left: int) -> int:
+    return max(0, record["counts"].get(kind, 0) - left) if record and record.get("balanced") else 0
 
 
 def job_metadata(job: Job) -> dict[str, Any]:

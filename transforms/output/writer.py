@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
 from ..core.summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
+from ..io.column_types import plain_type
 from .commit import create_exclusive, delete_exclusive, read_exclusive
 from .files import exists, glob_files, make_folder, remove, rename_if_needed
 from .layout import DATA, ERRORS, commit_path, part_name, shard_parts, temporary_folder, unpublished_part_path
@@ -38,8 +40,10 @@ class ShardWriter:
 
     def __init__(self, output: str, run: str, shard: int, columns: Sequence[pa.Field] = ()) -> None:
         """``columns`` are the columns of a manifest that the rows keep."""
+        self.columns = tuple(columns)
         self._data = _Parts(output, DATA, run, shard, annotation_schema(columns))
         self._errors = _Parts(output, ERRORS, run, shard, FAILURE_SCHEMA)
+        self._lock = threading.Lock()
         self._commit_path = commit_path(output, run, shard)
         self._temporary_folder = temporary_folder(output)
 
@@ -66,7 +70,19 @@ class ShardWriter:
 
     def add(self, row: Row) -> None:
         """Add an answer or a failure. Rows are written in batches."""
-        (self._data if isinstance(row, Annotation) else self._errors).add(row)
+        with self._lock:
+            (self._data if isinstance(row, Annotation) else self._errors).add(row)
+
+    def add_tables(self, answers: pa.Table, failures: pa.Table) -> None:
+        """Add many rows at once, which ``take_new_rows`` does not return."""
+        with self._lock:
+            self._data.add_table(answers)
+            self._errors.add_table(failures)
+
+    def take_new_rows(self) -> tuple[pa.Table, pa.Table]:
+        """Return the answers and the failures that were added since the last call. Another thread may call this."""
+        with self._lock:
+            return self._data.take_new(), self._errors.take_new()
 
     def publish(self) -> bool:
         """Write the remaining rows, commit, and rename: first the failures, then the answers, the first data file last.
@@ -123,6 +139,8 @@ class _Parts:
         self.rows: list[Any] = []
         self.characters = 0
         self.tables: list[pa.Table] = []
+        # Those of ``tables``, written or not, that ``take_new`` has not returned.
+        self.new_tables: list[pa.Table] = []
         self.paths: list[str] = []
         self.written_bytes = 0
         self.writer: pq.ParquetWriter | None = None
@@ -137,6 +155,15 @@ class _Parts:
         self.characters += sum(len(value) for value in row if isinstance(value, str))
         if len(self.rows) == MAX_BATCH_ROWS or self.characters >= MAX_BATCH_CHARACTERS:
             self._convert_rows()
+
+    def add_table(self, table: pa.Table) -> None:
+        self._convert_rows()
+        self._append(table)
+
+    def take_new(self) -> pa.Table:
+        self._convert_rows()
+        tables, self.new_tables = self.new_tables, []
+        return pa.concat_tables([self.schema.empty_table(), *tables])
 
     def close(self, at_least_one: bool = False) -> None:
         """Write all rows and close the file. ``at_least_one``: write a file without rows if there are none."""
@@ -176,6 +203,11 @@ class _Parts:
         """Convert the rows to Arrow, which takes a tenth of the memory, and write the tables once they fill a group."""
         table = to_table(self.rows, self.schema)
         self.rows, self.characters = [], 0
+        if table.num_rows:
+            self.new_tables.append(table)
+        self._append(table)
+
+    def _append(self, table: pa.Table) -> None:
         if self.tables and sum(table.nbytes for table in self.tables) + table.nbytes > MAX_ROW_GROUP_BYTES:
             self._write_group()
         if table.num_rows:
@@ -211,25 +243,42 @@ class _Parts:
                 writer.close()
 
 
+def published_columns(output: str) -> dict[str, pa.DataType]:
+    """Return the names and the types of the kept columns in the published rows of an output; {} if it has no rows."""
+    there = _published_schema(output)
+    return {field.name: field.type for field in there or () if field.name not in ANNOTATION_SCHEMA.names}
+
+
 def check_schema(output: str, schema: pa.Schema) -> None:
     """Check that the published rows of an output have the columns of ``schema``. An empty output passes.
 
-    Readers do not accept data files with different columns as one table.
+    Readers do not accept data files with different columns as one table. Types that differ in Arrow's encoding only,
+    such as string and large_string, are the same in Parquet.
 
     Raises:
         ValueError: if the names, the order or the types of the columns differ.
     """
+    there = _published_schema(output)
+    if there is None:
+        return
+    if missing := [name for name in ANNOTATION_SCHEMA.names if name not in there.names]:
+        raise ValueError(
+            f"output {output}: its rows lack the column {missing[0]}, because an earlier version wrote them. Choose"
+            " another output."
+        )
+    if there.names != schema.names or list(map(plain_type, there.types)) != list(map(plain_type, schema.types)):
+        kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
+        new = [f"{field.name} ({field.type})" for field in schema if field.name not in ANNOTATION_SCHEMA.names]
+        raise ValueError(
+            f"output {output}: its rows have the kept columns {', '.join(kept) or 'none'}. This run would add rows with"
+            f" {', '.join(new) or 'none'}. Keep the same columns, in the same order and of the same types, or choose"
+            " another output."
+        )
+
+
+def _published_schema(output: str) -> pa.Schema | None:
+    """Return the schema of one published file of answers, or None if the output has none."""
     for path in glob_files(FileSystems.join(output, DATA, "*.parquet"))[:1]:
         with FileSystems.open(path) as file:
-            there = pq.read_schema(file)
-        if missing := [name for name in ANNOTATION_SCHEMA.names if name not in there.names]:
-            raise ValueError(
-                f"output {output}: its rows lack the column {missing[0]}, because an earlier version wrote them. Choose"
-                " another output."
-            )
-        if (there.names, there.types) != (schema.names, schema.types):
-            kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
-            raise ValueError(
-                f"output {output}: its rows have the kept columns {', '.join(kept) or 'none'}. Keep the same columns,"
-                " in the same order and of the same types, or choose another output."
-            )
+            return pq.read_schema(file)
+    return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -11,21 +12,25 @@ from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ...models.tasks import Task
 from ..core.errors import output_errors
-from ..core.records import ImageRef, Job
+from ..core.records import ImageRef, Job, annotation_schema
 from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, pack, ref_bucket, unpack, unpack_all
 from ..core.summary import Count, sum_counts
 from ..images.fetch import Fetcher
 from ..monitoring.progress import ProgressFiles
-from ..output.lock import acquire
+from ..output.answer_journal import publish_kept
+from ..output.lock import acquire, active_runs
+from .changed import Changed, RemoveChanged
 from .completed import PackIds, other_runs_parts, short_id, split_completed
 from .dedup import KeyByContentHash, KeyedRef
+from .input_rows import rows_of
 from .locality import read_order, shard_key
-from .requeue import remove_failures
+from .requeue import remove_rows
 
 Shard = tuple[int, Iterable[ImageRef]]
 RETRIED = "retried"
+
+logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
@@ -43,6 +48,8 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         min_shards: the minimum number of shards, if there are so many images.
         retry_errors: requests with a row in ``errors/`` are not completed, and their rows are removed.
         dedup: reads all images, so that images of the same bytes get into the same shard. None: no image is read.
+        changed: reads the images that have rows. Requests whose image has changed since are not completed, and their
+            rows are removed. None: no image is read.
     """
 
     def __init__(
@@ -54,22 +61,25 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         *,
         retry_errors: bool = False,
         dedup: Fetcher | None = None,
+        changed: Fetcher | None = None,
     ) -> None:
         super().__init__()
         self.job, self.output, self.shard_size, self.min_shards = job, output, shard_size, min_shards
-        self.retry_errors, self.dedup = retry_errors, dedup
+        self.retry_errors, self.dedup, self.changed = retry_errors, dedup, changed
 
     def expand(self, refs: PCollection[ImageRef]) -> Plan:
         """Join references and completed ids by hash bucket. Both travel in packs, which take little memory."""
         wanted = refs | "Pack references" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
-        joined = (wanted, self._completed(refs.pipeline)) | "Join" >> beam.CoGroupByKey()
+        locked = refs.pipeline | "Output" >> beam.Create([self.output]) | "Lock" >> beam.Map(_lock, self.job)
+        changed = AsSingleton(self._remove_changed(locked, wanted))
+        joined = (wanted, self._completed(locked, changed)) | "Join" >> beam.CoGroupByKey()
         drop_completed = beam.ParDo(_DropCompleted(self.job)).with_outputs(RETRIED, main="pending")
         pending = joined | "Drop completed" >> drop_completed
         counts = (
             pending["pending"]
             | "Counts of packs" >> beam.Map(lambda pair: pair[1])
             | "Count" >> beam.CombineGlobally(sum_counts)
-            | "Record plan" >> beam.Map(_record_plan, self.output, self.job.run)
+            | "Record plan" >> beam.Map(_record_plan, changed, self.output, self.job.run)
         )
         removed = (
             pending[RETRIED]
@@ -92,22 +102,26 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         )
         return Plan(shards, counts)
 
-    def _completed(self, pipeline: beam.Pipeline) -> PCollection[Packed]:
-        """Lock the output, then read the ids in the published files of other runs."""
+    def _remove_changed(self, locked: PCollection[str], wanted: PCollection[Packed]) -> PCollection[Changed]:
+        """Remove the rows of images that have changed, if asked to."""
+        if self.changed is None:
+            return locked | "Nothing changed" >> beam.Map(lambda _: Changed())
+        return locked | "Changed" >> RemoveChanged(self.job, self.output, wanted, self.changed)
+
+    def _completed(self, locked: PCollection[str], changed: AsSingleton) -> PCollection[Packed]:
+        """Read the ids in the published files of other runs, after the rows of changed images are removed."""
         return (
-            pipeline
-            | "Output" >> beam.Create([self.output])
-            | "Lock" >> beam.Map(_lock, self.job.run)
-            | "List parts" >> beam.FlatMap(other_runs_parts, self.job.run)
+            locked
+            | "List parts" >> beam.FlatMap(lambda output, run, _: other_runs_parts(output, run), self.job.run, changed)
             | "Spread parts" >> beam.Reshuffle()
             | "Pack ids" >> beam.ParDo(PackIds(with_files=self.retry_errors)).with_output_types(Packed)
         )
 
 
 class _DropCompleted(beam.DoFn):
-    """Drop completed requests from one hash bucket of references and ids.
+    """Drop completed rows from one hash bucket of references and ids.
 
-    The main output is a pack of keyed references that have requests left, with their ``Count``. The output ``RETRIED``
+    The main output is a pack of keyed references that have rows left, with their ``Count``. The output ``RETRIED``
     is (file, id) for each row in ``errors/`` that must be removed, because its request is done again.
     """
 
@@ -127,15 +141,17 @@ class _DropCompleted(beam.DoFn):
             return
         completed, failed = split_completed(completed_packs)
         for refs in same.values():
-            ref = merge(refs, self.job.tasks)
-            wanted = {self.job.id_of(ref, task): task for task in ref.tasks}
-            left = {id: task for id, task in wanted.items() if short_id(id) not in completed}
+            ref, wanted = rows_of(refs, self.job)
+            left = {id: row for id, row in wanted.items() if short_id(id) not in completed}
             retried = {id: failed[short_id(id)] for id in wanted if short_id(id) in failed}
             yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)
             num_retried = len(retried.keys() & left.keys())
-            counts.append(Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs)))
+            # A picture with one row of the input, the usual case, has each task once.
+            several = len(refs) > 1 or ref.origins
+            shared = len(left) - len({row.task for row in left.values()}) if several else 0
+            counts.append(Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs), shared))
             if left:
-                keyed.append((shard_key(ref), ref.with_tasks(tuple(left.values()))))
+                keyed.append((shard_key(ref), ref if len(left) == len(wanted) else ref.with_rows(list(left.values()))))
         yield (number, pack(keyed)), sum_counts(counts)
 
 
@@ -153,42 +169,32 @@ class _AssignShards(beam.DoFn):
         yield from map(GlobalWindows.windowed_value, self._packer.flush())
 
 
-def _lock(output: str, run: str) -> str:
-    acquire(output, run)
+def _lock(output: str, job: Job) -> str:
+    """Lock the output, and publish what dead runs have kept. Return the output."""
+    acquire(output, job.run)
+    with output_errors(output):
+        active = active_runs(output)
+        if kept := publish_kept(output, annotation_schema(job.columns), lambda run: run not in (job.run, *active)):
+            logger.warning("%d rows that a run had kept before it was stopped are published now", kept)
     return output
 
 
-def _record_plan(count: Count, output: str, run: str) -> Count:
+def _record_plan(count: Count, changed: Changed, output: str, run: str) -> Count:
     """Record the count once per run. The number of shards depends on it, so a run that is planned again must reuse it.
 
     Raises:
         RunStopped: if the count cannot be written to the output.
     """
     with output_errors(output):
-        return ProgressFiles(output, run).record_plan(count)
+        return ProgressFiles(output, run).record_plan(count._replace(changed=changed.rows, unread=changed.unread))
 
 
 def _remove_failures(path_and_ids: tuple[str, Iterable[str]], output: str, run: str) -> int:
-    return remove_failures(*path_and_ids, output, run)
+    return remove_rows(*path_and_ids, output, run)
 
 
 def _number_of_keyed(keyed: KeyedRef) -> int:
     return hash_bucket(keyed[0])
-
-
-def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef:
-    """Merge one or more references to the same image into one that has each of their tasks once.
-
-    The result does not depend on the order of ``refs``. A reference without tasks has all of ``tasks``, those of the
-    job.
-    """
-    same = sorted(refs, key=lambda ref: (ref.filename, repr(ref.columns)))
-    columns_by_task: dict[Task, tuple[Any, ...]] = {}
-    for ref in same:
-        for task in ref.tasks or tasks:
-            columns_by_task.setdefault(task, ref.columns_of(task))
-    columns = tuple(columns_by_task.values()) if any(columns_by_task.values()) else ()
-    return same[0]._replace(tasks=tuple(columns_by_task), columns=columns)
 
 
 def shard_of(key: str, count: Count, shard_size: int, min_shards: int) -> int:

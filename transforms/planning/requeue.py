@@ -1,4 +1,4 @@
-"""Remove failures from the published files of ``errors/``, so that their requests are done again."""
+"""Remove rows from the published files of an output, so that their requests are done again."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..output.writer import COMPRESSION, COMPRESSION_LEVEL
 MAX_BATCH_ROWS = 4096
 
 
-def remove_failures(path: str, ids: Iterable[str], output: str, run: str) -> int:
+def remove_rows(path: str, ids: Iterable[str], output: str, run: str) -> int:
     """Remove the rows with these ids from one file, which is replaced in one step, or deleted if no row is left.
 
     This happens before the requests are sent again. If the run dies in between, the requests have no row and the next
     run sends them. A request never has two rows. A repeated call changes nothing.
 
     Args:
-        path: a file in ``errors/`` of ``output``.
+        path: a file in ``data/`` or ``errors/`` of ``output``.
         run: the run that sends the requests again.
 
     Returns:

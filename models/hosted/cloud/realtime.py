@@ -63,7 +63,7 @@ class RealtimeService:
         """
         call = self._calls.get(job)
         if call is None:
-            raise JobNotFoundError("the worker stopped while it waited for the answer")
+            raise JobNotFoundError(f"call {job}: the process that waited for its answer has ended")
         if not call.done():
             return None
         with self._lock:

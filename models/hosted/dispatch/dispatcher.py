@@ -220,9 +220,12 @@ class Dispatcher:
         return True
 
     def _on_failed_submit(self, batch: Batch, error: CallError) -> None:
-        """Schedule a batch that the API did not accept again, or add a fault for each item.
+        """Schedule a batch whose call failed for one more call, or end it.
 
-        A rejected batch goes to ``results.reject``. Faults are for a final failure, and for ``MAX_SUBMITS`` failures.
+        - ``RejectedError``: the batch goes to ``results.reject``.
+        - ``ThrottledError``: the batch is scheduled at once, and the limiter slows down.
+        - ``UnavailableError`` that is not retryable, or the ``MAX_SUBMITS``-th failure: each item gets a fault.
+        - otherwise the batch is scheduled after ``retry_delay``.
         """
         limiter, now = self.state.limiter, self.state.clock.now()
         if isinstance(error, RejectedError):

@@ -80,12 +80,12 @@ class FalClient(fal_client.SyncClient):
             raise
         except CallError as error:
             # An upload is free. So its loss must not count as a lost answer, which is never sent again.
-            raise UnavailableError(f"the upload failed: {error}") from error
+            raise UnavailableError(f"the upload of the picture to fal failed: {error}") from error
         except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-            raise NotSentError(f"the upload failed: {type(error).__name__}") from error
+            raise NotSentError(f"the upload of the picture to fal failed: {type(error).__name__}") from error
         finally:
             for client in self.__dict__.pop("_storage_clients", ()):
                 client.close()
         if not isinstance(url, str) or not url.startswith("https://"):
-            raise UnavailableError("fal's storage returned no https URL")
+            raise UnavailableError("fal's storage gave no https URL for the uploaded picture")
         return url

@@ -196,7 +196,10 @@ def _error_detail(body: bytes) -> Any:
 
 
 def _error_text(detail: Any) -> str:
-    """Return the message in an error detail: a text, a dict with ``message``, or a list of dicts with ``msg``."""
+    """Return the message in an error detail: a text, a dict with ``message``, or a list of dicts with ``msg``.
+
+    Several ``msg`` are joined by "; ". None gives "", and anything else its ``str``.
+    """
     if isinstance(detail, dict):
         return str(detail.get("message", detail))
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):

@@ -16,7 +16,7 @@ from ....transforms.dataset.gallery import TEXT_CHARACTERS, GalleryRow, add_thum
 from ....transforms.dataset.quality import QUALITY_FLAGS
 from ....transforms.dataset.reader import Dataset
 from ....transforms.images.prefetch import Fetch
-from ....transforms.output.run_record import retried_errors
+from ....transforms.output.run_record import retried_answers, retried_errors
 from .. import formatting
 
 FOLDER = Path(__file__).parent
@@ -115,8 +115,8 @@ def _histograms(dataset: Dataset) -> list[tuple[str, str, statistics.Histogram]]
 def _list_runs(runs: list[statistics.RunRows], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the last MAX_LISTED_RUNS runs by name, the latest first. The name begins with the start time.
 
-    Each has the keys ``run`` (name), ``record`` and ``rows`` (each None if there is none), and ``retried``: the number
-    of its errors that a later run asked again.
+    Each has the keys ``run`` (name), ``record`` and ``rows`` (each None if there is none), ``retried`` and
+    ``changed``: the numbers of its errors and of its answers that a later run asked again.
     """
     record_of = {record["run"]: record for record in records}
     rows_of = {run.run: run for run in runs}
@@ -124,7 +124,8 @@ def _list_runs(runs: list[statistics.RunRows], records: list[dict[str, Any]]) ->
     for name in sorted(record_of.keys() | rows_of.keys(), reverse=True)[:MAX_LISTED_RUNS]:
         record, rows = record_of.get(name), rows_of.get(name)
         retried = retried_errors(record, rows.failures if rows else 0)
-        listed.append({"run": name, "record": record, "rows": rows, "retried": retried})
+        changed = retried_answers(record, rows.annotations if rows else 0)
+        listed.append({"run": name, "record": record, "rows": rows, "retried": retried, "changed": changed})
     return listed
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -39,6 +44,46 @@ def test_a_folder_gives_one_row_for_each_picture_and_task(pictures, tmp_path, co
     assert {(row["filename"], row["task"]) for row in rows(out)} == {(n, t) for n in good for t in ("caption", "query")}
     assert {(row["filename"], row["stage"]) for row in rows(out, "errors")} == {("broken.jpg", "decode")}
     assert "HTML" in rows(out, "errors")[0]["message"]
+
+
+def test_a_readme_in_the_output_folder_is_kept_and_the_run_says_how_to_load(pictures, tmp_path, command, monkeypatch):
+    """The rows load through the line that the run prints, also after a second run."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# My pictures\n")
+    for tasks, rows in ((("--caption", "short"), 4), (("--caption", "short", "--point", "circle"), 8)):
+        words = ("annotate", pictures, "--model", "tiny", "--output", tmp_path / "set", *tasks, "--no-report")
+        _, stdout, _ = command(*words)
+        (line,) = [line for line in stdout.splitlines() if line.startswith("card ")]
+        loaded = eval(re.search(r"load_dataset\(.*\)", line)[0], {"load_dataset": datasets.load_dataset})
+        assert len(loaded["train"]) == rows
+    assert (tmp_path / "set" / "README.md").read_text() == "---\nlicense: cc-by-4.0\n---\n# My pictures\n"
+
+
+@pytest.mark.slow
+def test_datasets_in_its_default_cache_gives_the_rows_of_each_output_named_out(pictures, tmp_path, command):
+    """As two users' projects: each has an output named `out`, one of them grows, and both share a home."""
+
+    def loaded(project: str) -> str:
+        script = "import datasets; print(sorted(datasets.load_dataset('out')['train']['filename']))"
+        home = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+        home.pop("HF_DATASETS_CACHE", None)
+        folder = tmp_path / project
+        return subprocess.run(
+            [sys.executable, "-c", script], env=home, cwd=folder, stdout=subprocess.PIPE
+        ).stdout.decode()
+
+    def annotate(project: str, name: str) -> None:
+        (tmp_path / project / "img").mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / name, tmp_path / project / "img")
+        words = ("annotate", tmp_path / project / "img", "--output", tmp_path / project / "out", "--model", "tiny")
+        assert command(*words, "--caption", "short", "--no-report")[0] == 0
+
+    annotate("a", "a.png")
+    annotate("b", "b.jpg")
+    assert [loaded("a"), loaded("b")] == ["['a.png']\n", "['b.jpg']\n"]
+    annotate("a", "c.webp")
+    assert [loaded("a"), loaded("b")] == ["['a.png', 'c.webp']\n", "['b.jpg']\n"]
 
 
 def test_failures_within_the_allowed_rate_are_success(pictures, tmp_path, command):
@@ -93,12 +138,57 @@ def test_a_limit_is_spread_over_the_slices(pictures, tmp_path, command):
     assert 0 < parts[0] < parts[1] == 20
 
 
+def test_what_a_folder_holds_besides_is_told_recorded_and_makes_no_row(pictures, tmp_path, command):
+    for name in ("a.txt", "more/b.txt", "more/c.json"):
+        (pictures / name).touch()
+    out = tmp_path / "out"
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "short", "--output")
+    line = "input    5 pictures; left out: 1 x files ending in .json (such as more/c.json), 2 x files ending in .txt"
+    assert line in command(*words, out)[1]
+    assert record(out)["skipped"]["files ending in .txt"] == {"count": 2, "example": "a.txt"}
+    assert sum(len(rows(out, kind)) for kind in ("data", "errors")) == 5
+    # The first number stays that of the input.
+    limited = command(*words, tmp_path / "limited", "--limit", "2")[1]
+    assert line in limited and "3 x pictures or rows of manifests beyond --limit 2 (such as " in limited
+    assert "ledger   2 requests" in limited
+
+
+def test_a_run_without_a_folder_that_could_not_be_listed_fails_each_time(pictures, tmp_path, command, monkeypatch):
+    (pictures / "broken.jpg").unlink()
+    monkeypatch.chdir(pictures)
+    for _ in range(25):
+        # In the end the path of the folder is longer than the system takes.
+        os.mkdir("x" * 200)
+        os.chdir("x" * 200)
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "short", "--output", tmp_path / "out", "--no-report")
+    for requests in (4, 0):
+        status, stdout, _ = command(*words)
+        assert status == 1 and f"ledger   {requests} requests = {requests} in data/" in stdout
+        assert "1 x folders that could not be listed (File name too long)" in stdout and "NOT COMPLETE" in stdout
+    monkeypatch.chdir(pictures)
+    shutil.rmtree("x" * 200)
+    assert command(*words)[0] == 0
+
+
+def test_slices_together_count_each_thing_that_is_left_out_once(pictures, tmp_path, command):
+    for number in range(20):
+        (pictures / f"{number}.x{number}").touch()
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "short", "--output", tmp_path / "out", "--no-report")
+    parts = []
+    for number in (0, 1):
+        command(*words, "--slice", f"{number}/2")
+        parts.append(set(record(tmp_path / "out")["skipped"]))
+    assert parts[0] and parts[1] and not parts[0] & parts[1]
+    assert parts[0] | parts[1] == {f"files ending in .x{number}" for number in range(20)}
+
+
 def test_a_run_leaves_its_record_and_no_temporary_file(pictures, tmp_path, command):
     out = tmp_path / "out"
     command("annotate", pictures, "--model", "tiny", "--output", out, "--caption", "--temperature", "0")
     kept = record(out)
     assert kept["model"] == "tiny" and kept["revision"] and kept["balanced"]
-    assert kept["counts"] == {"pictures": 5, "pending": 5, "done": 0, "retried": 0, "annotations": 4, "failures": 1}
+    asked = {"pictures": 5, "pending": 5, "done": 0, "retried": 0, "annotations": 4, "failures": 1}
+    assert kept["counts"] == {**asked, "inputs": 5}
     assert kept["options"]["temperature"] == 0 and kept["sampling"]["temperature"] == 0
     assert kept["totals"]["output_tokens"] == sum(row["output_tokens"] for row in rows(out))
     assert [path for path in out.rglob("*") if "_temporary" in path.parts and path.is_file()] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.data.small_outputs import draw_row, publish, some_of_each
+from support.data.small_outputs import draw_row, publish, some_of_each, with_digest
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def test_a_format_for_one_kind_of_task_prints_how_many_answers_that_is(shape, wh
 
 def test_a_picture_that_is_left_out_is_reported_with_status_1(out, tmp_path, command):
     status, _, stderr = command("export", out, "--to", "sidecar", tmp_path / "texts")
-    assert (status, stderr) == (1, "1 of the pictures have a problem; each has no text\n")
+    unread, problem = stderr.splitlines()
+    assert status == 1 and problem == "1 of the pictures have a problem; each has no text"
+    assert unread.startswith("note on 1 of the pictures: each could not be read")
 
 
 def test_a_text_file_with_another_name_than_its_picture_is_reported_with_status_1(tmp_path, command):
@@ -43,6 +45,30 @@ def test_a_text_file_with_another_name_than_its_picture_is_reported_with_status_
     status, _, stderr = command("export", out, "--to", "sidecar", tmp_path / "photos")
     assert status == 1 and "has a name that its text can't have" in stderr
     assert (tmp_path / "photos" / "new_line.txt").exists()
+
+
+def test_what_needs_no_action_is_a_note_with_status_0(tmp_path, command):
+    rows = [
+        with_digest(row) for row in some_of_each(tmp_path / "photos") if hasattr(row, "sha256") and row.task == "query"
+    ]
+    status, _, stderr = command("export", publish(tmp_path / "mixed", *rows), "--to", "webdataset", tmp_path / "set")
+    assert status == 0 and len(stderr.splitlines()) == 1
+    assert stderr.startswith("note on 1 of the pictures: each has the extension")
+
+
+def test_texts_are_exported_for_a_trainer_as_the_options_say(out, tmp_path, command):
+    (tmp_path / "photos" / "a.caption").write_text("mine\n")
+    words = ("--text-extension", ".caption", "--text-order", "normal", "--existing", "add", "--drop-suspicious")
+    status, _, stderr = command("export", out, "--to", "sidecar", tmp_path / "photos", *words)
+    assert (status, stderr) == (0, "note on 1 of the pictures: each has new lines at the end of its text file\n")
+    assert (tmp_path / "photos" / "a.caption").read_text() == "mine\nA picture named a.jpg.\n"
+    assert (tmp_path / "photos" / "sub" / "c.caption").read_text() == "A picture named sub/c.jpg.\n"
+
+
+def test_a_text_file_that_exists_is_reported_with_the_options(out, tmp_path, command):
+    (tmp_path / "photos" / "a.txt").write_text("mine\n")
+    status, _, stderr = command("export", out, "--to", "sidecar", tmp_path / "photos", "--drop-suspicious")
+    assert status == 1 and "--existing add or --existing replace" in stderr and len(stderr.splitlines()) == 1
 
 
 def test_a_condition_chooses_rows(out, tmp_path, command):
@@ -67,6 +93,10 @@ def test_unreadable_rows_are_one_line_of_error(out, tmp_path, command):
         (("OUT", "--to", "jsonl", "new", "--where", "true AND\nwidht > 1"), "widht"),
         (("OUT", "--to", "jsonl", "new", "--frobnicate"), "unknown option --frobnicate"),
         (("OUT", "--to", "yaml", "new"), "invalid choice"),
+        (("OUT", "--to", "jsonl", "new", "--text-extension", ".caption"), "is for --to sidecar only"),
+        (("OUT", "--to", "coco", "new", "--existing", "add"), "is for --to sidecar only"),
+        (("OUT", "--to", "sidecar", "new", "--text-extension", ".jpg"), "give another, such as .caption"),
+        (("OUT", "--to", "sidecar", "new", "--text-order", "shrot"), "the prompts are 'normal'"),
         (("nowhere", "--to", "jsonl", "new"), "give the folder that annotate wrote"),
     ],
 )

@@ -147,6 +147,14 @@ def test_a_run_whose_errors_were_retried_still_balances(tmp_path):
     assert "balances, 2 errors retried since" in words and words.count("retried since") == 1
 
 
+def test_a_run_of_which_answers_were_asked_again_still_balances(tmp_path):
+    publish(tmp_path, [annotation(id="1", run="one")])
+    record(tmp_path, "one", pending=3, annotations=3)
+    with Dataset(str(tmp_path)) as dataset:
+        words = " ".join(Page(render(dataset, Fetcher())).text.split())
+    assert "balances, 2 answers asked again since" in words
+
+
 def test_a_page_stays_below_ten_megabytes_whatever_rows_hold(tmp_path):
     Image.effect_noise((900, 900), 200).convert("RGB").save(tmp_path / "noise.png")
     rows = [
@@ -199,6 +207,24 @@ def test_an_output_of_a_pipeline_in_python_has_a_report_too(pictures, tmp_path, 
         pipeline | ReadImages(str(pictures)) | AnnotateToParquet([Caption("short")], Moondream("tiny"), str(tmp_path))
     assert command("report", tmp_path) == (0, f"{tmp_path}/report.html\n", "")
     assert "Options" not in Page((tmp_path / "report.html").read_text()).text
+
+
+@pytest.mark.parametrize("edit", [lambda page: b"", lambda page: b"<html>of another tool", lambda page: page + b"note"])
+def test_a_report_that_is_edited_or_of_another_program_is_kept(pictures, tmp_path, command, edit):
+    words = ("annotate", pictures, "--model", "tiny", "--caption", "--max-failure-rate", "0.5", "--output", tmp_path)
+    command(*words)
+    page = tmp_path / "report.html"
+    page.write_bytes(content := edit(page.read_bytes()))
+    status, _, stderr = command("report", tmp_path)
+    assert status == 2 and f"{page} was edited" in stderr and "rename that file" in stderr
+    # A run has ended well, and says so.
+    status, stdout, stderr = command(*words)
+    assert status == 0 and "balances" in stdout
+    (line,) = [line for line in stderr.splitlines() if line.startswith("report   failed: ")]
+    assert f"moondream-beam report {tmp_path}" in line
+    assert page.read_bytes() == content
+    page.unlink()
+    assert command("report", tmp_path)[0] == command("report", tmp_path)[0] == 0
 
 
 def test_a_report_that_fails_does_not_fail_the_run(pictures, tmp_path, command):

@@ -49,6 +49,26 @@ RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
             ),
             "r  ended: 50 of 60 requests (83.3 %), 10 errors, 10 errors retried by later runs",
         ),
+        (
+            RUN._replace(
+                state="ended",
+                planned=Count(30, 53),
+                record={"balanced": True, "counts": {"annotations": 43}},
+                last=None,
+            ),
+            "r  ended: 50 of 53 requests (94.3 %), 10 errors, 3 answers asked again by later runs",
+        ),
+        (
+            RUN._replace(kept=20, unpublished=30, in_flight=16),
+            "r  running: 80 of 200 requests (40 %), 10 errors, 16 in flight, 20 rows kept for the next run, "
+            "8 a second, 15 s left",
+        ),
+        (
+            RUN._replace(
+                state="interrupted", record={"balanced": True, "wall_seconds": 25.0, "counts": {"failures": 10}}
+            ),
+            "r  interrupted: 50 of 200 requests (25 %), 10 errors, 2 a second; run the same command again to resume",
+        ),
     ],
 )
 def test_a_run_is_one_line(run, words):

@@ -71,7 +71,7 @@ def test_before_the_plan_nothing_is_printed(tmp_path):
 def test_the_progress_files_are_deleted_even_if_the_run_fails(notes, tmp_path):
     with pytest.raises(ZeroDivisionError), show_progress(notes, io.StringIO()):
         raise ZeroDivisionError
-    assert list(tmp_path.rglob("*.json")) == []
+    assert list(tmp_path.rglob("*.sums")) == []
 
 
 def test_rates_count_pictures_not_rows():

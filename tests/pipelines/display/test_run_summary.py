@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from moondream_beam.pipelines.display.run_summary import exit_status, format_summary
-from moondream_beam.transforms.annotation.job import balances
+from moondream_beam.transforms.annotation.run_end import balances
+from moondream_beam.transforms.core.records import UNLISTED
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring.row_counts import RowCounts
 
@@ -19,6 +20,7 @@ def record(annotations: int, failures: int, done: int = 0, **published: object) 
         "retried": 0,
         "annotations": annotations,
         "failures": failures,
+        "inputs": 5,
     }
     reported = Summary(annotations, failures)
     found = RowCounts(annotations, failures, files=3)._replace(**published)
@@ -28,12 +30,75 @@ def record(annotations: int, failures: int, done: int = 0, **published: object) 
 
 def test_a_run_that_balances_has_one_line_of_ledger():
     assert format_summary(record(10, 0, done=4), "out", 0.0).splitlines() == [
+        "input    5 pictures",
         "ledger   10 requests = 10 in data/ + 0 in errors/: balances",
         "done     4 more requests had their rows from earlier runs, in data/ or errors/",
         "pace     5 pictures in 2.0 s, 2.5 a second, including the start of the workers",
         "output   out",
         "record   out/runs/r1.json",
     ]
+
+
+def test_changed_and_unread_pictures_are_counted_in_lines_of_their_own():
+    done = record(10, 0)
+    done["counts"] |= {"changed": 4, "unread": 2}
+    lines = format_summary(done, "out", 0.0).splitlines()
+    assert [line for line in lines if line.startswith("changed  4 of these requests")]
+    assert [line for line in lines if line.startswith("unread   2 pictures")]
+
+
+@pytest.mark.parametrize("outcome", [None, "written", "updated"])
+def test_a_card_of_ours_has_no_line(outcome):
+    assert "card" not in format_summary({**record(10, 0), "card": outcome}, "out", 0.0)
+
+
+def test_a_card_of_somebody_else_or_an_edited_one_has_one_line():
+    lines = format_summary({**record(10, 0), "card": "foreign"}, "out", 0.0).splitlines()
+    assert lines[-3].startswith("card     out/README.md ") and 'data_files="out/data/*.parquet"' in lines[-3]
+    lines = format_summary({**record(10, 0), "card": "edited"}, "out", 0.0).splitlines()
+    assert lines[-3].startswith("card     out/README.md was edited")
+
+
+def test_a_run_whose_input_could_not_be_listed_in_full_says_so_and_fails():
+    skipped = {f"{UNLISTED} (Permission denied)": {"count": 1, "example": "shut"}}
+    partial = {**record(10, 0), "skipped": skipped}
+    first, second, *_ = format_summary(partial, "out", 0.0).splitlines()
+    assert "1 x folders that could not be listed (Permission denied) (such as shut)" in first
+    assert "NOT COMPLETE" in second and "run the same command again" in second
+    assert exit_status(partial, 1.0) == 1
+    assert exit_status({**partial, "skipped": {"files ending in .txt": {"count": 1, "example": "a"}}}, 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"inputs": ["photos"], "manifest": []}, "input    5 pictures"),
+        ({"inputs": [], "manifest": ["a.csv"]}, "input    5 rows of manifests"),
+        ({"inputs": ["photos"], "manifest": ["a.csv"]}, "input    5 pictures and rows of manifests"),
+        ({"inputs": ["photos"], "slice": "3/16"}, "input    5 pictures in slice 3/16"),
+    ],
+)
+def test_the_first_line_is_what_the_input_holds(options, line):
+    assert format_summary({**record(10, 0), "options": options}, "out", 0.0).splitlines()[0] == line
+
+
+def test_of_a_manifest_the_rows_are_told_that_are_there_already():
+    lines = format_summary({**record(10, 0, done=4), "options": {"manifest": ["a.csv"]}}, "out", 0.0).splitlines()
+    assert lines[2] == "done     4 more rows are there from earlier runs, in data/ or errors/"
+
+
+def test_where_rows_share_requests_the_ledger_leads_from_requests_to_rows():
+    lines = format_summary({**record(8, 2), "requests": 2}, "out", 0.0).splitlines()
+    assert lines[1] == "ledger   2 requests for 10 rows = 8 in data/ + 2 in errors/: balances"
+    assert lines[2].startswith("errors   2 of 10 rows failed, more than --max-failure-rate 0 allows; ")
+
+
+def test_what_is_left_out_of_the_input_is_told_with_an_example_of_each_kind():
+    skipped = {"files ending in .json": {"count": 3, "example": "a.json"}, "pipes": {"count": 1, "example": "b.jpg"}}
+    line = format_summary({**record(10, 0), "skipped": skipped}, "out", 0.0).splitlines()[0]
+    assert line == (
+        "input    5 pictures; left out: 3 x files ending in .json (such as a.json), 1 x pipes (such as b.jpg)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +111,7 @@ def test_a_run_that_balances_has_one_line_of_ledger():
 )
 def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_ask_again(failures, allowed, line):
     lines = format_summary(record(10 - failures, failures), "out", allowed).splitlines()
-    assert lines[1] == line + "each row in out/errors gives its reason; to ask again, add --retry-errors"
+    assert lines[2] == line + "each row in out/errors gives its reason; to ask again, add --retry-errors"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +160,7 @@ def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_as
     ],
 )
 def test_a_run_out_of_balance_shows_both_counts_and_the_action_and_fails(kept, lines):
-    assert format_summary(kept, "out", 1.0).splitlines()[: len(lines)] == lines
+    assert format_summary(kept, "out", 1.0).splitlines()[1 : len(lines) + 1] == lines
     assert exit_status(kept, max_failure_rate=1.0) == 1
 
 

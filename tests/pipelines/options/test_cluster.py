@@ -59,8 +59,9 @@ def test_a_malformed_slice_is_refused(pictures, command, tmp_path):
     words = ("annotate", pictures, "--output", tmp_path / "out", "--model", "tiny")
     status, _, stderr = command(*words, "--slice", "2/2")
     assert status == 2 and stderr.count("\n") == 1 and "slice 2/2: give NUMBER/COUNT" in stderr
-    status, _, stderr = command(*words, "--slice", "1/2", "--retry-errors")
-    assert status == 2 and stderr.count("\n") == 1 and "without --slice" in stderr
+    for option in ("--retry-errors", "--retry-changed"):
+        status, _, stderr = command(*words, "--slice", "1/2", option)
+        assert status == 2 and stderr.count("\n") == 1 and f"{option} without --slice" in stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -26,13 +26,15 @@ MODEL = (
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {
     "annotate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}"
-    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --retry-errors --dedup --max-failure-rate=R "
+    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --checkpoint-every=SECONDS "
+    "--retry-errors --retry-changed --dedup --max-failure-rate=R "
     "--slice=I/N --gpu=TYPE --worker-memory=SIZE --no-report",
     "estimate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}--sample=N --price-of=NAME=USD...",
     "status": "OUT --watch=[SECONDS]",
     "report": "OUT --allow-private-addresses",
     "export": "OUT DEST --to={sidecar,imagefolder,webdataset,coco,jsonl}! --where=SQL --drop-suspicious "
-    "--allow-private-addresses",
+    "--no-picture-check "
+    "--text-extension=EXT --text-order=PROMPT... --existing={keep,add,replace} --allow-private-addresses",
     "demo": "--output=FOLDER --no-report",
 }
 # Defaults other than None, False and an empty list.
@@ -50,12 +52,13 @@ DEFAULTS = {
         "workers": 1,
         "shard_size": 1000,
         "max_failure_rate": 0.0,
+        "checkpoint_every": 60.0,
         "report": True,
     },
-    "export": {"where": "true"},
+    "export": {"where": "true", "picture_check": True},
     "demo": {"output": "moondream-demo", "report": True},
 }
-JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "report")
+JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "checkpoint_every", "report")
 DEFAULTS["estimate"] = {k: v for k, v in DEFAULTS["annotate"].items() if k not in JOB_ONLY} | {"sample": 200}
 
 

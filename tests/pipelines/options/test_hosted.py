@@ -187,7 +187,11 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize(
     "words, status, line",
     [
-        (("--backend", "fal"), 2, "fal: pip install 'moondream-beam[fal]', which provides fal_client"),
+        (
+            ("--backend", "fal"),
+            2,
+            "fal needs the module fal_client, which is not installed: pip install 'moondream-beam[fal]'",
+        ),
         (("--model", "tiny"), 0, None),
     ],
 )

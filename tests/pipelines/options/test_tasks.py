@@ -11,6 +11,7 @@ from moondream_beam.pipelines.options.tasks import (
     add_sampling_options,
     add_task_options,
     build_sampling,
+    comma_note,
     with_reasoning,
 )
 
@@ -33,6 +34,39 @@ def test_a_file_of_prompts_gives_one_query_for_each_line(parser, tmp_path):
     (tmp_path / "prompts.txt").write_text("Who?\n\n  Wo ist die Tür?  \n", encoding="utf-8")
     words = ["--caption", "--prompts", str(tmp_path / "prompts.txt")]
     assert parser.parse_args(words).tasks == [Caption(), Query("Who?"), Query("Wo ist die Tür?")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["\ufeffWho?\r\nWhy?\r\n", "Who?\n\ufeffWhy?\n", "\ufeff\ufeff Who?\n\n\ufeff\nWhy?\ufeff"],
+)
+def test_byte_order_marks_in_a_file_of_prompts_do_not_reach_the_model(parser, tmp_path, content):
+    (tmp_path / "prompts.txt").write_bytes(content.encode())
+    assert parser.parse_args(["--prompts", str(tmp_path / "prompts.txt")]).tasks == [Query("Who?"), Query("Why?")]
+
+
+def test_a_byte_order_mark_before_a_prompt_on_the_command_line_does_not_reach_the_model(parser):
+    words = ["--query", "\ufeffWho?", "--detect", "\ufeffdog", "--caption", "\ufefflong"]
+    assert parser.parse_args(words).tasks == [Query("Who?"), Detect("dog"), Caption("long")]
+
+
+def test_objects_separated_by_commas_are_several_tasks(parser):
+    words = ["--detect", "person,red car", "--point", "{thing},{a,b}", "--query", "Red,green or blue?"]
+    asked = [Detect("person"), Detect("red car"), Point("{thing}"), Point("{a,b}"), Query("Red,green or blue?")]
+    assert parser.parse_args(words).tasks == asked
+    assert comma_note(asked) == ""
+
+
+def test_an_object_with_a_comma_and_a_space_is_one_and_a_line_says_so(parser):
+    tasks = parser.parse_args(["--caption", "--point", "dog, cat"]).tasks
+    assert tasks == [Caption(), Point("dog, cat")]
+    assert "one object" in comma_note(tasks) and comma_note(tasks).endswith(" give --point 'dog' --point 'cat'")
+
+
+def test_an_empty_object_between_commas_is_refused(parser, capsys):
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--detect", "person,"])
+    assert "detect: the prompt is empty" in capsys.readouterr().err
 
 
 def test_a_file_without_a_prompt_is_refused(parser, tmp_path, capsys):

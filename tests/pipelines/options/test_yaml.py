@@ -31,6 +31,11 @@ def test_tasks_keep_their_order_and_a_text_is_a_question():
     assert parse_tasks(None) == (Query(),)
 
 
+def test_byte_order_marks_do_not_reach_the_model():
+    text = '\ufeff- "\ufeffWho?"\n- detect: "\ufeffdog, wet"\n'
+    assert parse_tasks(yaml.safe_load(text)) == (Query("Who?"), Detect("dog, wet"))
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
@@ -45,6 +50,8 @@ def test_tasks_keep_their_order_and_a_text_is_a_question():
         ("[{detect: yes}]", "detect True is not a text"),
         ("[{caption: }]", "caption None is not a text"),
         ("['']", "query: the prompt is empty"),
+        ("[{detect: 'person,car'}]", "names several objects: write {detect: person}, {detect: car}"),
+        ("[{point: 'a,b '}]", "names several objects: write {point: a}, {point: b}"),
     ],
 )
 def test_bad_tasks_are_refused(given, message):

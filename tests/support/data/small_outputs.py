@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from PIL import Image
@@ -38,7 +39,8 @@ def draw_row(folder: Path, name: str, size: tuple[int, int] = (40, 30), **values
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "teal").save(path)
-    return row_of(path, name, width=size[0], height=size[1], **values)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return row_of(path, name, **{"width": size[0], "height": size[1], "sha256": digest, **values})
 
 
 def row_of(path: Path, name: str, **values: object) -> Row:
@@ -46,6 +48,11 @@ def row_of(path: Path, name: str, **values: object) -> Row:
     unlike = f"{path}/{values.get('task', 'caption')}/{values.get('prompt', 'normal')}"
     plain = {"id": f"id of {unlike}", "key": f"key of {path}", "uri": str(path), "filename": name}
     return annotation(**{**plain, **values})
+
+
+def with_digest(row: Row) -> Row:
+    """Return a row with the digest that its picture's file has."""
+    return row._replace(sha256=hashlib.sha256(Path(row.uri).read_bytes()).hexdigest())
 
 
 def some_of_each(folder: Path) -> list[Row]:

@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 # Called with method, path and the number of earlier requests with both. Returns the fault: None, an HTTP status to
-# respond with, RESET (close the connection), HALF (send half of the body) or SLOW (send the body in pauses).
-Rule = Callable[[str, str, int], "int | str | None"]
+# respond with, RESET (close the connection), HALF (send half of the body), SLOW (send the body in pauses), or bytes: a
+# response of status 200 with this body, whatever range is asked for.
+Rule = Callable[[str, str, int], "int | str | bytes | None"]
 RESET, HALF, SLOW = "reset", "half", "slow"
 HOP_BY_HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-length", "proxy-connection"}
 
@@ -70,6 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         elif isinstance(fault, int):
             kind, text = self.server.bodies(fault)
             self.send(fault, [("Content-Type", kind)], text)
+        elif isinstance(fault, bytes):
+            headers = [(name, value) for name, value in self.ask(content)[1] if name.lower() != "content-range"]
+            self.send(200, headers, fault)
         else:
             self.send(*self.ask(content), fault=fault)
 

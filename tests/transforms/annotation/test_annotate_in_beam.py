@@ -15,7 +15,7 @@ from support.running.beam_runs import collect
 from moondream_beam.models.tasks import Caption, Detect, Query
 from moondream_beam.transforms.annotation import annotate as module
 from moondream_beam.transforms.annotation.annotate import Annotate, annotate
-from moondream_beam.transforms.core.records import ImageRef, Row
+from moondream_beam.transforms.core.records import UNLISTED, ImageRef, Row, Skipped
 from moondream_beam.transforms.inputs.images import ReadImages, list_images
 
 TASKS = (Caption(), Detect("dog"))
@@ -42,6 +42,18 @@ def test_the_rows_are_those_of_the_plain_generator(photos: Path) -> None:
     )
     assert (len(annotations), len(failures)) == (14, 2)
     assert said(annotations + failures) == said(list(annotate(list_images(str(photos)), TASKS, Echo())))
+
+
+def test_what_the_input_leaves_out_makes_no_row(photos: Path) -> None:
+    left_out = ImageRef(f"{photos}/*.txt", "notes.txt", skipped=Skipped("files ending in .txt", 3))
+    shut = ImageRef(f"{photos}/shut", "shut", skipped=Skipped(f"{UNLISTED} (Permission denied)"))
+    refs = [left_out, *list_images(str(photos)), shut]
+    annotations, failures = collect(lambda pipeline: pipeline | beam.Create(refs) | Annotate(TASKS, Echo()))
+    assert (len(annotations), len(failures)) == (14, 4)
+    # No plan counts it here, so it is a failure.
+    assert [row.stage for row in failures if row.filename == "shut" and "Permission denied" in row.message] == [
+        "list"
+    ] * 2
 
 
 def test_more_references_than_are_gathered_at_once_all_come_through(

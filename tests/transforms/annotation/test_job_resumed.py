@@ -71,11 +71,13 @@ def test_failures_are_retried_if_asked_and_each_id_keeps_one_row(photos: Path, o
     run(photos, out, by=Echo(faults_on=((3, 2), (7, 2))), shard_size=2)
     before, kept = ids(out), rows(out, "data")
     assert len(rows(out, "errors")) == 8
-    assert run(photos, out) == {"pictures": 0, "pending": 0, "done": 24, "retried": 0, "annotations": 0, "failures": 0}
+    nothing = {"pictures": 0, "pending": 0, "retried": 0, "annotations": 0, "failures": 0}
+    assert run(photos, out) == {**nothing, "done": 24, "inputs": 12}
     # Now both images are answered, and one of the two files is an image.
     Image.new("RGB", (40, 2)).save(photos / "empty.jpg")
     counts = run(photos, out, retry_errors=True)
-    assert counts == {"pictures": 4, "pending": 8, "done": 16, "retried": 8, "annotations": 6, "failures": 2}
+    more = {"pictures": 4, "pending": 8, "done": 16, "retried": 8, "annotations": 6, "failures": 2}
+    assert counts == {**more, "inputs": 12}
     assert ids(out) == before
     assert [row for row in rows(out, "data") if row in kept] == kept
     assert {row["filename"] for row in rows(out, "errors")} == {"page.jpg"}
@@ -210,7 +212,7 @@ def test_too_many_failures_stop_the_run_and_leave_published_rows(photos: Path, o
     kept = ids(out)
     assert len(kept) < 24
     assert not (out / "runs").exists()
-    assert not list(out.rglob("_temporary/*.parquet"))
+    assert not list(out.rglob("_temporary/*.draft"))
     assert run(photos, out, retry_errors=True, max_failure_rate=0.5)["failures"] == 4
     assert len(ids(out)) == 24
 

@@ -25,7 +25,7 @@ from moondream_beam.transforms.core.beam_schema import (
     row_type,
     to_ref,
 )
-from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, to_table
+from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, UNLISTED, Skipped, to_table
 from moondream_beam.transforms.io.containers.location import ImageCell, Member
 from moondream_beam.transforms.io.uris import display_uri
 from moondream_beam.transforms.output.reader import read_failures
@@ -100,6 +100,16 @@ def test_fields_that_say_where_an_image_lies_are_whole_numbers():
     rows = beam.Pipeline(runner="FnApiRunner") | beam.Create([1]) | beam.Map(lambda _: None).with_output_types(row_type)
     with pytest.raises(ValueError, match="field byte_offset must be a whole number"):
         build_task_spec(rows, [Query()], [])
+
+
+def test_what_the_input_leaves_out_makes_no_row():
+    left_out = ImageRef("/photos/*.txt", "notes.txt", skipped=Skipped("files ending in .txt"))
+    shut = ImageRef("/photos/shut", "shut", skipped=Skipped(f"{UNLISTED} (Permission denied)"))
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([left_out, ImageRef("/photos/a.png", "a.png"), shut]) | RefsToRows()
+        told = rows | beam.Map(lambda row: (row.uri, "Permission denied" in (row.problem or "")))
+        # No plan counts the rows. A folder that could not be listed must not be lost.
+        assert_that(told, lambda told: _assert_equal(sorted(told), [("/photos/a.png", False), ("/photos/shut", True)]))
 
 
 def _assert_equal(found: Any, expected: Any) -> None:

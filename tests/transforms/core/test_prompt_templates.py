@@ -12,7 +12,7 @@ from moondream_beam.transforms.core.prompt_templates import (
     unescape_braces,
 )
 
-ROW = {"product": "shoe", "colour of it": "red", "count": 3, "none": None, "blank": " "}
+ROW = {"product": "shoe", "colour of it": "red", "count": 3, "none": None, "blank": " ", "bytes": "Tür".encode()}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ ROW = {"product": "shoe", "colour of it": "red", "count": 3, "none": None, "blan
         (Detect("{colour of it} {product}"), Detect("red shoe")),
         (Point("{product}", max_objects=3), Point("shoe", max_objects=3)),
         (Query("Are there {count}?"), Query("Are there 3?")),
+        (Query("Is { product } {bytes}?"), Query("Is shoe Tür?")),
         (Query("What is {{this}}?"), Query("What is {this}?")),
         (Caption("short"), Caption("short")),
     ],
@@ -40,9 +41,9 @@ def test_named_columns_are_returned_once() -> None:
     assert named_columns([Query("{a} or {b}?"), Caption(), Detect("{b}")]) == ["a", "b"]
 
 
-@pytest.mark.parametrize("text", ["{", "a } b", "{}", "{a!r}", "{a:>9}"])
-def test_braces_with_anything_but_a_name_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="prompt"):
+@pytest.mark.parametrize("text", ["{", "a } b", "{}", "{ }", "{a!r}", "{a:>9}", 'Answer as {"a": 1}'])
+def test_braces_with_anything_but_a_name_are_refused_with_the_way_to_write_a_brace(text: str) -> None:
+    with pytest.raises(ValueError, match="prompt .* write {{ and }} for a brace"):
         named_columns([Query(text)])
 
 
@@ -64,3 +65,5 @@ def test_a_column_without_braces_in_its_name_can_be_a_prompt() -> None:
 def test_a_value_that_is_not_utf8_is_refused() -> None:
     with pytest.raises(ValueError, match="column a is not UTF-8: save the manifest as UTF-8"):
         fill_template(Query("{a}"), {"a": "caf\udce9"})
+    with pytest.raises(ValueError, match="column a is not UTF-8: save the manifest as UTF-8"):
+        fill_template(Query("{a}"), {"a": b"caf\xe9"})

@@ -52,7 +52,7 @@ def test_a_row_becomes_a_reference(tmp_path: Path) -> None:
 
 def test_a_relative_path_is_relative_to_the_manifest(tmp_path: Path) -> None:
     (ref,) = references(manifest(tmp_path, {"url": "train/./a.jpg"}))
-    assert ref == ImageRef(f"{tmp_path}/train/./a.jpg", "train/a.jpg")
+    assert ref == ImageRef(f"{tmp_path}/train/a.jpg", "train/a.jpg")
 
 
 @pytest.mark.parametrize("name", ["e[1].jpg", "all*.jpg", "what?.jpg"])
@@ -124,6 +124,9 @@ def test_manifests_are_read_from_buckets(kind: str, bucket_of: Callable[[str], B
     table = pa.BufferOutputStream()
     pq.write_table(pa.table({"url": ["y.jpg"]}), table)
     bucket.put("lists/b.parquet", table.getvalue().to_pybytes())
+    bucket.put("more/c.csv", b"url,n\nz.jpg,1\n")
+    bucket.put("more/notes.txt", b"no manifest")
+    assert list(list_manifests(f"{bucket.root}/more")) == [f"{bucket.root}/more/c.csv"]
     paths = list(list_manifests(f"{bucket.root}/lists/*"))
     assert paths == [f"{bucket.root}/lists/a.csv", f"{bucket.root}/lists/b.parquet"]
     refs = [ref for path in paths for ref in references(path)]
@@ -138,7 +141,7 @@ def test_an_unknown_column_and_a_missing_manifest_are_refused_before_any_work(tm
         (Columns("url", tasks=(Query("{what}?"),)), [], "what"),
         (Columns("url"), ["splat"], "splat"),
     ):
-        with pytest.raises(ValueError, match=f"no column '{name}'; it has url, split"):
+        with pytest.raises(ValueError, match=f"no column '{name}'; it has 'url', 'split'"):
             check_columns([path], columns, keep)
     with pytest.raises(ValueError, match="no such file"):
         check_columns([f"{tmp_path}/none*.csv"], Columns("url"), [])
@@ -169,7 +172,7 @@ def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) ->
     path = manifest(tmp_path, *listed, {"url": "gone.png", "question": "Where?", "truth": "here"})
     columns = Columns("url", tasks=(Query("{question}"),))
     record = annotate(path, tmp_path / "out", columns, ["truth"])
-    assert record["balanced"] and record["counts"]["pending"] == 4
+    assert record["balanced"] and record["counts"]["pending"] == 5 and record["requests"] == 4
     assert {(row["prompt"], row["caption"], row["truth"]) for row in rows(tmp_path / "out")} == {
         ("Why?", "Why?", "because"),
         ("Who?", "Who?", "me"),
@@ -177,7 +180,26 @@ def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) ->
     told = {(row["filename"], row["stage"], row["prompt"]) for row in rows(tmp_path / "out", "errors")}
     assert told == {("urls.jsonl#3", "list", "{question}"), ("gone.png", "fetch", "Where?")}
     again = annotate(path, tmp_path / "out", columns, ["truth"])
-    assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 4
+    assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 5
+
+
+def test_a_manifest_whose_header_is_broken_is_one_row_with_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("url,url\na.png,b.png\n")
+    (ref,) = references(f"{tmp_path}/a.csv")
+    assert ref.uri == f"{tmp_path}/a.csv" and "must name its columns, each once" in ref.problem
+
+
+def test_captions_with_quotes_in_tab_separated_text_reach_the_result_unchanged(tmp_path: Path) -> None:
+    captions = ['"open', "b", 'c"', '"d" e']
+    for number in range(4):
+        Image.new("RGB", (4, 3), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = [f"{caption}\t{number}.png\n" for number, caption in enumerate(captions)]
+    (tmp_path / "a.tsv").write_text("truth\turl\n" + "".join(lines))
+    columns = Columns("url", tasks=(Query("Is it {truth}?"),))
+    record = annotate(f"{tmp_path}/a.tsv", tmp_path / "out", columns, ["truth"])
+    assert record["balanced"] and record["counts"]["pending"] == 4
+    told = {(row["filename"], row["prompt"], row["truth"]) for row in rows(tmp_path / "out")}
+    assert told == {(f"{number}.png", f"Is it {text}?", text) for number, text in enumerate(captions)}
 
 
 def test_an_output_with_other_kept_columns_is_refused(tmp_path: Path) -> None:

@@ -128,9 +128,10 @@ def test_a_bucket_has_a_plan_and_no_other_file(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_file_of_a_shard_is_json(files: ProgressFiles, tmp_path: Path) -> None:
-    files.report(7, DONE)
+    files.report(7, DONE, in_flight=3)
     (path,) = (tmp_path / "_temporary" / "one.progress").iterdir()
-    assert (path.name, Summary(*json.loads(path.read_text()))) == ("7.json", DONE)
+    assert (path.name, json.loads(path.read_text())) == ("7.sums", [list(DONE), 3])
+    assert files.in_flight() == 3
     shutil.rmtree(tmp_path / "_temporary")
     assert files.report(7, DONE, last=True) and path.exists(), "the folder is made again"
 

@@ -12,8 +12,10 @@ from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring import status
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
 from moondream_beam.transforms.monitoring.status import OutputStatus
+from moondream_beam.transforms.output.answer_journal import AnswerJournal
 from moondream_beam.transforms.output.lock import active_runs, run_lock
 from moondream_beam.transforms.output.run_record import write_record
+from moondream_beam.transforms.output.writer import ShardWriter
 
 RUN = "20300102T030400-abcd"
 
@@ -27,6 +29,14 @@ def out(tmp_path):
     return publish(tmp_path, failure(created_at=NOW + timedelta(seconds=12)), run=RUN, shard=2)
 
 
+def keep(out, count):
+    """Leave rows in the journal of answers, as a run that is killed leaves them."""
+    journal = AnswerJournal(ShardWriter(str(out), RUN, 9), str(out), RUN, 9, 60.0)
+    for index in range(count):
+        journal.writer.add(annotation(id=f"kept{index}"))
+    journal.flush()
+
+
 def test_an_active_run_has_a_plan_a_rate_and_the_seconds_left(out):
     with run_lock(str(out), RUN):
         ProgressFiles(str(out), RUN).record_plan(Count(pictures=10, pending=20))
@@ -37,10 +47,31 @@ def test_an_active_run_has_a_plan_a_rate_and_the_seconds_left(out):
     assert run.rate(now) == 0.5 and run.seconds_left(now) == 30
 
 
-def test_progress_files_count_rows_that_are_not_published_yet(out):
-    ProgressFiles(str(out), RUN).report(0, Summary(annotations=7, failures=2), last=True)
+def test_of_a_running_run_rows_that_are_not_published_and_requests_in_flight_are_known(out):
+    with run_lock(str(out), RUN):
+        ProgressFiles(str(out), RUN).report(0, Summary(annotations=7, failures=2), in_flight=16, last=True)
+        keep(out, 3)
+        (run,) = OutputStatus(str(out)).poll()
+    assert (run.annotations, run.failures, run.rows, run.kept, run.in_flight) == (4, 1, 9, 3, 16)
+
+
+def test_of_a_run_that_was_killed_the_kept_rows_are_counted_and_those_that_are_lost_are_not(out):
+    ProgressFiles(str(out), RUN).report(0, Summary(annotations=7, failures=2), in_flight=16, last=True)
+    keep(out, 3)
     (run,) = OutputStatus(str(out)).poll()
-    assert (run.annotations, run.failures) == (7, 2)
+    assert (run.state, run.annotations, run.failures, run.rows, run.kept, run.in_flight) == ("stopped", 4, 1, 8, 3, 0)
+
+
+def test_a_run_that_has_kept_rows_only_is_listed(tmp_path):
+    keep(tmp_path, 2)
+    (run,) = OutputStatus(str(tmp_path)).poll()
+    assert (run.run, run.state, run.rows, run.kept) == (RUN, "stopped", 2, 2)
+
+
+def test_a_run_that_a_signal_ended_is_interrupted(out):
+    write_record(str(out), RUN, {"run": RUN, "counts": {"pending": 9}, "interrupted": "SIGINT", "left": 4})
+    (run,) = OutputStatus(str(out)).poll()
+    assert (run.state, run.rows, run.planned.pending) == ("interrupted", 5, 9)
 
 
 def test_a_run_that_was_killed_has_stopped_at_its_last_row(out):

@@ -173,7 +173,27 @@ def test_a_slice_keeps_the_files_of_active_slices_and_deletes_those_of_dead_runs
             left = {path.name for path in temporary.iterdir() if path.suffix != ".lock"}
     assert left == {*map(os.path.basename, kept), "a-0of2.progress", "unknown"}
     with run_lock(out, "c-1of2"):
-        assert {path.name for path in temporary.iterdir()} == {"c-1of2.lock", os.path.basename(kept[2])}
+        assert {path.name for path in temporary.iterdir()} == {"c-1of2.lock", os.path.basename(kept[2]), "unknown"}
+
+
+def test_a_run_deletes_no_temporary_file_of_another_program(tmp_path):
+    """Spark and Hadoop write to a folder of this name before they commit."""
+    others = [tmp_path / "_temporary" / "0" / "_temporary" / "attempt_0" / "part-00000.parquet"]
+    others += [tmp_path / "_temporary" / name for name in ("notes.txt", "part-00000-abc.snappy.parquet", "draft-1")]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"another program")
+    with run_lock(str(tmp_path), "one"):
+        pass
+    assert all(path.read_bytes() == b"another program" for path in others)
+
+
+def test_drafts_of_earlier_versions_are_deleted_too(tmp_path):
+    draft = tmp_path / "_temporary" / f"part-dead-00000-{'0a' * 16}.parquet"
+    draft.parent.mkdir()
+    draft.touch()
+    with run_lock(str(tmp_path), "one"):
+        assert not draft.exists()
 
 
 @pytest.mark.parametrize("others", [(), ("a-0of2",)])

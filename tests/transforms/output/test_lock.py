@@ -25,6 +25,8 @@ with run_lock(sys.argv[1], sys.argv[2]):
     print("in", flush=True)
     time.sleep(600)
 """
+# A part that a run has not published yet.
+DRAFT = f"part-one-00000-{'0a' * 16}.draft"
 RIVAL = """
 import os, sys, time
 from moondream_beam.transforms.output.lock import OutputLockedError, run_lock
@@ -77,10 +79,10 @@ def test_a_lock_is_deleted_at_the_end_of_the_run(out: str) -> None:
 
 def test_an_active_run_keeps_its_files_and_a_killed_run_loses_them_at_once(out: str, holder: Callable) -> None:
     process = holder("one")
-    draft = Path(out, "_temporary", "part-one-00000-abc.parquet")
+    draft = Path(out, "_temporary", DRAFT)
     draft.touch()
     Path(out, "_temporary", "one.progress").mkdir()
-    Path(out, "_temporary", "one.progress", "0.json").touch()
+    Path(out, "_temporary", "one.progress", "0.sums").touch()
     with pytest.raises(
         OutputLockedError, match=r"out: run one is writing to it. Wait until it ends, or choose another output.$"
     ):
@@ -91,8 +93,7 @@ def test_an_active_run_keeps_its_files_and_a_killed_run_loses_them_at_once(out: 
         acquire(out, "two")
     assert draft.exists()
     assert left(out) == [
-        f"_temporary{name}"
-        for name in ("", "/one.lock", "/one.progress", "/one.progress/0.json", "/part-one-00000-abc.parquet")
+        f"_temporary{name}" for name in ("", "/one.lock", "/one.progress", "/one.progress/0.sums", f"/{DRAFT}")
     ]
     process.kill()
     process.wait()
@@ -147,10 +148,10 @@ def test_a_run_whose_lock_was_broken_stops_before_it_writes(out: str) -> None:
 def test_acquiring_a_lock_again_changes_nothing(out: str) -> None:
     with run_lock(out, "one"):
         acquire(out, "one")
-        Path(out, "_temporary", "part-one-00000-abc.parquet").touch()
+        Path(out, "_temporary", DRAFT).touch()
         acquire(out, "one")
         release(out, "one")
-        assert left(out) == ["_temporary", "_temporary/one.lock", "_temporary/part-one-00000-abc.parquet"]
+        assert left(out) == ["_temporary", "_temporary/one.lock", f"_temporary/{DRAFT}"]
 
 
 def test_the_lock_file_stays_while_another_process_of_the_run_holds_the_lock(out: str) -> None:
@@ -193,7 +194,7 @@ def test_in_a_bucket_a_lock_is_held_while_the_run_renews_it(out: str) -> None:
 @pytest.mark.usefixtures("no_locks")
 def test_in_a_bucket_a_lock_that_is_not_renewed_expires_and_cannot_be_renewed(out: str) -> None:
     acquire(out, "one")
-    Path(out, "_temporary", "part-one-00000-abc.parquet").touch()
+    Path(out, "_temporary", DRAFT).touch()
     with worker_lock(out, "one") as worker:
         with pytest.raises(OutputLockedError):
             acquire(out, "two")

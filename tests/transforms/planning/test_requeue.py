@@ -11,7 +11,7 @@ from support.data.rows import failure
 from moondream_beam.transforms.core.records import FAILURE_SCHEMA
 from moondream_beam.transforms.output.writer import ShardWriter
 from moondream_beam.transforms.planning import requeue as module
-from moondream_beam.transforms.planning.requeue import remove_failures
+from moondream_beam.transforms.planning.requeue import remove_rows
 
 
 @pytest.fixture
@@ -27,22 +27,22 @@ def path(tmp_path: Path) -> Path:
 def test_some_rows_are_removed_and_the_others_stay(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BATCH_ROWS", 3)
     before = pq.read_table(path).to_pylist()
-    assert remove_failures(str(path), ["f3", "f4", "f5", "f9", "elsewhere"], str(tmp_path), "two") == 4
+    assert remove_rows(str(path), ["f3", "f4", "f5", "f9", "elsewhere"], str(tmp_path), "two") == 4
     assert pq.read_table(path).to_pylist() == [before[index] for index in (0, 1, 2, 6, 7, 8)]
     assert pq.read_schema(path) == FAILURE_SCHEMA
     assert not list(tmp_path.glob("_temporary/*"))
 
 
 def test_a_second_removal_changes_nothing(path: Path, tmp_path: Path) -> None:
-    remove_failures(str(path), ["f3"], str(tmp_path), "two")
+    remove_rows(str(path), ["f3"], str(tmp_path), "two")
     before = path.stat()
-    assert remove_failures(str(path), ["f3"], str(tmp_path), "two") == 0
+    assert remove_rows(str(path), ["f3"], str(tmp_path), "two") == 0
     assert path.stat().st_ino == before.st_ino
     assert not list(tmp_path.glob("_temporary/*"))
 
 
 def test_a_file_without_rows_is_deleted(path: Path, tmp_path: Path) -> None:
-    assert remove_failures(str(path), [f"f{index}" for index in range(10)], str(tmp_path), "two") == 10
+    assert remove_rows(str(path), [f"f{index}" for index in range(10)], str(tmp_path), "two") == 10
     assert not path.exists()
-    assert remove_failures(str(path), [f"f{index}" for index in range(10)], str(tmp_path), "two") == 0
+    assert remove_rows(str(path), [f"f{index}" for index in range(10)], str(tmp_path), "two") == 0
     assert not list(tmp_path.glob("_temporary/*"))

@@ -8,28 +8,58 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from ...images.formats import FORMATS as FORMATS_READ
+from ...images.formats import extension_of
 from ...images.prefetch import Fetch
-from ...io.uris import unescape_non_utf8, unescape_path
-from .names import is_named_like, key_name, relative_name
-from .pictures import BYTE_RANGE, Packed, with_pictures
-from .targets import new_file, new_folder, write_if_absent
-from .wide import Selection
+from ..reader import literal
+from .convert import READABLE, PictureFile
+from .names import is_named_like, key_name, relative_name, rename_fields, rename_reserved
+from .pictures import BYTE_RANGE, with_pictures
+from .targets import new_file, new_folder, write_text
+from .texts import DEFAULT_TEXTS, TextOptions, name_on_disk, text_task, texts_query
+from .wide import Selection, TaskColumn
 
 # Limits of one tar file. Training tools read a tar file from front to back and shuffle whole files.
 MAX_TAR_PICTURES, MAX_TAR_BYTES = 10_000, 1 << 30
-ANOTHER_TEXT = "has a text file with other content, which was kept: move that file away and export again"
+# Pictures of each type at the start of an export that fetches them, where some may be gone.
+FIRST_COPIES = 3
+ANOTHER_TEXT = (
+    "has a text file with other content, which was kept: export again with --existing add or --existing replace, or "
+    "move that file away"
+)
 NO_TEXT = "has no text"
-CANT_SHARE_NAME = "has a name that its text can't have: the text file is named differently"
-SHARES_NAME = "shares its name with another picture: the name of its text file contains its key"
+CANT_SHARE_NAME = (
+    "has a name that its text can't have: the text file is named differently; to write the texts beside the pictures, "
+    "export to the folder that holds the pictures"
+)
 
-# Numbers of pictures by the reason why they, or their names, are missing in the export.
+
+class Note(str):
+    """What is different about an exported picture, where the user need not do anything."""
+
+
+SHARES_NAME = Note("shares its name with another picture: the name of its text file contains its key")
+CONVERTED = Note("is written as JPEG or PNG, because readers do not know its format; sha256 is of the original file")
+OTHER_FORMAT = Note("has the extension of all pictures in the tars, not of its own format; its content is unchanged")
+TURNED = Note(
+    "has an EXIF orientation, and webdataset does not turn it: apply PIL.ImageOps.exif_transpose, then use its boxes"
+)
+FIELDS_RENAMED = Note("has fields with a number after their names: in imagefolder, `datasets` reserves file_name")
+
+# By the outcome of ``write_text``.
+EXISTED = {
+    "kept": ANOTHER_TEXT,
+    "added": Note("has new lines at the end of its text file"),
+    "replaced": Note("has a new text in place of another"),
+}
+
+# Numbers of pictures by the reason why they, or their names, are missing in the export, and by ``Note``.
 Problems = Counter[str]
 # Writes the selection to a destination, a new file or folder as returned by ``targets.resolve_destination``.
 Format = Callable[[Selection, str, Fetch], Problems]
@@ -39,7 +69,7 @@ def to_jsonl(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     """Write a file with one JSON object on a line for each picture: the wide table of ``Selection``."""
     columns = selection.task_columns()
     with new_file(destination) as file:
-        for row in selection.wide(columns):
+        for row in selection.wide(columns, first=selection.first_keys(columns)):
             file.write(_json(row) + "\n")
     return Problems()
 
@@ -48,37 +78,50 @@ def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Prob
     """Write a folder for ``datasets``: ``images/ab/KEY.jpg``, and ``metadata.jsonl`` with each picture's ``file_name``.
 
     The pictures are named by their keys, because ``datasets`` makes splits of file names that contain test or train.
+    Other columns whose names ``datasets`` reserves get a number after their names.
     """
     columns, problems = selection.task_columns(), Problems()
+    names = rename_reserved(selection.wide_columns(columns))
     with new_folder(destination) as folder, folder.create("metadata.jsonl") as metadata:
-        for packed in _complete(with_pictures(selection.wide(columns, BYTE_RANGE), fetch), problems):
-            key = key_name(packed.row["key"])
-            name = f"images/{key[:2]}/{key}.{packed.extension}"
+        for row, picture in _pictures(selection, columns, fetch, problems):
+            key = key_name(row["key"])
+            name = f"images/{key[:2]}/{key}.{picture.extension}"
             with folder.create(name) as file:
-                file.write(packed.content)
-            metadata.write((_json({"file_name": name, **packed.row}) + "\n").encode())
-    return problems
+                file.write(picture.content)
+            fields = rename_fields(list(row.values()))
+            problems[FIELDS_RENAMED] += fields != list(row.values())
+            described = {names.get(column, column): value for column, value in zip(row, fields, strict=True)}
+            metadata.write((_json({"file_name": name, **described}) + "\n").encode())
+            problems.update(
+                Note(f"has its column {old} as {new}: `datasets` reserves {old}") for old, new in names.items()
+            )
+    return +problems
 
 
 def to_webdataset(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     """Write a folder of tar files, ``000000.tar`` and so on, with ``KEY.jpg`` and ``KEY.json`` for each picture.
 
-    A picture in another file format has that format's extension.
+    All pictures have one extension, because ``datasets`` takes the columns of all samples from the first five: that of
+    their format, or ``jpg`` if the formats differ.
     """
     columns, problems = selection.task_columns(), Problems()
+    extension = _common_extension(selection)
     with new_folder(destination) as folder, ExitStack() as stack:
         tar, tars, pictures, size = None, 0, 0, 0
-        for packed in _complete(with_pictures(selection.wide(columns, BYTE_RANGE), fetch), problems):
+        for row, picture in _pictures(selection, columns, fetch, problems):
             if tar is None or pictures % MAX_TAR_PICTURES == 0 or size >= MAX_TAR_BYTES:
                 stack.close()
                 file = stack.enter_context(folder.create(f"{tars:06d}.tar"))
                 tar, size = stack.enter_context(tarfile.open(fileobj=file, mode="w|")), 0
                 tars += 1
-            pictures, size = pictures + 1, size + len(packed.content)
-            key = key_name(packed.row["key"])
-            _add(tar, f"{key}.{packed.extension}", packed.content)
-            _add(tar, f"{key}.json", _json(packed.row).encode())
-    return problems
+            pictures, size = pictures + 1, size + len(picture.content)
+            extension = extension or picture.extension
+            problems[OTHER_FORMAT] += picture.extension != extension
+            problems[TURNED] += picture.turned
+            key = key_name(row["key"])
+            _add(tar, f"{key}.{extension}", picture.content)
+            _add(tar, f"{key}.json", _json(row).encode())
+    return +problems
 
 
 def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
@@ -103,63 +146,38 @@ def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     return Problems()
 
 
-def to_sidecar(selection: Selection, destination: str, fetch: Fetch) -> Problems:
+def to_sidecar(selection: Selection, destination: str, fetch: Fetch, texts: TextOptions = DEFAULT_TEXTS) -> Problems:
     """Write a text file for each picture, with the picture's name and one caption on each line.
 
-    If the selection has no captions, answers to queries are written instead. Existing files are kept. Pictures whose
-    names differ only in extension or case have their key in the name of the text file.
+    The text of a picture that lies below ``destination`` lies beside the picture.
+
+    If the selection has no captions, answers to queries are written instead. Existing files are kept, unless ``texts``
+    says otherwise. Pictures whose names differ only in extension or case have their key in the name of the text file.
+
+    Raises:
+        ValueError: if ``texts.order`` has a prompt that no selected text answers.
     """
     problems = Problems()
-    for row in selection.dataset.rows(_texts(selection)):
+    for row in selection.dataset.rows(texts_query(selection, destination, texts.order)):
         if not row["texts"]:
             problems[NO_TEXT] += 1
             continue
-        suffix = f"-{key_name(row['key'])}.txt" if row["shares"] else ".txt"
+        suffix = f"-{key_name(row['key'])}{texts.extension}" if row["shares"] else texts.extension
         problems[SHARES_NAME] += row["shares"]
         text = "\n".join(row["texts"]) + "\n"
-        filename = _name_on_disk(destination, row["filename"])
+        filename = name_on_disk(destination, row["filename"])
         path = relative_name(filename, suffix)
         problems[CANT_SHARE_NAME] += bool(filename) and not row["shares"] and not is_named_like(path, filename)
-        problems[ANOTHER_TEXT] += not write_if_absent(destination, path.as_posix(), text)
+        if outcome := write_text(destination, path.as_posix(), text, texts.existing):
+            problems[EXISTED[outcome]] += 1
     return +problems
 
 
 def only_task(name: str, selection: Selection) -> str | None:
     """Return the kind of task whose answers the format exports; None if the format exports all answers."""
     if name == "sidecar":
-        return _text_task(selection)
+        return text_task(selection)
     return "detect" if name == "coco" else None
-
-
-def _text_task(selection: Selection) -> str:
-    return "caption" if selection.answers_to["caption"] else "query"
-
-
-def _name_on_disk(folder: str, filename: str) -> str:
-    """Return the picture's name with its original bytes.
-
-    A row shows the bytes of a name that is not valid UTF-8 as escapes. They are undone if the folder has such a file.
-    """
-    written = os.path.join(folder, filename)
-    return filename if unescape_path(written) == written else unescape_non_utf8(filename)
-
-
-def _texts(selection: Selection) -> str:
-    """Return an SQL query for ``key``, ``filename``, ``texts`` and ``shares`` of each picture.
-
-    ``texts`` is a list of its captions, or of its answers if the selection has no captions. ``shares`` is true if
-    another picture's name differs only in extension or case.
-    """
-    return f"""
-        SELECT key, filename, texts,
-            count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
-        FROM (
-            SELECT key, min(filename) AS filename,
-                list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY prompt)
-                    FILTER (WHERE task = '{_text_task(selection)}' AND trim(caption) != '') AS texts
-            FROM {selection.rows} GROUP BY key)
-        ORDER BY filename, key
-    """
 
 
 FORMATS: dict[str, Format] = {
@@ -197,6 +215,8 @@ def _coco_boxes(selection: Selection, categories: dict[str, int]) -> Iterator[di
                 "category_id": categories[row["prompt"]],
                 "bbox": [round(side, 2) for side in (x, y, width, height)],
                 "area": round(width * height, 2),
+                # pycocotools draws only annotations that have this field.
+                "segmentation": [],
                 "iscrowd": 0,
             }
 
@@ -206,13 +226,32 @@ def _write_list(file: Any, values: Iterator[dict[str, Any]]) -> None:
         file.write(("," if number else "") + _json(value) + "\n")
 
 
-def _complete(pictures: Iterator[Packed], problems: Problems) -> Iterator[Packed]:
-    """Yield the pictures that have their content; count the problems of the others."""
-    for packed in pictures:
-        if packed.problem:
+def _pictures(
+    selection: Selection, columns: Sequence[TaskColumn], fetch: Fetch, problems: Problems
+) -> Iterator[tuple[dict[str, Any], PictureFile]]:
+    """Yield the rows whose pictures can be fetched, with their files; count the problems of the others."""
+    first = selection.first_keys(columns, FIRST_COPIES)
+    for packed in with_pictures(selection.wide(columns, BYTE_RANGE, first), fetch, len(first)):
+        if packed.file is None:
             problems[packed.problem] += 1
         else:
-            yield packed
+            problems[CONVERTED] += packed.file.converted
+            yield packed.row, packed.file
+
+
+def _common_extension(selection: Selection) -> str:
+    """Return the extension for all pictures, by the extensions of their names; empty if no name has a known one."""
+    names = {extension[1:]: name for name, extensions in FORMATS_READ.items() for extension in extensions}
+    known = ", ".join(map(literal, names))
+    extension = "lower(regexp_extract(filename, '[.]([^./]*)$', 1))"
+    found = selection.dataset.tuples(
+        f"SELECT DISTINCT {extension} FROM {selection.rows} WHERE {extension} IN ({known})"
+    )
+    formats = {names[extension] for (extension,) in found}
+    if not formats:
+        return ""
+    (name, *others) = formats
+    return extension_of(name if not others and name in READABLE else "JPEG")
 
 
 def _add(tar: tarfile.TarFile, member: str, content: bytes) -> None:

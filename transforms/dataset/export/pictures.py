@@ -10,12 +10,12 @@ from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
 from ...core.records import ImageRef
-from ...images.decode import open_image
-from ...images.formats import extension_of
+from ...images.decode import UndecodableError
 from ...images.prefetch import Fetch
 from ...images.refetch import NotKeptError, relocate
 from ...io.containers.location import container_of
 from ...planning.locality import read_order
+from .convert import PictureFile, readable_file
 
 THREADS, FILES_AHEAD = 8, 16
 GONE, CHANGED = "can't be fetched", "has changed since it was annotated"
@@ -25,25 +25,21 @@ BYTE_RANGE = ("byte_offset", "byte_size")
 
 
 class Packed(NamedTuple):
-    """A row with the bytes of its picture's file; or empty ``content`` and the ``problem``, such as ``GONE``."""
+    """A row with the file of its picture; or ``file`` is None, and ``problem`` says why, such as ``GONE``."""
 
     row: dict[str, Any]
-    content: bytes
+    file: PictureFile | None
     problem: str = ""
 
-    @property
-    def extension(self) -> str:
-        """Return the extension of the content's file format without a dot, such as ``jpg``; the name is ignored."""
-        return extension_of(open_image(self.content).format or "")
 
-
-def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch) -> Iterator[Packed]:
-    """Yield each row with the file at its ``uri``; without content if the file does not have the row's ``sha256``.
+def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch, num_first: int = 0) -> Iterator[Packed]:
+    """Yield each row with the file at its ``uri``; without a file if its content does not have the row's ``sha256``.
 
     The columns ``BYTE_RANGE`` are removed from the rows. The order of the rows stays, except that consecutive rows
-    from one archive or Parquet file are sorted by their place in it.
+    from one archive or Parquet file are sorted by their place in it. The first ``num_first`` rows stay first.
     """
-    stream = _in_read_order(rows)
+    stream = iter(rows)
+    stream = chain(list(islice(stream, num_first)), _in_read_order(stream))
     with ThreadPoolExecutor(THREADS, thread_name_prefix="export") as pool:
         in_flight: deque[Future[Packed]] = deque()
         while True:
@@ -70,16 +66,19 @@ def _ref(row: dict[str, Any]) -> ImageRef:
 
 
 def _pack(row: dict[str, Any], fetch: Fetch) -> Packed:
-    problem, content = "", b""
+    exported = {name: value for name, value in row.items() if name not in BYTE_RANGE}
     try:
         content = fetch(_ref(row).location)
-        problem = "" if sha256(content).hexdigest() == row["sha256"] else CHANGED
     except NotKeptError:
-        problem = UNKEPT
+        return Packed(exported, None, UNKEPT)
     except ValueError:
         # Such as another member of a repacked archive, or an empty file.
-        problem = CHANGED
+        return Packed(exported, None, CHANGED)
     except (OSError, RuntimeError):
-        problem = GONE
-    exported = {name: value for name, value in row.items() if name not in BYTE_RANGE}
-    return Packed(exported, b"" if problem else content, problem)
+        return Packed(exported, None, GONE)
+    if sha256(content).hexdigest() != row["sha256"]:
+        return Packed(exported, None, CHANGED)
+    try:
+        return Packed(exported, readable_file(content))
+    except UndecodableError as error:
+        return Packed(exported, None, f"can't be decoded here: {error}")

@@ -6,21 +6,26 @@ import contextlib
 import io
 import os
 import uuid
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Protocol, TextIO
+from typing import IO, Literal, Protocol, TextIO
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from ....models.atomic_files import atomic_path
 from ...io.uris import LOCAL, scheme_of
-from ...output.files import absolute, exists, glob_files, is_local, make_folder, open_atomic, remove
+from ...output.files import absolute, exists, glob_files, is_local, make_folder, open_atomic, remove, write_atomic
 
 # Marks a bucket's folder during an export, because a bucket cannot rename a folder at the end. A kill leaves it.
 UNFINISHED = "_UNFINISHED"
 # Packages of the storage clients, whose exceptions have no common base class.
 CLIENTS = ("apache_beam.", "botocore.", "google.", "azure.", "requests.", "urllib3.")
+
+# What to do with a text file that exists with other content, and what was done.
+Existing = Literal["keep", "add", "replace"]
+Outcome = Literal["", "kept", "added", "replaced"]
 
 
 class Folder(Protocol):
@@ -102,6 +107,41 @@ def write_if_absent(folder: str, name: str, text: str) -> bool:
         return True
 
 
+def write_text(folder: str, name: str, text: str, existing: Existing = "keep") -> Outcome:
+    """Write lines of text to a UTF-8 file below a folder.
+
+    A file that exists with other content is kept, gets the lines that it lacks at its end (``add``), or gets this text
+    as its only content (``replace``). A file that is not UTF-8 is kept if ``existing`` is ``add``.
+
+    Returns:
+        "kept", "added" or "replaced" if a file with other content existed; an empty text if none did.
+
+    Raises:
+        OSError: if the file cannot be read or written.
+    """
+    if write_if_absent(folder, name, text):
+        return ""
+    path = FileSystems.join(folder, *name.split("/"))
+    if existing == "keep" or (is_local(path) and not os.path.isfile(path)):
+        return "kept"
+    with _translate_errors():
+        content = text.encode()
+        if existing == "add":
+            with FileSystems.open(path, compression_type="uncompressed") as file:
+                before = file.read()
+            if not _is_utf8(before):
+                return "kept"
+            known = set(before.removeprefix(BOM_UTF8).splitlines())
+            lines = [line for line in content.splitlines(keepends=True) if line.rstrip(b"\n") not in known]
+            if not lines:
+                return ""
+            newline = b"" if before.endswith(b"\n") or not before else b"\n"
+            content = before + newline + b"".join(lines)
+        # Not named like the file, whose name may have the greatest length already.
+        write_atomic(path, content, FileSystems.join(FileSystems.split(path)[0], f"{uuid.uuid4().hex}.part"))
+    return "added" if existing == "add" else "replaced"
+
+
 class _LocalFolder:
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -153,6 +193,15 @@ def _bucket_folder(folder: str) -> Iterator[Folder]:
         _try_to_remove(*reversed(created.files))
         raise
     remove(marker)
+
+
+def _is_utf8(content: bytes) -> bool:
+    """Return whether the content of a file is valid UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _create(path: str) -> IO[bytes]:

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import duckdb
 
 from ...core.records import ANNOTATION_SCHEMA
+from ...io.uris import escape_non_utf8
 from ..reader import Dataset, identifier, literal
+from .first_rows import choose_first
 
 PICTURE_COLUMNS = ("key", "filename", "uri", "sha256", "width", "height")
 # Columns of ``data/`` that hold the answer; those of the other tasks are in ``caption``.
@@ -23,6 +25,7 @@ MAX_TASKS = 200
 MAX_SLUG_CHARACTERS = 48
 # The archive or Parquet file that contains a picture, in the ``uri`` of the picture's row.
 CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet))#"
+ORDER = f"regexp_extract(uri, '{CONTAINER}', 1, 'i'), filename, key"
 
 
 class TaskColumn(NamedTuple):
@@ -36,9 +39,12 @@ class TaskColumn(NamedTuple):
 class Selection:
     """The rows to export: for each task on each picture, the latest row that meets the condition.
 
-    Several rows of a task differ in model or sampling. ``rows`` is the selection as an SQL subquery. ``answers`` and
-    ``pictures`` are its numbers of rows and of distinct pictures; ``matching`` is the number of rows before the latest
-    of each task was taken.
+    Several rows of a task differ in model or sampling, or in the manifest's columns. ``rows`` is the selection as an
+    SQL subquery. ``answers`` and ``pictures`` are its numbers of rows and of distinct pictures. ``matching`` is the
+    number of rows before the latest of each task was taken.
+
+    ``listed_columns`` are the manifest's columns in which rows of one picture differ. In ``rows`` each of them is a
+    list with the values of all rows of the picture, in one order for all of these columns.
 
     Args:
         where: an SQL expression over the columns of ``data/`` and ``_flags``.
@@ -54,15 +60,38 @@ class Selection:
         # On a line of its own, because an SQL comment at its end would hide what follows.
         rows = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
         self.matching = _checked_count(dataset, rows, where)
-        self.rows = (
-            f"({rows} QUALIFY row_number() OVER (PARTITION BY key, task, prompt ORDER BY created_at DESC, id) = 1)"
-        )
+        latest = f"{rows} QUALIFY row_number() OVER (PARTITION BY key, task, prompt ORDER BY created_at DESC, id) = 1"
+        self.listed_columns = self._differing_columns(rows)
+        self.rows = f"({self._with_lists(rows, latest)})" if self.listed_columns else f"({latest})"
         ((self.answers, self.pictures),) = dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
+        distinct = ", ".join(["key, task, prompt", *map(identifier, self.listed_columns)])
+        ((self._distinct,),) = dataset.tuples(f"SELECT count(*) FROM (SELECT DISTINCT {distinct} FROM ({rows}))")
 
     @property
     def older(self) -> int:
-        """Return the number of matching rows that are left out because the same task has a later answer."""
-        return self.matching - self.answers
+        """Return the number of matching rows that are left out because the same task has a later answer.
+
+        A row whose values are in the lists of ``listed_columns`` is not left out.
+        """
+        return self.matching - self._distinct
+
+    def _differing_columns(self, rows: str) -> list[str]:
+        columns = self.manifest_columns()
+        if not columns:
+            return []
+        # count() leaves out nulls, which differ from all other values.
+        values = (f"count(DISTINCT {name}) + (count({name}) < count(*))::INT" for name in map(identifier, columns))
+        counts = ", ".join(f"{count} AS n{index}" for index, count in enumerate(values))
+        most = ", ".join(f"max(n{index})" for index in range(len(columns)))
+        (found,) = self.dataset.tuples(f"SELECT {most} FROM (SELECT {counts} FROM ({rows}) GROUP BY key)")
+        return [column for column, num_values in zip(columns, found, strict=True) if num_values > 1]
+
+    def _with_lists(self, rows: str, latest: str) -> str:
+        """Return the query ``latest`` with lists of the values in ``rows`` in place of the columns that differ."""
+        names = ", ".join(map(identifier, self.listed_columns))
+        lists = ", ".join(f"list({name} ORDER BY {names}) AS {name}" for name in map(identifier, self.listed_columns))
+        values = f"SELECT key, {lists} FROM (SELECT DISTINCT key, {names} FROM ({rows})) GROUP BY key"
+        return f"SELECT * FROM (SELECT * EXCLUDE ({names}) FROM ({latest})) JOIN ({values}) USING (key)"
 
     @cached_property
     def answers_to(self) -> Counter[str]:
@@ -86,12 +115,29 @@ class Selection:
         """Return the names of the columns that came from a manifest."""
         return [column for column in self.dataset.columns("data") if column not in ANNOTATION_SCHEMA.names]
 
-    def wide(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    def wide(
+        self, columns: Sequence[TaskColumn], extra: Sequence[str] = (), first: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any]]:
         """Yield a dict of JSON values for each picture: ``PICTURE_COLUMNS``, the tasks, and the manifest's columns.
 
-        ``extra`` names more columns of the picture. A task without an answer is None. Pictures in files of their own
-        come first, by file name; then come those in archives and Parquet files, grouped by container.
+        ``extra`` names more columns of the picture. A task without an answer is None. The pictures with the keys
+        ``first`` come first, in this order. Then come pictures in files of their own, by file name. Those in archives
+        and Parquet files follow, grouped by container, so that the fetcher reads each container once.
         """
+        lead = f"coalesce(list_position([{', '.join(map(literal, first))}], key), {len(first) + 1}), " if first else ""
+        for row in self.dataset.rows(f"SELECT * FROM ({self._wide_query(columns, extra)}) ORDER BY {lead}{ORDER}"):
+            yield {column: to_json_value(value) for column, value in row.items()}
+
+    def first_keys(self, columns: Sequence[TaskColumn], copies: int = 1) -> list[str]:
+        """Return the keys for ``first`` of ``wide`` with which readers infer the right types; see ``choose_first``."""
+        names = self.wide_columns(columns)[len(PICTURE_COLUMNS) :]
+        return choose_first(self.dataset, self._wide_query(columns), ORDER, names, copies)
+
+    def wide_columns(self, columns: Sequence[TaskColumn]) -> list[str]:
+        """Return the names of the columns of ``wide`` without ``extra``."""
+        return [*PICTURE_COLUMNS, *(column.column for column in columns), *self.manifest_columns()]
+
+    def _wide_query(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> str:
         answers = [
             f"any_value({ANSWER_COLUMNS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
             f"prompt = {literal(prompt)}) AS {identifier(column)}"
@@ -102,11 +148,19 @@ class Selection:
         kept = [f"any_value({identifier(column)}) AS {identifier(column)}" for column in self.manifest_columns()]
         # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
-        # Grouped by container, so that the fetcher reads each container once.
-        container = f"regexp_extract(any_value(uri), '{CONTAINER}', 1, 'i')"
-        order = f"GROUP BY key ORDER BY {container}, filename, key"
-        for row in self.dataset.rows(f"SELECT {chosen} FROM {self.rows} {order}"):
-            yield {column: to_json_value(value) for column, value in row.items()}
+        return f"SELECT {chosen} FROM {self.rows} GROUP BY key"
+
+
+def name_below(folder: str) -> str:
+    """Return an SQL expression, over the rows of a picture, for its name: its path below ``folder`` if it lies there.
+
+    Else it is the first of its file names. A picture in an archive or a Parquet file has no path of its own.
+    """
+    start = literal(escape_non_utf8(f"{folder.rstrip('/')}/"))
+    return f"""
+        CASE WHEN starts_with(any_value(uri), {start}) AND NOT contains(any_value(uri), '/../')
+            AND NOT regexp_matches(any_value(uri), '{CONTAINER}', 'i')
+        THEN substr(any_value(uri), length({start}) + 1) ELSE min(filename) END"""
 
 
 def _checked_count(dataset: Dataset, rows: str, where: str) -> int:
@@ -118,10 +172,34 @@ def _checked_count(dataset: Dataset, rows: str, where: str) -> int:
             raise ValueError(f"--where {where}: give one expression")
         ((count,),) = dataset.tuples(f"SELECT count(*) FROM ({rows})")
     except duckdb.Error as error:
-        raise ValueError(f"--where {where}: {str(error).splitlines()[0]}") from error
+        problem = str(error).splitlines()[0]
+        raise ValueError(f"--where {where}: {problem}{_hint_at_errors(dataset, problem)}") from error
     if not count:
-        raise ValueError("no row is left to export: give a --where that more rows meet, or leave out --drop-suspicious")
+        raise ValueError(_why_empty(dataset, where))
     return int(count)
+
+
+def _why_empty(dataset: Dataset, where: str) -> str:
+    """Return the message for a selection without rows."""
+    ((answers, failures),) = dataset.tuples("SELECT (SELECT count(*) FROM data), (SELECT count(*) FROM errors)")
+    if not answers:
+        return (
+            f"{dataset.output} has no answers, and {failures} rows in errors/: export writes answers only; run "
+            f"annotate again with --retry-errors, or read the failures from {dataset.path('errors', '*.parquet')}"
+        )
+    ((meeting,),) = dataset.tuples(f"SELECT count(*) FROM flagged WHERE (\n{where}\n)")
+    if meeting:
+        return f"no row is left to export: all {meeting} chosen rows have a flag; leave out --drop-suspicious"
+    return f"no row is left to export: none of {answers} rows meets --where {where}; give another condition"
+
+
+def _hint_at_errors(dataset: Dataset, problem: str) -> str:
+    """Return a hint if an error of DuckDB complains about a column that only ``errors`` has; else an empty text."""
+    missing = re.search(r'column "([^"]+)"', problem, re.IGNORECASE)
+    if not missing or missing[1].casefold() not in dataset.columns("errors"):
+        return ""
+    place = dataset.path("errors", "*.parquet")
+    return f"; {missing[1]} is a column of errors/, and export writes rows of data/ only: read {place} with DuckDB"
 
 
 def _column(task: str, prompt: str, taken: set[str]) -> str:

@@ -22,12 +22,15 @@ class Member(NamedTuple):
     """An image in a tar archive: ``size`` bytes from byte ``offset`` on, both of the decompressed archive.
 
     ``name`` is the name in the archive; ``#2`` and so on is appended when several members have the same name.
+    ``target``: if the image is a link, the name of the member with its bytes. It is "" for every other member, and for
+    members that are made from rows.
     """
 
     archive: str
     offset: int
     size: int
     name: str
+    target: str = ""
 
     @property
     def uri(self) -> str:

@@ -13,7 +13,7 @@ from .compression import decompress_blocks
 from .forward_stream import StreamPool, read_at
 from .location import RETRY, ImageCell, Member, is_compressed
 from .parquet_images import find_row, image_bytes, read_cells, read_footer, row_group
-from .tar import HEADER_BYTES, check_member
+from .tar import HEADER_BYTES, check_member, list_links
 
 
 class ContainerReader:
@@ -39,8 +39,10 @@ class ContainerReader:
                     archive, lambda: open_file(archive, self._stores, retry_policy, decompress=False)
                 ),
             )
-            return check_member(read_at(stream, start, size), member)
-        return check_member(self._blocks.read(archive, start, size, self._parts_of(archive, retry_policy)), member)
+            content = read_at(stream, start, size)
+        else:
+            content = self._blocks.read(archive, start, size, self._parts_of(archive, retry_policy))
+        return check_member(content, member, lambda: self._links_of(archive))
 
     def read_cell(self, cell: ImageCell, limit: int, retry_policy: RetryPolicy) -> bytes:
         """Return the bytes of an image in a Parquet file.
@@ -71,6 +73,14 @@ class ContainerReader:
                 f"row {cell.number} is gone: the Parquet file in the URI is shorter than when it was listed{RETRY}"
             )
         return image_bytes(rows[row], limit)
+
+    def _links_of(self, archive: str) -> dict[str, str]:
+        links: dict[str, str] = self.window.get_or_load(
+            ("links", archive),
+            lambda: list_links(archive, self._stores),
+            lambda links: sum(len(name) + len(links[name]) for name in links),
+        )
+        return links
 
     def _parts_of(self, file: str, retry_policy: RetryPolicy) -> ReadRange:
         if scheme_of(file) in OBJECT_STORE_SCHEMES:

@@ -11,7 +11,7 @@ from typing import Any
 from azure.core import exceptions
 from azure.storage.blob import BlobPrefix, BlobServiceClient
 
-from ..retry import connection_error, http_error, join_chunks, permission_denied, timed_out
+from ..retry import connection_error, http_error, join_chunks, permission_denied, range_ignored, timed_out
 from ..uris import scheme_of
 from .base import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, ByteRange, Entry, NoClientError, Page
 
@@ -106,6 +106,11 @@ def _translate_errors(uri: str) -> Iterator[None]:
             # No request was sent: there are no credentials, or they can't sign a request.
             raise NoClientError(f"az:// can't sign in: {type(error).__name__}; set {CONNECTION_STRING}") from error
         raise permission_denied(f"{uri}: {type(error).__name__}; check the credentials") from error
+    except ValueError as error:
+        # The client raises this, without a class of its own, if a response does not have the range of its request.
+        if "Content-Range" in str(error):
+            raise range_ignored(uri) from error
+        raise
     except (exceptions.ServiceRequestTimeoutError, exceptions.ServiceResponseTimeoutError) as error:
         raise timed_out(f"{uri} does not answer in time") from error
     except (exceptions.AzureError, ConnectionError, TypeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from google.auth import exceptions as auth
 from google.cloud.storage import Client
 from google.cloud.storage.exceptions import DataCorruption
 
-from ..retry import connection_error, http_error, permission_denied, timed_out, too_large
+from ..retry import connection_error, has_range, http_error, permission_denied, range_ignored, timed_out, too_large
 from ..uris import split_bucket
 from .base import CONNECT_TIMEOUT_S, MAX_CONNECTIONS, READ_TIMEOUT_S, ByteRange, Entry, NoClientError, Page
 
@@ -32,6 +33,7 @@ class Gcs:
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=MAX_CONNECTIONS)
         # The default pool keeps 10 connections; further threads would open and close one for each request.
         self.client._http.mount("https://", adapter)
+        self.client._http.hooks["response"].append(_check_range)
 
     def read(self, uri: str, max_bytes: int, deadline: float, byte_range: ByteRange = None) -> bytes:
         """Return the content of an object, as ``Store.read`` does."""
@@ -88,11 +90,27 @@ class _BoundedBuffer(io.BytesIO):
         return super().write(chunk)
 
 
+class _RangeIgnoredError(Exception):
+    """The server has sent the whole object in place of a range."""
+
+
+def _check_range(response: requests.Response, *_: Any, **__: Any) -> None:
+    """Raise if a successful response does not have the range of its request. The client of Google does not check."""
+    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", str(response.request.headers.get("range", "")))
+    if asked and response.ok:
+        start, end, length = int(asked[1]), int(asked[2]), response.headers.get("Content-Length")
+        if not has_range((start, end - start + 1), response.status_code, length):
+            response.close()
+            raise _RangeIgnoredError
+
+
 @contextlib.contextmanager
 def _translate_errors(uri: str) -> Iterator[None]:
     """Raise errors of google-cloud-storage as FetchError."""
     try:
         yield
+    except _RangeIgnoredError as error:
+        raise range_ignored(uri) from error
     except exceptions.GoogleAPICallError as error:
         raise http_error(int(error.code or 0), uri) from error
     except requests.Timeout as error:

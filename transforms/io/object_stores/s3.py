@@ -12,7 +12,7 @@ from botocore import exceptions
 from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
-from ..retry import connection_error, http_error, join_chunks, timed_out
+from ..retry import connection_error, has_range, http_error, join_chunks, range_ignored, timed_out
 from ..uris import split_bucket
 from .base import CHUNK_BYTES, CONNECT_TIMEOUT_S, MAX_CONNECTIONS, READ_TIMEOUT_S, ByteRange, Entry, NoClientError, Page
 
@@ -38,10 +38,12 @@ class S3:
         """Return the content of an object, as ``Store.read`` does."""
         bucket, key = split_bucket(uri)
         header = {"Range": f"bytes={byte_range[0]}-{sum(byte_range) - 1}"} if byte_range else {}
-        with (
-            _translate_errors(uri),
-            contextlib.closing(self.client.get_object(Bucket=bucket, Key=key, **header)["Body"]) as body,
-        ):
+        with _translate_errors(uri), contextlib.ExitStack() as stack:
+            answer = self.client.get_object(Bucket=bucket, Key=key, **header)
+            body = stack.enter_context(contextlib.closing(answer["Body"]))
+            status = answer["ResponseMetadata"]["HTTPStatusCode"]
+            if byte_range and not has_range(byte_range, status, answer.get("ContentLength")):
+                raise range_ignored(uri)
             # Read to the end: only then does boto3 compare the length with the Content-Length header.
             return join_chunks(iter(partial(body.read, CHUNK_BYTES), b""), uri, max_bytes, deadline)
 

@@ -62,7 +62,7 @@ def png(number: int) -> bytes:
 
 
 def members(uri: str) -> list[ImageRef]:
-    return list(list_archive(ImageRef(uri, "a")))
+    return [ref for ref in list_archive(ImageRef(uri, "a")) if not ref.skipped]
 
 
 def naively(content: bytes) -> list[bytes]:

@@ -68,7 +68,7 @@ def make(path: Path, names: list[str]) -> str:
 
 
 def members(path: str) -> list[ImageRef]:
-    return list(list_archive(ImageRef(path, Path(path).name)))
+    return [ref for ref in list_archive(ImageRef(path, Path(path).name)) if not ref.skipped]
 
 
 def test_members_with_the_extension_of_an_image_are_listed_under_unique_names(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moondream_beam.transforms.inputs import tables as module
-from moondream_beam.transforms.inputs.tables import TableRow, convert, kind_of, read_rows, schema_of
+from moondream_beam.transforms.inputs.lists import tables as module
+from moondream_beam.transforms.inputs.lists.table_files import kind_of
+from moondream_beam.transforms.inputs.lists.tables import TableRow, convert, read_rows, schema_of
 
 ROWS = [{"url": "a.jpg", "n": 1}, {"url": "b, c.jpg", "n": None}, {"url": 'd "e"\n.jpg', "n": 3}]
 
@@ -25,8 +26,8 @@ def write(folder: Path, kind: str) -> str:
     else:
         text = "".join(json.dumps(row) + "\n" for row in ROWS)
         if kind.startswith((".csv", ".tsv")):
-            comma = "\t" if kind == ".tsv" else ","
-            text = f"\ufeffurl{comma}n\r\na.jpg{comma}1\r\n" + f'"b, c.jpg"{comma}\r\n"d ""e""\n.jpg"{comma}3\r\n'
+            comma, second = ("\t", "b, c.jpg") if kind == ".tsv" else (",", '"b, c.jpg"')
+            text = f"\ufeffurl{comma}n\r\na.jpg{comma}1\r\n" + f'{second}{comma}\r\n"d ""e""\n.jpg"{comma}3\r\n'
         content = text.encode()
         path.write_bytes(gzip.compress(content) if kind.endswith(".gz") else content)
     return str(path)
@@ -73,7 +74,7 @@ def test_types_come_from_parquet_or_the_first_lines_of_json_and_are_text_in_csv(
         ([1, "1"], pa.string()),
         ([2**70], pa.string()),
         ([[1]], pa.string()),
-        ([None], pa.string()),
+        ([None], pa.null()),
     ],
 )
 def test_a_json_column_has_the_narrowest_type_that_fits_its_values(
@@ -98,6 +99,14 @@ def test_broken_lines_of_json_are_rows_with_a_problem(tmp_path: Path) -> None:
     assert ["no JSON" in row.problem for row in rows] == [False, True, True, True, False]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    for name, text in (("rows.jsonl", '{"url": "a"}'), ("rows.csv", "url\na"), ("rows.tsv", '"url"\na')):
+        path = tmp_path / name
+        path.write_text(f"\ufeff{text}\n")
+        assert schema_of(str(path)).names == ["url"]
+        assert next(read_rows(str(path), ["url"])).values == {"url": "a"}
+
+
 def test_broken_lines_of_csv_are_rows_with_a_problem(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('url,n\na,1\nb\nc,3,4\n\n"d"e,5\nf,6\n')
@@ -115,10 +124,11 @@ def test_broken_lines_of_csv_are_rows_with_a_problem(tmp_path: Path) -> None:
     assert problems[3].startswith("this is ")
 
 
-def test_an_unclosed_quote_is_a_row_with_a_problem(tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_one_row_with_a_problem_and_the_rows_after_it_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('url,n\na,1\n"b,2\nc,3\n')
-    assert [bool(row.problem) for row in read_rows(str(path), ["url"])] == [False, True]
+    rows = list(read_rows(str(path), ["url"]))
+    assert [(row.number, bool(row.problem)) for row in rows] == [(2, False), (3, True), (4, False)]
 
 
 def test_file_names_that_are_not_utf8_are_kept_in_csv(tmp_path: Path) -> None:

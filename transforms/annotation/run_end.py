@@ -1,0 +1,129 @@
+"""Write the record of a run that ends, and clean up after the run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from ..core.errors import output_errors
+from ..core.records import Job, annotation_schema
+from ..core.summary import Count, Summary
+from ..io.retry import RetryPolicy
+from ..monitoring.progress import ProgressFiles
+from ..monitoring.row_counts import RowCounts, count_rows, list_run_files
+from ..output.answer_journal import OPEN_JOURNALS, publish_kept
+from ..output.dataset_card import write_card
+from ..output.lock import release
+from ..output.run_record import job_metadata, write_record
+from ..planning.dedup import delete_content_keys
+
+# Seconds that requests in flight get after a signal. Schedulers kill a process 30 seconds after their signal.
+GRACE_S = 4.0
+
+
+def balances(count: Count, summary: Summary, row_counts: RowCounts) -> bool | None:
+    """Return whether each planned request has one row, by the sums of the workers and by the published files.
+
+    Returns:
+        None if the published files could not be counted.
+    """
+    if row_counts.count_error:
+        return None
+    reported = (summary.annotations, summary.failures)
+    return count.pending == summary.rows and reported == (row_counts.data, row_counts.errors)
+
+
+def record_run(
+    summary: Summary,
+    count: Count,
+    row_counts: RowCounts,
+    job: Job,
+    output: str,
+    about: Mapping[str, Any],
+    started: float,
+) -> dict[str, Any]:
+    """Write and return the record of a run, and write the dataset card. Then delete the run's temporary files and lock.
+
+    Args:
+        started: when the pipeline was built, in seconds since 1970.
+    """
+    values = {
+        **_values(job, count, summary, row_counts, about, started),
+        "balanced": balances(count, summary, row_counts),
+    }
+    record = _printable(values)
+    with output_errors(output):
+        delete_content_keys(output, job.run)
+        record["card"] = write_card(output, job.columns, job.run, has_new_rows=count.pending > 0)
+        write_record(output, job.run, record)
+        ProgressFiles(output, job.run).remove()
+    release(output, job.run)
+    return record
+
+
+def end_interrupted(job: Job, output: str, about: Mapping[str, Any], started: float, cause: str) -> str:
+    """Publish what a local run has answered before a signal, and write its record. Return a message for the user.
+
+    Requests in flight get ``GRACE_S`` seconds. All worker processes have ended or work in this process.
+
+    Args:
+        started: when the run began, in seconds since 1970.
+        cause: the name of the signal.
+
+    Raises:
+        RunStopped: if the output cannot be written.
+    """
+    with output_errors(output):
+        OPEN_JOURNALS.flush(GRACE_S)
+        publish_kept(output, annotation_schema(job.columns), lambda run: run == job.run)
+        progress = ProgressFiles(output, job.run)
+        if (planned := progress.read_plan()) is None:
+            return "interrupted before any request; run the same command again"
+        found = count_rows(list_run_files(output, job.run), RetryPolicy())
+        summary = progress.read()[1]._replace(annotations=found.data, failures=found.errors)
+        left = planned.pending - summary.rows
+        values = _values(job, planned, summary, found, about, started)
+        record = _printable({**values, "balanced": left >= 0, "interrupted": cause, "left": left})
+        delete_content_keys(output, job.run)
+        record["card"] = write_card(output, job.columns, job.run)
+        write_record(output, job.run, record)
+        progress.remove()
+    errors = f" and {found.errors} errors" * bool(found.errors)
+    kept = f"interrupted: {found.data} answers{errors} are in {output}"
+    return f"{kept}; {left} requests are left: run the same command again to go on"
+
+
+def _values(
+    job: Job,
+    count: Count,
+    summary: Summary,
+    row_counts: RowCounts,
+    about: Mapping[str, Any],
+    started: float,
+) -> dict[str, Any]:
+    """Return what every record holds: the job, what the input held, what was done, and how long that took."""
+    # Only --retry-changed counts these.
+    numbers = {name: number for name, number in count._asdict().items() if number or name not in ("changed", "unread")}
+    skipped = numbers.pop("skipped")
+    del numbers["shared"]
+    return {
+        "run": job.run,
+        **about,
+        **job_metadata(job),
+        "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
+        "requests": count.requests,
+        "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
+        "published": row_counts._asdict(),
+        "totals": {name: getattr(summary, name) for name in summary._fields[2:]},
+        "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
+        "wall_seconds": round(time.time() - started, 3),
+    }
+
+
+def _printable(values: Mapping[str, Any]) -> dict[str, Any]:
+    # Options may contain names of files that are not UTF-8. Neither JSON nor the report can hold those.
+    record: dict[str, Any] = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
+    return record

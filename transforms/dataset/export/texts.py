@@ -1,0 +1,93 @@
+"""The texts of sidecar files: which texts, in which order, and under which names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ...images.formats import EXTENSIONS
+from ...io.uris import unescape_non_utf8, unescape_path
+from ..reader import literal
+from .targets import Existing
+from .wide import Selection, name_below
+
+MAX_PROMPTS_SHOWN = 10
+_EXTENSION = re.compile(r"\.[A-Za-z0-9_-]{1,20}")
+
+
+class TextOptions(NamedTuple):
+    """How sidecar files are written.
+
+    Attributes:
+        extension: the extension of the files, with a dot.
+        order: prompts whose texts come first, in this order.
+        existing: what happens to a file that exists with other content; see ``write_text``.
+    """
+
+    extension: str = ".txt"
+    order: tuple[str, ...] = ()
+    existing: Existing = "keep"
+
+
+DEFAULT_TEXTS = TextOptions()
+
+
+def checked_extension(extension: str) -> str:
+    """Return an extension for text files.
+
+    Raises:
+        ValueError: if it is not a dot and letters or digits, or if pictures have it.
+    """
+    if not _EXTENSION.fullmatch(extension):
+        raise ValueError(f"--text-extension {extension}: give a dot and letters or digits, such as .caption")
+    if extension.lower() in EXTENSIONS:
+        raise ValueError(f"--text-extension {extension}: pictures have this extension; give another, such as .caption")
+    return extension
+
+
+def text_task(selection: Selection) -> str:
+    """Return the task whose texts are written: ``caption``, or ``query`` if no caption is selected."""
+    return "caption" if selection.answers_to["caption"] else "query"
+
+
+def name_on_disk(folder: str, filename: str) -> str:
+    """Return the picture's name with its original bytes.
+
+    A row shows the bytes of a name that is not valid UTF-8 as escapes. They are undone if the folder has such a file.
+    """
+    written = os.path.join(folder, filename)
+    return filename if unescape_path(written) == written else unescape_non_utf8(filename)
+
+
+def texts_query(selection: Selection, destination: str, order: Sequence[str] = ()) -> str:
+    """Return an SQL query for ``key``, ``filename``, ``texts`` and ``shares`` of each picture.
+
+    ``texts`` is a list of its captions, or of its answers if the selection has no captions. ``shares`` is true if
+    another picture's name differs only in extension or case. The texts of a picture are sorted by the positions of
+    their prompts in ``order``, and those of other prompts follow, sorted by prompt.
+
+    Raises:
+        ValueError: if ``order`` has a prompt that no selected text answers.
+    """
+    task = text_task(selection)
+    asked = f"SELECT DISTINCT prompt FROM {selection.rows} WHERE task = {literal(task)} ORDER BY prompt"
+    prompts = [prompt for (prompt,) in selection.dataset.tuples(asked)]
+    for prompt in order:
+        if prompt not in prompts:
+            known = ", ".join(map(repr, prompts[:MAX_PROMPTS_SHOWN]))
+            raise ValueError(
+                f"--text-order {prompt}: no chosen {task} has this prompt; the prompts are {known or 'none'}"
+            )
+    rank = f"coalesce(list_position([{', '.join(map(literal, order))}], prompt), {len(order) + 1})" if order else "1"
+    return f"""
+        SELECT key, filename, texts,
+            count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
+        FROM (
+            SELECT key, {name_below(destination)} AS filename,
+                list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY {rank}, prompt)
+                    FILTER (WHERE task = '{task}' AND trim(caption) != '') AS texts
+            FROM {selection.rows} GROUP BY key)
+        ORDER BY filename, key
+    """

@@ -1,0 +1,62 @@
+"""Addresses of pictures as lists hold them: with spaces or quotes around, or in a form that names no file here."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from ...io.uris import LOCAL, is_path, scheme_of
+
+# A byte order mark and a zero-width space are as invisible as white space, but ``str.strip`` leaves them.
+INVISIBLE = " \t\r\n\f\v\xa0\ufeff\u200b"
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+# The first part of a path that reads like a host: www.ANYTHING, or a name that ends like a domain.
+_HOST = re.compile(r"(?:www\.[^/\\]+|[a-z0-9.-]+\.(?:com|org|net|edu|gov|info|[a-z]{2}))(?::\d+)?/", re.IGNORECASE)
+
+
+def clean_address(given: str, folder: str) -> str:
+    """Return the address of a picture without the spaces, byte order marks and double quotes around it.
+
+    ``folder`` is the folder, local or in a bucket, that relative paths are relative to. If a local file is named like
+    ``given``, ``given`` is returned unchanged. Backslashes become slashes if only the file with slashes exists.
+
+    Raises:
+        ValueError: if the address is a path of Windows or an address without its scheme, and names no local file. A
+            relative path with backslashes raises this too if ``folder`` is in a bucket.
+    """
+    address = given.strip(INVISIBLE)
+    if len(address) > 1 and address[0] == address[-1] == '"':
+        address = address[1:-1].strip(INVISIBLE)
+    hint = path_hint(address)
+    if address == given and not hint:
+        return address
+
+    def exists(path: str) -> bool:
+        is_local = os.path.isabs(path) or scheme_of(folder) == LOCAL
+        return is_path(path) and is_local and os.path.lexists(os.path.join(folder, path))
+
+    slashed = address.replace("\\", "/")
+    names = [given, address] if _DRIVE.match(address) else [given, address, slashed]
+    if (found := next(filter(exists, names), None)) is not None:
+        return found
+    in_bucket = scheme_of(folder) != LOCAL
+    first = address.partition("/")[0]
+    # A bucket may mirror hosts, and a disk a host of which this file is missing.
+    if not hint or (_HOST.match(address) and (in_bucket or exists(first))):
+        return address
+    raise ValueError(f"{address}: no such file; {hint}")
+
+
+def path_hint(path: str) -> str:
+    """Return why a path may name no file, and what to write in its place; "" if the path has no suspicious form."""
+    if not is_path(path):
+        return ""
+    if _DRIVE.match(path):
+        return "this is a path on a Windows machine: write the path that the file has on this machine"
+    if "\\" in path:
+        return "backslashes separate folders only on Windows: write slashes"
+    if path.startswith("//"):
+        return f"the address has no scheme: write https:{path}"
+    if _HOST.match(path):
+        return f"an address on the web needs its scheme: write https://{path}"
+    return ""
