@@ -20,7 +20,7 @@ from ...transforms.annotation.run_end import end_interrupted
 from ...transforms.core.errors import stop_reason
 from ...transforms.monitoring.progress import ProgressFiles
 from ...transforms.output.files import absolute
-from ...transforms.output.lock import acquire, run_lock
+from ...transforms.output.locks.lock import acquire, run_lock
 from ...transforms.output.run_record import read_record
 from ...transforms.planning.limit import LimitPictures
 from ..display.progress import show_progress

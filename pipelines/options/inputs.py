@@ -16,7 +16,8 @@ from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.images import ReadImages
 from ...transforms.inputs.lists.addresses import path_hint
 from ...transforms.inputs.lists.table_files import is_table
-from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
+from ...transforms.inputs.manifest import ReadManifests
+from ...transforms.inputs.manifest_columns import Columns, check_columns
 from ...transforms.inputs.unmatched import first_unmatched
 from ...transforms.output.files import check_output_path
 from ...transforms.output.writer import published_columns
@@ -74,10 +75,7 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     )
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
-        (
-            "--image-column",
-            "column of a Parquet file with the picture as bytes or {bytes, path}; replaces --uri-column",
-        ),
+        ("--image-column", "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column"),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
         ("--prompt-column", "column with a question about the picture"),
         ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),

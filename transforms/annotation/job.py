@@ -15,7 +15,8 @@ from apache_beam.utils.shared import Shared
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from ..core.errors import RunStopped, out_of_memory_errors, output_errors
 from ..core.interrupt import INTERRUPTED
-from ..core.records import ImageRef, Job, annotation_schema
+from ..core.records import ImageRef, Job
+from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
 from ..monitoring.failure_limit import FailureLimit
@@ -26,7 +27,7 @@ from ..output.answer_journal import CHECKPOINT_S, OPEN_JOURNALS, AnswerJournal
 from ..output.dataset_card import begin_card, update_card
 from ..output.files import check_output_path, exists, is_local
 from ..output.layout import new_run_name, record_path
-from ..output.lock import lock_lost, worker_lock
+from ..output.locks.lock import lock_lost, worker_lock
 from ..output.writer import ShardWriter, check_schema
 from ..planning.plan import PlanShards, Shard
 from .annotate import annotate, check_tasks, share_annotator

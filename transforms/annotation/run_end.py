@@ -9,14 +9,15 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..core.errors import output_errors
-from ..core.records import Job, annotation_schema
+from ..core.records import Job
+from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary
 from ..io.retry import RetryPolicy
 from ..monitoring.progress import ProgressFiles
 from ..monitoring.row_counts import RowCounts, count_rows, list_run_files
 from ..output.answer_journal import OPEN_JOURNALS, publish_kept
 from ..output.dataset_card import write_card
-from ..output.lock import release
+from ..output.locks.lock import release
 from ..output.run_record import job_metadata, write_record
 from ..planning.dedup import delete_content_keys
 

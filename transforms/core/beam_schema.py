@@ -23,7 +23,8 @@ from ..io.containers.location import ImageCell, container_of, locate
 from ..io.uris import basename, check_uri, escape_non_utf8, join_uri
 from .kept_names import name_columns
 from .prompt_templates import fill_template, named_columns, unescape_braces
-from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema, as_picture
+from .records import Annotation, Failure, ImageRef, as_picture
+from .row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
 
 URI, FILENAME, PROBLEM = "uri", "filename", "problem"
 # Where an image lies inside an archive or a Parquet file; null for all others.

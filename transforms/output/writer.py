@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
+from ..core.records import Annotation, Row
+from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema, to_table
 from ..core.summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
 from ..io.column_types import plain_type
 from .commit import create_exclusive, delete_exclusive, read_exclusive

@@ -13,13 +13,14 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..core.errors import output_errors
-from ..core.records import ImageRef, Job, annotation_schema
+from ..core.records import ImageRef, Job
+from ..core.row_schema import annotation_schema
 from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, pack, ref_bucket, unpack, unpack_all
 from ..core.summary import Count, sum_counts
 from ..images.fetch import Fetcher
 from ..monitoring.progress import ProgressFiles
 from ..output.answer_journal import publish_kept
-from ..output.lock import acquire, active_runs
+from ..output.locks.lock import acquire, active_runs
 from .changed import Changed, RemoveChanged
 from .completed import PackIds, other_runs_parts, short_id, split_completed
 from .dedup import KeyByContentHash, KeyedRef

@@ -12,7 +12,7 @@ from moondream_beam.pipelines.cli import build_parser
 # A repeatable argument ends in "...", and a required option in "!".
 INPUTS = (
     "INPUT... --manifest=FILE... --uri-column=NAME --image-column=NAME --filename-column=NAME --prompt-column=NAME "
-    "--keep-columns=A,B --allow-private-addresses "
+    "--root=FOLDER --keep-columns=A,B --allow-private-addresses "
 )
 TASKS = (
     "--caption=[short|normal|long]... --query=TEXT... --detect=OBJECT... --point=OBJECT... --prompts=FILE... "

@@ -190,9 +190,9 @@ def test_names_without_extension_are_found_in_the_root(listed: Path, tmp_path: P
         (("--manifest", "{folder}\\list.csv"), "no such file; backslashes separate folders only on Windows"),
         (
             ("www.pictures.example/a.jpg",),
-            "no picture found; an address on the web needs its scheme: write https://www.",
+            "an address on the web needs its scheme: write https://www.",
         ),
-        (("C:\\photos",), "no picture found; this is a path on a Windows machine"),
+        (("C:\\photos",), "this is a path on a Windows machine"),
         (("--manifest", "{folder}/a.png"), "none of .csv"),
         (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns needs a --manifest"),
         (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column needs a --manifest"),
@@ -231,7 +231,10 @@ def test_a_missing_client_of_a_later_row_stops_the_run_and_names_the_package(
     (line,) = [line for line in stderr.splitlines() if "stopped" in line]
     assert "az:// needs no_such_module: pip install 'moondream-beam[azure]'" in line
     listed.write_text(there)
-    assert "3 requests = 2 in data/ + 1 in errors/: balances" in command(*given)[1]
+    # The row that had failed before was kept.
+    stdout = command(*given)[1]
+    assert "2 requests = 2 in data/ + 0 in errors/: balances" in stdout and "done     1 more rows" in stdout
+    assert len(rows(tmp_path / "out")) == 2
 
 
 def _placed(word: str, places: dict[str, str]) -> str:

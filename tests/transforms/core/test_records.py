@@ -11,16 +11,8 @@ from support.data.echo import Echo
 from support.data.rows import NOW, annotation, failure
 
 from moondream_beam.models.tasks import Box, Caption, Detect, Point, Query, Sampling, Spot
-from moondream_beam.transforms.core.records import (
-    ANNOTATION_SCHEMA,
-    FAILURE_SCHEMA,
-    Annotation,
-    Failure,
-    ImageRef,
-    Job,
-    annotation_schema,
-    to_table,
-)
+from moondream_beam.transforms.core.records import Annotation, Failure, ImageRef, Job
+from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema, to_table
 from moondream_beam.transforms.io.containers.location import ImageCell, Member
 
 REF = ImageRef("/photos/a.b.jpg", "a.b.jpg")

@@ -21,13 +21,9 @@ from support.servers.object_stores import Bucket
 from moondream_beam.models.tasks import Caption, Query, Task
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.records import ImageRef
-from moondream_beam.transforms.inputs.manifest import (
-    Columns,
-    ReadManifests,
-    check_columns,
-    list_manifests,
-    read_manifest,
-)
+from moondream_beam.transforms.inputs.lists.table_files import list_manifests
+from moondream_beam.transforms.inputs.manifest import ReadManifests, read_manifest
+from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
 
 SPLIT = pa.field("split", pa.string())
 

@@ -14,7 +14,8 @@ from support.running.beam_runs import collect
 from support.servers.object_stores import Bucket
 
 from moondream_beam.transforms.core.records import ImageRef
-from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns, read_manifest
+from moondream_beam.transforms.inputs.manifest import ReadManifests, read_manifest
+from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
 from moondream_beam.transforms.inputs.root import check_root
 
 NAMES = (

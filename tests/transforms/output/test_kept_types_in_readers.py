@@ -26,7 +26,8 @@ from support.running.beam_runs import collect
 
 from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
-from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns
+from moondream_beam.transforms.inputs.manifest import ReadManifests
+from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,8 @@ from moondream_beam.models.tasks import Caption, Query, Sampling, Task
 from moondream_beam.transforms.annotation.job import AnnotateToParquet, take_up
 from moondream_beam.transforms.core.records import ImageRef, Job
 from moondream_beam.transforms.inputs.images import ReadImages
-from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns
+from moondream_beam.transforms.inputs.manifest import ReadManifests
+from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
 from moondream_beam.transforms.output.answer_journal import AnswerJournal
 from moondream_beam.transforms.output.writer import ShardWriter
 from moondream_beam.transforms.planning.input_rows import merge

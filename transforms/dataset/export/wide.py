@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from ...core.records import ANNOTATION_SCHEMA
+from ...core.row_schema import ANNOTATION_SCHEMA
 from ...io.uris import escape_non_utf8
 from ..reader import Dataset, identifier, literal
 from .first_rows import choose_first

@@ -16,7 +16,8 @@ import pytest
 from support.servers.object_stores import Bucket
 
 from moondream_beam.models.tasks import Caption, Query
-from moondream_beam.transforms.inputs.manifest import Columns, check_columns, read_manifest
+from moondream_beam.transforms.inputs.manifest import read_manifest
+from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
 
 COLUMNS = Columns("url", tasks=(Caption(),))
 MOMENT = dt.datetime(2026, 1, 2, 3, 4, 5, 678901)
@@ -211,7 +212,7 @@ def test_a_later_file_without_the_column_of_pictures_is_refused(tmp_path: Path, 
         path.write_text("image_url\na.jpg\n")
     else:
         pq.write_table(pa.table({"image_url": ["a.jpg"]}), path)
-    with pytest.raises(ValueError, match=f"manifest {path} has no column 'url'; it has image_url"):
+    with pytest.raises(ValueError, match=f"manifest {path} has no column 'url'; it has 'image_url'"):
         check_columns([first, str(path)], COLUMNS, [])
 
 

@@ -22,7 +22,8 @@ from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images import fetch as fetching
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests, check_columns, read_manifest
+from moondream_beam.transforms.inputs.manifest import ReadManifests, read_manifest
+from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
 from moondream_beam.transforms.io.containers import reader
 from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
 from moondream_beam.transforms.planning.locality import read_order, shard_key
