@@ -29,7 +29,7 @@ from ..transforms.core.beam_schema import (
     row_type,
 )
 from ..transforms.images.fetch import Fetcher
-from ..transforms.inputs import images, manifest
+from ..transforms.inputs import images, manifest, manifest_columns
 from ..transforms.inputs.unmatched import first_unmatched
 from ..transforms.output.reader import read_failures
 from .options.yaml import GOOD_OUTPUT, parse_error_output, parse_sampling, parse_tasks, parse_texts
@@ -102,8 +102,8 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         # Columns need a task. This one is a placeholder: the tasks are arguments of Annotate.
         if image_column is None:
             uri_column = uri_column or "url"
-        found = manifest.Columns(uri_column, filename_column, (Query(),), image=image_column, root=root)
-        found = manifest.check_columns(paths, found, parse_texts("columns", columns), taken=REF_SCHEMA.names)
+        found = manifest_columns.Columns(uri_column, filename_column, (Query(),), image=image_column, root=root)
+        found = manifest_columns.check_columns(paths, found, parse_texts("columns", columns), taken=REF_SCHEMA.names)
         for note in found.notes:
             logging.getLogger(__name__).warning(note)
         self.manifests, self.rows = manifest.ReadManifests(paths, found), RefsToRows(found.kept)
