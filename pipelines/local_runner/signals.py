@@ -12,8 +12,7 @@ from types import FrameType
 
 import grpc
 
-from ...transforms.core.errors import RunStopped, stop_reason
-from ...transforms.core.interrupt import INTERRUPTED
+from ...transforms.core.errors import INTERRUPTED, RunStopped, stop_reason
 
 # Ctrl-C, and the signal that schedulers send to stop a process.
 INTERRUPT_SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -17,7 +17,7 @@ import threading
 from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
 from ...transforms.annotation.run_end import GRACE_S
-from ...transforms.core.interrupt import INTERRUPTED
+from ...transforms.core.errors import INTERRUPTED
 from ...transforms.monitoring.heartbeat import Heartbeat
 from ...transforms.output.answer_journal import OPEN_JOURNALS
 from .gpus import pin_gpu

@@ -13,8 +13,7 @@ from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
-from ..core.errors import RunStopped, out_of_memory_errors, output_errors
-from ..core.interrupt import INTERRUPTED
+from ..core.errors import INTERRUPTED, RunStopped, out_of_memory_errors, output_errors
 from ..core.records import ImageRef, Job
 from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary, sum_summaries

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ...models.billing import Billing
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
-from ..core.interrupt import INTERRUPTED
+from ..core.errors import INTERRUPTED
 from ..core.records import Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage, WantedRow
 from ..images.prefetch import Loaded, LoadFailure
 from ..io.uris import display_uri

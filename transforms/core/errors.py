@@ -1,9 +1,10 @@
-"""Errors that end a run before all is done, each with a one-line reason for the user."""
+"""What ends a run before all is done: errors with a one-line reason for the user, and the flag that a signal sets."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator
 
 from ...models.moondream.devices import DeviceTooSmall, is_out_of_memory
@@ -14,6 +15,8 @@ class RunStopped(RuntimeError):
     """The run must stop. The shards it published stay in the output, and the same command resumes it."""
 
 
+# Set by the first SIGINT or SIGTERM: no more requests are made, and what is answered is kept.
+INTERRUPTED = threading.Event()
 # Python's message if there is no memory for the stack of a new thread.
 THREAD_START_FAILED = "can't start new thread"
 
