@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyarrow as pa
 
@@ -15,6 +15,10 @@ from ..io.containers.location import ImageCell, Member
 from ..io.uris import display_uri, escape_non_utf8
 
 Stage = Literal["list", "fetch", "decode", "answer"]
+
+# How the ICC profile in an image file is used: not at all, or to convert the pixels to sRGB.
+ColourProfiles = Literal["ignore", "srgb"]
+IGNORE_PROFILES: ColourProfiles = "ignore"
 
 KEY_DIGITS = 20
 MILLISECONDS = pa.float32()
@@ -230,7 +234,8 @@ def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
 class Job(NamedTuple):
     """What a run does with each picture: the tasks, unless the picture has its own, and the annotator.
 
-    ``columns`` are the columns of a manifest that rows keep.
+    ``columns`` are the columns of a manifest that rows keep. ``colour_profiles`` is part of the ids of rows, because
+    the answers depend on the pixels; ids with "ignore" are those of versions without this choice.
     """
 
     tasks: tuple[Task, ...]
@@ -238,13 +243,14 @@ class Job(NamedTuple):
     sampling: Sampling = DEFAULT_SAMPLING
     run: str = ""
     columns: tuple[pa.Field, ...] = ()
+    colour_profiles: ColourProfiles = IGNORE_PROFILES
 
     def tasks_of(self, ref: ImageRef) -> tuple[Task, ...]:
         """Return the picture's own tasks, or those of the job if it has none."""
         return ref.tasks or self.tasks
 
     def id_of(self, ref: ImageRef, task: Task) -> str:
-        """Return the ``id`` of a row: a sha256 of displayed URI, task, sampling, model and revision, 64 hex digits."""
+        """Return the ``id`` of a row, 64 hex digits: a sha256 of the displayed URI and all that decides the answer."""
         return self._digest(display_uri(ref.uri), task)
 
     def request_id(self, sha256: str, task: Task) -> str:
@@ -256,10 +262,25 @@ class Job(NamedTuple):
 
     def _digest(self, picture: str, task: Task) -> str:
         digest = hashlib.sha256()
-        for part in (picture, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision):
+        parts = [picture, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision]
+        if self.colour_profiles != IGNORE_PROFILES:
+            parts.append(f"colour_profiles:{self.colour_profiles}")
+        for part in parts:
             digest.update(part.encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()
+
+
+def check_colour_profiles(choice: str) -> ColourProfiles:
+    """Return the choice.
+
+    Raises:
+        ValueError: if it is not one of ``ColourProfiles``.
+    """
+    for known in get_args(ColourProfiles):
+        if choice == known:
+            return known
+    raise ValueError(f"colour profiles {choice!r}: give {' or '.join(get_args(ColourProfiles))}")
 
 
 def to_table(rows: list[Any], schema: pa.Schema) -> pa.Table:
