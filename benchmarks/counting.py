@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA
+from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA
 from moondream_beam.transforms.io.retry import RetryPolicy
 from moondream_beam.transforms.monitoring.row_counts import count_rows, list_run_files
 

@@ -22,7 +22,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from moondream_beam import Caption, Detect, Moondream, ReadImages
 from moondream_beam.pipelines.local_runner.runner import local_runner
 from moondream_beam.transforms.core.records import ImageRef, Job
-from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests
+from moondream_beam.transforms.inputs.manifest import ReadManifests
+from moondream_beam.transforms.inputs.manifest_columns import Columns
 from moondream_beam.transforms.planning.plan import PlanShards
 
 TASKS = (Caption(), Detect("dog"))

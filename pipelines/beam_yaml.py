@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..models.moondream.checkpoints.hub import OFFICIAL
 from ..models.tasks import Query
 from ..transforms.annotation import annotate, job
 from ..transforms.core.beam_schema import (
+    REF_SCHEMA,
     AnnotationsToRows,
     FailuresToRows,
     RefsToRows,
@@ -28,7 +30,7 @@ from ..transforms.core.beam_schema import (
 )
 from ..transforms.core.records import IGNORE_PROFILES, check_colour_profiles
 from ..transforms.images.fetch import Fetcher
-from ..transforms.inputs import images, manifest
+from ..transforms.inputs import images, manifest, manifest_columns
 from ..transforms.inputs.unmatched import first_unmatched
 from ..transforms.output.reader import read_failures
 from .options.yaml import GOOD_OUTPUT, parse_error_output, parse_sampling, parse_tasks, parse_texts
@@ -39,7 +41,7 @@ RECORD_SCHEMA = pa.schema(
         *(pa.field(name, pa.string(), nullable=False) for name in ("run", "output")),
         *(
             pa.field(name, pa.int64(), nullable=False)
-            for name in ("pictures", "pending", "done", "retried", "annotations", "failures")
+            for name in ("inputs", "pictures", "requests", "pending", "done", "retried", "annotations", "failures")
         ),
         pa.field("balanced", pa.bool_(), nullable=False),
     ]
@@ -77,7 +79,9 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         uri_column: column with the path or URL of the picture; url by default, unless there is an image_column.
         image_column: column of a Parquet file with the picture itself, as bytes or {bytes, path}.
         filename_column: column with the name of the picture; by default the last part of its URI.
-        columns: columns that become fields of the rows.
+        columns: columns that become fields of the rows; SOURCE=NAME gives the field another name.
+        root: a folder, on disk or in a bucket, that relative paths are relative to; a name without extension finds the
+            picture of that name. By default the folder of the manifest.
 
     Raises:
         ValueError: if a file or a column does not exist, or a column cannot become a field.
@@ -90,6 +94,7 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         filename_column: str | None = None,
         columns: Sequence[str] = (),
         image_column: str | None = None,
+        root: str | None = None,
     ) -> None:
         super().__init__()
         paths = parse_texts("path", path)
@@ -98,8 +103,10 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         # Columns need a task. This one is a placeholder: the tasks are arguments of Annotate.
         if image_column is None:
             uri_column = uri_column or "url"
-        found = manifest.Columns(uri_column, filename_column, (Query(),), image=image_column)
-        found = manifest.check_columns(paths, found, parse_texts("columns", columns))
+        found = manifest_columns.Columns(uri_column, filename_column, (Query(),), image=image_column, root=root)
+        found = manifest_columns.check_columns(paths, found, parse_texts("columns", columns), taken=REF_SCHEMA.names)
+        for note in found.notes:
+            logging.getLogger(__name__).warning(note)
         self.manifests, self.rows = manifest.ReadManifests(paths, found), RefsToRows(found.kept)
 
     def expand(self, pbegin: PBegin) -> PCollection[Any]:
@@ -148,7 +155,7 @@ class Annotate(_AnnotatingTransform):
         dtype: auto, float32, bfloat16 or float16.
         batch_size: number of requests in one batch; by default as many as memory holds.
         sampling: a mapping with max_tokens, temperature, top_p and repetition_penalty.
-        keep_fields: fields of the input to copy to the rows.
+        keep_fields: fields of the input to copy to the rows; SOURCE=NAME copies one under another name.
         allow_private_addresses: allow http(s) requests to private networks.
         colour_profiles: ignore, or srgb to convert pictures from their ICC profiles to sRGB.
         error_handling: {output: NAME}. It is required.
@@ -181,9 +188,10 @@ class Annotate(_AnnotatingTransform):
 class AnnotateToParquet(_AnnotatingTransform):
     """Answer each task on the picture of each row, and write Parquet files. A second run adds only what is missing.
 
-    The input rows need a field ``uri``. The output is one row about the run with the fields ``run``, ``output``,
-    ``pictures``, ``pending``, ``done``, ``retried``, ``annotations``, ``failures`` and ``balanced``. Failures are in
-    ``errors/``. With ``error_handling``, the failures of this run are an output of the transform as well.
+    The input rows need a field ``uri``. Each has a row in the result for each task; rows that ask the same of the same
+    picture share one request. The output is one row about the run with the fields ``run``, ``output``, ``inputs``,
+    ``pictures``, ``requests``, ``pending``, ``done``, ``retried``, ``annotations``, ``failures`` and ``balanced``.
+    Failures are in ``errors/``. With ``error_handling``, the failures of this run are another output of the transform.
 
     Args:
         output: the folder for the files, on disk or in a bucket.

@@ -7,23 +7,22 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.pvalue import PCollection
-from apache_beam.transforms.combiners import Top
 
 from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
 from ...transforms.annotation.job import AnnotateToParquet
 from ...transforms.annotation.run_end import end_interrupted
 from ...transforms.core.errors import stop_reason
-from ...transforms.core.records import KEY_DIGITS, ImageRef
 from ...transforms.monitoring.progress import ProgressFiles
 from ...transforms.output.files import absolute
-from ...transforms.output.lock import acquire, run_lock
+from ...transforms.output.locks.lock import acquire, run_lock
 from ...transforms.output.run_record import read_record
+from ...transforms.planning.limit import LimitPictures
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
@@ -82,23 +81,11 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
     job = build_job(args, inputs, build_annotator(args, threads_per_worker(args) if here else None, here=here), run)
     refs = inputs.read(pipeline)
     if args.limit is not None:
-        refs = _limit(refs, args.limit)
+        refs = refs | "Limit" >> LimitPictures(args.limit)
     keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
+    for note in inputs.columns.notes:
+        print(note, file=sys.stderr)
     return job
-
-
-def _limit(refs: PCollection[ImageRef], size: int) -> PCollection[ImageRef]:
-    """Return ``size`` pictures, the same in every run, and all that is skipped."""
-    pictures = refs | "Pictures only" >> beam.Filter(lambda ref: not ref.skipped)
-    skipped = refs | "Skipped" >> beam.Filter(lambda ref: ref.skipped)
-    # Sort by the middle digits of the hash: the first digits choose the slice, and the last ones the shard. Sorted by
-    # the first digits, all pictures would be in the first slice.
-    chosen = (
-        pictures
-        | "Limit" >> Top.Smallest(size, key=lambda ref: ref.key[KEY_DIGITS // 2 :] + ref.key)
-        | "Flatten" >> beam.FlatMap(lambda chosen: chosen)
-    )
-    return (chosen, skipped) | "Limited" >> beam.Flatten()
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
@@ -131,13 +118,8 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
             _print_start(args)
         if local:
             stack.enter_context(show_progress(ProgressFiles(args.output, name)))
-        try:
-            reason = _run_pipeline(pipeline)
-        except Interrupt as interrupt:
-            if local:
-                interrupt.message = end_interrupted(job.job, args.output, job.about, started, str(interrupt))
-            raise
-        if reason is not None:
+        end = partial(end_interrupted, job.job, args.output, job.about, started) if local else None
+        if (reason := _run_pipeline(pipeline, end)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
     record = read_record(args.output, name)
@@ -157,11 +139,19 @@ def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> be
     return beam.Pipeline(local_runner(options, args.workers, choose_gpus(args), extra_row_s(args)), options=options)
 
 
-def _run_pipeline(pipeline: beam.Pipeline) -> str | None:
-    """Run the pipeline to its end. If it stops early for a known reason, return the line that says so, else None."""
+def _run_pipeline(pipeline: beam.Pipeline, end_interrupted: Callable[[str], str] | None) -> str | None:
+    """Run the pipeline to its end. If it stops early for a known reason, return the line that says so, else None.
+
+    Args:
+        end_interrupted: called with the name of a signal that ends the run; returns the message for the user.
+    """
     try:
         with unwrap_keyboard_interrupt():
             pipeline.run().wait_until_finish()
+    except Interrupt as interrupt:
+        if end_interrupted:
+            interrupt.message = end_interrupted(str(interrupt))
+        raise
     except Exception as error:
         dead_workers = getattr(pipeline.runner, "dead_workers", [])
         if (reason := stop_reason(error) or worker_loss_reason(error, dead_workers)) is None:

@@ -110,11 +110,20 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         if selection.older:
             print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
         _print_check(check)
+        if selection.listed_columns and only_task(args.to, selection) is None:
+            print(_format_lists(selection.listed_columns), file=sys.stderr)
         for reason, pictures in left.items():
             # A note needs no action.
             found = "note on {} of the pictures:" if isinstance(reason, Note) else "{} of the pictures have a problem;"
             print(f"{found.format(pictures)} each {reason}", file=sys.stderr)
     return 1 if check.rows or not all(isinstance(reason, Note) for reason in left) else 0
+
+
+def _format_lists(columns: Sequence[str]) -> str:
+    return (
+        f"note: rows of one picture have several values of {', '.join(columns)}: each line has a list of them, in one "
+        "order; --where chooses among the rows"
+    )
 
 
 def _format(args: argparse.Namespace) -> Format:

@@ -111,7 +111,7 @@ def format_run(run: RunStatus, now: datetime) -> str:
     """Return the state of a run, such as "running: 50 of 200 requests (25 %), 10 errors, 5 a second, 30 s left"."""
     done = f"{run.rows:,} requests"
     if run.planned:
-        done = f"{run.rows:,} of {run.planned.pending:,} requests"
+        done = f"{run.rows:,} of {run.planned.pending:,} {run.planned.unit}"
         done += f" ({format_percent(run.rows, run.planned.pending)})" if run.planned.pending else ""
     parts = [f"{run.state}: {done}", f"{run.failures:,} errors"]
     if run.in_flight:

@@ -17,7 +17,7 @@ from ...transforms.monitoring.progress import ProgressFiles
 
 POLL_INTERVAL_S = 0.5
 LINE_INTERVAL_S = 10.0
-BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} requests [{elapsed}<{remaining}{postfix}]"
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
 
 
 class AboveBarHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -80,7 +80,7 @@ def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> N
         planned, done = notes.read()
         if planned and bar is None:
             started = time.monotonic()
-            bar = tqdm(total=planned.pending, file=stream, bar_format=BAR, dynamic_ncols=True)
+            bar = tqdm(total=planned.pending, file=stream, bar_format=BAR, unit=planned.unit, dynamic_ncols=True)
         if planned and bar is not None:
             bar.n = done.rows
             bar.set_postfix_str(format_rates(planned, done, time.monotonic() - started))
@@ -97,7 +97,6 @@ def _show_lines(notes: ProgressFiles, ended: threading.Event, stream: TextIO) ->
         if planned and done.rows:
             seconds = time.monotonic() - started
             left = seconds / done.rows * (planned.pending - done.rows)
-            line = (
-                f"{done.rows} of {planned.pending} requests, {format_rates(planned, done, seconds)}, {left:.0f} s left"
-            )
+            rates = format_rates(planned, done, seconds)
+            line = f"{done.rows} of {planned.pending} {planned.unit}, {rates}, {left:.0f} s left"
             print(line, file=stream, flush=True)

@@ -27,20 +27,22 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     if counts["failures"]:
         above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
         lines.append(
-            f"errors   {counts['failures']} of {counts['pending']} requests failed{above}; "
+            f"errors   {counts['failures']} of {counts['pending']} {_unit(record)} failed{above}; "
             f"each row in {FileSystems.join(output, 'errors')} gives its reason; to ask again, add --retry-errors"
         )
     if counts["retried"]:
-        lines.append(f"retried  {counts['retried']} of these requests had failed in an earlier run")
+        lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
     if changed := counts.get("changed", 0):
-        lines.append(f"changed  {changed} of these requests had rows about pictures that have changed since")
+        lines.append(f"changed  {changed} of these {_unit(record)} had rows about pictures that have changed since")
     if unread := counts.get("unread", 0):
         kept = (
             "pictures with rows could not be read, so their rows were kept; to check them, run the same command again"
         )
         lines.append(f"unread   {unread} {kept}")
     if counts["done"]:
-        lines.append(f"done     {counts['done']} more requests had their rows from earlier runs, in data/ or errors/")
+        # Several rows of a manifest may share a request.
+        named = "rows are there" if record.get("options", {}).get("manifest") else "requests had their rows"
+        lines.append(f"done     {counts['done']} more {named} from earlier runs, in data/ or errors/")
     if pictures:
         pace = f"{pictures} pictures in {seconds:.1f} s, {pictures / seconds:.1f} a second"
         lines.append(f"pace     {pace}, including the start of the workers")
@@ -52,10 +54,15 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
 
 
 def _format_input(record: Mapping[str, Any]) -> list[str]:
-    """Return one line with what the input holds: pictures or rows of manifests, and what is left out, by kind."""
+    """Return one line with what the input holds: pictures or rows of manifests, and what is left out, by kind.
+
+    With ``--slice``, that is the part of the slice. The parts of all slices add up to the input.
+    """
     options = record.get("options", {})
     names = ["pictures"] * bool(options.get("inputs")) + ["rows of manifests"] * bool(options.get("manifest"))
     found = f"{record['counts'].get('inputs', 0)} {' and '.join(names) or 'pictures'}"
+    if options.get("slice"):
+        found += f" in slice {options['slice']}"
     skipped = [
         f"{each['count']} x {kind} (such as {each['example']})" for kind, each in record.get("skipped", {}).items()
     ]
@@ -79,9 +86,12 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
     counts, found, run = record["counts"], record["published"], record["run"]
     pending, reported = counts["pending"], counts["annotations"] + counts["failures"]
     split = f"{counts['annotations']} in data/ + {counts['failures']} in errors/"
+    planned = f"{pending} requests"
+    if _unit(record) == "rows":
+        planned = f"{record['requests']} requests for {pending} rows"
     if record["balanced"]:
-        return [f"ledger   {pending} requests = {split}: balances"]
-    lines = [f"ledger   {pending} requests, {reported} rows reported by the workers: {split}"]
+        return [f"ledger   {planned} = {split}: balances"]
+    lines = [f"ledger   {planned}, {reported} rows reported by the workers: {split}"]
     if record["balanced"] is None:
         unequal = "" if pending == reported else f"; the report of the workers {OUT_OF_BALANCE}"
         lines.append(f"files    COULD NOT BE COUNTED: {found['count_error']}{unequal}")
@@ -103,6 +113,12 @@ def _format_card(outcome: str | None, output: str) -> list[str]:
         load = f'load_dataset("parquet", data_files="{FileSystems.join(output, "data", "*.parquet")}")'
         return [f"card     {path} is not from moondream-beam and was kept; to load the rows: {load}"]
     return []
+
+
+def _unit(record: Mapping[str, Any]) -> str:
+    """Return what ``pending`` counts: "requests", or "rows" if several rows of the input share a request."""
+    pending = record["counts"]["pending"]
+    return "requests" if record.get("requests", pending) == pending else "rows"
 
 
 def exit_status(record: Mapping[str, Any], max_failure_rate: float) -> int:

@@ -17,8 +17,11 @@ from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.images import ReadImages
 from ...transforms.inputs.lists.addresses import path_hint
 from ...transforms.inputs.lists.table_files import is_table
-from ...transforms.inputs.manifest import Columns, ReadManifests, check_columns
+from ...transforms.inputs.manifest import ReadManifests
+from ...transforms.inputs.manifest_columns import Columns, check_columns
 from ...transforms.inputs.unmatched import first_unmatched
+from ...transforms.output.files import check_output_path
+from ...transforms.output.writer import published_columns
 
 DEFAULT_URI_COLUMN = "url"
 
@@ -74,16 +77,17 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     )
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
-        (
-            "--image-column",
-            "column of a Parquet file with the picture as bytes or {bytes, path}; replaces --uri-column",
-        ),
+        ("--image-column", "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column"),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
         ("--prompt-column", "column with a question about the picture"),
+        ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),
     ):
-        group.add_argument(option, metavar="NAME", help=help)
+        group.add_argument(option, metavar="FOLDER" if option == "--root" else "NAME", help=help)
     group.add_argument(
-        "--keep-columns", default="", metavar="A,B", help="columns to copy to the rows in data/, separated by commas"
+        "--keep-columns",
+        default="",
+        metavar="A,B",
+        help="columns to copy to the rows in data/, separated by commas; SOURCE=NAME copies one under another name",
     )
     _add_picture_options(parser)
 
@@ -127,12 +131,13 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     if args.uri_column and args.image_column:
         raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
-    columns = Columns(uri, args.filename_column, tuple(tasks or [Query()]), image=args.image_column)
+    columns = Columns(uri, args.filename_column, tuple(tasks or [Query()]), image=args.image_column, root=args.root)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
     for name in keep:
         if keep.count(name) > 1:
             raise ValueError(f"--keep-columns names {name} twice: name it once")
-    columns = check_columns(args.manifest, columns, keep)
+    published = published_columns(check_output_path(args.output)) if keep and "output" in args else {}
+    columns = check_columns(args.manifest, columns, keep, published=published)
     named = named_columns(columns.tasks)
     if named and args.inputs:
         raise ValueError(
@@ -144,7 +149,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
 
 def _reject_manifest_options(args: argparse.Namespace) -> None:
     """Raise ValueError if an option about columns of a manifest is given."""
-    options: Sequence[str] = ("uri_column", "image_column", "filename_column", "prompt_column", "keep_columns")
+    options: Sequence[str] = ("uri_column", "image_column", "filename_column", "prompt_column", "root", "keep_columns")
     for option in options:
         if getattr(args, option):
             raise ValueError(f"--{option.replace('_', '-')} needs a --manifest: give one, or leave the option out")

@@ -124,6 +124,16 @@ def test_colours_are_converted_on_request():
     assert sorted(ids()) == sorted(row["id"] for row in converted)
 
 
+def test_columns_and_fields_are_renamed_where_their_names_are_taken():
+    Path("list.csv").write_text("uri,width,id,alt text\npictures/a.png,1000,x7,a circle\n")
+    config = {"path": "list.csv", "uri_column": "uri", "columns": ["width", "uri", "id=sku", "alt text=alt"]}
+    keep = ["width", "manifest_uri", "sku=original_id", "alt"]
+    ((row,), errors) = annotate({"type": "ReadManifest", "config": config}, keep_fields=keep)
+    assert errors == [] and row["width"] != 1000 and len(row["id"]) == 64
+    names = ("manifest_width", "manifest_uri", "original_id", "alt")
+    assert [row[name] for name in names] == ["1000", "pictures/a.png", "x7", "a circle"]
+
+
 @pytest.mark.slow
 def test_the_rows_are_those_of_the_command(command):
     rows, errors = annotate(IMAGES, tasks=[{"caption": "short"}, "Why?", {"point": "square"}])
@@ -175,6 +185,18 @@ def test_prompts_name_fields_of_a_manifest_and_fields_are_kept():
     }
 
 
+def test_each_row_of_a_manifest_is_a_row_of_the_result_and_names_are_found_in_a_root(here):
+    (here / "ids.csv").write_text("id,text\na,x\na,y\na,y\nno-such,z\n")
+    reading = {"type": "ReadManifest", "config": {"path": "ids.csv", "uri_column": "id", "root": "pictures"}}
+    reading["config"]["columns"] = ["text"]
+    config = {"model": "tiny", "tasks": [{"caption": "short"}], "output": "out", "keep_fields": ["text"]}
+    run(reading, step("AnnotateToParquet", "ReadManifest", **config), written("AnnotateToParquet", "told"))
+    (told,) = lines("told-*")
+    assert (told["inputs"], told["requests"], told["pending"], told["failures"]) == (4, 2, 4, 1) and told["balanced"]
+    found = [row for path in (here / "out" / "data").glob("*") for row in pq.read_table(path).to_pylist()]
+    assert sorted((row["filename"], row["text"]) for row in found) == [("a.png", "x"), ("a.png", "y"), ("a.png", "y")]
+
+
 def test_rows_of_another_transform_keep_their_fields_and_types():
     elements = [{"uri": "pictures/a.png", "label": 7, "sure": True}, {"uri": "", "label": 8, "sure": False}]
     job = step("AnnotateToParquet", "Create", output="out", model="tiny", keep_fields=["label", "sure"])
@@ -208,7 +230,7 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
         ({"tasks": [{"caption": "tiny"}]}, "line [0-9]+: caption length 'tiny': choose short, normal or long"),
         ({"tasks": ["Is {product} there?"]}, "the rows have no field 'product'; they have uri, filename, problem"),
         ({"keep_fields": ["split"]}, "the rows have no field 'split'"),
-        ({"keep_fields": ["filename"]}, "column filename can't be kept: a column of this name exists"),
+        ({"keep_fields": ["filename=KEY"]}, "column filename can't be kept as KEY: the rows have a column key"),
         ({"task": "caption"}, "unexpected argument 'task'"),
         ({"device": "tpu"}, "device tpu"),
         ({"model": "./nowhere"}, "nowhere"),
@@ -228,7 +250,7 @@ def test_bad_arguments_are_refused_before_any_work(config, message):
         ({"path": "none.csv"}, "manifest none.csv: no such file"),
         ({"path": "list.csv"}, "has no column 'url'; it has 'uri', 'taken'"),
         ({"path": "list.csv", "uri_column": "uri", "columns": ["split"]}, "has no column 'split'"),
-        ({"path": "list.csv", "uri_column": "uri", "columns": ["uri"]}, "the rows already have a field of this name"),
+        ({"path": "list.csv", "uri_column": "uri", "columns": ["taken=Uri"]}, "taken can't be kept as Uri"),
         ({"path": []}, "path: no manifest"),
     ],
 )

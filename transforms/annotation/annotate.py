@@ -171,8 +171,8 @@ class _AnnotatePictures(beam.DoFn):
         # Lists, because one reference may come several times, and each of its timestamps gets its own rows.
         times: dict[str, list[tuple[Timestamp, Any]]] = {}
         for ref, *time_and_window in gathered:
-            for task in self.job.tasks_of(ref):
-                times.setdefault(self.job.id_of(ref, task), []).append(tuple(time_and_window))
+            for wanted in ref.rows(self.job.tasks):
+                times.setdefault(self.job.row_id(ref, wanted), []).append(tuple(time_and_window))
         refs = [ref for ref, _, _ in gathered]
         job = self.job
         rows = annotate(

@@ -15,14 +15,8 @@ from apache_beam.utils.shared import Shared
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from ..core.errors import RunStopped, out_of_memory_errors, output_errors
 from ..core.interrupt import INTERRUPTED
-from ..core.records import (
-    IGNORE_PROFILES,
-    ColourProfiles,
-    ImageRef,
-    Job,
-    annotation_schema,
-    check_colour_profiles,
-)
+from ..core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, Job, check_colour_profiles
+from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
 from ..monitoring.failure_limit import FailureLimit
@@ -33,7 +27,7 @@ from ..output.answer_journal import CHECKPOINT_S, OPEN_JOURNALS, AnswerJournal
 from ..output.dataset_card import begin_card, update_card
 from ..output.files import check_output_path, exists, is_local
 from ..output.layout import new_run_name, record_path
-from ..output.lock import lock_lost, worker_lock
+from ..output.locks.lock import lock_lost, worker_lock
 from ..output.writer import ShardWriter, check_schema
 from ..planning.plan import PlanShards, Shard
 from .annotate import annotate, check_tasks, share_annotator
@@ -238,15 +232,13 @@ def take_up(refs: list[ImageRef], job: Job, journal: AnswerJournal) -> tuple[lis
     """Add the rows that earlier attempts at a shard have kept to its writer.
 
     Returns:
-        The references with the tasks that have no such row, and the sums over the rows that were added.
+        The references with the rows that were not kept, and the sums over the rows that were added.
     """
-    ids = {job.id_of(ref, task) for ref in refs for task in job.tasks_of(ref)}
+    ids = {job.row_id(ref, row) for ref in refs for row in ref.rows(job.tasks)}
     kept = journal.kept().only(ids)
     journal.writer.add_tables(*kept)
     done = kept.ids
-    left = [
-        ref.with_tasks(tuple(task for task in job.tasks_of(ref) if job.id_of(ref, task) not in done)) for ref in refs
-    ]
+    left = [ref.with_rows([row for row in ref.rows(job.tasks) if job.row_id(ref, row) not in done]) for ref in refs]
     sums = sum_summaries([Summary.from_annotations(kept.answers), Summary.from_failures(kept.failures)])
     return [ref for ref in left if ref.tasks] if done else refs, sums
 

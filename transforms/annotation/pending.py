@@ -14,7 +14,17 @@ from typing import NamedTuple
 from ...models.billing import Billing
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
 from ..core.interrupt import INTERRUPTED
-from ..core.records import IGNORE_PROFILES, Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage
+from ..core.records import (
+    IGNORE_PROFILES,
+    Annotation,
+    Failure,
+    ImageRef,
+    Job,
+    Row,
+    RowTimings,
+    Stage,
+    WantedRow,
+)
 from ..images.prefetch import Loaded, LoadFailure
 from ..io.uris import display_uri
 from .row_queue import RowQueue
@@ -31,11 +41,11 @@ LoadedPictures = Generator[Loaded | LoadFailure, None, None]
 class Waiter(NamedTuple):
     """One task on one picture whose answer is pending. Holds no pixels, so that waiting copies take little memory.
 
-    ``started`` is on the clock of ``time.perf_counter``.
+    ``rows`` are the rows of this task, which share the answer. ``started`` is on the clock of ``time.perf_counter``.
     """
 
     ref: ImageRef
-    task: Task
+    rows: list[WantedRow]
     sha256: str
     width: int
     height: int
@@ -48,7 +58,7 @@ class PendingRequests:
     """Requests that the annotator has pulled and not yet answered, with the pictures that wait for each answer.
 
     A question is one task on the bytes of a picture; ``Job.request_id`` is its id. Pictures of the same bytes have the
-    same question. Each task on each picture becomes exactly one row in ``rows``.
+    same question. Each row that the job wants of each picture becomes exactly one row in ``rows``.
     """
 
     def __init__(self, job: Job, rows: RowQueue) -> None:
@@ -92,21 +102,22 @@ class PendingRequests:
                 return
             if isinstance(loaded, LoadFailure):
                 continue
-            for task in self.job.tasks_of(loaded.ref):
+            wanted = loaded.ref.rows(self.job.tasks)
+            for task, rows in _by_task(wanted).items():
                 question = self.job.request_id(loaded.sha256, task)
-                if self._is_new(question, self._waiter(loaded, task)):
+                if self._is_new(question, self._waiter(loaded, rows, len(wanted))):
                     # An API that fetched the URI would see pixels that are not converted.
                     uri = loaded.ref.uri if self.job.colour_profiles == IGNORE_PROFILES else None
                     sampling = self.job.sampling
                     yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
 
     def fail_load(self, failure: LoadFailure) -> None:
-        """Put a Failure into the row queue for each task of a picture that could not be loaded. Never block."""
-        for task in self.job.tasks_of(failure.ref):
-            self._rows.put(self._failure(failure.ref, task, failure.stage, failure.fault))
+        """Put a Failure into the row queue for each row of a picture that could not be loaded. Never block."""
+        for row in failure.ref.rows(self.job.tasks):
+            self._rows.put(self._failure(failure.ref, row, failure.stage, failure.fault))
 
     def resolve(self, outcome: Outcome) -> None:
-        """Put a row into the row queue for each picture that waits for this outcome.
+        """Put the rows of each picture that waits for this outcome into the row queue.
 
         The first row has the outcome's timings, tokens and bill; ``copy_of`` makes the others. A fault is not kept: a
         later picture of the same bytes asks again.
@@ -128,19 +139,26 @@ class PendingRequests:
                 self._answered[outcome.id] = outcome
                 if len(self._answered) > MAX_KEPT_ANSWERS:
                     self._answered.popitem(last=False)
-        self._put(self._row(first, outcome))
+        self._put_rows(first, outcome)
         for waiter in others:
-            self._put(self._row(waiter, copy_of(outcome)))
+            self._put_rows(waiter, copy_of(outcome))
 
     def fail_unanswered(self) -> None:
-        """Put a ``NoAnswer`` Failure into the row queue for each picture that waits for an answer."""
+        """Put a ``NoAnswer`` Failure into the row queue for each row that waits for an answer."""
         fault = Fault(
             "NoAnswer", f"{self.job.annotator.name} gave no outcome; run again with --retry-errors", retryable=True
         )
         with self._lock:
             unanswered, self._waiting = self._waiting, {}
         for waiter in chain.from_iterable(chain.from_iterable(unanswered.values())):
-            self._put(self._failure(waiter.ref, waiter.task, "answer", fault))
+            for row in waiter.rows:
+                self._put(self._failure(waiter.ref, row, "answer", fault))
+
+    def _put_rows(self, waiter: Waiter, outcome: Outcome) -> None:
+        """Put the rows of a picture into the row queue. All but the first have the outcome of ``copy_of``."""
+        for row in waiter.rows:
+            self._put(self._row(waiter, row, outcome))
+            outcome = copy_of(outcome)
 
     def _put(self, row: Row) -> None:
         self._rows.wait_for_room()
@@ -149,7 +167,7 @@ class PendingRequests:
     def _is_new(self, question: str, waiter: Waiter) -> bool:
         """Return True if the question needs a request of its own.
 
-        Otherwise the waiter's row is put into the row queue at once, or with the outcome of a request in flight.
+        Otherwise the waiter's rows are put into the row queue at once, or with the outcome of a request in flight.
         """
         with self._lock:
             known = self._answered.get(question)
@@ -161,40 +179,39 @@ class PendingRequests:
                 in_flight.append([waiter])
                 return True
             self._answered.move_to_end(question)
-        self._put(self._row(waiter, copy_of(known)))
+        self._put_rows(waiter, copy_of(known))
         return False
 
-    def _waiter(self, loaded: Loaded, task: Task) -> Waiter:
-        # The tasks of a picture share its load times equally, so that sums over rows are right.
-        num_tasks = len(self.job.tasks_of(loaded.ref))
+    def _waiter(self, loaded: Loaded, rows: list[WantedRow], num_rows: int) -> Waiter:
+        # The rows of a picture share its load times equally, so that sums over rows are right.
         return Waiter(
             ref=loaded.ref,
-            task=task,
+            rows=rows,
             sha256=loaded.sha256,
             width=loaded.size[0],
             height=loaded.size[1],
             started=loaded.started,
-            fetch_ms=loaded.fetch_ms / num_tasks,
-            decode_ms=loaded.decode_ms / num_tasks,
+            fetch_ms=loaded.fetch_ms / num_rows,
+            decode_ms=loaded.decode_ms / num_rows,
         )
 
-    def _row(self, waiter: Waiter, outcome: Outcome) -> Row:
+    def _row(self, waiter: Waiter, row: WantedRow, outcome: Outcome) -> Row:
         if isinstance(outcome.result, Fault):
-            return self._failure(waiter.ref, waiter.task, "answer", outcome.result, outcome.backend, outcome.hosted)
-        return self._annotation(waiter, outcome.result, outcome)
+            return self._failure(waiter.ref, row, "answer", outcome.result, outcome.backend, outcome.hosted)
+        return self._annotation(waiter, row, outcome.result, outcome)
 
-    def _annotation(self, waiter: Waiter, answer: Answer, outcome: Outcome) -> Annotation:
+    def _annotation(self, waiter: Waiter, row: WantedRow, answer: Answer, outcome: Outcome) -> Annotation:
         ref, job, took = waiter.ref, self.job, outcome.timings
         return Annotation(
-            id=job.id_of(ref, waiter.task),
+            id=job.row_id(ref, row),
             key=ref.key,
-            filename=ref.filename,
+            filename=row.filename,
             uri=display_uri(ref.uri),
             sha256=waiter.sha256,
             width=waiter.width,
             height=waiter.height,
-            task=waiter.task.name,
-            prompt=waiter.task.prompt,
+            task=row.task.name,
+            prompt=row.task.prompt,
             caption=answer.text,
             objects=answer.objects,
             points=answer.points,
@@ -217,25 +234,25 @@ class PendingRequests:
             hosted=outcome.hosted,
             byte_offset=ref.byte_range[0],
             byte_size=ref.byte_range[1],
-            columns=ref.columns_of(waiter.task),
+            columns=row.columns,
         )
 
     def _failure(
         self,
         ref: ImageRef,
-        task: Task,
+        row: WantedRow,
         stage: Stage,
         fault: Fault,
         backend: str = "",
         hosted: Billing | None = None,
     ) -> Failure:
         return Failure(
-            id=self.job.id_of(ref, task),
+            id=self.job.row_id(ref, row),
             key=ref.key,
-            filename=ref.filename,
+            filename=row.filename,
             uri=display_uri(ref.uri),
-            task=task.name,
-            prompt=task.prompt,
+            task=row.task.name,
+            prompt=row.task.prompt,
             stage=stage,
             error=fault.error,
             message=fault.message,
@@ -271,6 +288,13 @@ class _SharedIterator:
             self._generator.close()
 
 
+def _by_task(rows: Iterable[WantedRow]) -> dict[Task, list[WantedRow]]:
+    by_task: dict[Task, list[WantedRow]] = {}
+    for row in rows:
+        by_task.setdefault(row.task, []).append(row)
+    return by_task
+
+
 def copy_of(outcome: Outcome) -> Outcome:
-    """Return the outcome for another picture of the same bytes, with zero timings, zero tokens and no ``hosted``."""
+    """Return the outcome for another row of a request, with zero timings, zero tokens and no ``hosted``."""
     return Outcome(outcome.id, outcome.result, outcome.backend, model=outcome.model, revision=outcome.revision)

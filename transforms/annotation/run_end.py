@@ -9,14 +9,15 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..core.errors import output_errors
-from ..core.records import Job, annotation_schema
+from ..core.records import Job
+from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary
 from ..io.retry import RetryPolicy
 from ..monitoring.progress import ProgressFiles
 from ..monitoring.row_counts import RowCounts, count_rows, list_run_files
 from ..output.answer_journal import OPEN_JOURNALS, publish_kept
 from ..output.dataset_card import write_card
-from ..output.lock import release
+from ..output.locks.lock import release
 from ..output.run_record import job_metadata, write_record
 from ..planning.dedup import delete_content_keys
 
@@ -108,11 +109,13 @@ def _values(
     # Only --retry-changed counts these.
     numbers = {name: number for name, number in count._asdict().items() if number or name not in ("changed", "unread")}
     skipped = numbers.pop("skipped")
+    del numbers["shared"]
     return {
         "run": job.run,
         **about,
         **job_metadata(job),
         "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
+        "requests": count.requests,
         "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
         "published": row_counts._asdict(),
         "totals": {name: getattr(summary, name) for name in summary._fields[2:]},

@@ -15,7 +15,9 @@ from apache_beam.transforms.combiners import Count, Top
 
 from ...models.tasks import Annotator, Sampling, Task
 from ..core.records import IGNORE_PROFILES, Annotation, ColourProfiles, ImageRef, Row
+from ..core.shuffle import PackBy, Packed, ref_bucket
 from ..images.prefetch import Fetch
+from ..planning.input_rows import merge_all
 from ..planning.locality import read_order
 from .annotate import annotate, check_tasks
 
@@ -53,13 +55,19 @@ def sample(refs: PCollection[ImageRef], tasks: Sequence[Task], size: int, folder
     """Add steps to the pipeline that write a sample into a local folder, where ``read_sample`` reads it.
 
     The sample is the ``size`` pictures with the smallest keys. Keys are digests: the sample is random and repeatable.
+    Each picture has one request for each task, even if several rows of the input ask the same.
     """
     asked = tuple(tasks)
-    refs = refs | "Pictures only" >> beam.Filter(lambda ref: not ref.skipped)
+    refs = (
+        refs
+        | "Pack references" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
+        | "By picture" >> beam.GroupByKey()
+        | "Each picture once" >> beam.FlatMapTuple(lambda _, packs: map(_requests_once, merge_all(packs, asked)))
+    )
     parts: dict[str, PCollection[Any]] = {
         "refs": refs | "Choose" >> Top.Smallest(size, key=lambda ref: ref.key),
         "pictures": refs | "Count" >> Count.Globally(),
-        "requests": refs | "Ask" >> beam.Map(lambda ref: len(ref.tasks or asked)) | "Sum" >> beam.CombineGlobally(sum),
+        "requests": refs | "Ask" >> beam.Map(lambda ref: len(ref.tasks)) | "Sum" >> beam.CombineGlobally(sum),
     }
     for name, part in parts.items():
         part | f"Keep {name}" >> beam.Map(partial(_keep, str(folder / name)))
@@ -111,6 +119,10 @@ def measure(
         usd=sum((row.hosted.usd or 0.0) for row in rows if row.hosted),
         backend=good[0].backend if good else "",
     )
+
+
+def _requests_once(ref: ImageRef) -> ImageRef:
+    return ref._replace(tasks=tuple(dict.fromkeys(ref.tasks)), columns=(), origins=())
 
 
 def _keep(path: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,10 +18,13 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import schema_from_element_type
 
 from ...models.tasks import Task
-from ..io.containers.location import ImageCell, locate
-from ..io.uris import basename, check_uri, escape_non_utf8, is_path
+from ..io.column_types import is_bytes, is_list, is_text
+from ..io.containers.location import ImageCell, container_of, locate
+from ..io.uris import basename, check_uri, escape_non_utf8, join_uri
+from .kept_names import name_columns
 from .prompt_templates import fill_template, named_columns, unescape_braces
-from .records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Failure, ImageRef, annotation_schema, as_picture
+from .records import Annotation, Failure, ImageRef, as_picture
+from .row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
 
 URI, FILENAME, PROBLEM = "uri", "filename", "problem"
 # Where an image lies inside an archive or a Parquet file; null for all others.
@@ -38,23 +42,32 @@ _PYTHON_TYPES = (
     (pa.types.is_boolean, bool),
     (lambda kind: pa.types.is_integer(kind) and kind != pa.uint64(), int),
     (pa.types.is_floating, float),
-    (lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), str),
-    (pa.types.is_binary, bytes),
+    (is_text, str),
+    (is_bytes, bytes),
     # As text, because some of Beam's file writers can't write timestamps.
     (lambda kind: kind == ANNOTATION_SCHEMA.field("created_at").type, str),
 )
 
 
 class TaskSpec(NamedTuple):
-    """The ``tasks`` for each row's picture, whose prompts may name fields in braces, and the ``columns`` to keep."""
+    """The ``tasks`` for each row's picture, whose prompts may name fields in braces, and the ``columns`` to keep.
+
+    ``sources`` are the names of the fields that are kept as ``columns``; if empty, they have the names of the columns.
+    """
 
     tasks: tuple[Task, ...]
     columns: tuple[pa.Field, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def named_fields(self) -> list[str]:
         """The fields that the prompts name, each once."""
         return named_columns(self.tasks)
+
+    @property
+    def kept_fields(self) -> Sequence[str]:
+        """The fields that are kept, in the order of ``columns``."""
+        return self.sources or [column.name for column in self.columns]
 
     def job_tasks(self) -> tuple[Task, ...]:
         """Return the tasks for the job. If no prompt names a field, ``{{`` and ``}}`` become single braces."""
@@ -63,6 +76,8 @@ class TaskSpec(NamedTuple):
 
 def build_task_spec(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequence[str]) -> TaskSpec:
     """Return the tasks and the fields to ``keep``, checked against the schema of ``rows``.
+
+    ``keep`` has the names of fields, or SOURCE=NAME to rename one; see ``name_columns``.
 
     Raises:
         ValueError: if ``rows`` have no schema, lack ``uri`` or a field that a prompt or ``keep`` names, if ``uri``,
@@ -76,7 +91,8 @@ def build_task_spec(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequenc
             "the input has no rows with named fields: take them from ReadImages, ReadManifest or MapToFields"
         ) from error
     spec = TaskSpec(tuple(tasks))
-    for name in (URI, *spec.named_fields, *keep):
+    names = name_columns(keep, ANNOTATION_SCHEMA.names)
+    for name in (URI, *spec.named_fields, *(name.source for name in names)):
         if name not in fields:
             raise ValueError(f"the rows have no field {name!r}; they have {', '.join(fields)}: name one of these")
     for name in (URI, FILENAME, PROBLEM):
@@ -85,9 +101,11 @@ def build_task_spec(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequenc
     for name in PLACE:
         if name in fields and fields[name].atomic_type not in _INTEGERS:
             raise ValueError(f"field {name} must be a whole number: convert it with MapToFields")
-    columns = tuple(_arrow_field(name, fields[name]) for name in keep)
+    for note in filter(None, (name.note() for name in names)):
+        logging.getLogger(__name__).warning(note)
+    columns = tuple(_arrow_field(name.source, fields[name.source]).with_name(name.name) for name in names)
     annotation_schema(columns)
-    return spec._replace(columns=columns)
+    return spec._replace(columns=columns, sources=tuple(name.source for name in names))
 
 
 class RowsToRefs(beam.PTransform[PCollection[Any], PCollection[ImageRef]]):
@@ -157,10 +175,13 @@ def row_type(schema: pa.Schema) -> RowTypeConstraint:
     for field in schema:
         if not field.name.isidentifier() or field.name.startswith("_"):
             raise ValueError(
-                f"column {field.name!r} can't be a field: rename it with letters, digits and _, and a letter first"
+                f"column {field.name!r} can't be a field: rename it with letters, digits and _, and a letter first:"
+                f" {field.name}=NAME"
             )
         if schema.names.count(field.name) > 1:
-            raise ValueError(f"column {field.name}: the rows already have a field of this name; rename the column")
+            raise ValueError(
+                f"column {field.name}: the rows already have a field of this name; rename it: {field.name}=NAME"
+            )
     return RowTypeConstraint.from_fields([(field.name, _field_type(field)) for field in schema])
 
 
@@ -171,7 +192,7 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
     or empty if no prompt names a field and none is kept. If the row has a ``problem``, an empty or invalid ``uri``, or
     an empty field that a prompt names, the reference has a ``problem``, and its prompts are not filled in.
     """
-    named, kept = spec.named_fields, [column.name for column in spec.columns]
+    named, kept = spec.named_fields, spec.kept_fields
     values = {name: getattr(row, name, None) for name in (URI, FILENAME, PROBLEM, *named, *kept)}
     uri, problem, inside = values[URI] or "", values[PROBLEM] or "", None
     if not uri:
@@ -183,7 +204,7 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
     try:
         if not problem:
             check_uri(uri)
-            uri = os.path.join(base, uri) if is_path(uri) else uri
+            uri = _place_of(uri, base)
             inside = locate(uri, *(getattr(row, name, None) for name in PLACE))
         filename = filename or basename(uri)
         if named or kept:
@@ -194,6 +215,13 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
         problem, tasks = problem or str(error), spec.tasks if named or kept else ()
     columns = (tuple(values[name] for name in kept),) * len(tasks) if kept else ()
     return ImageRef(uri, filename, tasks, columns, problem, inside)
+
+
+def _place_of(uri: str, base: str) -> str:
+    """Return the URI with one spelling for each local file. The name of an image inside another file stays as it is."""
+    if container := container_of(uri):
+        return join_uri(base, container) + uri[len(container) :]
+    return join_uri(base, uri)
 
 
 def _ref_row(ref: ImageRef, names: Sequence[str]) -> Any:
@@ -227,7 +255,7 @@ def _field_value(value: Any) -> Any:
 def _field_type(field: pa.Field) -> Any:
     """Return the Python type of a Beam field for an Arrow field; raise ValueError if there is none."""
     python_type: Any = next((plain for matches, plain in _PYTHON_TYPES if matches(field.type)), None)
-    if python_type is None and pa.types.is_list(field.type):
+    if python_type is None and is_list(field.type):
         python_type = Sequence[_field_type(field.type.value_field.with_nullable(False))]  # type: ignore[misc]
     elif python_type is None and pa.types.is_struct(field.type):
         python_type = RowTypeConstraint.from_fields([(member.name, _field_type(member)) for member in field.type])

@@ -1,4 +1,4 @@
-"""References to pictures, the rows of an output with their Arrow schemas, and the job that makes rows."""
+"""References to pictures, the rows of an output, and the job that makes rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 from ...models.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 from ..io.containers.location import ImageCell, Member
-from ..io.uris import display_uri, escape_non_utf8
+from ..io.uris import display_uri
+from .kept_values import kept_digest
 
 Stage = Literal["list", "fetch", "decode", "answer"]
 
@@ -21,7 +22,6 @@ ColourProfiles = Literal["ignore", "srgb"]
 IGNORE_PROFILES: ColourProfiles = "ignore"
 
 KEY_DIGITS = 20
-MILLISECONDS = pa.float32()
 # What a fetcher takes: a URI, or a place inside an archive or a Parquet file.
 Location = str | Member | ImageCell
 
@@ -31,18 +31,40 @@ UNLISTED = "folders that could not be listed"
 
 
 class Skipped(NamedTuple):
-    """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt"."""
+    """Parts of the input that are left out: ``count`` things of a ``kind``, such as "files ending in .txt".
+
+    ``is_input``: the things are pictures or rows of manifests, such as those beyond ``--limit``.
+    """
 
     kind: str
     count: int = 1  # type: ignore[assignment]  # In place of the method of tuples.
+    is_input: bool = False
+
+
+class WantedRow(NamedTuple):
+    """A row that the output is to have: a task on a picture, for one row of the input.
+
+    Attributes:
+        columns: the values of the manifest's columns that the row keeps; empty if none are kept.
+        number: how many rows with the same picture, task and ``columns`` come before this one.
+        filename: the name of the picture in this row of the input.
+    """
+
+    task: Task
+    columns: tuple[Any, ...]
+    number: int
+    filename: str
 
 
 class ImageRef(NamedTuple):
     """A picture to annotate. ``filename`` is its name relative to the listed folder, archive or manifest.
 
     Attributes:
-        tasks: its own tasks; if empty, it gets the tasks of the job.
+        tasks: its own tasks; if empty, it gets the tasks of the job. A task is there several times if several rows of
+            the input ask it.
         columns: for each of ``tasks``, the values of the manifest's columns that its row keeps; empty if none are kept.
+        origins: for each of ``tasks``, ``number`` and ``filename`` of its ``WantedRow``; empty if they are 0 and
+            ``filename``.
         problem: why the picture can't be read, if the input already showed that. Each task becomes a failure then.
         skipped: None for a picture. Otherwise ``uri`` and ``filename`` are an example of parts of the input that are
             left out. Such a reference has no task and no row; the plan of the run counts it.
@@ -56,6 +78,7 @@ class ImageRef(NamedTuple):
     # The place of an image inside an archive or a Parquet file, which ``uri`` names.
     inside: Member | ImageCell | None = None
     skipped: Skipped | None = None
+    origins: tuple[tuple[int, str], ...] = ()
 
     @property
     def location(self) -> Location:
@@ -72,13 +95,21 @@ class ImageRef(NamedTuple):
         """The picture's id, the same in every run: the first 20 hex digits of the sha256 of its displayed URI."""
         return hashlib.sha256(display_uri(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
 
-    def columns_of(self, task: Task) -> tuple[Any, ...]:
-        """Return the manifest's values that the row of one of ``tasks`` keeps; () if there are none."""
-        return self.columns[self.tasks.index(task)] if self.columns else ()
+    def rows(self, tasks: Sequence[Task]) -> list[WantedRow]:
+        """Return the rows that the output is to have. A picture without own tasks gets ``tasks``, those of the job."""
+        own = self.tasks or tasks
+        columns = self.columns or ((),) * len(own)
+        origins = self.origins or ((0, self.filename),) * len(own)
+        return [WantedRow(task, kept, *origin) for task, kept, origin in zip(own, columns, origins, strict=True)]
 
-    def with_tasks(self, tasks: tuple[Task, ...]) -> ImageRef:
-        """Return this reference with only some of its tasks, and their columns."""
-        return self._replace(tasks=tasks, columns=tuple(map(self.columns_of, tasks)) if self.columns else ())
+    def with_rows(self, rows: Sequence[WantedRow]) -> ImageRef:
+        """Return this reference with the tasks, columns, numbers and names of ``rows`` in place of its own."""
+        plain = all(row.number == 0 and row.filename == self.filename for row in rows)
+        return self._replace(
+            tasks=tuple(row.task for row in rows),
+            columns=tuple(row.columns for row in rows) if any(row.columns for row in rows) else (),
+            origins=() if plain else tuple((row.number, row.filename) for row in rows),
+        )
 
 
 def as_picture(ref: ImageRef) -> ImageRef | None:
@@ -168,69 +199,6 @@ class Failure(NamedTuple):
 Row = Annotation | Failure
 
 
-def _struct(names: tuple[str, ...], kind: pa.DataType) -> pa.DataType:
-    return pa.struct([pa.field(name, kind, nullable=False) for name in names])
-
-
-def _required(**fields: pa.DataType) -> list[pa.Field]:
-    return [pa.field(name, kind, nullable=False) for name, kind in fields.items()]
-
-
-HOSTED = pa.field(
-    "hosted",
-    pa.struct(
-        [
-            *_required(job=pa.string(), units=pa.float64()),
-            pa.field("usd", pa.float64()),
-            *_required(estimated=pa.bool_()),
-            pa.field("response", pa.string()),
-        ]
-    ),
-)
-BYTE_RANGE = (pa.field("byte_offset", pa.int64()), pa.field("byte_size", pa.int64()))
-CREATED_AT = pa.timestamp("ms", tz="UTC")
-
-ANNOTATION_SCHEMA = pa.schema(
-    [
-        *_required(id=pa.string(), key=pa.string(), filename=pa.string(), uri=pa.string(), sha256=pa.string()),
-        *_required(width=pa.int32(), height=pa.int32(), task=pa.string(), prompt=pa.string()),
-        pa.field("caption", pa.string()),
-        pa.field("objects", pa.list_(_struct(Box._fields, pa.float32()))),
-        pa.field("points", pa.list_(_struct(Spot._fields, pa.float32()))),
-        *_required(finish_reason=pa.string(), input_tokens=pa.int32(), output_tokens=pa.int32()),
-        *_required(timings=_struct(RowTimings._fields, MILLISECONDS)),
-        *_required(backend=pa.string(), model=pa.string(), revision=pa.string(), run=pa.string()),
-        *_required(created_at=CREATED_AT),
-        HOSTED,
-        *BYTE_RANGE,
-    ]
-)
-
-FAILURE_SCHEMA = pa.schema(
-    [
-        *_required(id=pa.string(), key=pa.string(), filename=pa.string(), uri=pa.string()),
-        *_required(task=pa.string(), prompt=pa.string(), stage=pa.string(), error=pa.string(), message=pa.string()),
-        *_required(retryable=pa.bool_(), attempts=pa.int32(), backend=pa.string(), run=pa.string()),
-        *_required(created_at=CREATED_AT),
-        HOSTED,
-        *BYTE_RANGE,
-    ]
-)
-
-
-def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
-    """Return the schema of ``data/`` with ``columns`` of a manifest at its end.
-
-    Raises:
-        ValueError: if two columns have the same name.
-    """
-    names = [*ANNOTATION_SCHEMA.names, *(column.name for column in columns)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"column {name} can't be kept: a column of this name exists; rename it in the manifest")
-    return pa.schema([*ANNOTATION_SCHEMA, *columns])
-
-
 class Job(NamedTuple):
     """What a run does with each picture: the tasks, unless the picture has its own, and the annotator.
 
@@ -245,13 +213,20 @@ class Job(NamedTuple):
     columns: tuple[pa.Field, ...] = ()
     colour_profiles: ColourProfiles = IGNORE_PROFILES
 
-    def tasks_of(self, ref: ImageRef) -> tuple[Task, ...]:
-        """Return the picture's own tasks, or those of the job if it has none."""
-        return ref.tasks or self.tasks
+    def id_of(self, ref: ImageRef, task: Task, columns: Sequence[Any] = (), number: int = 0) -> str:
+        """Return the ``id`` of a row, 64 hex digits.
 
-    def id_of(self, ref: ImageRef, task: Task) -> str:
-        """Return the ``id`` of a row, 64 hex digits: a sha256 of the displayed URI and all that decides the answer."""
-        return self._digest(display_uri(ref.uri), task)
+        It is a sha256 of displayed URI, task, sampling, model and revision. Kept values that are not all null, a
+        ``number`` above 0, and ``colour_profiles`` other than "ignore" are hashed too.
+        """
+        more = [f"kept:{kept}"] if columns and (kept := kept_digest(columns)) else []
+        if number:
+            more.append(f"number:{number}")
+        return self._digest(display_uri(ref.uri), task, *more)
+
+    def row_id(self, ref: ImageRef, row: WantedRow) -> str:
+        """Return the ``id`` of one of the rows for a picture."""
+        return self.id_of(ref, row.task, row.columns, row.number)
 
     def request_id(self, sha256: str, task: Task) -> str:
         """Return the id, in the form of ``id_of``, of a task on a picture with this sha256 of its bytes, at any URI.
@@ -260,12 +235,11 @@ class Job(NamedTuple):
         """
         return self._digest(f"sha256:{sha256}", task)
 
-    def _digest(self, picture: str, task: Task) -> str:
-        digest = hashlib.sha256()
-        parts = [picture, task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision]
+    def _digest(self, picture: str, task: Task, *more: str) -> str:
+        digest, annotator = hashlib.sha256(), self.annotator
         if self.colour_profiles != IGNORE_PROFILES:
-            parts.append(f"colour_profiles:{self.colour_profiles}")
-        for part in parts:
+            more = (f"colour_profiles:{self.colour_profiles}", *more)
+        for part in (picture, task_digest(task), repr(self.sampling), annotator.name, annotator.revision, *more):
             digest.update(part.encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()
@@ -281,20 +255,3 @@ def check_colour_profiles(choice: str) -> ColourProfiles:
         if choice == known:
             return known
     raise ValueError(f"colour profiles {choice!r}: give {' or '.join(get_args(ColourProfiles))}")
-
-
-def to_table(rows: list[Any], schema: pa.Schema) -> pa.Table:
-    """Return rows, all Annotations or all Failures, as an Arrow table with this schema."""
-    if schema.names[: len(ANNOTATION_SCHEMA)] == ANNOTATION_SCHEMA.names:
-        no_columns = (None,) * (len(schema) - len(ANNOTATION_SCHEMA))
-        rows = [(*row[:-1], *(row.columns or no_columns)) for row in rows]
-    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
-    arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _array(column: list[Any], kind: pa.DataType) -> pa.Array:
-    try:
-        return pa.array(column, kind)
-    except UnicodeEncodeError:
-        return pa.array([text if text is None else escape_non_utf8(text) for text in column])

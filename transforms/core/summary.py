@@ -28,12 +28,13 @@ class SkippedCount(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How much work there is: pictures with pending requests, and requests (one task on one picture) by state.
+    """How much work there is: pictures with pending rows, and rows (one task on one picture or manifest row) by state.
 
-    ``pending`` requests are to be made, ``done`` ones are in the output already. ``retried`` of the pending ones failed
-    in an earlier run. ``inputs`` is what the input holds: the pictures listed, or the rows of manifests. ``changed`` of
-    the pending requests had rows whose picture has changed since. ``unread`` pictures could not be read to see that, so
-    their rows were kept. ``skipped`` is what the input holds besides, by kind in alphabetical order.
+    ``pending`` rows are to be made, ``done`` ones are in the output already. ``retried`` of the pending ones failed in
+    an earlier run. ``inputs`` is what the input holds: the pictures listed, and the rows of manifests. ``shared`` of
+    the pending rows get the answer to the request of another row. ``changed`` of the pending rows had a row whose
+    picture has changed since. ``unread`` pictures could not be read to see that, so their rows were kept. ``skipped``
+    is what is left out, by kind in alphabetical order.
     """
 
     pictures: int = 0
@@ -41,9 +42,20 @@ class Count(NamedTuple):
     done: int = 0
     retried: int = 0
     inputs: int = 0
+    shared: int = 0
     changed: int = 0
     unread: int = 0
     skipped: tuple[SkippedCount, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """The number of requests for the pending rows: one for each task on each picture."""
+        return self.pending - self.shared
+
+    @property
+    def unit(self) -> str:
+        """What ``pending`` counts: "requests", or "rows" if several rows share a request."""
+        return "rows" if self.shared else "requests"
 
     @classmethod
     def of_skipped(cls, ref: ImageRef) -> Count:
@@ -52,7 +64,8 @@ class Count(NamedTuple):
             return cls()
         # The summary is printed, and bytes that are not UTF-8 can't be.
         kind, example = escape_non_utf8(ref.skipped.kind), escape_non_utf8(ref.filename)
-        return cls(skipped=(SkippedCount(kind, ref.skipped.count, example),))
+        inputs = ref.skipped.count if ref.skipped.is_input else 0
+        return cls(inputs=inputs, skipped=(SkippedCount(kind, ref.skipped.count, example),))
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> Count:

@@ -75,10 +75,14 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[GalleryRo
         return []
     keys = ", ".join(map(literal, chosen))
     shown: dict[str, GalleryRow] = {}
+    # Rows of a manifest that share a request have the same answer, which is shown once.
+    answer = "key, task, prompt, run, caption, objects, points"
     query = f"""
         SELECT key, filename, uri, byte_offset, byte_size, sha256, width, height, task, prompt, caption, objects,
             points, output_tokens, timings.total_ms AS total_ms, _flags AS flags
-        FROM flagged WHERE key IN ({keys}) ORDER BY len(_flags) = 0, task, prompt, id
+        FROM flagged WHERE key IN ({keys})
+        QUALIFY row_number() OVER (PARTITION BY {answer} ORDER BY id) = 1
+        ORDER BY len(_flags) = 0, task, prompt, id
     """
     for row in dataset.rows(query):
         key = row["key"]

@@ -17,7 +17,7 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from fsspec import AbstractFileSystem
 
-from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA
+from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA
 from ..output.files import absolute, glob_files, is_local
 from ..output.layout import run_of_part
 from ..output.run_record import read_records

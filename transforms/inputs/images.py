@@ -24,6 +24,7 @@ from ..io.uris import (
     basename,
     check_uri,
     display_uri,
+    plain_path,
     scheme_of,
     split_bucket,
 )
@@ -175,7 +176,7 @@ def expand_pattern(pattern: str, stores: Stores) -> list[str]:
         return [pattern]
     if scheme == LOCAL:
         names = [pattern] if os.path.lexists(pattern) else expand_braces(pattern)
-        return list(map(os.path.normpath, names))
+        return list(map(plain_path, names))
     is_name = "{" not in split_bucket(pattern)[0] and _lister(stores).exists(pattern)
     return [pattern] if is_name else expand_braces(pattern)
 

@@ -2,69 +2,32 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection
 
-from ...models.tasks import Task
-from ..core.prompt_templates import column_text, fill_template, named_columns
+from ..core.prompt_templates import column_text, fill_template
 from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
-from ..io.containers.parquet_images import ListedImage, check_image_column, list_cells
+from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
-from ..io.object_stores.base import Stores
-from ..io.uris import basename, check_uri, is_path
-from .images import absolute_pattern, expand_pattern
-from .lists.addresses import clean_address, path_hint
-from .lists.table_files import PARQUET, kind_of, list_tables, partitions_of
-from .tables import TableRow, convert, read_rows, schema_of
+from ..io.parquet import open_parquet
+from ..io.uris import basename, check_uri, is_path, join_uri, name_below
+from .images import absolute_pattern
+from .lists.addresses import clean_address
+from .lists.table_files import list_manifests, list_skipped, partitions_of
+from .lists.tables import TableRow, read_rows
+from .manifest_columns import Columns
+from .root import Root, absolute_root
 
 R = TypeVar("R", TableRow, ListedImage)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a manifest that are used.
-
-    ``uri`` holds the place of the image, or ``image`` the image itself (Parquet only). ``filename`` holds the name of
-    the image; without it the name is the end of the URI. ``tasks`` may name columns in braces. ``kept`` columns are
-    copied to the rows of the output.
-
-    Raises:
-        ValueError: if neither ``uri`` nor ``image`` is given, or both.
-    """
-
-    uri: str | None = None
-    filename: str | None = None
-    tasks: tuple[Task, ...] = ()
-    kept: tuple[pa.Field, ...] = ()
-    image: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.uri is None) == (self.image is None):
-            raise ValueError(
-                "a manifest has one column of pictures: give either --uri-column (URIs) or --image-column (bytes)"
-            )
-
-    def names(self) -> list[str]:
-        """Return the columns to read, each once, without the column ``image``.
-
-        Raises:
-            ValueError: if a brace in a prompt is single, or a pair of braces holds anything but a column's name.
-        """
-        plain = [name for name in (self.uri, self.filename) if name]
-        return list(dict.fromkeys([*plain, *named_columns(self.tasks), *(one.name for one in self.kept)]))
-
-    def own_tasks(self) -> bool:
-        """Return whether each reference gets tasks of its own: a prompt names a column, or a column is kept."""
-        return bool(self.kept or named_columns(self.tasks))
 
 
 class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
@@ -82,7 +45,8 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
 
     def __init__(self, patterns: Sequence[str], columns: Columns) -> None:
         super().__init__()
-        self.patterns, self.columns = [absolute_pattern(pattern) for pattern in patterns], columns
+        self.patterns = [absolute_pattern(pattern) for pattern in patterns]
+        self.columns = replace(columns, root=absolute_root(columns.root)) if columns.root else columns
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
         """Return the references: the manifests are listed, then each is read in one worker."""
@@ -91,7 +55,7 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
             patterns
             | "List" >> beam.FlatMap(lambda pattern: map(os.fsencode, list_manifests(os.fsdecode(pattern))))
             | "Each once" >> beam.Distinct()
-            | "Read" >> beam.FlatMap(lambda path, columns: read_manifest(os.fsdecode(path), columns), self.columns)
+            | "Read" >> beam.ParDo(_ReadManifest(self.columns))
         )
         skipped = (
             patterns
@@ -101,41 +65,35 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
         return (listed, skipped) | "Listed" >> beam.Flatten()
 
 
-def list_manifests(pattern: str) -> Iterator[str]:
-    """Yield the paths that an absolute pattern matches, sorted; see ``list_tables``.
+class _ReadManifest(beam.DoFn):
+    """Read manifests. They share a ``Root``, so that each folder is listed once."""
 
-    Braces stand for several patterns, as in ``images.expand_pattern``.
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
 
-    Raises:
-        ValueError: if the pattern or one of the files can't be a manifest.
-        OSError: if a folder can't be listed, or a name without wildcards that braces stand for does not exist.
-    """
-    names = expand_pattern(pattern, Stores())
-    for name in names:
-        paths = [found for found in list_tables(name) if isinstance(found, str)]
-        if len(names) > 1 and not paths and not glob.has_magic(name):
-            raise FileNotFoundError(f"manifest {name}: no such file: add it, or leave it out of the braces")
-        yield from paths
+    def start_bundle(self) -> None:
+        self._root = Root(self.columns.root) if self.columns.root else None
+
+    def process(self, path: bytes) -> Iterator[ImageRef]:
+        yield from read_manifest(os.fsdecode(path), self.columns, self._root)
 
 
-def list_skipped(pattern: str) -> Iterator[ImageRef]:
-    """Yield a reference with ``skipped`` for each kind of files that ``list_manifests`` leaves out of a folder."""
-    for name in expand_pattern(pattern, Stores()):
-        yield from (found for found in list_tables(name) if isinstance(found, ImageRef))
-
-
-def read_manifest(path: str, columns: Columns) -> Iterator[ImageRef]:
+def read_manifest(path: str, columns: Columns, root: Root | None = None) -> Iterator[ImageRef]:
     """Yield a reference for each row of one manifest.
 
-    A broken row becomes a reference with a ``problem``. If the file breaks off, one more such reference comes last.
+    A broken row becomes a reference with a ``problem``. If the file breaks off, one more such reference comes last. If
+    the file has another format than its name says, that is the only one. ``root`` is that of ``columns.root``, an
+    absolute path, if other manifests share it.
     """
     if columns.image:
         yield from _read_images(path, columns, columns.image)
         return
-    folder = posixpath.dirname(path)
-    rows = read_rows(path, columns.names())
+    if columns.root and root is None:
+        root = Root(columns.root)
+    place = _Place(root.folder if root else posixpath.dirname(path), root, cache(os.path.islink))
+    rows = read_rows(path, columns.names(), columns.kept_types())
     try:
-        yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, folder))
+        yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, place))
     except ValueError as error:
         yield _failed_ref(path, columns, str(error))
 
@@ -144,12 +102,24 @@ def _read_images(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
     """Yield a reference for each row of a Parquet file that holds the images in column ``image``."""
     try:
         with open_file(path) as file:
-            rows = list_cells(path, file, image, columns.names())
-            in_folders = partitions_of(path)
-            rows = (row if row.problem else row._replace(values=in_folders | row.values) for row in rows)
+            rows = list_cells(path, file, image, columns.names(), columns.kept_types())
+            rows = _with_partitions(rows, path, open_parquet(path, file).schema_arrow.names, columns)
             yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name, inside=row.cell))
     except (OSError, ValueError, pa.ArrowException) as error:
         yield _failed_ref(path, columns, str(error))
+
+
+def _with_partitions(
+    rows: Iterable[ListedImage], path: str, there: Sequence[str], columns: Columns
+) -> Iterator[ListedImage]:
+    """Yield rows of a Parquet file, which has the columns ``there``, with the columns of its partitions."""
+    added = {name: value for name, value in partitions_of(path).items() if name not in there}
+    kept = list(columns.kept_types())
+    for row in rows:
+        if added and not row.problem:
+            values = tuple(added.get(name, value) for name, value in zip(kept, row.kept, strict=True))
+            row = row._replace(values=added | row.values, kept=values)
+        yield row
 
 
 def _references(path: str, rows: Iterable[R], columns: Columns, ref_of: Callable[[R], ImageRef]) -> Iterator[ImageRef]:
@@ -157,57 +127,24 @@ def _references(path: str, rows: Iterable[R], columns: Columns, ref_of: Callable
         try:
             if row.problem:
                 raise ValueError(row.problem)
-            yield _with_tasks(ref_of(row), row.values, columns)
+            yield _with_tasks(ref_of(row), row, columns)
         except ValueError as error:
             yield _failed_ref(f"{path}#{row.number}", columns, str(error))
 
 
-def check_columns(patterns: Sequence[str], columns: Columns, keep: Sequence[str]) -> Columns:
-    """Check the first manifest of each pattern, and return ``columns`` with the names in ``keep`` as typed fields.
+class _Place(NamedTuple):
+    """What relative paths of a manifest are relative to: ``folder``, which is that of ``root`` if there is one.
 
-    The types are those of the first pattern's manifest.
-
-    Raises:
-        ValueError: if a pattern matches nothing, a column is missing, or ``columns.image`` can't hold images.
+    ``is_link`` is ``os.path.islink`` with a cache, because the paths of a manifest share their folders.
     """
-    wanted = dict.fromkeys([*columns.names(), *keep])
-    if columns.image in wanted:
-        raise ValueError(
-            f"column {columns.image!r} holds the pictures: don't keep it, or name it in a prompt or as filename"
-        )
-    kept: tuple[pa.Field, ...] = ()
-    for pattern in patterns:
-        first = next(list_manifests(absolute_pattern(pattern)), None)
-        if first is None:
-            cure = path_hint(pattern) or "check the path, and quote a glob"
-            what = "no table in this folder" if os.path.isdir(pattern) else "no such file"
-            raise ValueError(f"manifest {pattern}: {what}; {cure}")
-        if columns.image and kind_of(first) not in PARQUET:
-            raise ValueError(f"manifest {first} is no Parquet file, so no column holds pictures: give --uri-column")
-        schema = schema_of(first)
-        if columns.image:
-            check_image_column(first, schema, columns.image)
-        for name in wanted:
-            if name not in schema.names:
-                raise ValueError(f"manifest {first} has no column {name!r}; it has {_missing(name, schema, columns)}")
-        kept = kept or tuple(_stored_field(schema.field(name)) for name in keep)
-    return replace(columns, kept=kept)
+
+    folder: str
+    root: Root | None
+    is_link: Callable[[str], bool]
 
 
-def _missing(name: str, schema: pa.Schema, columns: Columns) -> str:
-    """Return the names that a schema has in place of ``name``, and the cure that the use of ``name`` suggests."""
-    # Quotes show spaces around a name, and a delimiter inside of it.
-    there = ", ".join(map(repr, schema.names[:20])) or "none"
-    if name == columns.uri:
-        # The name may be the default, which the user did not give.
-        return f"{there}: name its URI column"
-    if name in named_columns(columns.tasks):
-        return f"{there}: correct the prompt, and write {{{{ and }}}} for braces that are not around a column"
-    return there
-
-
-def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
-    """Return a reference to the image in the URI column; a relative path is relative to ``folder``.
+def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef:
+    """Return a reference to the image in the URI column.
 
     Raises:
         ValueError: if the column is empty or holds no valid URI.
@@ -216,35 +153,34 @@ def _ref_of(values: dict[str, Any], columns: Columns, folder: str) -> ImageRef:
     if isinstance(given, bytes):
         # Some writers of Parquet leave out the mark that bytes are text. Names of local files may be no UTF-8.
         given = given.decode(errors="surrogateescape")
+    if place.root and isinstance(given, int):
+        given = str(given)
     if given is None or given == "":
         raise ValueError(f"column {columns.uri} is empty: fill it in")
     if not isinstance(given, str):
         raise ValueError(f"column {columns.uri} holds no text: give paths or URIs")
-    uri = check_uri(clean_address(given, folder))
+    uri = check_uri(clean_address(given, place.folder))
     if is_path(uri) and not os.path.isabs(uri):
-        return ImageRef(f"{folder}/{uri}", posixpath.normpath(uri))
+        uri = place.root.complete(uri) if place.root else uri
+        return ImageRef(join_uri(place.folder, uri, place.is_link), name_below(uri))
+    uri = join_uri(place.folder, uri, place.is_link)
     return ImageRef(uri, basename(uri))
 
 
-def _with_tasks(ref: ImageRef, values: dict[str, Any], columns: Columns) -> ImageRef:
+def _with_tasks(ref: ImageRef, row: TableRow | ListedImage, columns: Columns) -> ImageRef:
     """Return a reference with the file name, the filled-in tasks and the kept columns of its row.
 
     Raises:
-        ValueError: if a column in a prompt is empty, or a kept value does not fit the type of its column.
+        ValueError: if a column in a prompt is empty.
     """
     if columns.filename:
-        ref = ref._replace(filename=column_text(values, columns.filename))
+        ref = ref._replace(filename=column_text(row.values, columns.filename))
     if not columns.own_tasks():
         return ref
-    tasks = tuple(dict.fromkeys(fill_template(task, values) for task in columns.tasks))
-    kept = tuple(convert(values.get(field.name), field) for field in columns.kept)
+    tasks = tuple(dict.fromkeys(fill_template(task, row.values) for task in columns.tasks))
+    stored = dict(zip(columns.kept_types(), row.kept, strict=True))
+    kept = tuple(stored[columns.sources.get(one.name, one.name)] for one in columns.kept)
     return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else ())
-
-
-def _stored_field(field: pa.Field) -> pa.Field:
-    """Return a field with the type that is written: of a dictionary-encoded column, the type of its values."""
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return pa.field(field.name, kind)
 
 
 def _failed_ref(place: str, columns: Columns, why: str) -> ImageRef:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from ...models.urls import hide_secrets
@@ -21,6 +22,8 @@ _SIGNATURE_PARAMETER = re.compile(
 )
 # Python decodes a byte of a file name that is not UTF-8 to U+DC80..U+DCFF. All other surrogates are errors.
 _LONE_SURROGATE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
+# Empty parts, "." and ".." in an absolute path.
+_NOT_PLAIN = re.compile(r"/(?=/|\.{0,2}(?:/|$))")
 _INVALID_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
@@ -65,7 +68,75 @@ def absolute_path(uri: str) -> str:
     if is_path(uri) and not os.path.lexists(path):
         path = os.path.expanduser(path)
     # In braces, "{a/../b,c}", two dots must wait until the braces are expanded.
-    return os.path.join(os.getcwd(), path) if "{" in path else os.path.abspath(path)
+    return os.path.join(os.getcwd(), path) if "{" in path else plain_path(path)
+
+
+def plain_path(path: str, is_link: Callable[[str], bool] = os.path.islink) -> str:
+    """Return a local path with one spelling for each file: absolute, without empty parts, ``.`` and ``..``.
+
+    A relative path is relative to the working directory. A ``..`` after a symbolic link stays, because it leads to the
+    parent of the folder that the link points to. No link is followed.
+
+    Args:
+        is_link: returns whether a path is a symbolic link.
+    """
+    if not os.path.isabs(path):
+        path = os.path.join(os.getcwd(), path)
+    if os.sep != "/":
+        return os.path.normpath(path)
+    if not _NOT_PLAIN.search(path):
+        return path
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == ".." and parts and parts[-1] != ".." and not is_link(f"/{'/'.join(parts)}"):
+            parts.pop()
+        elif part not in ("", ".") and (part != ".." or parts):
+            parts.append(part)
+    return f"/{'/'.join(parts)}"
+
+
+def join_uri(folder: str, uri: str, is_link: Callable[[str], bool] = os.path.islink) -> str:
+    """Return the URI or the absolute path of a picture that is named in a list in ``folder``.
+
+    A local file has one spelling, that of ``plain_path``, also if it is given as ``file:///PATH``. A relative path in a
+    list in a bucket is resolved against the folder; double slashes are kept, because names of objects may have them.
+    All other URIs stay as they are.
+
+    Args:
+        folder: an absolute path, or a folder in a bucket, without a slash at its end.
+        uri: a URI that ``check_uri`` accepts.
+
+    Raises:
+        ValueError: if a relative path leads out of the bucket.
+    """
+    if scheme_of(uri) != LOCAL:
+        return uri
+    path = path_of(uri)
+    if os.path.isabs(path) or scheme_of(folder) == LOCAL:
+        return plain_path(os.path.join(folder, path), is_link)
+    scheme, bucket, *parts = _bucket_parts(folder)
+    for part in path.split("/"):
+        if part == ".." and not parts:
+            raise ValueError(f"{uri} leads out of the bucket of {folder}: correct the path")
+        if part == "..":
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return f"{scheme}://{'/'.join([bucket, *parts])}"
+
+
+def name_below(path: str) -> str:
+    """Return the name of a picture from a relative path, without ``.``, empty parts, and ``..`` at its beginning."""
+    if not _NOT_PLAIN.search(f"/{path}"):
+        return path
+    parts = posixpath.normpath(path).split("/")
+    return "/".join(part for part in parts if part not in ("..", ".", ""))
+
+
+def _bucket_parts(folder: str) -> list[str]:
+    """Return scheme and bucket of a folder in a bucket, and the parts of its path, empty ones too."""
+    bucket, name = split_bucket(folder)
+    return [folder.split("://", 1)[0], bucket, *(name.split("/") if name else [])]
 
 
 def split_bucket(uri: str) -> tuple[str, str]:

@@ -142,7 +142,8 @@ class ProgressReporter:
 
 def counts_of(record: Mapping[str, Any]) -> tuple[Count, Summary]:
     """Return what a run had to do and the sums over its rows, from its record. What the record lacks is 0."""
-    counts = record["counts"]
+    counts = dict(record["counts"])
+    counts["shared"] = counts.get("pending", 0) - record.get("requests", counts.get("pending", 0))
     sums = {**record.get("totals", {}), **counts}
     return (
         Count._make([*(int(counts.get(name, 0)) for name in Count._fields[:-1]), ()]),

@@ -13,7 +13,7 @@ from ...models.tasks import Fault
 from ..core.summary import Summary
 from ..io.retry import FetchError, RetryPolicy
 from ..output.layout import DATA, run_of_part, run_parts
-from ..output.lock import keep_alive
+from ..output.locks.lock import keep_alive
 from ..output.reader import PartFooter, Reader, published, read_footer, read_footers
 
 # Files that one call of a worker counts.

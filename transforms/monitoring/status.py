@@ -15,7 +15,7 @@ from ..core.summary import Count
 from ..output.answer_journal import kept_by_run
 from ..output.files import absolute
 from ..output.layout import ALL_PARTS, DATA, ERRORS, run_of_part, started_at
-from ..output.lock import active_runs
+from ..output.locks.lock import active_runs
 from ..output.reader import PartFooter, Reader, published, read_footer, read_footers
 from ..output.run_record import read_records, retried_answers, retried_errors
 from .progress import ProgressFiles, counts_of

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
-from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
+from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
 from .dataset_card import update_card
 from .files import glob_files, remove, write_atomic
 from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from ..core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, Annotation, Row, annotation_schema, to_table
+from ..core.records import Annotation, Row
+from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema, to_table
 from ..core.summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
+from ..io.column_types import plain_type
 from .commit import create_exclusive, delete_exclusive, read_exclusive
 from .files import exists, glob_files, make_folder, remove, rename_if_needed
 from .layout import DATA, ERRORS, commit_path, part_name, shard_parts, temporary_folder, unpublished_part_path
@@ -242,20 +244,37 @@ class _Parts:
                 writer.close()
 
 
+def published_columns(output: str) -> dict[str, pa.DataType]:
+    """Return the names and the types of the kept columns in the published rows of an output; {} if it has no rows."""
+    there = _published_schema(output)
+    return {field.name: field.type for field in there or () if field.name not in ANNOTATION_SCHEMA.names}
+
+
 def check_schema(output: str, schema: pa.Schema) -> None:
     """Check that the published rows of an output have the columns of ``schema``. An empty output passes.
 
-    Readers do not accept data files with different columns as one table.
+    Readers do not accept data files with different columns as one table. Types that differ in Arrow's encoding only,
+    such as string and large_string, are the same in Parquet.
 
     Raises:
         ValueError: if the names, the order or the types of the columns differ.
     """
+    there = _published_schema(output)
+    if there is None:
+        return
+    if there.names != schema.names or list(map(plain_type, there.types)) != list(map(plain_type, schema.types)):
+        kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
+        new = [f"{field.name} ({field.type})" for field in schema if field.name not in ANNOTATION_SCHEMA.names]
+        raise ValueError(
+            f"output {output}: its rows have the kept columns {', '.join(kept) or 'none'}. This run would add rows with"
+            f" {', '.join(new) or 'none'}. Keep the same columns, in the same order and of the same types, or choose"
+            " another output."
+        )
+
+
+def _published_schema(output: str) -> pa.Schema | None:
+    """Return the schema of one published file of answers, or None if the output has none."""
     for path in glob_files(FileSystems.join(output, DATA, "*.parquet"))[:1]:
         with FileSystems.open(path) as file:
-            there = pq.read_schema(file)
-        if (there.names, there.types) != (schema.names, schema.types):
-            kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
-            raise ValueError(
-                f"output {output}: its rows have the kept columns {', '.join(kept) or 'none'}. Keep the same columns,"
-                " in the same order and of the same types, or choose another output."
-            )
+            return pq.read_schema(file)
+    return None

@@ -6,7 +6,7 @@ time of a file says less: `cp -p`, `mv`, `rsync -a` and archives keep an old tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -23,15 +23,13 @@ from ..images.prefetch import LOAD_THREADS
 from ..output.layout import DATA, kind_of
 from ..output.reader import Reader
 from .completed import ID_BYTES, MAX_BATCH_ROWS, other_runs_parts, short_id
+from .input_rows import rows_of
 from .locality import read_order, shard_key
 from .requeue import remove_rows
 
 # Groups of pictures outside of archives and Parquet files. One worker reads a group.
 NUM_GROUPS = 256
 UNREAD = "unread"
-
-# Returns the ids of the requests of a job for references to one picture, and one of these references.
-RequestsOf = Callable[[Iterable[ImageRef], Job], tuple[ImageRef, Iterable[str]]]
 
 
 class Changed(NamedTuple):
@@ -59,14 +57,11 @@ class RemoveChanged(beam.PTransform[PCollection[str], PCollection[Changed]]):
     Args:
         refs: packs of references by hash bucket.
         fetch: reads the pictures.
-        requests_of: see ``RequestsOf``.
     """
 
-    def __init__(
-        self, job: Job, output: str, refs: PCollection[Packed], fetch: Fetcher, requests_of: RequestsOf
-    ) -> None:
+    def __init__(self, job: Job, output: str, refs: PCollection[Packed], fetch: Fetcher) -> None:
         super().__init__()
-        self.job, self.output, self.refs, self.fetch, self.requests_of = job, output, refs, fetch, requests_of
+        self.job, self.output, self.refs, self.fetch = job, output, refs, fetch
 
     def expand(self, locked: PCollection[str]) -> PCollection[Changed]:
         """Join references and rows by hash bucket, read the pictures of the rows, and rewrite the files."""
@@ -80,8 +75,7 @@ class RemoveChanged(beam.PTransform[PCollection[str], PCollection[Changed]]):
         compared = (
             (self.refs, rows)
             | "Join rows" >> beam.CoGroupByKey()
-            | "Pictures with rows"
-            >> beam.FlatMap(_pictures_with_rows, self.job, self.requests_of).with_output_types(tuple[str, bytes])
+            | "Pictures with rows" >> beam.FlatMap(_pictures_with_rows, self.job).with_output_types(tuple[str, bytes])
             | "Group pictures" >> beam.GroupByKey()
             | "Compare" >> beam.ParDo(_Compare(self.fetch)).with_outputs(UNREAD, main="changed")
         )
@@ -145,7 +139,7 @@ def _bucket_of(row: PublishedRow) -> int:
 
 
 def _pictures_with_rows(
-    group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]], job: Job, requests_of: RequestsOf
+    group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]], job: Job
 ) -> Iterator[tuple[str, bytes]]:
     """Yield a group and a pack of (reference, [(id, row)]) for those pictures of one hash bucket that have rows."""
     number, (packs, row_packs) = group
@@ -158,7 +152,7 @@ def _pictures_with_rows(
             same.setdefault(ref.key, []).append(ref)
     by_group: dict[str, list[Any]] = {}
     for refs in same.values():
-        ref, ids = requests_of(refs, job)
+        ref, ids = rows_of(refs, job)
         if found := [(id, row) for id in ids for row in rows.get(short_id(id), ())]:
             by_group.setdefault(_group_of(ref, number), []).append((ref, found))
     yield from ((name, pack(pictures)) for name, pictures in by_group.items())

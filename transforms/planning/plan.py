@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -12,18 +12,19 @@ from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ...models.tasks import Task
 from ..core.errors import output_errors
-from ..core.records import ImageRef, Job, annotation_schema
+from ..core.records import ImageRef, Job
+from ..core.row_schema import annotation_schema
 from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, pack, ref_bucket, unpack, unpack_all
 from ..core.summary import Count, sum_counts
 from ..images.fetch import Fetcher
 from ..monitoring.progress import ProgressFiles
 from ..output.answer_journal import publish_kept
-from ..output.lock import acquire, active_runs
+from ..output.locks.lock import acquire, active_runs
 from .changed import Changed, RemoveChanged
 from .completed import PackIds, other_runs_parts, short_id, split_completed
 from .dedup import KeyByContentHash, KeyedRef
+from .input_rows import rows_of
 from .locality import read_order, shard_key
 from .requeue import remove_rows
 
@@ -106,7 +107,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         """Remove the rows of images that have changed, if asked to."""
         if self.changed is None:
             return locked | "Nothing changed" >> beam.Map(lambda _: Changed())
-        return locked | "Changed" >> RemoveChanged(self.job, self.output, wanted, self.changed, requests_of)
+        return locked | "Changed" >> RemoveChanged(self.job, self.output, wanted, self.changed)
 
     def _completed(self, locked: PCollection[str], changed: AsSingleton) -> PCollection[Packed]:
         """Read the ids in the published files of other runs, after the rows of changed images are removed."""
@@ -119,9 +120,9 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
 
 
 class _DropCompleted(beam.DoFn):
-    """Drop completed requests from one hash bucket of references and ids.
+    """Drop completed rows from one hash bucket of references and ids.
 
-    The main output is a pack of keyed references that have requests left, with their ``Count``. The output ``RETRIED``
+    The main output is a pack of keyed references that have rows left, with their ``Count``. The output ``RETRIED``
     is (file, id) for each row in ``errors/`` that must be removed, because its request is done again.
     """
 
@@ -141,14 +142,17 @@ class _DropCompleted(beam.DoFn):
             return
         completed, failed = split_completed(completed_packs)
         for refs in same.values():
-            ref, wanted = requests_of(refs, self.job)
-            left = {id: task for id, task in wanted.items() if short_id(id) not in completed}
+            ref, wanted = rows_of(refs, self.job)
+            left = {id: row for id, row in wanted.items() if short_id(id) not in completed}
             retried = {id: failed[short_id(id)] for id in wanted if short_id(id) in failed}
             yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)
             num_retried = len(retried.keys() & left.keys())
-            counts.append(Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs)))
+            # A picture with one row of the input, the usual case, has each task once.
+            several = len(refs) > 1 or ref.origins
+            shared = len(left) - len({row.task for row in left.values()}) if several else 0
+            counts.append(Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs), shared))
             if left:
-                keyed.append((shard_key(ref), ref.with_tasks(tuple(left.values()))))
+                keyed.append((shard_key(ref), ref if len(left) == len(wanted) else ref.with_rows(list(left.values()))))
         yield (number, pack(keyed)), sum_counts(counts)
 
 
@@ -192,27 +196,6 @@ def _remove_failures(path_and_ids: tuple[str, Iterable[str]], output: str, run: 
 
 def _number_of_keyed(keyed: KeyedRef) -> int:
     return hash_bucket(keyed[0])
-
-
-def requests_of(refs: Iterable[ImageRef], job: Job) -> tuple[ImageRef, dict[str, Task]]:
-    """Return one or more references to the same image as one, and the tasks of the job for it by id."""
-    ref = merge(refs, job.tasks)
-    return ref, {job.id_of(ref, task): task for task in ref.tasks}
-
-
-def merge(refs: Iterable[ImageRef], tasks: Sequence[Task]) -> ImageRef:
-    """Merge one or more references to the same image into one that has each of their tasks once.
-
-    The result does not depend on the order of ``refs``. A reference without tasks has all of ``tasks``, those of the
-    job.
-    """
-    same = sorted(refs, key=lambda ref: (ref.filename, repr(ref.columns)))
-    columns_by_task: dict[Task, tuple[Any, ...]] = {}
-    for ref in same:
-        for task in ref.tasks or tasks:
-            columns_by_task.setdefault(task, ref.columns_of(task))
-    columns = tuple(columns_by_task.values()) if any(columns_by_task.values()) else ()
-    return same[0]._replace(tasks=tuple(columns_by_task), columns=columns)
 
 
 def shard_of(key: str, count: Count, shard_size: int, min_shards: int) -> int:

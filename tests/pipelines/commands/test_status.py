@@ -18,7 +18,7 @@ from support.data.small_outputs import publish, some_of_each
 from moondream_beam.pipelines.commands.status import format_runs, watch_runs
 from moondream_beam.transforms.core.summary import Count
 from moondream_beam.transforms.monitoring.status import OutputStatus, RunStatus
-from moondream_beam.transforms.output.lock import run_lock
+from moondream_beam.transforms.output.locks.lock import run_lock
 from moondream_beam.transforms.output.run_record import write_record
 
 RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)

@@ -59,26 +59,6 @@ def test_a_card_of_somebody_else_or_an_edited_one_has_one_line():
     assert lines[-3].startswith("card     out/README.md was edited")
 
 
-@pytest.mark.parametrize(
-    "options, line",
-    [
-        ({"inputs": ["photos"], "manifest": []}, "input    5 pictures"),
-        ({"inputs": [], "manifest": ["a.csv"]}, "input    5 rows of manifests"),
-        ({"inputs": ["photos"], "manifest": ["a.csv"]}, "input    5 pictures and rows of manifests"),
-    ],
-)
-def test_the_first_line_is_what_the_input_holds(options, line):
-    assert format_summary({**record(10, 0), "options": options}, "out", 0.0).splitlines()[0] == line
-
-
-def test_what_is_left_out_of_the_input_is_told_with_an_example_of_each_kind():
-    skipped = {"files ending in .json": {"count": 3, "example": "a.json"}, "pipes": {"count": 1, "example": "b.jpg"}}
-    line = format_summary({**record(10, 0), "skipped": skipped}, "out", 0.0).splitlines()[0]
-    assert line == (
-        "input    5 pictures; left out: 3 x files ending in .json (such as a.json), 1 x pipes (such as b.jpg)"
-    )
-
-
 def test_a_run_whose_input_could_not_be_listed_in_full_says_so_and_fails():
     skipped = {f"{UNLISTED} (Permission denied)": {"count": 1, "example": "shut"}}
     partial = {**record(10, 0), "skipped": skipped}
@@ -87,6 +67,38 @@ def test_a_run_whose_input_could_not_be_listed_in_full_says_so_and_fails():
     assert "NOT COMPLETE" in second and "run the same command again" in second
     assert exit_status(partial, 1.0) == 1
     assert exit_status({**partial, "skipped": {"files ending in .txt": {"count": 1, "example": "a"}}}, 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"inputs": ["photos"], "manifest": []}, "input    5 pictures"),
+        ({"inputs": [], "manifest": ["a.csv"]}, "input    5 rows of manifests"),
+        ({"inputs": ["photos"], "manifest": ["a.csv"]}, "input    5 pictures and rows of manifests"),
+        ({"inputs": ["photos"], "slice": "3/16"}, "input    5 pictures in slice 3/16"),
+    ],
+)
+def test_the_first_line_is_what_the_input_holds(options, line):
+    assert format_summary({**record(10, 0), "options": options}, "out", 0.0).splitlines()[0] == line
+
+
+def test_of_a_manifest_the_rows_are_told_that_are_there_already():
+    lines = format_summary({**record(10, 0, done=4), "options": {"manifest": ["a.csv"]}}, "out", 0.0).splitlines()
+    assert lines[2] == "done     4 more rows are there from earlier runs, in data/ or errors/"
+
+
+def test_where_rows_share_requests_the_ledger_leads_from_requests_to_rows():
+    lines = format_summary({**record(8, 2), "requests": 2}, "out", 0.0).splitlines()
+    assert lines[1] == "ledger   2 requests for 10 rows = 8 in data/ + 2 in errors/: balances"
+    assert lines[2].startswith("errors   2 of 10 rows failed, more than --max-failure-rate 0 allows; ")
+
+
+def test_what_is_left_out_of_the_input_is_told_with_an_example_of_each_kind():
+    skipped = {"files ending in .json": {"count": 3, "example": "a.json"}, "pipes": {"count": 1, "example": "b.jpg"}}
+    line = format_summary({**record(10, 0), "skipped": skipped}, "out", 0.0).splitlines()[0]
+    assert line == (
+        "input    5 pictures; left out: 3 x files ending in .json (such as a.json), 1 x pipes (such as b.jpg)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.transforms.annotation.job import _AnnotateShard
 from moondream_beam.transforms.core.records import ImageRef, Job
 from moondream_beam.transforms.core.summary import Count
-from moondream_beam.transforms.output.lock import run_lock
+from moondream_beam.transforms.output.locks.lock import run_lock
 
 PICTURES, BUSY = 60, 2
 

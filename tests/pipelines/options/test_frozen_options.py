@@ -12,7 +12,7 @@ from moondream_beam.pipelines.cli import build_parser
 # A repeatable argument ends in "...", and a required option in "!".
 INPUTS = (
     "INPUT... --manifest=FILE... --uri-column=NAME --image-column=NAME --filename-column=NAME --prompt-column=NAME "
-    "--keep-columns=A,B --allow-private-addresses --colour-profiles={ignore,srgb} "
+    "--root=FOLDER --keep-columns=A,B --allow-private-addresses --colour-profiles={ignore,srgb} "
 )
 TASKS = "--caption=[short|normal|long]... --query=TEXT... --detect=OBJECT... --point=OBJECT... --prompts=FILE... "
 MODEL = (
@@ -23,8 +23,8 @@ MODEL = (
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {
     "annotate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}"
-    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --retry-errors --retry-changed --dedup "
-    "--max-failure-rate=R "
+    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --checkpoint-every=SECONDS "
+    "--retry-errors --retry-changed --dedup --max-failure-rate=R "
     "--slice=I/N --gpu=TYPE --worker-memory=SIZE --no-report",
     "estimate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}--sample=N --price-of=NAME=USD...",
     "status": "OUT --watch=[SECONDS]",
@@ -50,12 +50,13 @@ DEFAULTS = {
         "workers": 1,
         "shard_size": 1000,
         "max_failure_rate": 0.0,
+        "checkpoint_every": 60.0,
         "report": True,
     },
     "export": {"where": "true", "picture_check": True},
     "demo": {"output": "moondream-demo", "report": True},
 }
-JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "report")
+JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "checkpoint_every", "report")
 DEFAULTS["estimate"] = {k: v for k, v in DEFAULTS["annotate"].items() if k not in JOB_ONLY} | {"sample": 200}
 
 

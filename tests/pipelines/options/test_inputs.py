@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -69,6 +71,41 @@ def test_one_line_says_that_a_comma_and_a_space_do_not_separate_objects(
     assert [row["prompt"] for row in rows(tmp_path / "out")] == ["circle, square"]
 
 
+def test_kept_columns_with_names_of_the_rows_get_names_of_their_own(
+    pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    given = {"URL": "a.png", "WIDTH": 1000, "id": "x7", "text": "one", "TEXT": "two"}
+    path, out = pictures / "list.parquet", tmp_path / "out"
+    pq.write_table(pa.Table.from_pylist([given]), path)
+    asked = ("--manifest", path, "--uri-column", "URL", "--caption", "short")
+    status, _, stderr = command(*words(out, *asked, "--keep-columns", "WIDTH, id=sku, text, TEXT"))
+    (row,) = rows(out)
+    assert status == 0 and row["width"] != 1000 and len(row["id"]) == 64
+    assert {name: row[name] for name in ("manifest_WIDTH", "sku", "text", "manifest_TEXT")} == {
+        "manifest_WIDTH": 1000,
+        "sku": "x7",
+        "text": "one",
+        "manifest_TEXT": "two",
+    }
+    assert "column WIDTH is kept as manifest_WIDTH" in stderr and "give WIDTH=NAME" in stderr
+    assert len({name.casefold() for name in row}) == len(row)
+    query = f"SELECT count(*) FROM '{out}/data/*.parquet' WHERE WIDTH < 1000 AND manifest_width = 1000"
+    assert duckdb.sql(query).fetchall() == [(1,)]
+
+
+def test_a_widened_column_is_named_at_the_start_and_a_later_run_fits_into_it(
+    pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    for name, scores in (("one", [1]), ("two", [0.97]), ("three", [3])):
+        pq.write_table(pa.table({"url": [f"{name}.png"], "score": scores}), pictures / f"{name}.parquet")
+    out, rest = tmp_path / "out", ("--caption", "short", "--keep-columns", "score")
+    both = ("--manifest", pictures / "one.parquet", "--manifest", pictures / "two.parquet")
+    status, _, stderr = command(*words(out, *both, *rest))
+    assert status == 0 and "column score: int64 in " in stderr and "stored as double" in stderr
+    status, stdout, stderr = command(*words(out, "--manifest", pictures / "three.parquet", *rest))
+    assert status == 0 and "1 requests = " in stdout and "score" not in stderr
+
+
 def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, command: Command) -> None:
     given = (listed.parent / "c.webp", "--manifest", listed, "--uri-column", "file", "--caption", "short")
     command(*words(tmp_path / "out", *given, "--keep-columns", "split"))
@@ -77,6 +114,58 @@ def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, c
         ("a.png", "train"),
         ("more/d.bmp", "test"),
     }
+
+
+def test_each_row_of_a_manifest_is_a_row_and_the_summary_leads_from_one_to_the_other(
+    listed: Path, tmp_path: Path, command: Command
+) -> None:
+    with listed.open("w", newline="") as file:
+        pictures = ("a.png", "./a.png", str(listed.parent / "a.png"), f"file://{listed.parent}/a.png", "more/d.bmp")
+        csv.writer(file).writerows(
+            [("file", "n"), *((name, n) for name in pictures for n in range(2)), ("gone.png", 0)]
+        )
+    given = words(tmp_path / "out", "--manifest", listed, "--uri-column", "file", "--caption", "--keep-columns", "n")
+    lines = command(*given)[1].splitlines()
+    assert lines[0] == "input    11 rows of manifests"
+    assert lines[1] == "ledger   3 requests for 11 rows = 10 in data/ + 1 in errors/: balances"
+    assert lines[2].startswith("errors   1 of 11 rows failed")
+    found = [(row["filename"], row["n"], row["uri"]) for row in rows(tmp_path / "out")]
+    place = str(listed.parent / "a.png")
+    assert sorted(found)[:8] == sorted(("a.png", str(n), place) for n in (0, 1) for _ in range(4))
+    again = command(*given)[1].splitlines()
+    assert again[:3] == [
+        "input    11 rows of manifests",
+        "ledger   0 requests = 0 in data/ + 0 in errors/: balances",
+        "done     11 more rows are there from earlier runs, in data/ or errors/",
+    ]
+    assert "11 of 11 rows (100 %)" in command("status", tmp_path / "out")[1]
+
+
+def test_a_limit_is_of_pictures_and_the_first_line_says_what_it_leaves_out(
+    listed: Path, tmp_path: Path, command: Command
+) -> None:
+    listed.write_text(
+        "file,n\n" + "".join(f"{name},{n}\n" for name in ("a.png", "c.webp", "gone.png") for n in range(3))
+    )
+    given = words(tmp_path / "out", "--manifest", listed, "--uri-column", "file", "--caption", "--keep-columns", "n")
+    first, second = command(*given, "--limit", "1")[1].splitlines()[:2]
+    assert first.startswith(
+        "input    9 rows of manifests; left out: 6 x pictures or rows of manifests beyond --limit 1"
+    )
+    assert second.startswith("ledger   1 requests for 3 rows = ")
+
+
+def test_names_without_extension_are_found_in_the_root(listed: Path, tmp_path: Path, command: Command) -> None:
+    ids = tmp_path / "lists" / "train.csv"
+    ids.parent.mkdir()
+    ids.write_text("id,label\na,1\nmore/d,2\nnone,3\n")
+    asked = ("--manifest", ids, "--uri-column", "id", "--root", listed.parent, "--caption", "--keep-columns", "label")
+    assert "3 requests = 2 in data/ + 1 in errors/" in command(*words(tmp_path / "out", *asked))[1]
+    assert {(row["filename"], row["label"]) for row in rows(tmp_path / "out")} == {("a.png", "1"), ("more/d.bmp", "2")}
+    (missing,) = rows(tmp_path / "out", "errors")
+    assert (
+        missing["filename"] == "train.csv#4" and f"no picture in {listed.parent} is named none.*" in missing["message"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,6 +178,9 @@ def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, c
             ("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"),
             "--keep-columns names split twice",
         ),
+        (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split=Width"), "a column width"),
+        (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split=a,thing=A"), "thing can't be kept"),
+        (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split="), "SOURCE=NAME to rename it"),
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{"), "write {{ and }}"),
         (
             ("--manifest", "{list}", "--uri-column", "file", "--query", '{{thing}} as {"b"}?'),
@@ -98,14 +190,17 @@ def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, c
         (("--manifest", "{folder}\\list.csv"), "no such file; backslashes separate folders only on Windows"),
         (
             ("www.pictures.example/a.jpg",),
-            "no picture found; an address on the web needs its scheme: write https://www.",
+            "an address on the web needs its scheme: write https://www.",
         ),
-        (("C:\\photos",), "no picture found; this is a path on a Windows machine"),
+        (("C:\\photos",), "this is a path on a Windows machine"),
         (("--manifest", "{folder}/a.png"), "none of .csv"),
         (("{folder}/a.png", "--keep-columns", "split"), "--keep-columns needs a --manifest"),
         (("{folder}/a.png", "--prompt-column", "thing"), "--prompt-column needs a --manifest"),
         (("{folder}/a.png", "--manifest", "{list}", "--uri-column", "file", "--query", "{thing}?"), "manifests only"),
         (("{folder}/a.png", "--image-column", "image"), "--image-column needs a --manifest"),
+        (("{folder}/a.png", "--root", "{folder}"), "--root needs a --manifest"),
+        (("--manifest", "{list}", "--uri-column", "file", "--root", "{folder}/none"), "none: no such folder"),
+        (("--manifest", "{list}", "--image-column", "file", "--root", "{folder}"), "leave out --root"),
         (("--manifest", "{list}", "--uri-column", "file", "--image-column", "file"), "give one of the two"),
         (("--manifest", "{list}", "--image-column", "file"), "no Parquet file"),
         (("{list}",), "this is a table; give it as --manifest"),
@@ -136,7 +231,10 @@ def test_a_missing_client_of_a_later_row_stops_the_run_and_names_the_package(
     (line,) = [line for line in stderr.splitlines() if "stopped" in line]
     assert "az:// needs no_such_module: pip install 'moondream-beam[azure]'" in line
     listed.write_text(there)
-    assert "3 requests = 2 in data/ + 1 in errors/: balances" in command(*given)[1]
+    # The row that had failed before was kept.
+    stdout = command(*given)[1]
+    assert "2 requests = 2 in data/ + 0 in errors/: balances" in stdout and "done     1 more rows" in stdout
+    assert len(rows(tmp_path / "out")) == 2
 
 
 def _placed(word: str, places: dict[str, str]) -> str:

@@ -27,7 +27,7 @@ from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.inputs.images import ReadImages, list_images
 from moondream_beam.transforms.monitoring.progress import NAMESPACE
 from moondream_beam.transforms.output.answer_journal import kept_by_run
-from moondream_beam.transforms.output.lock import acquire
+from moondream_beam.transforms.output.locks.lock import acquire
 from moondream_beam.transforms.output.run_record import read_record
 from moondream_beam.transforms.planning.plan import shard_of
 

@@ -27,7 +27,7 @@ from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.monitoring import failure_limit, progress
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
-from moondream_beam.transforms.output.lock import acquire
+from moondream_beam.transforms.output.locks.lock import acquire
 from moondream_beam.transforms.output.run_record import read_records
 
 TASKS = (Caption(), Detect("dog"))

@@ -24,7 +24,7 @@ from moondream_beam.models.hosted.fal.annotator import Fal
 from moondream_beam.models.hosted.journal import LocalStore
 from moondream_beam.transforms.annotation.payment_journal import BeamStore, scope_of, with_journal
 from moondream_beam.transforms.output.layout import Slice, payment_drafts_prefix, payments_folder
-from moondream_beam.transforms.output.lock import run_lock
+from moondream_beam.transforms.output.locks.lock import run_lock
 
 __all__ = ["api", "clock"]
 

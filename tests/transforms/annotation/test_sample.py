@@ -46,6 +46,15 @@ def test_a_sample_are_the_first_by_key_beside_the_counts_of_all(refs, tmp_path):
     assert (sampled.pictures, sampled.requests) == (21, 3 + 20 * 2)
 
 
+def test_rows_that_ask_the_same_are_one_request_of_one_picture(refs, tmp_path):
+    rows = [ref._replace(tasks=(Caption(), Query("Why?")), columns=((n,), (n,))) for ref in refs for n in range(5)]
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        sample(pipeline | beam.Create(rows), [Caption()], 3, tmp_path)
+    sampled = read_sample(tmp_path)
+    assert (len(sampled.refs), sampled.pictures, sampled.requests) == (3, 21, 42)
+    assert measure(sampled.refs, [Caption()], Echo(), DEFAULT_SAMPLING, Fetcher()).rows == 6
+
+
 def test_what_the_input_leaves_out_is_not_in_the_sample(refs, tmp_path):
     left_out = ImageRef("/photos/*.txt", "notes.txt", skipped=Skipped("files ending in .txt", 3))
     with beam.Pipeline(FnApiRunner()) as pipeline:

@@ -25,7 +25,8 @@ from moondream_beam.transforms.core.beam_schema import (
     row_type,
     to_ref,
 )
-from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA, UNLISTED, Skipped, to_table
+from moondream_beam.transforms.core.records import UNLISTED, Skipped
+from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, to_table
 from moondream_beam.transforms.io.containers.location import ImageCell, Member
 from moondream_beam.transforms.io.uris import display_uri
 from moondream_beam.transforms.output.reader import read_failures

@@ -11,17 +11,8 @@ from support.data.echo import Echo
 from support.data.rows import NOW, annotation, failure
 
 from moondream_beam.models.tasks import Box, Caption, Detect, Point, Query, Sampling, Spot
-from moondream_beam.transforms.core.records import (
-    ANNOTATION_SCHEMA,
-    FAILURE_SCHEMA,
-    Annotation,
-    Failure,
-    ImageRef,
-    Job,
-    annotation_schema,
-    check_colour_profiles,
-    to_table,
-)
+from moondream_beam.transforms.core.records import Annotation, Failure, ImageRef, Job, check_colour_profiles
+from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema, to_table
 from moondream_beam.transforms.io.containers.location import ImageCell, Member
 
 REF = ImageRef("/photos/a.b.jpg", "a.b.jpg")
@@ -86,17 +77,32 @@ def test_columns_of_a_manifest_come_last_and_may_be_null() -> None:
     ]
 
 
-@pytest.mark.parametrize("names", [["caption"], ["a", "b", "a"]])
+@pytest.mark.parametrize("names", [["caption"], ["a", "b", "a"], ["WIDTH"], ["text", "Text"]])
 def test_a_duplicate_column_is_refused(names: list[str]) -> None:
     with pytest.raises(ValueError, match="can't be kept"):
         annotation_schema([pa.field(name, pa.string()) for name in names])
 
 
-def test_with_tasks_keeps_the_columns_of_the_remaining_tasks() -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [pa.timestamp("ns"), pa.list_(pa.time64("us")), pa.map_(pa.string(), pa.int8()), pa.float16(), pa.null()],
+    ids=str,
+)
+def test_a_column_of_a_type_on_which_readers_differ_is_refused(kind: pa.DataType) -> None:
+    with pytest.raises(ValueError, match="column x can't be kept as .*: convert it to "):
+        annotation_schema([pa.field("x", kind)])
+
+
+def test_with_rows_keeps_the_columns_numbers_and_names_of_the_remaining_rows() -> None:
     why, who = Query("Why?"), Query("Who?")
     ref = ImageRef("/a.jpg", "a.jpg", (why, who), (("because",), ("me",)))
-    assert ref.with_tasks((who,)) == ref._replace(tasks=(who,), columns=(("me",),))
-    assert ref.columns_of(why) == ("because",)
+    first, second = ref.rows(())
+    assert (first.columns, first.number, first.filename) == (("because",), 0, "a.jpg")
+    assert ref.with_rows([second]) == ref._replace(tasks=(who,), columns=(("me",),))
+    again = second._replace(number=1, filename="b.jpg")
+    both = ref.with_rows([second, again])
+    assert both == ref._replace(tasks=(who, who), columns=(("me",), ("me",)), origins=((0, "a.jpg"), (1, "b.jpg")))
+    assert both.rows(()) == [second, again]
 
 
 def test_failures_survive_arrow() -> None:
@@ -203,5 +209,5 @@ def test_an_unknown_choice_of_colour_profiles_is_refused() -> None:
 
 
 def test_a_picture_has_its_own_tasks_or_those_of_the_job() -> None:
-    assert JOB.tasks_of(REF) == (Caption(),)
-    assert JOB.tasks_of(REF._replace(tasks=(Query("Why?"),))) == (Query("Why?"),)
+    assert [row.task for row in REF.rows(JOB.tasks)] == [Caption()]
+    assert [row.task for row in REF._replace(tasks=(Query("Why?"),)).rows(JOB.tasks)] == [Query("Why?")]

@@ -42,7 +42,7 @@ def test_sums_of_sums_that_have_other_things_lose_nothing() -> None:
 
 
 def test_a_count_is_the_same_after_json() -> None:
-    count = Count(1, 2, 3, 4, 5, (SkippedCount("a", 1, "x"), SkippedCount("b", 2, "y")))
+    count = Count(1, 2, 3, 4, 5, 6, 7, 8, (SkippedCount("a", 1, "x"), SkippedCount("b", 2, "y")))
     assert Count.from_json(json.loads(json.dumps(count))) == count
 
 
@@ -50,6 +50,16 @@ def test_only_a_reference_to_what_is_skipped_has_a_count_of_it() -> None:
     ref = ImageRef("/photos/*.txt", "notes.txt", skipped=Skipped("files ending in .txt", 3))
     assert Count.of_skipped(ref) == left_out("files ending in .txt", 3, "notes.txt")
     assert Count.of_skipped(ImageRef("/photos/a.jpg", "a.jpg")) == Count()
+
+
+def test_pictures_beyond_a_limit_are_counted_as_input_and_as_left_out() -> None:
+    ref = ImageRef("--limit 2", "c.jpg", skipped=Skipped("pictures beyond --limit 2", 7, is_input=True))
+    assert Count.of_skipped(ref) == left_out("pictures beyond --limit 2", 7, "c.jpg")._replace(inputs=7)
+
+
+def test_requests_are_the_pending_rows_that_share_no_answer() -> None:
+    assert Count(pending=10, shared=8).requests == 2
+    assert (Count(pending=10, shared=8).unit, Count(pending=10).unit) == ("rows", "requests")
 
 
 def test_names_that_are_not_utf8_are_counted_with_escapes() -> None:

@@ -47,6 +47,16 @@ def test_a_picture_shows_a_limited_number_of_rows_the_flagged_first(tmp_path):
     assert picture.rows[0]["prompt"] == "19" and picture.rows[1]["prompt"] == "00"
 
 
+def test_an_answer_that_rows_of_a_manifest_share_is_shown_once(tmp_path):
+    rows = [annotation(id=f"{index:02}", caption="A dog.") for index in range(20)]
+    publish(
+        tmp_path, [*rows, annotation(id="other", caption="A dog.", run="two"), annotation(id="more", caption="A cat.")]
+    )
+    with Dataset(str(tmp_path)) as dataset:
+        (picture,) = gallery.choose(dataset)
+    assert sorted(row["caption"] for row in picture.rows) == ["A cat.", "A dog.", "A dog."] and picture.more_rows == 0
+
+
 @pytest.mark.parametrize("size", [(3000, 2000), (1, 900), (20, 20)])
 def test_a_thumbnail_is_a_small_jpeg(size):
     small = Image.open(io.BytesIO(gallery.thumbnail(Image.effect_noise(size, 200).convert("RGB"))))

@@ -21,13 +21,9 @@ from support.servers.object_stores import Bucket
 from moondream_beam.models.tasks import Caption, Query, Task
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.records import ImageRef
-from moondream_beam.transforms.inputs.manifest import (
-    Columns,
-    ReadManifests,
-    check_columns,
-    list_manifests,
-    read_manifest,
-)
+from moondream_beam.transforms.inputs.lists.table_files import list_manifests
+from moondream_beam.transforms.inputs.manifest import ReadManifests, read_manifest
+from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
 
 SPLIT = pa.field("split", pa.string())
 
@@ -52,7 +48,7 @@ def test_a_row_becomes_a_reference(tmp_path: Path) -> None:
 
 def test_a_relative_path_is_relative_to_the_manifest(tmp_path: Path) -> None:
     (ref,) = references(manifest(tmp_path, {"url": "train/./a.jpg"}))
-    assert ref == ImageRef(f"{tmp_path}/train/./a.jpg", "train/a.jpg")
+    assert ref == ImageRef(f"{tmp_path}/train/a.jpg", "train/a.jpg")
 
 
 @pytest.mark.parametrize("name", ["e[1].jpg", "all*.jpg", "what?.jpg"])
@@ -172,7 +168,7 @@ def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) ->
     path = manifest(tmp_path, *listed, {"url": "gone.png", "question": "Where?", "truth": "here"})
     columns = Columns("url", tasks=(Query("{question}"),))
     record = annotate(path, tmp_path / "out", columns, ["truth"])
-    assert record["balanced"] and record["counts"]["pending"] == 4
+    assert record["balanced"] and record["counts"]["pending"] == 5 and record["requests"] == 4
     assert {(row["prompt"], row["caption"], row["truth"]) for row in rows(tmp_path / "out")} == {
         ("Why?", "Why?", "because"),
         ("Who?", "Who?", "me"),
@@ -180,7 +176,7 @@ def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) ->
     told = {(row["filename"], row["stage"], row["prompt"]) for row in rows(tmp_path / "out", "errors")}
     assert told == {("urls.jsonl#3", "list", "{question}"), ("gone.png", "fetch", "Where?")}
     again = annotate(path, tmp_path / "out", columns, ["truth"])
-    assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 4
+    assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 5
 
 
 def test_a_manifest_whose_header_is_broken_is_one_row_with_a_problem(tmp_path: Path) -> None:

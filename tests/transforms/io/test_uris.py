@@ -8,7 +8,16 @@ import pytest
 
 from moondream_beam.models.urls import SECRET_NAMES
 from moondream_beam.transforms.core.records import ImageRef
-from moondream_beam.transforms.io.uris import basename, check_uri, display_uri, path_of, scheme_of, split_bucket
+from moondream_beam.transforms.io.uris import (
+    basename,
+    check_uri,
+    display_uri,
+    name_below,
+    path_of,
+    plain_path,
+    scheme_of,
+    split_bucket,
+)
 
 
 @pytest.mark.parametrize(
@@ -125,3 +134,31 @@ def test_a_new_signature_does_not_change_the_key_of_a_picture() -> None:
 )
 def test_basename_is_the_last_part_of_the_path(uri: str, name: str) -> None:
     assert basename(uri) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "plain"),
+    [
+        ("/a/b.jpg", "/a/b.jpg"),
+        ("//a/b.jpg", "/a/b.jpg"),
+        ("/a//./b/../c.jpg", "/a/c.jpg"),
+        ("/../../a.jpg", "/a.jpg"),
+        ("/a/", "/a"),
+        ("/", "/"),
+        ("/a/..b/.../c..jpg", "/a/..b/.../c..jpg"),
+        ("/a/link/../b.jpg", "/a/link/../b.jpg"),
+        ("/a/link/./x/../../b.jpg", "/a/link/../b.jpg"),
+        ("/a/link/../../b.jpg", "/a/link/../../b.jpg"),
+    ],
+)
+def test_a_local_path_has_one_spelling_unless_it_leads_up_from_a_link(path: str, plain: str) -> None:
+    assert plain_path(path, lambda folder: folder == "/a/link") == plain
+    assert plain_path(plain, lambda folder: folder == "/a/link") == plain
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a.jpg", "a.jpg"), ("../../b/a.jpg", "b/a.jpg"), ("./b//c/../a.jpg", "b/a.jpg"), ("..a/a.jpg", "..a/a.jpg")],
+)
+def test_the_name_of_a_relative_path_leads_nowhere_up(path: str, name: str) -> None:
+    assert name_below(path) == name

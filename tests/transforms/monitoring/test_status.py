@@ -13,7 +13,7 @@ from moondream_beam.transforms.monitoring import status
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
 from moondream_beam.transforms.monitoring.status import OutputStatus
 from moondream_beam.transforms.output.answer_journal import AnswerJournal
-from moondream_beam.transforms.output.lock import active_runs, run_lock
+from moondream_beam.transforms.output.locks.lock import active_runs, run_lock
 from moondream_beam.transforms.output.run_record import write_record
 from moondream_beam.transforms.output.writer import ShardWriter
 

@@ -16,10 +16,10 @@ from support.data.rows import annotation, failure
 from support.servers.object_stores import Bucket
 
 from moondream_beam.models.billing import Billing
-from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, annotation_schema
+from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, annotation_schema
 from moondream_beam.transforms.output.answer_journal import OPEN_JOURNALS, AnswerJournal, kept_by_run, publish_kept
 from moondream_beam.transforms.output.files import glob_files
-from moondream_beam.transforms.output.lock import acquire
+from moondream_beam.transforms.output.locks.lock import acquire
 from moondream_beam.transforms.output.writer import ShardWriter
 
 Rows = Callable[..., list]

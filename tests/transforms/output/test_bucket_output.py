@@ -12,7 +12,7 @@ from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
 from moondream_beam.transforms.monitoring.status import OutputStatus
 from moondream_beam.transforms.output.dataset_card import write_card
-from moondream_beam.transforms.output.lock import active_runs, run_lock
+from moondream_beam.transforms.output.locks.lock import active_runs, run_lock
 from moondream_beam.transforms.output.writer import ShardWriter
 
 pytestmark = pytest.mark.slow

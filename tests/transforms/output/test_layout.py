@@ -16,7 +16,7 @@ from moondream_beam.transforms.io.containers.location import ImageCell, Member, 
 from moondream_beam.transforms.output import layout, lock
 from moondream_beam.transforms.output.files import open_atomic
 from moondream_beam.transforms.output.layout import Slice, can_run_together
-from moondream_beam.transforms.output.lock import OutputLockedError, run_lock
+from moondream_beam.transforms.output.locks.lock import OutputLockedError, run_lock
 from moondream_beam.transforms.planning.completed import other_runs_parts
 from moondream_beam.transforms.planning.locality import in_slice
 from moondream_beam.transforms.planning.plan import shard_of

@@ -11,7 +11,7 @@ import pytest
 from support.data.rows import annotation, failure
 
 from moondream_beam.models.tasks import Box
-from moondream_beam.transforms.core.records import ANNOTATION_SCHEMA, FAILURE_SCHEMA
+from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA
 from moondream_beam.transforms.output.dataset_card import write_card
 from moondream_beam.transforms.output.run_record import read_record, write_record
 from moondream_beam.transforms.output.writer import ShardWriter

@@ -20,7 +20,8 @@ from support.servers.object_stores import Bucket
 from moondream_beam.models.tasks import Caption, Detect
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.inputs.images import ReadImages
-from moondream_beam.transforms.inputs.manifest import Columns, ReadManifests
+from moondream_beam.transforms.inputs.manifest import ReadManifests
+from moondream_beam.transforms.inputs.manifest_columns import Columns
 from moondream_beam.transforms.monitoring.status import OutputStatus
 
 TASKS = (Caption(), Detect("dog"))

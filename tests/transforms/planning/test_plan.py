@@ -16,7 +16,7 @@ from moondream_beam.transforms.core.records import ImageRef, Job
 from moondream_beam.transforms.core.summary import Count, sum_counts
 from moondream_beam.transforms.output.writer import ShardWriter
 from moondream_beam.transforms.planning.completed import other_runs_parts
-from moondream_beam.transforms.planning.plan import PlanShards, merge, shard_of
+from moondream_beam.transforms.planning.plan import PlanShards, shard_of
 
 TASKS = (Caption(), Query("Why?"))
 JOB = Job(TASKS, Echo(), run="now")
@@ -44,11 +44,15 @@ def planned(
     return count, dict(shards)
 
 
-def test_for_an_empty_output_each_image_is_planned_once_with_all_its_tasks(tmp_path: Path) -> None:
+def test_for_an_empty_output_each_image_is_planned_once_with_the_tasks_of_all_its_rows(tmp_path: Path) -> None:
     other = REFS[0]._replace(filename="other/0.jpg", tasks=(Detect("dog"), Caption()))
     count, shards = planned(tmp_path / "out", [other, REFS[0], REFS[1], REFS[0]])
-    assert count == Count(pictures=2, pending=5, done=0, inputs=4)
-    assert shards == {0: [REFS[0]._replace(tasks=(*TASKS, Detect("dog"))), REFS[1]._replace(tasks=TASKS)]}
+    assert count == Count(pictures=2, pending=8, done=0, inputs=4, shared=3)
+    merged = REFS[0]._replace(
+        tasks=(*TASKS, *TASKS, Detect("dog"), Caption()),
+        origins=(*((number, "0.jpg") for number in (0, 0, 1, 1)), (0, "other/0.jpg"), (2, "other/0.jpg")),
+    )
+    assert shards == {0: [merged, REFS[1]._replace(tasks=TASKS)]}
 
 
 def test_requests_with_a_row_in_data_or_errors_are_left_out(tmp_path: Path) -> None:
@@ -67,11 +71,15 @@ def test_without_pending_requests_there_is_no_shard(tmp_path: Path) -> None:
     assert planned(tmp_path, REFS[:1]) == (Count(0, 0, 2, inputs=1), {})
 
 
-def test_merged_references_have_each_task_once_in_any_order() -> None:
-    own = REFS[0]._replace(filename="z.jpg", tasks=(Query("Why?"), Query("Who?")))
-    assert merge([own, REFS[0]], TASKS) == merge([REFS[0], own], TASKS)
-    assert merge([own, REFS[0]], TASKS) == REFS[0]._replace(tasks=(*TASKS, Query("Who?")))
-    assert merge([own], TASKS) == own
+def test_rows_of_a_picture_are_left_out_one_by_one(tmp_path: Path) -> None:
+    listed = [REFS[0]._replace(tasks=TASKS[:1], columns=((value,),)) for value in ("a", "b", "b")]
+    writer = ShardWriter(str(tmp_path), "one", 0)
+    writer.add(annotation(id=JOB.id_of(REFS[0], TASKS[0], ("b",)), key=REFS[0].key))
+    writer.publish()
+    count, shards = planned(tmp_path, listed)
+    assert count == Count(pictures=1, pending=2, done=1, inputs=3, shared=1)
+    (ref,) = shards[0]
+    assert [(row.columns, row.number) for row in ref.rows(JOB.tasks)] == [(("a",), 0), (("b",), 1)]
 
 
 @pytest.mark.parametrize(

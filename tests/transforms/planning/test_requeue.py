@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.data.rows import failure
 
-from moondream_beam.transforms.core.records import FAILURE_SCHEMA
+from moondream_beam.transforms.core.row_schema import FAILURE_SCHEMA
 from moondream_beam.transforms.output.writer import ShardWriter
 from moondream_beam.transforms.planning import requeue as module
 from moondream_beam.transforms.planning.requeue import remove_rows

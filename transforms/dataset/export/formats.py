@@ -34,7 +34,10 @@ ANOTHER_TEXT = (
     "move that file away"
 )
 NO_TEXT = "has no text"
-CANT_SHARE_NAME = "has a name that its text can't have: the text file is named differently"
+CANT_SHARE_NAME = (
+    "has a name that its text can't have: the text file is named differently; to write the texts beside the pictures, "
+    "export to the folder that holds the pictures"
+)
 
 
 class Note(str):
@@ -146,6 +149,8 @@ def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
 def to_sidecar(selection: Selection, destination: str, fetch: Fetch, texts: TextOptions = DEFAULT_TEXTS) -> Problems:
     """Write a text file for each picture, with the picture's name and one caption on each line.
 
+    The text of a picture that lies below ``destination`` lies beside the picture.
+
     If the selection has no captions, answers to queries are written instead. Existing files are kept, unless ``texts``
     says otherwise. Pictures whose names differ only in extension or case have their key in the name of the text file.
 
@@ -153,7 +158,7 @@ def to_sidecar(selection: Selection, destination: str, fetch: Fetch, texts: Text
         ValueError: if ``texts.order`` has a prompt that no selected text answers.
     """
     problems = Problems()
-    for row in selection.dataset.rows(texts_query(selection, texts.order)):
+    for row in selection.dataset.rows(texts_query(selection, destination, texts.order)):
         if not row["texts"]:
             problems[NO_TEXT] += 1
             continue

@@ -10,9 +10,9 @@ from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
 from ...core.records import ImageRef
-from ...images.decode import UndecodableError
 from ...images.prefetch import Fetch
 from ...images.refetch import NotKeptError, relocate
+from ...images.undecodable import UndecodableError
 from ...io.containers.location import container_of
 from ...planning.locality import read_order
 from .convert import PictureFile, readable_file

@@ -11,7 +11,7 @@ from ...images.formats import EXTENSIONS
 from ...io.uris import unescape_non_utf8, unescape_path
 from ..reader import literal
 from .targets import Existing
-from .wide import Selection
+from .wide import Selection, name_below
 
 MAX_PROMPTS_SHOWN = 10
 _EXTENSION = re.compile(r"\.[A-Za-z0-9_-]{1,20}")
@@ -61,7 +61,7 @@ def name_on_disk(folder: str, filename: str) -> str:
     return filename if unescape_path(written) == written else unescape_non_utf8(filename)
 
 
-def texts_query(selection: Selection, order: Sequence[str] = ()) -> str:
+def texts_query(selection: Selection, destination: str, order: Sequence[str] = ()) -> str:
     """Return an SQL query for ``key``, ``filename``, ``texts`` and ``shares`` of each picture.
 
     ``texts`` is a list of its captions, or of its answers if the selection has no captions. ``shares`` is true if
@@ -85,7 +85,7 @@ def texts_query(selection: Selection, order: Sequence[str] = ()) -> str:
         SELECT key, filename, texts,
             count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
         FROM (
-            SELECT key, min(filename) AS filename,
+            SELECT key, {name_below(destination)} AS filename,
                 list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY {rank}, prompt)
                     FILTER (WHERE task = '{task}' AND trim(caption) != '') AS texts
             FROM {selection.rows} GROUP BY key)

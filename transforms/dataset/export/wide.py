@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from ...core.records import ANNOTATION_SCHEMA
+from ...core.row_schema import ANNOTATION_SCHEMA
+from ...io.uris import escape_non_utf8
 from ..reader import Dataset, identifier, literal
 from .first_rows import choose_first
 
@@ -38,9 +39,12 @@ class TaskColumn(NamedTuple):
 class Selection:
     """The rows to export: for each task on each picture, the latest row that meets the condition.
 
-    Several rows of a task differ in model or sampling. ``rows`` is the selection as an SQL subquery. ``answers`` and
-    ``pictures`` are its numbers of rows and of distinct pictures; ``matching`` is the number of rows before the latest
-    of each task was taken.
+    Several rows of a task differ in model or sampling, or in the manifest's columns. ``rows`` is the selection as an
+    SQL subquery. ``answers`` and ``pictures`` are its numbers of rows and of distinct pictures. ``matching`` is the
+    number of rows before the latest of each task was taken.
+
+    ``listed_columns`` are the manifest's columns in which rows of one picture differ. In ``rows`` each of them is a
+    list with the values of all rows of the picture, in one order for all of these columns.
 
     Args:
         where: an SQL expression over the columns of ``data/`` and ``_flags``.
@@ -56,15 +60,38 @@ class Selection:
         # On a line of its own, because an SQL comment at its end would hide what follows.
         rows = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
         self.matching = _checked_count(dataset, rows, where)
-        self.rows = (
-            f"({rows} QUALIFY row_number() OVER (PARTITION BY key, task, prompt ORDER BY created_at DESC, id) = 1)"
-        )
+        latest = f"{rows} QUALIFY row_number() OVER (PARTITION BY key, task, prompt ORDER BY created_at DESC, id) = 1"
+        self.listed_columns = self._differing_columns(rows)
+        self.rows = f"({self._with_lists(rows, latest)})" if self.listed_columns else f"({latest})"
         ((self.answers, self.pictures),) = dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
+        distinct = ", ".join(["key, task, prompt", *map(identifier, self.listed_columns)])
+        ((self._distinct,),) = dataset.tuples(f"SELECT count(*) FROM (SELECT DISTINCT {distinct} FROM ({rows}))")
 
     @property
     def older(self) -> int:
-        """Return the number of matching rows that are left out because the same task has a later answer."""
-        return self.matching - self.answers
+        """Return the number of matching rows that are left out because the same task has a later answer.
+
+        A row whose values are in the lists of ``listed_columns`` is not left out.
+        """
+        return self.matching - self._distinct
+
+    def _differing_columns(self, rows: str) -> list[str]:
+        columns = self.manifest_columns()
+        if not columns:
+            return []
+        # count() leaves out nulls, which differ from all other values.
+        values = (f"count(DISTINCT {name}) + (count({name}) < count(*))::INT" for name in map(identifier, columns))
+        counts = ", ".join(f"{count} AS n{index}" for index, count in enumerate(values))
+        most = ", ".join(f"max(n{index})" for index in range(len(columns)))
+        (found,) = self.dataset.tuples(f"SELECT {most} FROM (SELECT {counts} FROM ({rows}) GROUP BY key)")
+        return [column for column, num_values in zip(columns, found, strict=True) if num_values > 1]
+
+    def _with_lists(self, rows: str, latest: str) -> str:
+        """Return the query ``latest`` with lists of the values in ``rows`` in place of the columns that differ."""
+        names = ", ".join(map(identifier, self.listed_columns))
+        lists = ", ".join(f"list({name} ORDER BY {names}) AS {name}" for name in map(identifier, self.listed_columns))
+        values = f"SELECT key, {lists} FROM (SELECT DISTINCT key, {names} FROM ({rows})) GROUP BY key"
+        return f"SELECT * FROM (SELECT * EXCLUDE ({names}) FROM ({latest})) JOIN ({values}) USING (key)"
 
     @cached_property
     def answers_to(self) -> Counter[str]:
@@ -122,6 +149,18 @@ class Selection:
         # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
         return f"SELECT {chosen} FROM {self.rows} GROUP BY key"
+
+
+def name_below(folder: str) -> str:
+    """Return an SQL expression, over the rows of a picture, for its name: its path below ``folder`` if it lies there.
+
+    Else it is the first of its file names. A picture in an archive or a Parquet file has no path of its own.
+    """
+    start = literal(escape_non_utf8(f"{folder.rstrip('/')}/"))
+    return f"""
+        CASE WHEN starts_with(any_value(uri), {start}) AND NOT contains(any_value(uri), '/../')
+            AND NOT regexp_matches(any_value(uri), '{CONTAINER}', 'i')
+        THEN substr(any_value(uri), length({start}) + 1) ELSE min(filename) END"""
 
 
 def _checked_count(dataset: Dataset, rows: str, where: str) -> int:

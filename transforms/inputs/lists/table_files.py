@@ -16,6 +16,7 @@ from ...io.retry import FetchError, RetryPolicy
 from ...io.uris import LOCAL, OBJECT_STORE_SCHEMES, scheme_of
 from ..bucket_listing import GlobLister, OtherFiles, PendingFolder
 from ..disk_listing import list_glob
+from ..images import expand_pattern
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET
@@ -49,7 +50,7 @@ TABLE_FORMATS = {
 }
 # What Spark, Hadoop, Dask and Databricks write beside the parts of a table.
 _BOOKKEEPING = re.compile(r"_SUCCESS|_(?:common_)?metadata|_(?:committed|started)_\d+|.*\.crc")
-# What Hive writes for a null in the name of a folder.
+# Written by Hive for a null.
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -92,6 +93,28 @@ def check_content(path: str, file: Any) -> None:
         raise ValueError(
             f"manifest {path}: its content is one JSON list: write one object on each line, without a list around them"
         )
+
+
+def list_manifests(pattern: str) -> Iterator[str]:
+    """Yield the paths that an absolute pattern matches, sorted; see ``list_tables``.
+
+    Braces stand for several patterns, as in ``images.expand_pattern``.
+
+    Raises:
+        ValueError: if the pattern or one of the files can't be a manifest.
+        OSError: if a folder can't be listed, or a name without wildcards that braces stand for does not exist.
+    """
+    for name in (names := expand_pattern(pattern, Stores())):
+        paths = [found for found in list_tables(name) if isinstance(found, str)]
+        if len(names) > 1 and not paths and not glob.has_magic(name):
+            raise FileNotFoundError(f"manifest {name}: no such file: add it, or leave it out of the braces")
+        yield from paths
+
+
+def list_skipped(pattern: str) -> Iterator[ImageRef]:
+    """Yield a reference with ``skipped`` for each kind of files that ``list_manifests`` leaves out of a folder."""
+    for name in expand_pattern(pattern, Stores()):
+        yield from (found for found in list_tables(name) if isinstance(found, ImageRef))
 
 
 def list_tables(pattern: str) -> Iterator[str | ImageRef]:
@@ -249,10 +272,8 @@ def _refuse_table_formats(folders: Iterable[str]) -> None:
         holds = bucket.holds if scheme_of(folder) != LOCAL else _holds
         for name, (kind, cure) in TABLE_FORMATS.items():
             if holds(folder, name):
-                raise ValueError(
-                    f"manifest {folder}: this is {kind}, and its Parquet files hold deleted rows too: write its rows "
-                    f"to another folder, such as by {cure}, and give what was written"
-                )
+                why = f"this is {kind}, and its Parquet files hold deleted rows too"
+                raise ValueError(f"manifest {folder}: {why}: write its rows to another folder, such as by {cure}")
 
 
 def _folders_above(paths: Iterable[str]) -> Iterator[str]:

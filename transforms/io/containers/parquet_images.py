@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..block_cache import BLOCK_BYTES
-from ..parquet import ROWS_PER_BATCH, batch_rows, open_parquet
+from ..column_types import is_bytes, is_text
+from ..parquet import ROWS_PER_BATCH, ParquetRow, batch_rows, open_parquet
 from ..retry import FetchError, too_large
 from .location import RETRY, ImageCell, cell_uri
 
@@ -42,7 +43,8 @@ class RowGroup(NamedTuple):
 class ListedImage(NamedTuple):
     """A row with an image. ``number`` counts from 1; ``values`` are those of the other columns that were asked for.
 
-    ``problem`` says why the values could not be read, and ``values`` is then empty; else it is "".
+    ``kept`` are the values of the kept columns in their stored types. ``problem`` says why the values could not be
+    read, and ``values`` and ``kept`` are then empty; else it is "".
     """
 
     number: int
@@ -51,10 +53,15 @@ class ListedImage(NamedTuple):
     values: dict[str, Any]
     cell: ImageCell
     problem: str = ""
+    kept: tuple[Any, ...] = ()
 
 
-def list_cells(path: str, file: Any, column: str, others: Sequence[str]) -> Iterator[ListedImage]:
+def list_cells(
+    path: str, file: Any, column: str, others: Sequence[str], kept: Mapping[str, pa.DataType] | None = None
+) -> Iterator[ListedImage]:
     """Yield each row of an open file, with its values of the columns ``others`` that the file has.
+
+    ``kept`` maps the columns to keep to their stored types.
 
     The bytes of the images are not read. ``ListedImage.name`` is the path in the row, or else ``FILE#NUMBER``.
 
@@ -70,16 +77,18 @@ def list_cells(path: str, file: Any, column: str, others: Sequence[str]) -> Iter
         raise ValueError(
             f"manifest {path}: this is no Parquet file: its footer claims more rows than bytes; write it again"
         )
-    has_path = pa.types.is_struct(kind) and any(field.name == PATH and pa.types.is_string(field.type) for field in kind)
-    columns = [name for name in others if name in table.schema_arrow.names] + [f"{column}.{PATH}"] * has_path
+    has_path = pa.types.is_struct(kind) and any(field.name == PATH and is_text(field.type) for field in kind)
+    plain = [*others, *[column] * has_path]
+    there = [name for name in dict.fromkeys([*others, *(kept or {})]) if name in table.schema_arrow.names]
+    leaves = [*there, *[f"{column}.{PATH}"] * has_path]
     number = 0
     for group, rows in enumerate(groups):
-        for values, problem in _values(table, group, rows, columns):
+        for row in _values(table, group, rows, leaves, plain, kept or {}):
             number += 1
-            image = values.pop(column, None) if has_path else None
+            image = row.values.pop(column, None) if has_path else None
             name, cell = (image and image[PATH]) or "", ImageCell(path, column, number, group)
-            uri = cell_uri(cell, name)
-            yield ListedImage(number, uri, name or f"{posixpath.basename(path)}#{number}", values, cell, problem)
+            listed = name or f"{posixpath.basename(path)}#{number}"
+            yield ListedImage(number, cell_uri(cell, name), listed, row.values, cell, row.problem, row.kept)
 
 
 def check_image_column(path: str, schema: pa.Schema, column: str) -> pa.DataType:
@@ -92,7 +101,7 @@ def check_image_column(path: str, schema: pa.Schema, column: str) -> pa.DataType
         raise ValueError(f"manifest {path} has no column {column!r}; it has {', '.join(schema.names[:20])}")
     kind = schema.field(column).type
     inner = [field.type for field in kind if field.name == BYTES] if pa.types.is_struct(kind) else [kind]
-    if len(inner) != 1 or not (pa.types.is_binary(inner[0]) or pa.types.is_large_binary(inner[0])):
+    if len(inner) != 1 or not is_bytes(inner[0]):
         raise ValueError(
             f"manifest {path}: column {column!r} holds {kind}: pictures are binary, or struct<bytes, path>:"
             " name such a column"
@@ -176,19 +185,22 @@ def image_bytes(value: Any, limit: int) -> bytes:
         raise ValueError(
             "the row holds at most a path: embed the image bytes in the column, or list the paths with --uri-column"
         )
+    value = value.value if isinstance(value, pa.DictionaryScalar) else value
     content = value.as_buffer()
     if content.size > limit:
         raise too_large(limit)
     return bytes(content.to_pybytes())
 
 
-def _values(table: Any, group: int, rows: int, columns: list[str]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the values of each row of a group, and a problem if they can't be read; see ``parquet.values_of``."""
-    if not columns:
-        yield from (({}, "") for _ in range(rows))
+def _values(
+    table: Any, group: int, rows: int, leaves: list[str], columns: list[str], kept: Mapping[str, pa.DataType]
+) -> Iterator[ParquetRow]:
+    """Yield the values of each row of a group, read from the columns and leaves ``leaves``; see ``batch_rows``."""
+    if not leaves:
+        yield from (ParquetRow({}, (None,) * len(kept)) for _ in range(rows))
         return
-    for batch in table.iter_batches(ROWS_PER_BATCH, row_groups=[group], columns=columns, use_threads=False):
-        yield from batch_rows(batch)
+    for batch in table.iter_batches(ROWS_PER_BATCH, row_groups=[group], columns=leaves, use_threads=False):
+        yield from batch_rows(batch, columns, kept)
 
 
 def _arrays(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:

@@ -12,7 +12,8 @@ from support.servers.object_stores import Bucket
 
 from moondream_beam.models.tasks import Query
 from moondream_beam.transforms.inputs.lists.addresses import clean_address, path_hint
-from moondream_beam.transforms.inputs.manifest import Columns, check_columns, read_manifest
+from moondream_beam.transforms.inputs.manifest import read_manifest
+from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
 
 
 @pytest.fixture

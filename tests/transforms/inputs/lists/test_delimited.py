@@ -14,7 +14,7 @@ import pytest
 
 from moondream_beam.transforms.inputs.lists import delimited as module
 from moondream_beam.transforms.inputs.lists.delimited import MAX_RECORD_LINES, DelimitedFile, Record
-from moondream_beam.transforms.inputs.tables import read_rows, schema_of
+from moondream_beam.transforms.inputs.lists.tables import read_rows, schema_of
 
 CAPTIONS = [
     '"open"',

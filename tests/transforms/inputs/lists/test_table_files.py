@@ -17,15 +17,10 @@ from support.servers.object_stores import Bucket
 
 from moondream_beam.models.tasks import Query
 from moondream_beam.transforms.core.records import ImageRef, Skipped
-from moondream_beam.transforms.inputs.lists.table_files import TABLE_FORMATS, list_tables, partitions_of
-from moondream_beam.transforms.inputs.manifest import (
-    Columns,
-    ReadManifests,
-    check_columns,
-    list_manifests,
-    read_manifest,
-)
-from moondream_beam.transforms.inputs.tables import schema_of
+from moondream_beam.transforms.inputs.lists.table_files import TABLE_FORMATS, list_manifests, list_tables, partitions_of
+from moondream_beam.transforms.inputs.lists.tables import schema_of
+from moondream_beam.transforms.inputs.manifest import ReadManifests, read_manifest
+from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
 
 Put = Callable[[str, bytes], None]
 

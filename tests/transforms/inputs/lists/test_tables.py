@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moondream_beam.transforms.inputs import tables as module
+from moondream_beam.transforms.inputs.lists import tables as module
 from moondream_beam.transforms.inputs.lists.table_files import kind_of
-from moondream_beam.transforms.inputs.tables import TableRow, convert, read_rows, schema_of
+from moondream_beam.transforms.inputs.lists.tables import TableRow, convert, read_rows, schema_of
 
 ROWS = [{"url": "a.jpg", "n": 1}, {"url": "b, c.jpg", "n": None}, {"url": 'd "e"\n.jpg', "n": 3}]
 
@@ -74,7 +74,7 @@ def test_types_come_from_parquet_or_the_first_lines_of_json_and_are_text_in_csv(
         ([1, "1"], pa.string()),
         ([2**70], pa.string()),
         ([[1]], pa.string()),
-        ([None], pa.string()),
+        ([None], pa.null()),
     ],
 )
 def test_a_json_column_has_the_narrowest_type_that_fits_its_values(

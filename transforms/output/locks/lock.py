@@ -16,9 +16,9 @@ from collections.abc import Collection, Iterator
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
-from ..core.errors import RunStopped
-from .files import glob_files, is_local, make_folder, remove_temporary_folder
-from .layout import (
+from ...core.errors import RunStopped
+from ..files import glob_files, is_local, make_folder, remove_temporary_folder
+from ..layout import (
     AnswerFile,
     can_run_together,
     draft_time,

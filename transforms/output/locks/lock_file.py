@@ -16,7 +16,7 @@ from typing import Protocol
 
 from apache_beam.io.filesystems import FileSystems
 
-from .files import exists
+from ..files import exists
 
 try:
     import fcntl

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from moondream_beam.transforms.core.errors import RunStopped
-from moondream_beam.transforms.output import lock, lock_file
-from moondream_beam.transforms.output.lock import OutputLockedError, acquire, release, run_lock, worker_lock
-from moondream_beam.transforms.output.lock_file import ObjectLock
+from moondream_beam.transforms.output.locks import lock, lock_file
+from moondream_beam.transforms.output.locks.lock import OutputLockedError, acquire, release, run_lock, worker_lock
+from moondream_beam.transforms.output.locks.lock_file import ObjectLock
 
 PATIENCE = 30.0
 HOLDER = """
 import sys, time
-from moondream_beam.transforms.output.lock import run_lock
+from moondream_beam.transforms.output.locks.lock import run_lock
 with run_lock(sys.argv[1], sys.argv[2]):
     print("in", flush=True)
     time.sleep(600)
@@ -29,7 +29,7 @@ with run_lock(sys.argv[1], sys.argv[2]):
 DRAFT = f"part-one-00000-{'0a' * 16}.draft"
 RIVAL = """
 import os, sys, time
-from moondream_beam.transforms.output.lock import OutputLockedError, run_lock
+from moondream_beam.transforms.output.locks.lock import OutputLockedError, run_lock
 out, run, log = sys.argv[1:]
 sys.stdin.readline()
 for turn in range(5):

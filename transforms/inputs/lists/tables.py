@@ -1,0 +1,195 @@
+"""Read CSV, JSON Lines and Parquet row by row, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from ...io.column_types import as_text
+from ...io.files import open_file
+from ...io.object_stores.base import Stores
+from ...io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet, parquet_schema
+from ...io.retry import FetchError
+from ...io.uris import check_utf8
+from .delimited import MAX_LINE_BYTES, DelimitedFile
+from .json_types import json_schema
+from .table_files import CSV, PARQUET, check_content, kind_of, partitions_of
+
+
+class TableRow(NamedTuple):
+    """The values of a row by column; if the row is broken, none, and a ``problem``.
+
+    ``number`` is the line where the row begins, in Parquet the row; both count from 1. ``kept`` are the values of the
+    kept columns in their stored types.
+    """
+
+    number: int
+    values: dict[str, Any]
+    problem: str = ""
+    kept: tuple[Any, ...] = ()
+
+
+def read_rows(path: str, columns: Sequence[str], kept: Mapping[str, pa.DataType] | None = None) -> Iterator[TableRow]:
+    """Yield every row of a manifest. CSV and JSON rows have all columns, Parquet rows those in ``columns``.
+
+    Rows also have the columns of the partitions in ``path``, unless the file has a column of that name. If the content
+    breaks off, one more row with a ``problem`` comes last.
+
+    Args:
+        kept: the columns to keep, with their stored types.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if it has another format than its name says, or no valid header.
+    """
+    number = 0
+    try:
+        with open_file(path) as file:
+            for row in _rows(path, file, columns, kept or {}):
+                number = row.number
+                yield row
+    except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
+        if not _is_damage(error):
+            raise
+        yield TableRow(number + 1, {}, f"the file is broken from here on: {error}; replace it")
+
+
+def schema_of(path: str, stores: Stores | None = None, max_lines: int | None = None) -> pa.Schema:
+    """Return the columns of a manifest with their types, and those of its partitions, which are text, last.
+
+    All columns of CSV are text. JSON Lines are read to their end, or ``max_lines`` far; see ``json_schema``. Of
+    Parquet, only the footer is read; see ``parquet_schema``.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if it has another format than its name says, or no valid header.
+    """
+    schema = _file_schema(path, stores, max_lines)
+    added = [pa.field(name, pa.string()) for name in partitions_of(path) if name not in schema.names]
+    return pa.schema([*schema, *added])
+
+
+def _file_schema(path: str, stores: Stores | None, max_lines: int | None) -> pa.Schema:
+    kind = kind_of(path)
+    with open_file(path, stores) as file:
+        if kind in PARQUET:
+            return parquet_schema(open_parquet(path, file))
+        check_content(path, file)
+        if kind in CSV:
+            with DelimitedFile(path, file, kind == ".tsv") as table:
+                return pa.schema([(name, pa.string()) for name in table.header])
+        return json_schema(row.values for row in islice(_undamaged(_json_rows(file)), max_lines))
+
+
+def convert(value: Any, field: pa.Field) -> Any:
+    """Return a value of CSV or JSON for a column of type ``field.type``: in a text column, other values become JSON.
+
+    Raises:
+        ValueError: if the type can't hold the value without a change, or the value is text that is not UTF-8.
+    """
+    if value is None:
+        return None
+    if pa.types.is_string(field.type):
+        return check_utf8(as_text(value), field.name)
+    try:
+        stored = pa.scalar(value, field.type).as_py()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        stored = None
+    # Arrow stores 0.97 as the integer 0. NaN is the only value that differs from itself.
+    if stored is None or (stored != value and value == value):
+        shown = str(value)[:50]
+        raise ValueError(
+            f"column {field.name}: {shown!r} does not fit {field.type}, in which rows store it: correct it"
+        )
+    return stored
+
+
+def _rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+    kind = kind_of(path)
+    if kind in PARQUET:
+        yield from _parquet_rows(path, file, columns, kept)
+    elif kind in CSV:
+        with DelimitedFile(path, file, kind == ".tsv") as table:
+            yield from _with_kept(_with_partitions(path, _csv_rows(table)), kept)
+    else:
+        yield from _with_kept(_with_partitions(path, _json_rows(file)), kept)
+
+
+def _with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+    """Yield rows of CSV or JSON with the values of their kept columns, or with a problem if one does not fit."""
+    fields = [pa.field(name, kind) for name, kind in kept.items()]
+    for row in rows:
+        try:
+            yield row._replace(kept=tuple(convert(row.values.get(field.name), field) for field in fields))
+        except ValueError as error:
+            yield row._replace(problem=row.problem or str(error))
+
+
+def _undamaged(rows: Iterator[TableRow]) -> Iterator[TableRow]:
+    """Yield rows up to damaged content, if there is any."""
+    try:
+        yield from rows
+    except (EOFError, zlib.error, OSError) as error:
+        if not _is_damage(error):
+            raise
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether an error means damaged content.
+
+    An OSError of the system has an errno. Those of gzip and Arrow have none: they mean damaged content.
+    """
+    return not (isinstance(error, FetchError) or getattr(error, "errno", None))
+
+
+def _with_partitions(path: str, rows: Iterator[TableRow]) -> Iterator[TableRow]:
+    """Yield rows of CSV or JSON with the columns of the partitions that they lack."""
+    if not (partitions := partitions_of(path)):
+        yield from rows
+        return
+    for row in rows:
+        yield row if row.problem else row._replace(values=partitions | row.values)
+
+
+def _csv_rows(table: DelimitedFile) -> Iterator[TableRow]:
+    for number, fields, problem in table.records():
+        yield TableRow(number, {} if problem else dict(zip(table.header, fields, strict=True)), problem)
+
+
+def _json_rows(file: Any) -> Iterator[TableRow]:
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        problem = ""
+        if len(line) > MAX_LINE_BYTES:
+            problem = f"the line has more than {MAX_LINE_BYTES >> 20} MiB: shorten it, or add line ends"
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE_BYTES)
+        elif not line.strip():
+            continue
+        try:
+            values = {} if problem else json.loads(line)
+        except (ValueError, RecursionError) as error:
+            values, problem = {}, f"this is no JSON: {error}; correct the line"
+        if not isinstance(values, dict):
+            values, problem = {}, "this is no JSON object: write {...} on the line"
+        yield TableRow(number, values, problem)
+
+
+def _parquet_rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+    table = open_parquet(path, file)
+    names, wanted = table.schema_arrow.names, dict.fromkeys([*columns, *kept])
+    present = [name for name in wanted if name in names]
+    added = {name: value for name, value in partitions_of(path).items() if name in wanted and name not in names}
+    number = 0
+    for batch in table.iter_batches(ROWS_PER_BATCH, columns=present):
+        for name, value in added.items():
+            batch = batch.append_column(name, pa.array([value] * len(batch), pa.string()))
+        for row in batch_rows(batch, columns, kept):
+            number += 1
+            yield TableRow(number, row.values, row.problem, row.kept)

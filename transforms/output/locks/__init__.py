@@ -1,0 +1,1 @@
+"""Locks that keep two runs from writing to one output."""
