@@ -55,8 +55,8 @@ def test_each_choice_is_a_request_of_its_own_and_srgb_converts(photos, tmp_path,
 
 def test_estimate_decodes_as_annotate_does(photos, command):
     words = ("estimate", photos, *ASKED, "--sample", "3")
-    assert " no errors" in command(*words)[1]
-    assert " 33% errors" in command(*words, "--colour-profiles", "srgb")[1]
+    assert " 0 % errors" in command(*words)[1]
+    assert " 33.3 % errors" in command(*words, "--colour-profiles", "srgb")[1]
 
 
 @pytest.mark.parametrize("name", ["annotate", "estimate"])
