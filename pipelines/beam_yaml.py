@@ -28,6 +28,7 @@ from ..transforms.core.beam_schema import (
     build_task_spec,
     row_type,
 )
+from ..transforms.core.records import IGNORE_PROFILES, check_colour_profiles
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest, manifest_columns
 from ..transforms.inputs.unmatched import first_unmatched
@@ -128,6 +129,7 @@ class _AnnotatingTransform(beam.PTransform[PCollection[Any], Any]):
         sampling: Mapping[str, Any] | None = None,
         keep_fields: Sequence[str] = (),
         allow_private_addresses: bool = False,
+        colour_profiles: str = IGNORE_PROFILES,
         error_handling: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -135,6 +137,7 @@ class _AnnotatingTransform(beam.PTransform[PCollection[Any], Any]):
         self.errors = parse_error_output(error_handling)
         self.annotator = Moondream(model, revision, tokenizer, device=device, dtype=dtype, batch_size=batch_size)
         self.sampling, self.fetch = parse_sampling(sampling), Fetcher(allow_private_addresses)
+        self.colour_profiles = check_colour_profiles(colour_profiles)
 
 
 class Annotate(_AnnotatingTransform):
@@ -155,6 +158,7 @@ class Annotate(_AnnotatingTransform):
         sampling: a mapping with max_tokens, temperature, top_p and repetition_penalty.
         keep_fields: fields of the input to copy to the rows; SOURCE=NAME copies one under another name.
         allow_private_addresses: allow http(s) requests to private networks.
+        colour_profiles: ignore, or srgb to convert pictures from their ICC profiles to sRGB.
         error_handling: {output: NAME}. It is required.
 
     Raises:
@@ -168,7 +172,13 @@ class Annotate(_AnnotatingTransform):
                 "error_handling is missing: add error_handling: {output: NAME}, and read NAME in another transform"
             )
         asked = build_task_spec(rows, self.tasks, self.keep)
-        annotated = annotate.Annotate(asked.job_tasks(), self.annotator, sampling=self.sampling, fetch=self.fetch)
+        annotated = annotate.Annotate(
+            asked.job_tasks(),
+            self.annotator,
+            sampling=self.sampling,
+            fetch=self.fetch,
+            colour_profiles=self.colour_profiles,
+        )
         annotations, failures = rows | "Rows" >> RowsToRefs(asked) | "Ask" >> annotated
         return {
             GOOD_OUTPUT: annotations | "Annotations" >> AnnotationsToRows(asked.columns),
@@ -238,6 +248,7 @@ class AnnotateToParquet(_AnnotatingTransform):
             sampling=self.sampling,
             columns=asked.columns,
             fetch=self.fetch,
+            colour_profiles=self.colour_profiles,
             **self.options,
         ).with_resource_hints(**self.hints)
         record = rows | "Rows" >> RowsToRefs(asked) | "Job" >> whole_job

@@ -79,7 +79,8 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         annotator = build_annotator(args, threads_per_worker(args), here=True)
         sampling = build_sampling(args)
         sampled = _draw_sample(inputs, args.sample)
-        measured = measure(sampled.refs, inputs.tasks, annotator, sampling, inputs.fetch)
+        how = (sampling, inputs.fetch, inputs.colour_profiles)
+        measured = measure(sampled.refs, inputs.tasks, annotator, *how)
     table = format_estimates(list_estimates(sampled, measured, prices))
     source = f"Prices of Moondream Cloud: {CLOUD_PRICES_SOURCE}. To use other prices, give --price-of."
     print("\n".join([*format_sample(sampled, measured), "", *table, "", source]))

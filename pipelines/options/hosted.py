@@ -13,6 +13,7 @@ from ...models.hosted.fal.annotator import MODELS, Fal
 from ...models.hosted.fallback import Fallback
 from ...models.moondream.annotator import Moondream
 from ...models.tasks import Annotator
+from ...transforms.core.records import IGNORE_PROFILES
 
 LOCAL = "local"
 FALLBACKS = ("fal", "cloud")
@@ -64,6 +65,11 @@ def check_hosted(args: argparse.Namespace) -> None:
         for option in HOSTED_OPTIONS:
             if getattr(args, option):
                 raise ValueError(f"--{option.replace('_', '-')} is for a hosted API: name one with --backend")
+    if args.send_urls and args.colour_profiles != IGNORE_PROFILES:
+        raise ValueError(
+            f"--send-urls: an API that fetches pictures by URL ignores --colour-profiles {args.colour_profiles}: leave "
+            "out one of the two"
+        )
     if args.max_cost is not None and not 0 < args.max_cost < math.inf:
         raise ValueError(f"--max-cost {args.max_cost}: give more than 0 dollars, or leave it out")
     if args.max_cost is not None and args.runner != LOCAL:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from ...models.tasks import Query, Task
 from ...transforms.core.prompt_templates import column_template, named_columns, unescape_braces
-from ...transforms.core.records import ImageRef
+from ...transforms.core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, check_colour_profiles
 from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.images import ReadImages
 from ...transforms.inputs.lists.addresses import path_hint
@@ -36,6 +37,7 @@ class Inputs:
         tasks: what to ask of each picture. With a manifest, a prompt may name columns.
         columns: the columns of the manifests to use and to keep.
         fetch: reads the bytes of a picture.
+        colour_profiles: how the ICC profile of a picture is used.
     """
 
     patterns: tuple[str, ...]
@@ -43,6 +45,7 @@ class Inputs:
     tasks: tuple[Task, ...]
     columns: Columns
     fetch: Fetcher
+    colour_profiles: ColourProfiles
 
     def read(self, pipeline: beam.Pipeline) -> PCollection[ImageRef]:
         """Return references to all pictures, of patterns and of manifests."""
@@ -55,7 +58,7 @@ class Inputs:
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:
-    """Add the INPUTs, ``--manifest`` and the options about its columns, and ``--allow-private-addresses``."""
+    """Add the INPUTs, ``--manifest`` and the options about its columns, and the options about all pictures."""
     parser.add_argument(
         "inputs",
         nargs="*",
@@ -87,10 +90,21 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="columns to copy to the rows in data/, separated by commas; SOURCE=NAME copies one under another name",
     )
+    _add_picture_options(parser)
+
+
+def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-private-addresses",
         action="store_true",
         help="allow http(s) requests to this machine and to private networks",
+    )
+    parser.add_argument(
+        "--colour-profiles",
+        choices=get_args(ColourProfiles),
+        default=IGNORE_PROFILES,
+        help="ignore the ICC profiles of pictures, or convert their colours to srgb; each choice makes requests of its "
+        "own (default: %(default)s)",
     )
 
 
@@ -108,14 +122,14 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
         raise ValueError(f"input {table}: this is a table; give it as --manifest, with --uri-column or --image-column")
     if (nothing := first_unmatched(args.inputs)) is not None:
         raise ValueError(f"input {nothing.pattern}: {path_hint(nothing.pattern) or nothing.reason}")
-    fetch = Fetcher(args.allow_private_addresses)
+    how = (Fetcher(args.allow_private_addresses), check_colour_profiles(args.colour_profiles))
     tasks: list[Task] = list(args.tasks or ())
     if args.manifest and args.prompt_column:
         tasks.append(Query(column_template(args.prompt_column)))
     asked = with_reasoning(tasks or [Query()], args)
     if not args.manifest:
         _reject_manifest_options(args)
-        return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), fetch)
+        return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), *how)
     if args.uri_column and args.image_column:
         raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
@@ -132,7 +146,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
             f"a prompt names column {named[0]}, and input {args.inputs[0]} has no columns: give manifests only"
         )
     asked = columns.tasks if named else tuple(map(unescape_braces, columns.tasks))
-    return Inputs(tuple(args.inputs), tuple(args.manifest), asked, columns, fetch)
+    return Inputs(tuple(args.inputs), tuple(args.manifest), asked, columns, *how)
 
 
 def _reject_manifest_options(args: argparse.Namespace) -> None:

@@ -127,6 +127,7 @@ def build_job(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, ru
         about={"command": "annotate", "options": _options(args)},
         columns=inputs.columns.kept,
         fetch=inputs.fetch,
+        colour_profiles=inputs.colour_profiles,
     )
 
 

@@ -17,7 +17,10 @@ import pytest
 import yaml
 from apache_beam.transforms.environments import DockerEnvironment
 from apache_beam.yaml import main, yaml_provider, yaml_transform
+from PIL import Image
+from support.data.profiles import SRGB_COLUMNS, rgb_profile
 
+from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.beam_yaml import PROVIDERS
 
 EXAMPLE = Path(__file__).with_name("annotate.yaml")
@@ -101,6 +104,24 @@ def test_pictures_may_be_in_a_column_of_parquet():
     assert [(row["uri"], row["stage"]) for row in errors] == [
         (f"{os.getcwd()}/list.parquet#image/3/broken.jpg", "decode")
     ]
+
+
+def test_colours_are_converted_on_request():
+    for path in Path("pictures").rglob("*.*"):
+        path.unlink()
+    red, green, blue = SRGB_COLUMNS
+    image = draw(TEST_SEEDS[0]).image
+    image.save("pictures/a.png", icc_profile=rgb_profile((blue, green, red)))
+    Image.merge("RGB", image.split()[::-1]).save("pictures/b.png")
+    asked = {"tasks": [{"caption": "short"}], "sampling": {"temperature": 0}}
+    ignored, _ = annotate(IMAGES, **asked)
+    converted, _ = annotate(IMAGES, **asked, colour_profiles="srgb")
+    assert len({row["caption"] for row in ignored}) == 2
+    assert len({row["caption"] for row in converted}) == 1
+    assert not {row["id"] for row in ignored} & {row["id"] for row in converted}
+    job = step("AnnotateToParquet", "ReadImages", output="out", model="tiny", colour_profiles="srgb", **asked)
+    run(IMAGES, job)
+    assert sorted(ids()) == sorted(row["id"] for row in converted)
 
 
 def test_columns_and_fields_are_renamed_where_their_names_are_taken():
@@ -214,6 +235,7 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
         ({"device": "tpu"}, "device tpu"),
         ({"model": "./nowhere"}, "nowhere"),
         ({"batch_size": 0}, "batch size 0: give 1 or more"),
+        ({"colour_profiles": "p3"}, "colour profiles 'p3': give ignore or srgb"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(config, message):

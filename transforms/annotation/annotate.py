@@ -13,7 +13,17 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task, supports
-from ..core.records import Annotation, Failure, ImageRef, Job, Row, as_picture
+from ..core.records import (
+    IGNORE_PROFILES,
+    Annotation,
+    ColourProfiles,
+    Failure,
+    ImageRef,
+    Job,
+    Row,
+    as_picture,
+    check_colour_profiles,
+)
 from ..images.fetch import Fetcher
 from ..images.prefetch import Fetch, prefetch
 from ..io.uris import is_utf8
@@ -35,6 +45,7 @@ def annotate(
     sampling: Sampling = DEFAULT_SAMPLING,
     run: str = "",
     fetch: Fetch | None = None,
+    colour_profiles: ColourProfiles = IGNORE_PROFILES,
 ) -> Iterator[Row]:
     """Yield exactly one row for each task on each picture, in any order. Needs no Beam pipeline.
 
@@ -47,14 +58,17 @@ def annotate(
         tasks: the tasks for pictures whose reference has no tasks.
         run: the value of the ``run`` column.
         fetch: returns the bytes at a URI; None means ``Fetcher()``.
+        colour_profiles: "srgb" converts pixels from the ICC profile of a picture to sRGB; "ignore" takes them as sRGB.
 
     Raises:
+        ValueError: if ``colour_profiles`` has another value.
         Exception: any error of ``refs`` or of the annotator, and an error of ``fetch`` that is neither an OSError nor a
             ValueError nor a FetchError.
     """
     rows = RowQueue()
-    pending = PendingRequests(Job(tuple(tasks), annotator, sampling, run), rows)
-    pictures = prefetch(refs, fetch or Fetcher(), annotator.accepts_reduced, pending.fail_load)
+    job = Job(tuple(tasks), annotator, sampling, run, colour_profiles=check_colour_profiles(colour_profiles))
+    pending = PendingRequests(job, rows)
+    pictures = prefetch(refs, fetch or Fetcher(), annotator.accepts_reduced, pending.fail_load, job.colour_profiles)
     # A daemon thread, because an annotator that never returns would keep the process alive at exit.
     thread = threading.Thread(target=pending.answer, args=(pictures,), name="annotate", daemon=True)
     thread.start()
@@ -99,7 +113,7 @@ class Annotate(beam.PTransform[PCollection[ImageRef], Annotated]):
     The rows are those of ``annotate``, with an empty ``run``. Each row keeps the timestamp and window of its reference.
 
     Raises:
-        ValueError: if ``check_tasks`` rejects the tasks.
+        ValueError: if ``check_tasks`` rejects the tasks, or ``colour_profiles`` is neither "ignore" nor "srgb".
     """
 
     def __init__(
@@ -109,10 +123,12 @@ class Annotate(beam.PTransform[PCollection[ImageRef], Annotated]):
         *,
         sampling: Sampling = DEFAULT_SAMPLING,
         fetch: Fetcher | None = None,
+        colour_profiles: ColourProfiles = IGNORE_PROFILES,
     ) -> None:
         super().__init__()
         check_tasks(tasks, annotator)
-        self.job, self.fetch = Job(tuple(tasks), annotator, sampling), fetch or Fetcher()
+        profiles = check_colour_profiles(colour_profiles)
+        self.job, self.fetch = Job(tuple(tasks), annotator, sampling, colour_profiles=profiles), fetch or Fetcher()
 
     def expand(self, refs: PCollection[ImageRef]) -> Annotated:
         """Add one ParDo with two outputs."""
@@ -160,7 +176,16 @@ class _AnnotatePictures(beam.DoFn):
             for wanted in ref.rows(self.job.tasks):
                 times.setdefault(self.job.row_id(ref, wanted), []).append(tuple(time_and_window))
         refs = [ref for ref, _, _ in gathered]
-        for row in annotate(refs, self.job.tasks, self.job.annotator, sampling=self.job.sampling, fetch=self.fetch):
+        job = self.job
+        rows = annotate(
+            refs,
+            job.tasks,
+            job.annotator,
+            sampling=job.sampling,
+            fetch=self.fetch,
+            colour_profiles=job.colour_profiles,
+        )
+        for row in rows:
             timestamp, window = times[row.id].pop()
             tag = ANNOTATIONS if isinstance(row, Annotation) else FAILURES
             yield TaggedOutput(tag, WindowedValue(row, timestamp, (window,)))

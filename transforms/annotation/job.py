@@ -14,7 +14,7 @@ from apache_beam.utils.shared import Shared
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from ..core.errors import INTERRUPTED, RunStopped, out_of_memory_errors, output_errors
-from ..core.records import ImageRef, Job
+from ..core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, Job, check_colour_profiles
 from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
@@ -55,11 +55,12 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         about: values that are copied into the record of the run.
         columns: the columns of a manifest that references have and rows keep.
         fetch: reads images; by default ``Fetcher()``.
+        colour_profiles: "srgb" converts pixels from the ICC profile of an image to sRGB; "ignore" takes them as sRGB.
 
     Raises:
         ValueError: if there is no task, or a task that the annotator does not support; if the output has ``*``, ``?``
-            or ``[`` in its name, cannot be written to, or has other columns; if ``shard_size`` is below 1; or if a run
-            of that name has ended.
+            or ``[`` in its name, cannot be written to, or has other columns; if ``shard_size`` is below 1; if
+            ``colour_profiles`` is neither "ignore" nor "srgb"; or if a run of that name has ended.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         about: Mapping[str, Any] | None = None,
         columns: Sequence[pa.Field] = (),
         fetch: Fetcher | None = None,
+        colour_profiles: ColourProfiles = IGNORE_PROFILES,
     ) -> None:
         super().__init__()
         check_tasks(tasks, annotator)
@@ -87,18 +89,13 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             raise ValueError(f"shard size {shard_size}: give 1 or more")
         self.output = check_output_path(output)
         run = _check_run_name(run, self.output) if run else new_run_name()
-        self.job = Job(tuple(tasks), with_journal(annotator, self.output, run), sampling, run, tuple(columns))
+        profiles = check_colour_profiles(colour_profiles)
+        asked = with_journal(annotator, self.output, run)
+        self.job = Job(tuple(tasks), asked, sampling, run, tuple(columns), profiles)
         check_schema(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
-        self.plan = PlanShards(
-            self.job,
-            self.output,
-            shard_size,
-            min_shards,
-            retry_errors=retry_errors,
-            dedup=self.fetch if dedup else None,
-            changed=self.fetch if retry_changed else None,
-        )
+        reads = {"dedup": self.fetch if dedup else None, "changed": self.fetch if retry_changed else None}
+        self.plan = PlanShards(self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, **reads)
         self.max_failure_rate, self.checkpoint_s = max_failure_rate, checkpoint_s
         self.about = dict(about or {})
         self.hints: dict[str, Any] = {}
@@ -208,7 +205,15 @@ class _AnnotateShard(beam.DoFn):
         job = self.job
         with output_errors(self.output):
             refs, summary = take_up(list(refs), job, journal)
-        rows = annotate(refs, job.tasks, annotator, sampling=job.sampling, run=job.run, fetch=self.fetch)
+        rows = annotate(
+            refs,
+            job.tasks,
+            annotator,
+            sampling=job.sampling,
+            run=job.run,
+            fetch=self.fetch,
+            colour_profiles=job.colour_profiles,
+        )
         for row in stop_on_account_error(rows):
             summary = summary.plus(row)
             with output_errors(self.output):

@@ -9,7 +9,7 @@ from typing import Any
 from apache_beam.ml.inference.base import ModelHandler
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
-from ..core.records import ImageRef, Job, Location, Row
+from ..core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, Job, Location, Row, check_colour_profiles
 from .annotate import annotate, check_tasks
 
 Rows = tuple[Row, ...]
@@ -23,9 +23,10 @@ class MoondreamModelHandler(ModelHandler[bytes, Rows, Annotator]):
 
     Args:
         batch_size: pictures in a batch. Only the last batch of a bundle has fewer. Beam's default begins with one.
+        colour_profiles: "srgb" converts pixels from the ICC profile of a picture to sRGB; "ignore" takes them as sRGB.
 
     Raises:
-        ValueError: if ``check_tasks`` rejects the tasks.
+        ValueError: if ``check_tasks`` rejects the tasks, or ``colour_profiles`` is neither "ignore" nor "srgb".
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class MoondreamModelHandler(ModelHandler[bytes, Rows, Annotator]):
         *,
         sampling: Sampling = DEFAULT_SAMPLING,
         batch_size: int = 32,
+        colour_profiles: ColourProfiles = IGNORE_PROFILES,
     ) -> None:
         super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
         check_tasks(tasks, annotator)
         self.tasks, self.annotator, self.sampling = tuple(tasks), annotator, sampling
+        self.colour_profiles = check_colour_profiles(colour_profiles)
 
     def load_model(self) -> Annotator:
         """Return the annotator. Its model loads with the first batch."""
@@ -51,10 +54,16 @@ class MoondreamModelHandler(ModelHandler[bytes, Rows, Annotator]):
         uris = [f"sha256:{sha256(content).hexdigest()}" for content in batch]
         contents: dict[Location, bytes] = dict(zip(uris, batch, strict=True))
         refs = [ImageRef(uri, filename="") for uri in dict.fromkeys(uris)]
-        job = Job(self.tasks, model, self.sampling)
-        rows = {
-            row.id: row for row in annotate(refs, job.tasks, model, sampling=job.sampling, fetch=contents.__getitem__)
-        }
+        job = Job(self.tasks, model, self.sampling, colour_profiles=self.colour_profiles)
+        found = annotate(
+            refs,
+            job.tasks,
+            model,
+            sampling=job.sampling,
+            fetch=contents.__getitem__,
+            colour_profiles=job.colour_profiles,
+        )
+        rows = {row.id: row for row in found}
         for uri in uris:
             yield tuple(rows[job.id_of(ImageRef(uri, filename=""), task)] for task in job.tasks)
 

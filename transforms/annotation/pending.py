@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ...models.billing import Billing
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
 from ..core.errors import INTERRUPTED
-from ..core.records import Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage, WantedRow
+from ..core.records import IGNORE_PROFILES, Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage, WantedRow
 from ..images.prefetch import Loaded, LoadFailure
 from ..io.uris import display_uri
 from .row_queue import RowQueue
@@ -96,7 +96,9 @@ class PendingRequests:
             for task, rows in _by_task(wanted).items():
                 question = self.job.request_id(loaded.sha256, task)
                 if self._is_new(question, self._waiter(loaded, rows, len(wanted))):
-                    uri, sampling = loaded.ref.uri, self.job.sampling
+                    # An API that fetched the URI would see pixels that are not converted.
+                    uri = loaded.ref.uri if self.job.colour_profiles == IGNORE_PROFILES else None
+                    sampling = self.job.sampling
                     yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
 
     def fail_load(self, failure: LoadFailure) -> None:

@@ -14,7 +14,7 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.combiners import Count, Top
 
 from ...models.tasks import Annotator, Sampling, Task
-from ..core.records import Annotation, ImageRef, Row
+from ..core.records import IGNORE_PROFILES, Annotation, ColourProfiles, ImageRef, Row
 from ..core.shuffle import PackBy, Packed, ref_bucket
 from ..images.prefetch import Fetch
 from ..planning.input_rows import merge_all
@@ -80,7 +80,12 @@ def read_sample(folder: Path) -> Sample:
 
 
 def measure(
-    refs: Sequence[ImageRef], tasks: Sequence[Task], annotator: Annotator, sampling: Sampling, fetch: Fetch
+    refs: Sequence[ImageRef],
+    tasks: Sequence[Task],
+    annotator: Annotator,
+    sampling: Sampling,
+    fetch: Fetch,
+    colour_profiles: ColourProfiles = IGNORE_PROFILES,
 ) -> SampleResult:
     """Annotate the pictures, in the order of a run, and measure the time and the cost.
 
@@ -93,11 +98,14 @@ def measure(
         raise ValueError("no picture to measure with: give an input that has pictures")
     check_tasks(tasks, annotator)
     refs = sorted(refs, key=read_order)
+
+    def rows_of(some: Sequence[ImageRef]) -> list[Row]:
+        return list(annotate(some, tasks, annotator, sampling=sampling, fetch=fetch, colour_profiles=colour_profiles))
+
     before = time.perf_counter()
-    for _ in annotate(refs[:NUM_WARMUP_PICTURES], tasks, annotator, sampling=sampling, fetch=fetch):
-        pass
+    rows_of(refs[:NUM_WARMUP_PICTURES])
     started = time.perf_counter()
-    rows: list[Row] = list(annotate(refs, tasks, annotator, sampling=sampling, fetch=fetch))
+    rows = rows_of(refs)
     seconds = time.perf_counter() - started
     good = [row for row in rows if isinstance(row, Annotation)]
     return SampleResult(

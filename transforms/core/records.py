@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyarrow as pa
 
@@ -16,6 +16,10 @@ from ..io.uris import display_uri
 from .kept_values import kept_digest
 
 Stage = Literal["list", "fetch", "decode", "answer"]
+
+# How the ICC profile in an image file is used: not at all, or to convert the pixels to sRGB.
+ColourProfiles = Literal["ignore", "srgb"]
+IGNORE_PROFILES: ColourProfiles = "ignore"
 
 KEY_DIGITS = 20
 # What a fetcher takes: a URI, or a place inside an archive or a Parquet file.
@@ -200,7 +204,8 @@ Row = Annotation | Failure
 class Job(NamedTuple):
     """What a run does with each picture: the tasks, unless the picture has its own, and the annotator.
 
-    ``columns`` are the columns of a manifest that rows keep.
+    ``columns`` are the columns of a manifest that rows keep. ``colour_profiles`` is part of the ids of rows, because
+    the answers depend on the pixels; ids with "ignore" are those of versions without this choice.
     """
 
     tasks: tuple[Task, ...]
@@ -208,12 +213,13 @@ class Job(NamedTuple):
     sampling: Sampling = DEFAULT_SAMPLING
     run: str = ""
     columns: tuple[pa.Field, ...] = ()
+    colour_profiles: ColourProfiles = IGNORE_PROFILES
 
     def id_of(self, ref: ImageRef, task: Task, columns: Sequence[Any] = (), number: int = 0) -> str:
         """Return the ``id`` of a row, 64 hex digits.
 
-        It is a sha256 of displayed URI, task, sampling, model and revision. Kept values that are not all null and a
-        ``number`` above 0 are hashed too.
+        It is a sha256 of displayed URI, task, sampling, model and revision. Kept values that are not all null, a
+        ``number`` above 0, and ``colour_profiles`` other than "ignore" are hashed too.
         """
         more = [f"kept:{kept}"] if columns and (kept := kept_digest(columns)) else []
         if number:
@@ -233,7 +239,21 @@ class Job(NamedTuple):
 
     def _digest(self, picture: str, task: Task, *more: str) -> str:
         digest, annotator = hashlib.sha256(), self.annotator
+        if self.colour_profiles != IGNORE_PROFILES:
+            more = (f"colour_profiles:{self.colour_profiles}", *more)
         for part in (picture, task_digest(task), repr(self.sampling), annotator.name, annotator.revision, *more):
             digest.update(part.encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()
+
+
+def check_colour_profiles(choice: str) -> ColourProfiles:
+    """Return the choice.
+
+    Raises:
+        ValueError: if it is not one of ``ColourProfiles``.
+    """
+    for known in get_args(ColourProfiles):
+        if choice == known:
+            return known
+    raise ValueError(f"colour profiles {choice!r}: give {' or '.join(get_args(ColourProfiles))}")

@@ -15,10 +15,12 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from ...models.tasks import Size
+from ..core.records import IGNORE_PROFILES, ColourProfiles
 from .codecs import gif, jpeg, jpeg2000, jpegxl, png
 from .codecs.deep import DeepImage, open_deep
 from .codecs.levels import gray_to_eight_bits
 from .codecs.tiff import pictures as tiff
+from .colour import to_srgb
 from .formats import describe, formats
 from .undecodable import UndecodableError, plain
 
@@ -52,15 +54,16 @@ JPEG_DIVISORS = (8, 4, 2)
 Enough = Callable[[Size, Size], bool]
 
 
-def decode(content: bytes) -> Image.Image:
+def decode(content: bytes, colour_profiles: ColourProfiles = IGNORE_PROFILES) -> Image.Image:
     """Return the first frame of an image file in RGB, turned upright by its EXIF orientation.
 
-    Transparency is laid over white, 16 bits are scaled to 8, CMYK is converted.
+    Transparency is laid over white, 16 bits are scaled to 8, CMYK is converted. With ``colour_profiles`` "srgb", pixels
+    are converted from the ICC profile in the file to sRGB.
 
     Raises:
         UndecodableError: if the bytes are not an image, broken, cut off or too large.
     """
-    return decode_pixels(open_image(content))
+    return decode_pixels(open_image(content), colour_profiles)
 
 
 def open_image(content: bytes) -> Image.Image:
@@ -79,15 +82,18 @@ def open_image(content: bytes) -> Image.Image:
         return image
 
 
-def decode_pixels(image: Image.Image) -> Image.Image:
+def decode_pixels(image: Image.Image, colour_profiles: ColourProfiles = IGNORE_PROFILES) -> Image.Image:
     """Return an image from ``open_image`` with its pixels decoded, upright and in RGB.
 
     Raises:
-        UndecodableError: if the file is broken or cut off, or its pixels are floating point.
+        UndecodableError: if the file is broken or cut off, or its pixels are floating point; with ``colour_profiles``
+            "srgb" also if the colour profile can't be used.
         MemoryError: if the pixels do not fit into memory.
     """
     with _translate_errors(), image:
-        return _to_rgb(_turn_upright(_load(image)))
+        # Pillow gives None for a profile that it can't read. Pixels that replace the image have no profile.
+        profile = b"" if colour_profiles == IGNORE_PROFILES else image.info.get("icc_profile", b"")
+        return _to_rgb(_turn_upright(_load(image)), profile)
 
 
 def reduce_jpeg(image: Image.Image, is_enough: Enough) -> Size | None:
@@ -175,14 +181,17 @@ def _orientation(image: Image.Image) -> Any:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return an image in RGB over white. Its pixels are in the space of ``profile``; b"": sRGB; None: unknown."""
     if image.mode in SIXTEEN_BIT_MODES:
-        return gray_to_eight_bits(image).convert("RGB")
+        image = gray_to_eight_bits(image)
     if image.mode == "F":
         raise UndecodableError("pixels of floating point have no maximum to scale by: save the image in 8 or 16 bits")
     if image.mode == "La":
         # Gray with premultiplied alpha: Pillow converts it to LA, but not to RGBA.
         image = image.convert("LA")
+    if profile != b"":
+        image = to_srgb(image, profile)
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, "white")

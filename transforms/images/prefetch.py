@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from ...models.pixel_budget import PixelBudget
 from ...models.tasks import Fault, Size
-from ..core.records import ImageRef, Location, Stage
+from ..core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, Location, Stage
 from ..io.retry import FetchError
 from .decode import Enough, decode_pixels, open_image, reduce_jpeg
 
@@ -53,7 +53,13 @@ class LoadFailure:
     fault: Fault
 
 
-def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> Loaded | LoadFailure:
+def load(
+    ref: ImageRef,
+    fetch: Fetch,
+    room: PixelBudget,
+    is_enough: Enough,
+    colour_profiles: ColourProfiles = IGNORE_PROFILES,
+) -> Loaded | LoadFailure:
     """Fetch and decode one image. Before decoding it waits until ``room`` has space for its pixels.
 
     The caller must call ``room.release(Loaded.pixels)``; after a failure nothing is to be released. Errors of the
@@ -79,7 +85,7 @@ def load(ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough) -> L
     room.acquire(pixels)
     entered = time.perf_counter()
     try:
-        picture = decode_pixels(image)
+        picture = decode_pixels(image, colour_profiles)
     except (ValueError, MemoryError) as error:
         room.release(pixels)
         return _undecodable(ref, error)
@@ -93,6 +99,7 @@ def prefetch(
     fetch: Fetch,
     is_enough: Enough = lambda size, reduced: False,
     on_failure: Callable[[LoadFailure], None] = lambda failure: None,
+    colour_profiles: ColourProfiles = IGNORE_PROFILES,
 ) -> Generator[Loaded | LoadFailure, None, None]:
     """Yield each image or its failure as soon as it is ready; of several that are ready, the first in ``refs``.
 
@@ -107,7 +114,9 @@ def prefetch(
         try:
             while True:
                 for ref in islice(stream, PICTURES_AHEAD - len(under_way)):
-                    under_way.append(pool.submit(_load_and_report, ref, fetch, room, is_enough, on_failure))
+                    under_way.append(
+                        pool.submit(_load_and_report, on_failure, ref, fetch, room, is_enough, colour_profiles)
+                    )
                 if not under_way:
                     return
                 ready = wait(under_way, return_when=FIRST_COMPLETED).done
@@ -125,9 +134,14 @@ def prefetch(
 
 
 def _load_and_report(
-    ref: ImageRef, fetch: Fetch, room: PixelBudget, is_enough: Enough, on_failure: Callable[[LoadFailure], None]
+    on_failure: Callable[[LoadFailure], None],
+    ref: ImageRef,
+    fetch: Fetch,
+    room: PixelBudget,
+    is_enough: Enough,
+    colour_profiles: ColourProfiles,
 ) -> Loaded | LoadFailure:
-    loaded = load(ref, fetch, room, is_enough)
+    loaded = load(ref, fetch, room, is_enough, colour_profiles)
     if isinstance(loaded, LoadFailure):
         on_failure(loaded)
     return loaded

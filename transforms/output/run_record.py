@@ -76,12 +76,13 @@ def _missing(record: Mapping[str, Any] | None, kind: str, left: int) -> int:
 
 
 def job_metadata(job: Job) -> dict[str, Any]:
-    """Return what determines the answers of a job: model, tasks, sampling and versions of packages."""
+    """Return what determines the answers of a job: model, tasks, sampling, colour profiles and package versions."""
     return {
         "model": job.annotator.name,
         "revision": job.annotator.revision,
         "tasks": [{"task": task.name, "prompt": task.prompt} for task in job.tasks],
         "sampling": vars(job.sampling),
+        "colour_profiles": job.colour_profiles,
         "versions": {name: installed_version(name) for name in PACKAGES},
     }
 

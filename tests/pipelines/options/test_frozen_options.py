@@ -12,7 +12,7 @@ from moondream_beam.pipelines.cli import build_parser
 # A repeatable argument ends in "...", and a required option in "!".
 INPUTS = (
     "INPUT... --manifest=FILE... --uri-column=NAME --image-column=NAME --filename-column=NAME --prompt-column=NAME "
-    "--root=FOLDER --keep-columns=A,B --allow-private-addresses "
+    "--root=FOLDER --keep-columns=A,B --allow-private-addresses --colour-profiles={ignore,srgb} "
 )
 TASKS = (
     "--caption=[short|normal|long]... --query=TEXT... --detect=OBJECT... --point=OBJECT... --prompts=FILE... "
@@ -41,6 +41,7 @@ FROZEN = {
 DEFAULTS = {
     "annotate": {
         "keep_columns": "",
+        "colour_profiles": "ignore",
         "device": "auto",
         "dtype": "auto",
         "backend": "local",

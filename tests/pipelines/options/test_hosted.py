@@ -149,6 +149,10 @@ def test_a_refused_account_is_one_line(api, photos, out, command, workers):
             "--max-cost needs --runner local, because the workers of --runner FlinkRunner",
         ),
         (("--backend", "cloud-batch", "--send-urls"), "a batch holds pictures"),
+        (
+            ("--backend", "fal", "--send-urls", "--colour-profiles", "srgb"),
+            "--send-urls: an API that fetches pictures by URL ignores --colour-profiles srgb: leave out one of the two",
+        ),
     ],
 )
 def test_bad_options_are_one_line_of_error_before_any_call(api, photos, out, command, words, cure):

@@ -10,6 +10,7 @@ import pytest
 from apache_beam.transforms.window import FixedWindows, SlidingWindows, TimestampedValue
 from PIL import Image
 from support.data.echo import Deaf, Echo
+from support.data.profiles import DISPLAY_P3
 from support.running.beam_runs import collect
 
 from moondream_beam.models.tasks import Caption, Detect, Query
@@ -42,6 +43,21 @@ def test_the_rows_are_those_of_the_plain_generator(photos: Path) -> None:
     )
     assert (len(annotations), len(failures)) == (14, 2)
     assert said(annotations + failures) == said(list(annotate(list_images(str(photos)), TASKS, Echo())))
+
+
+def test_the_colours_are_converted_on_request(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.new("RGB", (8, 8), (200, 60, 40)).save(file, icc_profile=DISPLAY_P3)
+    for choice, colour in (("ignore", "(200, 60, 40)"), ("srgb", "(217, 42, 23)")):
+        step = Annotate(TASKS[:1], Echo(), colour_profiles=choice)
+        (row,), _ = collect(lambda pipeline, step=step: tuple(pipeline | ReadImages(str(file)) | step))
+        (same,) = annotate([ImageRef(str(file), "a.png")], TASKS[:1], Echo(), colour_profiles=choice)
+        assert row.caption == same.caption == f"8 x 8, {colour}"
+        assert row.id == same.id
+    with pytest.raises(ValueError, match="colour profiles 'p3': give ignore or srgb"):
+        Annotate(TASKS, Echo(), colour_profiles="p3")
+    with pytest.raises(ValueError, match="colour profiles 'p3': give ignore or srgb"):
+        list(annotate([], TASKS, Echo(), colour_profiles="p3"))
 
 
 def test_what_the_input_leaves_out_makes_no_row(photos: Path) -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support.data.echo import Echo
+from support.data.profiles import DISPLAY_P3
 from support.running.beam_runs import collect
 
 from moondream_beam.models.tasks import Caption, Detect, Outcome, Query, Request, Sampling
@@ -27,6 +28,7 @@ from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.monitoring import failure_limit, progress
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
 from moondream_beam.transforms.output.locks.lock import acquire
+from moondream_beam.transforms.output.run_record import read_records
 
 TASKS = (Caption(), Detect("dog"))
 
@@ -58,6 +60,36 @@ def run(photos: Path, out: Path, by: Echo | None = None, tasks: tuple = TASKS, *
 
 def rows(out: Path, kind: str) -> list[dict]:
     return [row for path in sorted((out / kind).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_another_choice_of_colour_profiles_is_another_request_and_the_same_is_done(tmp_path: Path, out: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, profile in (("plain", None), ("wide", DISPLAY_P3), ("broken", b"no profile")):
+        Image.new("RGB", (8, 8), (200, 60, 40)).save(photos / f"{name}.png", icc_profile=profile)
+    counts = [
+        run(photos, out, tasks=TASKS[:1], colour_profiles=choice) for choice in ("ignore", "srgb", "srgb", "ignore")
+    ]
+    assert [(one["pending"], one["done"], one["failures"]) for one in counts] == [
+        (3, 0, 0),
+        (3, 0, 1),
+        (0, 3, 0),
+        (0, 3, 0),
+    ]
+    assert Counter((row["filename"], row["caption"]) for row in rows(out, "data")) == {
+        ("plain.png", "8 x 8, (200, 60, 40)"): 2,
+        ("broken.png", "8 x 8, (200, 60, 40)"): 1,
+        ("wide.png", "8 x 8, (200, 60, 40)"): 1,
+        ("wide.png", "8 x 8, (217, 42, 23)"): 1,
+    }
+    (failure,) = rows(out, "errors")
+    assert (failure["filename"], failure["stage"], failure["error"]) == ("broken.png", "decode", "UndecodableError")
+    assert "the colour profile is broken" in failure["message"] and "--colour-profiles ignore" in failure["message"]
+    # The record of a row's run says how its pixels were made.
+    choices = {record["run"]: record["colour_profiles"] for record in read_records(str(out))}
+    assert Counter(choices.values()) == {"ignore": 2, "srgb": 2}
+    converted = next(row for row in rows(out, "data") if row["caption"] == "8 x 8, (217, 42, 23)")
+    assert choices[converted["run"]] == choices[failure["run"]] == "srgb"
 
 
 def ids(out: Path) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
 from PIL import Image
 from support.data.echo import Deaf, Echo
+from support.data.profiles import DISPLAY_P3
 from support.running.beam_runs import collect
 
 from moondream_beam.models.tasks import Caption, Detect, Point, Query
@@ -43,6 +44,17 @@ def test_each_input_has_its_rows_in_the_order_of_batch_and_tasks(annotator: Echo
         assert len({row.id for row in rows}) == len(TASKS)
     assert {type(row) for row in results[0]} == {Annotation}
     assert {(type(row), row.stage) for row in results[4]} == {(Failure, "decode")}
+
+
+def test_the_colours_are_converted_on_request() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 60, 40)).save(file, "PNG", icc_profile=DISPLAY_P3)
+    handlers = MoondreamModelHandler(TASKS, Echo()), MoondreamModelHandler(TASKS, Echo(), colour_profiles="srgb")
+    results = [next(handler.run_inference([file.getvalue()], Echo())) for handler in handlers]
+    assert captions(results) == ["8 x 8, (200, 60, 40)", "8 x 8, (217, 42, 23)"]
+    assert not {row.id for row in results[0]} & {row.id for row in results[1]}
+    with pytest.raises(ValueError, match="colour profiles 'p3': give ignore or srgb"):
+        MoondreamModelHandler(TASKS, Echo(), colour_profiles="p3")
 
 
 def test_a_row_names_its_picture_by_its_bytes() -> None:

@@ -119,3 +119,12 @@ def test_answers_are_forgotten_beyond_so_many(refs: list[ImageRef], monkeypatch:
     echo = Counting(batch_size=1)
     assert len(list(annotate(refs, (Caption(),), echo))) == 30
     assert 3 < len(echo.asked) <= 30
+
+
+def test_an_api_gets_no_url_of_a_picture_whose_colours_are_converted(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2)).save(tmp_path / "a.png")
+    ref = ImageRef(str(tmp_path / "a.png"), "a.png")
+    for choice, uri in (("ignore", ref.uri), ("srgb", None)):
+        echo = Counting()
+        list(annotate([ref], TASKS, echo, colour_profiles=choice))
+        assert [request.uri for request in echo.asked] == [uri, uri]

@@ -11,7 +11,7 @@ from support.data.echo import Echo
 from support.data.rows import NOW, annotation, failure
 
 from moondream_beam.models.tasks import Box, Caption, Detect, Point, Query, Sampling, Spot
-from moondream_beam.transforms.core.records import Annotation, Failure, ImageRef, Job
+from moondream_beam.transforms.core.records import Annotation, Failure, ImageRef, Job, check_colour_profiles
 from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema, to_table
 from moondream_beam.transforms.io.containers.location import ImageCell, Member
 
@@ -163,6 +163,7 @@ def test_names_that_are_not_utf8_have_distinct_keys_and_ids() -> None:
         JOB._replace(sampling=Sampling(max_tokens=5)).id_of(REF, Caption()),
         JOB._replace(sampling=Sampling(top_p=0.5)).id_of(REF, Caption()),
         JOB._replace(sampling=Sampling(repetition_penalty=1.5)).id_of(REF, Caption()),
+        JOB._replace(colour_profiles="srgb").id_of(REF, Caption()),
         JOB._replace(annotator=Echo(name="echoes")).id_of(REF, Caption()),
         JOB._replace(annotator=Echo(revision="2")).id_of(REF, Caption()),
     ],
@@ -189,6 +190,22 @@ def test_tasks_with_the_same_prompt_have_distinct_ids() -> None:
 )
 def test_an_id_depends_on_nothing_else(same: str) -> None:
     assert same == JOB.id_of(REF, Caption())
+
+
+def test_an_id_without_colour_profiles_is_that_of_earlier_versions() -> None:
+    sampling = "Sampling(max_tokens=None, temperature=0.2, top_p=1.0, repetition_penalty=1.0)"
+    parts = ["/photos/a.b.jpg", '{"length": "normal", "task": "caption"}', sampling, "echo", "1"]
+    assert JOB.id_of(REF, Caption()) == sha256("".join(f"{part}\0" for part in parts).encode()).hexdigest()
+
+
+def test_requests_about_the_same_bytes_differ_by_the_colour_profiles() -> None:
+    assert JOB.request_id("ab", Caption()) != JOB._replace(colour_profiles="srgb").request_id("ab", Caption())
+
+
+def test_an_unknown_choice_of_colour_profiles_is_refused() -> None:
+    assert check_colour_profiles("srgb") == "srgb"
+    with pytest.raises(ValueError, match="colour profiles 'p3': give ignore or srgb"):
+        check_colour_profiles("p3")
 
 
 def test_a_picture_has_its_own_tasks_or_those_of_the_job() -> None:

@@ -153,9 +153,9 @@ def large_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ImageRef
 def test_the_pixels_ahead_stay_within_the_budget(large_ones: list[ImageRef], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def noting(image: Image.Image) -> Image.Image:
+    def noting(image: Image.Image, *how: str) -> Image.Image:
         made.append(image.width * image.height)
-        return real(image)
+        return real(image, *how)
 
     real = module.decode_pixels
     monkeypatch.setattr(module, "decode_pixels", noting)
@@ -183,10 +183,10 @@ def test_an_image_that_does_not_fit_into_memory_fails_alone_and_is_retryable(
 ) -> None:
     real, turns = module.decode_pixels, iter(range(len(large_ones)))
 
-    def short(image: Image.Image) -> Image.Image:
+    def short(image: Image.Image, *how: str) -> Image.Image:
         if next(turns) == 1:
             raise MemoryError
-        return real(image)
+        return real(image, *how)
 
     monkeypatch.setattr(module, "decode_pixels", short)
     loaded = list(prefetch(large_ones, Fetcher()))

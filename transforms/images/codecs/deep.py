@@ -13,6 +13,7 @@ from PIL import Image
 
 from ....models.tasks import Size
 from ..undecodable import UndecodableError
+from .boxes import hide_profile
 from .levels import from_array
 
 MAX_BITS = 16
@@ -22,7 +23,8 @@ class Header(NamedTuple):
     """What the header of an image states. ``kind`` names the image in messages; ``exif`` may be empty.
 
     ``offset`` is added to each pixel, since the pixels of some images are signed. ``problem`` says why the image can't
-    be decoded; it is empty if the image can be decoded.
+    be decoded; it is empty if the image can be decoded. ``profile`` is the ICC profile: empty for sRGB, and None if the
+    profile can't be read.
     """
 
     format: str
@@ -32,6 +34,7 @@ class Header(NamedTuple):
     offset: int = 0
     exif: bytes = b""
     problem: str = ""
+    profile: bytes | None = b""
 
 
 class DeepImage(Image.Image):
@@ -43,6 +46,8 @@ class DeepImage(Image.Image):
         self.format = header.format
         if header.exif:
             self.info["exif"] = header.exif
+        if header.profile != b"":
+            self.info["icc_profile"] = header.profile
         self._content, self._header = content, header
 
     def decode(self) -> Image.Image:
@@ -91,6 +96,6 @@ def _decoders() -> dict[str, Callable[[bytes], NDArray[Any]]]:
     # One thread each: images are decoded in several threads already.
     return {
         "JPEG": imagecodecs.jpeg8_decode,
-        "JPEG2000": lambda content: imagecodecs.jpeg2k_decode(content, numthreads=1),
+        "JPEG2000": lambda content: imagecodecs.jpeg2k_decode(hide_profile(content), numthreads=1),
         "JPEGXL": lambda content: imagecodecs.jpegxl_decode(content, index=0, numthreads=1),
     }

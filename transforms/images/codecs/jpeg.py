@@ -10,7 +10,8 @@ from PIL.MpoImagePlugin import MpoImageFile
 from ..undecodable import UndecodableError
 from .deep import Header
 
-START, END, SCAN, EXIF_SEGMENT = 0xD8, b"\xff\xd9", 0xDA, 0xE1
+START, END, SCAN, EXIF_SEGMENT, PROFILE_SEGMENT = 0xD8, b"\xff\xd9", 0xDA, 0xE1, 0xE2
+PROFILE_NAME = b"ICC_PROFILE\0"
 # Markers that have no content: restart markers, the start of the image, and TEM.
 BARE = (*range(0xD0, 0xD9), 0x01)
 # Start of frame -> coding. 0xC4, 0xC8 and 0xCC are other segments.
@@ -28,6 +29,7 @@ def read_header(content: bytes) -> Header | None:
     if not content.startswith(b"\xff\xd8"):
         return None
     at, exif, header = 2, b"", None
+    parts: list[bytes] = []
     while at + 4 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
         if marker in BARE or marker == 0xFF:
@@ -37,6 +39,8 @@ def read_header(content: bytes) -> Header | None:
         segment = content[at + 4 : at + 2 + length]
         if marker == EXIF_SEGMENT and segment.startswith(b"Exif\0\0"):
             exif = segment
+        elif marker == PROFILE_SEGMENT and segment.startswith(PROFILE_NAME):
+            parts.append(segment[len(PROFILE_NAME) :])
         elif marker in FRAMES and len(segment) >= 6:
             header = _frame(FRAMES[marker], segment)
         elif marker == SCAN:
@@ -44,7 +48,16 @@ def read_header(content: bytes) -> Header | None:
         at += 2 + length
     if header and content.rfind(END) < at:
         raise UndecodableError(f"the {header.kind} is cut off: replace the file")
-    return header._replace(exif=exif) if header else None
+    return header._replace(exif=exif, profile=_join(parts)) if header else None
+
+
+def _join(parts: list[bytes]) -> bytes | None:
+    """Return a profile from its parts, which begin with their number and the number of all; None if one is missing."""
+    parts.sort()
+    numbers = [tuple(part[:2]) for part in parts]
+    if numbers != [(number, len(parts)) for number in range(1, len(parts) + 1)]:
+        return None
+    return b"".join(part[2:] for part in parts)
 
 
 def _frame(coding: str, segment: bytes) -> Header | None:

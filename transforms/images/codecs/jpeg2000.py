@@ -12,7 +12,7 @@ from .deep import Header, open_deep
 CODESTREAM = b"\xff\x4f\xff\x51"
 # Colour spaces whose channels are gray, gray and alpha, RGB, or RGB and alpha: sRGB and gray.
 COLOUR_SPACES = (16, 17)
-METHOD_ENUMERATED = 1
+METHOD_ENUMERATED, METHODS_OF_ICC = 1, (b"\2", b"\3")
 
 
 def choose_decoder(image: Image.Image, content: bytes) -> Image.Image:
@@ -22,7 +22,12 @@ def choose_decoder(image: Image.Image, content: bytes) -> Image.Image:
         UndecodableError: if images of this kind can't be decoded, or the extra ``codecs`` is missing.
     """
     header = read_header(content)
-    return open_deep(content, header) if header else image
+    if header:
+        return open_deep(content, header)
+    # Pillow does not read the profile.
+    if profile := _profile(content):
+        image.info["icc_profile"] = profile
+    return image
 
 
 def read_header(content: bytes) -> Header | None:
@@ -52,7 +57,8 @@ def read_header(content: bytes) -> Header | None:
     most = max(bits)
     offset = 1 << (most - 1) if depths[0] & 0x80 else 0
     kind = f"JPEG 2000 of {channels} x {most} bits"
-    return Header("JPEG2000", kind, (right - left, bottom - top), most, offset, problem=problem)
+    size = (right - left, bottom - top)
+    return Header("JPEG2000", kind, size, most, offset, problem=problem, profile=_profile(content))
 
 
 def _unwrap(content: bytes) -> tuple[bytes, str]:
@@ -64,6 +70,15 @@ def _unwrap(content: bytes) -> tuple[bytes, str]:
         elif kind == b"jp2c":
             return body, problem
     return b"", problem
+
+
+def _profile(content: bytes) -> bytes:
+    """Return the ICC profile in a JP2 file; empty if there is none, or if the first colours are enumerated."""
+    for _, header in (box for box in boxes(content) if box[0] == b"jp2h"):
+        for kind, body in boxes(header):
+            if kind == b"colr":
+                return body[3:] if body[:1] in METHODS_OF_ICC else b""
+    return b""
 
 
 def _colour_problem(header: bytes) -> str:

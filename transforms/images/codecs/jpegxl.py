@@ -28,6 +28,7 @@ ANIMATION: tuple[Ways, ...] = (
     ((0, 0), (3, 0), (16, 0), (32, 0)),
 )
 ALPHA = 0
+RGB, GRAY, WHITE_D65, PRIMARIES_SRGB, TRANSFER_SRGB = 0, 1, 1, 1, 13
 
 
 class _Bits:
@@ -62,8 +63,9 @@ def read_header(content: bytes) -> Header | None:
         return None
     bits = _Bits(stream[2:])
     size = _size(bits)
-    depth, problem = _metadata(bits)
-    return Header("JPEGXL", "JPEG XL", size, depth, problem=problem)
+    depth, problem, is_srgb = _metadata(bits)
+    # imagecodecs returns no profile of colours other than sRGB.
+    return Header("JPEGXL", "JPEG XL", size, depth, problem=problem, profile=b"" if is_srgb else None)
 
 
 def _first_part(kind: bytes, body: bytes) -> bytes:
@@ -88,11 +90,14 @@ def _size(bits: _Bits, side: Ways = SIDE, eighths: Ways | None = None) -> Size:
     return height * numerator // denominator, height
 
 
-def _metadata(bits: _Bits) -> tuple[int, str]:
-    """Return the bits of each channel, and why the image can't be decoded; the latter is empty if it can."""
+def _metadata(bits: _Bits) -> tuple[int, str, bool]:
+    """Return the bits of each channel, why the image can't be decoded, and whether its colours are sRGB.
+
+    The reason is empty if the image can be decoded. If it can't, nothing is known about its colours.
+    """
     if bits.take(1):
         # All fields have their defaults.
-        return 8, ""
+        return 8, "", True
     if bits.take(1):
         bits.take(3)  # orientation
         if bits.take(1):
@@ -105,10 +110,29 @@ def _metadata(bits: _Bits) -> tuple[int, str]:
             bits.take(1)  # timecodes
     depth, is_float = _depth(bits)
     if is_float:
-        return depth, "has pixels of floating point"
+        return depth, "has pixels of floating point", False
     bits.take(1)  # whether 16 bits are enough for decoding
     extra = bits.number(COUNT)
-    return depth, _extra_problem(bits, extra) if extra else ""
+    problem = _extra_problem(bits, extra) if extra else ""
+    return depth, problem, not problem and _is_srgb(bits)
+
+
+def _is_srgb(bits: _Bits) -> bool:
+    """Return whether the colour encoding is sRGB, or gray with the transfer function of sRGB."""
+    bits.take(1)  # whether the pixels are stored in XYB
+    if bits.take(1):
+        # All fields have their defaults.
+        return True
+    has_icc_profile = bits.take(1)
+    if has_icc_profile:
+        return False
+    space = bits.number(KIND)
+    if space not in (RGB, GRAY) or bits.number(KIND) != WHITE_D65:
+        return False
+    if space == RGB and bits.number(KIND) != PRIMARIES_SRGB:
+        return False
+    has_gamma = bits.take(1)
+    return not has_gamma and bits.number(KIND) == TRANSFER_SRGB
 
 
 def _depth(bits: _Bits) -> tuple[int, bool]:

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from ..undecodable import UndecodableError
+from ..colour import MAX_PROFILE_BYTES
 from .levels import gray_to_eight_bits
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 # Texts that may hold the orientation, which Pillow reads there.
 ORIENTATION_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"exif\0")
-# Pillow's limit for a colour profile is 1 MiB.
-MAX_PROFILE_BYTES = 16 << 20
 # Gray of less than 8 bits: Pillow scales the pixels by this factor, but not the transparent colour.
 GRAY_FACTORS = {"L;2": 85, "L;4": 17}
 
@@ -28,10 +26,8 @@ GRAY_FACTORS = {"L;2": 85, "L;4": 17}
 def open_without_text(content: bytes) -> ImageFile | None:
     """Return a PNG that Pillow refuses to open for its many texts; None if it has no text, or is no PNG.
 
-    Texts that may hold the orientation are kept. A colour profile of more than 1 MiB is read too.
-
-    Raises:
-        UndecodableError: if the colour profile has more than ``MAX_PROFILE_BYTES``.
+    Texts that may hold the orientation are kept. A colour profile of more than 1 MiB, which is Pillow's limit, is read
+    too, up to one byte more than ``MAX_PROFILE_BYTES``: ``to_srgb`` refuses such a profile.
     """
     if not content.startswith(SIGNATURE):
         return None
@@ -56,14 +52,9 @@ def _decompress(profile: bytes) -> bytes | None:
     stream = zlib.decompressobj()
     try:
         # The name of the profile ends with a zero, and one byte states the compression.
-        content = stream.decompress(profile[profile.find(b"\0") + 2 :], MAX_PROFILE_BYTES)
+        return stream.decompress(profile[profile.find(b"\0") + 2 :], MAX_PROFILE_BYTES + 1)
     except zlib.error:
         return None
-    if stream.unconsumed_tail:
-        raise UndecodableError(
-            f"the colour profile of this PNG has more than {MAX_PROFILE_BYTES >> 20} MiB: save the image without it"
-        )
-    return content
 
 
 def load(image: ImageFile) -> Image.Image:
