@@ -54,6 +54,7 @@ def private_names(source: str) -> Iterator[str]:
 def test_no_private_part_of_beam_is_used_to_run_a_job():
     modules = sorted(Path(pipelines.__file__).parent.rglob("*.py"))
     found = {name for module in modules for name in private_names(module.read_text())}
-    assert found <= {"os._exit", "os._Environ"}
+    # argparse has no public name for the type of its groups.
+    assert found <= {"os._exit", "os._Environ", "argparse._ArgumentGroup"}
     planted = "from apache_beam import _a\nself.control_conn._state\nself._pool\nsuper().__init__()"
     assert list(private_names(planted)) == ["_a", "self.control_conn._state"]

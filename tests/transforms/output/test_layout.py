@@ -13,9 +13,10 @@ import pytest
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count
 from moondream_beam.transforms.io.containers.location import ImageCell, Member, cell_uri
-from moondream_beam.transforms.output import layout, lock
+from moondream_beam.transforms.output import layout
 from moondream_beam.transforms.output.files import open_atomic
 from moondream_beam.transforms.output.layout import Slice, can_run_together
+from moondream_beam.transforms.output.locks import lock
 from moondream_beam.transforms.output.locks.lock import OutputLockedError, run_lock
 from moondream_beam.transforms.planning.completed import other_runs_parts
 from moondream_beam.transforms.planning.locality import in_slice

@@ -92,7 +92,7 @@ def test_too_many_columns_are_an_error(select):
 
 
 def test_manifest_columns_are_exported(tmp_path):
-    kept = [pa.field("price", pa.float64()), pa.field("day", pa.timestamp("s"))]
+    kept = [pa.field("price", pa.float64()), pa.field("day", pa.timestamp("ms"))]
     writer = ShardWriter(str(tmp_path), "one", 0, kept)
     writer.add(annotation(columns=(float("nan"), datetime(2030, 1, 2))))
     writer.publish()
