@@ -12,6 +12,8 @@ from ...transforms.output.layout import CARD_NAME, record_path
 from .progress import format_bill
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
+# Characters of an error's message.
+MAX_MESSAGE = 160
 
 
 def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
@@ -24,12 +26,7 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     counts, seconds = record["counts"], record["wall_seconds"]
     pictures = counts["pictures"]
     lines = [*_format_input(record), *_format_ledger(record, output)]
-    if counts["failures"]:
-        above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
-        lines.append(
-            f"errors   {counts['failures']} of {counts['pending']} {_unit(record)} failed{above}; "
-            f"each row in {FileSystems.join(output, 'errors')} gives its reason; to ask again, add --retry-errors"
-        )
+    lines += _format_errors(record, output, max_failure_rate)
     if counts["retried"]:
         lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
     if changed := counts.get("changed", 0):
@@ -104,6 +101,27 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
     return [*lines, "action   rows are missing; run the same command again to process only what is missing"]
 
 
+def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: float) -> list[str]:
+    """Return a line about failures of this run and of earlier ones, then the commonest errors of this run."""
+    counts, folder = record["counts"], FileSystems.join(output, "errors")
+    failures, before = counts["failures"], counts.get("failed_before", 0)
+    if not failures + before:
+        return []
+    found = f"{failures} of {counts['pending']} {_unit(record)} failed"
+    if before:
+        answers = counts["annotations"] + counts["done"] - before
+        found = f"{failures + before} in errors/ and {answers} in data/ in all; {before} of the errors are from earlier runs"
+    above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
+    # Of earlier runs the reasons are not known here.
+    may_succeed = before > 0 or record.get("retryable_errors", failures) > 0
+    again = "; to ask again, add --retry-errors" * may_succeed
+    lines = [f"errors   {found}{above}; each row in {folder} gives its reason{again}"]
+    for error in record.get("common_errors", []):
+        message = error["message"] if len(error["message"]) <= MAX_MESSAGE else f"{error['message'][:MAX_MESSAGE]}..."
+        lines.append(f"         {error['count']} x {message}, such as {error['example']}")
+    return lines
+
+
 def _format_card(outcome: str | None, output: str) -> list[str]:
     """Return the line about a README.md that was edited or that is not ours, or no line."""
     path = FileSystems.join(output, CARD_NAME)
@@ -136,4 +154,10 @@ def _is_complete(record: Mapping[str, Any]) -> bool:
 
 
 def _too_many(counts: Mapping[str, int], max_failure_rate: float) -> bool:
-    return counts["failures"] / max(1, counts["pending"]) > max_failure_rate
+    """Return whether too large a share failed, of what this run asked or of all that the input asks for."""
+    before, done = counts.get("failed_before", 0), counts.get("done", 0)
+    rates = (
+        counts["failures"] / max(1, counts["pending"]),
+        (counts["failures"] + before) / max(1, counts["pending"] + done),
+    )
+    return max(rates) > max_failure_rate

@@ -18,11 +18,15 @@ from ..monitoring.row_counts import RowCounts, count_rows, list_run_files
 from ..output.answer_journal import OPEN_JOURNALS, publish_kept
 from ..output.dataset_card import write_card
 from ..output.locks.lock import release
+from ..output.reader import count_errors, read_failures
 from ..output.run_record import job_metadata, write_record
 from ..planning.dedup import delete_content_keys
 
 # Seconds that requests in flight get after a signal. Schedulers kill a process 30 seconds after their signal.
 GRACE_S = 4.0
+NUM_COMMON_ERRORS = 3
+# Counts that a record has only if they are not 0.
+SELDOM_COUNTED = ("changed", "unread", "failed_before")
 
 
 def balances(count: Count, summary: Summary, row_counts: RowCounts) -> bool | None:
@@ -52,7 +56,7 @@ def record_run(
         started: when the pipeline was built, in seconds since 1970.
     """
     values = {
-        **_values(job, count, summary, row_counts, about, started),
+        **_values(job, output, count, summary, row_counts, about, started),
         "balanced": balances(count, summary, row_counts),
     }
     record = _printable(values)
@@ -86,7 +90,7 @@ def end_interrupted(job: Job, output: str, about: Mapping[str, Any], started: fl
         found = count_rows(list_run_files(output, job.run), RetryPolicy())
         summary = progress.read()[1]._replace(annotations=found.data, failures=found.errors)
         left = planned.pending - summary.rows
-        values = _values(job, planned, summary, found, about, started)
+        values = _values(job, output, planned, summary, found, about, started)
         record = _printable({**values, "balanced": left >= 0, "interrupted": cause, "left": left})
         delete_content_keys(output, job.run)
         record["card"] = write_card(output, job.columns, job.run)
@@ -99,6 +103,7 @@ def end_interrupted(job: Job, output: str, about: Mapping[str, Any], started: fl
 
 def _values(
     job: Job,
+    output: str,
     count: Count,
     summary: Summary,
     row_counts: RowCounts,
@@ -106,9 +111,9 @@ def _values(
     started: float,
 ) -> dict[str, Any]:
     """Return what every record holds: the job, what the input held, what was done, and how long that took."""
-    # Only --retry-changed counts these.
-    numbers = {name: number for name, number in count._asdict().items() if number or name not in ("changed", "unread")}
+    numbers = {name: number for name, number in count._asdict().items() if number or name not in SELDOM_COUNTED}
     skipped = numbers.pop("skipped")
+    kinds = count_errors(read_failures(output, job.run)) if summary.failures else []
     del numbers["shared"]
     return {
         "run": job.run,
@@ -116,6 +121,8 @@ def _values(
         **job_metadata(job),
         "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
         "requests": count.requests,
+        "common_errors": [kind._asdict() for kind in kinds[:NUM_COMMON_ERRORS]],
+        "retryable_errors": sum(kind.count for kind in kinds if kind.retryable),
         "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
         "published": row_counts._asdict(),
         "totals": {name: getattr(summary, name) for name in summary._fields[2:]},

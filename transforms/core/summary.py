@@ -33,7 +33,8 @@ class Count(NamedTuple):
     ``pending`` rows are to be made, ``done`` ones are in the output already. ``retried`` of the pending ones failed in
     an earlier run. ``inputs`` is what the input holds: the pictures listed, and the rows of manifests. ``shared`` of
     the pending rows get the answer to the request of another row. ``changed`` of the pending rows had a row whose
-    picture has changed since. ``unread`` pictures could not be read to see that, so their rows were kept. ``skipped``
+    picture has changed since. ``unread`` pictures could not be read to see that, so their rows were kept.
+    ``failed_before`` of the ``done`` rows are in ``errors/``, from earlier runs. ``skipped``
     is what is left out, by kind in alphabetical order.
     """
 
@@ -45,6 +46,7 @@ class Count(NamedTuple):
     shared: int = 0
     changed: int = 0
     unread: int = 0
+    failed_before: int = 0
     skipped: tuple[SkippedCount, ...] = ()
 
     @property

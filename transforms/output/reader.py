@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,11 +14,13 @@ from apache_beam.io.filesystems import FileSystems
 
 from ...models.billing import Billing
 from ..core.records import Failure
-from ..io.uris import scheme_of
+from ..io.uris import basename, scheme_of
 from .files import glob_files
 from .layout import DATA, ERRORS, kind_of, run_of_part, run_parts
 
 FOOTER_THREADS = 16
+# The messages of a broken list may all differ.
+MAX_ERROR_KINDS = 10_000
 
 
 class Reader:
@@ -56,6 +58,32 @@ def read_failures(output: str, run: str) -> Iterator[Failure]:
                     # The glob also matches runs whose names begin with the name of this one.
                     if failure.run == run:
                         yield failure
+
+
+class ErrorKind(NamedTuple):
+    """Failures with the same message but for the name of the picture: how many, and one of their messages and names.
+
+    ``retryable`` is whether one of them may succeed if it is asked again.
+    """
+
+    count: int
+    message: str
+    example: str
+    retryable: bool
+
+
+def count_errors(failures: Iterable[Failure]) -> list[ErrorKind]:
+    """Return the kinds of failures, the most common first. After ``MAX_ERROR_KINDS`` kinds, new kinds are left out."""
+    kinds: dict[str, ErrorKind] = {}
+    for failure in failures:
+        kind = failure.message
+        for name in (failure.uri, failure.filename, basename(failure.uri)):
+            kind = kind.replace(name, "") if name else kind
+        if kind in kinds or len(kinds) < MAX_ERROR_KINDS:
+            new = ErrorKind(0, failure.message, failure.filename, failure.retryable)
+            known = kinds.get(kind, new)
+            kinds[kind] = known._replace(count=known.count + 1, retryable=known.retryable or failure.retryable)
+    return sorted(kinds.values(), key=lambda error: (-error.count, error.message))
 
 
 class PartFooter(NamedTuple):

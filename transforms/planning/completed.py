@@ -26,7 +26,7 @@ MAX_HELD_IDS = 1 << 20
 class PackedIds(NamedTuple):
     """Short ids of ``ID_BYTES`` bytes each, end to end.
 
-    ``failed_in`` is the file in ``errors/`` that has their rows. It is empty if their requests are completed.
+    ``failed_in`` is the file in ``errors/`` that has their rows. It is empty if their rows are in ``data/``.
     """
 
     failed_in: str
@@ -51,12 +51,8 @@ def short_id(row_id: str) -> bytes:
 class PackIds(beam.DoFn):
     """Read the ids in published files, and yield packs of ``PackedIds`` by the hash bucket of the image.
 
-    With ``with_files``, ids in ``errors/`` are packed with the path of their file, so that the rows can be removed.
-    Without it, ids in ``errors/`` count as completed.
+    Ids in ``errors/`` are packed with the path of their file, so that the rows can be counted and removed.
     """
-
-    def __init__(self, with_files: bool) -> None:
-        self.with_files = with_files
 
     def setup(self) -> None:
         """Create the reader of this worker."""
@@ -72,7 +68,7 @@ class PackIds(beam.DoFn):
 
         If ``MAX_HELD_IDS`` or more ids are held, yield them in packs and hold none. ``finish_bundle`` yields the rest.
         """
-        failed_in = path if self.with_files and kind_of(path) == ERRORS else ""
+        failed_in = path if kind_of(path) == ERRORS else ""
         for keys, row_ids in read_ids(path, self._reader):
             for key, row_id in zip(keys, row_ids, strict=True):
                 try:
@@ -97,7 +93,7 @@ class PackIds(beam.DoFn):
 
 
 def split_completed(packs: Iterable[bytes]) -> tuple[set[bytes], dict[bytes, list[str]]]:
-    """Unpack short ids. Return those of completed requests, and those of failures with the files of their rows."""
+    """Unpack short ids. Return those of rows in ``data/``, and those of failures with the files of their rows."""
     completed: set[bytes] = set()
     failed: dict[bytes, list[str]] = {}
     for failed_in, ids in ((each.failed_in, each.each()) for each in unpack_all(packs)):

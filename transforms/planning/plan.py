@@ -74,7 +74,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         locked = refs.pipeline | "Output" >> beam.Create([self.output]) | "Lock" >> beam.Map(_lock, self.job)
         changed = AsSingleton(self._remove_changed(locked, wanted))
         joined = (wanted, self._completed(locked, changed)) | "Join" >> beam.CoGroupByKey()
-        drop_completed = beam.ParDo(_DropCompleted(self.job)).with_outputs(RETRIED, main="pending")
+        drop_completed = beam.ParDo(_DropCompleted(self.job, self.retry_errors)).with_outputs(RETRIED, main="pending")
         pending = joined | "Drop completed" >> drop_completed
         counts = (
             pending["pending"]
@@ -115,7 +115,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
             locked
             | "List parts" >> beam.FlatMap(lambda output, run, _: other_runs_parts(output, run), self.job.run, changed)
             | "Spread parts" >> beam.Reshuffle()
-            | "Pack ids" >> beam.ParDo(PackIds(with_files=self.retry_errors)).with_output_types(Packed)
+            | "Pack ids" >> beam.ParDo(PackIds()).with_output_types(Packed)
         )
 
 
@@ -126,8 +126,8 @@ class _DropCompleted(beam.DoFn):
     is (file, id) for each row in ``errors/`` that must be removed, because its request is done again.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, retry_errors: bool) -> None:
+        self.job, self.retry_errors = job, retry_errors
 
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
         number, (packs, completed_packs) = group
@@ -140,17 +140,21 @@ class _DropCompleted(beam.DoFn):
                 same.setdefault(ref.key, []).append(ref)
         if not same and not counts:
             return
-        completed, failed = split_completed(completed_packs)
+        answered, failed = split_completed(completed_packs)
+        kept_failures = set() if self.retry_errors else failed.keys() - answered
+        completed = answered | kept_failures
         for refs in same.values():
             ref, wanted = rows_of(refs, self.job)
             left = {id: row for id, row in wanted.items() if short_id(id) not in completed}
-            retried = {id: failed[short_id(id)] for id in wanted if short_id(id) in failed}
+            retried = {id: failed[short_id(id)] for id in wanted if self.retry_errors and short_id(id) in failed}
             yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)
             num_retried = len(retried.keys() & left.keys())
             # A picture with one row of the input, the usual case, has each task once.
             several = len(refs) > 1 or ref.origins
             shared = len(left) - len({row.task for row in left.values()}) if several else 0
-            counts.append(Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs), shared))
+            count = Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs), shared)
+            failed_before = sum(short_id(id) in kept_failures for id in wanted) if kept_failures else 0
+            counts.append(count._replace(failed_before=failed_before))
             if left:
                 keyed.append((shard_key(ref), ref if len(left) == len(wanted) else ref.with_rows(list(left.values()))))
         yield (number, pack(keyed)), sum_counts(counts)

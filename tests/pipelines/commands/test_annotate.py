@@ -97,7 +97,8 @@ def test_the_same_command_again_does_nothing(pictures, tmp_path, command):
     command(*words)
     before = rows(out)
     status, stdout, _ = command(*words)
-    assert status == 0
+    assert status == 1, "the error of the first run still stands in errors/"
+    assert "1 in errors/ and 4 in data/ in all; 1 of the errors are from earlier runs, more than" in stdout
     assert "ledger   0 requests = 0 in data/ + 0 in errors/" in stdout
     assert "5 more requests had their rows from earlier runs" in stdout
     assert rows(out) == before

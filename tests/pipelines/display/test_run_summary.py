@@ -167,3 +167,27 @@ def test_a_run_out_of_balance_shows_both_counts_and_the_action_and_fails(kept, l
 @pytest.mark.parametrize("failures, allowed, status", [(0, 0.0, 0), (1, 0.0, 1), (1, 0.1, 0), (2, 0.1, 1)])
 def test_the_exit_status_follows_the_failure_rate(failures, allowed, status):
     assert exit_status(record(10 - failures, failures), allowed) == status
+
+
+def test_errors_of_earlier_runs_count_in_each_run():
+    earlier = {**record(0, 0, done=112), "balanced": True}
+    earlier["counts"] |= {"pending": 0, "failed_before": 16}
+    lines = format_summary(earlier, "out", 0.0).splitlines()
+    assert lines[2] == (
+        "errors   16 in errors/ and 96 in data/ in all; 16 of the errors are from earlier runs, "
+        "more than --max-failure-rate 0 allows; "
+        "each row in out/errors gives its reason; to ask again, add --retry-errors"
+    )
+    assert (exit_status(earlier, 0.0), exit_status(earlier, 0.2)) == (1, 0)
+
+
+def test_the_commonest_errors_stand_below_with_an_example():
+    failed = {**record(2, 8), "retryable_errors": 0}
+    failed["common_errors"] = [
+        {"count": 5, "message": "image file is truncated", "example": "cut.jpg", "retryable": False},
+        {"count": 3, "message": "x" * 500, "example": "b.jpg", "retryable": False},
+    ]
+    lines = format_summary(failed, "out", 0.0).splitlines()
+    assert lines[2].endswith("gives its reason"), "no advice to ask again where that can't help"
+    assert lines[3] == "         5 x image file is truncated, such as cut.jpg"
+    assert lines[4].startswith("         3 x xxx") and lines[4].endswith("..., such as b.jpg") and len(lines[4]) < 220

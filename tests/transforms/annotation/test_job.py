@@ -133,14 +133,15 @@ def test_a_second_run_does_only_what_is_new(photos: Path, out: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
     again = run(photos, out)
     nothing = {"pictures": 0, "pending": 0, "retried": 0, "annotations": 0, "failures": 0}
-    assert again["counts"] == {**nothing, "done": 24, "inputs": 12}
+    assert again["counts"] == {**nothing, "done": 24, "inputs": 12, "failed_before": 4}
     assert again["balanced"] is True
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")} == before
 
     Image.new("RGB", (50, 50)).save(photos / "new.webp")
     more = run(photos, out, tasks=(*TASKS, Query("Why?")))
     rows_of_more = {"annotations": 13, "failures": 2}
-    assert more["counts"] == {"pictures": 13, "pending": 15, "done": 24, "retried": 0, "inputs": 13, **rows_of_more}
+    earlier = {"done": 24, "failed_before": 4}
+    assert more["counts"] == {"pictures": 13, "pending": 15, "retried": 0, "inputs": 13, **earlier, **rows_of_more}
     assert len(ids(out)) == 39
     new = [(row["filename"], row["task"]) for row in rows(out, "data") if row["run"] == more["run"]]
     assert sorted(new) == sorted(

@@ -104,7 +104,7 @@ def test_failures_are_retried_if_asked_and_each_id_keeps_one_row(photos: Path, o
     before, kept = ids(out), rows(out, "data")
     assert len(rows(out, "errors")) == 8
     nothing = {"pictures": 0, "pending": 0, "retried": 0, "annotations": 0, "failures": 0}
-    assert run(photos, out) == {**nothing, "done": 24, "inputs": 12}
+    assert run(photos, out) == {**nothing, "done": 24, "inputs": 12, "failed_before": 8}
     # Now both images are answered, and one of the two files is an image.
     Image.new("RGB", (40, 2)).save(photos / "empty.jpg")
     counts = run(photos, out, retry_errors=True)

@@ -62,13 +62,13 @@ def test_requests_with_a_row_in_data_or_errors_are_left_out(tmp_path: Path) -> N
     # A row of another revision of the model belongs to another request.
     publish(tmp_path, "old", (third, TASKS[0]), job=JOB._replace(annotator=Echo(revision="0")))
     count, shards = planned(tmp_path, REFS, size=2)
-    assert count == Count(pictures=2, pending=3, done=397, inputs=200)
+    assert count == Count(pictures=2, pending=3, done=397, inputs=200, failed_before=199)
     assert shards == {0: [second._replace(tasks=TASKS[:1]), third._replace(tasks=TASKS)]}
 
 
 def test_without_pending_requests_there_is_no_shard(tmp_path: Path) -> None:
     publish(tmp_path, "one", (REFS[0], TASKS[0]), (REFS[0], TASKS[1]))
-    assert planned(tmp_path, REFS[:1]) == (Count(0, 0, 2, inputs=1), {})
+    assert planned(tmp_path, REFS[:1]) == (Count(0, 0, 2, inputs=1, failed_before=1), {})
 
 
 def test_rows_of_a_picture_are_left_out_one_by_one(tmp_path: Path) -> None:
