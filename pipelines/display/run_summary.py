@@ -110,7 +110,8 @@ def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: flo
     found = f"{failures} of {counts['pending']} {_unit(record)} failed"
     if before:
         answers = counts["annotations"] + counts["done"] - before
-        found = f"{failures + before} in errors/ and {answers} in data/ in all; {before} of the errors are from earlier runs"
+        found = f"{failures + before} in errors/ and {answers} in data/ in all; {before} of the errors are "
+        found += "from earlier runs"
     above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
     # Of earlier runs the reasons are not known here.
     may_succeed = before > 0 or record.get("retryable_errors", failures) > 0
