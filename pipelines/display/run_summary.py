@@ -119,7 +119,7 @@ def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: flo
     lines = [f"errors   {found}{above}; each row in {folder} gives its reason{again}"]
     for error in record.get("common_errors", []):
         message = error["message"] if len(error["message"]) <= MAX_MESSAGE else f"{error['message'][:MAX_MESSAGE]}..."
-        lines.append(f"         {error['count']} x {message}, such as {error['example']}")
+        lines.append(f"         {error['rows']} x {message}, such as {error['example']}")
     return lines
 
 

@@ -122,7 +122,7 @@ def _values(
         "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
         "requests": count.requests,
         "common_errors": [kind._asdict() for kind in kinds[:NUM_COMMON_ERRORS]],
-        "retryable_errors": sum(kind.count for kind in kinds if kind.retryable),
+        "retryable_errors": sum(kind.rows for kind in kinds if kind.retryable),
         "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
         "published": row_counts._asdict(),
         "totals": {name: getattr(summary, name) for name in summary._fields[2:]},

@@ -66,7 +66,7 @@ class ErrorKind(NamedTuple):
     ``retryable`` is whether one of them may succeed if it is asked again.
     """
 
-    count: int
+    rows: int
     message: str
     example: str
     retryable: bool
@@ -82,8 +82,8 @@ def count_errors(failures: Iterable[Failure]) -> list[ErrorKind]:
         if kind in kinds or len(kinds) < MAX_ERROR_KINDS:
             new = ErrorKind(0, failure.message, failure.filename, failure.retryable)
             known = kinds.get(kind, new)
-            kinds[kind] = known._replace(count=known.count + 1, retryable=known.retryable or failure.retryable)
-    return sorted(kinds.values(), key=lambda error: (-error.count, error.message))
+            kinds[kind] = known._replace(rows=known.rows + 1, retryable=known.retryable or failure.retryable)
+    return sorted(kinds.values(), key=lambda error: (-error.rows, error.message))
 
 
 class PartFooter(NamedTuple):

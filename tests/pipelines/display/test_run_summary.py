@@ -184,8 +184,8 @@ def test_errors_of_earlier_runs_count_in_each_run():
 def test_the_commonest_errors_stand_below_with_an_example():
     failed = {**record(2, 8), "retryable_errors": 0}
     failed["common_errors"] = [
-        {"count": 5, "message": "image file is truncated", "example": "cut.jpg", "retryable": False},
-        {"count": 3, "message": "x" * 500, "example": "b.jpg", "retryable": False},
+        {"rows": 5, "message": "image file is truncated", "example": "cut.jpg", "retryable": False},
+        {"rows": 3, "message": "x" * 500, "example": "b.jpg", "retryable": False},
     ]
     lines = format_summary(failed, "out", 0.0).splitlines()
     assert lines[2].endswith("gives its reason"), "no advice to ask again where that can't help"

@@ -35,4 +35,4 @@ def test_without_failures_there_is_no_kind():
 def test_the_number_of_kinds_is_bounded(monkeypatch):
     monkeypatch.setattr(reader, "MAX_ERROR_KINDS", 2)
     failures = [broken("a.jpg", f"line {number} is broken") for number in (1, 2, 3, 2, 1, 2)]
-    assert [kind.count for kind in count_errors(failures)] == [3, 2]
+    assert [kind.rows for kind in count_errors(failures)] == [3, 2]
