@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import duckdb
@@ -15,6 +16,7 @@ import polars
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from support.running.spark import spark_session
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 
@@ -92,6 +94,20 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the output of a first run that was killed before its third commit: two shards are published."""
     return killed(tmp_path_factory.mktemp("later"), shards=2)
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with spark_session(tmp_path_factory.mktemp("spark")) as session:
+        yield session
+
+
+def test_spark_reads_only_published_rows_of_a_killed_run(spark: Any, first_run: Path, two_shards: Path) -> None:
+    folders = spark.read.option("recursiveFileLookup", "true").option("pathGlobFilter", "*.parquet")
+    rows = sum(pq.read_metadata(path).num_rows for path in (two_shards / "data").iterdir())
+    assert folders.parquet(str(two_shards)).count() == spark.read.parquet(f"{two_shards}/data").count() == rows >= 2
+    with pytest.raises(Exception, match="UNABLE_TO_INFER_SCHEMA|Unable to infer schema"):
+        folders.parquet(str(first_run))
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
-import shutil
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -23,6 +20,7 @@ import pytest
 from PIL import Image
 from support.data.echo import Echo
 from support.running.beam_runs import collect
+from support.running.spark import spark_session
 
 from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
@@ -118,18 +116,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Return a session of Spark in this process's Java."""
-    found = shutil.which("java") and subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
-    if not found or int(re.findall(r'version "(\d+)', found)[0]) < 17:
-        pytest.skip("Spark 4 needs Java 17 or later: install openjdk-17-jre-headless")
-    from pyspark.sql import SparkSession
-
-    builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
-    for option in ("bindAddress", "host"):
-        builder = builder.config(f"spark.driver.{option}", "127.0.0.1")
-    session = builder.config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("spark"))).getOrCreate()
-    yield session
-    session.stop()
+    """Return a session of Spark."""
+    with spark_session(tmp_path_factory.mktemp("spark")) as session:
+        yield session
 
 
 def plain(value: Any) -> Any:
