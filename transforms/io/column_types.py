@@ -104,6 +104,9 @@ def as_text(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, bytes):
         raise ValueError("bytes are no text")
+    if isinstance(value, float) and type(value) is not float:
+        # A number of JSON that keeps its digits.
+        return str(value)
     return json.dumps(value, ensure_ascii=False, default=as_text)
 
 

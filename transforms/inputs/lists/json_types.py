@@ -2,16 +2,66 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
+
+class JsonNumber(float):
+    """A number with a fraction or an exponent, which keeps the text that stands in the JSON: 1.10 stays 1.10."""
+
+    def __new__(cls, text: str) -> JsonNumber:
+        """Return the number that a text is."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the number is too large or too small for a double, so that it became infinite or 0."""
+        digits = self.text.lower().partition("e")[0]
+        return math.isinf(self) or (not self and any(digit in digits for digit in "123456789"))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_json(line: bytes | str) -> Any:
+    """Return the value of a line of JSON. Numbers with a fraction or an exponent are ``JsonNumber``.
+
+    Raises:
+        ValueError: if this is no JSON, or if an object has a key twice, because one of the values would be lost.
+    """
+    return json.loads(line, parse_float=JsonNumber, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return found
+
+
 # Integers up to this absolute value are exact as floats.
 MAX_EXACT_INTEGER = 2**53
 # Metadata of a column: the kinds of its values, if they are several.
 MIXED = b"mixed"
-_KINDS = {bool: "boolean", float: "float", type(None): "null", str: "text", list: "array", dict: "object"}
+_KINDS = {
+    bool: "boolean",
+    float: "float",
+    JsonNumber: "float",
+    type(None): "null",
+    str: "text",
+    list: "array",
+    dict: "object",
+}
 _INTEGERS = {"integer", "large integer", "huge integer"}
 # A column has the first type that all its values fit, or else text.
 _TYPES: tuple[tuple[set[str], pa.DataType], ...] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -17,7 +16,7 @@ from ...io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet, parquet_sche
 from ...io.retry import FetchError
 from ...io.uris import check_utf8
 from .delimited import MAX_LINE_BYTES, DelimitedFile
-from .json_types import json_schema
+from .json_types import JsonNumber, json_schema, parse_json
 from .table_files import CSV, PARQUET, check_content, kind_of, partitions_of
 
 
@@ -97,11 +96,11 @@ def convert(value: Any, field: pa.Field) -> Any:
     if pa.types.is_string(field.type):
         return check_utf8(as_text(value), field.name)
     try:
-        stored = pa.scalar(value, field.type).as_py()
+        stored = pa.scalar(float(value) if isinstance(value, JsonNumber) else value, field.type).as_py()
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         stored = None
     # Arrow stores 0.97 as the integer 0. NaN is the only value that differs from itself.
-    if stored is None or (stored != value and value == value):
+    if stored is None or (stored != value and value == value) or (isinstance(value, JsonNumber) and value.is_cut):
         shown = str(value)[:50]
         raise ValueError(
             f"column {field.name}: {shown!r} does not fit {field.type}, in which rows store it: correct it"
@@ -173,7 +172,7 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
         elif not line.strip():
             continue
         try:
-            values = {} if problem else json.loads(line)
+            values = {} if problem else parse_json(line)
         except (ValueError, RecursionError) as error:
             values, problem = {}, f"this is no JSON: {error}; correct the line"
         if not isinstance(values, dict):

@@ -8,6 +8,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
+from itertools import count
 from typing import IO, Any, NamedTuple, cast
 
 from ..block_cache import BLOCK_BYTES, LruCache
@@ -66,7 +67,7 @@ def list_members(
         return name if seen[name] == 1 else f"{name}#{seen[name]}"
 
     try:
-        for number, info in enumerate(_members(archive, stores)):
+        for number, (part, info) in enumerate(_members(archive, stores)):
             if isinstance(info, LeftOut):
                 yield info
                 continue
@@ -78,7 +79,7 @@ def list_members(
             elif info.isreg():
                 yield _picture(archive, info, unique(info.name))
             else:
-                links.add(unique(info.name), info, number)
+                links.add(unique(info.name), info, number, part)
     except FAULTS as error:
         broken = error
     broken = (yield from _linked_pictures(archive, stores, links)) or broken
@@ -110,9 +111,9 @@ def _linked_pictures(
     """
     broken = None
     try:
-        for number, info in enumerate(_members(archive, stores) if links.resolve() else ()):
+        for number, (part, info) in enumerate(_members(archive, stores) if links.resolve() else ()):
             if not isinstance(info, LeftOut) and info.isreg():
-                links.offer(info, number)
+                links.offer(info, number, part)
     except FAULTS as error:
         broken = error
     for name, found in links.pictures():
@@ -124,8 +125,10 @@ def _linked_pictures(
     return broken
 
 
-def _members(archive: str, stores: Stores | None) -> Iterator[tarfile.TarInfo | LeftOut]:
+def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile.TarInfo | LeftOut]]:
     """Yield the members of all archives in a file, one behind the other, and what is no archive behind the last one.
+
+    Each comes with the number of its archive in the file, from 0.
 
     Raises:
         TarError: if the file is no archive, or one of its archives is broken or cut off.
@@ -134,16 +137,18 @@ def _members(archive: str, stores: Stores | None) -> Iterator[tarfile.TarInfo | 
     """
     with _headers(archive, stores) as file:
         start: int | None = 0
-        while start is not None:
+        for part in count():
+            if start is None:
+                return
             file.seek(start)
             with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as tar:
                 for member in tar:
                     # Else tarfile keeps the header of every member in memory.
                     tar.members = []  # type: ignore[attr-defined]
-                    yield member
+                    yield part, member
                 start = _next_archive(file, tar.offset)
             if start is not None and not _is_header(file, start):
-                yield LeftOut(f"{posixpath.basename(archive)}, byte {start}", NO_TAR)
+                yield part, LeftOut(f"{posixpath.basename(archive)}, byte {start}", NO_TAR)
                 # The compressed data are verified to their end.
                 while is_compressed(archive) and file.read(ZEROS_BYTES):
                     pass

@@ -13,11 +13,15 @@ MAX_CHAIN = 40
 
 
 class _Link(NamedTuple):
-    """A link that is a picture: the name of the picture, the path that it names, and its place in the archive."""
+    """A link that is a picture: the name of the picture, the path that it names, and its place in the archive.
+
+    ``part`` is the number of the archive, if several are joined in one file.
+    """
 
     picture: str
     target: str
     number: int
+    part: int
     is_hard: bool
 
 
@@ -31,7 +35,7 @@ class Links:
         # The path of each link -> the path that it names.
         self._targets: dict[str, str] = {}
         self._wanted: list[_Link] = []
-        self._files: dict[str, list[tuple[int, tarfile.TarInfo]]] = {}
+        self._files: dict[str, list[tuple[int, int, tarfile.TarInfo]]] = {}
 
     def see(self, info: tarfile.TarInfo) -> None:
         """Note where a member leads if it is a link. A later member of the same name replaces an earlier one."""
@@ -41,9 +45,9 @@ class Links:
         else:
             self._targets.pop(path, None)
 
-    def add(self, picture: str, info: tarfile.TarInfo, number: int) -> None:
-        """Add a link that is a picture of this name. ``number`` is its place among all members."""
-        self._wanted.append(_Link(picture, _target(info), number, info.islnk()))
+    def add(self, picture: str, info: tarfile.TarInfo, number: int, part: int = 0) -> None:
+        """Add a link that is a picture of this name. ``number`` is its place among all members of all parts."""
+        self._wanted.append(_Link(picture, _target(info), number, part, info.islnk()))
 
     def resolve(self) -> bool:
         """Find out which files the links name that were added. Return False if they name none inside the archive."""
@@ -51,23 +55,26 @@ class Links:
         self._files = {path: [] for path in paths if path and not path.startswith("../")}
         return bool(self._files)
 
-    def offer(self, info: tarfile.TarInfo, number: int) -> None:
+    def offer(self, info: tarfile.TarInfo, number: int, part: int = 0) -> None:
         """Keep a file if a link names it."""
         found = self._files.get(posixpath.normpath(info.name))
         if found is not None:
-            found.append((number, info))
+            found.append((number, part, info))
 
     def pictures(self) -> Iterator[tuple[str, tarfile.TarInfo | None]]:
         """Yield the name of each picture that was added, and the file with its bytes; None if the archive has none.
 
         Of several files of the name, a hard link is to the last one before the link, and a symbolic link to the last.
+        Files in the archive of the link come before those in archives that are joined to it.
         """
         for link in self._wanted:
             files = self._files.get(self._without_links(link.target) or "", [])
-            yield (
-                link.picture,
-                next((info for number, info in reversed(files) if number < link.number or not link.is_hard), None),
-            )
+            found = [
+                (part == link.part, number, info)
+                for number, part, info in files
+                if number < link.number or not link.is_hard
+            ]
+            yield link.picture, max(found, key=lambda file: file[:2], default=(False, 0, None))[2]
 
     def _without_links(self, path: str) -> str | None:
         """Return the path without links in it; None if they lead in a circle."""

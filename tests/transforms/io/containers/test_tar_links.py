@@ -175,6 +175,25 @@ def test_pictures_of_the_same_name_in_joined_archives_get_names_of_their_own(tmp
     assert contents(listed(tmp_path / "a.tar")) == {"a.png": picture(1), "a.png#2": picture(2)}
 
 
+def test_links_in_joined_archives_are_to_the_files_of_their_own_archive(tmp_path: Path) -> None:
+    parts = [
+        tarred(("a.png", number), ("h.png", HARD, "a.png"), ("s.png", SYMBOLIC, "a.png"), *more)
+        for number, more in ((1, [("only.png", 3), ("t.png", SYMBOLIC, "late.png")]), (2, [("late.png", 4)]))
+    ]
+    path = tmp_path / "joined.tar"
+    path.write_bytes(b"".join(parts))
+    fetch = Fetcher()
+    widths = {
+        ref.filename: Image.open(io.BytesIO(fetch(ref.location))).width - 10
+        for ref in list_archive(ImageRef(str(path), path.name))
+        if not ref.skipped
+    }
+    assert widths == {
+        **{"a.png": 1, "h.png": 1, "s.png": 1, "only.png": 3, "t.png": 4},
+        **{"a.png#2": 2, "h.png#2": 2, "s.png#2": 2, "late.png": 4},
+    }
+
+
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
 def test_a_joined_archive_that_is_cut_off_is_a_failure_after_all_pictures_before(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
