@@ -98,7 +98,7 @@ def end_interrupted(job: Job, output: str, about: Mapping[str, Any], started: fl
         progress.remove()
     errors = f" and {found.errors} errors" * bool(found.errors)
     kept = f"interrupted: {found.data} answers{errors} are in {output}"
-    return f"{kept}; {left} requests are left: run the same command again to go on"
+    return f"{kept}; {left} {planned.unit} are left: run the same command again to go on"
 
 
 def _values(
