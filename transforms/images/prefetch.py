@@ -44,6 +44,13 @@ class Loaded:
     decode_ms: float
 
 
+# What the messages of the system lack.
+_CURES: dict[type[BaseException], str] = {
+    FileNotFoundError: "; correct the path, or mend the link that leads there",
+    PermissionError: "; make the file readable",
+}
+
+
 @dataclass(frozen=True)
 class LoadFailure:
     """An image that failed: its reference, the stage, and the fault with the error and message of its failure row."""
@@ -73,7 +80,8 @@ def load(
     except FetchError as error:
         return LoadFailure(ref, "fetch", error.fault)
     except (OSError, ValueError) as error:
-        return LoadFailure(ref, "fetch", Fault.of(error))
+        cure = next((cure for kind, cure in _CURES.items() if isinstance(error, kind)), "")
+        return LoadFailure(ref, "fetch", Fault(type(error).__name__, f"{Fault.of(error).message}{cure}"))
     fetched = time.perf_counter()
     try:
         image = open_image(content)

@@ -219,3 +219,10 @@ def test_large_photographs_pass_the_real_limit_together(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "large.jpg")
     refs = [ImageRef(str(tmp_path / "large.jpg"), f"{copy}") for copy in range(3)]
     assert [one.picture.size for one in prefetch(refs, fetch)] == [(4000, 3000)] * 3
+
+
+def test_a_file_that_is_not_there_is_named_with_the_cure(tmp_path):
+    gone = tmp_path / "gone.jpg"
+    (failure,) = prefetch([ImageRef(str(gone), "gone.jpg")], Fetcher())
+    assert (failure.stage, failure.fault.error) == ("fetch", "FileNotFoundError")
+    assert str(gone) in failure.fault.message and "correct the path" in failure.fault.message
