@@ -65,10 +65,16 @@ def annotate(
         Exception: any error of ``refs`` or of the annotator, and an error of ``fetch`` that is neither an OSError nor a
             ValueError nor a FetchError.
     """
+    profiles = check_colour_profiles(colour_profiles)
+    yield from annotate_for(Job(tuple(tasks), annotator, sampling, run, colour_profiles=profiles), refs, fetch)
+
+
+def annotate_for(job: Job, refs: Iterable[ImageRef], fetch: Fetch | None = None) -> Iterator[Row]:
+    """Yield the rows that a job makes of the pictures, as ``annotate`` does."""
     rows = RowQueue()
-    job = Job(tuple(tasks), annotator, sampling, run, colour_profiles=check_colour_profiles(colour_profiles))
     pending = PendingRequests(job, rows)
-    pictures = prefetch(refs, fetch or Fetcher(), annotator.accepts_reduced, pending.fail_load, job.colour_profiles)
+    accepts_reduced = job.annotator.accepts_reduced
+    pictures = prefetch(refs, fetch or Fetcher(), accepts_reduced, pending.fail_load, job.colour_profiles)
     # A daemon thread, because an annotator that never returns would keep the process alive at exit.
     thread = threading.Thread(target=pending.answer, args=(pictures,), name="annotate", daemon=True)
     thread.start()
@@ -175,17 +181,7 @@ class _AnnotatePictures(beam.DoFn):
         for ref, *time_and_window in gathered:
             for wanted in ref.rows(self.job.tasks):
                 times.setdefault(self.job.row_id(ref, wanted), []).append(tuple(time_and_window))
-        refs = [ref for ref, _, _ in gathered]
-        job = self.job
-        rows = annotate(
-            refs,
-            job.tasks,
-            job.annotator,
-            sampling=job.sampling,
-            fetch=self.fetch,
-            colour_profiles=job.colour_profiles,
-        )
-        for row in rows:
+        for row in annotate_for(self.job, [ref for ref, _, _ in gathered], self.fetch):
             timestamp, window = times[row.id].pop()
             tag = ANNOTATIONS if isinstance(row, Annotation) else FAILURES
             yield TaggedOutput(tag, WindowedValue(row, timestamp, (window,)))

@@ -29,7 +29,7 @@ from ..output.layout import new_run_name, record_path
 from ..output.locks.lock import lock_lost, worker_lock
 from ..output.writer import ShardWriter, check_schema
 from ..planning.plan import PlanShards, Shard
-from .annotate import annotate, check_tasks, share_annotator
+from .annotate import annotate_for, check_tasks, share_annotator
 from .payment_journal import RecordingAnnotator, scope_of, stop_on_account_error, with_journal
 from .run_end import record_run
 
@@ -205,15 +205,7 @@ class _AnnotateShard(beam.DoFn):
         job = self.job
         with output_errors(self.output):
             refs, summary = take_up(list(refs), job, journal)
-        rows = annotate(
-            refs,
-            job.tasks,
-            annotator,
-            sampling=job.sampling,
-            run=job.run,
-            fetch=self.fetch,
-            colour_profiles=job.colour_profiles,
-        )
+        rows = annotate_for(job._replace(annotator=annotator), refs, self.fetch)
         for row in stop_on_account_error(rows):
             summary = summary.plus(row)
             with output_errors(self.output):

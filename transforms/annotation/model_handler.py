@@ -10,7 +10,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
 from ..core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, Job, Location, Row, check_colour_profiles
-from .annotate import annotate, check_tasks
+from .annotate import annotate_for, check_tasks
 
 Rows = tuple[Row, ...]
 
@@ -55,15 +55,7 @@ class MoondreamModelHandler(ModelHandler[bytes, Rows, Annotator]):
         contents: dict[Location, bytes] = dict(zip(uris, batch, strict=True))
         refs = [ImageRef(uri, filename="") for uri in dict.fromkeys(uris)]
         job = Job(self.tasks, model, self.sampling, colour_profiles=self.colour_profiles)
-        found = annotate(
-            refs,
-            job.tasks,
-            model,
-            sampling=job.sampling,
-            fetch=contents.__getitem__,
-            colour_profiles=job.colour_profiles,
-        )
-        rows = {row.id: row for row in found}
+        rows = {row.id: row for row in annotate_for(job, refs, contents.__getitem__)}
         for uri in uris:
             yield tuple(rows[job.id_of(ImageRef(uri, filename=""), task)] for task in job.tasks)
 

@@ -19,7 +19,7 @@ from support.running.beam_runs import collect
 
 from moondream_beam.models.tasks import Caption, Detect, Query, Sampling, Task
 from moondream_beam.transforms.annotation import job as module
-from moondream_beam.transforms.annotation.annotate import Annotate, annotate
+from moondream_beam.transforms.annotation.annotate import Annotate, annotate_for
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.errors import RunStopped
 from moondream_beam.transforms.core.records import ImageRef
@@ -206,12 +206,12 @@ def test_of_two_attempts_at_once_the_first_to_publish_counts(
     refs = list(list_images(str(photos)))
 
     def overtaken(*args: Any, **options: Any) -> Iterator:
-        monkeypatch.setattr(module, "annotate", annotate)
-        yield from annotate(*args, **options)
+        monkeypatch.setattr(module, "annotate_for", annotate_for)
+        yield from annotate_for(*args, **options)
         (first,) = shard(out, refs, by=Echo(faults_on=("dog",)))
         assert (first.annotations, first.failures) == (10, 14)
 
-    monkeypatch.setattr(module, "annotate", overtaken)
+    monkeypatch.setattr(module, "annotate_for", overtaken)
     (second,) = shard(out, refs)
     assert (second.annotations, second.failures) == (10, 14)
     assert len(ids(out)) == 24

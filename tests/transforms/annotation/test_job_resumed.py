@@ -272,7 +272,7 @@ def iter_refs(photos: Path) -> Iterator:
 
 
 def test_a_run_stops_if_another_run_breaks_its_lock(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module.annotate
+    real = module.annotate_for
 
     def overtaken(*args: Any, **options: Any) -> Iterator:
         yield from real(*args, **options)
@@ -280,7 +280,7 @@ def test_a_run_stops_if_another_run_breaks_its_lock(photos: Path, out: Path, mon
         for lock in (out / "_temporary").glob("*.lock"):
             lock.unlink()
 
-    monkeypatch.setattr(module, "annotate", overtaken)
+    monkeypatch.setattr(module, "annotate_for", overtaken)
     with pytest.raises(Exception, match="run .* has no lock in"):
         run(photos, out)
     assert not list(out.glob("*/*.parquet"))
