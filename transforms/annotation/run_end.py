@@ -55,16 +55,10 @@ def record_run(
     Args:
         started: when the pipeline was built, in seconds since 1970.
     """
-    values = {
-        **_values(job, output, count, summary, row_counts, about, started),
-        "balanced": balances(count, summary, row_counts),
-    }
-    record = _printable(values)
     with output_errors(output):
-        delete_content_keys(output, job.run)
-        record["card"] = write_card(output, job.columns, job.run, has_new_rows=count.pending > 0)
-        write_record(output, job.run, record)
-        ProgressFiles(output, job.run).remove()
+        values = _values(job, output, count, summary, row_counts, about, started)
+        balanced = balances(count, summary, row_counts)
+        record = _end(job, output, {**values, "balanced": balanced}, has_new_rows=count.pending > 0)
     release(output, job.run)
     return record
 
@@ -91,11 +85,7 @@ def end_interrupted(job: Job, output: str, about: Mapping[str, Any], started: fl
         summary = progress.read()[1]._replace(annotations=found.data, failures=found.errors)
         left = planned.pending - summary.rows
         values = _values(job, output, planned, summary, found, about, started)
-        record = _printable({**values, "balanced": left >= 0, "interrupted": cause, "left": left})
-        delete_content_keys(output, job.run)
-        record["card"] = write_card(output, job.columns, job.run)
-        write_record(output, job.run, record)
-        progress.remove()
+        _end(job, output, {**values, "balanced": left >= 0, "interrupted": cause, "left": left})
     errors = f" and {found.errors} errors" * bool(found.errors)
     kept = f"interrupted: {found.data} answers{errors} are in {output}"
     return f"{kept}; {left} {planned.unit} are left: run the same command again to go on"
@@ -131,7 +121,12 @@ def _values(
     }
 
 
-def _printable(values: Mapping[str, Any]) -> dict[str, Any]:
+def _end(job: Job, output: str, values: Mapping[str, Any], *, has_new_rows: bool = True) -> dict[str, Any]:
+    """Write the card and the record of a run, and delete its temporary files. Return the record."""
     # Options may contain names of files that are not UTF-8. Neither JSON nor the report can hold those.
     record: dict[str, Any] = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
+    delete_content_keys(output, job.run)
+    record["card"] = write_card(output, job.columns, job.run, has_new_rows=has_new_rows)
+    write_record(output, job.run, record)
+    ProgressFiles(output, job.run).remove()
     return record
