@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from datetime import date, time
 from decimal import Decimal
@@ -90,6 +91,27 @@ def fit_array(array: pa.Array, kind: pa.DataType) -> pa.Array:
     return array if array.type == kind else _cast(array, kind)
 
 
+class JsonNumber(float):
+    """A number with a fraction or an exponent, which keeps the text that stands in the JSON: 1.10 stays 1.10."""
+
+    def __new__(cls, text: str) -> JsonNumber:
+        """Return the number that a text is."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the number is too large or too small for a double, so that it became infinite or 0."""
+        digits = self.text.lower().partition("e")[0]
+        return math.isinf(self) or (not self and any(digit in digits for digit in "123456789"))
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def as_text(value: Any) -> str:
     """Return a value as text: text as it is, dates in ISO 8601, numbers in full, and other values as JSON.
 
@@ -104,9 +126,8 @@ def as_text(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, bytes):
         raise ValueError("bytes are no text")
-    if isinstance(value, float) and type(value) is not float:
-        # A number of JSON that keeps its digits.
-        return str(value)
+    if isinstance(value, JsonNumber):
+        return value.text
     return json.dumps(value, ensure_ascii=False, default=as_text)
 
 

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-
-class JsonNumber(float):
-    """A number with a fraction or an exponent, which keeps the text that stands in the JSON: 1.10 stays 1.10."""
-
-    def __new__(cls, text: str) -> JsonNumber:
-        """Return the number that a text is."""
-        number = super().__new__(cls, text)
-        number.text = text
-        return number
-
-    text: str
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the number is too large or too small for a double, so that it became infinite or 0."""
-        digits = self.text.lower().partition("e")[0]
-        return math.isinf(self) or (not self and any(digit in digits for digit in "123456789"))
-
-    def __str__(self) -> str:
-        return self.text
+from ...io.column_types import JsonNumber
 
 
 def parse_json(line: bytes | str) -> Any:

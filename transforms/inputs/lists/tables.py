@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ...io.column_types import as_text
+from ...io.column_types import JsonNumber, as_text
 from ...io.files import open_file
 from ...io.object_stores.base import Stores
 from ...io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet, parquet_schema
 from ...io.retry import FetchError
 from ...io.uris import check_utf8
 from .delimited import MAX_LINE_BYTES, DelimitedFile
-from .json_types import JsonNumber, json_schema, parse_json
+from .json_types import json_schema, parse_json
 from .table_files import CSV, PARQUET, check_content, kind_of, partitions_of
 
 
@@ -96,7 +96,7 @@ def convert(value: Any, field: pa.Field) -> Any:
     if pa.types.is_string(field.type):
         return check_utf8(as_text(value), field.name)
     try:
-        stored = pa.scalar(float(value) if isinstance(value, JsonNumber) else value, field.type).as_py()
+        stored = pa.scalar(value, field.type).as_py()
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         stored = None
     # Arrow stores 0.97 as the integer 0. NaN is the only value that differs from itself.

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from moondream_beam.transforms.inputs.lists.json_types import JsonNumber, json_schema, parse_json
+from moondream_beam.transforms.inputs.lists.json_types import json_schema, parse_json
 from moondream_beam.transforms.inputs.lists.tables import read_rows
+from moondream_beam.transforms.io.column_types import JsonNumber
 
 
 def kept(tmp_path: Path, kind: pa.DataType, *numbers: str) -> list[object]:
