@@ -23,7 +23,7 @@ from ..images.prefetch import LOAD_THREADS
 from ..output.layout import DATA, kind_of
 from ..output.reader import Reader
 from .completed import ID_BYTES, MAX_BATCH_ROWS, other_runs_parts, short_id
-from .input_rows import rows_of
+from .input_rows import by_picture, rows_of
 from .locality import read_order, shard_key
 from .requeue import remove_rows
 
@@ -146,12 +146,8 @@ def _pictures_with_rows(
     rows: dict[bytes, list[PublishedRow]] = {}
     for row in unpack_all(row_packs):
         rows.setdefault(row.id, []).append(row)
-    same: dict[str, list[ImageRef]] = {}
-    for ref in unpack_all(packs) if rows else ():
-        if not ref.skipped:
-            same.setdefault(ref.key, []).append(ref)
     by_group: dict[str, list[Any]] = {}
-    for refs in same.values():
+    for refs in by_picture(packs) if rows else ():
         ref, ids = rows_of(refs, job)
         if found := [(id, row) for id in ids for row in rows.get(short_id(id), ())]:
             by_group.setdefault(_group_of(ref, number), []).append((ref, found))

@@ -38,8 +38,13 @@ def rows_of(refs: Iterable[ImageRef], job: Job) -> tuple[ImageRef, dict[str, Wan
 
 def merge_all(packs: Iterable[bytes], tasks: Sequence[Task]) -> Iterator[ImageRef]:
     """Yield one merged reference for each picture in packs of references. Skipped things are left out."""
+    yield from (merge(refs, tasks) for refs in by_picture(packs))
+
+
+def by_picture(packs: Iterable[bytes]) -> Iterable[list[ImageRef]]:
+    """Return the references in packs, those to one picture in one list. Skipped things are left out."""
     same: dict[str, list[ImageRef]] = {}
     for ref in unpack_all(packs):
         if not ref.skipped:
             same.setdefault(ref.key, []).append(ref)
-    yield from (merge(refs, tasks) for refs in same.values())
+    return same.values()
