@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import PBegin, PCollection
+from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
 from ..core.prompt_templates import column_text, fill_template
 from ..core.records import ImageRef
@@ -22,10 +22,12 @@ from ..io.parquet import open_parquet
 from ..io.uris import basename, check_uri, is_path, join_uri, name_below
 from .images import absolute_pattern
 from .lists.addresses import clean_address
-from .lists.table_files import list_manifests, list_skipped, partitions_of
+from .lists.table_files import find_manifests, partitions_of
 from .lists.tables import TableRow, read_rows
 from .manifest_columns import Columns
 from .root import Root, absolute_root
+
+PATHS, SKIPPED = "paths", "skipped"
 
 R = TypeVar("R", TableRow, ListedImage)
 
@@ -50,19 +52,19 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
         """Return the references: the manifests are listed, then each is read in one worker."""
-        patterns = pbegin | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
-        listed = (
-            patterns
-            | "List" >> beam.FlatMap(lambda pattern: map(os.fsencode, list_manifests(os.fsdecode(pattern))))
-            | "Each once" >> beam.Distinct()
-            | "Read" >> beam.ParDo(_ReadManifest(self.columns))
+        found = (
+            pbegin
+            | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
+            | "List" >> beam.FlatMap(_list).with_outputs(PATHS, SKIPPED)
         )
-        skipped = (
-            patterns
-            | "List skipped" >> beam.FlatMap(lambda pattern: list_skipped(os.fsdecode(pattern)))
-            | "Skipped once" >> DistinctRefs()
-        )
-        return (listed, skipped) | "Listed" >> beam.Flatten()
+        read = found[PATHS] | "Each once" >> beam.Distinct() | "Read" >> beam.ParDo(_ReadManifest(self.columns))
+        skipped = found[SKIPPED] | "Skipped once" >> DistinctRefs()
+        return (read, skipped) | "Listed" >> beam.Flatten()
+
+
+def _list(pattern: bytes) -> Iterator[TaggedOutput[str, Any]]:
+    for found in find_manifests(os.fsdecode(pattern)):
+        yield TaggedOutput(SKIPPED, found) if isinstance(found, ImageRef) else TaggedOutput(PATHS, os.fsencode(found))
 
 
 class _ReadManifest(beam.DoFn):
@@ -103,22 +105,24 @@ def _read_images(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
     try:
         with open_file(path) as file:
             rows = list_cells(path, file, image, columns.names(), columns.kept_types())
-            rows = _with_partitions(rows, path, open_parquet(path, file).schema_arrow.names, columns)
+            if partitions := partitions_of(path):
+                there = open_parquet(path, file).schema_arrow.names
+                added = {name: value for name, value in partitions.items() if name not in there}
+                rows = _with_partitions(rows, added, columns)
             yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name, inside=row.cell))
     except (OSError, ValueError, pa.ArrowException) as error:
         yield _failed_ref(path, columns, str(error))
 
 
 def _with_partitions(
-    rows: Iterable[ListedImage], path: str, there: Sequence[str], columns: Columns
+    rows: Iterable[ListedImage], added: Mapping[str, str | None], columns: Columns
 ) -> Iterator[ListedImage]:
-    """Yield rows of a Parquet file, which has the columns ``there``, with the columns of its partitions."""
-    added = {name: value for name, value in partitions_of(path).items() if name not in there}
+    """Yield rows of a Parquet file with the columns of its partitions that the file lacks, ``added``."""
     kept = list(columns.kept_types())
     for row in rows:
-        if added and not row.problem:
+        if not row.problem:
             values = tuple(added.get(name, value) for name, value in zip(kept, row.kept, strict=True))
-            row = row._replace(values=added | row.values, kept=values)
+            row = row._replace(values={**added, **row.values}, kept=values)
         yield row
 
 

@@ -96,7 +96,12 @@ def check_content(path: str, file: Any) -> None:
 
 
 def list_manifests(pattern: str) -> Iterator[str]:
-    """Yield the paths that an absolute pattern matches, sorted; see ``list_tables``.
+    """Yield the paths that an absolute pattern matches; see ``find_manifests``."""
+    yield from (found for found in find_manifests(pattern) if isinstance(found, str))
+
+
+def find_manifests(pattern: str) -> Iterator[str | ImageRef]:
+    """Yield the paths that an absolute pattern matches, sorted, and what is skipped in folders; see ``list_tables``.
 
     Braces stand for several patterns, as in ``images.expand_pattern``.
 
@@ -105,16 +110,11 @@ def list_manifests(pattern: str) -> Iterator[str]:
         OSError: if a folder can't be listed, or a name without wildcards that braces stand for does not exist.
     """
     for name in (names := expand_pattern(pattern, Stores())):
-        paths = [found for found in list_tables(name) if isinstance(found, str)]
-        if len(names) > 1 and not paths and not glob.has_magic(name):
+        found = list(list_tables(name))
+        has_path = any(isinstance(each, str) for each in found)
+        if len(names) > 1 and not has_path and not glob.has_magic(name):
             raise FileNotFoundError(f"manifest {name}: no such file: add it, or leave it out of the braces")
-        yield from paths
-
-
-def list_skipped(pattern: str) -> Iterator[ImageRef]:
-    """Yield a reference with ``skipped`` for each kind of files that ``list_manifests`` leaves out of a folder."""
-    for name in expand_pattern(pattern, Stores()):
-        yield from (found for found in list_tables(name) if isinstance(found, ImageRef))
+        yield from found
 
 
 def list_tables(pattern: str) -> Iterator[str | ImageRef]:
