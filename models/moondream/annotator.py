@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -50,8 +51,9 @@ class Moondream:
             raise ValueError(f"batch size {batch_size}: give 1 or more")
         check_device(device)
         choose_dtype(dtype, torch.device("cpu"))
-        self.name = model
-        self._source = find_source(model, revision, tokenizer)
+        # A shell leaves ~ as it is in quotes and behind an equals sign.
+        self.name = os.path.expanduser(model)
+        self._source = find_source(self.name, revision, tokenizer and os.path.expanduser(tokenizer))
         traits = self._source.traits
         self.revision, self.tasks = self._source.revision, traits.tasks
         self.supports_reasoning = traits.supports_reasoning

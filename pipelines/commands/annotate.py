@@ -172,7 +172,7 @@ def beam_options(args: argparse.Namespace, arguments: Sequence[str]) -> Pipeline
     PipelineOptions([]).get_all_options(add_extra_args_fn=parents.append)
     parser = OneLineParser("moondream-beam annotate", parents=parents, add_help=False, allow_abbrev=False)
     _, unknown = parser.parse_known_args(list(arguments))
-    reject_unknown_args(args, unknown)
+    reject_unknown_args(args, unknown, parser.given.options)
     return PipelineOptions(list(arguments))
 
 

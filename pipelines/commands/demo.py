@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ...models.atomic_files import write_atomic
 from ...models.tiny.scenes import draw
+from ...transforms.output.files import absolute
 from ..display.formatting import format_table
 from ..options.parser import reject_unknown_args, startup_errors
 from . import annotate
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """
     with startup_errors():
         reject_unknown_args(args, others)
-        pictures, output = Path(args.output, "pictures"), Path(args.output, "out")
+        folder = Path(absolute(args.output))
+        pictures, output = folder / "pictures", folder / "out"
         count = draw_pictures(pictures)
     print(f"drew {count} pictures into {pictures}, and broke one on purpose", file=sys.stderr)
     status = annotate.run(_annotate_arguments(pictures, output, report=args.report), [])

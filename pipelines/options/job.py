@@ -16,8 +16,9 @@ LOCAL_RUNNER = "local"
 MAX_CHECKPOINT_S = 86_400.0
 # With several shards for each worker, one slow shard does not leave the other workers idle at the end.
 SHARDS_PER_WORKER = 4
-# The record holds the tasks elsewhere. The URL of a webhook may contain a secret. A report changes no row.
-UNRECORDED_OPTIONS = ("command", "run", "tasks", "webhook", "report")
+# The record holds the tasks elsewhere, and the words of the command line as options. The URL of a webhook may contain a
+# secret. A report changes no row.
+UNRECORDED_OPTIONS = ("command", "run", "given", "tasks", "webhook", "report")
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:

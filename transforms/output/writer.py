@@ -263,9 +263,10 @@ def check_schema(output: str, schema: pa.Schema) -> None:
     if there is None:
         return
     if missing := [name for name in ANNOTATION_SCHEMA.names if name not in there.names]:
+        writer = "another program" if "id" in missing else "an earlier version"
         raise ValueError(
-            f"output {output}: its rows lack the column {missing[0]}, because an earlier version wrote them. Choose"
-            " another output."
+            f"output {output}: its rows lack the column {missing[0]}, because {writer} wrote them. Choose another"
+            " output."
         )
     if there.names != schema.names or list(map(plain_type, there.types)) != list(map(plain_type, schema.types)):
         kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
@@ -278,8 +279,15 @@ def check_schema(output: str, schema: pa.Schema) -> None:
 
 
 def _published_schema(output: str) -> pa.Schema | None:
-    """Return the schema of one published file of answers, or None if the output has none."""
+    """Return the schema of one published file of answers, or None if the output has none.
+
+    Raises:
+        ValueError: if the file is not Parquet.
+    """
     for path in glob_files(FileSystems.join(output, DATA, "*.parquet"))[:1]:
         with FileSystems.open(path) as file:
-            return pq.read_schema(file)
+            try:
+                return pq.read_schema(file)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{path}: {error}; move this file away, or choose another output") from error
     return None

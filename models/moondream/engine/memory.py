@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from ..checkpoints.hub import FLOAT8
 from ..checkpoints.weights import Traits
 from ..devices import DeviceTooSmall
 from ..network.config import MoondreamConfig
@@ -20,7 +21,6 @@ SLOTS_PER_PREFILL_ROW = 4
 # Rows of the KV cache of one slot: to decode in, to prefill, and for the prefix.
 MIN_ROWS = 3
 HALF = torch.bfloat16
-FLOAT8_MODEL = "moondream/moondream3.1-9B-A2B"
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -84,7 +84,7 @@ def check_memory(model: str, traits: Traits, dtype: torch.dtype, device: torch.d
     if traits.num_in_experts and not traits.is_float8:
         smallest = needed(traits._replace(is_float8=True), HALF)
         if smallest <= available:
-            cures.append(f"choose --model {FLOAT8_MODEL} with --dtype bfloat16 ({smallest / 1e9:.1f} GB)")
+            cures.append(f"choose --model {FLOAT8} with --dtype bfloat16 ({smallest / 1e9:.1f} GB)")
     size, kind = f"{needed(traits, dtype) / 1e9:.1f} GB", str(dtype).removeprefix("torch.")
     raise DeviceTooSmall(
         f"model {model}: the weights need {size} in {kind}, and {device} has {available / 1e9:.1f} GB free; "

@@ -18,7 +18,8 @@ def clean_address(given: str, folder: str) -> str:
     """Return the address of a picture without the spaces, byte order marks and double quotes around it.
 
     ``folder`` is the folder, local or in a bucket, that relative paths are relative to. If a local file is named like
-    ``given``, ``given`` is returned unchanged. Backslashes become slashes if only the file with slashes exists.
+    ``given``, ``given`` is returned unchanged. ``~`` becomes the home folder, and backslashes become slashes, if only
+    the file with that name exists.
 
     Raises:
         ValueError: if the address is a path of Windows or an address without its scheme, and names no local file. A
@@ -28,7 +29,7 @@ def clean_address(given: str, folder: str) -> str:
     if len(address) > 1 and address[0] == address[-1] == '"':
         address = address[1:-1].strip(INVISIBLE)
     hint = path_hint(address)
-    if address == given and not hint:
+    if address == given and not hint and not address.startswith("~"):
         return address
 
     def exists(path: str) -> bool:
@@ -37,6 +38,7 @@ def clean_address(given: str, folder: str) -> str:
 
     slashed = address.replace("\\", "/")
     names = [given, address] if _DRIVE.match(address) else [given, address, slashed]
+    names += [os.path.expanduser(address)] if address.startswith("~") else []
     if (found := next(filter(exists, names), None)) is not None:
         return found
     in_bucket = scheme_of(folder) != LOCAL

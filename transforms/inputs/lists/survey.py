@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -183,7 +184,10 @@ def _check_present(path: str, there: Sequence[str], wanted: Mapping[str, str]) -
         if name not in there:
             # Quotes show spaces around a name, and a delimiter inside of it.
             names = ", ".join(map(repr, there[:MAX_NAMED])) or "none"
-            raise ValueError(f"manifest {path} has no column {name!r}; it has {names}{cure}")
+            alike = difflib.get_close_matches(name.lower(), {each.lower(): each for each in there}, 1)
+            meant = next((each for each in there if alike and each.lower() == alike[0]), None)
+            hint = f"; did you mean {meant!r}?" if meant is not None else ""
+            raise ValueError(f"manifest {path} has no column {name!r}; it has {names}{cure}{hint}")
 
 
 def _listed(seen: dict[str, str]) -> str:

@@ -116,3 +116,14 @@ def test_the_message_about_a_missing_column_shows_spaces_around_names(tmp_path: 
     with pytest.raises(ValueError, match="no column 'url'; it has ' url', 'a;b'"):
         check_columns([f"{tmp_path}/a.parquet"], Columns("url"), [])
     assert check_columns([f"{tmp_path}/a.parquet"], Columns(" url"), []).uri == " url"
+
+
+def test_a_tilde_is_the_home_folder_if_only_that_file_exists(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "home").mkdir()
+    (folder / "home" / "mine.jpg").touch()
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    assert clean_address("~/mine.jpg", str(folder)) == f"{folder}/home/mine.jpg"
+    assert clean_address("~/gone.jpg", str(folder)) == "~/gone.jpg"
+    (folder / "~").mkdir()
+    (folder / "~" / "mine.jpg").touch()
+    assert clean_address("~/mine.jpg", str(folder)) == "~/mine.jpg"
