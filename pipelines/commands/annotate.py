@@ -200,5 +200,7 @@ def _print_start(args: argparse.Namespace) -> None:
     else:
         note = "no accelerator; the progress line shows the time left"
         line = f"{args.model or OFFICIAL} on cpu ({note}); rows go to {args.output}"
-    for text in filter(None, (line, comma_note(args.tasks or ()))):
+    gpus = choose_gpus(args) if args.runner == LOCAL_RUNNER else ()
+    workers = f"{len(gpus)} GPUs: {len(gpus)} worker processes, one on each; --workers N uses N of them" if gpus else ""
+    for text in filter(None, (line, workers, comma_note(args.tasks or ()))):
         print(text, file=sys.stderr)

@@ -109,6 +109,6 @@ def _annotate_arguments(pictures: Path, output: Path, *, report: bool) -> argpar
     parser = argparse.ArgumentParser()
     annotate.add_options(parser)
     # One picture in 48 is broken on purpose. Temperature 0 gives the same answers in each demo.
-    options = ["--model", "tiny", "--temperature", "0", "--max-failure-rate", "0.05"]
+    options = ["--model", "tiny", "--temperature", "0", "--max-failure-rate", "0.05", "--workers", "1"]
     options += [] if report else ["--no-report"]
     return parser.parse_args([os.fspath(pictures), "--output", os.fspath(output), *TASK_ARGUMENTS, *options])

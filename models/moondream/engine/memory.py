@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import psutil
 import torch
 
 from ..checkpoints.hub import FLOAT8
-from ..checkpoints.weights import Traits
+from ..checkpoints.weights import MoondreamModel, Traits
 from ..devices import DeviceTooSmall
 from ..network.config import MoondreamConfig
+from ..network.decoder.cache import KVCache
 
 # Fractions of the free memory for a KV cache. A CPU has other processes; an accelerator's allocator loses some memory
 # between blocks.
@@ -22,6 +24,8 @@ SLOTS_PER_PREFILL_ROW = 4
 MIN_ROWS = 3
 HALF = torch.bfloat16
 CGROUP = Path("/sys/fs/cgroup")
+
+logger = logging.getLogger(__name__)
 
 
 def slots_that_fit(memory: int, config: MoondreamConfig, num_positions: int, dtype: torch.dtype) -> int:
@@ -90,6 +94,25 @@ def check_memory(model: str, traits: Traits, dtype: torch.dtype, device: torch.d
         f"model {model}: the weights need {size} in {kind}, and {device} has {available / 1e9:.1f} GB free; "
         + ", or ".join(cures)
     )
+
+
+def log_memory(model: MoondreamModel, num_slots: int, cache: KVCache) -> None:
+    """Log the batch size that was chosen, and what the weights, the KV cache and this process take."""
+    weights, dtype = list(model.state_dict().values()), model.text.wte.dtype
+    logger.info(
+        "batch size %d: weights %s and cache %s in %s on %s; this process takes %s of main memory",
+        num_slots,
+        _format_bytes(sum(tensor.nbytes for tensor in weights)),
+        _format_bytes(sum(tensor.nbytes for tensor in cache)),
+        str(dtype).removeprefix("torch."),
+        model.text.wte.device,
+        _format_bytes(psutil.Process().memory_info().rss),
+    )
+
+
+def _format_bytes(number: int) -> str:
+    """Return a number of bytes as text, such as "3.9 GB" (of 1e9 bytes) or "240 MB"."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
 def _free_container_memory(cgroup: Path) -> float:

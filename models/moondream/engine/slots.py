@@ -15,6 +15,7 @@ from ..checkpoints.weights import MoondreamModel
 from ..network.decoder.cache import KVCache
 from .generate import decode_outputs
 from .jobs import Job
+from .memory import log_memory
 
 # Tokens of a prompt that are run at once.
 MAX_PROMPT_PART = 1024
@@ -35,6 +36,7 @@ class Slots:
         self.embeds_BC = model.text.wte.new_zeros(num_rows, model.config.text.dim)
         self.active: list[Job] = []
         self.waiting: deque[tuple[int, Job]] = deque()
+        log_memory(model, num_slots, self.cache)
 
     @property
     def jobs(self) -> list[Job]:
