@@ -143,26 +143,32 @@ class RefsToRows(beam.PTransform[PCollection[ImageRef], PCollection[Any]]):
         return pictures | "As rows" >> beam.Map(_ref_row, self.schema.names).with_output_types(self.row_type)
 
 
-class AnnotationsToRows(beam.PTransform[PCollection[Annotation], PCollection[Any]]):
-    """Convert annotations to rows with the fields of ``data/`` and the kept ``columns``; ``created_at`` is text."""
+class AsRows(beam.PTransform[PCollection[Any], PCollection[Any]]):
+    """Convert annotations or failures to Beam rows with a schema, which ``WriteToParquet`` and other sinks write.
 
-    def __init__(self, columns: Sequence[pa.Field] = ()) -> None:
+    The fields are the columns of ``data/`` or ``errors/``. ``created_at`` is text in ISO 8601.
+
+    Args:
+        kind: ``Annotation``, or ``Failure`` for the failures.
+        columns: the manifest's columns that the annotations keep; they follow at the end.
+
+    Raises:
+        ValueError: if ``kind`` is another class, or failures are given ``columns``.
+        TypeError: in the run, if an element is not of this kind.
+    """
+
+    def __init__(self, kind: type[Annotation] | type[Failure] = Annotation, columns: Sequence[pa.Field] = ()) -> None:
         super().__init__()
-        self.schema = annotation_schema([column.with_nullable(True) for column in columns])
+        if kind not in (Annotation, Failure) or (kind is Failure and columns):
+            raise ValueError("AsRows: give Annotation, with the columns that the rows keep, or Failure")
+        self.kind = kind
+        kept = [column.with_nullable(True) for column in columns]
+        self.schema = FAILURE_SCHEMA if kind is Failure else annotation_schema(kept)
 
-    def expand(self, annotations: PCollection[Annotation]) -> PCollection[Any]:
-        """Return one row for each annotation."""
-        to_row = beam.Map(_annotation_row, self.schema.names).with_output_types(row_type(self.schema))
-        return annotations | "As rows" >> to_row
-
-
-class FailuresToRows(beam.PTransform[PCollection[Failure], PCollection[Any]]):
-    """Convert failures to rows with the fields of ``errors/``; ``created_at`` is text."""
-
-    def expand(self, failures: PCollection[Failure]) -> PCollection[Any]:
-        """Return one row for each failure."""
-        to_row = beam.Map(lambda failure: _row(FAILURE_SCHEMA.names, failure))
-        return failures | "As rows" >> to_row.with_output_types(row_type(FAILURE_SCHEMA))
+    def expand(self, rows: PCollection[Any]) -> PCollection[Any]:
+        """Return one row for each annotation or failure."""
+        to_row = beam.Map(_result_row, self.kind, self.schema.names)
+        return rows | "As rows" >> to_row.with_output_types(row_type(self.schema))
 
 
 def row_type(schema: pa.Schema) -> RowTypeConstraint:
@@ -236,7 +242,12 @@ def _ref_row(ref: ImageRef, names: Sequence[str]) -> Any:
     return _row(names, (ref.uri, ref.filename, problem or None, *ref.byte_range, group, *kept))
 
 
-def _annotation_row(row: Annotation, names: Sequence[str]) -> Any:
+def _result_row(row: Annotation | Failure, kind: type, names: Sequence[str]) -> Any:
+    if not isinstance(row, kind):
+        found = type(row).__name__
+        raise TypeError(f"AsRows({kind.__name__}) got an element of type {found}: write AsRows({found})")
+    if isinstance(row, Failure):
+        return _row(names, row)
     kept = row.columns or (None,) * (len(names) - len(ANNOTATION_SCHEMA))
     return _row(names, (*row[:-1], *kept))
 

@@ -14,11 +14,10 @@ from apache_beam.testing.util import assert_that
 from apache_beam.typehints.row_type import RowTypeConstraint
 from support.data.rows import annotation, failure
 
-from moondream_beam import Box, Caption, Detect, ImageRef, Query, Spot
+from moondream_beam import Box, Caption, Detect, Failure, ImageRef, Query, Spot
 from moondream_beam.models.billing import Billing
 from moondream_beam.transforms.core.beam_schema import (
-    AnnotationsToRows,
-    FailuresToRows,
+    AsRows,
     RefsToRows,
     TaskSpec,
     build_task_spec,
@@ -54,14 +53,14 @@ def test_an_annotation_keeps_all_its_fields():
         assert (row.hosted.job, row.hosted.usd, row.split, row.label) == ("job", None, "train", 7)
         assert row.created_at == "2030-01-02T03:04:05.678+00:00"
 
-    check_row(whole, AnnotationsToRows([SPLIT, LABEL]), check)
+    check_row(whole, AsRows(columns=[SPLIT, LABEL]), check)
 
 
 def test_an_annotation_without_boxes_billing_or_columns_has_nulls():
     def check(row: Any) -> None:
         assert [row.caption, row.objects, row.points, row.hosted, row.split] == [None] * 5
 
-    check_row(annotation(caption=None), AnnotationsToRows([SPLIT]), check)
+    check_row(annotation(caption=None), AsRows(columns=[SPLIT]), check)
 
 
 def test_a_failure_keeps_all_its_fields():
@@ -71,7 +70,32 @@ def test_a_failure_keeps_all_its_fields():
         assert row._fields == tuple(names)
         assert (row.filename, row.stage, row.message, row.retryable) == ("\\udcff.jpg", "fetch", "gone", True)
 
-    check_row(failure(filename="\udcff.jpg"), FailuresToRows(), check)
+    check_row(failure(filename="\udcff.jpg"), AsRows(Failure), check)
+
+
+def test_rows_are_written_by_the_parquet_sink_of_beam(tmp_path):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([annotation(objects=(Box(0.0, 0.25, 0.5, 1.0),))])
+        rows | AsRows() | beam.io.WriteToParquet(str(tmp_path / "rows"), file_name_suffix=".parquet")
+        failures = pipeline | "Failures" >> beam.Create([failure()])
+        (
+            failures
+            | "As rows of failures" >> AsRows(Failure)
+            | "Write" >> beam.io.WriteToParquet(str(tmp_path / "errors"))
+        )
+    (row,) = pq.read_table(next(tmp_path.glob("rows-*.parquet"))).to_pylist()
+    assert list(row) == ANNOTATION_SCHEMA.names
+    assert row["objects"] == [{"x_min": 0.0, "y_min": 0.25, "x_max": 0.5, "y_max": 1.0}]
+    assert pq.read_schema(next(tmp_path.glob("errors-*"))).names == FAILURE_SCHEMA.names
+
+
+def test_rows_of_the_other_kind_are_refused_with_the_cure():
+    with pytest.raises(TypeError, match=r"write AsRows\(Failure\)"), beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | beam.Create([failure()]) | AsRows()
+    with pytest.raises(ValueError, match="give Annotation"):
+        AsRows(Failure, [SPLIT])
+    with pytest.raises(ValueError, match="give Annotation"):
+        AsRows(ImageRef)
 
 
 MEMBER, CELL = Member("s3://b/a.tar", 512, 9, "x.png"), ImageCell("/a.parquet", "image", 12, 3)
