@@ -231,7 +231,7 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
         ({"tasks": ["Is {product} there?"]}, "the rows have no field 'product'; they have uri, filename, problem"),
         ({"keep_fields": ["split"]}, "the rows have no field 'split'"),
         ({"keep_fields": ["filename=KEY"]}, "column filename can't be kept as KEY: the rows have a column key"),
-        ({"task": "caption"}, "unexpected argument 'task'"),
+        ({"task": "caption"}, "Annotate has no argument task; did you mean tasks"),
         ({"device": "tpu"}, "device tpu"),
         ({"model": "./nowhere"}, "nowhere"),
         ({"batch_size": 0}, "batch size 0: give 1 or more"),
