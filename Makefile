@@ -26,8 +26,8 @@ lint: .venv/test  ## check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-notebooks: .venv/test  ## run every notebook from top to bottom
-	for notebook in $(wildcard notebooks/*.ipynb); do $(BIN)/jupyter-execute $$notebook || exit; done
+notebooks: .venv/test  ## run every notebook from top to bottom, and store its outputs
+	$(BIN)/python notebooks/update.py
 
 azurite: .venv/azurite/node_modules  ## install the emulator of Azure's blob storage (needs Node); its tests are skipped without it
 

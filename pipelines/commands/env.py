@@ -42,7 +42,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "yaml": ("yaml", "docstring_parser"),
     "heif": ("pillow_heif",),
     "codecs": ("imagecodecs",),
-    "notebooks": ("IPython", "ipykernel", "datasets", "pandas"),
+    "notebooks": ("ipykernel", "ipywidgets", "datasets", "pandas"),
 }
 # By service: the environment variables that name or hold credentials, and files below the home folder that do.
 CREDENTIALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
