@@ -146,6 +146,11 @@ def test_a_moondream_beam_command_parses(words):
     beam_options(args, for_beam)
 
 
+def test_readme_has_a_thousand_words_at_most():
+    # As ``wc -w`` counts them. What does not fit belongs in docs/.
+    assert len((ROOT / "README.md").read_text().split()) <= 1000
+
+
 def test_a_target_of_make_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     quoted = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)`", (ROOT / page).read_text())}
