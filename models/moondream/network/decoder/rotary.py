@@ -24,7 +24,7 @@ def rotary_table(num_positions: int, rotary_dim: int, theta: float, device: torc
 def rotate_in_place(x_BTHD: Tensor, angles_BT3R: Tensor) -> None:
     """Rotate the pairs (d, d + R) of the channels of ``x`` by the angles of each token, in four operations.
 
-    ``angles_BT3R``: rows of ``rotary_table``. The rotation is computed in float32. Channels from 2 * R on do not change.
+    ``angles_BT3R``: rows of ``rotary_table``. The rotation is computed in float32. Other channels do not change.
     """
     halves_BTH2R = x_BTHD[..., : 2 * angles_BT3R.shape[-1]].unflatten(-1, (2, -1))
     cos, sin = angles_BT3R[:, :, None, :1], angles_BT3R[:, :, None, 1:]
