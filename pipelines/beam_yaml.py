@@ -58,7 +58,9 @@ class _NamedArguments:
         Raises:
             ValueError: if the transform has no argument of one of these names.
         """
-        parts = [part.__init__ for part in cls.__mro__ if "__init__" in vars(part) and part.__module__ == __name__]
+        parts = [
+            vars(part)["__init__"] for part in cls.__mro__ if part.__module__ == __name__ and "__init__" in vars(part)
+        ]
         known = [
             name
             for part in parts

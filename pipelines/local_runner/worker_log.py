@@ -16,7 +16,7 @@ from apache_beam.runners.worker.log_handler import LOGENTRY_TO_LOG_LEVEL_MAP
 PACKAGE = Path(__file__).parents[2]
 
 
-class WorkerLog(beam_fn_api_pb2_grpc.BeamFnLoggingServicer):  # type: ignore[misc]
+class WorkerLog(beam_fn_api_pb2_grpc.BeamFnLoggingServicer):
     """Logs the records of a worker here. A record of this package gets the name that its logger has in the worker."""
 
     def Logging(self, batches: Iterable[Any], context: Any = None) -> Iterator[Any]:
