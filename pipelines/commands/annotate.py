@@ -39,7 +39,7 @@ from ..options.cluster import (
 )
 from ..options.hosted import extra_row_s
 from ..options.inputs import add_input_options, build_inputs
-from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job
+from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job, set_default_workers
 from ..options.models import add_model_options, build_annotator
 from ..options.parser import OneLineParser, reject_unknown_args, startup_errors
 from ..options.tasks import add_sampling_options, add_task_options, comma_note
@@ -77,6 +77,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
         RuntimeError: if a client for a bucket is not installed, or the weights cannot be downloaded.
     """
     here = args.runner == LOCAL_RUNNER
+    set_default_workers(args)
     inputs = build_inputs(args)
     job = build_job(args, inputs, build_annotator(args, threads_per_worker(args) if here else None, here=here), run)
     refs = inputs.read(pipeline)

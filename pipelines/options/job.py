@@ -92,7 +92,7 @@ def check_job(args: argparse.Namespace) -> None:
     for option in ("workers", "limit"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise ValueError(f"--{option} {getattr(args, option)}: give 1 or more")
-    args.workers = default_workers(args) if args.workers is None else args.workers
+    set_default_workers(args)
     if args.workers > 1 and args.runner != LOCAL_RUNNER:
         raise ValueError(
             f"--workers {args.workers} needs --runner {LOCAL_RUNNER}: with --runner {args.runner}, set the number of "
@@ -104,6 +104,12 @@ def check_job(args: argparse.Namespace) -> None:
         )
     if not 0 <= args.max_failure_rate <= 1:
         raise ValueError(f"--max-failure-rate {args.max_failure_rate}: give a share from 0 to 1, such as 0.05")
+
+
+def set_default_workers(args: argparse.Namespace) -> None:
+    """Without ``--workers``, set ``args.workers`` to its default on this machine."""
+    if args.workers is None:
+        args.workers = default_workers(args)
 
 
 def build_job(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: str) -> AnnotateToParquet:

@@ -25,9 +25,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     given = Given()
 
-    def parse_known_args(  # type: ignore[override]  # The overloads of argparse differ in their second type only.
-        self, args: Iterable[str] | None = None, namespace: Any = None
-    ) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """Parse as ``argparse`` does, and keep the words for messages: those of the command, not of its parent."""
         words = tuple(sys.argv[1:] if args is None else args)
         self.given = Given(words, tuple(self._option_string_actions))
