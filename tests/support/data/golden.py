@@ -98,8 +98,9 @@ def reasoning_of(wanted):
 class Golden:
     """A reference checkpoint, and the outputs expected of it."""
 
-    def __init__(self, name, device=CPU):
-        self.name, self.folder, self.device = name, FOLDER / name, device
+    def __init__(self, name, device=CPU, dtype=torch.float32):
+        self.name, self.folder = name, FOLDER / name
+        self.device, self.dtype = device, dtype
         self.root = FOLDER / name.split("/")[0]
         self.tokenizer_path = self.root / "tokenizer.json"
         self.expected = json.loads((self.folder / "expected.json").read_text())
@@ -111,7 +112,7 @@ class Golden:
 
     @cached_property
     def engine(self):
-        return Engine(Checkpoint.at(self.folder, tokenizer=self.tokenizer_path), self.device, torch.float32)
+        return Engine(Checkpoint.at(self.folder, tokenizer=self.tokenizer_path), self.device, self.dtype)
 
     @cached_property
     def pictures(self):
