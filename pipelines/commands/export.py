@@ -6,99 +6,25 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
-from typing import get_args
 
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
-from ...transforms.dataset.export.formats import (
-    ANOTHER_TEXT,
-    FORMATS,
-    NO_TEXT,
-    Format,
-    Note,
-    Problems,
-    only_task,
-    to_sidecar,
-)
-from ...transforms.dataset.export.targets import Existing, resolve_destination
-from ...transforms.dataset.export.texts import DEFAULT_TEXTS, TextOptions, checked_extension
+from ...transforms.dataset.export.formats import ANOTHER_TEXT, TEXTS, only_tasks
+from ...transforms.dataset.export.pictures.notes import NO_TEXT, Note, Problems
+from ...transforms.dataset.export.targets import resolve_destination
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ...transforms.output.files import is_local
 from ..options.parser import reject_unknown_args, startup_errors
+from .export_options import add_options, choose_format, has_pictures
 
-# Formats that hold the pictures themselves.
-WITH_PICTURES = ("imagefolder", "webdataset")
+__all__ = ["add_options", "run"]
+
 # Formats that are one file, and the extensions that its name may have. The first is appended to other names.
 FILE_EXTENSIONS = {"jsonl": (".jsonl", ".ndjson"), "coco": (".json",)}
 # What the answers to each kind of task are called.
-ANSWERS = {"caption": "captions", "query": "answers", "detect": "boxes", "point": "points"}
+ANSWERS = {"caption": "captions", "detect": "boxes", "point": "points", "query": "answers"}
 ASK_AGAIN = "to ask about the present pictures, run annotate again with --retry-changed"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument("output", metavar="OUT", help="folder that annotate wrote, on disk or in a bucket")
-    parser.add_argument(
-        "--to",
-        required=True,
-        choices=tuple(FORMATS),
-        help="sidecar: one .txt file for each picture, with one caption on each line; imagefolder: pictures and "
-        "metadata.jsonl; webdataset: tar archives with pictures and JSON; coco: boxes in one JSON file; jsonl: one "
-        "line for each picture",
-    )
-    parser.add_argument(
-        "destination",
-        metavar="DEST",
-        help="new folder, on disk or in a bucket; for coco and jsonl a new file, whose name gets .json or "
-        ".jsonl at its end; for sidecar also the folder of the pictures",
-    )
-    parser.add_argument(
-        "--where",
-        default="true",
-        metavar="SQL",
-        help="export only rows that meet this condition, such as \"task = 'caption' AND width >= 512\" (default: all)",
-    )
-    parser.add_argument(
-        "--drop-suspicious", action="store_true", help="leave out answers that the report flags as suspicious"
-    )
-    _add_text_options(parser)
-    parser.add_argument(
-        "--no-picture-check",
-        dest="picture_check",
-        action="store_false",
-        help="for sidecar, coco and jsonl: do not read the pictures to leave out answers about pictures that have "
-        "changed since",
-    )
-    parser.add_argument(
-        "--allow-private-addresses",
-        action="store_true",
-        help="allow http(s) requests to this machine and to private networks",
-    )
-
-
-def _add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the format ``sidecar``."""
-    parser.add_argument(
-        "--text-extension",
-        metavar="EXT",
-        help="for sidecar: the extension of the text files, such as .caption (default: .txt)",
-    )
-    parser.add_argument(
-        "--text-order",
-        action="append",
-        default=[],
-        metavar="PROMPT",
-        help="for sidecar: write the text for this prompt, such as short, before the others; may be repeated (default: "
-        "texts are sorted by prompt)",
-    )
-    parser.add_argument(
-        "--existing",
-        choices=get_args(Existing),
-        help="for sidecar: what to do with a text file that exists with other content: keep it, add the new lines at "
-        "its end, or replace it (default: keep)",
-    )
 
 
 def run(args: argparse.Namespace, others: Sequence[str]) -> int:
@@ -113,7 +39,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     """
     with startup_errors():
         reject_unknown_args(args, others)
-        export = _format(args)
+        export = choose_format(args)
         destination = _with_extension(resolve_destination(args.destination), args.to)
         with duckdb_errors(args.output):
             dataset = Dataset(args.output)
@@ -126,7 +52,7 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         if selection.older:
             print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
         _print_check(check)
-        if selection.listed_columns and only_task(args.to, selection) is None:
+        if selection.listed_columns and not only_tasks(args.to, selection):
             print(_format_lists(selection.listed_columns), file=sys.stderr)
         for reason, pictures in left.items():
             # A note needs no action.
@@ -142,24 +68,6 @@ def _format_lists(columns: Sequence[str]) -> str:
     )
 
 
-def _format(args: argparse.Namespace) -> Format:
-    """Return the format that ``--to`` names, with its options.
-
-    Raises:
-        ValueError: if an option belongs to another format, or its value is bad.
-    """
-    options = {"--text-extension": args.text_extension, "--text-order": args.text_order, "--existing": args.existing}
-    if args.to != "sidecar":
-        for option, value in options.items():
-            if value:
-                raise ValueError(f"{option} is for --to sidecar only: leave it out")
-        return FORMATS[args.to]
-    extension = checked_extension(DEFAULT_TEXTS.extension if args.text_extension is None else args.text_extension)
-    return partial(
-        to_sidecar, texts=TextOptions(extension, tuple(args.text_order), args.existing or DEFAULT_TEXTS.existing)
-    )
-
-
 def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, PictureCheck]:
     """Return the rows to export, without rows about pictures that have changed since, and what the check found.
 
@@ -168,10 +76,10 @@ def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, Pict
     Raises:
         ValueError: if the condition is not valid, or no row is left.
     """
-    if args.to in WITH_PICTURES and not args.picture_check:
+    if has_pictures(args) and not args.picture_check:
         raise ValueError(f"--no-picture-check is not for --to {args.to}, which reads the pictures: leave it out")
     selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
-    reads = args.picture_check and args.to not in WITH_PICTURES
+    reads = args.picture_check and not has_pictures(args)
     check = leave_out_changed(dataset, selection.rows, Fetcher(args.allow_private_addresses) if reads else None)
     if not check.rows:
         return selection, check
@@ -205,21 +113,28 @@ def _with_extension(destination: str, shape: str) -> str:
 
 def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
     """Return what was exported, such as "4 pictures, 13 answers" or "26 texts written (captions)"."""
-    task = only_task(shape, selection)
-    if shape == "sidecar" and task is not None:
-        texts = selection.pictures - left[NO_TEXT] - left[ANOTHER_TEXT]
-        return f"{texts} texts written ({ANSWERS[task]})"
-    if task is None:
+    tasks = only_tasks(shape, selection)
+    if not tasks:
         return f"{selection.pictures} pictures, {selection.answers} answers"
-    return f"{selection.answers_to[task]} detections written ({ANSWERS[task]})"
+    if shape in TEXTS:
+        texts = selection.pictures - left[NO_TEXT] - left[ANOTHER_TEXT]
+        return f"{texts} texts written ({_format_kinds(tasks)})"
+    chosen = sum(selection.answers_to[task] for task in tasks)
+    kinds = _format_kinds([task for task in tasks if selection.answers_to[task]])
+    return f"{chosen} {'detections' if tasks == ('detect',) else 'answers'} written ({kinds})"
 
 
 def _format_rest(shape: str, selection: Selection) -> str:
     """Return which of the chosen answers are not in an export, or "" if all are in it."""
-    task = only_task(shape, selection)
-    rest = {kind: count for kind, count in selection.answers_to.items() if count and task not in (None, kind)}
+    tasks = only_tasks(shape, selection)
+    rest = {kind: count for kind, count in selection.answers_to.items() if count and tasks and kind not in tasks}
     if not rest:
         return ""
-    names = [ANSWERS[kind] for kind in ("caption", "detect", "point", "query") if kind in rest]
-    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    listed = _format_kinds([kind for kind in ANSWERS if kind in rest])
     return f"; {listed} have no place in it ({sum(rest.values())} of {selection.answers} chosen answers)"
+
+
+def _format_kinds(tasks: Sequence[str]) -> str:
+    """Return what the answers to these kinds of tasks are called, such as "boxes, points and answers"."""
+    names = [ANSWERS[task] for task in tasks]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

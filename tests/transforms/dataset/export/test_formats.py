@@ -24,7 +24,7 @@ from moondream_beam.models.tasks import Box
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.dataset.export import formats
 from moondream_beam.transforms.dataset.export.names import key_name
-from moondream_beam.transforms.dataset.export.pictures import UNKEPT
+from moondream_beam.transforms.dataset.export.pictures.fetched import UNKEPT
 from moondream_beam.transforms.inputs.images import list_archive
 
 
