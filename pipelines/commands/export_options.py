@@ -32,7 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="sidecar: one .txt file for each picture, with one caption on each line; imagefolder: pictures and "
         "metadata.jsonl; webdataset: tar archives with pictures and JSON; coco: boxes in one JSON file; jsonl: one "
         "line for each picture; llava: conversations in LLaVA's JSON; messages: conversations in JSONL for ms-swift, "
-        "LLaMA-Factory and TRL",
+        "LLaMA-Factory and TRL; yolo: pictures, label files and data.yaml; labelstudio: tasks with predictions; "
+        "fiftyone: pictures, and boxes in labels.json",
     )
     parser.add_argument(
         "destination",
@@ -148,6 +149,10 @@ def _layout_options(args: argparse.Namespace) -> LayoutOptions:
     if args.resize is not None and args.resize < 1:
         raise ValueError(f"--resize {args.resize}: give a number of pixels from 1")
     along = args.along or DEFAULT_LAYOUT.along
+    if along == "no" and args.to == "yolo":
+        raise ValueError(
+            "--no-images is not for --to yolo, whose readers find labels by pictures: give --copy or --link"
+        )
     if along != "copy" and (args.resize or args.format):
         raise ValueError("--resize and --format change copies of the pictures: leave them out, or give --copy")
     if along == "link" and not is_local(args.destination):

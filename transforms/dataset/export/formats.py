@@ -18,7 +18,10 @@ from ...images.formats import extension_of
 from ...images.prefetch import Fetch
 from ..reader import literal
 from .layouts.conversations import to_llava, to_messages
+from .layouts.fiftyone import to_fiftyone
+from .layouts.labelstudio import to_labelstudio
 from .layouts.placing import LayoutOptions
+from .layouts.yolo import to_yolo
 from .names import is_named_like, key_name, relative_name, rename_fields, rename_reserved
 from .pictures.convert import READABLE, PictureFile, Wanted
 from .pictures.fetched import BYTE_RANGE, with_pictures
@@ -187,13 +190,22 @@ FORMATS: dict[str, Format] = {
     "jsonl": to_jsonl,
     "llava": to_llava,
     "messages": to_messages,
+    "yolo": to_yolo,
+    "labelstudio": to_labelstudio,
+    "fiftyone": to_fiftyone,
 }
 # Formats whose functions have ``texts``; all of ``LayoutOptions`` as ``options``; and only ``wanted`` of these.
 TEXTS = ("sidecar",)
-LAYOUTS = ("llava", "messages")
+LAYOUTS = ("llava", "messages", "yolo", "labelstudio", "fiftyone")
 RESIZABLE = ("imagefolder", "webdataset", *LAYOUTS)
 # Formats that have a place for some kinds of tasks only. ``only_tasks`` gives those of sidecar.
-ONLY_TASKS = {"coco": ("detect",), "llava": ("caption", "query"), "messages": ("caption", "query")}
+ONLY_TASKS = {
+    "coco": ("detect",),
+    "llava": ("caption", "query"),
+    "messages": ("caption", "query"),
+    "yolo": ("detect",),
+    "fiftyone": ("detect",),
+}
 
 
 def _coco_images(selection: Selection) -> Iterator[dict[str, Any]]:

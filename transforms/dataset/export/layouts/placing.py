@@ -148,8 +148,13 @@ def _counted(splits: Splits, row: dict[str, Any], problems: Problems) -> str:
     return split
 
 
+def is_local_file(uri: str) -> bool:
+    """Return whether the picture of a row's URI is a file of its own on a disk."""
+    return scheme_of(uri) == LOCAL and not container_of(uri)
+
+
 def _why_no_link(uri: str, file: PictureFile) -> str:
     """Return why there can be no link to a picture; an empty text if there can be one."""
-    if scheme_of(uri) != LOCAL or container_of(uri):
+    if not is_local_file(uri):
         return CANT_LINK
     return CANT_LINK_FORMAT if file.converted else ""
