@@ -144,7 +144,8 @@ def json_bytes(value: Any) -> bytes:
 def _counted(splits: Splits, row: dict[str, Any], problems: Problems) -> str:
     """Return the split of a row's picture. Count the pictures of each split if there are several."""
     split = splits.choose(row)
-    problems[Note(f"is in the split {split}")] += len(splits.names) > 1
+    if len(splits.names) > 1:
+        problems[Note(f"is in the split {split}")] += 1
     return split
 
 

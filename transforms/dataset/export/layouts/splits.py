@@ -25,6 +25,8 @@ class Splits(NamedTuple):
 
         Pictures with the same bytes are in one split. A run with more pictures leaves all others in their splits.
         """
+        if len(self.names) == 1:
+            return self.names[0]
         digest = sha256(f"split {row['sha256'] or row['key']}".encode()).digest()
         place = int.from_bytes(digest[:8], "big") / _TOTAL
         # The sum of the shares may be a little less than 1.

@@ -5,6 +5,7 @@ TRL reads with `datasets`, which is installed. The files of the others are check
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 
@@ -89,7 +90,7 @@ def test_datasets_loads_the_messages_with_upright_pictures_for_trl(export, rows,
 def test_a_copied_picture_is_upright_without_an_orientation(export, turned):
     folder, _ = export("llava", [turned])
     (copy,) = (folder / "images").rglob("*.jpg")
-    image = Image.open(copy)
+    image = Image.open(io.BytesIO(copy.read_bytes()))
     assert image.size == (30, 40) and 0x0112 not in image.getexif()
     # The gradient goes from black at the top to white at the bottom, and is turned clockwise.
     assert image.getpixel((2, 20))[0] > 200 > 60 > image.getpixel((27, 20))[0]
