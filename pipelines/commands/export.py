@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
-from ...transforms.dataset.export.formats import ANOTHER_TEXT, TEXTS, only_tasks
+from ...transforms.dataset.export.formats import TEXTS, only_tasks
+from ...transforms.dataset.export.layouts.sidecar import ANOTHER_TEXT, NO_VALUE
 from ...transforms.dataset.export.pictures.notes import NO_TEXT, Note, Problems
 from ...transforms.dataset.export.targets import resolve_destination
 from ...transforms.dataset.export.wide import Selection
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
             selection, check = _select(dataset, args)
             left = export(selection, destination, Fetcher(args.allow_private_addresses))
         done = f"{_format_selection(args.to, selection, left)} as {args.to} in {destination}"
-        print(done + _format_rest(args.to, selection))
+        # The user chose the fields of a template.
+        print(done + ("" if args.template else _format_rest(args.to, selection)))
         if selection.older:
             print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
         _print_check(check)
@@ -117,7 +119,7 @@ def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
     if not tasks:
         return f"{selection.pictures} pictures, {selection.answers} answers"
     if shape in TEXTS:
-        texts = selection.pictures - left[NO_TEXT] - left[ANOTHER_TEXT]
+        texts = selection.pictures - left[NO_TEXT] - left[NO_VALUE] - left[ANOTHER_TEXT]
         return f"{texts} texts written ({_format_kinds(tasks)})"
     chosen = sum(selection.answers_to[task] for task in tasks)
     kinds = _format_kinds([task for task in tasks if selection.answers_to[task]])

@@ -9,6 +9,7 @@ from typing import get_args
 from ...transforms.dataset.export.formats import FORMATS, LAYOUTS, RESIZABLE, TEXTS, Format
 from ...transforms.dataset.export.layouts.placing import DEFAULT_LAYOUT, LayoutOptions
 from ...transforms.dataset.export.layouts.splits import ONE_SPLIT, parse_splits
+from ...transforms.dataset.export.layouts.template import parse_fields
 from ...transforms.dataset.export.pictures.convert import Wanted
 from ...transforms.dataset.export.targets import Existing
 from ...transforms.dataset.export.texts import TextOptions, checked_extension
@@ -17,7 +18,7 @@ from ...transforms.output.files import is_local
 # What --format names -> Pillow's name.
 PICTURE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 # The destination of an option in ``args`` -> the formats that the option is for.
-TEXT_OPTIONS = {"text_extension": TEXTS, "text_order": TEXTS, "existing": TEXTS}
+TEXT_OPTIONS = dict.fromkeys(("text_extension", "text_order", "text_lines", "template", "existing"), TEXTS)
 LAYOUT_OPTIONS = {"along": LAYOUTS, "split": LAYOUTS, "resize": RESIZABLE, "format": RESIZABLE}
 NAMES = {"along": "--copy, --link or --no-images"}
 
@@ -33,13 +34,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "metadata.jsonl; webdataset: tar archives with pictures and JSON; coco: boxes in one JSON file; jsonl: one "
         "line for each picture; llava: conversations in LLaVA's JSON; messages: conversations in JSONL for ms-swift, "
         "LLaMA-Factory and TRL; yolo: pictures, label files and data.yaml; labelstudio: tasks with predictions; "
-        "fiftyone: pictures, and boxes in labels.json",
+        "fiftyone: pictures, and boxes in labels.json; kohya: as sidecar, and meta_cap.json",
     )
     parser.add_argument(
         "destination",
         metavar="DEST",
         help="new folder, on disk or in a bucket; for coco and jsonl a new file, whose name gets .json or "
-        ".jsonl at its end; for sidecar also the folder of the pictures",
+        ".jsonl at its end; for sidecar and kohya also the folder of the pictures",
     )
     parser.add_argument(
         "--where",
@@ -100,20 +101,31 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-extension",
         metavar="EXT",
-        help="for sidecar: the extension of the text files, such as .caption (default: .txt)",
+        help="for sidecar and kohya: the extension of the text files, such as .caption (default: .txt)",
     )
     parser.add_argument(
         "--text-order",
         action="append",
         metavar="PROMPT",
-        help="for sidecar: write the text for this prompt, such as short, before the others; may be repeated (default: "
-        "texts are sorted by prompt)",
+        help="for sidecar and kohya: write the text for this prompt, such as short, before the others; may be repeated "
+        "(default: texts are sorted by prompt)",
+    )
+    parser.add_argument(
+        "--text-lines",
+        choices=("all", "first"),
+        help="for sidecar and kohya: write all texts of a picture, one on each line, or the first only (default: all)",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="TEXT",
+        help="for sidecar and kohya: write one line such as '{caption}, {tags}', in which a field is caption, the "
+        "column of a caption or query such as caption_short, or a column of the manifest",
     )
     parser.add_argument(
         "--existing",
         choices=get_args(Existing),
-        help="for sidecar: what to do with a text file that exists with other content: keep it, add the new lines at "
-        "its end, or replace it (default: keep)",
+        help="for sidecar and kohya: what to do with a text file that exists with other content: keep it, add the "
+        "new lines at its end, or replace it (default: keep)",
     )
 
 
@@ -142,7 +154,12 @@ def choose_format(args: argparse.Namespace) -> Format:
 def _text_options(args: argparse.Namespace) -> TextOptions:
     default = TextOptions()
     extension = checked_extension(default.extension if args.text_extension is None else args.text_extension)
-    return TextOptions(extension, tuple(args.text_order or ()), args.existing or default.existing)
+    if args.template is not None:
+        parse_fields(args.template)
+        if args.text_lines:
+            raise ValueError("--text-lines is not for --template, which gives one line: leave one of them out")
+    existing, only_first = args.existing or default.existing, args.text_lines == "first"
+    return TextOptions(extension, tuple(args.text_order or ()), existing, args.template or "", only_first)
 
 
 def _layout_options(args: argparse.Namespace) -> LayoutOptions:

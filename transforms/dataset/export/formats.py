@@ -21,13 +21,14 @@ from .layouts.conversations import to_llava, to_messages
 from .layouts.fiftyone import to_fiftyone
 from .layouts.labelstudio import to_labelstudio
 from .layouts.placing import LayoutOptions
+from .layouts.sidecar import to_kohya, to_sidecar
 from .layouts.yolo import to_yolo
-from .names import is_named_like, key_name, relative_name, rename_fields, rename_reserved
+from .names import key_name, rename_fields, rename_reserved
 from .pictures.convert import READABLE, PictureFile, Wanted
 from .pictures.fetched import BYTE_RANGE, with_pictures
-from .pictures.notes import NO_TEXT, Note, Problems, count_changes
-from .targets import new_file, new_folder, write_text
-from .texts import DEFAULT_TEXTS, TextOptions, name_on_disk, text_task, texts_query
+from .pictures.notes import Note, Problems, count_changes
+from .targets import new_file, new_folder
+from .texts import text_task
 from .wide import Selection, TaskColumn
 
 # Limits of one tar file. Training tools read a tar file from front to back and shuffle whole files.
@@ -36,29 +37,11 @@ MAX_TAR_PICTURES, MAX_TAR_BYTES = 10_000, 1 << 30
 UNCHANGED_PICTURES = LayoutOptions(wanted=Wanted())
 # Pictures of each type at the start of an export that fetches them, where some may be gone.
 FIRST_COPIES = 3
-ANOTHER_TEXT = (
-    "has a text file with other content, which was kept: export again with --existing add or --existing replace, or "
-    "move that file away"
-)
-CANT_SHARE_NAME = (
-    "has a name that its text can't have: the text file is named differently; to write the texts beside the pictures, "
-    "export to the folder that holds the pictures"
-)
-
-
-SHARES_NAME = Note("shares its name with another picture: the name of its text file contains its key")
 OTHER_FORMAT = Note("has the extension of all pictures in the tars, not of its own format; its content is unchanged")
 TURNED = Note(
     "has an EXIF orientation, and webdataset does not turn it: apply PIL.ImageOps.exif_transpose, then use its boxes"
 )
 FIELDS_RENAMED = Note("has fields with a number after their names: in imagefolder, `datasets` reserves file_name")
-
-# By the outcome of ``write_text``.
-EXISTED = {
-    "kept": ANOTHER_TEXT,
-    "added": Note("has new lines at the end of its text file"),
-    "replaced": Note("has a new text in place of another"),
-}
 
 # Writes the selection to a destination, a new file or folder as returned by ``targets.resolve_destination``.
 Format = Callable[..., Problems]
@@ -150,36 +133,9 @@ def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     return Problems()
 
 
-def to_sidecar(selection: Selection, destination: str, fetch: Fetch, texts: TextOptions = DEFAULT_TEXTS) -> Problems:
-    """Write a text file for each picture, with the picture's name and one caption on each line.
-
-    The text of a picture that lies below ``destination`` lies beside the picture.
-
-    If the selection has no captions, answers to queries are written instead. Existing files are kept, unless ``texts``
-    says otherwise. Pictures whose names differ only in extension or case have their key in the name of the text file.
-
-    Raises:
-        ValueError: if ``texts.order`` has a prompt that no selected text answers.
-    """
-    problems = Problems()
-    for row in selection.dataset.rows(texts_query(selection, destination, texts.order)):
-        if not row["texts"]:
-            problems[NO_TEXT] += 1
-            continue
-        suffix = f"-{key_name(row['key'])}{texts.extension}" if row["shares"] else texts.extension
-        problems[SHARES_NAME] += row["shares"]
-        text = "\n".join(row["texts"]) + "\n"
-        filename = name_on_disk(destination, row["filename"])
-        path = relative_name(filename, suffix)
-        problems[CANT_SHARE_NAME] += bool(filename) and not row["shares"] and not is_named_like(path, filename)
-        if outcome := write_text(destination, path.as_posix(), text, texts.existing):
-            problems[EXISTED[outcome]] += 1
-    return +problems
-
-
 def only_tasks(name: str, selection: Selection) -> tuple[str, ...]:
     """Return the kinds of tasks whose answers the format exports; an empty tuple if the format exports all answers."""
-    return (text_task(selection),) if name == "sidecar" else ONLY_TASKS.get(name, ())
+    return (text_task(selection),) if name in TEXTS else ONLY_TASKS.get(name, ())
 
 
 FORMATS: dict[str, Format] = {
@@ -193,12 +149,13 @@ FORMATS: dict[str, Format] = {
     "yolo": to_yolo,
     "labelstudio": to_labelstudio,
     "fiftyone": to_fiftyone,
+    "kohya": to_kohya,
 }
 # Formats whose functions have ``texts``; all of ``LayoutOptions`` as ``options``; and only ``wanted`` of these.
-TEXTS = ("sidecar",)
+TEXTS = ("sidecar", "kohya")
 LAYOUTS = ("llava", "messages", "yolo", "labelstudio", "fiftyone")
 RESIZABLE = ("imagefolder", "webdataset", *LAYOUTS)
-# Formats that have a place for some kinds of tasks only. ``only_tasks`` gives those of sidecar.
+# Formats that have a place for some kinds of tasks only. ``only_tasks`` gives those of ``TEXTS``.
 ONLY_TASKS = {
     "coco": ("detect",),
     "llava": ("caption", "query"),

@@ -136,9 +136,14 @@ def write_json(folder: Folder, name: str, value: Any) -> None:
         file.write((json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
 
 
+def json_text(value: Any) -> str:
+    """Return a value as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
 def json_bytes(value: Any) -> bytes:
     """Return a value as JSON in UTF-8, on one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return json_text(value).encode()
 
 
 def _counted(splits: Splits, row: dict[str, Any], problems: Problems) -> str:
