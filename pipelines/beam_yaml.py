@@ -182,7 +182,7 @@ class Annotate(_AnnotatingTransform):
         annotations, failures = rows | "Rows" >> RowsToRefs(asked) | "Ask" >> annotated
         return {
             GOOD_OUTPUT: annotations | "Annotations" >> AnnotationsToRows(asked.columns),
-            self.errors: failures | "Failures" >> FailuresToRows(),
+            self.errors: failures | "Failures" >> FailuresToRows(asked.columns),
         }
 
 
@@ -260,7 +260,7 @@ class AnnotateToParquet(_AnnotatingTransform):
         failures = record | "Read failures" >> beam.FlatMap(
             lambda done, out: read_failures(out, done["run"]), whole_job.output
         )
-        return {GOOD_OUTPUT: summary, self.errors: failures | "Failures" >> FailuresToRows()}
+        return {GOOD_OUTPUT: summary, self.errors: failures | "Failures" >> FailuresToRows(asked.columns)}
 
 
 def _record_row(record: Mapping[str, Any], output: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
@@ -14,6 +14,7 @@ from .progress import format_bill
 OUT_OF_BALANCE = "DOES NOT BALANCE"
 # Characters of an error's message.
 MAX_MESSAGE = 160
+ALLOW_PRIVATE = "--allow-private-addresses"
 
 
 def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
@@ -102,25 +103,39 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
 
 
 def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: float) -> list[str]:
-    """Return a line about failures of this run and of earlier ones, then the commonest errors of this run."""
+    """Return the lines about failures of this run and of earlier ones: counts, the commonest messages, what to do."""
     counts, folder = record["counts"], FileSystems.join(output, "errors")
-    failures, before = counts["failures"], counts.get("failed_before", 0)
-    if not failures + before:
+    before = counts.get("failed_before", 0)
+    failed = counts["failures"] + before
+    if not failed:
         return []
-    found = f"{failures} of {counts['pending']} {_unit(record)} failed"
-    if before:
-        answers = counts["annotations"] + counts["done"] - before
-        found = f"{failures + before} in errors/ and {answers} in data/ in all; {before} of the errors are "
-        found += "from earlier runs"
+    answers = counts["annotations"] + counts["done"] - before
+    found = f"{failed} in errors/ and {answers} in data/ in all"
+    found += f", {before} of the errors from earlier runs" * bool(before)
     above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
-    # Of earlier runs the reasons are not known here.
-    may_succeed = before > 0 or record.get("retryable_errors", failures) > 0
-    again = "; to ask again, add --retry-errors" * may_succeed
-    lines = [f"errors   {found}{above}; each row in {folder} gives its reason{again}"]
-    for error in record.get("common_errors", []):
+    lines = [f"errors   {found}{above}; each row in {folder} gives its reason"]
+    common = record.get("common_errors", [])
+    for error in common:
         message = error["message"] if len(error["message"]) <= MAX_MESSAGE else f"{error['message'][:MAX_MESSAGE]}..."
         lines.append(f"         {error['rows']} x {message}, such as {error['example']}")
-    return lines
+    if (rows := record.get("error_rows", 0)) > failed:
+        lines.append(f"         (counted over all {rows} rows in errors/, also those of other requests)")
+    return [*lines, f"action   {_cure(record.get('retryable_errors', failed), max(rows, failed), common)}"]
+
+
+def _cure(retryable: int, errors: int, common: Sequence[Mapping[str, Any]]) -> str:
+    """Return what to do about errors, of which ``retryable`` may succeed without a change."""
+    again = "run the same command with --retry-errors"
+    # A corrected file alone is not enough: the next run skips requests that have a row in errors/.
+    if any(ALLOW_PRIVATE in error["message"] for error in common):
+        again += f" {ALLOW_PRIVATE}, if you trust these addresses"
+    if not retryable:
+        return f"correct what the messages name, then {again}; without a correction the errors stay the same"
+    if retryable == errors:
+        return f"these errors may be temporary: {again}"
+    return (
+        f"{retryable} of these errors may be temporary: {again}; for the others, first correct what the messages name"
+    )
 
 
 def _format_card(outcome: str | None, output: str) -> list[str]:

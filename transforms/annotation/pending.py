@@ -101,6 +101,24 @@ class PendingRequests:
                     sampling = self.job.sampling
                     yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
 
+    def fail_listed(self, ref: ImageRef) -> ImageRef | None:
+        """Put a Failure into the row queue for each row that can't be asked.
+
+        Returns:
+            The reference with the other rows; None if there are none, or if a signal has interrupted this process.
+        """
+        self._rows.wait_for_room()
+        if INTERRUPTED.is_set():
+            return None
+        if not (ref.problem or ref.problems):
+            return ref
+        wanted = ref.rows(self.job.tasks)
+        for row in wanted:
+            if row.problem is not None:
+                self._rows.put(self._failure(ref, row, "list", Fault("ValueError", row.problem.message)))
+        left = [row for row in wanted if row.problem is None]
+        return ref.with_rows(left) if left else None
+
     def fail_load(self, failure: LoadFailure) -> None:
         """Put a Failure into the row queue for each row of a picture that could not be loaded. Never block."""
         for row in failure.ref.rows(self.job.tasks):
@@ -243,7 +261,7 @@ class PendingRequests:
             filename=row.filename,
             uri=display_uri(ref.uri),
             task=row.task.name,
-            prompt=row.task.prompt,
+            prompt=row.task.prompt if row.problem is None else row.problem.prompt,
             stage=stage,
             error=fault.error,
             message=fault.message,
@@ -255,6 +273,7 @@ class PendingRequests:
             hosted=hosted,
             byte_offset=ref.byte_range[0],
             byte_size=ref.byte_range[1],
+            columns=row.columns,
         )
 
 

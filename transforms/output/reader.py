@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from ...models.billing import Billing
 from ..core.records import Failure
+from ..core.row_schema import kept_fields
 from ..io.uris import basename, scheme_of
 from .files import glob_files
 from .layout import DATA, ERRORS, kind_of, run_of_part, run_parts
@@ -21,6 +23,7 @@ from .layout import DATA, ERRORS, kind_of, run_of_part, run_parts
 FOOTER_THREADS = 16
 # The messages of a broken list may all differ.
 MAX_ERROR_KINDS = 10_000
+_NUMBER = re.compile(r"\d+")
 
 
 class Reader:
@@ -52,37 +55,59 @@ def read_failures(output: str, run: str) -> Iterator[Failure]:
     for path in glob_files(FileSystems.join(output, ERRORS, run_parts(run))):
         with FileSystems.open(path) as file:
             for batch in pq.ParquetFile(file).iter_batches():
+                kept = kept_fields(batch.schema)
                 for values in batch.to_pylist():
+                    columns = tuple(values.pop(field.name) for field in kept)
                     hosted = values.pop("hosted")
-                    failure = Failure(**values, hosted=Billing(**hosted) if hosted else None)
+                    failure = Failure(**values, hosted=Billing(**hosted) if hosted else None, columns=columns)
                     # The glob also matches runs whose names begin with the name of this one.
                     if failure.run == run:
                         yield failure
 
 
-class ErrorKind(NamedTuple):
-    """Failures with the same message but for the name of the picture: how many, and one of their messages and names.
+class ErrorRow(NamedTuple):
+    """The columns of a row in ``errors/`` that ``count_errors`` reads."""
 
-    ``retryable`` is whether one of them may succeed if it is asked again.
+    uri: str
+    filename: str
+    message: str
+    retryable: bool
+
+
+def read_error_rows(output: str, run: str | None = None) -> Iterator[ErrorRow]:
+    """Yield all rows in ``errors/``, or those of one run."""
+    names = "*.parquet" if run is None else run_parts(run)
+    for path in sorted(glob_files(FileSystems.join(output, ERRORS, names))):
+        with FileSystems.open(path) as file:
+            for batch in pq.ParquetFile(file).iter_batches(columns=[*ErrorRow._fields, "run"]):
+                columns = [batch[name].to_pylist() for name in (*ErrorRow._fields, "run")]
+                yield from (ErrorRow(*row) for *row, owner in zip(*columns, strict=True) if run in (None, owner))
+
+
+class ErrorKind(NamedTuple):
+    """Failures whose messages differ in numbers and in the name of the picture only.
+
+    ``rows`` is how many there are, and ``retryable`` how many of them may succeed if they are asked again. ``message``
+    and ``example`` are the message and the name of one of them.
     """
 
     rows: int
     message: str
     example: str
-    retryable: bool
+    retryable: int
 
 
-def count_errors(failures: Iterable[Failure]) -> list[ErrorKind]:
+def count_errors(failures: Iterable[Failure | ErrorRow]) -> list[ErrorKind]:
     """Return the kinds of failures, the most common first. After ``MAX_ERROR_KINDS`` kinds, new kinds are left out."""
     kinds: dict[str, ErrorKind] = {}
     for failure in failures:
         kind = failure.message
         for name in (failure.uri, failure.filename, basename(failure.uri)):
             kind = kind.replace(name, "") if name else kind
+        kind = _NUMBER.sub("0", kind)
         if kind in kinds or len(kinds) < MAX_ERROR_KINDS:
-            new = ErrorKind(0, failure.message, failure.filename, failure.retryable)
-            known = kinds.get(kind, new)
-            kinds[kind] = known._replace(rows=known.rows + 1, retryable=known.retryable or failure.retryable)
+            known = kinds.get(kind) or ErrorKind(0, failure.message, failure.filename, 0)
+            kinds[kind] = known._replace(rows=known.rows + 1, retryable=known.retryable + failure.retryable)
     return sorted(kinds.values(), key=lambda error: (-error.rows, error.message))
 
 

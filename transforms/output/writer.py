@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from ..core.records import Annotation, Row
-from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema, to_table
+from ..core.row_schema import ANNOTATION_SCHEMA, annotation_schema, failure_schema, kept_fields, to_table
 from ..core.summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
 from ..io.column_types import plain_type
 from .commit import create_exclusive, delete_exclusive, read_exclusive
@@ -43,7 +43,7 @@ class ShardWriter:
         """``columns`` are the columns of a manifest that the rows keep."""
         self.columns = tuple(columns)
         self._data = _Parts(output, DATA, run, shard, annotation_schema(columns))
-        self._errors = _Parts(output, ERRORS, run, shard, FAILURE_SCHEMA)
+        self._errors = _Parts(output, ERRORS, run, shard, failure_schema(columns))
         self._lock = threading.Lock()
         self._commit_path = commit_path(output, run, shard)
         self._temporary_folder = temporary_folder(output)
@@ -246,12 +246,14 @@ class _Parts:
 
 def published_columns(output: str) -> dict[str, pa.DataType]:
     """Return the names and the types of the kept columns in the published rows of an output; {} if it has no rows."""
-    there = _published_schema(output)
+    there = _published_schema(output, DATA)
     return {field.name: field.type for field in there or () if field.name not in ANNOTATION_SCHEMA.names}
 
 
 def check_schema(output: str, schema: pa.Schema) -> None:
-    """Check that the published rows of an output have the columns of ``schema``. An empty output passes.
+    """Check that the published rows of an output have the columns of ``schema``, that of ``data/``.
+
+    The rows in ``errors/`` must have the same kept columns. An empty output passes.
 
     Readers do not accept data files with different columns as one table. Types that differ in Arrow's encoding only,
     such as string and large_string, are the same in Parquet.
@@ -259,7 +261,8 @@ def check_schema(output: str, schema: pa.Schema) -> None:
     Raises:
         ValueError: if the names, the order or the types of the columns differ.
     """
-    there = _published_schema(output)
+    _check_kept_errors(output, kept_fields(schema))
+    there = _published_schema(output, DATA)
     if there is None:
         return
     if missing := [name for name in ANNOTATION_SCHEMA.names if name not in there.names]:
@@ -277,9 +280,20 @@ def check_schema(output: str, schema: pa.Schema) -> None:
         )
 
 
-def _published_schema(output: str) -> pa.Schema | None:
-    """Return the schema of one published file of answers, or None if the output has none."""
-    for path in glob_files(FileSystems.join(output, DATA, "*.parquet"))[:1]:
+def _check_kept_errors(output: str, kept: Sequence[pa.Field]) -> None:
+    """Raise ValueError if the rows in ``errors/`` lack a kept column, because an earlier version wrote them."""
+    there = _published_schema(output, ERRORS)
+    if there is not None and (missing := [field.name for field in kept if field.name not in there.names]):
+        folder = FileSystems.join(output, ERRORS)
+        raise ValueError(
+            f"output {output}: its rows in errors/ lack the kept column {missing[0]}, because an earlier version wrote"
+            f" them. Delete the folder {folder}: this run then asks their requests again."
+        )
+
+
+def _published_schema(output: str, kind: str) -> pa.Schema | None:
+    """Return the schema of one published file in ``data/`` or ``errors/``, or None if there is none."""
+    for path in glob_files(FileSystems.join(output, kind, "*.parquet"))[:1]:
         with FileSystems.open(path) as file:
             return pq.read_schema(file)
     return None

@@ -26,6 +26,7 @@ HEADER_BYTES = tarfile.BLOCKSIZE
 ZEROS_BYTES = 64 << 10
 NO_FILE = "members of archives that are neither files nor links"
 NO_TARGET = "links in archives to no file of the archive"
+CUT_OFF = "the archive ends inside of this picture: replace the archive, and run the command again with --retry-errors"
 NO_TAR = "data behind the end of an archive that are no archive"
 SPARSE = "the member is stored as a sparse file, which is not read: make the archive again without --sparse"
 
@@ -67,7 +68,7 @@ def list_members(
         return name if seen[name] == 1 else f"{name}#{seen[name]}"
 
     try:
-        for number, (part, info) in enumerate(_members(archive, stores)):
+        for number, (part, info, is_whole) in enumerate(_members(archive, stores)):
             if isinstance(info, LeftOut):
                 yield info
                 continue
@@ -76,6 +77,9 @@ def list_members(
                 continue
             if (left_out := _left_out(info, extensions)) is not None:
                 yield left_out
+            elif not is_whole:
+                yield LeftOut(unique(info.name), problem=CUT_OFF)
+                seen[info.name] -= 1
             elif info.isreg():
                 yield _picture(archive, info, unique(info.name))
             else:
@@ -111,8 +115,8 @@ def _linked_pictures(
     """
     broken = None
     try:
-        for number, (part, info) in enumerate(_members(archive, stores) if links.resolve() else ()):
-            if not isinstance(info, LeftOut) and info.isreg():
+        for number, (part, info, is_whole) in enumerate(_members(archive, stores) if links.resolve() else ()):
+            if not isinstance(info, LeftOut) and info.isreg() and is_whole:
                 links.offer(info, number, part)
     except FAULTS as error:
         broken = error
@@ -125,10 +129,10 @@ def _linked_pictures(
     return broken
 
 
-def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile.TarInfo | LeftOut]]:
+def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile.TarInfo | LeftOut, bool]]:
     """Yield the members of all archives in a file, one behind the other, and what is no archive behind the last one.
 
-    Each comes with the number of its archive in the file, from 0.
+    Each comes with the number of its archive in the file, from 0, and whether the file holds all of its bytes.
 
     Raises:
         TarError: if the file is no archive, or one of its archives is broken or cut off.
@@ -145,14 +149,32 @@ def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile
                 for member in tar:
                     # Else tarfile keeps the header of every member in memory.
                     tar.members = []  # type: ignore[attr-defined]
-                    yield part, member
+                    try:
+                        is_whole = _is_whole(file, member)
+                    except FAULTS:
+                        yield part, member, False
+                        raise
+                    yield part, member, is_whole
                 start = _next_archive(file, tar.offset)
             if start is not None and not _is_header(file, start):
-                yield part, LeftOut(f"{posixpath.basename(archive)}, byte {start}", NO_TAR)
+                yield part, LeftOut(f"{posixpath.basename(archive)}, byte {start}", NO_TAR), True
                 # The compressed data are verified to their end.
                 while is_compressed(archive) and file.read(ZEROS_BYTES):
                     pass
                 return
+
+
+def _is_whole(file: _Headers, member: tarfile.TarInfo) -> bool:
+    """Return whether the file does not end before the last byte of a member. tarfile yields a member that is cut off.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if its compressed data are broken.
+    """
+    if not member.isreg() or member.issparse() or not member.size:
+        return True
+    file.seek(member.offset_data + member.size - 1)
+    return bool(file.read(1))
 
 
 def check_member(content: bytes, member: Member, links: Callable[[], Mapping[str, str]]) -> bytes:

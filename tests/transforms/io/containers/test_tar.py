@@ -247,3 +247,24 @@ def test_the_whole_job_annotates_every_member_once_with_its_byte_range(tmp_path:
     failed = {(row["filename"], row["stage"], row["byte_size"]) for row in rows(tmp_path / "out", "errors")}
     assert failed == {(broken.name, "list", None), ("empty.webp", "fetch", 0)}
     assert run()["counts"]["pending"] == 0
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_picture_in_which_the_archive_ends_has_a_problem_with_the_archive_to_replace(
+    tmp_path: Path, name: str
+) -> None:
+    noise = [sha256(bytes([number])).digest() * 200 for number in range(4)]
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        for number, content in enumerate(noise):
+            info = tarfile.TarInfo(f"{number}.jpg")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+            if number == 2:
+                break
+    path = tmp_path / name
+    path.write_bytes(PACK[path.suffix](plain.getvalue()[: plain.tell() - 3000]))
+    *whole, cut, archive = list_archive(ImageRef(str(path), name))
+    assert [ref.filename for ref in whole] == ["0.jpg", "1.jpg"] and not any(ref.problem for ref in whole)
+    assert cut.filename == "2.jpg" and "replace the archive" in cut.problem
+    assert archive.uri == str(path) and "broken after 2 pictures" in archive.problem
