@@ -12,7 +12,7 @@ NUM_BINS = 24
 # Spans of a timeline.
 MAX_SPANS = 48
 # Rows in the tables of the report.
-MAX_GROUPS, MAX_EXAMPLES, MAX_OPENINGS = 40, 3, 8
+MAX_GROUPS, MAX_OPENINGS = 40, 8
 NUM_OPENING_WORDS = 3
 TEXT_TASKS = "task IN ('caption', 'query')"
 PHASES = ("fetch", "decode", "encode", "generate")
@@ -71,20 +71,6 @@ class TaskStatistics(NamedTuple):
     mean_tokens: float
     mean_places: float | None
     mean_length: float | None
-
-
-class ErrorGroup(NamedTuple):
-    """Failures of one ``error`` class at one ``stage``. ``retryable`` counts the retryable ones.
-
-    An example is (filename, task, prompt, message).
-    """
-
-    stage: str
-    error: str
-    rows: int
-    pictures: int
-    retryable: int
-    examples: tuple[tuple[str, str, str, str], ...]
 
 
 class Bill(NamedTuple):
@@ -225,19 +211,6 @@ def task_statistics(dataset: Dataset) -> list[TaskStatistics]:
         """
     )
     return [TaskStatistics(*row) for row in found]
-
-
-def error_groups(dataset: Dataset) -> list[ErrorGroup]:
-    """Return the ``MAX_GROUPS`` most frequent pairs of stage and error, each with up to ``MAX_EXAMPLES`` failures."""
-    groups = dataset.tuples(
-        "SELECT stage, error, count(*), count(DISTINCT key), count(*) FILTER (WHERE retryable) "
-        f"FROM failures GROUP BY stage, error ORDER BY count(*) DESC, stage, error LIMIT {MAX_GROUPS}"
-    )
-    examples = "SELECT filename, task, prompt, message FROM failures WHERE stage = ? AND error = ? ORDER BY id LIMIT ?"
-    return [
-        ErrorGroup(stage, error, rows, pictures, retryable, tuple(dataset.tuples(examples, stage, error, MAX_EXAMPLES)))
-        for stage, error, rows, pictures, retryable in groups
-    ]
 
 
 def common_openings(dataset: Dataset) -> list[tuple[str, int]]:

@@ -26,7 +26,8 @@ HEADER_BYTES = tarfile.BLOCKSIZE
 ZEROS_BYTES = 64 << 10
 NO_FILE = "members of archives that are neither files nor links"
 NO_TARGET = "links in archives to no file of the archive"
-CUT_OFF = "the archive ends inside of this picture: replace the archive, and run the command again with --retry-errors"
+CUT_OFF = "the archive ends inside of this picture"
+REPLACE = "; replace the archive, and run the command again with --retry-errors"
 NO_TAR = "data behind the end of an archive that are no archive"
 SPARSE = "the member is stored as a sparse file, which is not read: make the archive again without --sparse"
 
@@ -68,7 +69,7 @@ def list_members(
         return name if seen[name] == 1 else f"{name}#{seen[name]}"
 
     try:
-        for number, (part, info, is_whole) in enumerate(_members(archive, stores)):
+        for number, (part, info, problem) in enumerate(_members(archive, stores)):
             if isinstance(info, LeftOut):
                 yield info
                 continue
@@ -77,8 +78,8 @@ def list_members(
                 continue
             if (left_out := _left_out(info, extensions)) is not None:
                 yield left_out
-            elif not is_whole:
-                yield LeftOut(unique(info.name), problem=CUT_OFF)
+            elif problem:
+                yield LeftOut(unique(info.name), problem=problem)
                 seen[info.name] -= 1
             elif info.isreg():
                 yield _picture(archive, info, unique(info.name))
@@ -115,8 +116,8 @@ def _linked_pictures(
     """
     broken = None
     try:
-        for number, (part, info, is_whole) in enumerate(_members(archive, stores) if links.resolve() else ()):
-            if not isinstance(info, LeftOut) and info.isreg() and is_whole:
+        for number, (part, info, problem) in enumerate(_members(archive, stores) if links.resolve() else ()):
+            if not isinstance(info, LeftOut) and info.isreg() and not problem:
                 links.offer(info, number, part)
     except FAULTS as error:
         broken = error
@@ -129,10 +130,10 @@ def _linked_pictures(
     return broken
 
 
-def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile.TarInfo | LeftOut, bool]]:
+def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile.TarInfo | LeftOut, str]]:
     """Yield the members of all archives in a file, one behind the other, and what is no archive behind the last one.
 
-    Each comes with the number of its archive in the file, from 0, and whether the file holds all of its bytes.
+    Each comes with the number of its archive in the file, from 0, and why its bytes can't be read ("" if they can).
 
     Raises:
         TarError: if the file is no archive, or one of its archives is broken or cut off.
@@ -150,14 +151,14 @@ def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile
                     # Else tarfile keeps the header of every member in memory.
                     tar.members = []  # type: ignore[attr-defined]
                     try:
-                        is_whole = _is_whole(file, member)
-                    except FAULTS:
-                        yield part, member, False
+                        problem = "" if _is_whole(file, member) else f"{CUT_OFF}{REPLACE}"
+                    except FAULTS as error:
+                        yield part, member, f"the archive is broken inside of this picture: {error}{REPLACE}"
                         raise
-                    yield part, member, is_whole
+                    yield part, member, problem
                 start = _next_archive(file, tar.offset)
             if start is not None and not _is_header(file, start):
-                yield part, LeftOut(f"{posixpath.basename(archive)}, byte {start}", NO_TAR), True
+                yield part, LeftOut(f"{posixpath.basename(archive)}, byte {start}", NO_TAR), ""
                 # The compressed data are verified to their end.
                 while is_compressed(archive) and file.read(ZEROS_BYTES):
                     pass
