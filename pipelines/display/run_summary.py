@@ -7,13 +7,15 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from ...transforms.core.records import UNLISTED
+from ...transforms.core.records import FILES_ENDING, UNLISTED, WITHOUT_ENDING
 from ...transforms.output.layout import CARD_NAME, record_path
 from .progress import format_bill
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
 # Characters of an error's message.
 MAX_MESSAGE = 160
+# Endings of files that are named in the line about the input.
+MAX_ENDINGS = 8
 ALLOW_PRIVATE = "--allow-private-addresses"
 
 
@@ -58,16 +60,33 @@ def _format_input(record: Mapping[str, Any]) -> list[str]:
     """
     options = record.get("options", {})
     names = ["pictures"] * bool(options.get("inputs")) + ["rows of manifests"] * bool(options.get("manifest"))
-    found = f"{record['counts'].get('inputs', 0)} {' and '.join(names) or 'pictures'}"
+    count = record["counts"].get("inputs", 0)
+    found = f"{count} {' and '.join(names) or 'pictures'}"
+    if count == 1:
+        found = found.replace("pictures", "picture").replace("rows", "row")
     if options.get("slice"):
         found += f" in slice {options['slice']}"
-    skipped = [
-        f"{each['count']} x {kind} (such as {each['example']})" for kind, each in record.get("skipped", {}).items()
-    ]
-    line = f"input    {'; left out: '.join([found, ', '.join(skipped)]) if skipped else found}"
+    skipped = dict(record.get("skipped", {}))
+    endings = {kind: skipped.pop(kind) for kind in list(skipped) if kind.startswith((FILES_ENDING, WITHOUT_ENDING))}
+    found += _format_endings(endings)
+    others = ", ".join(f"{each['count']} x {kind} (such as {each['example']})" for kind, each in skipped.items())
+    line = f"input    {'; left out: '.join(filter(None, [found, others]))}"
     if _is_complete(record):
         return [line]
     return [line, "action   the input is NOT COMPLETE: make these folders readable, and run the same command again"]
+
+
+def _format_endings(skipped: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the part of the line about files that are no pictures, by ending, the commonest first; "" if none."""
+    if not skipped:
+        return ""
+    ordered = sorted(skipped.items(), key=lambda item: (-item[1]["count"], item[0]))
+    named = [f"{each['count']} {kind.removeprefix(FILES_ENDING).removeprefix('files ')}" for kind, each in ordered]
+    more = len(named) - MAX_ENDINGS
+    shown = ", ".join(named[:MAX_ENDINGS]) + f" and {more} more endings" * (more > 0)
+    count = sum(each["count"] for each in skipped.values())
+    files = "1 other file" if count == 1 else f"{count} other files"
+    return f"; {files}: {shown} (such as {ordered[0][1]['example']})"
 
 
 def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:

@@ -28,6 +28,8 @@ Location = str | Member | ImageCell
 
 # The kind of folders without which the input is not complete begins like this. In brackets follows the reason.
 UNLISTED = "folders that could not be listed"
+# The kinds of files in folders that are no pictures, by their ending.
+FILES_ENDING, WITHOUT_ENDING = "files ending in ", "files without an ending"
 
 
 class Skipped(NamedTuple):

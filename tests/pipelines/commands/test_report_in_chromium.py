@@ -99,7 +99,7 @@ def test_boxes_can_be_hidden(page):
 def test_the_filter_of_errors_shows_cards_with_place_and_message(page):
     page.ask("document.querySelector('[data-kind=with-errors]').click()")
     assert page.ask(SHOWN) == 5
-    texts = page.ask("[...document.querySelectorAll('.card:not([hidden])')].map((card) => card.innerText).join('|')")
+    texts = page.ask("[...document.querySelectorAll('.card:not([hidden])')].map((card) => card.textContent).join('|')")
     cards = texts.split("|")
     assert all("/a.jpg" in card for card in cards) and sum("gone" in card and "fetch" in card for card in cards) == 3
 

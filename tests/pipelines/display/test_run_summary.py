@@ -96,9 +96,18 @@ def test_where_rows_share_requests_the_ledger_leads_from_requests_to_rows():
 def test_what_is_left_out_of_the_input_is_told_with_an_example_of_each_kind():
     skipped = {"files ending in .json": {"count": 3, "example": "a.json"}, "pipes": {"count": 1, "example": "b.jpg"}}
     line = format_summary({**record(10, 0), "skipped": skipped}, "out", 0.0).splitlines()[0]
-    assert line == (
-        "input    5 pictures; left out: 3 x files ending in .json (such as a.json), 1 x pipes (such as b.jpg)"
-    )
+    assert line == ("input    5 pictures; 3 other files: 3 .json (such as a.json); left out: 1 x pipes (such as b.jpg)")
+
+
+def test_files_passed_over_are_counted_by_ending_the_commonest_first():
+    counts = {".pdf": 1, ".txt": 4, **{f".x{number}": 1 for number in range(8)}}
+    skipped = {
+        f"files ending in {ending}": {"count": count, "example": f"a{ending}"} for ending, count in counts.items()
+    }
+    skipped["files without an ending"] = {"count": 2, "example": "LICENSE"}
+    line = format_summary({**record(10, 0), "skipped": skipped}, "out", 0.0).splitlines()[0]
+    assert line.startswith("input    5 pictures; 15 other files: 4 .txt, 2 without an ending, 1 .pdf, 1 .x0, ")
+    assert line.endswith(" and 3 more endings (such as a.txt)")
 
 
 @pytest.mark.parametrize(
