@@ -91,6 +91,17 @@ def test_failures_within_the_allowed_rate_are_success(pictures, tmp_path, comman
     assert command(*words, "--max-failure-rate", "0.2")[0] == 0
 
 
+def test_on_a_terminal_a_run_ends_with_a_few_answers_and_what_to_type_next(pictures, tmp_path, command, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    out = tmp_path / "out"
+    _, stdout, stderr = command("annotate", pictures, "--model", "tiny", "--caption", "--output", out)
+    lines = stdout.splitlines()
+    table = lines[lines.index("") + 1 :]
+    assert [line.split()[0] for line in table[:5]] == ["filename", "a.png", "b.jpg", "c.webp", "more/d.bmp"]
+    assert f"open {out}/report.html" in table[6] and f"moondream-beam export {out}" in table[8]
+    assert "flat coloured shapes only" in stderr
+
+
 def test_the_same_command_again_does_nothing(pictures, tmp_path, command):
     out = tmp_path / "out"
     words = ("annotate", pictures, "--model", "tiny", "--output", out, "--detect", "circle")

@@ -119,14 +119,14 @@ def survey_manifests(
 
     Raises:
         OSError: if a manifest can't be read.
-        ValueError: if the first manifest is broken; if a manifest lacks a required column, or has values that readers
-            of the output would not get; or if no manifest has a kept column, or ``image`` can't hold pictures.
+        ValueError: if a manifest is broken or lacks a required column, or has values that readers of the output would
+            not get; or if no manifest has a kept column, or ``image`` can't hold pictures.
     """
     columns = [_Column(name) for name in kept]
-    num_files, json_names, broken = 0, dict[str, None](), list[str]()
+    num_files, json_names, broken = 0, dict[str, None](), list[ValueError]()
     for path, schema in _read_schemas(paths, bool(kept)):
         if isinstance(schema, ValueError):
-            broken.append(f"{schema}. This manifest becomes a row in errors/.")
+            broken.append(schema)
             continue
         num_files += 1
         if kind_of(path) in JSON_LINES:
@@ -137,29 +137,27 @@ def survey_manifests(
             _check_images(path, schema, image)
         for column in columns:
             column.add(path, schema)
+    if broken:
+        more = f" ({len(broken) - 1} more manifests are broken: correct them or leave them out too)" * (len(broken) > 1)
+        raise ValueError(f"{broken[0]}{more}") from broken[0]
     for path in [path for path in paths if kind_of(path) in JSON_LINES][:1]:
         _check_present(path, list(json_names), required)
     if missing := {column.name: "" for column in columns if column.num_missing == num_files}:
         _check_present(paths[0], schema_of(paths[0]).names, missing)
     notes = (note for column in columns for note in column.describe(num_files))
-    return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, (*notes, *broken))
+    return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, tuple(notes))
 
 
 def _read_schemas(paths: Sequence[str], with_types: bool) -> Iterator[tuple[str, pa.Schema | ValueError]]:
     """Yield the schema of each manifest, in order, or why it is broken.
 
     Without types, JSON Lines are left out after the first such file.
-
-    Raises:
-        ValueError: if the first manifest is broken.
     """
 
     def read(path: str) -> pa.Schema | ValueError:
         try:
             return schema_of(path, stores, max_lines)
         except ValueError as error:
-            if path == paths[0]:
-                raise
             return error
 
     stores, max_lines = Stores(), None if with_types else NUM_SAMPLED_LINES
