@@ -42,10 +42,11 @@ def error_groups(dataset: Dataset) -> list[ErrorGroup]:
         f"SELECT filename, task, prompt, message FROM failures WHERE {KIND} = ? AND stage = ? AND error = ? "
         "ORDER BY id LIMIT ?"
     )
-    return [
-        ErrorGroup(message, stage, error, *counts, tuple(dataset.tuples(examples, kind, stage, error, MAX_EXAMPLES)))
-        for kind, message, stage, error, *counts in groups
-    ]
+    found = []
+    for kind, message, stage, error, rows, pictures, retryable in groups:
+        shown = tuple(dataset.tuples(examples, kind, stage, error, MAX_EXAMPLES))
+        found.append(ErrorGroup(message, stage, error, rows, pictures, retryable, shown))
+    return found
 
 
 def choose_failed(dataset: Dataset, size: int) -> list[str]:

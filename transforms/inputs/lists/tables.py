@@ -123,14 +123,15 @@ def _with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Ite
     """Yield rows of CSV or JSON with the values of their kept columns, or with a problem if one does not fit."""
     fields = [pa.field(name, kind) for name, kind in kept.items()]
     for row in rows:
-        kept, problem = [], row.problem
+        values: list[Any] = []
+        problem = row.problem
         for field in fields:
             try:
-                kept.append(convert(row.values.get(field.name), field))
+                values.append(convert(row.values.get(field.name), field))
             except ValueError as error:
-                kept.append(None)
+                values.append(None)
                 problem = problem or str(error)
-        yield row._replace(kept=tuple(kept), problem=problem)
+        yield row._replace(kept=tuple(values), problem=problem)
 
 
 def _undamaged(rows: Iterator[TableRow]) -> Iterator[TableRow]:
