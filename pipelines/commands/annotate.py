@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import apache_beam as beam
@@ -127,17 +127,15 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], *, show_answers
             return STOPPED_EARLY
     record = read_record(args.output, name)
     print(format_summary(record, args.output, args.max_failure_rate))
-    has_report = report_after_run(args)
-    if show_answers or sys.stdout.isatty():
-        for line in _format_end(args.output, name, has_report):
-            print(line)
+    _print_end(args, name, show_answers or sys.stdout.isatty())
     return exit_status(record, args.max_failure_rate)
 
 
-def _format_end(output: str, run: str, has_report: bool) -> Iterator[str]:
-    """Yield the lines with a few answers and what to type next; nothing if there is no answer."""
-    if answers := list(format_answers(output, run)):
-        yield from ["", *answers, "", *format_next_steps(output, has_report)]
+def _print_end(args: argparse.Namespace, run: str, show_answers: bool) -> None:
+    """Write the report, and print a few answers and what to type next if that is asked for and there are answers."""
+    has_report = report_after_run(args)
+    if show_answers and (answers := list(format_answers(args.output, run))):
+        print("\n".join(["", *answers, "", *format_next_steps(args.output, has_report)]))
 
 
 def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> beam.Pipeline:

@@ -18,6 +18,7 @@ from ..core.records import IGNORE_PROFILES, Annotation, Failure, ImageRef, Job, 
 from ..images.prefetch import Loaded, LoadFailure
 from ..io.uris import display_uri
 from .row_queue import RowQueue
+from .shared_iterator import SharedIterator
 
 # Answers that are kept for later pictures of the same bytes. A shard of the default size has fewer.
 MAX_KEPT_ANSWERS = 16_384
@@ -64,7 +65,7 @@ class PendingRequests:
 
         Runs in a thread. An error of the annotator or of ``pictures`` finishes the row queue, whose consumer raises it.
         """
-        requests = _SharedIterator(self._requests(pictures))
+        requests = SharedIterator(self._requests(pictures))
         try:
             with closing(pictures), closing(requests), closing(self._outcomes(requests)) as outcomes:
                 for outcome in outcomes:
@@ -275,27 +276,6 @@ class PendingRequests:
             byte_size=ref.byte_range[1],
             columns=row.columns,
         )
-
-
-class _SharedIterator:
-    """A generator that several threads may pull, one at a time. ``close`` waits for the thread that pulls now.
-
-    An annotator may pull in a thread of its own, also after ``answer`` ended; a plain generator then raises ValueError.
-    """
-
-    def __init__(self, generator: Generator[Request, None, None]) -> None:
-        self._generator, self._pulling = generator, threading.Lock()
-
-    def __iter__(self) -> _SharedIterator:
-        return self
-
-    def __next__(self) -> Request:
-        with self._pulling:
-            return next(self._generator)
-
-    def close(self) -> None:
-        with self._pulling:
-            self._generator.close()
 
 
 def _by_task(rows: Iterable[WantedRow]) -> dict[Task, list[WantedRow]]:

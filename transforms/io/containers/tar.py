@@ -54,20 +54,15 @@ def list_members(
     """Yield the pictures in a tar archive and what is left out, in the order in which they lie in it; links last.
 
     A picture is a member with one of these lower-case extensions (None: any), or a link with one to a member. Members
-    whose base name starts with a dot, and folders, are passed over. The second picture of a name is called ``NAME#2``,
-    and so on. Archives that were written one behind the other into one file are all listed. Only headers are read, and
-    a second time if there are links.
+    whose base name starts with a dot, and folders, are passed over. The second picture of a name is called ``NAME#2``.
+    Archives that were written one behind the other into one file are all listed. Only headers are read, and a second
+    time if there are links.
 
     Raises:
         ValueError: if the archive is broken, cut off or can't be read; the pictures before that are yielded first.
     """
-    seen: Counter[str] = Counter()
-    links, broken = Links(), cast(Exception | None, None)
-
-    def unique(name: str) -> str:
-        seen[name] += 1
-        return name if seen[name] == 1 else f"{name}#{seen[name]}"
-
+    seen = _Names()
+    links, broken, num_cut = Links(), cast(Exception | None, None), 0
     try:
         for number, (part, info, problem) in enumerate(_members(archive, stores)):
             if isinstance(info, LeftOut):
@@ -78,18 +73,27 @@ def list_members(
                 continue
             if (left_out := _left_out(info, extensions)) is not None:
                 yield left_out
-            elif problem:
-                yield LeftOut(unique(info.name), problem=problem)
-                seen[info.name] -= 1
             elif info.isreg():
-                yield _picture(archive, info, unique(info.name))
+                num_cut += bool(problem)
+                yield _picture(archive, info, seen.unique(info.name), problem=problem)
             else:
-                links.add(unique(info.name), info, number, part)
+                links.add(seen.unique(info.name), info, number, part)
     except FAULTS as error:
         broken = error
     broken = (yield from _linked_pictures(archive, stores, links)) or broken
     if broken:
-        raise ValueError(f"the archive is broken after {sum(seen.values())} pictures, replace it: {broken}") from broken
+        raise ValueError(
+            f"the archive is broken after {seen.total() - num_cut} pictures, replace it: {broken}"
+        ) from broken
+
+
+class _Names(Counter[str]):
+    """How often each name was given to ``unique``."""
+
+    def unique(self, name: str) -> str:
+        """Return a name for the first member that is called so, and ``NAME#2`` and so on for the next ones."""
+        self[name] += 1
+        return name if self[name] == 1 else f"{name}#{self[name]}"
 
 
 def _left_out(info: tarfile.TarInfo, extensions: frozenset[str] | None) -> LeftOut | None:
@@ -100,9 +104,9 @@ def _left_out(info: tarfile.TarInfo, extensions: frozenset[str] | None) -> LeftO
     return None if is_named else LeftOut(info.name)
 
 
-def _picture(archive: str, info: tarfile.TarInfo, name: str, target: str = "") -> Member | LeftOut:
-    if info.issparse():
-        return LeftOut(name, problem=SPARSE)
+def _picture(archive: str, info: tarfile.TarInfo, name: str, target: str = "", problem: str = "") -> Member | LeftOut:
+    if problem or info.issparse():
+        return LeftOut(name, problem=problem or SPARSE)
     return Member(archive, info.offset_data, info.size, name, target)
 
 
