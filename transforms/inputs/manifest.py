@@ -150,6 +150,10 @@ def _known_ref(row: R, columns: Columns, ref_of: Callable[[R], ImageRef]) -> Ima
         ref = ref_of(row)
     except ValueError:
         given = row.values.get(columns.uri or "")
+        if isinstance(given, bytes):
+            given = given.decode(errors="surrogateescape")
+        elif columns.root and isinstance(given, int):
+            given = str(given)
         if not isinstance(given, str) or not given.strip():
             return None
         address = display_address(given)
