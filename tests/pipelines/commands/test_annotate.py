@@ -155,7 +155,7 @@ def test_what_a_folder_holds_besides_is_told_recorded_and_makes_no_row(pictures,
         (pictures / name).touch()
     out = tmp_path / "out"
     words = ("annotate", pictures, "--model", "tiny", "--caption", "short", "--output")
-    line = "input    5 pictures; left out: 1 x files ending in .json (such as more/c.json), 2 x files ending in .txt"
+    line = "input    5 pictures; 3 other files: 2 .txt, 1 .json (such as a.txt)"
     assert line in command(*words, out)[1]
     assert record(out)["skipped"]["files ending in .txt"] == {"count": 2, "example": "a.txt"}
     assert sum(len(rows(out, kind)) for kind in ("data", "errors")) == 5
