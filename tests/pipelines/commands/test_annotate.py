@@ -105,11 +105,14 @@ def test_on_a_terminal_a_run_ends_with_a_few_answers_and_what_to_type_next(pictu
 def test_the_same_command_again_does_nothing(pictures, tmp_path, command):
     out = tmp_path / "out"
     words = ("annotate", pictures, "--model", "tiny", "--output", out, "--detect", "circle")
-    command(*words)
+    first = command(*words)[1]
     before = rows(out)
     status, stdout, _ = command(*words)
     assert status == 1, "the error of the first run still stands in errors/"
-    assert "1 in errors/ and 4 in data/ in all; 1 of the errors are from earlier runs, more than" in stdout
+    assert "1 in errors/ and 4 in data/ in all, more than" in first
+    assert "1 in errors/ and 4 in data/ in all, 1 of the errors from earlier runs, more than" in stdout
+    reasons = [line for line in first.splitlines() if line.startswith(("         1 x", "action"))]
+    assert len(reasons) == 2 and "such as broken.jpg" in reasons[0] and "\n".join(reasons) in stdout
     assert "ledger   0 requests = 0 in data/ + 0 in errors/" in stdout
     assert "5 more requests had their rows from earlier runs" in stdout
     assert rows(out) == before
