@@ -208,7 +208,7 @@ class Annotate(_AnnotatingTransform):
         annotations, failures = rows | "Rows" >> RowsToRefs(asked) | "Ask" >> annotated
         return {
             GOOD_OUTPUT: annotations | "Annotations" >> AsRows(Annotation, asked.columns),
-            self.errors: failures | "Failures" >> AsRows(Failure),
+            self.errors: failures | "Failures" >> AsRows(Failure, asked.columns),
         }
 
 
@@ -286,7 +286,7 @@ class AnnotateToParquet(_AnnotatingTransform):
         failures = record | "Read failures" >> beam.FlatMap(
             lambda done, out: read_failures(out, done["run"]), whole_job.output
         )
-        return {GOOD_OUTPUT: summary, self.errors: failures | "Failures" >> AsRows(Failure)}
+        return {GOOD_OUTPUT: summary, self.errors: failures | "Failures" >> AsRows(Failure, asked.columns)}
 
 
 def _record_row(record: Mapping[str, Any], output: str) -> Any:

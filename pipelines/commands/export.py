@@ -124,7 +124,10 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         done = f"{_format_selection(args.to, selection, left)} as {args.to} in {destination}"
         print(done + _format_rest(args.to, selection))
         if selection.older:
-            print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
+            print(
+                f"left out {selection.older} rows: of each question about a picture, the latest answer counts, once",
+                file=sys.stderr,
+            )
         _print_check(check)
         if selection.listed_columns and only_task(args.to, selection) is None:
             print(_format_lists(selection.listed_columns), file=sys.stderr)

@@ -21,7 +21,7 @@ from ...transforms.inputs.manifest import ReadManifests
 from ...transforms.inputs.manifest_columns import Columns, check_columns
 from ...transforms.inputs.unmatched import first_unmatched
 from ...transforms.output.files import check_output_path
-from ...transforms.output.writer import published_columns
+from ...transforms.output.reader import published_columns
 from .suggestions import space_hint
 from .tasks import with_reasoning
 

@@ -179,6 +179,12 @@ def test_prompts_name_fields_of_a_manifest_and_fields_are_kept():
         ("pictures/b.jpg", "Is there a square?", "test"),
         ("pictures/b.jpg", "square", "test"),
     ]
+    assert {(row["prompt"], row["split"]) for row in errors} == {
+        ("square", "test"),
+        ("Is there a square?", "test"),
+        ("", "train"),
+        ("Is there a ?", "train"),
+    }
     assert Counter((row["stage"], row["message"]) for row in errors) == {
         ("list", "list.csv#4: column url is empty: fill it in"): 2,
         ("list", "column product is empty: fill it in"): 2,
