@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -108,12 +109,16 @@ class AnswerJournal:
         remove(answers_glob(self.output, self.run, self.shard))
 
     def _flush_regularly(self) -> None:
-        while not self._ended.wait(self.interval_s):
+        wait_s = self.interval_s
+        while not self._ended.wait(wait_s):
+            started = time.monotonic()
             try:
                 self.flush()
             except Exception as error:
                 self._error = error
                 return
+            # A file in a bucket takes a while to write. The rows that come meanwhile wait for the next file.
+            wait_s = max(0.0, self.interval_s - (time.monotonic() - started))
 
 
 class _OpenJournals:
