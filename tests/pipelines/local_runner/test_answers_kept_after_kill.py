@@ -37,9 +37,9 @@ def out(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("out", "workers", "number", "pictures", "rate", "moments"),
     [
-        ("disk", 1, SIGKILL, 125, 125, (0, 0, 20, 100, 150, 250, 450, 600)),
+        ("disk", 1, SIGKILL, 125, 125, (0, 0, 20, 100, 150, 150, 250, 400, 600)),
         ("s3", 1, SIGKILL, 60, 125, (0, 50, 300, 450)),
-        ("disk", 2, SIGKILL, 60, 125, (100, 300, 450)),
+        ("disk", 2, SIGKILL, 40, 125, (100, 400)),
         ("disk", 1, SIGTERM, 60, 250, (0, 100, 300, 400)),
         ("s3", 1, SIGTERM, 30, 250, (300,)),
         ("disk", 2, SIGTERM, 30, 250, (150,)),

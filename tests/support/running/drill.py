@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,15 @@ from moondream_beam.transforms.output.files import glob_files
 TASKS, BROKEN = 16, 2
 QUERIES = tuple(word for number in range(TASKS) for word in ("--query", f"What colour is shape {number}?"))
 CHECKPOINT_S, BATCH = 1.0, 16
-# Beside the checkpoint: how long a file may take to write while other processes use the cores.
-SLACK_S = 1.0
+# A checkpoint may be this late, and later on a busy machine: so many times the time to write one file beside the run.
+SLACK_S, DELAYS = 0.5, 5.0
 # A bucket stays locked for so long after a kill.
 LEASE = {"LEASE_S": 1.0, "RENEWAL_INTERVAL_S": 0.25}
 BUSY, HAS_ERRORS = 2, 1
 
 
 def draw_pictures(folder: Path, count: int) -> Path:
-    """Draw pictures of different bytes in a new folder, and write some files that are no pictures. Return the folder."""
+    """Draw pictures of different bytes in a new folder, and write some broken files. Return the folder."""
     folder.mkdir()
     for index, seed in zip(range(count), TEST_SEEDS, strict=False):
         draw(seed).image.resize((48, 36)).save(folder / f"{index}.png")
@@ -50,11 +49,13 @@ class Drill:
         may_be_lost: the most answers that the signals so far may have cost.
     """
 
-    def __init__(self, launcher: Launcher, pictures: int, photos: Path, out: str, rate: float, workers: int = 1) -> None:
+    def __init__(
+        self, launcher: Launcher, pictures: int, photos: Path, out: str, rate: float, workers: int = 1
+    ) -> None:
         self.launcher, self.requests, self.out, self.workers = launcher, pictures * TASKS, out, workers
         seed = int(os.environ.get("DRILL_SEED") or random.randrange(1 << 30))
         print(f"the moments are those of DRILL_SEED={seed}")
-        self.chance, self.may_be_lost = random.Random(seed), 0
+        self.chance, self.may_be_lost, self._longest_write_s = random.Random(seed), 0, 0.0
         options: tuple[Any, ...] = ("--output", out, "--model", "tiny", "--no-report", "--workers", workers)
         options += ("--shard-size", 70, "--checkpoint-every", CHECKPOINT_S)
         self.words = ("annotate", photos, *options, *QUERIES)
@@ -74,7 +75,8 @@ class Drill:
         now = time.monotonic()
         if number == signal.SIGKILL:
             os.killpg(process, number)
-            self.may_be_lost += sum(at > now - CHECKPOINT_S - SLACK_S for at in self._asked_at())
+            since = now - CHECKPOINT_S - SLACK_S - DELAYS * self._longest_write_s
+            self.may_be_lost += sum(at > since for at in self._asked_at()[before:])
         else:
             os.kill(process, number)
         self.may_be_lost += BATCH * self.workers
@@ -103,17 +105,27 @@ class Drill:
 
     def _reached(self, process: int, count: int) -> bool:
         """Wait for so many requests. Return False if the command ends before that without an answer of its own."""
-        end = time.monotonic() + PATIENCE
+        end, self._longest_write_s = time.monotonic() + PATIENCE, 0.0
         while len(asked := self.launcher.asked()) < count:
             assert time.monotonic() < end, f"timed out: {len(asked)} of {count} requests"
             if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
                 return len(set(asked)) == self.requests
-            time.sleep(0.01)
+            self._measure_write()
+            time.sleep(0.1)
+        self._measure_write()
         return True
 
-    def _asked_at(self) -> Iterable[float]:
+    def _asked_at(self) -> list[float]:
         """Return when the requests were made, on the monotonic clock."""
-        return (float(line.split()[1]) for line in self.launcher.log.read_text().splitlines())
+        return [float(line.split()[1]) for line in self.launcher.log.read_text().splitlines()]
+
+    def _measure_write(self) -> None:
+        """Write and delete a file beside the output, and note the time if none took longer during this run."""
+        path, began = f"{self.out}-write", time.monotonic()
+        with FileSystems.create(path) as file:
+            file.write(bytes(10_000))
+        self._longest_write_s = max(self._longest_write_s, time.monotonic() - began)
+        FileSystems.delete([path])
 
     def _ids(self, kind: str) -> list[str]:
         found: list[str] = []

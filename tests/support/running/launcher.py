@@ -54,8 +54,8 @@ class Launcher:
         Args:
             limits: ``largest_file`` is the maximum size of a file in bytes. ``hold_after`` stops a process with SIGSTOP
                 after so many requests, so that a test does not depend on speed. A name in capitals replaces the
-                constant of that name in worker_pool.py or lock_file.py. With ``rate``, ``Paced`` answers instead of a model, also in
-                worker processes: so many answers a second, in batches of ``batch``.
+                constant of that name in worker_pool.py or lock_file.py. With ``rate``, ``Paced`` answers instead of a
+                model, also in worker processes: so many answers a second, in batches of ``batch``.
         """
         return self._ask([[str(word) for word in words], str(self.log), limits])
 
@@ -148,7 +148,7 @@ def serve() -> None:
             Moondream.answer = lambda self, requests: real(self, noted(requests))  # type: ignore[method-assign]
             if "rate" in limits:
                 paced = Paced(log=log, rate=limits["rate"], batch_size=int(limits["batch"]))
-                annotate.build_annotator = lambda *_, **__: paced
+                annotate.build_annotator = lambda *_, paced=paced, **__: paced  # type: ignore[misc]
             status = main(words)
             sys.stdout.flush()
             os._exit(status)
