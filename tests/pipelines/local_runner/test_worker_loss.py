@@ -24,7 +24,7 @@ from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.transforms.annotation.job import _AnnotateShard
 from moondream_beam.transforms.core.records import ImageRef, Job
 from moondream_beam.transforms.core.summary import Count
-from moondream_beam.transforms.output.answer_journal import kept_by_run
+from moondream_beam.transforms.monitoring.status import OutputStatus
 from moondream_beam.transforms.output.locks.lock import run_lock
 
 PICTURES, BUSY = 60, 2
@@ -82,15 +82,9 @@ def test_a_killed_worker_ends_the_command_with_one_line(tmp_path, gated, launche
 
 @pytest.mark.slow
 def test_workers_whose_command_is_killed_keep_their_answers_and_end_with_one_line_each(tmp_path, launcher: Launcher):
-    words = (
-        "annotate",
-        draw_pictures(tmp_path / "photos", 20),
-        "--output",
-        tmp_path / "out",
-        "--no-report",
-        "--workers",
-    )
-    process = launcher.start(*words, 2, *QUERIES, "--checkpoint-every", PATIENCE, rate=60, batch=4)
+    photos, out = draw_pictures(tmp_path / "photos", 20, broken=0), tmp_path / "out"
+    words = ("annotate", photos, "--output", out, "--no-report", "--checkpoint-every", PATIENCE, *QUERIES)
+    process = launcher.start(*words, "--workers", 2, rate=60, batch=4)
     launcher.until_asked(100)
     workers = psutil.Process(process).children()
     os.kill(process, signal.SIGKILL)
@@ -100,7 +94,8 @@ def test_workers_whose_command_is_killed_keep_their_answers_and_end_with_one_lin
     lines = [line for line in launcher.said().splitlines()[1:] if " requests, " not in line]
     assert sorted(line.split()[0] for line in lines) == ["worker_0", "worker_1"]
     assert all("the command that started it is gone" in line for line in lines)
-    assert kept_by_run(str(tmp_path / "out")).popitem()[1] == len(launcher.asked())
+    (run,) = OutputStatus(str(out)).poll()
+    assert (run.state, run.rows) == ("stopped", len(launcher.asked()))
 
 
 @pytest.mark.slow

@@ -28,12 +28,12 @@ LEASE = {"LEASE_S": 1.0, "RENEWAL_INTERVAL_S": 0.25}
 BUSY, HAS_ERRORS = 2, 1
 
 
-def draw_pictures(folder: Path, count: int) -> Path:
+def draw_pictures(folder: Path, count: int, broken: int = BROKEN) -> Path:
     """Draw pictures of different bytes in a new folder, and write some broken files. Return the folder."""
     folder.mkdir()
     for index, seed in zip(range(count), TEST_SEEDS, strict=False):
         draw(seed).image.resize((48, 36)).save(folder / f"{index}.png")
-    for index in range(BROKEN):
+    for index in range(broken):
         (folder / f"broken{index}.jpg").write_bytes(b"<html>")
     return folder
 
