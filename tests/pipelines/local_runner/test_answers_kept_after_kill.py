@@ -6,7 +6,7 @@ A kill costs at most the requests in flight and the answers since the last check
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
@@ -20,52 +20,61 @@ from support.servers.object_stores import make_bucket, s3_server
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def out(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Yield the path of an output on the disk or in a bucket, which a launcher that starts later can reach."""
-    if request.param == "disk":
-        yield str(tmp_path / "out")
-        return
-    with s3_server() as proxy:
+@pytest.fixture(scope="module")
+def launcher_and_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Launcher, str]]:
+    """Yield one launcher for all tests, because its start takes seconds, and the URI of a bucket that it can reach."""
+    with s3_server() as proxy, pytest.MonkeyPatch.context() as patch:
         bucket = make_bucket("s3", proxy)
         for name, value in bucket.env.items():
-            monkeypatch.setenv(name, value)
+            patch.setenv(name, value)
         FileSystems.set_options(PipelineOptions())
-        yield f"{bucket.root}/out"
+        launcher = Launcher(tmp_path_factory.mktemp("drills") / "asked")
+        yield launcher, bucket.root
+        launcher.close()
+
+
+@pytest.fixture
+def new_drill(launcher_and_bucket: tuple[Launcher, str], tmp_path: Path) -> Callable[..., Drill]:
+    """Return a function that makes a drill over new pictures, with its output in a folder or in the bucket."""
+    launcher, bucket = launcher_and_bucket
+    launcher.begin_log(tmp_path / "asked")
+
+    def make(place: str, pictures: int, rate: float, workers: int = 1) -> Drill:
+        out = str(tmp_path / "out") if place == "disk" else f"{bucket}/{tmp_path.name}"
+        return Drill(launcher, pictures, draw_pictures(tmp_path / "photos", pictures), out, rate, workers)
+
+    return make
 
 
 @pytest.mark.parametrize(
-    ("out", "workers", "number", "pictures", "rate", "moments"),
+    ("place", "workers", "number", "pictures", "rate", "moments"),
     [
-        ("disk", 1, SIGKILL, 125, 125, (0, 0, 20, 100, 150, 150, 250, 400, 600)),
-        ("s3", 1, SIGKILL, 60, 125, (0, 50, 300, 450)),
-        ("disk", 2, SIGKILL, 40, 125, (100, 400)),
-        ("disk", 1, SIGTERM, 60, 250, (0, 100, 300, 400)),
-        ("s3", 1, SIGTERM, 30, 250, (300,)),
-        ("disk", 2, SIGTERM, 30, 250, (150,)),
+        pytest.param("disk", 1, SIGKILL, 125, 200, (0, 0, 20, 100, 150, 150, 250, 400, 600), id="kill"),
+        pytest.param("s3", 1, SIGKILL, 60, 125, (0, 50, 300, 450), id="kill-bucket"),
+        pytest.param("disk", 2, SIGKILL, 40, 125, (100, 400), id="kill-two-workers"),
+        pytest.param("disk", 1, SIGTERM, 60, 250, (0, 100, 300, 400), id="term"),
+        pytest.param("s3", 1, SIGTERM, 30, 250, (300,), id="term-bucket"),
+        pytest.param("disk", 2, SIGTERM, 30, 250, (150,), id="term-two-workers"),
     ],
-    indirect=["out"],
 )
 def test_no_row_is_missing_or_double_and_few_requests_are_made_twice(
-    tmp_path: Path,
-    out: str,
-    launcher: Launcher,
+    new_drill: Callable[..., Drill],
+    place: str,
     workers: int,
     number: signal.Signals,
     pictures: int,
     rate: float,
     moments: tuple[int, ...],
 ) -> None:
-    drill = Drill(launcher, pictures, draw_pictures(tmp_path / "photos", pictures), out, rate, workers)
+    drill = new_drill(place, pictures, rate, workers)
     for after in drill.moments(*moments):
         drill.end(number, after)
     drill.finish()
     drill.check()
 
 
-@pytest.mark.parametrize("out", ["disk"], indirect=True)
-def test_slices_keep_their_answers_while_other_slices_begin_and_end(tmp_path: Path, out: str, launcher) -> None:
-    drill = Drill(launcher, 60, draw_pictures(tmp_path / "photos", 60), out, rate=125)
+def test_slices_keep_their_answers_while_other_slices_begin_and_end(new_drill: Callable[..., Drill]) -> None:
+    drill = new_drill("disk", 60, 125)
     one, other = (("--slice", f"{number}/2") for number in (0, 1))
     for after in drill.moments(50, 250, 300):
         drill.end(SIGKILL, after, *one)

@@ -22,7 +22,7 @@ TASKS, BROKEN = 16, 2
 QUERIES = tuple(word for number in range(TASKS) for word in ("--query", f"What colour is shape {number}?"))
 CHECKPOINT_S, BATCH = 1.0, 16
 # A checkpoint may be this late, and later on a busy machine: so many times the time to write one file beside the run.
-SLACK_S, DELAYS = 0.5, 5.0
+SLACK_S, DELAYS, MEASURE_INTERVAL_S = 0.5, 5.0, 0.5
 # A bucket stays locked for so long after a kill.
 LEASE = {"LEASE_S": 1.0, "RENEWAL_INTERVAL_S": 0.25}
 BUSY, HAS_ERRORS = 2, 1
@@ -105,13 +105,16 @@ class Drill:
 
     def _reached(self, process: int, count: int) -> bool:
         """Wait for so many requests. Return False if the command ends before that without an answer of its own."""
-        end, self._longest_write_s = time.monotonic() + PATIENCE, 0.0
+        self._longest_write_s = measured = 0.0
+        end = time.monotonic() + PATIENCE
         while len(asked := self.launcher.asked()) < count:
             assert time.monotonic() < end, f"timed out: {len(asked)} of {count} requests"
             if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
                 return len(set(asked)) == self.requests
-            self._measure_write()
-            time.sleep(0.1)
+            if time.monotonic() > measured + MEASURE_INTERVAL_S:
+                self._measure_write()
+                measured = time.monotonic()
+            time.sleep(0.02)
         self._measure_write()
         return True
 

@@ -32,8 +32,7 @@ class Launcher:
     """A process that forks commands. ``log`` gets the ids of all requests."""
 
     def __init__(self, log: Path) -> None:
-        self.log = log
-        log.touch()
+        self.begin_log(log)
         # Worker processes import the annotator of ``rate`` from tests/.
         path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
@@ -43,6 +42,11 @@ class Launcher:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def begin_log(self, log: Path) -> None:
+        """Note the requests of later commands in a new file."""
+        self.log = log
+        log.touch()
 
     def close(self) -> None:
         self._process.kill()
