@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
-from support.running.launcher import PATIENCE, Launcher
+from support.running.launcher import Launcher
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.transforms.output.files import glob_files
@@ -26,6 +26,8 @@ SLACK_S, DELAYS, MEASURE_INTERVAL_S = 0.5, 5.0, 0.5
 # A bucket stays locked for so long after a kill.
 LEASE = {"LEASE_S": 1.0, "RENEWAL_INTERVAL_S": 0.25}
 BUSY, HAS_ERRORS = 2, 1
+# How long a command may take until its next request.
+PATIENCE = 300.0
 
 
 def draw_pictures(folder: Path, count: int, broken: int = BROKEN) -> Path:
