@@ -110,7 +110,7 @@ def _beside(log: str) -> Path:
 
 def serve() -> None:
     """Execute each line of standard input."""
-    from support.running.paced import Paced
+    from support.data.echo import Paced
 
     from moondream_beam.models.moondream.annotator import Moondream
     from moondream_beam.pipelines.cli import main
