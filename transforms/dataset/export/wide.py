@@ -56,7 +56,9 @@ class Selection:
         kept = " AND len(_flags) = 0" if drop_suspicious else ""
         # On a line of its own, because an SQL comment at its end would hide what follows.
         self._matching = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
-        first = "row_number() OVER (PARTITION BY key, task, prompt ORDER BY created_at DESC, id) = 1"
+        # Rows of the input that share a request have the same answer in any order of time, so their names decide.
+        order = f"list_position({_runs(dataset)}, run) DESC, filename, created_at DESC, id"
+        first = f"row_number() OVER (PARTITION BY key, task, prompt ORDER BY {order}) = 1"
         self.latest = f"({self._matching} QUALIFY {first})"
         self.count_again()
 
@@ -191,6 +193,12 @@ class Selection:
         # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
         return f"SELECT {chosen} FROM {self.rows} GROUP BY key"
+
+
+def _runs(dataset: Dataset) -> str:
+    """Return the runs of an output as an SQL list, in the order of their last answers."""
+    runs = dataset.tuples("SELECT run FROM answers GROUP BY run ORDER BY max(created_at), run")
+    return f"[{', '.join(literal(run) for (run,) in runs)}]"
 
 
 def name_below(folder: str) -> str:
