@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import get_args
 
@@ -120,14 +120,12 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     with dataset:
         with startup_errors(), duckdb_errors(args.output):
             selection, check = _select(dataset, args)
+            notes = list(_notes(selection))
             left = export(selection, destination, Fetcher(args.allow_private_addresses))
         done = f"{_format_selection(args.to, selection, left)} as {args.to} in {destination}"
         print(done + _format_rest(args.to, selection))
-        if selection.older:
-            print(
-                f"left out {selection.older} rows: of each question about a picture, the latest answer counts, once",
-                file=sys.stderr,
-            )
+        for line in notes:
+            print(line, file=sys.stderr)
         _print_check(check)
         if selection.listed_columns and only_task(args.to, selection) is None:
             print(_format_lists(selection.listed_columns), file=sys.stderr)
@@ -136,6 +134,17 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
             found = "note on {} of the pictures:" if isinstance(reason, Note) else "{} of the pictures have a problem;"
             print(f"{found.format(pictures)} each {reason}", file=sys.stderr)
     return 1 if check.rows or not all(isinstance(reason, Note) for reason in left) else 0
+
+
+def _notes(selection: Selection) -> Iterator[str]:
+    """Yield a line about the rows of the selection that are not exported, for each reason."""
+    if selection.older:
+        yield f"left out {selection.older} rows that have a later answer to the same question"
+    if selection.repeated:
+        yield (
+            f"note: {selection.repeated} rows have the same answer and columns as another row, because rows of the "
+            "manifest are equal; each answer is exported once"
+        )
 
 
 def _format_lists(columns: Sequence[str]) -> str:
@@ -175,14 +184,14 @@ def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, Pict
         raise ValueError(f"--no-picture-check is not for --to {args.to}, which reads the pictures: leave it out")
     selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
     reads = args.picture_check and args.to not in WITH_PICTURES
-    check = leave_out_changed(dataset, selection.rows, Fetcher(args.allow_private_addresses) if reads else None)
-    if not check.rows:
-        return selection, check
-    try:
-        return Selection(dataset, args.where, drop_suspicious=args.drop_suspicious), check
-    except ValueError as error:
-        changed = f"all {check.pictures} pictures have changed since they were annotated"
-        raise ValueError(f"no row is left to export, because {changed}: {ASK_AGAIN}") from error
+    check = leave_out_changed(dataset, selection.latest, Fetcher(args.allow_private_addresses) if reads else None)
+    if check.rows:
+        try:
+            selection.count_again()
+        except ValueError as error:
+            changed = f"all {check.pictures} pictures have changed since they were annotated"
+            raise ValueError(f"no row is left to export, because {changed}: {ASK_AGAIN}") from error
+    return selection, check
 
 
 def _print_check(check: PictureCheck) -> None:

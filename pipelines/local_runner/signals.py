@@ -73,6 +73,18 @@ def unwrap_keyboard_interrupt() -> Iterator[None]:
     Raises:
         KeyboardInterrupt: if the block raises an error with a KeyboardInterrupt in its chain.
     """
+    with no_grpc_tracebacks():
+        try:
+            yield
+        except Exception as error:
+            if interrupt := caused_by_interrupt(error):
+                raise interrupt from error
+            raise
+
+
+@contextlib.contextmanager
+def no_grpc_tracebacks() -> Iterator[None]:
+    """Within this block, print no traceback of a gRPC error that ends a thread."""
     hook_before = threading.excepthook
 
     def print_unless_grpc(args: threading.ExceptHookArgs) -> None:
@@ -82,10 +94,6 @@ def unwrap_keyboard_interrupt() -> Iterator[None]:
     threading.excepthook = print_unless_grpc
     try:
         yield
-    except Exception as error:
-        if interrupt := caused_by_interrupt(error):
-            raise interrupt from error
-        raise
     finally:
         threading.excepthook = hook_before
 

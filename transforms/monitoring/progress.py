@@ -78,16 +78,20 @@ class ProgressFiles:
         """
         if not self.folder:
             return None, Summary()
-        summaries = [summary for summary, _ in self._shards()]
+        summary, _ = self.read_shards()
         # Read last, because ``remove`` deletes the plan first: if there is a plan, the sums are complete.
         planned = self.read_plan()
         if planned is None and exists(record_path(self.output, self.run)):
             return counts_of(read_record(self.output, self.run))
-        return planned, sum_summaries(summaries)
+        return planned, summary
 
-    def in_flight(self) -> int:
-        """Return how many requests of a run in a local output are being answered; 0 for an output in a bucket."""
-        return sum(in_flight for _, in_flight in self._shards())
+    def read_shards(self) -> tuple[Summary, int]:
+        """Return the sums over all rows that shards have reported so far, and the number of requests in flight.
+
+        For an output in a bucket they are zeros.
+        """
+        shards = self._shards()
+        return sum_summaries([summary for summary, _ in shards]), sum(in_flight for _, in_flight in shards)
 
     def _shards(self) -> list[tuple[Summary, int]]:
         """Return what the shards of a run have reported last."""

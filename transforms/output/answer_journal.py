@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from ..core.row_schema import annotation_schema, failure_schema, kept_fields
+from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 from .dataset_card import update_card
 from .files import glob_files, remove, write_atomic
 from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path
@@ -91,7 +93,7 @@ class AnswerJournal:
             if rows:
                 path = answers_path(self.output, self.run, self.shard, self._attempt, self._num_files, rows)
                 self._num_files += 1
-                write_atomic(path, _encode(answers, failures), draft_path(self.output, self.run))
+                self._write(path, _encode(answers, failures))
 
     def check(self) -> None:
         """Raise the error of a file that could not be written; else do nothing."""
@@ -107,13 +109,25 @@ class AnswerJournal:
         """Delete the files of all attempts of this run at this shard."""
         remove(answers_glob(self.output, self.run, self.shard))
 
+    def _write(self, path: str, content: bytes) -> None:
+        if scheme_of(path) in OBJECT_STORE_SCHEMES and scheme_of(path) != "hdfs":
+            # An object appears once it is complete. A rename would take several requests more. HDFS has files.
+            with FileSystems.create(path, compression_type="uncompressed") as file:
+                file.write(content)
+        else:
+            write_atomic(path, content, draft_path(self.output, self.run))
+
     def _flush_regularly(self) -> None:
-        while not self._ended.wait(self.interval_s):
+        wait_s = self.interval_s
+        while not self._ended.wait(wait_s):
+            started = time.monotonic()
             try:
                 self.flush()
             except Exception as error:
                 self._error = error
                 return
+            # A file in a bucket takes a while to write. The rows that come meanwhile wait for the next file.
+            wait_s = max(0.0, self.interval_s - (time.monotonic() - started))
 
 
 class _OpenJournals:

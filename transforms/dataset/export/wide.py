@@ -39,12 +39,9 @@ class TaskColumn(NamedTuple):
 class Selection:
     """The rows to export: for each task on each picture, the latest row that meets the condition.
 
-    Several rows of a task differ in model or sampling, or in the manifest's columns. ``rows`` is the selection as an
-    SQL subquery. ``answers`` and ``pictures`` are its numbers of rows and of distinct pictures. ``matching`` is the
-    number of rows before the latest of each task was taken.
-
-    ``listed_columns`` are the manifest's columns in which rows of one picture differ. In ``rows`` each of them is a
-    list with the values of all rows of the picture, in one order for all of these columns.
+    Several rows of a task differ in model or sampling, or in the manifest's columns. ``latest`` is the selection as an
+    SQL subquery, and ``rows`` is the same with lists in ``listed_columns``. ``matching`` is the number of rows before
+    the latest of each task was taken. All other numbers are counted when they are first asked for.
 
     Args:
         where: an SQL expression over the columns of ``data/`` and ``_flags``.
@@ -55,29 +52,74 @@ class Selection:
     """
 
     def __init__(self, dataset: Dataset, where: str = "true", *, drop_suspicious: bool = False) -> None:
-        self.dataset = dataset
+        self.dataset, self._where = dataset, where
         kept = " AND len(_flags) = 0" if drop_suspicious else ""
         # On a line of its own, because an SQL comment at its end would hide what follows.
-        rows = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
-        self.matching = _checked_count(dataset, rows, where)
+        self._matching = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
         # Rows of the input that share a request have the same answer in any order of time, so their names decide.
         order = f"list_position({_runs(dataset)}, run) DESC, filename, created_at DESC, id"
-        latest = f"{rows} QUALIFY row_number() OVER (PARTITION BY key, task, prompt ORDER BY {order}) = 1"
-        self.listed_columns = self._differing_columns(rows)
-        self.rows = f"({self._with_lists(rows, latest)})" if self.listed_columns else f"({latest})"
-        ((self.answers, self.pictures),) = dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
-        distinct = ", ".join(["key, task, prompt", *map(identifier, self.listed_columns)])
-        ((self._distinct,),) = dataset.tuples(f"SELECT count(*) FROM (SELECT DISTINCT {distinct} FROM ({rows}))")
+        first = f"row_number() OVER (PARTITION BY key, task, prompt ORDER BY {order}) = 1"
+        self.latest = f"({self._matching} QUALIFY {first})"
+        self.count_again()
+
+    def count_again(self) -> None:
+        """Count ``matching``: at first, and after rows were left out of the view ``flagged``.
+
+        Raises:
+            ValueError: if no row meets the condition.
+        """
+        self.matching = _checked_count(self.dataset, self._matching, self._where)
+
+    @cached_property
+    def rows(self) -> str:
+        """The selection as an SQL subquery, with lists in ``listed_columns``."""
+        return f"({self._with_lists()})" if self.listed_columns else self.latest
+
+    @property
+    def answers(self) -> int:
+        """The number of selected rows."""
+        return self._counts[0]
+
+    @property
+    def pictures(self) -> int:
+        """The number of distinct pictures of the selected rows."""
+        return self._counts[1]
 
     @property
     def older(self) -> int:
-        """Return the number of matching rows that are left out because the same task has a later answer.
+        """The number of matching rows that are left out because the same task has a later answer.
 
         A row whose values are in the lists of ``listed_columns`` is not left out.
         """
-        return self.matching - self._distinct
+        return self._counts[3] - self._counts[2]
 
-    def _differing_columns(self, rows: str) -> list[str]:
+    @property
+    def repeated(self) -> int:
+        """The number of matching rows that are left out because they equal another one: answer, run and columns.
+
+        They come from equal rows of a manifest, which share one request.
+        """
+        return self.matching - self._counts[3]
+
+    @cached_property
+    def _counts(self) -> tuple[int, int, int, int]:
+        """The number of selected rows, of their pictures, of distinct questions, and of distinct answers to these."""
+        question = ", ".join(["key, task, prompt", *map(identifier, self.listed_columns)])
+        answer = f"{question}, run, caption, objects, points"
+        ((answers, pictures),) = self.dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
+        distinct = [
+            self.dataset.tuples(f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM ({self._matching}))")[0][0]
+            for columns in (question, answer)
+        ]
+        return answers, pictures, distinct[0], distinct[1]
+
+    @cached_property
+    def listed_columns(self) -> list[str]:
+        """The manifest's columns in which rows of one picture differ.
+
+        In ``rows`` each of them is a list with the values of all rows of the picture, in one order for all of these
+        columns.
+        """
         columns = self.manifest_columns()
         if not columns:
             return []
@@ -85,15 +127,15 @@ class Selection:
         values = (f"count(DISTINCT {name}) + (count({name}) < count(*))::INT" for name in map(identifier, columns))
         counts = ", ".join(f"{count} AS n{index}" for index, count in enumerate(values))
         most = ", ".join(f"max(n{index})" for index in range(len(columns)))
-        (found,) = self.dataset.tuples(f"SELECT {most} FROM (SELECT {counts} FROM ({rows}) GROUP BY key)")
+        (found,) = self.dataset.tuples(f"SELECT {most} FROM (SELECT {counts} FROM ({self._matching}) GROUP BY key)")
         return [column for column, num_values in zip(columns, found, strict=True) if num_values > 1]
 
-    def _with_lists(self, rows: str, latest: str) -> str:
-        """Return the query ``latest`` with lists of the values in ``rows`` in place of the columns that differ."""
+    def _with_lists(self) -> str:
+        """Return the query ``latest`` with lists of all matching values in place of the columns that differ."""
         names = ", ".join(map(identifier, self.listed_columns))
         lists = ", ".join(f"list({name} ORDER BY {names}) AS {name}" for name in map(identifier, self.listed_columns))
-        values = f"SELECT key, {lists} FROM (SELECT DISTINCT key, {names} FROM ({rows})) GROUP BY key"
-        return f"SELECT * FROM (SELECT * EXCLUDE ({names}) FROM ({latest})) JOIN ({values}) USING (key)"
+        values = f"SELECT key, {lists} FROM (SELECT DISTINCT key, {names} FROM ({self._matching})) GROUP BY key"
+        return f"SELECT * FROM (SELECT * EXCLUDE ({names}) FROM {self.latest}) JOIN ({values}) USING (key)"
 
     @cached_property
     def answers_to(self) -> Counter[str]:

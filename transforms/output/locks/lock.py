@@ -98,7 +98,13 @@ def keep_alive(output: str, run: str) -> Iterator[None]:
 
 def active_runs(output: str) -> list[str]:
     """Return the runs whose locks are held now. In a bucket a dead run counts for up to ``LEASE_S`` seconds."""
-    return [run for run in _runs(output) if _lock_of(output, run).is_locked()]
+    return [run for run in begun_runs(output) if _lock_of(output, run).is_locked()]
+
+
+def begun_runs(output: str) -> list[str]:
+    """Return the runs that have a lock file, dead or alive."""
+    names = (FileSystems.split(path)[1] for path in glob_files(lock_path(output, "*")))
+    return [run for name in names if (run := run_of_lock(name))]
 
 
 def lock_lost(output: str, run: str) -> RunStopped:
@@ -125,7 +131,9 @@ def _acquire(output: str, run: str) -> RunLock:
         # Listed before the locks, so that no file of a run that begins in between is deleted.
         names = _temporary_files(output)
         # A list, not a generator: every stale lock must be broken.
-        active = [other for other in _runs(output) if other != run and not _lock_of(output, other).break_if_stale(lock)]
+        active = [
+            other for other in begun_runs(output) if other != run and not _lock_of(output, other).break_if_stale(lock)
+        ]
         blocking = [other for other in active if not can_run_together(run, other)]
         if not blocking and lock.exists():
             _delete(output, [name for name in names if _is_stale(name, (run, *active))])
@@ -193,12 +201,6 @@ def _delete(output: str, names: list[str]) -> None:
             # Another run may delete the same files at the same moment.
             if set(paths) & set(_objects(output)):
                 raise
-
-
-def _runs(output: str) -> list[str]:
-    """Return the runs that have a lock file in an output, dead or alive."""
-    names = (FileSystems.split(path)[1] for path in glob_files(lock_path(output, "*")))
-    return [run for name in names if (run := run_of_lock(name))]
 
 
 def _uses_file_locks(output: str) -> bool:

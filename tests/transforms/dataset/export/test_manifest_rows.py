@@ -87,6 +87,16 @@ def test_a_later_answer_replaces_that_of_all_rows_and_only_those_rows_are_left_o
     assert first["caption_normal"] == "Later." and first["number"] == [1, 2, 3] and selection.older == 1
 
 
+def test_equal_rows_of_a_manifest_are_not_counted_as_later_answers(publish: Publish, tmp_path: Path) -> None:
+    first = row(tmp_path / "photos", "a.jpg", 1, "x")
+    copies = [first._replace(id=f"copy {index}", created_at=NOW + timedelta(seconds=index)) for index in range(2)]
+    selection = publish(first, *copies)
+    assert (selection.matching, selection.answers, selection.repeated, selection.older) == (3, 1, 2, 0)
+    other = first._replace(id="other", run="two", created_at=NOW + timedelta(days=1))
+    selection = publish(other)
+    assert (selection.matching, selection.answers, selection.repeated, selection.older) == (4, 1, 2, 1)
+
+
 def test_a_condition_chooses_among_the_rows_of_a_picture(publish: Publish, rows: list[Any]) -> None:
     selection = publish(*rows, where="number = 1")
     assert selection.listed_columns == []
