@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
 
 from PIL.Image import Image
 
-from .billing import Billing
+from .hosted.payment.billing import Billing
 
 Length = Literal["short", "normal", "long"]
 # Why an answer ended: by the model's end token, or by a limit on tokens, objects or context.

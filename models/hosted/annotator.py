@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..tasks import Outcome, Request, Size, Task, supports
-from .budget import Budget
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.rate_limiter import Clock, RateLimiter
 from .dispatch.results import SharedState
 from .http.errors import AccountError
 from .http.images import MAX_SIDE, MIN_OVERSAMPLING, Encoder
-from .journal import Journal, Store
+from .payment.budget import Budget
+from .payment.journal import Journal, Store
 from .service import Item, Service
 
 Self = TypeVar("Self", bound="HostedAnnotator")

@@ -14,7 +14,7 @@ from ..pixel_budget import PixelBudget
 from ..tasks import Annotator, Fault, Outcome, Request, Size, supports, supports_reasoning
 from .annotator import HostedAnnotator
 from .http.images import shrink
-from .journal import Store
+from .payment.journal import Store
 
 log = logging.getLogger(__name__)
 

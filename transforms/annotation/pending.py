@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from itertools import chain
 from typing import NamedTuple
 
-from ...models.billing import Billing
+from ...models.hosted.payment.billing import Billing
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
 from ..core.errors import INTERRUPTED
 from ..core.records import IGNORE_PROFILES, Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage, WantedRow

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.aws.s3io import S3IO
 from apache_beam.io.filesystems import FileSystems
 
-from ...models.billing import Billing
+from ...models.hosted.payment.billing import Billing
 from ..core.records import Failure
 from ..io.uris import basename, scheme_of
 from .files import glob_files

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...tasks import Caption, Detect, Point, Query, Task
 from ..annotator import HostedAnnotator
-from ..budget import Budget
 from ..dispatch.rate_limiter import Clock
+from ..payment.budget import Budget
 from ..service import Service
 from .protocol import PRICES, USUAL_TOKENS, cost_usd
 

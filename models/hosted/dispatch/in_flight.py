@@ -20,7 +20,7 @@ from ..http.errors import (
     UnavailableError,
     one_line,
 )
-from ..journal import Entry
+from ..payment.journal import Entry
 from ..service import Item, JobResult
 from .batching import Batch
 from .rate_limiter import retry_delay

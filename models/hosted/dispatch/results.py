@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from ...billing import Billing
 from ...tasks import Fault, Outcome, Request
-from ..budget import Budget
 from ..http.errors import MismatchedAnswerError, RejectedError, one_line
 from ..http.images import Encoder
-from ..journal import Entry, Journal
+from ..payment.billing import Billing
+from ..payment.budget import Budget
+from ..payment.journal import Entry, Journal
 from ..service import Item, Service
 from .batching import Batch, Batcher
 from .rate_limiter import Clock, RateLimiter

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...tasks import DEFAULT_PROMPT, Answer, Caption, Fault, Query, Task, Timings
 from ..annotator import HostedAnnotator
-from ..budget import Budget
 from ..dispatch.rate_limiter import Clock
 from ..http.errors import (
     AccountError,
@@ -24,6 +23,7 @@ from ..http.errors import (
     RejectedError,
 )
 from ..http.images import data_uri
+from ..payment.budget import Budget
 from ..service import Item, JobResult, Reply
 
 if TYPE_CHECKING:
