@@ -24,7 +24,7 @@ from ..http.errors import (
 )
 from ..http.images import data_uri
 from ..payment.budget import Budget
-from ..service import Item, JobResult, Reply
+from ..service import EndedCalls, Item, JobResult, Reply
 
 if TYPE_CHECKING:
     from .client import FalClient
@@ -110,6 +110,7 @@ class FalQueue:
     """fal's job queue as a ``Service``: a job is a list of prompts and pictures with the same settings."""
 
     max_bytes, keeps_results, max_resubmits, deadline_s = MAX_BODY_BYTES, True, 2, 1800.0
+    ended: EndedCalls | None = None
 
     def __init__(
         self, client: FalClient, model: str, batch_size: int, price: float | None, webhook: str | None
