@@ -41,6 +41,7 @@ from ..options.hosted import extra_row_s
 from ..options.inputs import add_input_options, build_inputs
 from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job
 from ..options.models import add_model_options, build_annotator
+from ..options.openai import OPENAI, start_line
 from ..options.parser import OneLineParser, reject_unknown_args, startup_errors
 from ..options.tasks import add_sampling_options, add_task_options, comma_note
 from .report import add_report_option, report_after_run
@@ -190,6 +191,8 @@ def _print_start(args: argparse.Namespace) -> None:
     """Print what answers and where the rows go; for a runner elsewhere, print the warning about it, if any."""
     if args.runner != LOCAL_RUNNER:
         line = runner_warning(args.runner)
+    elif args.backend == OPENAI:
+        line = start_line(args)
     elif args.backend != "local":
         line = f"{args.backend} answers, gets the pictures, and costs money; rows go to {args.output}"
     elif (device := choose_device(args.device).type) != "cpu":

@@ -38,7 +38,7 @@ class Dispatcher:
         self.batcher = Batcher(state.service.max_items, state.service.max_bytes)
         self.results = ResultHandler(state, self.batcher)
         self.in_flight = InFlightJobs(state, self.results)
-        self.to_jpeg = Encoder()
+        self.to_jpeg = Encoder(state.encode)
         self.is_exhausted = False
         self.account_error: AccountError | None = None
         self.drain_until = 0.0

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from PIL.Image import Image
+
 from ...tasks import Fault, Outcome, Request
 from ..http.errors import MismatchedAnswerError, RejectedError, one_line
 from ..http.images import Encoder
@@ -24,7 +26,7 @@ DOWNLOAD_ERRORS = ("file_download_error",)
 
 
 class SharedState(NamedTuple):
-    """What all streams of a process share. ``prepare`` makes the item of a request."""
+    """What all streams of a process share. ``prepare`` makes the item of a request, ``encode`` a JPEG of a picture."""
 
     service: Service
     limiter: RateLimiter
@@ -32,6 +34,7 @@ class SharedState(NamedTuple):
     journal: Journal
     clock: Clock
     prepare: Callable[[Request, Encoder], Item]
+    encode: Callable[[Image], bytes]
 
 
 @dataclass(eq=False)

@@ -66,7 +66,7 @@ class Fal(HostedAnnotator):
     """
 
     tasks: frozenset[type[Task]] = frozenset({Caption, Query})
-    revision = ENDPOINT
+    _revision = ENDPOINT
     api, extra, module, key_variable = "fal", "fal", "fal_client", "FAL_KEY"
     key_page = "https://fal.ai/dashboard/keys"
 
@@ -94,7 +94,7 @@ class Fal(HostedAnnotator):
                 f"max cost {max_cost}: give the price of a billable unit (--price) as well; "
                 f"fal.ai lists the price of {ENDPOINT}"
             )
-        self.name, self._batch_size, self._price, self._webhook = model, batch_size, price, webhook
+        self._name, self._batch_size, self._price, self._webhook = model, batch_size, price, webhook
 
     def _service(self, key: str) -> FalQueue:
         # fal_client is installed only with the extra "fal".

@@ -7,6 +7,7 @@ reach the dispatcher at once.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ CONNECT_TIMEOUT_S = 10.0
 # From the start of the request to the last byte of the answer.
 TIMEOUT_S: Mapping[Phase, float] = {"submit": 120.0, "poll": 30.0, "result": 60.0, "upload": 120.0}
 MAX_ANSWER_BYTES = 32 << 20
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 # A longer Retry-After would stop the worker for hours.
 MAX_RETRY_AFTER_S = 600.0
 # Statuses of a gateway that forwarded the request to the API and did not wait for the answer.
@@ -45,10 +47,14 @@ class StrictTransport(httpx.BaseTransport):
 
     ``api`` is the name of the API in messages. ``secret`` and its parts between colons are replaced in messages by
     ``***``. A request's phase is ``request.extensions["phase"]``, by default "submit" for POST and "poll" for the rest.
+    ``timeouts``: seconds from the start of a request to the last byte of its answer; ``request.extensions["limit_s"]``
+    may lower them.
     """
 
-    def __init__(self, inner: httpx.BaseTransport, api: str, secret: str) -> None:
-        self.inner, self.api = inner, api
+    def __init__(
+        self, inner: httpx.BaseTransport, api: str, secret: str, timeouts: Mapping[Phase, float] = TIMEOUT_S
+    ) -> None:
+        self.inner, self.api, self.timeouts = inner, api, timeouts
         self._secrets = [part for part in (secret, *secret.split(":")) if len(part) > 3]
         # ``last.headers``: of the last response in this thread, which the official clients do not return.
         self.last = threading.local()
@@ -61,7 +67,7 @@ class StrictTransport(httpx.BaseTransport):
             AccountError: if the API refuses the key, the balance or the endpoint.
         """
         phase: Phase = request.extensions.get("phase") or ("submit" if request.method == "POST" else "poll")
-        timeout_s = TIMEOUT_S[phase]
+        timeout_s = min(self.timeouts[phase], request.extensions.get("limit_s", math.inf))
         timeouts = dict.fromkeys(("read", "write", "pool"), timeout_s)
         request.extensions["timeout"] = {**timeouts, "connect": CONNECT_TIMEOUT_S}
         request.headers["accept-encoding"] = "identity"
@@ -156,8 +162,8 @@ class StrictTransport(httpx.BaseTransport):
 class Connections(httpx.BaseTransport):
     """Transport that uses the proxies named in the environment; ``httpx.HTTPTransport`` ignores them."""
 
-    def __init__(self) -> None:
-        self._client = httpx.Client(follow_redirects=False)
+    def __init__(self, limits: httpx.Limits = LIMITS) -> None:
+        self._client = httpx.Client(follow_redirects=False, limits=limits)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return its response, whose body must still be read from ``stream``."""
