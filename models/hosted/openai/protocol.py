@@ -30,7 +30,7 @@ class ChatAnswer(NamedTuple):
 
 
 def request_body(
-    model: str, text: str, jpeg: bytes | None, settings: Settings, max_field: str, seed: int
+    model: str, text: str, jpeg: bytes | None, settings: Settings, max_field: str, seed: int, schema: str | None
 ) -> dict[str, Any]:
     """Return the JSON body of a request. The picture comes first, so that prompts about it share a prefix.
 
@@ -39,6 +39,7 @@ def request_body(
     Args:
         jpeg: the picture; None for a request without one.
         max_field: one of ``MAX_FIELDS``.
+        schema: the JSON schema, as text, that the server is to enforce; None for none.
     """
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     if jpeg is not None:
@@ -52,6 +53,9 @@ def request_body(
     }
     if settings.top_p < 1:
         body["top_p"] = settings.top_p
+    if schema is not None:
+        described = {"name": "answer", "schema": json.loads(schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": described}
     return body
 
 

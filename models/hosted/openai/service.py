@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,17 +10,19 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from ...tasks import Caption, Task
+from ...tasks import Caption, Query, Task
 from ..cloud.protocol import cost_usd
 from ..dispatch.calls import CallService
 from ..dispatch.rate_limiter import Clock
 from ..http.errors import LostAnswerError, NotSentError, RejectedError, UnavailableError
 from ..service import Item, JobResult, Reply, Settings
-from .discovery import PENALTY_FIELDS, ServerInfo
+from .discovery import IGNORES_SCHEMAS, PENALTY_FIELDS, ServerInfo
 from .pool import ServerPool
 from .probe import Prober
 from .protocol import MAX_FIELDS, other_max_field, parse_tokens, reply_to, request_body, seed_of
 from .transport import ServerClient, TimedOutError
+
+log = logging.getLogger(__name__)
 
 # How often a request of a free server is sent if its connection breaks, or if it has no answer within the time limit.
 MAX_BROKEN, MAX_TIMED_OUT = 4, 2
@@ -55,7 +58,7 @@ class ChatService(CallService):
         self._connect, self._clock = connect, clock
         self._pool: ServerPool | None = None
         self._prober = Prober(self._chat, info, clock, counts_prompts=prices is None)
-        self._max_field = MAX_FIELDS[0]
+        self._max_field, self._sends_schemas = MAX_FIELDS[0], info.kind not in IGNORES_SCHEMAS
         self._lost: Counter[str] = Counter()
         self._lost_lock = threading.Lock()
 
@@ -123,7 +126,8 @@ class ChatService(CallService):
         text = prompt_of(item.task, self.prompts)
         fewest, context = self._prober.token_bounds(client, text)
         started = perf_counter()
-        answer = self._chat(client, text, item.jpeg, item.settings, seed=seed_of(item.id))
+        schema = item.task.schema if isinstance(item.task, Query) and isinstance(item.task.schema, str) else None
+        answer = self._chat(client, text, item.jpeg, item.settings, seed=seed_of(item.id), schema=schema)
         seconds = perf_counter() - started
         call = {"answer": answer, "seconds": seconds, "fewest_tokens": fewest, "context": context}
         tokens = parse_tokens(answer.get("usage"))
@@ -140,10 +144,35 @@ class ChatService(CallService):
         settings: Settings,
         limit_s: float | None = None,
         seed: int = 0,
+        schema: str | None = None,
+    ) -> dict[str, Any]:
+        """Return the answer of a server as JSON. The schema is left out if the server rejects a request for it."""
+        if schema is None or not self._sends_schemas:
+            return self._send(client, text, jpeg, settings, limit_s, seed)
+        try:
+            return self._send(client, text, jpeg, settings, limit_s, seed, schema)
+        except RejectedError as error:
+            reason = error
+        # The prompt has the schema in words. If the picture is to blame, this request is rejected too.
+        answer = self._send(client, text, jpeg, settings, limit_s, seed)
+        if self._sends_schemas:
+            self._sends_schemas = False
+            log.warning("%s: %s does not enforce the JSON schema, answers are only checked", reason, client.name)
+        return answer
+
+    def _send(
+        self,
+        client: ServerClient,
+        text: str,
+        jpeg: bytes | None,
+        settings: Settings,
+        limit_s: float | None,
+        seed: int,
+        schema: str | None = None,
     ) -> dict[str, Any]:
         """Return the answer of a server as JSON. If the server asks for the other name of the token limit, use that."""
         field = self._max_field
-        body = request_body(self.info.model, text, jpeg, settings, field, seed)
+        body = request_body(self.info.model, text, jpeg, settings, field, seed, schema)
         if settings.repetition_penalty != 1:
             body[PENALTY_FIELDS[self.info.kind]] = settings.repetition_penalty
         try:
