@@ -40,6 +40,7 @@ class ServerPool:
         self.servers = [Server(client) for client in clients]
         self._clock, self._test = clock, test
         self._last: tuple[bytes, Server] | None = None
+        self._is_closing = False
         self._lock = threading.Lock()
 
     def acquire(self, jpeg: bytes) -> Server:
@@ -70,6 +71,7 @@ class ServerPool:
         """End a request."""
         with self._lock:
             server.in_flight -= 1
+        self._close_if_idle()
 
     def on_answer(self, server: Server) -> None:
         """Use a server again, because it has answered."""
@@ -99,11 +101,20 @@ class ServerPool:
             log.warning("%s; %s", one_line(reason), rest)
 
     def close(self) -> None:
-        """Close the connections of all servers."""
-        for server in self.servers:
-            server.client.close()
+        """Close the connections of all servers after the last request in flight. No request may begin any more."""
+        self._is_closing = True
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        with self._lock:
+            is_idle = self._is_closing and not any(server.in_flight for server in self.servers)
+        if is_idle:
+            for server in self.servers:
+                server.client.close()
 
     def _choose(self, jpeg: bytes) -> Server:
+        if self._is_closing:
+            raise ThrottledError("the stream has ended")
         now = self._clock.now()
         ready = [server for server in self.servers if server.retry_at <= now]
         if not ready:
