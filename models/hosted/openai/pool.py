@@ -14,12 +14,15 @@ from .transport import ServerClient
 
 log = logging.getLogger(__name__)
 
+# A server that is overloaded refuses a request now and then, which is no news.
+BUSY_TO_LOG = 3
+
 
 @dataclass(eq=False)
 class Server:
     """A server's state. ``failures``: in a row. ``is_suspect``: a request got no answer, so the server must be tested.
 
-    ``retry_at``: when the server may be used again, in seconds of the clock.
+    ``retry_at``: when the server may be used again, in seconds of the clock. ``is_logged``: its failures were logged.
     """
 
     client: ServerClient
@@ -27,6 +30,7 @@ class Server:
     failures: int = 0
     retry_at: float = float("-inf")
     is_suspect: bool = False
+    is_logged: bool = False
 
 
 class ServerPool:
@@ -76,15 +80,17 @@ class ServerPool:
     def on_answer(self, server: Server) -> None:
         """Use a server again, because it has answered."""
         with self._lock:
-            was_down, server.failures, server.is_suspect = server.failures > 0, 0, False
+            was_down, server.is_logged = server.is_logged, False
+            server.failures, server.is_suspect = 0, False
             server.retry_at = float("-inf")
         if was_down:
             log.warning("%s answers again", server.client.name)
 
-    def on_down(self, server: Server, reason: str, is_suspect: bool = False) -> None:
+    def on_down(self, server: Server, reason: str, *, is_suspect: bool = False, is_busy: bool = False) -> None:
         """Leave a server out for a random time that grows with its failures in a row, at most 30 seconds.
 
-        The first failure is logged. ``is_suspect``: test the server before its next request.
+        The first failure is logged; of a server that is only busy, the failure number ``BUSY_TO_LOG`` in a row.
+        ``is_suspect``: test the server before its next request.
         """
         with self._lock:
             now = self._clock.now()
@@ -94,9 +100,10 @@ class ServerPool:
                 return
             server.failures += 1
             server.retry_at = now + retry_delay(server.failures)
-            is_first = server.failures == 1
+            is_news = not server.is_logged and (not is_busy or server.failures >= BUSY_TO_LOG)
+            server.is_logged |= is_news
             others = sum(other.failures == 0 for other in self.servers)
-        if is_first:
+        if is_news:
             rest = f"{others} other servers answer" if others else "no other server answers: its requests wait"
             log.warning("%s; %s", one_line(reason), rest)
 

@@ -20,7 +20,7 @@ from .discovery import IGNORES_SCHEMAS, PENALTY_FIELDS, ServerInfo
 from .pool import ServerPool
 from .probe import Prober
 from .protocol import MAX_FIELDS, other_max_field, parse_tokens, reply_to, request_body, seed_of
-from .transport import ServerClient, TimedOutError
+from .transport import BusyError, ServerClient, TimedOutError
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class ChatService(CallService):
             try:
                 result = self._ask(server.client, item)
             except NotSentError as error:
-                pool.on_down(server, str(error))
+                pool.on_down(server, str(error), is_busy=isinstance(error, BusyError))
             except LostAnswerError as error:
                 if timed_out := isinstance(error, TimedOutError):
                     pool.on_down(server, str(error), is_suspect=True)

@@ -32,10 +32,14 @@ class TimedOutError(LostAnswerError):
     """A server gave no answer within the time limit. It may still work on the request."""
 
 
+class BusyError(NotSentError):
+    """A server, or a proxy before it, is not ready for the request."""
+
+
 class ServerTransport(StrictTransport):
     """Transport to one server. A call raises these errors.
 
-    - ``NotSentError``: the server can't be reached or is not ready; ``ThrottledError``: it asks to wait (429).
+    - ``NotSentError``: the server can't be reached; ``BusyError``: it is not ready; ``ThrottledError``: it asks to wait.
     - ``LostAnswerError``: no answer within the time limit, or the connection broke.
     - ``RejectedError``: it rejects the request, also with 403, which proxies use for pictures that they refuse.
     - ``UnavailableError``: it failed with 500 or another status. ``AccountError``: it refuses the key (401, 402), or
@@ -49,7 +53,7 @@ class ServerTransport(StrictTransport):
         if status == 429:
             return ThrottledError(message, parse_retry_after(headers.get("retry-after"), MAX_RETRY_AFTER_S))
         if status in NOT_READY:
-            return NotSentError(message)
+            return BusyError(message)
         if status == 408 or status in GATEWAY_TIMEOUTS:
             return LostAnswerError(message)
         if 400 <= status < 499:
