@@ -39,7 +39,7 @@ class BusyError(NotSentError):
 class ServerTransport(StrictTransport):
     """Transport to one server. A call raises these errors.
 
-    - ``NotSentError``: the server can't be reached; ``BusyError``: it is not ready; ``ThrottledError``: it asks to wait.
+    - ``NotSentError``: the server is not reachable; ``BusyError``: it is not ready; ``ThrottledError``: it asks to wait.
     - ``LostAnswerError``: no answer within the time limit, or the connection broke.
     - ``RejectedError``: it rejects the request, also with 403, which proxies use for pictures that they refuse.
     - ``UnavailableError``: it failed with 500 or another status. ``AccountError``: it refuses the key (401, 402), or
