@@ -35,7 +35,6 @@ CONNECT_TIMEOUT_S = 10.0
 # From the start of the request to the last byte of the answer.
 TIMEOUT_S: Mapping[Phase, float] = {"submit": 120.0, "poll": 30.0, "result": 60.0, "upload": 120.0}
 MAX_ANSWER_BYTES = 32 << 20
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 # A longer Retry-After would stop the worker for hours.
 MAX_RETRY_AFTER_S = 600.0
 # Statuses of a gateway that forwarded the request to the API and did not wait for the answer.
@@ -162,8 +161,8 @@ class StrictTransport(httpx.BaseTransport):
 class Connections(httpx.BaseTransport):
     """Transport that uses the proxies named in the environment; ``httpx.HTTPTransport`` ignores them."""
 
-    def __init__(self, limits: httpx.Limits = LIMITS) -> None:
-        self._client = httpx.Client(follow_redirects=False, limits=limits)
+    def __init__(self) -> None:
+        self._client = httpx.Client(follow_redirects=False)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return its response, whose body must still be read from ``stream``."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -17,7 +19,7 @@ from ..http.errors import (
     ThrottledError,
     UnavailableError,
 )
-from ..http.transport import MAX_RETRY_AFTER_S, Connections, Phase, StrictTransport
+from ..http.transport import MAX_RETRY_AFTER_S, Phase, StrictTransport
 from .protocol import error_message
 
 # Statuses of a server that is not ready, or of a proxy whose server is not: 502 and Cloudflare's 521 to 523.
@@ -39,7 +41,7 @@ class BusyError(NotSentError):
 class ServerTransport(StrictTransport):
     """Transport to one server. A call raises these errors.
 
-    - ``NotSentError``: the server is not reachable; ``BusyError``: it is not ready; ``ThrottledError``: it asks to wait.
+    - ``NotSentError``: the server is not reachable; ``BusyError``: it is not ready; ``ThrottledError``: it answers 429.
     - ``LostAnswerError``: no answer within the time limit, or the connection broke.
     - ``RejectedError``: it rejects the request, also with 403, which proxies use for pictures that they refuse.
     - ``UnavailableError``: it failed with 500 or another status. ``AccountError``: it refuses the key (401, 402), or
@@ -71,7 +73,7 @@ class ServerClient:
         self.url, self.name, self.timeout_s = url, f"the server at {url}", timeout_s
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=max_connections)
         timeouts: dict[Phase, float] = {"submit": timeout_s, "poll": min(timeout_s, LOOK_UP_S)}
-        transport = ServerTransport(Connections(limits), self.name, key, timeouts)
+        transport = ServerTransport(_connections(url, limits), self.name, key, timeouts)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(transport=transport, headers=headers)
 
@@ -116,3 +118,13 @@ class ServerClient:
         if not isinstance(answer, dict):
             raise LostAnswerError(f"{self.name} gave an answer that is not a JSON object")
         return answer
+
+
+def _connections(url: str, limits: httpx.Limits) -> httpx.BaseTransport:
+    """Return a transport that uses the proxy that the environment names for a URL, if any.
+
+    A client inside of another client would do the same, and take twice the CPU time for each request.
+    """
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = None if proxy_bypass(parts.netloc) else proxies.get(parts.scheme) or proxies.get("all")
+    return httpx.HTTPTransport(limits=limits, proxy=proxy)
