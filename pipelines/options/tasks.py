@@ -44,6 +44,10 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         ("--point", Point, "find the centre of each OBJECT; A,B is two objects"),
     ):
         group.add_argument(option, dest="tasks", action="extend", type=_objects(kind), metavar="OBJECT", help=help)
+    _add_query_options(group)
+
+
+def _add_query_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--prompts",
         dest="tasks",

@@ -21,7 +21,7 @@ from moondream_beam.models.moondream.checkpoints.files import WEIGHTS_FILE
 from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED
 from moondream_beam.models.tasks import Answer, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "public"
+GOLDEN = Path(__file__).parents[2] / "golden" / "public"
 ANNOTATORS = {
     "reference": lambda: Moondream(str(GOLDEN), device="cpu", batch_size=3),
     "tiny": lambda: Moondream("tiny", device="cpu", batch_size=3),
