@@ -15,7 +15,7 @@ from ...models.hosted.cloud.protocol import PRICES
 from ...transforms.annotation.sample import Sample, SampleResult, measure, read_sample, sample
 from ..display.formatting import format_count, format_duration, format_number, format_percent, format_table, format_usd
 from ..local_runner.runner import local_runner
-from ..options.hosted import LOCAL
+from ..options.backends.hosted import LOCAL
 from ..options.inputs import Inputs, add_input_options, build_inputs
 from ..options.job import LOCAL_RUNNER
 from ..options.models import add_model_options, build_annotator

@@ -9,6 +9,7 @@ from ...models.tasks import Annotator
 from ...transforms.annotation.job import SHARD_SIZE, AnnotateToParquet
 from ...transforms.io.uris import display_uri, escape_non_utf8
 from ...transforms.output.answer_journal import CHECKPOINT_S
+from ..local_runner.gpus import default_workers
 from .inputs import Inputs
 from .tasks import build_sampling
 
@@ -16,8 +17,9 @@ LOCAL_RUNNER = "local"
 MAX_CHECKPOINT_S = 86_400.0
 # With several shards for each worker, one slow shard does not leave the other workers idle at the end.
 SHARDS_PER_WORKER = 4
-# The record holds the tasks elsewhere. The URL of a webhook may contain a secret. A report changes no row.
-UNRECORDED_OPTIONS = ("command", "run", "tasks", "webhook", "report")
+# The record holds the tasks elsewhere, and the words of the command line as options. The URL of a webhook may contain a
+# secret. A report changes no row.
+UNRECORDED_OPTIONS = ("command", "run", "given", "tasks", "webhook", "report")
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +33,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--workers",
         type=int,
-        default=1,
         metavar="N",
-        help="number of worker processes on this machine (default: %(default)s)",
+        help="number of worker processes on this machine (default: as many as there are GPUs; 1 without a GPU)",
     )
     job.add_argument(
         "--shard-size",
@@ -83,12 +84,15 @@ def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
 def check_job(args: argparse.Namespace) -> None:
     """Check ``--workers``, ``--limit``, ``--checkpoint-every`` and ``--max-failure-rate``.
 
+    Without ``--workers``, set ``args.workers`` to its default on this machine.
+
     Raises:
         ValueError: if a number is out of range, or ``--workers`` is given with another runner than the local one.
     """
     for option in ("workers", "limit"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise ValueError(f"--{option} {getattr(args, option)}: give 1 or more")
+    set_default_workers(args)
     if args.workers > 1 and args.runner != LOCAL_RUNNER:
         raise ValueError(
             f"--workers {args.workers} needs --runner {LOCAL_RUNNER}: with --runner {args.runner}, set the number of "
@@ -100,6 +104,12 @@ def check_job(args: argparse.Namespace) -> None:
         )
     if not 0 <= args.max_failure_rate <= 1:
         raise ValueError(f"--max-failure-rate {args.max_failure_rate}: give a share from 0 to 1, such as 0.05")
+
+
+def set_default_workers(args: argparse.Namespace) -> None:
+    """Without ``--workers``, set ``args.workers`` to its default on this machine."""
+    if args.workers is None:
+        args.workers = default_workers(args)
 
 
 def build_job(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: str) -> AnnotateToParquet:

@@ -8,7 +8,7 @@ from ...models.moondream.annotator import Moondream
 from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import DTYPES
 from ...models.tasks import Annotator
-from .hosted import add_hosted_options, build_hosted, check_hosted, with_fallback
+from .backends.hosted import add_hosted_options, build_hosted, check_hosted, with_fallback
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from ...models.hosted.openai.annotator import OpenAIServer
-from ...models.tasks import DEFAULT_SAMPLING, Query, Sampling, Task
+from ...models.moondream.annotator import Moondream
+from ...models.moondream.checkpoints.hub import OFFICIAL
+from ...models.tasks import DEFAULT_SAMPLING, Annotator, Query, Sampling, Task
 from .tasks import BYTE_ORDER_MARK, split_objects
 
 SERVER_KEYS = ("base_url", "api_key_env", "max_pixels", "caption_prompts", "timeout_s", "prices", "max_cost")
@@ -44,6 +46,26 @@ def parse_sampling(given: Mapping[str, Any] | None) -> Sampling:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"sampling: {name} {value!r} is not a number: give one, without quotes")
     return Sampling(**given)
+
+
+def build_annotator(
+    model: str | None,
+    revision: str | None,
+    tokenizer: str | None,
+    how: Mapping[str, Any],
+    openai: Mapping[str, Any] | None,
+) -> Annotator:
+    """Return the vision servers of ``openai``, or the local engine if ``openai`` is None.
+
+    Args:
+        how: ``device``, ``dtype`` and ``batch_size`` of the engine. Servers use ``batch_size`` only.
+
+    Raises:
+        ValueError: if an argument has a bad value.
+    """
+    if openai is not None:
+        return parse_server(openai, model, revision, how["batch_size"])
+    return Moondream(model or OFFICIAL, revision, tokenizer, **how)
 
 
 def parse_server(

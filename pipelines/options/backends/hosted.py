@@ -6,14 +6,14 @@ import argparse
 import math
 from typing import Any
 
-from ...models.hosted.annotator import HostedAnnotator
-from ...models.hosted.cloud.annotator import MoondreamCloud
-from ...models.hosted.cloud.protocol import BATCH_DEADLINE_S, PRICES
-from ...models.hosted.fal.annotator import MODELS, Fal
-from ...models.hosted.fallback import Fallback
-from ...models.moondream.annotator import Moondream
-from ...models.tasks import Annotator
-from ...transforms.core.records import IGNORE_PROFILES
+from ....models.hosted.annotator import HostedAnnotator
+from ....models.hosted.cloud.annotator import MoondreamCloud
+from ....models.hosted.cloud.protocol import BATCH_DEADLINE_S, PRICES
+from ....models.hosted.fal.annotator import MODELS, Fal
+from ....models.hosted.fallback import Fallback
+from ....models.moondream.annotator import Moondream
+from ....models.tasks import Annotator
+from ....transforms.core.records import IGNORE_PROFILES
 from .openai import OPENAI, add_openai_options, build_openai, check_openai, parse_prices
 
 LOCAL = "local"

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from ...models.hosted.openai.annotator import KEY_VARIABLE, MAX_PIXELS, TIMEOUT_S, OpenAIServer
-from ...models.tasks import DEFAULT_SAMPLING, Length
+from ....models.hosted.openai.annotator import KEY_VARIABLE, MAX_PIXELS, TIMEOUT_S, OpenAIServer
+from ....models.tasks import DEFAULT_SAMPLING, Length
 
 OPENAI = "openai"
 OPENAI_OPTIONS = ("base_url", "api_key_env", "max_pixels", "caption_prompt", "request_timeout")
