@@ -3,6 +3,7 @@
 from .models.hosted.cloud.annotator import MoondreamCloud
 from .models.hosted.fal.annotator import Fal
 from .models.hosted.fallback import Fallback
+from .models.hosted.openai.annotator import OpenAIServer
 from .models.moondream.annotator import Moondream
 from .models.tasks import Annotator, Answer, Box, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling, Spot
 from .transforms.annotation.annotate import Annotate, Annotated, annotate
@@ -31,6 +32,7 @@ __all__ = [
     "Moondream",
     "MoondreamCloud",
     "MoondreamModelHandler",
+    "OpenAIServer",
     "Outcome",
     "Point",
     "Query",

@@ -30,6 +30,8 @@ from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
 from ..local_runner.runner import local_runner
 from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
+from ..options.backends.hosted import extra_row_s
+from ..options.backends.openai import OPENAI, start_line
 from ..options.cluster import (
     add_cluster_options,
     check_cluster,
@@ -39,7 +41,6 @@ from ..options.cluster import (
     resource_hints,
     runner_warning,
 )
-from ..options.hosted import extra_row_s
 from ..options.inputs import add_input_options, build_inputs
 from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job, set_default_workers
 from ..options.models import add_model_options, build_annotator
@@ -201,6 +202,8 @@ def _print_start(args: argparse.Namespace) -> None:
     """Print what answers and where the rows go; for a runner elsewhere, print the warning about it, if any."""
     if args.runner != LOCAL_RUNNER:
         line = runner_warning(args.runner)
+    elif args.backend == OPENAI:
+        line = start_line(args)
     elif args.backend != "local":
         line = f"{args.backend} answers, gets the pictures, and costs money; rows go to {args.output}"
     elif (device := choose_device(args.device).type) != "cpu":

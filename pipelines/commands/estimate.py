@@ -15,6 +15,7 @@ from ...models.hosted.cloud.protocol import PRICES
 from ...transforms.annotation.sample import Sample, SampleResult, measure, read_sample, sample
 from ..display.formatting import format_count, format_duration, format_number, format_percent, format_table, format_usd
 from ..local_runner.runner import local_runner
+from ..options.backends.hosted import LOCAL
 from ..options.inputs import Inputs, add_input_options, build_inputs
 from ..options.job import LOCAL_RUNNER
 from ..options.models import add_model_options, build_annotator
@@ -109,7 +110,7 @@ def parse_prices(options: Sequence[str]) -> Prices:
 
 
 def list_estimates(sampled: Sample, measured: SampleResult, prices: Prices) -> Iterator[Estimate]:
-    """Yield the estimate for this machine, then those for the hosted APIs.
+    """Yield the estimate for what answered the sample, then those for the hosted APIs.
 
     If no request of the sample was answered, yield only the first, because the length of answers is not known.
     """
@@ -119,7 +120,9 @@ def list_estimates(sampled: Sample, measured: SampleResult, prices: Prices) -> I
         usd = measured.usd / measured.pictures * sampled.pictures
     elif HERE in prices:
         usd = prices[HERE][0] * seconds / 3600
-    yield Estimate(f"here, {measured.backend or 'no answer'}", seconds, usd, "measured")
+    is_local = not measured.backend or measured.backend.startswith(LOCAL)
+    name = f"here, {measured.backend or 'no answer'}" if is_local else measured.backend
+    yield Estimate(name, seconds, usd, "measured")
     answers = measured.rows - measured.failures
     if not answers:
         return

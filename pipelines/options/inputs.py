@@ -23,7 +23,7 @@ from ...transforms.inputs.unmatched import first_unmatched
 from ...transforms.output.files import check_output_path
 from ...transforms.output.reader import published_columns
 from .suggestions import space_hint
-from .tasks import with_reasoning
+from .tasks import with_reasoning, with_schema
 
 DEFAULT_URI_COLUMN = "url"
 
@@ -128,7 +128,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     tasks: list[Task] = list(args.tasks or ())
     if args.manifest and args.prompt_column:
         tasks.append(Query(column_template(args.prompt_column)))
-    asked = with_reasoning(tasks or [Query()], args)
+    asked = with_schema(with_reasoning(tasks or [Query()], args), args)
     if not args.manifest:
         _reject_manifest_options(args)
         return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), *how)

@@ -8,7 +8,7 @@ from ...models.moondream.annotator import Moondream
 from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import DTYPES
 from ...models.tasks import Annotator
-from .hosted import add_hosted_options, build_hosted, check_hosted, with_fallback
+from .backends.hosted import add_hosted_options, build_hosted, check_hosted, with_fallback
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--revision",
-        help="branch, tag or commit on the hub; for other weights, the release of Moondream 2, such as 2025-01-09",
+        help="branch, tag or commit on the hub; for other weights, the release of Moondream 2, such as 2025-01-09; for "
+        "a vision server, the version that the rows name",
     )
     group.add_argument(
         "--tokenizer", metavar="PATH", help="tokenizer.json, or a folder that contains it (default: the model's own)"
@@ -34,7 +35,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        help="number of requests in one batch (default: as many as memory holds; fal: 16; cloud-batch: 1000)",
+        help="number of requests in one batch (default: as many as memory holds; fal: 16; cloud-batch: 1000), or in "
+        "flight at a vision server (default: 32)",
     )
     add_hosted_options(parser)
 

@@ -10,7 +10,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from ...models.hosted.annotator import JournaledAnnotator
 from ...models.hosted.http.errors import AccountError
-from ...models.hosted.journal import LocalStore, Store
+from ...models.hosted.payment.journal import LocalStore, Store
 from ...models.tasks import Annotator, Outcome, Request, Size, Task, supports_reasoning
 from ..core.errors import RunStopped
 from ..core.records import Row

@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 from itertools import chain
 from typing import NamedTuple
 
-from ...models.billing import Billing
+from ...models.hosted.payment.billing import Billing
+from ...models.structured.answers import answer_structured
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
 from ..core.errors import INTERRUPTED
 from ..core.records import IGNORE_PROFILES, Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage, WantedRow
@@ -80,7 +81,7 @@ class PendingRequests:
             self._rows.finish()
 
     def _outcomes(self, requests: Iterable[Request]) -> Generator[Outcome, None, None]:
-        yield from self.job.annotator.answer(requests)
+        yield from answer_structured(self.job.annotator.answer, requests)
 
     def _requests(self, pictures: LoadedPictures) -> Generator[Request, None, None]:
         """Yield a request for each new question, until a signal interrupts this process.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.aws.s3io import S3IO
 from apache_beam.io.filesystems import FileSystems
 
-from ...models.billing import Billing
+from ...models.hosted.payment.billing import Billing
 from ..core.records import Failure
 from ..core.row_schema import ANNOTATION_SCHEMA, kept_fields
 from ..io.column_types import plain_type

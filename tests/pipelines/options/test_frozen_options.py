@@ -16,12 +16,13 @@ INPUTS = (
 )
 TASKS = (
     "--caption=[short|normal|long]... --query=TEXT... --detect=OBJECT... --point=OBJECT... --prompts=FILE... "
-    "--reasoning "
+    "--json-schema=FILE --reasoning "
 )
 MODEL = (
     "--model=MODEL --revision=REVISION --tokenizer=PATH --device=DEVICE --dtype={auto,float32,bfloat16,float16} "
-    "--batch-size=N --backend={local,fal,cloud,cloud-batch} --fallback={none,fal,cloud} --max-cost=USD --price=USD "
-    "--send-urls --webhook=URL "
+    "--batch-size=N --backend={local,fal,cloud,openai,cloud-batch} --fallback={none,fal,cloud,openai} "
+    "--max-cost=USD --price=USD --send-urls --webhook=URL --base-url=URL... --api-key-env=NAME --max-pixels=N "
+    "--caption-prompt=LENGTH=TEXT... --request-timeout=SECONDS "
 )
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {

@@ -15,7 +15,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from support.data.rows import annotation, failure
 
 from moondream_beam import Box, Caption, Detect, Failure, ImageRef, Query, Spot
-from moondream_beam.models.billing import Billing
+from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.core.beam_schema import (
     AsRows,
     RefsToRows,

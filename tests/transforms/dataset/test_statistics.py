@@ -11,7 +11,7 @@ import pytest
 from support.data.outputs import publish, troubled
 from support.data.rows import annotation, failure
 
-from moondream_beam.models.billing import Billing
+from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.dataset import statistics
 from moondream_beam.transforms.dataset.reader import Dataset
 

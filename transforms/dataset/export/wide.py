@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from ....models.tasks import Query
 from ...core.row_schema import ANNOTATION_SCHEMA
 from ...io.uris import escape_non_utf8
+from ...output.run_record import read_records
 from ..reader import Dataset, identifier, literal
 from .first_rows import choose_first
+from .structured import FieldColumn, field_columns, field_values, find_schema, schemas_of
 
 PICTURE_COLUMNS = ("key", "filename", "uri", "sha256", "width", "height")
 # Columns of ``data/`` that hold the answer; those of the other tasks are in ``caption``.
@@ -29,11 +32,12 @@ ORDER = f"regexp_extract(uri, '{CONTAINER}', 1, 'i'), filename, key"
 
 
 class TaskColumn(NamedTuple):
-    """A task with its prompt, and the name of its column in the wide table."""
+    """A task with its prompt, the name of its column in the wide table, and the columns of its answers' fields."""
 
     task: str
     prompt: str
     column: str
+    fields: tuple[FieldColumn, ...] = ()
 
 
 class Selection:
@@ -153,7 +157,16 @@ class Selection:
         if len(found) > MAX_TASKS:
             raise ValueError(f"more than {MAX_TASKS} tasks need too many columns: choose some with --where")
         taken = {column.casefold() for column in (*PICTURE_COLUMNS, *self.manifest_columns())}
-        return [TaskColumn(task, prompt, _column(task, prompt, taken)) for task, prompt in found]
+        columns = [TaskColumn(task, prompt, _column(task, prompt, taken)) for task, prompt in found]
+        return [column._replace(fields=self._fields(column, taken)) for column in columns]
+
+    def _fields(self, column: TaskColumn, taken: set[str]) -> tuple[FieldColumn, ...]:
+        schema = find_schema(column.prompt, self._schemas) if column.task == Query.name else None
+        return field_columns(schema, lambda name: _free(f"{column.column}_{name}", taken)) if schema else ()
+
+    @cached_property
+    def _schemas(self) -> dict[str, dict[str, Any]]:
+        return schemas_of(read_records(self.dataset.output))
 
     def manifest_columns(self) -> list[str]:
         """Return the names of the columns that came from a manifest."""
@@ -164,28 +177,33 @@ class Selection:
     ) -> Iterator[dict[str, Any]]:
         """Yield a dict of JSON values for each picture: ``PICTURE_COLUMNS``, the tasks, and the manifest's columns.
 
-        ``extra`` names more columns of the picture. A task without an answer is None. The pictures with the keys
+        After these come the fields of answers with a JSON schema. ``extra`` names more columns of the picture. A task
+        without an answer is None, and a field that an answer lacks is None. The pictures with the keys
         ``first`` come first, in this order. Then come pictures in files of their own, by file name. Those in archives
         and Parquet files follow, grouped by container, so that the fetcher reads each container once.
         """
         lead = f"coalesce(list_position([{', '.join(map(literal, first))}], key), {len(first) + 1}), " if first else ""
         for row in self.dataset.rows(f"SELECT * FROM ({self._wide_query(columns, extra)}) ORDER BY {lead}{ORDER}"):
-            yield {column: to_json_value(value) for column, value in row.items()}
+            values = {column: to_json_value(value) for column, value in row.items()}
+            for column in columns:
+                values |= field_values(values[column.column], column.fields) if column.fields else {}
+            yield values
 
     def first_keys(self, columns: Sequence[TaskColumn], copies: int = 1) -> list[str]:
         """Return the keys for ``first`` of ``wide`` with which readers infer the right types; see ``choose_first``."""
-        names = self.wide_columns(columns)[len(PICTURE_COLUMNS) :]
+        names = [*(column.column for column in columns), *self.manifest_columns()]
         return choose_first(self.dataset, self._wide_query(columns), ORDER, names, copies)
 
     def wide_columns(self, columns: Sequence[TaskColumn]) -> list[str]:
         """Return the names of the columns of ``wide`` without ``extra``."""
-        return [*PICTURE_COLUMNS, *(column.column for column in columns), *self.manifest_columns()]
+        fields = [field.column for column in columns for field in column.fields]
+        return [*PICTURE_COLUMNS, *(column.column for column in columns), *self.manifest_columns(), *fields]
 
     def _wide_query(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> str:
         answers = [
             f"any_value({ANSWER_COLUMNS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
             f"prompt = {literal(prompt)}) AS {identifier(column)}"
-            for task, prompt, column in columns
+            for task, prompt, column, _ in columns
         ]
         # All from one row: a picture has two byte ranges if its archive was repacked between two runs.
         picture = [f"arg_max({column}, created_at) AS {column}" for column in (*PICTURE_COLUMNS[2:], *extra)]
@@ -254,8 +272,12 @@ def _hint_at_errors(dataset: Dataset, problem: str) -> str:
 
 def _column(task: str, prompt: str, taken: set[str]) -> str:
     slug = re.sub(r"\W+", "_", prompt.casefold())[:MAX_SLUG_CHARACTERS].strip("_")
-    column = stem = f"{task}_{slug}" if slug else task
-    number = 1
+    return _free(f"{task}_{slug}" if slug else task, taken)
+
+
+def _free(stem: str, taken: set[str]) -> str:
+    """Return ``stem``, or with a number after it if a column has that name. Add the name to ``taken``."""
+    column, number = stem, 1
     while column.casefold() in taken:
         number += 1
         column = f"{stem}_{number}"

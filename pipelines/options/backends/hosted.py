@@ -6,30 +6,31 @@ import argparse
 import math
 from typing import Any
 
-from ...models.hosted.annotator import HostedAnnotator
-from ...models.hosted.cloud.annotator import MoondreamCloud
-from ...models.hosted.cloud.protocol import BATCH_DEADLINE_S, PRICES
-from ...models.hosted.fal.annotator import MODELS, Fal
-from ...models.hosted.fallback import Fallback
-from ...models.moondream.annotator import Moondream
-from ...models.tasks import Annotator
-from ...transforms.core.records import IGNORE_PROFILES
+from ....models.hosted.annotator import HostedAnnotator
+from ....models.hosted.cloud.annotator import MoondreamCloud
+from ....models.hosted.cloud.protocol import BATCH_DEADLINE_S, PRICES
+from ....models.hosted.fal.annotator import MODELS, Fal
+from ....models.hosted.fallback import Fallback
+from ....models.moondream.annotator import Moondream
+from ....models.tasks import Annotator
+from ....transforms.core.records import IGNORE_PROFILES
+from .openai import OPENAI, add_openai_options, build_openai, check_openai, parse_prices
 
 LOCAL = "local"
-FALLBACKS = ("fal", "cloud")
+FALLBACKS = ("fal", "cloud", OPENAI)
 # ``cloud-batch`` is no fallback, because its answers take hours.
 BACKENDS = (*FALLBACKS, "cloud-batch")
 HOSTED_OPTIONS = ("max_cost", "price", "send_urls", "webhook")
 
 
 def add_hosted_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--backend``, ``--fallback`` and the options of hosted APIs."""
-    group = parser.add_argument_group("hosted APIs", "they cost money, and are used only if named here")
+    """Add ``--backend``, ``--fallback`` and the options of hosted APIs and vision servers."""
+    group = parser.add_argument_group("hosted APIs", "they may cost money, and are used only if named here")
     group.add_argument(
         "--backend",
         default=LOCAL,
         choices=(LOCAL, *BACKENDS),
-        help="what answers: the local engine, or a hosted API (default: %(default)s)",
+        help="what answers: the local engine, a hosted API, or the vision server of --base-url (default: %(default)s)",
     )
     group.add_argument(
         "--fallback",
@@ -45,12 +46,13 @@ def add_hosted_options(parser: argparse.ArgumentParser) -> None:
         "--price",
         metavar="USD",
         help="price in dollars: of a billable unit at fal (default: unknown), or IN/OUT for a million tokens at "
-        f"Moondream Cloud (default: {PRICES[0]}/{PRICES[1]})",
+        f"Moondream Cloud (default: {PRICES[0]}/{PRICES[1]}) or a vision server (default: free)",
     )
     group.add_argument(
         "--send-urls", action="store_true", help="send public http(s) URLs to the API instead of the pictures"
     )
     group.add_argument("--webhook", metavar="URL", help="URL that fal also notifies of each job")
+    add_openai_options(parser)
 
 
 def check_hosted(args: argparse.Namespace) -> None:
@@ -65,6 +67,7 @@ def check_hosted(args: argparse.Namespace) -> None:
         for option in HOSTED_OPTIONS:
             if getattr(args, option):
                 raise ValueError(f"--{option.replace('_', '-')} is for a hosted API: name one with --backend")
+    check_openai(args)
     if args.send_urls and args.colour_profiles != IGNORE_PROFILES:
         raise ValueError(
             f"--send-urls: an API that fetches pictures by URL ignores --colour-profiles {args.colour_profiles}: leave "
@@ -107,6 +110,8 @@ def with_fallback(args: argparse.Namespace, engine: Moondream) -> Annotator:
 
 def _build_api(name: str, args: argparse.Namespace, model: str | None) -> HostedAnnotator:
     """Return the annotator of one of BACKENDS; ``model`` None is the default model of the API."""
+    if name == OPENAI:
+        return build_openai(args, model, _max_cost_per_process(args))
     options: dict[str, Any] = {"max_cost": _max_cost_per_process(args), "send_urls": args.send_urls}
     if model:
         options["model"] = model
@@ -116,7 +121,7 @@ def _build_api(name: str, args: argparse.Namespace, model: str | None) -> Hosted
     if name == "fal":
         hosted = Fal(price=_fal_price(args.price), webhook=args.webhook, **options)
     else:
-        hosted = MoondreamCloud(prices=_cloud_prices(args.price), batch=name == "cloud-batch", **options)
+        hosted = MoondreamCloud(prices=parse_prices(args.price) or PRICES, batch=name == "cloud-batch", **options)
     if args.runner == LOCAL:
         hosted.check()
     return hosted
@@ -127,14 +132,6 @@ def _fal_price(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         raise ValueError(f"--price {text}: give the dollars of a billable unit, such as 0.001") from None
-
-
-def _cloud_prices(text: str | None) -> tuple[float, float]:
-    try:
-        into, out = (float(part) for part in text.split("/")) if text else PRICES
-    except ValueError:
-        raise ValueError(f"--price {text}: give the dollars of a million tokens in and out, such as 0.3/1") from None
-    return into, out
 
 
 def _max_cost_per_process(args: argparse.Namespace) -> float | None:

@@ -9,16 +9,19 @@ from PIL import Image
 from support.hosted.clock import QuickClock
 from support.hosted.fixtures import use_server
 from support.hosted.server import serving
+from support.servers.openai_dialects import DIALECTS
+from support.servers.openai_server import chat_server
 
 from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
 from moondream_beam.models.hosted.fal.annotator import Fal
 from moondream_beam.models.hosted.fallback import Fallback
+from moondream_beam.models.hosted.openai.annotator import OpenAIServer
 from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.checkpoints.files import WEIGHTS_FILE
 from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED
 from moondream_beam.models.tasks import Answer, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "public"
+GOLDEN = Path(__file__).parents[2] / "golden" / "public"
 ANNOTATORS = {
     "reference": lambda: Moondream(str(GOLDEN), device="cpu", batch_size=3),
     "tiny": lambda: Moondream("tiny", device="cpu", batch_size=3),
@@ -29,12 +32,18 @@ HOSTED = {
     "cloud batch": lambda: MoondreamCloud(batch=True, batch_size=8, clock=QuickClock()),
     "fallback": lambda: Fallback(Moondream("tiny", device="cpu", batch_size=3), Fal(clock=QuickClock())),
 }
+SERVERS = {f"{kind} server": kind for kind in DIALECTS}
 TASKS = {Caption: Caption("short"), Query: Query("dog"), Detect: Detect("dog", 2), Point: Point("dog", 2)}
 BRIEF = Sampling(max_tokens=4)
 
 
-@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED])
+@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS])
 def annotator(request, tmp_path_factory):
+    if request.param in SERVERS:
+        with pytest.MonkeyPatch.context() as patch, chat_server(SERVERS[request.param]) as server:
+            patch.delenv("OPENAI_API_KEY", raising=False)
+            yield OpenAIServer(server.url, clock=QuickClock())
+        return
     if request.param in HOSTED:
         with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("api")) as server:
             use_server(patch, server)

@@ -6,7 +6,7 @@ import math
 import sys
 import threading
 
-from .service import JobResult
+from ..service import JobResult
 
 
 class Budget:

@@ -14,7 +14,7 @@ from support.hosted.queries import expected, requests, results_of
 from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
 from moondream_beam.models.hosted.fal.annotator import Fal
 from moondream_beam.models.hosted.http.errors import AccountError
-from moondream_beam.models.hosted.journal import Journal, LocalStore
+from moondream_beam.models.hosted.payment.journal import Journal, LocalStore
 
 
 @pytest.fixture

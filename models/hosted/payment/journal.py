@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ..atomic_files import write_atomic
-from .http.errors import AccountError
+from ...atomic_files import write_atomic
+from ..http.errors import AccountError
 
 State = Literal["submitting", "accepted", "cancelled", "done"]
 
