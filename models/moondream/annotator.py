@@ -30,6 +30,9 @@ class Moondream:
     or float16. ``batch_size``: requests decoded at once; None for as many as fit into memory. ``threads``: CPU threads
     of PyTorch; None leaves their number alone.
 
+    Attributes:
+        device: the device as it was given.
+
     Raises:
         ValueError: if there is no such model, device or dtype, or ``batch_size`` is below 1.
         RuntimeError: if the model's bucket or the hub cannot be reached.
@@ -55,7 +58,7 @@ class Moondream:
         traits = self._source.traits
         self.revision, self.tasks = self._source.revision, traits.tasks
         self.supports_reasoning = traits.supports_reasoning
-        self._device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
+        self.device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
@@ -81,7 +84,7 @@ class Moondream:
             DeviceTooSmall: if the memory is too small.
             RuntimeError: if the device does not exist here.
         """
-        device = choose_device(self._device)
+        device = choose_device(self.device)
         dtype = choose_dtype(self._dtype, device)
         check_memory(self.name, self._source.traits, dtype, device, available_memory(device))
 
@@ -98,7 +101,7 @@ class Moondream:
             if self._engine is None:
                 self.check_memory()
                 checkpoint = self._source.checkpoint()
-                device = choose_device(self._device)
+                device = choose_device(self.device)
                 self._engine = Engine(
                     checkpoint, device, choose_dtype(self._dtype, device), self._batch_size, self._threads
                 )
@@ -106,7 +109,7 @@ class Moondream:
 
     def uses_cpu_fallback(self) -> bool:
         """Return whether ``device`` is "auto" and this machine has neither cuda nor mps."""
-        return self._device == "auto" and choose_device("auto").type == "cpu"
+        return self.device == "auto" and choose_device("auto").type == "cpu"
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Return whether each side of ``reduced`` has twice the pixels that the crops of a picture of ``size`` need."""
