@@ -150,7 +150,7 @@ def _run_on_spark(args: argparse.Namespace, beam_arguments: Sequence[str]) -> in
             args.output = absolute(args.output)
             name, inputs = new_run_name(args), build_inputs(args)
             # Only now, because the start of Java takes seconds.
-            from ..spark.job import run_job
+            from ..spark.run import run_job
             from ..spark.session import spark_session
 
             session = stack.enter_context(spark_session(args.master))

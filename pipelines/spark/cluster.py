@@ -43,7 +43,7 @@ def context_of(spark: Any) -> SparkContext:
 
 def is_local(context: SparkContext) -> bool:
     """Return whether the driver itself runs the tasks."""
-    return bool(re.fullmatch(r"local(\[.*\])?", context.master))
+    return bool(re.fullmatch(r"local(\[.*\])?", context.master or ""))
 
 
 def task_cpus(context: SparkContext) -> int:
@@ -156,9 +156,9 @@ def _translated(error: BaseException) -> BaseException:
             "stopped: driver and executors run different versions of Python: set PYSPARK_PYTHON to the interpreter of"
             " the executors that has the version of the driver, and run the same command again"
         )
-    if lost := re.search(r"Job aborted due to stage failure: (Task .*? failed \d+ times).*?(?:failure: )(.*)", text):
-        if "ExecutorLostFailure" in lost[2] or "Python worker exited unexpectedly" in text:
-            return RunStopped(f"stopped: {lost[1]}: {lost[2][:MAX_REASON]}. {resume}")
+    lost = re.search(r"Job aborted due to stage failure: (Task .*? failed \d+ times).*? failure: (.*)", text)
+    if lost and ("ExecutorLostFailure" in lost[2] or "Python worker exited unexpectedly" in text):
+        return RunStopped(f"stopped: {lost[1]}: {lost[2][:MAX_REASON]}. {resume}")
     if "SparkContext was shut down" in text or type(error).__name__ == "Py4JNetworkError":
         return RunStopped(f"stopped: Spark has ended this application. {resume}")
     return error

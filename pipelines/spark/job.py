@@ -1,122 +1,169 @@
-"""The resumable job on Spark: plan on the driver, annotate one shard a task, record on the driver."""
+"""``annotate_on_spark``: the resumable job as a function, with patterns, manifests or a DataFrame as its input."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+import pyarrow as pa
 from apache_beam.pvalue import PCollection
 
-from ...transforms.annotation.job import AnnotateToParquet
-from ...transforms.annotation.run_end import end_interrupted, record_run
-from ...transforms.core.errors import RunStopped, stop_reason
-from ...transforms.core.records import ImageRef
-from ...transforms.core.shuffle import pack
-from ...transforms.core.summary import Summary, sum_summaries
-from ...transforms.io.retry import RetryPolicy
-from ...transforms.monitoring.progress import ProgressFiles
-from ...transforms.monitoring.row_counts import count_run
-from ...transforms.output.locks.lock import delete_temporary_files, run_lock, wait_alone
-from ...transforms.output.locks.lock_file import RunLock
-from ...transforms.planning.plan import Shard
-from ..display.progress import show_progress
-from ..local_runner.runner import local_runner
-from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt
-from .cluster import check_gpus, context_of, run_in_group
-from .worker import ShardTask, annotator_digest
+from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
+from ...transforms.annotation.job import SHARD_SIZE, AnnotateToParquet
+from ...transforms.core.records import IGNORE_PROFILES, ColourProfiles, ImageRef
+from ...transforms.core.shuffle import MAX_BUFFERED, pack, unpack
+from ...transforms.images.fetch import Fetcher
+from ...transforms.io.column_types import stored_type, without_nulls
+from ...transforms.output.answer_journal import CHECKPOINT_S
+from ...transforms.output.layout import new_run_name
+from ...transforms.planning.limit import LimitPictures
+from ..options.inputs import Inputs, build_inputs
+from ..options.job import min_shards
+from .cluster import context_of, task_cpus
+from .rows import Source, arrow_types, build_source, refs_of, select
+from .run import AddInputs, run_job
 
-# Spark ends the Python worker of an attempt that it no longer needs within some seconds. Until then the attempt holds
-# the lock, and it may write.
-ATTEMPTS_END_S = 30.0
-
-AddInputs = Callable[[beam.Pipeline], PCollection[ImageRef]]
+PACKED = "packed"
 
 logger = logging.getLogger(__name__)
 
 
-def run_job(spark: Any, job: AnnotateToParquet, add_inputs: AddInputs, options: Sequence[str] = ()) -> dict[str, Any]:
-    """Do the whole job on a cluster, show its progress on standard error, and return the record of the run.
+def annotate_on_spark(
+    spark: Any,
+    inputs: Any,
+    tasks: Sequence[Task],
+    annotator: Annotator,
+    output: str,
+    *,
+    manifest: str | Sequence[str] = (),
+    path_column: str | None = None,
+    keep_columns: Sequence[str] = (),
+    sampling: Sampling = DEFAULT_SAMPLING,
+    limit: int | None = None,
+    allow_private_addresses: bool = False,
+    colour_profiles: ColourProfiles = IGNORE_PROFILES,
+    beam_options: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """Annotate pictures into a folder of Parquet files on a Spark cluster, and return the record of the run.
+
+    Requests that have a row in the output already are skipped. So a job that was interrupted can be run again, here or
+    with the command. Driver and executors must all reach the pictures and the output.
 
     Args:
-        job: the job; its steps of Beam are used for the plan only.
-        add_inputs: adds the references of the job to the pipeline of the plan, which runs on the driver.
-        options: Beam's options as words of a command line, for the clients of buckets of driver and executors.
+        spark: the session; not one of Spark Connect.
+        inputs: a file, folder, glob or URL, or a list of these; or a DataFrame with a row for each picture; or None.
+        manifest: tables with a row for each picture, as for ``--manifest``.
+        path_column: the column of the DataFrame (default: path) or of the manifests (default: url) with the path or
+            the URL of the picture.
+        keep_columns: columns of the DataFrame or the manifests to copy to the rows; SOURCE=NAME renames one.
+        limit: annotate only so many pictures, the same ones in every run.
+        beam_options: options of Beam as words of a command line, for the clients of buckets.
+        options: ``shard_size``, ``retry_errors``, ``retry_changed``, ``dedup``, ``max_failure_rate``, ``checkpoint_s``
+            and ``about`` of ``AnnotateToParquet``.
 
     Raises:
-        OutputLockedError: if another run holds the lock of the output.
-        RunStopped: if the run stopped early for a known reason. The same call resumes it.
-        KeyboardInterrupt: if the driver is interrupted. What the run has kept is published then.
+        ValueError: if an argument has a bad value, an input matches no picture, or another run writes to the output.
+        RunStopped: if the run stopped early. The same call resumes it.
     """
-    context, output, run, started = context_of(spark), job.output, job.job.run, time.time()
-    needs_gpu = check_gpus(context, job.job.annotator)
-    task = ShardTask(job.annotate_shard, annotator_digest(job.job.annotator), needs_gpu, tuple(options))
-    with run_lock(output, run) as lock, show_progress(ProgressFiles(output, run)):
-        try:
-            with tempfile.TemporaryDirectory(prefix="moondream-beam-") as folder:
-                _plan(job, add_inputs, PipelineOptions(list(options)), folder)
-                shards = sorted(_shards(folder))
-            count = ProgressFiles(output, run).read_plan()
-            assert count is not None, "the plan is recorded before its shards are known"
-
-            def annotate() -> list[Summary]:
-                return context.parallelize(shards, len(shards)).mapPartitions(task).collect() if shards else []
-
-            summaries = run_in_group(context, f"moondream-beam {run}", f"annotate into {output}", annotate)
-            row_counts = count_run(output, run, RetryPolicy())
-            record = record_run(sum_summaries(summaries), count, row_counts, job.job, output, job.about, started)
-        except KeyboardInterrupt as interrupt:
-            message = _end_interrupted(job, started, lock, interrupt)
-            if not isinstance(interrupt, Interrupt):
-                logger.warning(message)
-            else:
-                interrupt.message = message
-            raise
-        except Exception as error:
-            if (reason := stop_reason(error)) is None or isinstance(error, RunStopped):
-                raise
-            raise RunStopped(reason) from error
-        _clean_up(job, lock)
-    return record
-
-
-def _plan(job: AnnotateToParquet, add_inputs: AddInputs, options: PipelineOptions, folder: str) -> None:
-    """Plan the run in this process, and write the references of each shard, packed, to a file in ``folder``."""
-    pipeline = beam.Pipeline(local_runner(options, 1), options=options)
-    plan = add_inputs(pipeline) | "Plan" >> job.plan
-    plan.shards | "Write shards" >> beam.Map(_write_shard, folder)
-    with unwrap_keyboard_interrupt():
-        pipeline.run().wait_until_finish()
-
-
-def _write_shard(shard: Shard, folder: str) -> None:
-    number, refs = shard
-    Path(folder, str(number)).write_bytes(pack(list(refs)))
-
-
-def _shards(folder: str) -> Iterator[tuple[int, bytes]]:
-    for path in Path(folder).iterdir():
-        yield int(path.name), path.read_bytes()
-
-
-def _clean_up(job: AnnotateToParquet, lock: RunLock) -> None:
-    """Wait for the attempts that Spark no longer needs, and delete what they have left behind."""
-    if not wait_alone(lock, ATTEMPTS_END_S):
-        logger.warning(
-            "an attempt of a task still runs and holds the lock of %s: wait until Spark has ended the application"
-            " before you run the job again",
-            job.output,
+    context = context_of(spark)
+    workers = max(1, context.defaultParallelism // task_cpus(context))
+    options = {"shard_size": SHARD_SIZE, "checkpoint_s": CHECKPOINT_S, "min_shards": min_shards(workers), **options}
+    how = {"sampling": sampling, "fetch": Fetcher(allow_private_addresses), "colour_profiles": colour_profiles}
+    with tempfile.TemporaryDirectory(prefix="moondream-beam-") as folder:
+        if hasattr(inputs, "mapInArrow"):
+            source = build_source(inputs, tasks, path_column or "path", None, keep_columns)
+            selected = select(inputs, source)
+            asked, kept = source.spec.job_tasks(), _kept_fields(selected, source)
+            _write_refs(selected, source, kept, folder)
+            add_inputs: AddInputs = _PackedRefs(folder).read
+        else:
+            given = _inputs(inputs, tasks, output, manifest, path_column, keep_columns, colour_profiles)
+            asked, kept, add_inputs = given.tasks, given.columns.kept, given.read
+            for note in given.columns.notes:
+                logger.warning(note)
+        job = AnnotateToParquet(
+            asked,
+            annotator,
+            output,
+            columns=kept,
+            run=new_run_name(),
+            **{"about": {"engine": "spark"}, **options, **how},
         )
-    delete_temporary_files(job.output, job.job.run)
+        return run_job(spark, job, lambda pipeline: _limited(add_inputs(pipeline), limit), beam_options)
 
 
-def _end_interrupted(job: AnnotateToParquet, started: float, lock: RunLock, cause: KeyboardInterrupt) -> str:
-    """Wait for the end of the tasks that were cancelled, and publish what they have kept. Return the message."""
-    if not wait_alone(lock, ATTEMPTS_END_S):
-        return "interrupted: run the same command again to resume, once Spark has ended its tasks"
-    return end_interrupted(job.job, job.output, job.about, started, str(cause) or "SIGINT")
+def _limited(refs: PCollection[ImageRef], limit: int | None) -> PCollection[ImageRef]:
+    return refs if limit is None else refs | "Limit" >> LimitPictures(limit)
+
+
+def _inputs(
+    inputs: str | Sequence[str] | None,
+    tasks: Sequence[Task],
+    output: str,
+    manifest: str | Sequence[str],
+    path_column: str | None,
+    keep_columns: Sequence[str],
+    colour_profiles: ColourProfiles,
+) -> Inputs:
+    """Return patterns and manifests as the command's own options would give them, with the same checks."""
+    names = argparse.Namespace(
+        inputs=[inputs] if isinstance(inputs, str) else list(inputs or ()),
+        manifest=[manifest] if isinstance(manifest, str) else list(manifest),
+        tasks=list(tasks),
+        output=output,
+        uri_column=path_column,
+        keep_columns=",".join(keep_columns),
+        allow_private_addresses=False,
+        colour_profiles=colour_profiles,
+        reasoning=False,
+        **dict.fromkeys(("prompt_column", "image_column", "filename_column", "root")),
+    )
+    return build_inputs(names)
+
+
+def _kept_fields(selected: Any, source: Source) -> tuple[pa.Field, ...]:
+    """Return the kept columns of a DataFrame with the types in which rows store them."""
+    types = arrow_types(selected)
+    return tuple(pa.field(name, without_nulls(stored_type(types[of]))) for of, name in source.keep)
+
+
+def _write_refs(selected: Any, source: Source, kept: Sequence[pa.Field], folder: str) -> None:
+    """Write the references of a DataFrame from ``select`` to files in ``folder``, each a pack."""
+    types = {of: field.type for (of, _), field in zip(source.keep, kept, strict=True)}
+
+    def packs(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            columns = [
+                column.cast(types.get(name, column.type))
+                for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            ]
+            refs = [ref for ref, _ in refs_of(pa.RecordBatch.from_arrays(columns, batch.schema.names), source)]
+            for start in range(0, len(refs), MAX_BUFFERED):
+                packed = pa.array([pack(refs[start : start + MAX_BUFFERED])], pa.binary())
+                yield pa.RecordBatch.from_arrays([packed], [PACKED])
+
+    rows = selected.mapInArrow(packs, f"{PACKED} binary").toLocalIterator()
+    for number, row in enumerate(rows):
+        Path(folder, str(number)).write_bytes(row[PACKED])
+
+
+class _PackedRefs:
+    """The references in the files that ``_write_refs`` has written to a folder."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def read(self, pipeline: beam.Pipeline) -> PCollection[ImageRef]:
+        """Return the references."""
+        paths = sorted(str(path) for path in Path(self.folder).iterdir())
+        return pipeline | "Packs" >> beam.Create(paths) | "Read packs" >> beam.FlatMap(_read_pack)
+
+
+def _read_pack(path: str) -> list[ImageRef]:
+    return unpack(Path(path).read_bytes())

@@ -140,6 +140,7 @@ class AnnotateShard(beam.DoFn):
         self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
+        """Share the annotator and the clients with the other copies of this step in this process."""
         self.job = share_annotator(self.job, self._shared)
         self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
 

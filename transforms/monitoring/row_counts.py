@@ -79,7 +79,7 @@ def count_rows(paths: Sequence[str], retry_policy: RetryPolicy) -> RowCounts:
 
 
 def count_run(output: str, run: str, retry_policy: RetryPolicy) -> RowCounts:
-    """Count the rows in the published files of a run, in this process. If that fails, ``count_error`` has the reason."""
+    """Count the rows in the published files of a run. If that fails, return only a ``count_error``."""
     batches = _list_batches(Summary(), output, run, retry_policy)
     return sum_row_counts(_count_batch(batch, output, run, retry_policy) for batch in batches)
 
