@@ -169,10 +169,12 @@ def uri_of(path: str, *, escaped: bool = False) -> str:
     Args:
         escaped: the path is percent-encoded, as in ``_metadata.file_path``.
     """
-    if path.startswith("file:/"):
-        return path if path.startswith("file://") else path[len("file:") :]
+    if path.startswith("file://"):
+        return path
     if escaped and not path.startswith(("http://", "https://")):
         path = unquote(path, errors="surrogateescape")
+    if path.startswith("file:/"):
+        return path[len("file:") :]
     if azure := _AZURE.fullmatch(path):
         container, account, name = azure.groups()
         return f"azfs://{account}/{container}/{name}"
