@@ -124,6 +124,17 @@ def _check_engine(args: argparse.Namespace) -> None:
         return
     if args.runner != LOCAL_RUNNER:
         raise ValueError(f"--runner {args.runner} names a runner of Beam: leave it out with --engine {SPARK}")
+    for option, setting in (("gpu", "spark.executor.resource.gpu.amount"), ("worker_memory", "spark.executor.memory")):
+        if getattr(args, option):
+            raise ValueError(
+                f"--{option.replace('_', '-')} does not work with --engine {SPARK}: set {setting} in Spark's own"
+                " configuration"
+            )
+    if args.max_cost is not None:
+        raise ValueError(
+            f"--max-cost does not work with --engine {SPARK}, because its tasks cannot share a budget: set a limit with"
+            " the API, or leave --engine out"
+        )
     if args.workers > 1:
         raise ValueError(
             f"--workers {args.workers} does not work with --engine {SPARK}: set the cores of the executors with Spark's"

@@ -110,7 +110,9 @@ def run_in_group(context: SparkContext, group: str, description: str, action: Ca
         thread.join(EXECUTOR_WAIT_S)
         raise
     if errors:
-        raise _translated(errors[0]) from errors[0]
+        if stopped := _run_stopped(errors[0]):
+            raise stopped from errors[0]
+        raise errors[0]
     return results[0]
 
 
@@ -140,8 +142,8 @@ def has_begun_a_task(context: SparkContext, group: str) -> bool:
     return any(stage.numActiveTasks + stage.numCompletedTasks + stage.numFailedTasks for stage in stages)
 
 
-def _translated(error: BaseException) -> BaseException:
-    """Return a RunStopped for an error with a known cause, and any other error as it is."""
+def _run_stopped(error: BaseException) -> RunStopped | None:
+    """Return a RunStopped for an error with a known cause, and None for any other error."""
     if reason := stop_reason(error):
         return RunStopped(reason)
     text = str(error)
@@ -161,4 +163,4 @@ def _translated(error: BaseException) -> BaseException:
         return RunStopped(f"stopped: {lost[1]}: {lost[2][:MAX_REASON]}. {resume}")
     if "SparkContext was shut down" in text or type(error).__name__ == "Py4JNetworkError":
         return RunStopped(f"stopped: Spark has ended this application. {resume}")
-    return error
+    return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,11 +55,12 @@ def run_job(spark: Any, job: AnnotateToParquet, add_inputs: AddInputs, options: 
         RunStopped: if the run stopped early for a known reason. The same call resumes it.
         KeyboardInterrupt: if the driver is interrupted. What the run has kept is published then.
     """
-    context, output, run, started = context_of(spark), job.output, job.job.run, time.time()
+    context, output, run = context_of(spark), job.output, job.job.run
     needs_gpu = check_gpus(context, job.job.annotator)
     task = ShardTask(job.annotate_shard, annotator_digest(job.job.annotator), needs_gpu, tuple(options))
-    with run_lock(output, run) as lock, show_progress(ProgressFiles(output, run)):
-        try:
+    with run_lock(output, run) as lock:
+        with show_progress(ProgressFiles(output, run)), _attempts_ended(lock, output), _ends(job, lock):
+            started = time.time()
             with tempfile.TemporaryDirectory(prefix="moondream-beam-") as folder:
                 _plan(job, add_inputs, PipelineOptions(list(options)), folder)
                 shards = sorted(_shards(folder))
@@ -67,22 +70,53 @@ def run_job(spark: Any, job: AnnotateToParquet, add_inputs: AddInputs, options: 
             def annotate() -> list[Summary]:
                 return context.parallelize(shards, len(shards)).mapPartitions(task).collect() if shards else []
 
-            summaries = run_in_group(context, f"moondream-beam {run}", f"annotate into {output}", annotate)
+            summary = sum_summaries(run_in_group(context, f"moondream-beam {run}", f"annotate into {output}", annotate))
             row_counts = count_run(output, run, RetryPolicy())
-            record = record_run(sum_summaries(summaries), count, row_counts, job.job, output, job.about, started)
-        except KeyboardInterrupt as interrupt:
-            message = _end_interrupted(job, started, lock, interrupt)
-            if not isinstance(interrupt, Interrupt):
-                logger.warning(message)
-            else:
-                interrupt.message = message
-            raise
-        except Exception as error:
-            if (reason := stop_reason(error)) is None or isinstance(error, RunStopped):
-                raise
-            raise RunStopped(reason) from error
-        _clean_up(job, lock)
+            record = record_run(summary, count, row_counts, job.job, output, job.about, started)
+        delete_temporary_files(output, run)
     return record
+
+
+@contextlib.contextmanager
+def _attempts_ended(lock: RunLock, output: str) -> Iterator[None]:
+    """After the block, wait for the attempts that Spark no longer needs. Until then they hold the lock."""
+    try:
+        yield
+    finally:
+        if not wait_alone(lock, ATTEMPTS_END_S):
+            logger.warning(
+                "an attempt of a task still holds the lock of %s: wait until Spark has ended the application before"
+                " you run the job again",
+                output,
+            )
+
+
+@contextlib.contextmanager
+def _ends(job: AnnotateToParquet, lock: RunLock) -> Iterator[None]:
+    """Publish what a run has kept if the block is interrupted, and raise its errors as ``RunStopped`` if they are one.
+
+    Raises:
+        RunStopped: in place of an error that it has caused.
+    """
+    started = time.time()
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        message = "interrupted: run the same command again to resume, once Spark has ended its tasks"
+        if wait_alone(lock, ATTEMPTS_END_S):
+            cause = str(interrupt) or signal.SIGINT.name
+            message = end_interrupted(job.job, job.output, job.about, started, cause)
+        if isinstance(interrupt, Interrupt):
+            interrupt.message = message
+        else:
+            logger.warning(message)
+        raise
+    except RunStopped:
+        raise
+    except Exception as error:
+        if reason := stop_reason(error):
+            raise RunStopped(reason) from error
+        raise
 
 
 def _plan(job: AnnotateToParquet, add_inputs: AddInputs, options: PipelineOptions, folder: str) -> None:
@@ -102,21 +136,3 @@ def _write_shard(shard: Shard, folder: str) -> None:
 def _shards(folder: str) -> Iterator[tuple[int, bytes]]:
     for path in Path(folder).iterdir():
         yield int(path.name), path.read_bytes()
-
-
-def _clean_up(job: AnnotateToParquet, lock: RunLock) -> None:
-    """Wait for the attempts that Spark no longer needs, and delete what they have left behind."""
-    if not wait_alone(lock, ATTEMPTS_END_S):
-        logger.warning(
-            "an attempt of a task still runs and holds the lock of %s: wait until Spark has ended the application"
-            " before you run the job again",
-            job.output,
-        )
-    delete_temporary_files(job.output, job.job.run)
-
-
-def _end_interrupted(job: AnnotateToParquet, started: float, lock: RunLock, cause: KeyboardInterrupt) -> str:
-    """Wait for the end of the tasks that were cancelled, and publish what they have kept. Return the message."""
-    if not wait_alone(lock, ATTEMPTS_END_S):
-        return "interrupted: run the same command again to resume, once Spark has ended its tasks"
-    return end_interrupted(job.job, job.output, job.about, started, str(cause) or "SIGINT")

@@ -69,6 +69,8 @@ class Cluster:
             "spark.driver.host": "127.0.0.1",
             "spark.executor.cores": "1",
             "spark.executor.memory": "512m",
+            # An attempt that fails costs the start of a Python worker.
+            "spark.task.maxFailures": "2",
             "spark.executorEnv.PYTHONPATH": self.environment["PYTHONPATH"],
             "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
         }
