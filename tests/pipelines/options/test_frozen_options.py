@@ -26,8 +26,8 @@ MODEL = (
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {
     "annotate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}"
-    "--output=FOLDER! --runner=RUNNER --engine={beam,spark} --master=URL --workers=N --shard-size=N --limit=N --checkpoint-every=SECONDS "
-    "--retry-errors --retry-changed --dedup --max-failure-rate=R "
+    "--output=FOLDER! --runner=RUNNER --engine={beam,spark} --master=URL --workers=N --shard-size=N --limit=N "
+    "--checkpoint-every=SECONDS --retry-errors --retry-changed --dedup --max-failure-rate=R "
     "--slice=I/N --gpu=TYPE --worker-memory=SIZE --no-report",
     "estimate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}--sample=N --price-of=NAME=USD...",
     "status": "OUT --watch=[SECONDS]",
