@@ -29,18 +29,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         default=LOCAL_RUNNER,
         help="local (this machine), or the name of a Beam runner (default: %(default)s)",
     )
-    job.add_argument(
-        "--engine",
-        choices=(BEAM, SPARK),
-        default=BEAM,
-        help="what runs the job: Apache Beam, with --runner, or PySpark, with --master (default: %(default)s)",
-    )
-    job.add_argument(
-        "--master",
-        metavar="URL",
-        help="master of the Spark cluster, such as spark://HOST:7077, yarn or local[4] (default: what spark-submit or "
-        "spark-defaults.conf sets); only with --engine spark",
-    )
+    _add_engine_options(job)
     job.add_argument(
         "--workers",
         type=int,
@@ -67,6 +56,22 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)g)",
     )
     _add_repeat_options(job)
+
+
+def _add_engine_options(job: argparse._ArgumentGroup) -> None:
+    """Add the options for PySpark in place of Beam's runners."""
+    job.add_argument(
+        "--engine",
+        choices=(BEAM, SPARK),
+        default=BEAM,
+        help="what runs the job: Apache Beam, with --runner, or PySpark, with --master (default: %(default)s)",
+    )
+    job.add_argument(
+        "--master",
+        metavar="URL",
+        help="master of the Spark cluster, such as spark://HOST:7077, yarn or local[4] (default: what spark-submit or "
+        "spark-defaults.conf sets); only with --engine spark",
+    )
 
 
 def _add_repeat_options(job: argparse._ArgumentGroup) -> None:

@@ -51,6 +51,11 @@ def task_cpus(context: SparkContext) -> int:
     return int(context.getConf().get("spark.task.cpus", "1") or 1)
 
 
+def tasks_at_once(context: SparkContext) -> int:
+    """Return the number of tasks that the executors of now can run at the same time, at least 1."""
+    return max(1, context.defaultParallelism // task_cpus(context))
+
+
 def device_of(annotator: Annotator) -> str:
     """Return the device that the annotator was given; "" if it runs no model itself."""
     return str(getattr(annotator, "device", ""))

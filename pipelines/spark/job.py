@@ -7,24 +7,21 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PCollection
 
-from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
-from ...transforms.annotation.job import SHARD_SIZE, AnnotateToParquet
-from ...transforms.core.records import IGNORE_PROFILES, ColourProfiles, ImageRef
+from ...models.tasks import Annotator, Task
+from ...transforms.annotation.job import AnnotateToParquet
+from ...transforms.core.records import IGNORE_PROFILES, ImageRef
 from ...transforms.core.shuffle import MAX_BUFFERED, pack, unpack
-from ...transforms.images.fetch import Fetcher
 from ...transforms.io.column_types import stored_type, without_nulls
-from ...transforms.output.answer_journal import CHECKPOINT_S
-from ...transforms.output.layout import new_run_name
 from ...transforms.planning.limit import LimitPictures
-from ..options.inputs import Inputs, build_inputs
-from ..options.job import min_shards
-from .cluster import context_of, task_cpus
+from ..options.inputs import build_inputs
+from ..options.job import SPARK, min_shards
+from .cluster import context_of, tasks_at_once
 from .rows import Source, arrow_types, build_source, refs_of, select
 from .run import AddInputs, run_job
 
@@ -43,74 +40,66 @@ def annotate_on_spark(
     manifest: str | Sequence[str] = (),
     path_column: str | None = None,
     keep_columns: Sequence[str] = (),
-    sampling: Sampling = DEFAULT_SAMPLING,
     limit: int | None = None,
-    allow_private_addresses: bool = False,
-    colour_profiles: ColourProfiles = IGNORE_PROFILES,
     beam_options: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """Annotate pictures into a folder of Parquet files on a Spark cluster, and return the record of the run.
 
-    Requests that have a row in the output already are skipped. So a job that was interrupted can be run again, here or
-    with the command. Driver and executors must all reach the pictures and the output.
+    Requests that have a row in the output already are skipped. Driver and executors must all reach the pictures and
+    the output.
 
     Args:
-        spark: the session; not one of Spark Connect.
         inputs: a file, folder, glob or URL, or a list of these; or a DataFrame with a row for each picture; or None.
         manifest: tables with a row for each picture, as for ``--manifest``.
-        path_column: the column of the DataFrame (default: path) or of the manifests (default: url) with the path or
-            the URL of the picture.
-        keep_columns: columns of the DataFrame or the manifests to copy to the rows; SOURCE=NAME renames one.
-        limit: annotate only so many pictures, the same ones in every run.
+        path_column: the column with the path or the URL of the picture; by default path of a DataFrame, url of tables.
+        keep_columns: columns of the DataFrame or the tables to copy to the rows; SOURCE=NAME renames one.
         beam_options: options of Beam as words of a command line, for the clients of buckets.
-        options: ``shard_size``, ``retry_errors``, ``retry_changed``, ``dedup``, ``max_failure_rate``, ``checkpoint_s``
-            and ``about`` of ``AnnotateToParquet``.
+        options: other arguments of ``AnnotateToParquet``, such as ``shard_size`` and ``sampling``.
 
     Raises:
-        ValueError: if an argument has a bad value, an input matches no picture, or another run writes to the output.
+        ValueError: if an argument is bad, an input matches no picture, or another run writes to the output.
         RunStopped: if the run stopped early. The same call resumes it.
     """
-    context = context_of(spark)
-    workers = max(1, context.defaultParallelism // task_cpus(context))
-    options = {"shard_size": SHARD_SIZE, "checkpoint_s": CHECKPOINT_S, "min_shards": min_shards(workers), **options}
-    how = {"sampling": sampling, "fetch": Fetcher(allow_private_addresses), "colour_profiles": colour_profiles}
+    options = {"min_shards": min_shards(tasks_at_once(context_of(spark))), "about": {"engine": SPARK}, **options}
     with tempfile.TemporaryDirectory(prefix="moondream-beam-") as folder:
         if hasattr(inputs, "mapInArrow"):
-            source = build_source(inputs, tasks, path_column or "path", None, keep_columns)
-            selected = select(inputs, source)
-            asked, kept = source.spec.job_tasks(), _kept_fields(selected, source)
-            _write_refs(selected, source, kept, folder)
-            add_inputs: AddInputs = _PackedRefs(folder).read
+            read = _read_dataframe(inputs, tasks, path_column or "path", keep_columns, folder)
         else:
-            given = _inputs(inputs, tasks, output, manifest, path_column, keep_columns, colour_profiles)
-            asked, kept, add_inputs = given.tasks, given.columns.kept, given.read
-            for note in given.columns.notes:
-                logger.warning(note)
-        job = AnnotateToParquet(
-            asked,
-            annotator,
-            output,
-            columns=kept,
-            run=new_run_name(),
-            **{"about": {"engine": "spark"}, **options, **how},
-        )
-        return run_job(spark, job, lambda pipeline: _limited(add_inputs(pipeline), limit), beam_options)
+            read = _read_inputs(inputs, tasks, output, manifest, path_column, keep_columns)
+        job = AnnotateToParquet(read.tasks, annotator, output, columns=read.kept, **options)
+        return run_job(spark, job, lambda pipeline: _limited(read.add_inputs(pipeline), limit), beam_options)
+
+
+class _Read(NamedTuple):
+    """What to annotate: the tasks, the kept columns, and what adds the references to a pipeline."""
+
+    tasks: Sequence[Task]
+    kept: Sequence[pa.Field]
+    add_inputs: AddInputs
+
+
+def _read_dataframe(df: Any, tasks: Sequence[Task], path: str, keep_columns: Sequence[str], folder: str) -> _Read:
+    """Write the references of a DataFrame to files in ``folder``, and return how to read them."""
+    source = build_source(df, tasks, path, None, keep_columns)
+    selected = select(df, source)
+    kept = _kept_fields(selected, source)
+    _write_refs(selected, source, kept, folder)
+    return _Read(source.spec.job_tasks(), kept, _PackedRefs(folder).read)
 
 
 def _limited(refs: PCollection[ImageRef], limit: int | None) -> PCollection[ImageRef]:
     return refs if limit is None else refs | "Limit" >> LimitPictures(limit)
 
 
-def _inputs(
+def _read_inputs(
     inputs: str | Sequence[str] | None,
     tasks: Sequence[Task],
     output: str,
     manifest: str | Sequence[str],
     path_column: str | None,
     keep_columns: Sequence[str],
-    colour_profiles: ColourProfiles,
-) -> Inputs:
+) -> _Read:
     """Return patterns and manifests as the command's own options would give them, with the same checks."""
     names = argparse.Namespace(
         inputs=[inputs] if isinstance(inputs, str) else list(inputs or ()),
@@ -120,11 +109,14 @@ def _inputs(
         uri_column=path_column,
         keep_columns=",".join(keep_columns),
         allow_private_addresses=False,
-        colour_profiles=colour_profiles,
+        colour_profiles=IGNORE_PROFILES,
         reasoning=False,
         **dict.fromkeys(("prompt_column", "image_column", "filename_column", "root")),
     )
-    return build_inputs(names)
+    given = build_inputs(names)
+    for note in given.columns.notes:
+        logger.warning(note)
+    return _Read(given.tasks, given.columns.kept, given.read)
 
 
 def _kept_fields(selected: Any, source: Source) -> tuple[pa.Field, ...]:

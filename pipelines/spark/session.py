@@ -11,7 +11,7 @@ from typing import Any
 
 from ...models.tasks import Annotator
 from ..local_runner.signals import interruptible
-from .cluster import check_gpus, context_of, task_cpus
+from .cluster import check_gpus, context_of, task_cpus, tasks_at_once
 
 APP_NAME = "moondream-beam annotate"
 PYTHON = "PYSPARK_PYTHON"
@@ -31,7 +31,7 @@ class Session:
     @property
     def tasks_at_once(self) -> int:
         """The number of tasks that the executors of now can run at the same time, at least 1."""
-        return max(1, context_of(self.spark).defaultParallelism // self.task_cpus)
+        return tasks_at_once(context_of(self.spark))
 
     def check(self, annotator: Annotator) -> None:
         """Check the GPUs of the tasks, as ``check_gpus`` does."""

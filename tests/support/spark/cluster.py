@@ -1,4 +1,4 @@
-"""A standalone cluster of Spark on loopback, from the jars of pyspark: a master and two workers of one core each."""
+"""A standalone cluster of Spark on loopback, from the jars of pyspark: a master and two workers of two cores each."""
 
 from __future__ import annotations
 
@@ -68,6 +68,8 @@ class Cluster:
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.driver.host": "127.0.0.1",
             "spark.executor.cores": "1",
+            # Two applications run at the same time.
+            "spark.cores.max": "2",
             "spark.executor.memory": "512m",
             # An attempt that fails costs the start of a Python worker.
             "spark.task.maxFailures": "2",
@@ -87,7 +89,7 @@ class Cluster:
         """Start a worker, and wait until the master knows it."""
         before = self.registered() or 0
         work = self.folder / f"worker-{time.monotonic_ns()}"
-        words = ("--cores", 1, "--memory", "1g", "--work-dir", work, "--webui-port", _free_port())
+        words = ("--cores", 2, "--memory", "2g", "--work-dir", work, "--webui-port", _free_port())
         self.workers.append(self._start("worker.Worker", *words, self.url))
         until(lambda: (self.registered() or 0) > before)
 
