@@ -16,6 +16,7 @@ from ...transforms.core.records import (
     IGNORE_PROFILES,
     Annotation,
     ColourProfiles,
+    Failure,
     ImageRef,
     Job,
     Location,
@@ -151,13 +152,13 @@ class _Kept:
 def _batch(rows: Sequence[Row], kept: _Kept) -> pa.RecordBatch:
     """Return rows as one batch: the answers, then the failures."""
     answers = [row._replace(columns=()) for row in rows if isinstance(row, Annotation)]
-    failures = [row for row in rows if not isinstance(row, Annotation)]
+    failures = [row for row in rows if isinstance(row, Failure)]
     tables = [
         _as_rows(DATA, to_table(answers, ANNOTATION_SCHEMA)),
         _as_rows(ERRORS, to_table(failures, FAILURE_SCHEMA)),
     ]
     whole = pa.concat_tables(tables)
-    values = [kept.take(row.id) for row in (*answers, *failures)]
+    values = [*(kept.take(row.id) for row in answers), *(kept.take(row.id) for row in failures)]
     for place, (name, type) in enumerate(zip(kept.names, kept.types, strict=True)):
         whole = whole.append_column(name, pa.array([each[place] for each in values], type))
     return whole.combine_chunks().to_batches()[0]

@@ -155,7 +155,7 @@ def arrow_types(df: Any) -> dict[str, pa.DataType]:
     from pyspark.sql.pandas.types import to_arrow_type
 
     # Spark 4 needs a time zone for timestamps, and Spark 3.5 knows no such argument.
-    more = {"timezone": "UTC"} if "timezone" in signature(to_arrow_type).parameters else {}
+    more: dict[str, Any] = {"timezone": "UTC"} if "timezone" in signature(to_arrow_type).parameters else {}
     return {field.name: to_arrow_type(field.dataType, **more) for field in df.schema}
 
 
