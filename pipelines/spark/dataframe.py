@@ -26,7 +26,7 @@ from ...transforms.core.records import (
 from ...transforms.core.row_schema import ANNOTATION_SCHEMA, CREATED_AT, FAILURE_SCHEMA, to_table
 from ...transforms.images.fetch import Fetcher
 from ...transforms.output.layout import DATA, ERRORS
-from .cluster import device_of
+from .cluster import check_gpus, context_of, device_of
 from .rows import Content, Source, build_source, refs_of, select
 from .worker import annotator_digest, loaded_annotator, use_assigned_gpu
 
@@ -87,7 +87,8 @@ def annotate(
         _check_batch_size(df.sparkSession)
     profiles = check_colour_profiles(colour_profiles)
     job = Job(source.spec.job_tasks(), annotator, sampling, colour_profiles=profiles)
-    asking = Asking(job, source, annotator_digest(annotator), Fetcher(allow_private_addresses))
+    needs_gpu = _needs_gpu(df.sparkSession, annotator)
+    asking = Asking(job, source, annotator_digest(annotator), Fetcher(allow_private_addresses), needs_gpu)
     return selected.mapInArrow(asking, _spark_schema(selected, source))
 
 
@@ -99,10 +100,11 @@ class Asking:
     source: Source
     digest: str
     fetch: Fetcher
+    needs_gpu: bool
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the rows of all pictures. Closing the generator ends the work of the annotator."""
-        use_assigned_gpu(device_of(self.job.annotator).startswith("cuda:"))
+        use_assigned_gpu(self.needs_gpu)
         job = self.job._replace(annotator=loaded_annotator(self.job.annotator, self.digest))
         kept = _Kept(self.source)
         rows = annotate_for(job, self._refs(batches, kept), self._read)
@@ -183,6 +185,16 @@ def _spark_schema(selected: Any, source: Source) -> Any:
 
     kept = [StructField(name, selected.schema[of].dataType, True) for of, name in source.keep]
     return StructType([*from_arrow_schema(ROW_SCHEMA).fields, *kept])
+
+
+def _needs_gpu(session: Any, annotator: Annotator) -> bool:
+    """Return whether a task without a GPU from Spark must fail. Check the configuration, as ``check_gpus`` does."""
+    try:
+        context = context_of(session)
+    except ValueError:
+        # Spark Connect has no context whose configuration could be checked.
+        return device_of(annotator).startswith("cuda")
+    return check_gpus(context, annotator)
 
 
 def _check_batch_size(session: Any) -> None:

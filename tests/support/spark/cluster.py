@@ -17,7 +17,7 @@ import psutil
 from support.spark.session import need_java
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 120.0
+PATIENCE = 400.0
 CLASSES = "org.apache.spark.deploy"
 
 

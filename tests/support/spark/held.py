@@ -12,7 +12,7 @@ from support.data.echo import Echo
 
 from moondream_beam.models.tasks import Outcome, Request
 
-PATIENCE = 120.0
+PATIENCE = 400.0
 
 
 @dataclass(frozen=True)
