@@ -10,6 +10,11 @@ help:  ## list the targets
 
 demo: .venv/runtime  ## draw pictures, annotate them with the tiny model and write a report
 	$(BIN)/moondream-beam demo
+	@echo
+	@echo 'Open moondream-demo/out/report.html in a browser. Then annotate pictures of your own, in a folder "photos":'
+	@echo '    . .venv/bin/activate'
+	@echo '    moondream-beam annotate photos --output out'
+	@echo 'The last command downloads Moondream 2 (4 GB) first. It uses all GPUs; a CPU works too, but slowly.'
 
 test: .venv/test  ## run all tests in parallel, the quick ones first
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4
@@ -21,8 +26,8 @@ lint: .venv/test  ## check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-notebooks: .venv/test  ## run every notebook from top to bottom
-	for notebook in $(wildcard notebooks/*.ipynb); do $(BIN)/jupyter-execute $$notebook || exit; done
+notebooks: .venv/test  ## run every notebook from top to bottom, and store its outputs
+	$(BIN)/python notebooks/update.py
 
 azurite: .venv/azurite/node_modules  ## install the emulator of Azure's blob storage (needs Node); its tests are skipped without it
 
@@ -32,6 +37,7 @@ azurite: .venv/azurite/node_modules  ## install the emulator of Azure's blob sto
 
 # Without build isolation, the pinned setuptools builds the package, and a repeated install needs no network.
 .venv/runtime: setup.py pyproject.toml constraints.txt
+	@echo 'Installing this package, PyTorch and Apache Beam into .venv: about 5 GB of disk, and some minutes the first time.'
 	$(PYTHON) -m venv .venv
 	mkdir -p .venv/house
 	ln -sfn ../.. .venv/house/moondream_beam
@@ -40,6 +46,7 @@ azurite: .venv/azurite/node_modules  ## install the emulator of Azure's blob sto
 	touch $@
 
 .venv/test: .venv/runtime
+	@echo 'Installing what the tests need into .venv: about 1.5 GB more, and some minutes the first time.'
 	$(INSTALL) --no-build-isolation --editable ".[test]"
 # The official client of Moondream Cloud. --no-deps leaves out a gigabyte of kernels that the client does not load.
 	$(INSTALL) --no-deps moondream

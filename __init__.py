@@ -8,6 +8,7 @@ from .models.tasks import Annotator, Answer, Box, Caption, Detect, Fault, Outcom
 from .transforms.annotation.annotate import Annotate, Annotated, annotate
 from .transforms.annotation.job import AnnotateToParquet
 from .transforms.annotation.model_handler import MoondreamModelHandler
+from .transforms.core.beam_schema import AsRows
 from .transforms.core.records import Annotation, Failure, ImageRef
 from .transforms.inputs.images import ReadImages
 
@@ -18,6 +19,7 @@ __all__ = [
     "Annotation",
     "Annotator",
     "Answer",
+    "AsRows",
     "Box",
     "Caption",
     "Detect",

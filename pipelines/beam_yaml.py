@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,18 @@ from ..models.tasks import Query
 from ..transforms.annotation import annotate, job
 from ..transforms.core.beam_schema import (
     REF_SCHEMA,
-    AnnotationsToRows,
-    FailuresToRows,
+    AsRows,
     RefsToRows,
     RowsToRefs,
     build_task_spec,
     row_type,
 )
-from ..transforms.core.records import IGNORE_PROFILES, check_colour_profiles
+from ..transforms.core.records import IGNORE_PROFILES, Annotation, Failure, check_colour_profiles
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest, manifest_columns
 from ..transforms.inputs.unmatched import first_unmatched
 from ..transforms.output.reader import read_failures
+from .options.suggestions import did_you_mean
 from .options.yaml import GOOD_OUTPUT, parse_error_output, parse_sampling, parse_tasks, parse_texts
 
 PROVIDERS = Path(__file__).with_name("providers.yaml")
@@ -48,7 +49,32 @@ RECORD_SCHEMA = pa.schema(
 )
 
 
-class ReadImages(beam.PTransform[PBegin, PCollection[Any]]):
+class _NamedArguments:
+    """A transform whose error about an unknown argument has the transform's name in YAML, and a suggestion."""
+
+    def __new__(cls, *values: Any, **arguments: Any) -> Any:
+        """Check the names of the arguments.
+
+        Raises:
+            ValueError: if the transform has no argument of one of these names.
+        """
+        parts = [
+            vars(part)["__init__"] for part in cls.__mro__ if part.__module__ == __name__ and "__init__" in vars(part)
+        ]
+        known = [
+            name
+            for part in parts
+            for name, parameter in list(signature(part).parameters.items())[1:]
+            if parameter.kind is not Parameter.VAR_KEYWORD
+        ]
+        for name in arguments:
+            if name not in known:
+                hint = did_you_mean(name, known) or ";"
+                raise ValueError(f"{cls.__name__} has no argument {name}{hint} it has {', '.join(known)}")
+        return super().__new__(cls)
+
+
+class ReadImages(_NamedArguments, beam.PTransform[PBegin, PCollection[Any]]):
     """List pictures as rows with the fields ``uri``, ``filename`` and ``problem`` (null, or why there is no picture).
 
     Args:
@@ -70,7 +96,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[Any]]):
         return pbegin | self.images | RefsToRows()
 
 
-class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
+class ReadManifest(_NamedArguments, beam.PTransform[PBegin, PCollection[Any]]):
     """List the pictures of manifests as rows with the fields ``uri``, ``filename``, ``problem`` and chosen columns.
 
     Args:
@@ -114,7 +140,7 @@ class ReadManifest(beam.PTransform[PBegin, PCollection[Any]]):
         return pbegin | self.manifests | self.rows
 
 
-class _AnnotatingTransform(beam.PTransform[PCollection[Any], Any]):
+class _AnnotatingTransform(_NamedArguments, beam.PTransform[PCollection[Any], Any]):
     """The common part of Annotate and AnnotateToParquet: tasks, model, sampling, and the output for failures."""
 
     def __init__(
@@ -181,8 +207,8 @@ class Annotate(_AnnotatingTransform):
         )
         annotations, failures = rows | "Rows" >> RowsToRefs(asked) | "Ask" >> annotated
         return {
-            GOOD_OUTPUT: annotations | "Annotations" >> AnnotationsToRows(asked.columns),
-            self.errors: failures | "Failures" >> FailuresToRows(),
+            GOOD_OUTPUT: annotations | "Annotations" >> AsRows(Annotation, asked.columns),
+            self.errors: failures | "Failures" >> AsRows(Failure, asked.columns),
         }
 
 
@@ -260,7 +286,7 @@ class AnnotateToParquet(_AnnotatingTransform):
         failures = record | "Read failures" >> beam.FlatMap(
             lambda done, out: read_failures(out, done["run"]), whole_job.output
         )
-        return {GOOD_OUTPUT: summary, self.errors: failures | "Failures" >> FailuresToRows()}
+        return {GOOD_OUTPUT: summary, self.errors: failures | "Failures" >> AsRows(Failure, asked.columns)}
 
 
 def _record_row(record: Mapping[str, Any], output: str) -> Any:

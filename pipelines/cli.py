@@ -9,7 +9,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from .commands import annotate, demo, estimate, export, report, status
+from .commands import annotate, demo, env, estimate, export, report, status
+from .display.log_records import LineFormatter, ShownRecords
 from .display.progress import AboveBarHandler
 from .local_runner.signals import ExpectedExitFilter, Interrupt, interruptible
 from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError
@@ -37,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Importing Beam installs a log handler. Its warnings are about options that the user did not give.
     handler = AboveBarHandler()
     handler.addFilter(ExpectedExitFilter())
-    logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
+    handler.addFilter(ShownRecords())
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     # The handler of this library would print each record a second time, and over the progress bar.
     logging.getLogger("huggingface_hub").handlers.clear()
@@ -79,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("report", report, "write an HTML page with pictures, statistics, errors and runs of an output folder"),
         ("export", export, "write the answers in a format that training tools read"),
         ("demo", demo, "draw pictures, and annotate them with the embedded model"),
+        ("env", env, "print versions, devices, extras and which credentials were found, for a bug report"),
     ):
         command = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False

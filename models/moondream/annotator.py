@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,7 +29,8 @@ class Moondream:
     release of the weights, if nothing in the files identifies it. ``tokenizer``: a tokenizer.json, or a folder with
     one, instead of the checkpoint's own. ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: auto, float32, bfloat16
     or float16. ``batch_size``: requests decoded at once; None for as many as fit into memory. ``threads``: CPU threads
-    of PyTorch; None leaves their number alone.
+    of PyTorch; None leaves their number alone. ``graphs``: whether a CUDA device replays steps as CUDA graphs; without
+    them the ``backend`` of the rows ends in "/no-graphs".
 
     Attributes:
         device: the device as it was given.
@@ -48,17 +50,20 @@ class Moondream:
         dtype: str = "auto",
         batch_size: int | None = None,
         threads: int | None = None,
+        graphs: bool = True,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch size {batch_size}: give 1 or more")
         check_device(device)
         choose_dtype(dtype, torch.device("cpu"))
-        self.name = model
-        self._source = find_source(model, revision, tokenizer)
+        # A shell leaves ~ as it is in quotes and behind an equals sign.
+        self.name = os.path.expanduser(model)
+        self._source = find_source(self.name, revision, tokenizer and os.path.expanduser(tokenizer))
         traits = self._source.traits
         self.revision, self.tasks = self._source.revision, traits.tasks
         self.supports_reasoning = traits.supports_reasoning
         self.device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
+        self._graphs = graphs
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
@@ -102,9 +107,8 @@ class Moondream:
                 self.check_memory()
                 checkpoint = self._source.checkpoint()
                 device = choose_device(self.device)
-                self._engine = Engine(
-                    checkpoint, device, choose_dtype(self._dtype, device), self._batch_size, self._threads
-                )
+                dtype = choose_dtype(self._dtype, device)
+                self._engine = Engine(checkpoint, device, dtype, self._batch_size, self._threads, self._graphs)
             return self._engine
 
     def uses_cpu_fallback(self) -> bool:

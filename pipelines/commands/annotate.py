@@ -17,6 +17,7 @@ from apache_beam.pvalue import PCollection
 
 from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
+from ...models.tiny import NOTE
 from ...transforms.annotation.job import AnnotateToParquet
 from ...transforms.annotation.run_end import end_interrupted
 from ...transforms.core.errors import RunStopped, stop_reason
@@ -26,6 +27,7 @@ from ...transforms.output.files import absolute
 from ...transforms.output.locks.lock import OutputLockedError, acquire, run_lock
 from ...transforms.output.run_record import read_record
 from ...transforms.planning.limit import LimitPictures
+from ..display.answers import format_answers, format_next_steps
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
@@ -42,7 +44,7 @@ from ..options.cluster import (
 )
 from ..options.hosted import extra_row_s
 from ..options.inputs import Inputs, add_input_options, build_inputs
-from ..options.job import LOCAL_RUNNER, SPARK, add_job_options, build_job, check_job
+from ..options.job import LOCAL_RUNNER, SPARK, add_job_options, build_job, check_job, set_default_workers
 from ..options.models import add_model_options, build_annotator
 from ..options.parser import OneLineParser, StartupError, reject_unknown_args, startup_errors
 from ..options.tasks import add_sampling_options, add_task_options, comma_note
@@ -80,6 +82,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
         RuntimeError: if a client for a bucket is not installed, or the weights cannot be downloaded.
     """
     here = args.runner == LOCAL_RUNNER
+    set_default_workers(args)
     inputs = build_inputs(args)
     annotator = build_annotator(args, threads_per_worker(args) if here else None, here=here)
     job = build_job(args, inputs, annotator, run, args.workers)
@@ -101,11 +104,12 @@ def _print_notes(inputs: Inputs) -> None:
         print(note, file=sys.stderr)
 
 
-def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
+def run(args: argparse.Namespace, beam_arguments: Sequence[str], *, show_answers: bool = False) -> int:
     """Run the command and return its exit status.
 
     Args:
         beam_arguments: the arguments that our parser did not understand.
+        show_answers: print a few answers at the end, also if standard output is no terminal.
 
     Returns:
         0 or 1 by ``run_summary.exit_status``; 1 also if the run stopped early; 0 after a dry run.
@@ -114,7 +118,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         StartupError: if an argument is bad, a requirement is missing, or another run uses the output.
     """
     if args.engine == SPARK:
-        return _run_on_spark(args, beam_arguments)
+        return _run_on_spark(args, beam_arguments, show_answers)
     local = args.runner == LOCAL_RUNNER
     with contextlib.ExitStack() as stack:
         with startup_errors():
@@ -137,10 +141,10 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         if (reason := _run_pipeline(pipeline, end)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
-    return _finish(args, read_record(args.output, name))
+    return _finish(args, read_record(args.output, name), show_answers)
 
 
-def _run_on_spark(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
+def _run_on_spark(args: argparse.Namespace, beam_arguments: Sequence[str], show_answers: bool) -> int:
     """Run the command on a Spark cluster and return its exit status, as ``run`` does."""
     with contextlib.ExitStack() as stack:
         with startup_errors():
@@ -165,14 +169,21 @@ def _run_on_spark(args: argparse.Namespace, beam_arguments: Sequence[str]) -> in
         except RunStopped as error:
             print(f"moondream-beam annotate: {error}", file=sys.stderr)
             return STOPPED_EARLY
-    return _finish(args, record)
+    return _finish(args, record, show_answers)
 
 
-def _finish(args: argparse.Namespace, record: Mapping[str, Any]) -> int:
+def _finish(args: argparse.Namespace, record: Mapping[str, Any], show_answers: bool) -> int:
     """Print the summary of a run, write the report if asked to, and return the exit status."""
     print(format_summary(record, args.output, args.max_failure_rate))
-    report_after_run(args)
+    _print_end(args, record["run"], show_answers or sys.stdout.isatty())
     return exit_status(record, args.max_failure_rate)
+
+
+def _print_end(args: argparse.Namespace, run: str, show_answers: bool) -> None:
+    """Write the report, and print a few answers and what to type next if that is asked for and there are answers."""
+    has_report = report_after_run(args)
+    if show_answers and (answers := list(format_answers(args.output, run))):
+        print("\n".join(["", *answers, "", *format_next_steps(args.output, has_report)]))
 
 
 def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> beam.Pipeline:
@@ -219,7 +230,7 @@ def beam_options(args: argparse.Namespace, arguments: Sequence[str]) -> Pipeline
     PipelineOptions([]).get_all_options(add_extra_args_fn=parents.append)
     parser = OneLineParser("moondream-beam annotate", parents=parents, add_help=False, allow_abbrev=False)
     _, unknown = parser.parse_known_args(list(arguments))
-    reject_unknown_args(args, unknown)
+    reject_unknown_args(args, unknown, parser.given.options)
     return PipelineOptions(list(arguments))
 
 
@@ -247,5 +258,8 @@ def _print_start(args: argparse.Namespace) -> None:
     else:
         note = "no accelerator; the progress line shows the time left"
         line = f"{args.model or OFFICIAL} on cpu ({note}); rows go to {args.output}"
-    for text in filter(None, (line, comma_note(args.tasks or ()))):
+    gpus = choose_gpus(args) if args.runner == LOCAL_RUNNER else ()
+    workers = f"{len(gpus)} GPUs: {len(gpus)} worker processes, one on each; --workers N uses N of them" if gpus else ""
+    note = NOTE if args.model == "tiny" and args.backend == "local" else ""
+    for text in filter(None, (line, workers, note, comma_note(args.tasks or ()))):
         print(text, file=sys.stderr)

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import get_args
 
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
-from ...transforms.dataset.export.formats import FORMATS, Format, Note, only_task, to_sidecar
+from ...transforms.dataset.export.formats import (
+    ANOTHER_TEXT,
+    FORMATS,
+    NO_TEXT,
+    Format,
+    Note,
+    Problems,
+    only_task,
+    to_sidecar,
+)
 from ...transforms.dataset.export.targets import Existing, resolve_destination
 from ...transforms.dataset.export.texts import DEFAULT_TEXTS, TextOptions, checked_extension
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
+from ...transforms.output.files import is_local
 from ..options.parser import reject_unknown_args, startup_errors
 
 # Formats that hold the pictures themselves.
 WITH_PICTURES = ("imagefolder", "webdataset")
+# Formats that are one file, and the extensions that its name may have. The first is appended to other names.
+FILE_EXTENSIONS = {"jsonl": (".jsonl", ".ndjson"), "coco": (".json",)}
+# What the answers to each kind of task are called.
+ANSWERS = {"caption": "captions", "query": "answers", "detect": "boxes", "point": "points"}
 ASK_AGAIN = "to ask about the present pictures, run annotate again with --retry-changed"
 
 
@@ -36,8 +51,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "destination",
         metavar="DEST",
-        help="new folder, on disk or in a bucket; for coco and jsonl a new file; for sidecar also the folder of the "
-        "pictures",
+        help="new folder, on disk or in a bucket; for coco and jsonl a new file, whose name gets .json or "
+        ".jsonl at its end; for sidecar also the folder of the pictures",
     )
     parser.add_argument(
         "--where",
@@ -99,16 +114,20 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     with startup_errors():
         reject_unknown_args(args, others)
         export = _format(args)
-        destination = resolve_destination(args.destination)
+        destination = _with_extension(resolve_destination(args.destination), args.to)
         with duckdb_errors(args.output):
             dataset = Dataset(args.output)
     with dataset:
         with startup_errors(), duckdb_errors(args.output):
             selection, check = _select(dataset, args)
             left = export(selection, destination, Fetcher(args.allow_private_addresses))
-        print(f"{_format_selection(args.to, selection)} as {args.to} in {destination}")
+        done = f"{_format_selection(args.to, selection, left)} as {args.to} in {destination}"
+        print(done + _format_rest(args.to, selection))
         if selection.older:
-            print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
+            print(
+                f"left out {selection.older} rows: of each question about a picture, the latest answer counts, once",
+                file=sys.stderr,
+            )
         _print_check(check)
         if selection.listed_columns and only_task(args.to, selection) is None:
             print(_format_lists(selection.listed_columns), file=sys.stderr)
@@ -176,9 +195,34 @@ def _print_check(check: PictureCheck) -> None:
         print(f"note on {check.unread} of the pictures: {unread}", file=sys.stderr)
 
 
-def _format_selection(shape: str, selection: Selection) -> str:
-    """Return what was exported, such as "4 pictures, 4 of 13 chosen answers (only caption)"."""
+def _with_extension(destination: str, shape: str) -> str:
+    """Return the destination of a format that is one file with the extension of this format.
+
+    A folder that exists is returned unchanged. The export refuses it.
+    """
+    extensions = FILE_EXTENSIONS.get(shape, ("",))
+    if destination.lower().endswith(extensions) or (is_local(destination) and os.path.isdir(destination)):
+        return destination
+    return destination + extensions[0]
+
+
+def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
+    """Return what was exported, such as "4 pictures, 13 answers" or "26 texts written (captions)"."""
     task = only_task(shape, selection)
-    if task is None or (exported := selection.answers_to[task]) == selection.answers:
+    if shape == "sidecar" and task is not None:
+        texts = selection.pictures - left[NO_TEXT] - left[ANOTHER_TEXT]
+        return f"{texts} texts written ({ANSWERS[task]})"
+    if task is None:
         return f"{selection.pictures} pictures, {selection.answers} answers"
-    return f"{selection.pictures} pictures, {exported} of {selection.answers} chosen answers (only {task})"
+    return f"{selection.answers_to[task]} detections written ({ANSWERS[task]})"
+
+
+def _format_rest(shape: str, selection: Selection) -> str:
+    """Return which of the chosen answers are not in an export, or "" if all are in it."""
+    task = only_task(shape, selection)
+    rest = {kind: count for kind, count in selection.answers_to.items() if count and task not in (None, kind)}
+    if not rest:
+        return ""
+    names = [ANSWERS[kind] for kind in ("caption", "detect", "point", "query") if kind in rest]
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"; {listed} have no place in it ({sum(rest.values())} of {selection.answers} chosen answers)"

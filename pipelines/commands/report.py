@@ -88,27 +88,32 @@ def _is_replaceable(path: str) -> bool:
     return match is not None and match[1].decode() == hashlib.sha256(b"".join(lines)).hexdigest()
 
 
-def report_after_run(args: argparse.Namespace) -> None:
+def report_after_run(args: argparse.Namespace) -> bool:
     """Write the page at the end of a run and print its path. With ``--no-report``, do nothing.
+
+    Returns:
+        Whether the page was written.
 
     If the output is in a bucket or has more than MAX_AUTO_REPORT_ROWS rows, print the command for a report instead. An
     error is printed in one line and does not fail the run.
     """
     if not args.report:
-        return
+        return False
     if not is_local(args.output):
         print(f"report   to write it, run: moondream-beam report {args.output}")
-        return
+        return False
     try:
         with Dataset(args.output) as dataset:
             if (rows := dataset.count()) > MAX_AUTO_REPORT_ROWS:
                 print(f"report   {rows:,} rows take minutes; to write it, run: moondream-beam report {args.output}")
             else:
                 print(f"report   {write_report(dataset, _fetcher(args))}")
+                return True
     # The rows are committed and the summary is printed. A fault of the report must not fail the run.
     except Exception as error:
         fault = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"report   failed: {fault}; to try again, run: moondream-beam report {args.output}", file=sys.stderr)
+    return False
 
 
 def _fetcher(args: argparse.Namespace) -> Fetcher:

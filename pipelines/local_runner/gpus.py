@@ -11,6 +11,17 @@ import torch
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
+def default_workers(args: argparse.Namespace) -> int:
+    """Return the number of worker processes without ``--workers``: one for each GPU that this process sees.
+
+    Returns:
+        1 if there is no GPU, for a hosted backend, a named device, and a runner other than ``local``.
+    """
+    if args.runner != "local" or args.backend != "local" or args.device not in ("auto", "cuda"):
+        return 1
+    return max(1, len(visible_gpus(torch.cuda.device_count(), os.environ)))
+
+
 def choose_gpus(args: argparse.Namespace) -> tuple[str, ...]:
     """Return one GPU for each worker process, named for ``CUDA_VISIBLE_DEVICES``.
 

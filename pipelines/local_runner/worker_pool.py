@@ -21,7 +21,6 @@ from typing import Any
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2_grpc, endpoints_pb2
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
-from apache_beam.runners.portability.local_job_service import BeamFnLoggingServicer
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from apache_beam.utils import thread_pool_executor
 from google.protobuf import json_format, text_format
@@ -29,6 +28,7 @@ from google.protobuf import json_format, text_format
 from ...transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
 from .control_connection import RefusableConnection
 from .signals import INTERRUPT_SIGNALS, ON_INTERRUPT
+from .worker_log import WorkerLog
 
 URN = "moondream_beam:env:process:v1"
 POLL_INTERVAL_S = 1.0
@@ -241,6 +241,6 @@ def _log_server() -> tuple[Any, int]:
     """Start a server that passes the log records of a process on to this process. Return the server and its port."""
     server = grpc.server(thread_pool_executor.shared_unbounded_instance())
     port = server.add_insecure_port("localhost:0")
-    beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(BeamFnLoggingServicer(), server)
+    beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(WorkerLog(), server)
     server.start()
     return server, port

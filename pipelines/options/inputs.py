@@ -21,7 +21,8 @@ from ...transforms.inputs.manifest import ReadManifests
 from ...transforms.inputs.manifest_columns import Columns, check_columns
 from ...transforms.inputs.unmatched import first_unmatched
 from ...transforms.output.files import check_output_path
-from ...transforms.output.writer import published_columns
+from ...transforms.output.reader import published_columns
+from .suggestions import space_hint
 from .tasks import with_reasoning
 
 DEFAULT_URI_COLUMN = "url"
@@ -121,7 +122,8 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     for table in filter(is_table, args.inputs):
         raise ValueError(f"input {table}: this is a table; give it as --manifest, with --uri-column or --image-column")
     if (nothing := first_unmatched(args.inputs)) is not None:
-        raise ValueError(f"input {nothing.pattern}: {path_hint(nothing.pattern) or nothing.reason}")
+        hint = space_hint(args.inputs, nothing.pattern) or path_hint(nothing.pattern)
+        raise ValueError(f"input {nothing.pattern}: {hint or nothing.reason}")
     how = (Fetcher(args.allow_private_addresses), check_colour_profiles(args.colour_profiles))
     tasks: list[Task] = list(args.tasks or ())
     if args.manifest and args.prompt_column:

@@ -9,6 +9,7 @@ from ...models.tasks import Annotator
 from ...transforms.annotation.job import SHARD_SIZE, AnnotateToParquet
 from ...transforms.io.uris import display_uri, escape_non_utf8
 from ...transforms.output.answer_journal import CHECKPOINT_S
+from ..local_runner.gpus import default_workers
 from .inputs import Inputs
 from .tasks import build_sampling
 
@@ -17,8 +18,9 @@ BEAM, SPARK = "beam", "spark"
 MAX_CHECKPOINT_S = 86_400.0
 # With several shards for each worker, one slow shard does not leave the other workers idle at the end.
 SHARDS_PER_WORKER = 4
-# The record holds the tasks elsewhere. The URL of a webhook may contain a secret. A report changes no row.
-UNRECORDED_OPTIONS = ("command", "run", "tasks", "webhook", "report")
+# The record holds the tasks elsewhere, and the words of the command line as options. The URL of a webhook may contain a
+# secret. A report changes no row.
+UNRECORDED_OPTIONS = ("command", "run", "given", "tasks", "webhook", "report")
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +35,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--workers",
         type=int,
-        default=1,
         metavar="N",
-        help="number of worker processes on this machine (default: %(default)s)",
+        help="number of worker processes on this machine (default: as many as there are GPUs; 1 without a GPU)",
     )
     job.add_argument(
         "--shard-size",
@@ -101,6 +102,8 @@ def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
 def check_job(args: argparse.Namespace) -> None:
     """Check ``--engine``, ``--workers``, ``--limit``, ``--checkpoint-every`` and ``--max-failure-rate``.
 
+    Without ``--workers``, set ``args.workers`` to its default on this machine.
+
     Raises:
         ValueError: if a number is out of range, or an option does not fit the engine or the runner.
     """
@@ -108,6 +111,7 @@ def check_job(args: argparse.Namespace) -> None:
     for option in ("workers", "limit"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise ValueError(f"--{option} {getattr(args, option)}: give 1 or more")
+    set_default_workers(args)
     if args.workers > 1 and args.runner != LOCAL_RUNNER:
         raise ValueError(
             f"--workers {args.workers} needs --runner {LOCAL_RUNNER}: with --runner {args.runner}, set the number of "
@@ -122,7 +126,7 @@ def check_job(args: argparse.Namespace) -> None:
 
 
 def _check_engine(args: argparse.Namespace) -> None:
-    """Raise ValueError if an option does not fit ``--engine``."""
+    """Raise ValueError if an option does not fit ``--engine``. With Spark, set ``args.workers`` to 1."""
     if args.engine == BEAM:
         if args.master:
             raise ValueError(f"--master {args.master} needs --engine {SPARK}: give it, or leave --master out")
@@ -140,11 +144,18 @@ def _check_engine(args: argparse.Namespace) -> None:
             f"--max-cost does not work with --engine {SPARK}, because its tasks cannot share a budget: set a limit with"
             " the API, or leave --engine out"
         )
-    if args.workers > 1:
+    if args.workers not in (None, 1):
         raise ValueError(
             f"--workers {args.workers} does not work with --engine {SPARK}: set the cores of the executors with Spark's"
             " own configuration, or give --master local[N]"
         )
+    args.workers = 1
+
+
+def set_default_workers(args: argparse.Namespace) -> None:
+    """Without ``--workers``, set ``args.workers`` to its default on this machine."""
+    if args.workers is None:
+        args.workers = default_workers(args)
 
 
 def min_shards(workers: int) -> int:

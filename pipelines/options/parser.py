@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from .suggestions import Given, choice_hint, did_you_mean, misspelt_hint, quote_hint
 
 BAD_ARGUMENTS = 2
 
@@ -15,11 +18,26 @@ class StartupError(Exception):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser that reports an error in one line. ``argparse`` prints the usage of all options above it."""
+    """An argument parser that reports an error in one line, and suggests a cure for a misspelling.
+
+    ``argparse`` prints the usage of all options above an error. The parsed arguments have an attribute ``given``.
+    """
+
+    given = Given()
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        """Parse as ``argparse`` does, and keep the words for messages: those of the command, not of its parent."""
+        words = tuple(sys.argv[1:] if args is None else args)
+        self.given = Given(words, tuple(self._option_string_actions))
+        found, others = super().parse_known_args(words, namespace)
+        if "given" not in found:
+            found.given = self.given
+        return found, others
 
     def error(self, message: str) -> NoReturn:
         """Print the message in one line, and exit with status 2."""
-        self.exit(BAD_ARGUMENTS, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+        line = one_line(message) + (choice_hint(message) or misspelt_hint(message, self.given))
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {line}{'' if line.endswith('?') else ';'} see {self.prog} --help\n")
 
 
 @contextlib.contextmanager
@@ -40,12 +58,13 @@ def one_line(message: str) -> str:
     return " ".join(message.splitlines())
 
 
-def reject_unknown_args(args: argparse.Namespace, others: Sequence[str]) -> None:
+def reject_unknown_args(args: argparse.Namespace, others: Sequence[str], more_options: Iterable[str] = ()) -> None:
     """Check that the parser of a command has understood every argument.
 
     Args:
         args: the parsed arguments.
         others: the arguments that were not understood. A ``--`` among them is ignored.
+        more_options: options that are accepted besides those of our parser.
 
     Raises:
         ValueError: if there are any. The message names the first one.
@@ -53,7 +72,13 @@ def reject_unknown_args(args: argparse.Namespace, others: Sequence[str]) -> None
     others = [word for word in others if word != "--"]
     if not others:
         return
+    given: Given = getattr(args, "given", Given())
     if others[0].startswith("-"):
-        raise ValueError(f"unknown option {others[0]}: see moondream-beam {args.command} --help")
+        name = others[0].partition("=")[0]
+        hint = did_you_mean(name, (*given.options, *more_options)) or ";"
+        raise ValueError(f"unknown option {name}{hint} see moondream-beam {args.command} --help")
     cure = "give all INPUTs together" if "inputs" in args else "leave it out"
-    raise ValueError(f"unexpected argument {others[0]}: {cure}, and quote values that contain spaces")
+    hint = quote_hint(given.words, others[0])
+    raise ValueError(
+        f"unexpected argument {others[0]}: {cure}, and quote values that contain spaces{hint and f': {hint}'}"
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from ...models.tasks import DEFAULT_PROMPT, DEFAULT_SAMPLING, Caption, Detect, Length, Point, Query, Sampling, Task
+from .suggestions import did_you_mean
 
 # It is invisible, and white space to no function of Python.
 BYTE_ORDER_MARK = "\ufeff"
@@ -26,7 +27,7 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=Caption(),
         # The length is optional. In "--caption INPUT", argparse takes INPUT for the length.
-        type=_task(lambda text: Caption(text), "; give INPUTs before --caption"),  # type: ignore[arg-type]
+        type=_caption,
         metavar=lengths,
         help="describe the picture (default length: normal)",
     )
@@ -133,6 +134,12 @@ def _objects(kind: Callable[[str], Task]) -> Callable[[str], list[Task]]:
     return lambda text: list(map(_task(kind), split_objects(text)))
 
 
+def _caption(text: str) -> Task:
+    """Return the caption of the length that ``text`` names; an argparse type."""
+    cure = did_you_mean(text, get_args(Length)) or "; give INPUTs before --caption"
+    return _task(lambda length: Caption(length), cure)(text)  # type: ignore[arg-type]
+
+
 def _task(kind: Callable[[str], Task], cure: str = "") -> Callable[[str], Task]:
     """Return an argparse type that makes a task of its value. ``cure`` is appended to the message of an error."""
 
@@ -150,7 +157,10 @@ def _read_questions(path: str) -> list[Task]:
     """Return one query for each line of a file that is not blank."""
     try:
         # Windows begins a file with a byte order mark. Files that were joined have one inside.
-        lines = [line.strip(f"{BYTE_ORDER_MARK} \t") for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = [
+            line.strip(f"{BYTE_ORDER_MARK} \t")
+            for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"cannot read {path}: {error}; give a text file in UTF-8") from error
     questions = [Query(line.strip()) for line in lines if line.strip()]

@@ -179,6 +179,12 @@ def test_prompts_name_fields_of_a_manifest_and_fields_are_kept():
         ("pictures/b.jpg", "Is there a square?", "test"),
         ("pictures/b.jpg", "square", "test"),
     ]
+    assert {(row["prompt"], row["split"]) for row in errors} == {
+        ("square", "test"),
+        ("Is there a square?", "test"),
+        ("", "train"),
+        ("Is there a ?", "train"),
+    }
     assert Counter((row["stage"], row["message"]) for row in errors) == {
         ("list", "list.csv#4: column url is empty: fill it in"): 2,
         ("list", "column product is empty: fill it in"): 2,
@@ -231,7 +237,7 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
         ({"tasks": ["Is {product} there?"]}, "the rows have no field 'product'; they have uri, filename, problem"),
         ({"keep_fields": ["split"]}, "the rows have no field 'split'"),
         ({"keep_fields": ["filename=KEY"]}, "column filename can't be kept as KEY: the rows have a column key"),
-        ({"task": "caption"}, "unexpected argument 'task'"),
+        ({"task": "caption"}, "Annotate has no argument task; did you mean tasks"),
         ({"device": "tpu"}, "device tpu"),
         ({"model": "./nowhere"}, "nowhere"),
         ({"batch_size": 0}, "batch size 0: give 1 or more"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,14 +17,14 @@ import yaml
 from apache_beam.yaml.main import run as run_yaml
 from PIL import Image
 
-from moondream_beam.pipelines.cli import build_parser
+from moondream_beam.pipelines.cli import build_parser, main
 from moondream_beam.pipelines.commands.annotate import beam_options
 from moondream_beam.transforms.images.formats import EXTENSIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
     path.relative_to(ROOT).as_posix()
-    for folder in ("*.md", "docs/*.md", "models/**/*.md")
+    for folder in ("*.md", "docs/**/*.md", "models/**/*.md")
     for path in sorted(ROOT.glob(folder))
 ]
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
@@ -57,7 +58,7 @@ def commands(script: str) -> Iterator[list[str]]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-SNIPPETS = [block for block in BLOCKS if block.kind == "python"]
+SNIPPETS = [block for block in BLOCKS if block.kind in ("python", "python out")]
 SCRIPTS = [block for block in BLOCKS if block.kind in ("sh", "sh run")]
 COMMANDS = [words for block in SCRIPTS for words in commands(block.text)]
 
@@ -74,15 +75,49 @@ def somewhere(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def run_about_an_output(block: Block) -> None:
+    """Run a snippet in a process of its own, in a folder with ``out``: captions of two lengths, and boxes."""
+    if "pyspark" in block.text and shutil.which("java") is None:
+        pytest.skip("Spark needs Java: install openjdk-17-jre-headless")
+    tasks = ("--caption", "short", "--caption", "normal", "--detect", "circle")
+    assert main(["annotate", "photos", "--output", "out", "--model", "tiny", "--no-report", *tasks]) == 0
+    subprocess.run([sys.executable, "-c", block.text], check=True)
+
+
+def links(page: str) -> Iterator[tuple[str, str]]:
+    """The files of this repository that a page links to, each with the heading that is meant, or ""."""
+    text = FENCE.sub("", (ROOT / page).read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target and not target.startswith("mailto:"):
+            path, _, heading = target.partition("#")
+            yield os.path.normpath(Path(page).parent / path) if path else page, heading
+
+
+def headings(page: str) -> set[str]:
+    """The anchors of a page, as GitHub makes them of its headings."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", (ROOT / page).read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_link_to_a_file_and_to_a_heading_leads_there(page):
+    for path, heading in links(page):
+        assert (ROOT / path).exists(), f"{page} links to {path}, which does not exist"
+        assert not heading or heading in headings(path), f"{page} links to {path}#{heading}, which does not exist"
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_says_what_it_is(block):
-    assert block.kind in ("python", "sh", "sh run", "text", "yaml", "yaml run"), (
+    assert block.kind in ("python", "sh", "python out", "sh run", "text", "yaml", "yaml run"), (
         "a block of another kind is tested by nobody"
     )
 
 
 @pytest.mark.parametrize("block", SNIPPETS, ids=str)
 def test_a_python_snippet_runs(block, somewhere):
+    if block.kind == "python out":
+        run_about_an_output(block)
+        return
     # Empty lines in front, so that a traceback shows the line of the page.
     code = compile("\n" * (block.line - 1) + block.text, str(ROOT / block.page), "exec")
     exec(code, {"__name__": "__main__"})
@@ -109,6 +144,11 @@ def test_yaml_can_be_read(block):
 def test_a_moondream_beam_command_parses(words):
     args, for_beam = build_parser().parse_known_args(words[1:])
     beam_options(args, for_beam)
+
+
+def test_readme_has_a_thousand_words_at_most():
+    # As ``wc -w`` counts them. What does not fit belongs in docs/.
+    assert len((ROOT / "README.md").read_text().split()) <= 1000
 
 
 def test_a_target_of_make_exists():

@@ -27,7 +27,8 @@ from ..output.dataset_card import begin_card, update_card
 from ..output.files import check_output_path, exists, is_local
 from ..output.layout import new_run_name, record_path
 from ..output.locks.lock import lock_lost, worker_lock
-from ..output.writer import ShardWriter, check_schema
+from ..output.reader import check_schema
+from ..output.writer import ShardWriter
 from ..planning.plan import PlanShards, Shard
 from .annotate import annotate_for, check_tasks, share_annotator
 from .payment_journal import RecordingAnnotator, scope_of, stop_on_account_error, with_journal

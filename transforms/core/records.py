@@ -28,6 +28,8 @@ Location = str | Member | ImageCell
 
 # The kind of folders without which the input is not complete begins like this. In brackets follows the reason.
 UNLISTED = "folders that could not be listed"
+# The kinds of files in folders that are no pictures, by their ending.
+FILES_ENDING, WITHOUT_ENDING = "files ending in ", "files without an ending"
 
 
 class Skipped(NamedTuple):
@@ -41,6 +43,13 @@ class Skipped(NamedTuple):
     is_input: bool = False
 
 
+class RowProblem(NamedTuple):
+    """Why a row of the input can't be asked: the ``message``, and the row's own ``prompt`` as far as it is known."""
+
+    message: str
+    prompt: str
+
+
 class WantedRow(NamedTuple):
     """A row that the output is to have: a task on a picture, for one row of the input.
 
@@ -48,12 +57,14 @@ class WantedRow(NamedTuple):
         columns: the values of the manifest's columns that the row keeps; empty if none are kept.
         number: how many rows with the same picture, task and ``columns`` come before this one.
         filename: the name of the picture in this row of the input.
+        problem: why the task can't be asked; None if it can.
     """
 
     task: Task
     columns: tuple[Any, ...]
     number: int
     filename: str
+    problem: RowProblem | None = None
 
 
 class ImageRef(NamedTuple):
@@ -66,6 +77,7 @@ class ImageRef(NamedTuple):
         origins: for each of ``tasks``, ``number`` and ``filename`` of its ``WantedRow``; empty if they are 0 and
             ``filename``.
         problem: why the picture can't be read, if the input already showed that. Each task becomes a failure then.
+        problems: for each of ``tasks``, why it can't be asked, or None if it can; empty if all can.
         skipped: None for a picture. Otherwise ``uri`` and ``filename`` are an example of parts of the input that are
             left out. Such a reference has no task and no row; the plan of the run counts it.
     """
@@ -79,6 +91,12 @@ class ImageRef(NamedTuple):
     inside: Member | ImageCell | None = None
     skipped: Skipped | None = None
     origins: tuple[tuple[int, str], ...] = ()
+    problems: tuple[RowProblem | None, ...] = ()
+
+    @property
+    def has_nothing_to_ask(self) -> bool:
+        """Whether the picture is not read, because each of its rows has a problem."""
+        return bool(self.problem) or (bool(self.problems) and None not in self.problems)
 
     @property
     def location(self) -> Location:
@@ -100,15 +118,22 @@ class ImageRef(NamedTuple):
         own = self.tasks or tasks
         columns = self.columns or ((),) * len(own)
         origins = self.origins or ((0, self.filename),) * len(own)
-        return [WantedRow(task, kept, *origin) for task, kept, origin in zip(own, columns, origins, strict=True)]
+        whole = [RowProblem(self.problem, task.prompt) if self.problem else None for task in own]
+        problems = self.problems or whole
+        return [
+            WantedRow(task, kept, *origin, problem)
+            for task, kept, origin, problem in zip(own, columns, origins, problems, strict=True)
+        ]
 
     def with_rows(self, rows: Sequence[WantedRow]) -> ImageRef:
-        """Return this reference with the tasks, columns, numbers and names of ``rows`` in place of its own."""
+        """Return this reference with tasks, columns, numbers, names and problems of ``rows`` in place of its own."""
         plain = all(row.number == 0 and row.filename == self.filename for row in rows)
         return self._replace(
             tasks=tuple(row.task for row in rows),
             columns=tuple(row.columns for row in rows) if any(row.columns for row in rows) else (),
             origins=() if plain else tuple((row.number, row.filename) for row in rows),
+            problem="",
+            problems=tuple(row.problem for row in rows) if any(row.problem for row in rows) else (),
         )
 
 
@@ -196,6 +221,8 @@ class Failure(NamedTuple):
     hosted: Billing | None = None
     byte_offset: int | None = None
     byte_size: int | None = None
+    # As those of ``Annotation``.
+    columns: tuple[Any, ...] = ()
 
 
 Row = Annotation | Failure

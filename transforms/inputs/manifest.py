@@ -13,13 +13,13 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
-from ..core.prompt_templates import column_text, fill_template
+from ..core.prompt_templates import column_text, fill_templates
 from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
 from ..io.parquet import open_parquet
-from ..io.uris import basename, check_uri, is_path, join_uri, name_below
+from ..io.uris import basename, check_uri, display_address, is_path, join_uri, name_below
 from .images import absolute_pattern
 from .lists.addresses import clean_address
 from .lists.table_files import find_manifests, partitions_of
@@ -128,12 +128,38 @@ def _with_partitions(
 
 def _references(path: str, rows: Iterable[R], columns: Columns, ref_of: Callable[[R], ImageRef]) -> Iterator[ImageRef]:
     for row in rows:
+        place = f"{path}#{row.number}"
         try:
             if row.problem:
                 raise ValueError(row.problem)
-            yield _with_tasks(ref_of(row), row, columns)
+            ref = ref_of(row)
+            if columns.filename:
+                ref = ref._replace(filename=column_text(row.values, columns.filename))
         except ValueError as error:
-            yield _failed_ref(f"{path}#{row.number}", columns, str(error))
+            ref = _known_ref(row, columns, ref_of) or ImageRef(place, posixpath.basename(place))
+            ref = ref._replace(problem=f"{posixpath.basename(place)}: {error}")
+        yield _with_tasks(ref, row, columns, f"{posixpath.basename(place)}: ")
+
+
+def _known_ref(row: R, columns: Columns, ref_of: Callable[[R], ImageRef]) -> ImageRef | None:
+    """Return a reference to what a row that fails says about its picture; None if it has no address.
+
+    An address that can't be used is kept as it is, without its secrets.
+    """
+    try:
+        ref = ref_of(row)
+    except ValueError:
+        given = row.values.get(columns.uri or "")
+        if isinstance(given, bytes):
+            given = given.decode(errors="surrogateescape")
+        elif columns.root and isinstance(given, int):
+            given = str(given)
+        if not isinstance(given, str) or not given.strip():
+            return None
+        address = display_address(given)
+        ref = ImageRef(address, name_below(posixpath.basename(address)) or address)
+    filename = row.values.get(columns.filename or "")
+    return ref if filename is None or not str(filename).strip() else ref._replace(filename=str(filename))
 
 
 class _Place(NamedTuple):
@@ -171,23 +197,21 @@ def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef
     return ImageRef(uri, basename(uri))
 
 
-def _with_tasks(ref: ImageRef, row: TableRow | ListedImage, columns: Columns) -> ImageRef:
-    """Return a reference with the file name, the filled-in tasks and the kept columns of its row.
+def _with_tasks(ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str) -> ImageRef:
+    """Return a reference with the filled-in tasks and the kept columns of its row.
 
-    Raises:
-        ValueError: if a column in a prompt is empty.
+    A task whose prompt names an empty column gets a problem. ``place`` is the row, for its message.
     """
-    if columns.filename:
-        ref = ref._replace(filename=column_text(row.values, columns.filename))
     if not columns.own_tasks():
         return ref
-    tasks = tuple(dict.fromkeys(fill_template(task, row.values) for task in columns.tasks))
-    stored = dict(zip(columns.kept_types(), row.kept, strict=True))
-    kept = tuple(stored[columns.sources.get(one.name, one.name)] for one in columns.kept)
-    return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else ())
+    tasks, problems = fill_templates(columns.tasks, row.values, place, ref.problem.removeprefix(place))
+    # A broken row has no values.
+    stored = dict(zip(columns.kept_types(), row.kept, strict=bool(row.kept)))
+    kept = tuple(stored.get(columns.sources.get(one.name, one.name)) for one in columns.kept)
+    return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else (), problems=problems)
 
 
-def _failed_ref(place: str, columns: Columns, why: str) -> ImageRef:
-    """Return a reference that fails at stage ``list``. ``place`` is the manifest, with ``#NUMBER`` for a row."""
-    name = posixpath.basename(place)
-    return ImageRef(place, name, columns.tasks if columns.own_tasks() else (), problem=f"{name}: {why}")
+def _failed_ref(path: str, columns: Columns, why: str) -> ImageRef:
+    """Return a reference to a manifest that can't be read to its end. It fails at stage ``list``."""
+    name = posixpath.basename(path)
+    return _with_tasks(ImageRef(path, name, problem=f"{name}: {why}"), TableRow(0, {}), columns, f"{name}: ")

@@ -192,6 +192,11 @@ def display_uri(uri: str) -> str:
     return uri
 
 
+def display_address(address: str) -> str:
+    """Return an address that may be no valid URI, such as a URL without a scheme, without its secrets."""
+    return hide_secrets(display_uri(address), lambda value: f"sha256:{_digest(value)[:16]}")
+
+
 def escape_non_utf8(text: str) -> str:
     r"""Return ``text`` with each surrogate, a byte of a file name that is not UTF-8, written as ``\udcXX``."""
     return text.encode(errors="backslashreplace").decode()

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
-from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
+from ..core.row_schema import annotation_schema, failure_schema, kept_fields
 from .dataset_card import update_card
 from .files import glob_files, remove, write_atomic
 from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path
@@ -171,7 +171,7 @@ def publish_kept(output: str, schema: pa.Schema, is_dead: Callable[[str], bool])
     published = 0
     for (run, shard), paths in sorted(_files(output).items()):
         if is_dead(run):
-            writer = ShardWriter(output, run, shard, list(schema)[len(ANNOTATION_SCHEMA) :])
+            writer = ShardWriter(output, run, shard, kept_fields(schema))
             if not writer.recover_commit():
                 rows = _read(paths, schema)
                 writer.add_tables(*rows)
@@ -215,7 +215,7 @@ def _encode(answers: pa.Table, failures: pa.Table) -> bytes:
 
 def _read(paths: Iterable[str], schema: pa.Schema) -> KeptRows:
     """Return the rows of these files. A file that is gone, broken or has other columns is dropped with a warning."""
-    tables: list[list[pa.Table]] = [[schema.empty_table()], [FAILURE_SCHEMA.empty_table()]]
+    tables: list[list[pa.Table]] = [[schema.empty_table()], [failure_schema(kept_fields(schema)).empty_table()]]
     for path in paths:
         try:
             with FileSystems.open(path, compression_type="uncompressed") as file:

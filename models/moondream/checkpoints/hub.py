@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import re
 import sys
@@ -46,6 +47,7 @@ PINNED = {
     OFFICIAL: ("9a7d4024050840e001defacec2b00727e89149e6", "2025-06-21"),
     "moondream/moondream3-preview": ("5112966d1a723413b1c9a1e8bea272b72e647b35", "3-preview-2026-02-10"),
 }
+FLOAT8 = "moondream/moondream3.1-9B-A2B"
 # The tokenizer since release 2025-06-21. The repository of that release holds the tokenizer of earlier generations.
 STARMIE, STARMIE_COMMIT = "moondream/starmie-v1", "35192e10a54e36eabe0a7cc57a2c1aab371cafc5"
 
@@ -130,6 +132,18 @@ class HubModel:
         if self.tokenizer and not self.revision.endswith(tokenizer_digest(find_tokenizer(self.tokenizer))):
             raise RuntimeError(f"tokenizer {self.tokenizer}: it changed after planning; run the same command again")
         return Checkpoint.at(folder, release=self.release, tokenizer=tokenizer, revision=self.revision)
+
+
+def similar_model(name: str, others: Sequence[str] = ()) -> str:
+    """Return text to append to a message about an unknown model: "; did you mean NAME?", or "" if none is alike.
+
+    Compared are the repositories of official releases, with and without their owners, and ``others``.
+    """
+    known = {part.lower(): each for each in (*others, *PINNED, FLOAT8) for part in (each.rpartition("/")[2], each)}
+    given = name.lower()
+    longer = [each for each in known if each.startswith(given)]
+    found = longer or difflib.get_close_matches(given, known, 1, 0.7)
+    return f"; did you mean {known[found[0]]}?" if found and known[found[0]] != name else ""
 
 
 def _fetch(repository: str, revision: str, patterns: Sequence[str], release: Generation | None = None) -> Path:
@@ -218,7 +232,8 @@ def _translate_errors(repository: str, revision: str) -> Iterator[None]:
     refusals: dict[type[Exception], str] = {
         HFValidationError: "not a name of a repository; give OWNER/NAME",
         GatedRepoError: f"access is restricted; ask for access on {where}, then set HF_TOKEN",
-        RepositoryNotFoundError: f"no such folder here, and no {where}; check the name, or set HF_TOKEN if private",
+        RepositoryNotFoundError: f"no such folder here, and no {where}; check the name, or set HF_TOKEN if private"
+        f"{similar_model(repository)}",
         RevisionNotFoundError: f"there is no revision {revision} on {where}; choose another --revision",
         NotASafetensorsRepoError: f"there is no model.safetensors on {where} (pickles are not read); choose another",
         SafetensorsParsingError: f"model.safetensors is truncated on {where}; choose another --revision",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .bucket_checkpoint import BucketModel
-from .hub import OFFICIAL, REPOSITORY_NAME, HubModel
+from .hub import OFFICIAL, REPOSITORY_NAME, HubModel, similar_model
 from .weights import Checkpoint, Traits
 
 # Folders of the checkpoints in this package.
@@ -88,5 +88,5 @@ def find_source(name: str, revision: str | None = None, tokenizer: str | None = 
         return HubModel.plan(name, revision, tokenizer_path)
     raise ValueError(
         f"model {name}: no such folder; give a folder with config.json and model.safetensors, a repository on the hub "
-        f"such as {OFFICIAL}, or 'tiny'"
+        f"such as {OFFICIAL}, or 'tiny'{similar_model(name, list(EMBEDDED))}"
     )

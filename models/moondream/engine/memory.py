@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import psutil
 import torch
 
-from ..checkpoints.weights import Traits
+from ..checkpoints.hub import FLOAT8
+from ..checkpoints.weights import MoondreamModel, Traits
 from ..devices import DeviceTooSmall
 from ..network.config import MoondreamConfig
+from ..network.decoder.cache import KVCache
 
 # Fractions of the free memory for a KV cache. A CPU has other processes; an accelerator's allocator loses some memory
 # between blocks.
@@ -20,8 +23,9 @@ SLOTS_PER_PREFILL_ROW = 4
 # Rows of the KV cache of one slot: to decode in, to prefill, and for the prefix.
 MIN_ROWS = 3
 HALF = torch.bfloat16
-FLOAT8_MODEL = "moondream/moondream3.1-9B-A2B"
 CGROUP = Path("/sys/fs/cgroup")
+
+logger = logging.getLogger(__name__)
 
 
 def slots_that_fit(memory: int, config: MoondreamConfig, num_positions: int, dtype: torch.dtype) -> int:
@@ -84,12 +88,31 @@ def check_memory(model: str, traits: Traits, dtype: torch.dtype, device: torch.d
     if traits.num_in_experts and not traits.is_float8:
         smallest = needed(traits._replace(is_float8=True), HALF)
         if smallest <= available:
-            cures.append(f"choose --model {FLOAT8_MODEL} with --dtype bfloat16 ({smallest / 1e9:.1f} GB)")
+            cures.append(f"choose --model {FLOAT8} with --dtype bfloat16 ({smallest / 1e9:.1f} GB)")
     size, kind = f"{needed(traits, dtype) / 1e9:.1f} GB", str(dtype).removeprefix("torch.")
     raise DeviceTooSmall(
         f"model {model}: the weights need {size} in {kind}, and {device} has {available / 1e9:.1f} GB free; "
         + ", or ".join(cures)
     )
+
+
+def log_memory(model: MoondreamModel, num_slots: int, cache: KVCache) -> None:
+    """Log the batch size that was chosen, and what the weights, the KV cache and this process take."""
+    weights, dtype = list(model.state_dict().values()), model.text.wte.dtype
+    logger.info(
+        "batch size %d: weights %s and cache %s in %s on %s; this process takes %s of main memory",
+        num_slots,
+        _format_bytes(sum(tensor.nbytes for tensor in weights)),
+        _format_bytes(sum(tensor.nbytes for tensor in cache)),
+        str(dtype).removeprefix("torch."),
+        model.text.wte.device,
+        _format_bytes(psutil.Process().memory_info().rss),
+    )
+
+
+def _format_bytes(number: int) -> str:
+    """Return a number of bytes as text, such as "3.9 GB" (of 1e9 bytes) or "240 MB"."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
 def _free_container_memory(cgroup: Path) -> float:

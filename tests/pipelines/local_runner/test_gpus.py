@@ -9,7 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from moondream_beam.pipelines.local_runner.gpus import assign_gpus, choose_gpus, pin_gpu, visible_gpus
+from moondream_beam.pipelines.local_runner.gpus import assign_gpus, choose_gpus, default_workers, pin_gpu, visible_gpus
 from moondream_beam.pipelines.local_runner.runner import local_runner
 
 
@@ -47,6 +47,26 @@ def test_without_several_processes_on_automatic_devices_no_gpu_is_assigned(optio
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     args = SimpleNamespace(**{"workers": 2, "device": "auto", "backend": "local", **options})
     assert choose_gpus(args) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "workers"),
+    [
+        ({}, 4, 4),
+        ({}, 1, 1),
+        ({}, 0, 1),
+        ({"device": "cuda"}, 2, 2),
+        ({"device": "cuda:1"}, 4, 1),
+        ({"device": "cpu"}, 4, 1),
+        ({"backend": "fal"}, 4, 1),
+        ({"runner": "FlinkRunner"}, 4, 1),
+    ],
+)
+def test_without_workers_there_is_one_process_for_each_gpu(options, gpus, workers, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    args = SimpleNamespace(**{"runner": "local", "device": "auto", "backend": "local", **options})
+    assert default_workers(args) == workers
 
 
 def describe_worker(_: int) -> str:

@@ -36,6 +36,7 @@ FROZEN = {
     "--no-picture-check "
     "--text-extension=EXT --text-order=PROMPT... --existing={keep,add,replace} --allow-private-addresses",
     "demo": "--output=FOLDER --no-report",
+    "env": "",
 }
 # Defaults other than None, False and an empty list.
 DEFAULTS = {
@@ -51,7 +52,6 @@ DEFAULTS = {
         "repetition_penalty": 1.0,
         "runner": "local",
         "engine": "beam",
-        "workers": 1,
         "shard_size": 1000,
         "max_failure_rate": 0.0,
         "checkpoint_every": 60.0,
@@ -86,7 +86,7 @@ def described(action: argparse.Action) -> str:
 
 
 def test_there_are_these_commands():
-    assert list(commands()) == ["annotate", "estimate", "status", "report", "export", "demo"]
+    assert list(commands()) == ["annotate", "estimate", "status", "report", "export", "demo", "env"]
 
 
 @pytest.mark.parametrize("command", FROZEN)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from moondream_beam import Caption, Detect, Point, Query, Sampling
+from moondream_beam.pipelines import beam_yaml
 from moondream_beam.pipelines.options.yaml import parse_error_output, parse_sampling, parse_tasks, parse_texts
 
 
@@ -92,3 +93,23 @@ def test_one_text_is_a_list_of_one():
     for given in (7, [7], [""], {"a": 1}):
         with pytest.raises(ValueError, match="path: give a text or a list of them"):
             parse_texts("path", given)
+
+
+@pytest.mark.parametrize(
+    "transform, arguments, message",
+    [
+        (beam_yaml.Annotate, {"modle": "tiny"}, "^Annotate has no argument modle; did you mean model\\?"),
+        (beam_yaml.Annotate, {"output": "out"}, "^Annotate has no argument output"),
+        (beam_yaml.AnnotateToParquet, {"output": "o", "tsaks": []}, "^AnnotateToParquet .* did you mean tasks\\?"),
+        (
+            beam_yaml.AnnotateToParquet,
+            {"output": "o", "shard-size": 9},
+            "^AnnotateToParquet .* did you mean shard_size",
+        ),
+        (beam_yaml.ReadImages, {"pth": "photos"}, "^ReadImages has no argument pth; did you mean path\\?"),
+        (beam_yaml.ReadManifest, {"path": "l.csv", "uri_colum": "u"}, "^ReadManifest .* did you mean uri_column\\?"),
+    ],
+)
+def test_a_misspelt_argument_names_the_transform_and_what_was_meant(transform, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        transform(**arguments)

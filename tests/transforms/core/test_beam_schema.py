@@ -14,11 +14,10 @@ from apache_beam.testing.util import assert_that
 from apache_beam.typehints.row_type import RowTypeConstraint
 from support.data.rows import annotation, failure
 
-from moondream_beam import Box, Caption, Detect, ImageRef, Query, Spot
+from moondream_beam import Box, Caption, Detect, Failure, ImageRef, Query, Spot
 from moondream_beam.models.billing import Billing
 from moondream_beam.transforms.core.beam_schema import (
-    AnnotationsToRows,
-    FailuresToRows,
+    AsRows,
     RefsToRows,
     TaskSpec,
     build_task_spec,
@@ -54,14 +53,14 @@ def test_an_annotation_keeps_all_its_fields():
         assert (row.hosted.job, row.hosted.usd, row.split, row.label) == ("job", None, "train", 7)
         assert row.created_at == "2030-01-02T03:04:05.678+00:00"
 
-    check_row(whole, AnnotationsToRows([SPLIT, LABEL]), check)
+    check_row(whole, AsRows(columns=[SPLIT, LABEL]), check)
 
 
 def test_an_annotation_without_boxes_billing_or_columns_has_nulls():
     def check(row: Any) -> None:
         assert [row.caption, row.objects, row.points, row.hosted, row.split] == [None] * 5
 
-    check_row(annotation(caption=None), AnnotationsToRows([SPLIT]), check)
+    check_row(annotation(caption=None), AsRows(columns=[SPLIT]), check)
 
 
 def test_a_failure_keeps_all_its_fields():
@@ -71,7 +70,30 @@ def test_a_failure_keeps_all_its_fields():
         assert row._fields == tuple(names)
         assert (row.filename, row.stage, row.message, row.retryable) == ("\\udcff.jpg", "fetch", "gone", True)
 
-    check_row(failure(filename="\udcff.jpg"), FailuresToRows(), check)
+    check_row(failure(filename="\udcff.jpg"), AsRows(Failure), check)
+
+
+def test_rows_are_written_by_the_parquet_sink_of_beam(tmp_path):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([annotation(objects=(Box(0.0, 0.25, 0.5, 1.0),))])
+        rows | AsRows() | beam.io.WriteToParquet(str(tmp_path / "rows"), file_name_suffix=".parquet")
+        failures = pipeline | "Failures" >> beam.Create([failure()])
+        (
+            failures
+            | "As rows of failures" >> AsRows(Failure)
+            | "Write" >> beam.io.WriteToParquet(str(tmp_path / "errors"))
+        )
+    (row,) = pq.read_table(next(tmp_path.glob("rows-*.parquet"))).to_pylist()
+    assert list(row) == ANNOTATION_SCHEMA.names
+    assert row["objects"] == [{"x_min": 0.0, "y_min": 0.25, "x_max": 0.5, "y_max": 1.0}]
+    assert pq.read_schema(next(tmp_path.glob("errors-*"))).names == FAILURE_SCHEMA.names
+
+
+def test_rows_of_the_other_kind_are_refused_with_the_cure():
+    with pytest.raises(TypeError, match=r"write AsRows\(Failure\)"), beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | beam.Create([failure()]) | AsRows()
+    with pytest.raises(ValueError, match="give Annotation"):
+        AsRows(ImageRef)
 
 
 MEMBER, CELL = Member("s3://b/a.tar", 512, 9, "x.png"), ImageCell("/a.parquet", "image", 12, 3)
@@ -140,13 +162,21 @@ def test_a_reference_has_no_tasks_if_no_prompt_names_a_field():
         (beam.Row(uri="http://[h/a.png", thing="x"), "is not a valid URL"),
         (beam.Row(uri="file://[h/a.png", thing="x"), "Invalid"),
         (beam.Row(uri="http://[h/a.png", thing="x", problem="told before"), "told before"),
-        (beam.Row(uri="a.png", thing=None), "column thing is empty"),
         (beam.Row(uri="a.png", thing="x", problem="told before"), "told before"),
     ],
 )
 def test_an_invalid_row_becomes_a_reference_with_a_problem(row, problem):
-    ref = to_ref(row, TaskSpec((Query("{thing}"),)), "/")
-    assert problem in ref.problem and ref.tasks == (Query("{thing}"),)
+    ref = to_ref(row, TaskSpec((Query("Is it {thing}?"),)), "/")
+    (wanted,) = ref.rows(())
+    assert wanted.problem is not None and problem in wanted.problem.message and ref.has_nothing_to_ask
+    assert wanted.problem.prompt == "Is it x?"
+
+
+def test_an_empty_field_in_a_prompt_takes_only_its_own_task():
+    ref = to_ref(beam.Row(uri="a.png", thing=None), TaskSpec((Caption(), Query("{thing}"))), "/")
+    caption, question = ref.rows(())
+    assert caption.problem is None and not ref.has_nothing_to_ask
+    assert question.problem is not None and "column thing is empty" in question.problem.message
 
 
 def test_a_problem_does_not_contain_the_password():

@@ -114,15 +114,6 @@ def test_tasks_are_counted_with_their_failures(dataset, data, errors):
     assert asked["detect", "dog"].mean_places == pytest.approx(mean(boxes))
 
 
-def test_errors_are_grouped_by_stage_and_class_with_examples(dataset, errors):
-    groups = statistics.error_groups(dataset)
-    counted = Counter((row["stage"], row["error"]) for row in errors)
-    assert {(group.stage, group.error): group.rows for group in groups} == counted
-    first = groups[0]
-    assert (first.error, first.retryable, first.pictures) == ("OSError", 3, 3)
-    assert first.examples[0] == ("b0.jpg", "query", "Why?", "gone")
-
-
 def test_bills_are_sums_for_each_backend(dataset, data, errors):
     hosted = [row["hosted"] for row in data + errors if row["hosted"]]
     (bill,) = statistics.bills(dataset)

@@ -180,3 +180,21 @@ def test_a_glob_matches_what_python_matches(root: Path) -> None:
         found = [ref.uri for ref in list_glob(f"{root}/{pattern}")]
         assert (pattern, set(found)) == (pattern, expected)
         assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files", "left_out"),
+    [
+        ("**", ["gone.jpg", "own/3.jpg", "unmounted"], []),
+        ("**/*", ["gone.jpg", "own/3.jpg", "unmounted"], []),
+        ("**/un*", ["unmounted"], []),
+        ("**/*.jpg", ["gone.jpg", "own/3.jpg"], ["unmounted"]),
+        ("**/own/*", ["own/3.jpg"], ["unmounted"]),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_a_file_of_a_glob_or_left_out_but_never_both(
+    root: Path, pattern: str, files: list[str], left_out: list[str]
+) -> None:
+    (root / "unmounted").symlink_to("/no/such/disk")
+    (root / "gone.jpg").symlink_to("/no/such/disk/gone.jpg")
+    assert read(f"{root}/{pattern}") == (files, [(DEAD_LINK, name, 1) for name in left_out])

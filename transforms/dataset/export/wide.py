@@ -60,7 +60,9 @@ class Selection:
         # On a line of its own, because an SQL comment at its end would hide what follows.
         rows = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
         self.matching = _checked_count(dataset, rows, where)
-        latest = f"{rows} QUALIFY row_number() OVER (PARTITION BY key, task, prompt ORDER BY created_at DESC, id) = 1"
+        # Rows of the input that share a request have the same answer in any order of time, so their names decide.
+        order = f"list_position({_runs(dataset)}, run) DESC, filename, created_at DESC, id"
+        latest = f"{rows} QUALIFY row_number() OVER (PARTITION BY key, task, prompt ORDER BY {order}) = 1"
         self.listed_columns = self._differing_columns(rows)
         self.rows = f"({self._with_lists(rows, latest)})" if self.listed_columns else f"({latest})"
         ((self.answers, self.pictures),) = dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
@@ -149,6 +151,12 @@ class Selection:
         # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
         return f"SELECT {chosen} FROM {self.rows} GROUP BY key"
+
+
+def _runs(dataset: Dataset) -> str:
+    """Return the runs of an output as an SQL list, in the order of their last answers."""
+    runs = dataset.tuples("SELECT run FROM answers GROUP BY run ORDER BY max(created_at), run")
+    return f"[{', '.join(literal(run) for (run,) in runs)}]"
 
 
 def name_below(folder: str) -> str:

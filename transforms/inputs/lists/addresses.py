@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from ...io.uris import LOCAL, is_path, scheme_of
+from ...io.uris import LOCAL, display_address, is_path, scheme_of
 
 # A byte order mark and a zero-width space are as invisible as white space, but ``str.strip`` leaves them.
 INVISIBLE = " \t\r\n\f\v\xa0\ufeff\u200b"
@@ -18,7 +18,8 @@ def clean_address(given: str, folder: str) -> str:
     """Return the address of a picture without the spaces, byte order marks and double quotes around it.
 
     ``folder`` is the folder, local or in a bucket, that relative paths are relative to. If a local file is named like
-    ``given``, ``given`` is returned unchanged. Backslashes become slashes if only the file with slashes exists.
+    ``given``, ``given`` is returned unchanged. ``~`` becomes the home folder, and backslashes become slashes, if only
+    the file with that name exists.
 
     Raises:
         ValueError: if the address is a path of Windows or an address without its scheme, and names no local file. A
@@ -28,7 +29,7 @@ def clean_address(given: str, folder: str) -> str:
     if len(address) > 1 and address[0] == address[-1] == '"':
         address = address[1:-1].strip(INVISIBLE)
     hint = path_hint(address)
-    if address == given and not hint:
+    if address == given and not hint and not address.startswith("~"):
         return address
 
     def exists(path: str) -> bool:
@@ -37,6 +38,7 @@ def clean_address(given: str, folder: str) -> str:
 
     slashed = address.replace("\\", "/")
     names = [given, address] if _DRIVE.match(address) else [given, address, slashed]
+    names += [os.path.expanduser(address)] if address.startswith("~") else []
     if (found := next(filter(exists, names), None)) is not None:
         return found
     in_bucket = scheme_of(folder) != LOCAL
@@ -44,7 +46,7 @@ def clean_address(given: str, folder: str) -> str:
     # A bucket may mirror hosts, and a disk a host of which this file is missing.
     if not hint or (_HOST.match(address) and (in_bucket or exists(first))):
         return address
-    raise ValueError(f"{address}: no such file; {hint}")
+    raise ValueError(f"{display_address(address)}: no such file; {hint}")
 
 
 def path_hint(path: str) -> str:
@@ -56,7 +58,7 @@ def path_hint(path: str) -> str:
     if "\\" in path:
         return "backslashes separate folders only on Windows: write slashes"
     if path.startswith("//"):
-        return f"the address has no scheme: write https:{path}"
+        return f"the address has no scheme: write https:{display_address(path)}"
     if _HOST.match(path):
-        return f"an address on the web needs its scheme: write https://{path}"
+        return f"an address on the web needs its scheme: write https://{display_address(path)}"
     return ""

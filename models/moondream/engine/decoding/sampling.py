@@ -70,8 +70,9 @@ class Draws(NamedTuple):
         # probabilities exceeds.
         is_greedy, divisors = [not temperature for temperature in temperatures], [t or 1.0 for t in temperatures]
         clamped = [min(uniform, MAX_UNIFORM) for uniform in uniforms]
-        greedy_B, *numbers = from_host([is_greedy, divisors, top_ps, clamped], torch.float32, device)
-        return cls(greedy_B.bool(), *numbers, from_host(narrow, torch.int64, device) if narrow else None)
+        numbers = from_host([is_greedy, divisors, top_ps, clamped], torch.float32, device)
+        narrow_K = from_host(narrow, torch.int64, device) if narrow else None
+        return cls(numbers[0].bool(), numbers[1], numbers[2], numbers[3], narrow_K)
 
 
 def sample(logits_BV: Tensor, draws: Draws | None, num_candidates: int) -> tuple[Tensor, Tensor]:

@@ -60,3 +60,25 @@ def test_a_name_that_is_neither_a_path_nor_a_repository_is_refused(name):
         ValueError, match="no such folder; give a folder with config.json.*vikhyatk/moondream2, or 'tiny'"
     ):
         find_source(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("tniy", "tiny"),
+        ("Tiny", "tiny"),
+        ("moondream", "vikhyatk/moondream2"),
+        ("mondream2", "vikhyatk/moondream2"),
+        ("moondream3", "moondream/moondream3-preview"),
+        ("moondream3.1", "moondream/moondream3.1-9B-A2B"),
+    ],
+)
+def test_an_unknown_name_gets_the_model_that_is_most_like_it(name, meant):
+    with pytest.raises(ValueError, match=f"did you mean {meant}\\?$"):
+        find_source(name)
+
+
+def test_a_name_that_is_like_no_model_gets_none():
+    with pytest.raises(ValueError) as error:
+        find_source("photographs")
+    assert "did you mean" not in str(error.value)

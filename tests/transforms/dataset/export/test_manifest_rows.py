@@ -128,3 +128,21 @@ def test_a_place_that_leads_out_of_the_folder_is_no_place_in_it(publish: Publish
     left = formats.FORMATS["sidecar"](publish(hostile), str(tmp_path / "photos"), Fetcher())
     assert left == {formats.CANT_SHARE_NAME: 1} and "export to the folder that holds" in formats.CANT_SHARE_NAME
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")] == ["photos/_/_/evil.txt"]
+
+
+@pytest.mark.parametrize("first", ["b.jpg", "a.jpg"])
+def test_of_rows_with_the_same_answer_the_first_name_is_that_of_the_picture(publish: Publish, first: str) -> None:
+    second = {"a.jpg": "b.jpg", "b.jpg": "a.jpg"}[first]
+    plain = annotation(key="k", sha256="d" * 64)
+    rows = [plain._replace(id=name, filename=name) for name in (first, second)]
+    selection = publish(rows[0], rows[1]._replace(created_at=NOW + timedelta(milliseconds=1)))
+    assert selection.dataset.tuples(f"SELECT filename FROM {selection.rows}") == [("a.jpg",)]
+
+
+def test_the_names_of_a_later_run_count(publish: Publish) -> None:
+    plain = annotation(key="k", sha256="d" * 64)
+    selection = publish(
+        plain._replace(id="1", filename="a.jpg"),
+        plain._replace(id="2", filename="b.jpg", run="two", created_at=NOW + timedelta(hours=1)),
+    )
+    assert selection.dataset.tuples(f"SELECT filename FROM {selection.rows}") == [("b.jpg",)]

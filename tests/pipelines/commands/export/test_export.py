@@ -23,14 +23,53 @@ def test_it_prints_counts_format_and_destination(out, tmp_path, command):
 @pytest.mark.parametrize(
     "shape, where, line",
     [
-        ("sidecar", "true", "4 pictures, 4 of 13 chosen answers (only caption) as sidecar in"),
-        ("sidecar", "task != 'caption'", "3 pictures, 3 of 9 chosen answers (only query) as sidecar in"),
-        ("coco", "true", "4 pictures, 3 of 13 chosen answers (only detect) as coco in"),
-        ("coco", "task = 'detect'", "3 pictures, 3 answers as coco in"),
+        (
+            "sidecar",
+            "true",
+            "3 texts written (captions) as sidecar in {new}; boxes, points and answers have no place in it "
+            "(9 of 13 chosen answers)",
+        ),
+        (
+            "sidecar",
+            "task IN ('query', 'point')",
+            "3 texts written (answers) as sidecar in {new}; points have no place in it (3 of 6 chosen answers)",
+        ),
+        ("sidecar", "task = 'query'", "3 texts written (answers) as sidecar in {new}"),
+        (
+            "coco",
+            "task != 'point'",
+            "3 detections written (boxes) as coco in {new}.json; captions and answers have no place in it "
+            "(7 of 10 chosen answers)",
+        ),
+        ("coco", "task = 'detect'", "3 detections written (boxes) as coco in {new}.json"),
     ],
 )
-def test_a_format_for_one_kind_of_task_prints_how_many_answers_that_is(shape, where, line, out, tmp_path, command):
-    assert command("export", out, "--to", shape, tmp_path / "new", "--where", where)[1].startswith(line)
+def test_a_format_for_one_kind_of_task_names_what_has_no_place_in_it(shape, where, line, out, tmp_path, command):
+    stdout = command("export", out, "--to", shape, tmp_path / "new", "--where", where)[1]
+    assert stdout == line.format(new=tmp_path / "new") + "\n"
+
+
+def test_a_text_that_is_kept_is_not_counted_as_written(out, tmp_path, command):
+    (tmp_path / "photos" / "a.txt").write_text("mine\n")
+    _, stdout, _ = command("export", out, "--to", "sidecar", tmp_path / "photos", "--drop-suspicious")
+    assert stdout.startswith("2 texts written (captions)")
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "written"),
+    [
+        ("jsonl", "rows", "rows.jsonl"),
+        ("jsonl", "rows.v1", "rows.v1.jsonl"),
+        ("jsonl", "rows.JSONL", "rows.JSONL"),
+        ("jsonl", "rows.ndjson", "rows.ndjson"),
+        ("coco", "boxes", "boxes.json"),
+        ("coco", "boxes.json", "boxes.json"),
+    ],
+)
+def test_a_format_that_is_one_file_gets_its_extension(shape, given, written, out, tmp_path, command):
+    _, stdout, _ = command("export", out, "--to", shape, tmp_path / "new" / given)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [written]
+    assert f" in {tmp_path}/new/{written}" in stdout
 
 
 def test_a_picture_that_is_left_out_is_reported_with_status_1(out, tmp_path, command):

@@ -40,6 +40,7 @@ def out(photos: Path, tmp_path: Path) -> Path:
 
 def exported(to: str, there: Path) -> set[str]:
     """Return the names of the pictures in an export."""
+    there = there.with_suffix({"coco": ".json", "jsonl": ".jsonl"}.get(to, ""))
     if to == "sidecar":
         return {path.name.replace(".txt", ".png") for path in there.iterdir()}
     if to == "imagefolder":
@@ -81,7 +82,8 @@ def test_an_answer_from_before_the_picture_was_replaced_is_not_paired_with_a_lat
     assert "1 rows about 1 pictures that have changed since" in stderr and "--retry-changed" in stderr
     assert status == 1
     found = "".join(path.read_bytes().decode("latin-1") for path in (tmp_path / "there").rglob("*") if path.is_file())
-    assert "About d.png." not in (found or (tmp_path / "there").read_text())
+    path = tmp_path / "there"
+    assert "About d.png." not in (found or path.with_suffix({"coco": ".json"}.get(to, ".jsonl")).read_text())
 
 
 @pytest.mark.parametrize("to", ["sidecar", "coco", "jsonl"])

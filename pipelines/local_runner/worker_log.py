@@ -1,0 +1,37 @@
+"""Pass the log records of a worker process on to the process that started it.
+
+Beam's own service logs each record as the text of its message with all fields, under a logger of Beam.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+from apache_beam.runners.worker.log_handler import LOGENTRY_TO_LOG_LEVEL_MAP
+
+PACKAGE = Path(__file__).parents[2]
+
+
+class WorkerLog(beam_fn_api_pb2_grpc.BeamFnLoggingServicer):
+    """Logs the records of a worker here. A record of this package gets the name that its logger has in the worker."""
+
+    def Logging(self, batches: Iterable[Any], context: Any = None) -> Iterator[Any]:
+        """Log all records until the worker ends the stream."""
+        for batch in batches:
+            for entry in batch.log_entries:
+                log_entry(entry)
+        return iter([])
+
+
+def log_entry(entry: beam_fn_api_pb2.LogEntry) -> None:
+    """Log one record of a worker: its message, with the traceback that the worker has appended."""
+    path = Path(entry.log_location.rpartition(":")[0])
+    name = "apache_beam.worker"
+    if path.is_relative_to(PACKAGE):
+        root = __name__.rsplit(".", 3)[0]
+        name = ".".join((root, *path.relative_to(PACKAGE).with_suffix("").parts))
+    logging.getLogger(name).log(LOGENTRY_TO_LOG_LEVEL_MAP[entry.severity], "%s", entry.message)
