@@ -7,21 +7,24 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import PCollection
 
 from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
 from ...models.tiny import NOTE
 from ...transforms.annotation.job import AnnotateToParquet
 from ...transforms.annotation.run_end import end_interrupted
-from ...transforms.core.errors import stop_reason
+from ...transforms.core.errors import RunStopped, stop_reason
+from ...transforms.core.records import ImageRef
 from ...transforms.monitoring.progress import ProgressFiles
 from ...transforms.output.files import absolute
-from ...transforms.output.locks.lock import acquire, run_lock
+from ...transforms.output.locks.lock import OutputLockedError, acquire, run_lock
 from ...transforms.output.run_record import read_record
 from ...transforms.planning.limit import LimitPictures
 from ..display.answers import format_answers, format_next_steps
@@ -41,10 +44,10 @@ from ..options.cluster import (
     resource_hints,
     runner_warning,
 )
-from ..options.inputs import add_input_options, build_inputs
-from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job, set_default_workers
+from ..options.inputs import Inputs, add_input_options, build_inputs
+from ..options.job import LOCAL_RUNNER, SPARK, add_job_options, build_job, check_job, set_default_workers
 from ..options.models import add_model_options, build_annotator
-from ..options.parser import OneLineParser, reject_unknown_args, startup_errors
+from ..options.parser import OneLineParser, StartupError, reject_unknown_args, startup_errors
 from ..options.tasks import add_sampling_options, add_task_options, comma_note
 from .report import add_report_option, report_after_run
 
@@ -82,14 +85,24 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
     here = args.runner == LOCAL_RUNNER
     set_default_workers(args)
     inputs = build_inputs(args)
-    job = build_job(args, inputs, build_annotator(args, threads_per_worker(args) if here else None, here=here), run)
+    annotator = build_annotator(args, threads_per_worker(args) if here else None, here=here)
+    job = build_job(args, inputs, annotator, run, args.workers)
+    _read_refs(pipeline, inputs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
+    _print_notes(inputs)
+    return job
+
+
+def _read_refs(pipeline: beam.Pipeline, inputs: Inputs, args: argparse.Namespace) -> PCollection[ImageRef]:
+    """Return the references of the job: those of the inputs, within ``--limit`` and ``--slice``."""
     refs = inputs.read(pipeline)
     if args.limit is not None:
         refs = refs | "Limit" >> LimitPictures(args.limit)
-    keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
+    return keep_slice(refs, args)
+
+
+def _print_notes(inputs: Inputs) -> None:
     for note in inputs.columns.notes:
         print(note, file=sys.stderr)
-    return job
 
 
 def run(args: argparse.Namespace, beam_arguments: Sequence[str], *, show_answers: bool = False) -> int:
@@ -105,6 +118,8 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], *, show_answers
     Raises:
         StartupError: if an argument is bad, a requirement is missing, or another run uses the output.
     """
+    if args.engine == SPARK:
+        return _run_on_spark(args, beam_arguments, show_answers)
     local = args.runner == LOCAL_RUNNER
     with contextlib.ExitStack() as stack:
         with startup_errors():
@@ -127,9 +142,41 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], *, show_answers
         if (reason := _run_pipeline(pipeline, end)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
-    record = read_record(args.output, name)
+    return _finish(args, read_record(args.output, name), show_answers)
+
+
+def _run_on_spark(args: argparse.Namespace, beam_arguments: Sequence[str], show_answers: bool) -> int:
+    """Run the command on a Spark cluster and return its exit status, as ``run`` does."""
+    with contextlib.ExitStack() as stack:
+        with startup_errors():
+            check_job(args)
+            check_cluster(args)
+            beam_options(args, beam_arguments)
+            args.output = absolute(args.output)
+            name, inputs = new_run_name(args), build_inputs(args)
+            # Only now, because the start of Java takes seconds.
+            from ..spark.run import run_job
+            from ..spark.session import spark_session
+
+            session = stack.enter_context(spark_session(args.master))
+            annotator = build_annotator(args, session.task_cpus, here=False)
+            job = build_job(args, inputs, annotator, name, session.tasks_at_once)
+            _print_notes(inputs)
+            session.check(annotator)
+        try:
+            record = run_job(session.spark, job, lambda pipeline: _read_refs(pipeline, inputs, args), beam_arguments)
+        except OutputLockedError as error:
+            raise StartupError(str(error)) from error
+        except RunStopped as error:
+            print(f"moondream-beam annotate: {error}", file=sys.stderr)
+            return STOPPED_EARLY
+    return _finish(args, record, show_answers)
+
+
+def _finish(args: argparse.Namespace, record: Mapping[str, Any], show_answers: bool) -> int:
+    """Print the summary of a run, write the report if asked to, and return the exit status."""
     print(format_summary(record, args.output, args.max_failure_rate))
-    _print_end(args, name, show_answers or sys.stdout.isatty())
+    _print_end(args, record["run"], show_answers or sys.stdout.isatty())
     return exit_status(record, args.max_failure_rate)
 
 

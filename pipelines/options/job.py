@@ -14,6 +14,7 @@ from .inputs import Inputs
 from .tasks import build_sampling
 
 LOCAL_RUNNER = "local"
+BEAM, SPARK = "beam", "spark"
 MAX_CHECKPOINT_S = 86_400.0
 # With several shards for each worker, one slow shard does not leave the other workers idle at the end.
 SHARDS_PER_WORKER = 4
@@ -30,6 +31,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         default=LOCAL_RUNNER,
         help="local (this machine), or the name of a Beam runner (default: %(default)s)",
     )
+    _add_engine_options(job)
     job.add_argument(
         "--workers",
         type=int,
@@ -57,6 +59,22 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     _add_repeat_options(job)
 
 
+def _add_engine_options(job: argparse._ArgumentGroup) -> None:
+    """Add the options for PySpark in place of Beam's runners."""
+    job.add_argument(
+        "--engine",
+        choices=(BEAM, SPARK),
+        default=BEAM,
+        help="what runs the job: Apache Beam, with --runner, or PySpark, with --master (default: %(default)s)",
+    )
+    job.add_argument(
+        "--master",
+        metavar="URL",
+        help="master of the Spark cluster, such as spark://HOST:7077, yarn or local[4] (default: what spark-submit or "
+        "spark-defaults.conf sets); only with --engine spark",
+    )
+
+
 def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
     """Add the options for requests that are made again or once, and for the share of them that may fail."""
     job.add_argument("--retry-errors", action="store_true", help="ask again the requests whose rows are in errors/")
@@ -82,13 +100,14 @@ def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
 
 
 def check_job(args: argparse.Namespace) -> None:
-    """Check ``--workers``, ``--limit``, ``--checkpoint-every`` and ``--max-failure-rate``.
+    """Check ``--engine``, ``--workers``, ``--limit``, ``--checkpoint-every`` and ``--max-failure-rate``.
 
     Without ``--workers``, set ``args.workers`` to its default on this machine.
 
     Raises:
-        ValueError: if a number is out of range, or ``--workers`` is given with another runner than the local one.
+        ValueError: if a number is out of range, or an option does not fit the engine or the runner.
     """
+    _check_engine(args)
     for option in ("workers", "limit"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise ValueError(f"--{option} {getattr(args, option)}: give 1 or more")
@@ -106,17 +125,52 @@ def check_job(args: argparse.Namespace) -> None:
         raise ValueError(f"--max-failure-rate {args.max_failure_rate}: give a share from 0 to 1, such as 0.05")
 
 
+def _check_engine(args: argparse.Namespace) -> None:
+    """Raise ValueError if an option does not fit ``--engine``. With Spark, set ``args.workers`` to 1."""
+    if args.engine == BEAM:
+        if args.master:
+            raise ValueError(f"--master {args.master} needs --engine {SPARK}: give it, or leave --master out")
+        return
+    if args.runner != LOCAL_RUNNER:
+        raise ValueError(f"--runner {args.runner} names a runner of Beam: leave it out with --engine {SPARK}")
+    for option, setting in (("gpu", "spark.executor.resource.gpu.amount"), ("worker_memory", "spark.executor.memory")):
+        if getattr(args, option):
+            raise ValueError(
+                f"--{option.replace('_', '-')} does not work with --engine {SPARK}: set {setting} in Spark's own"
+                " configuration"
+            )
+    if args.max_cost is not None:
+        raise ValueError(
+            f"--max-cost does not work with --engine {SPARK}, because its tasks cannot share a budget: set a limit with"
+            " the API, or leave --engine out"
+        )
+    if args.workers not in (None, 1):
+        raise ValueError(
+            f"--workers {args.workers} does not work with --engine {SPARK}: set the cores of the executors with Spark's"
+            " own configuration, or give --master local[N]"
+        )
+    args.workers = 1
+
+
 def set_default_workers(args: argparse.Namespace) -> None:
     """Without ``--workers``, set ``args.workers`` to its default on this machine."""
     if args.workers is None:
         args.workers = default_workers(args)
 
 
-def build_job(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: str) -> AnnotateToParquet:
+def min_shards(workers: int) -> int:
+    """Return the minimum number of shards for so many processes at work."""
+    return 1 if workers == 1 else SHARDS_PER_WORKER * workers
+
+
+def build_job(
+    args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: str, workers: int
+) -> AnnotateToParquet:
     """Return the transform that does the whole job, from references to files.
 
     Args:
         run: the name of the run.
+        workers: the number of processes that annotate.
 
     Raises:
         ValueError: if an option has a bad value, or the output cannot be written.
@@ -127,7 +181,7 @@ def build_job(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, ru
         args.output,
         sampling=build_sampling(args),
         shard_size=args.shard_size,
-        min_shards=1 if args.workers == 1 else SHARDS_PER_WORKER * args.workers,
+        min_shards=min_shards(workers),
         retry_errors=args.retry_errors,
         retry_changed=args.retry_changed,
         dedup=args.dedup,

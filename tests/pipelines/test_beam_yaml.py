@@ -24,7 +24,7 @@ from support.servers.openai_server import chat_server
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.beam_yaml import PROVIDERS
 
-EXAMPLE = Path(__file__).with_name("annotate.yaml")
+EXAMPLE = Path(__file__).parents[1] / "support" / "data" / "annotate.yaml"
 IMAGES = {"type": "ReadImages", "config": {"path": "pictures"}}
 GIVEN = {"model": "tiny", "tasks": [{"caption": "short"}], "error_handling": {"output": "errors"}}
 

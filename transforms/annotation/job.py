@@ -97,7 +97,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         self.fetch = fetch or Fetcher()
         reads = {"dedup": self.fetch if dedup else None, "changed": self.fetch if retry_changed else None}
         self.plan = PlanShards(self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, **reads)
-        self.max_failure_rate, self.checkpoint_s = max_failure_rate, checkpoint_s
+        self.annotate_shard = AnnotateShard(self.job, self.output, max_failure_rate, checkpoint_s, self.fetch)
         self.about = dict(about or {})
         self.hints: dict[str, Any] = {}
 
@@ -117,10 +117,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         summary = (
             plan.shards
             | "Annotate shards"
-            >> beam.ParDo(
-                _AnnotateShard(self.job, self.output, self.max_failure_rate, self.checkpoint_s, self.fetch),
-                AsSingleton(plan.counts),
-            ).with_resource_hints(**self.hints)
+            >> beam.ParDo(self.annotate_shard, AsSingleton(plan.counts)).with_resource_hints(**self.hints)
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
         )
         row_counts = summary | "Count what is published" >> CountRows(self.output, self.job.run)
@@ -128,7 +125,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         return summary | "Record" >> beam.Map(record_run, *sides, self.job, self.output, self.about, time.time())
 
 
-class _AnnotateShard(beam.DoFn):
+class AnnotateShard(beam.DoFn):
     """Annotate one shard, write its rows and publish its files. The output is the sums over its rows."""
 
     def __init__(
@@ -144,6 +141,7 @@ class _AnnotateShard(beam.DoFn):
         self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
+        """Share the annotator and the clients with the other copies of this step in this process."""
         self.job = share_annotator(self.job, self._shared)
         self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
 

@@ -78,6 +78,12 @@ def count_rows(paths: Sequence[str], retry_policy: RetryPolicy) -> RowCounts:
     return RowCounts(data, sum(footer.rows for footer in footers) - data, len(footers))
 
 
+def count_run(output: str, run: str, retry_policy: RetryPolicy) -> RowCounts:
+    """Count the rows in the published files of a run. If that fails, return only a ``count_error``."""
+    batches = _list_batches(Summary(), output, run, retry_policy)
+    return sum_row_counts(_count_batch(batch, output, run, retry_policy) for batch in batches)
+
+
 def sum_row_counts(counts: Iterable[RowCounts]) -> RowCounts:
     """Add up counts. ``count_error`` is the first one that is not empty."""
     data = errors = files = 0

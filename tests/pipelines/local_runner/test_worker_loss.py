@@ -21,7 +21,7 @@ from support.running.output_ids import ids
 
 from moondream_beam.models.tasks import Caption
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
-from moondream_beam.transforms.annotation.job import _AnnotateShard
+from moondream_beam.transforms.annotation.job import AnnotateShard
 from moondream_beam.transforms.core.records import ImageRef, Job
 from moondream_beam.transforms.core.summary import Count
 from moondream_beam.transforms.monitoring.status import OutputStatus
@@ -157,7 +157,7 @@ def test_a_shard_attempted_twice_at_once_ends_as_one_file(tmp_path, turn):
             together.wait(10)
 
     def attempt(_: int) -> list[Any]:
-        step = _AnnotateShard(Job((Caption(),), Waiting(), run="run"), out)
+        step = AnnotateShard(Job((Caption(),), Waiting(), run="run"), out)
         return list(step.process((0, refs), Count(6, 6)))
 
     with run_lock(out, "run"), ThreadPoolExecutor(2) as pool:

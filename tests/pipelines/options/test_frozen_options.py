@@ -27,8 +27,8 @@ MODEL = (
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {
     "annotate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}"
-    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --checkpoint-every=SECONDS "
-    "--retry-errors --retry-changed --dedup --max-failure-rate=R "
+    "--output=FOLDER! --runner=RUNNER --engine={beam,spark} --master=URL --workers=N --shard-size=N --limit=N "
+    "--checkpoint-every=SECONDS --retry-errors --retry-changed --dedup --max-failure-rate=R "
     "--slice=I/N --gpu=TYPE --worker-memory=SIZE --no-report",
     "estimate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}--sample=N --price-of=NAME=USD...",
     "status": "OUT --watch=[SECONDS]",
@@ -52,6 +52,7 @@ DEFAULTS = {
         "top_p": 1.0,
         "repetition_penalty": 1.0,
         "runner": "local",
+        "engine": "beam",
         "shard_size": 1000,
         "max_failure_rate": 0.0,
         "checkpoint_every": 60.0,
@@ -60,7 +61,7 @@ DEFAULTS = {
     "export": {"where": "true", "picture_check": True},
     "demo": {"output": "moondream-demo", "report": True},
 }
-JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "checkpoint_every", "report")
+JOB_ONLY = ("runner", "engine", "workers", "shard_size", "max_failure_rate", "checkpoint_every", "report")
 DEFAULTS["estimate"] = {k: v for k, v in DEFAULTS["annotate"].items() if k not in JOB_ONLY} | {"sample": 200}
 
 

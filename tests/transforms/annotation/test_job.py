@@ -169,7 +169,7 @@ def test_a_run_that_crashed_is_resumed_by_the_next(photos: Path, out: Path) -> N
 
 def shard(out: Path, refs: list[ImageRef], by: Echo | None = None, number: int = 0) -> Iterator[Summary]:
     """Start an attempt at a shard of the run "one", as a worker does."""
-    dofn = module._AnnotateShard(module.Job(TASKS, by or Echo(), run="one"), str(out))
+    dofn = module.AnnotateShard(module.Job(TASKS, by or Echo(), run="one"), str(out))
     dofn.setup()
     acquire(str(out), "one")
     return dofn.process((number, refs), Count())

@@ -40,15 +40,17 @@ class OutputLockedError(ValueError):
 
 
 @contextlib.contextmanager
-def run_lock(output: str, run: str) -> Iterator[None]:
+def run_lock(output: str, run: str) -> Iterator[RunLock]:
     """Hold the lock of an output for a run while the block runs, then delete the lock file.
+
+    On a local disk the file stays if another process of the run holds the lock then.
 
     Raises:
         OutputLockedError: if another run holds the lock.
     """
     lock = _acquire(output, run)
     try:
-        yield
+        yield lock
     finally:
         _remove(lock, output)
 
@@ -113,6 +115,26 @@ def lock_lost(output: str, run: str) -> RunStopped:
         f"stopped: run {run} has no lock in {output}, because another run took it for dead or {output} is not shared by"
         " all workers. Run the same command again to resume."
     )
+
+
+def wait_alone(lock: RunLock, timeout_s: float) -> bool:
+    """Wait until no other process of the run holds the lock that this process holds. Then hold it exclusively.
+
+    Returns:
+        False if another process still holds it after ``timeout_s`` seconds.
+    """
+    end = time.monotonic() + timeout_s
+    while not lock.hold_alone():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(RETRY_DELAY_S)
+    return True
+
+
+def delete_temporary_files(output: str, run: str) -> None:
+    """Delete what a run has left in ``_temporary``, but not its lock file. Nothing may need these files any more."""
+    if not is_local(output) or os.path.isdir(temporary_folder(output)):
+        _delete(output, [name for name in _temporary_files(output) if run_of_temporary_file(name) == run])
 
 
 def release(output: str, run: str) -> None:

@@ -13,12 +13,18 @@ from typing import Any
 import pytest
 
 
-@contextlib.contextmanager
-def spark_session(warehouse: Path) -> Iterator[Any]:
-    """Yield a session of Spark. Skip the test, with the reason, if Java is missing or too old."""
+def need_java() -> None:
+    """Skip the test, with the reason, if pyspark is missing, or Java is missing or too old."""
+    pytest.importorskip("pyspark", reason="pyspark is missing: pip install 'moondream-beam[spark]'")
     found = shutil.which("java") and subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
     if not found or int(re.findall(r'version "(\d+)', found)[0]) < 17:
         pytest.skip("Spark 4 needs Java 17 or later: install openjdk-17-jre-headless")
+
+
+@contextlib.contextmanager
+def spark_session(warehouse: Path) -> Iterator[Any]:
+    """Yield a session of Spark. Skip the test, with the reason, if Java is missing or too old."""
+    need_java()
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
