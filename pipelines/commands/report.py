@@ -9,10 +9,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-from apache_beam.io.filesystems import FileSystems
-
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
+from ...transforms.io.object_stores.file_systems import FileSystems
 from ...transforms.io.retry import RetryPolicy
 from ...transforms.output.files import exists, is_local, remove_temporary_folder, write_atomic
 from ...transforms.output.layout import REPORT_NAME, draft_path

@@ -20,11 +20,11 @@ from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
 from ..io.parquet import open_parquet
 from ..io.uris import basename, check_uri, is_path, join_uri, name_below
-from .images import absolute_pattern
 from .lists.addresses import clean_address
 from .lists.table_files import find_manifests, partitions_of
 from .lists.tables import TableRow, read_rows
 from .manifest_columns import Columns
+from .patterns.patterns import absolute_pattern
 from .root import Root, absolute_root
 
 PATHS, SKIPPED = "paths", "skipped"

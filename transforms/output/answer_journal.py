@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystems import FileSystems
 
 from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
+from ..io.object_stores.file_systems import FileSystems
 from .dataset_card import update_card
 from .files import glob_files, remove, write_atomic
 from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path

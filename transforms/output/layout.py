@@ -20,7 +20,7 @@ import uuid
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from apache_beam.io.filesystems import FileSystems
+from ..io.object_stores.file_systems import FileSystems
 
 DATA, ERRORS = "data", "errors"
 CARD_NAME, REPORT_NAME = "README.md", "report.html"

@@ -9,11 +9,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
-from apache_beam.io.aws.s3io import S3IO
-from apache_beam.io.filesystems import FileSystems
 
 from ...models.billing import Billing
 from ..core.records import Failure
+from ..io.object_stores.file_systems import FileSystems, beam_file_systems, beam_s3_client
 from ..io.uris import basename, scheme_of
 from .files import glob_files
 from .layout import DATA, ERRORS, kind_of, run_of_part, run_parts
@@ -38,7 +37,8 @@ class Reader:
             return FileSystems.open(path, compression_type="uncompressed")
         if not hasattr(self._clients, "s3"):
             # Beam opens files with the same options.
-            self._clients.s3 = S3IO(options=getattr(FileSystems.get_filesystem(path), "_options"))  # noqa: B009
+            options = beam_file_systems().get_filesystem(path)._options
+            self._clients.s3 = beam_s3_client()(options=options)
         return self._clients.s3.open(path)
 
 

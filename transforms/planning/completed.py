@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..core.shuffle import Packed, hash_bucket, pack, unpack_all
+from ..io.object_stores.file_systems import FileSystems
 from ..output.layout import ERRORS, can_run_together, kind_of, run_of_part
 from ..output.reader import Reader, published
 
