@@ -1,11 +1,9 @@
 """Annotate image datasets of any size with the Moondream vision-language model, on Apache Beam."""
 
-from __future__ import annotations
+import importlib as _importlib
+import typing as _typing
 
-from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from .models.hosted.cloud.annotator import MoondreamCloud
     from .models.hosted.fal.annotator import Fal
     from .models.hosted.fallback import Fallback
@@ -92,7 +90,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _ORIGINS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(_import_module(_ORIGINS[name], __name__), name)
+    value: object = getattr(_importlib.import_module(_ORIGINS[name], __name__), name)
     globals()[name] = value
     return value
 

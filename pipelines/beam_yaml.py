@@ -16,7 +16,7 @@ from apache_beam.pvalue import PBegin, PCollection, Row
 from apache_beam.transforms.resources import parse_resource_hints
 
 from ..models.moondream.annotator import Moondream
-from ..models.moondream.checkpoints.hub import OFFICIAL
+from ..models.moondream.names import OFFICIAL
 from ..models.tasks import Query
 from ..transforms.annotation import annotate, job
 from ..transforms.core.beam_schema import (
@@ -32,6 +32,7 @@ from ..transforms.core.records import IGNORE_PROFILES, check_colour_profiles
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest, manifest_columns
 from ..transforms.inputs.unmatched import first_unmatched
+from ..transforms.output.layout import SHARD_SIZE
 from ..transforms.output.reader import read_failures
 from .options.yaml import GOOD_OUTPUT, parse_error_output, parse_sampling, parse_tasks, parse_texts
 
@@ -210,7 +211,7 @@ class AnnotateToParquet(_AnnotatingTransform):
     def __init__(
         self,
         output: str,
-        shard_size: int = job.SHARD_SIZE,
+        shard_size: int = SHARD_SIZE,
         retry_errors: bool = False,
         retry_changed: bool = False,
         dedup: bool = False,

@@ -8,11 +8,12 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from .commands import annotate, demo, estimate, export, report, status
-from .display.progress import AboveBarHandler
+from .display.log_handler import AboveBarHandler
 from .local_runner.signals import ExpectedExitFilter, Interrupt, interruptible
-from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError
+from .options.commands import COMMANDS
+from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError, reject_unknown_args, startup_errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,23 +35,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not faulthandler.is_enabled():
         # A crash in a C library ends the process without an exception. This prints a traceback first.
         faulthandler.enable()
-    # Importing Beam installs a log handler. Its warnings are about options that the user did not give.
+    # Without a handler, Beam installs its own. Its warnings are about options that the user did not give.
     handler = AboveBarHandler()
     handler.addFilter(ExpectedExitFilter())
     logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    # The handler of this library would print each record a second time, and over the progress bar.
-    logging.getLogger("huggingface_hub").handlers.clear()
     try:
         with interruptible():
-            status: int = args.run(args, others)
-        return status
+            return _run(args, others)
     except StartupError as error:
         print(f"moondream-beam {args.command}: {error}", file=sys.stderr)
         return BAD_ARGUMENTS
     except Interrupt as interrupt:
         print(interrupt.message, file=sys.stderr)
         return interrupt.status
+
+
+def _run(args: argparse.Namespace, others: Sequence[str]) -> int:
+    """Import and run a command: only now, so that help and mistakes in arguments take no second.
+
+    Raises:
+        StartupError: if an argument is bad or a requirement is missing.
+    """
+    checked: list[object] = []
+    with startup_errors():
+        if args.command == "annotate":
+            # What is no option of ours is one of Beam's, or a mistake.
+            arguments = import_module(".building.arguments", __package__)
+            checked = [others, arguments.check_annotate(args, others)]
+        else:
+            reject_unknown_args(args, others)
+        if args.command == "estimate":
+            checked = [import_module(".building.arguments", __package__).check_estimate(args)]
+        command = import_module(f".commands.{args.command}", __package__)
+    # The handler of this library would print each record a second time, and over the progress bar.
+    logging.getLogger("huggingface_hub").handlers.clear()
+    status: int = command.run(args, *checked)
+    return status
 
 
 def reject_empty_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -72,19 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module, summary in (
-        ("annotate", annotate, "annotate pictures, and write the answers to Parquet files"),
-        ("estimate", estimate, "annotate a sample, and estimate the time and the cost of the whole input"),
-        ("status", status, "show the progress of all runs that write to an output folder"),
-        ("report", report, "write an HTML page with pictures, statistics, errors and runs of an output folder"),
-        ("export", export, "write the answers in a format that training tools read"),
-        ("demo", demo, "draw pictures, and annotate them with the embedded model"),
-    ):
-        command = commands.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
-        )
-        module.add_options(command)
-        command.set_defaults(run=module.run)
+    for name, summary, add_options in COMMANDS:
+        described = f"{summary[0].upper()}{summary[1:]}."
+        add_options(commands.add_parser(name, help=summary, description=described, allow_abbrev=False))
     return parser
 
 

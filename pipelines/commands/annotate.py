@@ -13,63 +13,42 @@ from functools import partial
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
+from ...models.moondream.names import OFFICIAL
 from ...transforms.annotation.job import AnnotateToParquet
 from ...transforms.annotation.run_end import end_interrupted
 from ...transforms.core.errors import stop_reason
 from ...transforms.monitoring.progress import ProgressFiles
-from ...transforms.output.files import absolute
 from ...transforms.output.locks.lock import acquire, run_lock
 from ...transforms.output.run_record import read_record
 from ...transforms.planning.limit import LimitPictures
+from ..building.inputs import Inputs, build_inputs
+from ..building.job import build_job
+from ..building.models import build_annotator
+from ..building.pipeline import is_dry_run, keep_slice, read_inputs
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
 from ..local_runner.runner import local_runner
 from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
-from ..options.cluster import (
-    add_cluster_options,
-    check_cluster,
-    is_dry_run,
-    keep_slice,
-    new_run_name,
-    resource_hints,
-    runner_warning,
-)
+from ..options.cluster import new_run_name, resource_hints, runner_warning
 from ..options.hosted import extra_row_s
-from ..options.inputs import add_input_options, build_inputs
-from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job
-from ..options.models import add_model_options, build_annotator
+from ..options.job import LOCAL_RUNNER
 from ..options.parser import OneLineParser, reject_unknown_args, startup_errors
-from ..options.tasks import add_sampling_options, add_task_options, comma_note
-from .report import add_report_option, report_after_run
+from ..options.tasks import comma_note
+from .report import report_after_run
 
 STOPPED_EARLY = 1
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command. Every other option is Beam's, see ``beam_options``."""
-    add_input_options(parser)
-    parser.add_argument(
-        "--output",
-        required=True,
-        metavar="FOLDER",
-        help="folder or bucket for the rows; a second run adds only what is missing",
-    )
-    add_task_options(parser)
-    add_model_options(parser)
-    add_sampling_options(parser)
-    add_job_options(parser)
-    add_cluster_options(parser)
-    add_report_option(parser)
-
-
-def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> AnnotateToParquet:
+def build(
+    pipeline: beam.Pipeline, args: argparse.Namespace, run: str, inputs: Inputs | None = None
+) -> AnnotateToParquet:
     """Add all steps of the job to a pipeline. Return the transform that does the job.
 
     Args:
         run: the name of the run.
+        inputs: the inputs of ``args``, if they are built already.
 
     Raises:
         ValueError: if an option has a bad value, an input has no pictures, or the model does not exist.
@@ -77,9 +56,9 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
         RuntimeError: if a client for a bucket is not installed, or the weights cannot be downloaded.
     """
     here = args.runner == LOCAL_RUNNER
-    inputs = build_inputs(args)
+    inputs = inputs or build_inputs(args)
     job = build_job(args, inputs, build_annotator(args, threads_per_worker(args) if here else None, here=here), run)
-    refs = inputs.read(pipeline)
+    refs = read_inputs(pipeline, inputs)
     if args.limit is not None:
         refs = refs | "Limit" >> LimitPictures(args.limit)
     keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
@@ -88,11 +67,12 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
     return job
 
 
-def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
+def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs) -> int:
     """Run the command and return its exit status.
 
     Args:
         beam_arguments: the arguments that our parser did not understand.
+        inputs: what ``check_annotate`` returned for ``args``.
 
     Returns:
         0 or 1 by ``run_summary.exit_status``; 1 also if the run stopped early; 0 after a dry run.
@@ -105,7 +85,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         with startup_errors():
             name = new_run_name(args)
             pipeline = _new_pipeline(args, beam_arguments)
-            job, started = build(pipeline, args, name), time.time()
+            job, started = build(pipeline, args, name, inputs), time.time()
             if is_dry_run(args, pipeline.options):
                 pipeline.run()
                 print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")
@@ -129,11 +109,8 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
 
 
 def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> beam.Pipeline:
-    """Check the options of job, cluster and Beam, make the output path absolute, and return an empty pipeline."""
-    check_job(args)
-    check_cluster(args)
+    """Check the options of Beam, and return an empty pipeline."""
     options = beam_options(args, beam_arguments)
-    args.output = absolute(args.output)
     if args.runner != LOCAL_RUNNER:
         return beam.Pipeline(args.runner, options=options)
     return beam.Pipeline(local_runner(options, args.workers, choose_gpus(args), extra_row_s(args)), options=options)

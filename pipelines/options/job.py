@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from ...models.tasks import Annotator
-from ...transforms.annotation.job import SHARD_SIZE, AnnotateToParquet
-from ...transforms.io.uris import display_uri, escape_non_utf8
-from ...transforms.output.answer_journal import CHECKPOINT_S
-from .inputs import Inputs
-from .tasks import build_sampling
+from ...transforms.output.layout import CHECKPOINT_S, SHARD_SIZE
 
 LOCAL_RUNNER = "local"
 MAX_CHECKPOINT_S = 86_400.0
-# With several shards for each worker, one slow shard does not leave the other workers idle at the end.
-SHARDS_PER_WORKER = 4
-# The record holds the tasks elsewhere. The URL of a webhook may contain a secret. A report changes no row.
-UNRECORDED_OPTIONS = ("command", "run", "tasks", "webhook", "report")
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -81,14 +71,14 @@ def _add_repeat_options(job: argparse._ArgumentGroup) -> None:
 
 
 def check_job(args: argparse.Namespace) -> None:
-    """Check ``--workers``, ``--limit``, ``--checkpoint-every`` and ``--max-failure-rate``.
+    """Check ``--workers``, ``--limit``, ``--shard-size``, ``--checkpoint-every`` and ``--max-failure-rate``.
 
     Raises:
         ValueError: if a number is out of range, or ``--workers`` is given with another runner than the local one.
     """
-    for option in ("workers", "limit"):
+    for option in ("workers", "limit", "shard_size"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
-            raise ValueError(f"--{option} {getattr(args, option)}: give 1 or more")
+            raise ValueError(f"--{option.replace('_', '-')} {getattr(args, option)}: give 1 or more")
     if args.workers > 1 and args.runner != LOCAL_RUNNER:
         raise ValueError(
             f"--workers {args.workers} needs --runner {LOCAL_RUNNER}: with --runner {args.runner}, set the number of "
@@ -100,44 +90,3 @@ def check_job(args: argparse.Namespace) -> None:
         )
     if not 0 <= args.max_failure_rate <= 1:
         raise ValueError(f"--max-failure-rate {args.max_failure_rate}: give a share from 0 to 1, such as 0.05")
-
-
-def build_job(args: argparse.Namespace, inputs: Inputs, annotator: Annotator, run: str) -> AnnotateToParquet:
-    """Return the transform that does the whole job, from references to files.
-
-    Args:
-        run: the name of the run.
-
-    Raises:
-        ValueError: if an option has a bad value, or the output cannot be written.
-    """
-    return AnnotateToParquet(
-        inputs.tasks,
-        annotator,
-        args.output,
-        sampling=build_sampling(args),
-        shard_size=args.shard_size,
-        min_shards=1 if args.workers == 1 else SHARDS_PER_WORKER * args.workers,
-        retry_errors=args.retry_errors,
-        retry_changed=args.retry_changed,
-        dedup=args.dedup,
-        max_failure_rate=args.max_failure_rate,
-        checkpoint_s=args.checkpoint_every,
-        run=run,
-        about={"command": "annotate", "options": _options(args)},
-        columns=inputs.columns.kept,
-        fetch=inputs.fetch,
-        colour_profiles=inputs.colour_profiles,
-    )
-
-
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return our own options for the record of the run. Beam's options are left out: they may hold credentials."""
-    options = {name: value for name, value in vars(args).items() if name not in UNRECORDED_OPTIONS}
-    return {name: _written(value) for name, value in (options | {"inputs": [*map(display_uri, args.inputs)]}).items()}
-
-
-def _written(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_written(one) for one in value]
-    return escape_non_utf8(value) if isinstance(value, str) else value

@@ -22,10 +22,10 @@ from ..monitoring.failure_limit import FailureLimit
 from ..monitoring.heartbeat import Heartbeat
 from ..monitoring.progress_reporter import ProgressReporter
 from ..monitoring.row_counts import CountRows
-from ..output.answer_journal import CHECKPOINT_S, OPEN_JOURNALS, AnswerJournal
+from ..output.answer_journal import OPEN_JOURNALS, AnswerJournal
 from ..output.dataset_card import begin_card, update_card
 from ..output.files import check_output_path, exists, is_local
-from ..output.layout import new_run_name, record_path
+from ..output.layout import CHECKPOINT_S, SHARD_SIZE, new_run_name, record_path
 from ..output.locks.lock import lock_lost, worker_lock
 from ..output.writer import ShardWriter, check_schema
 from ..planning.plan import PlanShards, Shard
@@ -33,8 +33,6 @@ from .annotate import annotate_for, check_tasks, share_annotator
 from .memory_errors import out_of_memory_errors
 from .payment_journal import RecordingAnnotator, scope_of, stop_on_account_error, with_journal
 from .run_end import record_run
-
-SHARD_SIZE = 1000
 
 
 class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[str, Any]]]):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, get_args
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from ...models.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 from ..io.containers.location import ImageCell, Member
 from ..io.uris import display_uri
 from .kept_values import kept_digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Stage = Literal["list", "fetch", "decode", "answer"]
 

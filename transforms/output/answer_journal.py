@@ -27,8 +27,6 @@ from .files import glob_files, remove, write_atomic
 from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path
 from .writer import ShardWriter
 
-CHECKPOINT_S = 60.0
-
 logger = logging.getLogger(__name__)
 
 

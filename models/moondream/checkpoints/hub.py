@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 )
 from tqdm import tqdm
 
+from ..names import OFFICIAL
 from ..network.config import read_json
 from .disk_space import check_disk_space, is_disk_full
 from .files import (
@@ -40,7 +41,6 @@ from .releases import CODE_FILE, RELEASES, Generation, is_starmie, log_licence
 from .tensor_names import Shape
 from .weights import Checkpoint, Traits, recognize
 
-OFFICIAL = "vikhyatk/moondream2"
 # Commit and release by repository. Branches and tags, such as the tag 2025-06-21, could be moved.
 PINNED = {
     OFFICIAL: ("9a7d4024050840e001defacec2b00727e89149e6", "2025-06-21"),

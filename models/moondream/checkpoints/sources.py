@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..names import OFFICIAL
 from .bucket_checkpoint import BucketModel
-from .hub import OFFICIAL, REPOSITORY_NAME, HubModel
+from .hub import REPOSITORY_NAME, HubModel
 from .weights import Checkpoint, Traits
 
 # Folders of the checkpoints in this package.

@@ -1,0 +1,20 @@
+"""Names that users give: of the official model, of devices and of precisions."""
+
+from __future__ import annotations
+
+import re
+
+# The model if none is named.
+OFFICIAL = "vikhyatk/moondream2"
+# The dtypes of these names in PyTorch.
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+
+
+def check_device(device: str) -> None:
+    """Check the spelling of a device's name. The device need not exist here: a worker may have it.
+
+    Raises:
+        ValueError: if the name is not auto, cpu, mps, cuda or cuda:N.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ValueError(f"device {device}: choose auto, cpu, cuda, cuda:N or mps")
