@@ -6,6 +6,8 @@ import re
 
 # The model if none is named.
 OFFICIAL = "vikhyatk/moondream2"
+# OWNER/NAME on the Hugging Face hub.
+REPOSITORY_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # The dtypes of these names in PyTorch.
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 

@@ -68,7 +68,7 @@ def open_atomic(path: str, draft: str) -> Iterator[IO[bytes]]:
         move(draft, path)
     except BaseException:
         # The first error is the one to report.
-        with contextlib.suppressOSError:
+        with contextlib.suppress(OSError):
             remove(draft)
         raise
 

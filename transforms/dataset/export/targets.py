@@ -209,7 +209,7 @@ def _create(path: str) -> IO[bytes]:
 
 def _try_to_remove(*paths: str) -> None:
     # An error here would hide the error that made the export fail.
-    with contextlib.suppressOSError:
+    with contextlib.suppress(OSError):
         remove(*paths)
 
 
