@@ -9,7 +9,9 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
+from ..transforms.output.run_record import installed_version
 from .display.log_handler import AboveBarHandler
 from .local_runner.signals import ExpectedExitFilter, Interrupt, interruptible
 from .options.commands import COMMANDS
@@ -92,11 +94,20 @@ def build_parser() -> argparse.ArgumentParser:
         description="Annotate image datasets with Moondream: captions, answers, boxes and points, in Parquet.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="show the version of this package and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary, add_options in COMMANDS:
         described = f"{summary[0].upper()}{summary[1:]}."
         add_options(commands.add_parser(name, help=summary, description=described, allow_abbrev=False))
     return parser
+
+
+class _PrintVersion(argparse.Action):
+    """Prints the installed version, which is looked up only if the option is given."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"{parser.prog} {installed_version('moondream-beam')}")
+        parser.exit()
 
 
 if __name__ == "__main__":
