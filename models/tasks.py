@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
 
 from PIL.Image import Image
@@ -261,7 +261,7 @@ def task_digest(task: Task) -> str:
 
     The key ``reasoning`` is there only if it is true: queries had no such key at first.
     """
-    values = {name: value for name, value in asdict(task).items() if name != "reasoning" or value}
+    values = {name: value for name, value in vars(task).items() if name != "reasoning" or value}
     return json.dumps({"task": task.name, **values}, sort_keys=True, ensure_ascii=False)
 
 
