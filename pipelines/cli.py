@@ -70,8 +70,6 @@ def _run(args: argparse.Namespace, others: Sequence[str]) -> int:
         if args.command == "estimate":
             checked = [import_module(".building.arguments", __package__).check_estimate(args)]
         command = import_module(f".commands.{args.command}", __package__)
-    # The handler of this library would print each record a second time, and over the progress bar.
-    logging.getLogger("huggingface_hub").handlers.clear()
     status: int = command.run(args, *checked)
     return status
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,10 @@ PINNED = {
 }
 # The tokenizer since release 2025-06-21. The repository of that release holds the tokenizer of earlier generations.
 STARMIE, STARMIE_COMMIT = "moondream/starmie-v1", "35192e10a54e36eabe0a7cc57a2c1aab371cafc5"
+
+# Where a program has a handler of its own, that of this library prints each record a second time, over a progress bar.
+if logging.getLogger().handlers:
+    logging.getLogger("huggingface_hub").handlers.clear()
 
 SMALL_FILES = (CONFIG_FILE, TOKENIZER_FILE, CODE_FILE, INDEX_FILE)
 WEIGHTS_PATTERN = "model*.safetensors"
