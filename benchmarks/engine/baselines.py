@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from moondream_beam.models.moondream.engine.decoding.outputs import decode_outputs
 from moondream_beam.models.moondream.engine.engine import Engine
-from moondream_beam.models.moondream.engine.generate import decode_outputs
 from moondream_beam.models.moondream.engine.jobs import new_row
 from moondream_beam.models.moondream.engine.slots import run_prompts
 from moondream_beam.models.moondream.network.crops import Crops, Tiling, normalize, prepare_crops

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .names import DTYPE_NAMES, check_device
@@ -72,3 +74,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def from_host(numbers: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a tensor of numbers on a device. The host does not wait for the work that the device has queued."""
+    tensor = torch.tensor(numbers, dtype=dtype)
+    # From pageable memory, the copy would wait for all work before it.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

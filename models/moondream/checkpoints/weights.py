@@ -151,6 +151,9 @@ class Checkpoint:
                     raise ValueError(f"model {self.weights[0].parent}: {file_name} is {tensor.dtype}: {FLOAT8_RULE}")
                 state[name] = tensor.to(target)
         model.load_state_dict(state, assign=True)
+        # Freed block by block while the weights are fused.
+        state.clear()
+        model.text.fuse()
         return model.requires_grad_(False).eval()
 
 

@@ -233,7 +233,7 @@ class Engine:
             known.update({picture: prefixes.slice_rows(index, index + 1) for index, picture in enumerate(new)})
         last = jobs[-1].crops
         # A copy, so that the prefixes of the whole batch can be freed.
-        self._last_prefix = (last, KVCache(*(tensor.clone() for tensor in known[last])))
+        self._last_prefix = (last, KVCache(known[last].heads.clone()))
         costs = {picture: float(len(picture.result().pixels_NHWC)) for picture in new} or dict.fromkeys(known, 1.0)
         return [known[job.crops] for job in jobs], {picture: costs.get(picture, 0.0) for picture in known}
 

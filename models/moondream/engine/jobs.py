@@ -13,8 +13,8 @@ from ..network.config import MoondreamConfig, TokenizerConfig
 from ..network.crops import Crops
 from ..network.prompts import prompt_ids
 from ..network.tokenizer import Tokenizer
-from .generate import Row, initial_output
-from .sampling import seeded_random
+from .decoding.row import Row, initial_output
+from .decoding.sampling import seeded_random
 
 # The crops of one picture, cut in another thread. Jobs that share a picture share this object.
 CropsFuture = Future[Crops]

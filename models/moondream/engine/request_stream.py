@@ -12,7 +12,7 @@ from PIL.Image import Image
 from ...pixel_budget import BudgetClosed, PixelBudget
 from ...tasks import Fault, Outcome, Request
 from ..network.crops import Crops
-from .generate import Row
+from .decoding.row import Row
 from .jobs import CropsFuture, Job, check_picture
 
 # Pixels of the pictures that wait for their crops. One picture may have a gigabyte of pixels.

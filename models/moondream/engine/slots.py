@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.weights import MoondreamModel
+from ..devices import from_host
 from ..network.decoder.cache import KVCache
-from .generate import decode_outputs
+from .decoding.outputs import decode_outputs
 from .jobs import Job
 
 # Tokens of a prompt that are run at once.
@@ -52,8 +53,8 @@ class Slots:
         first = self.num_slots
         cache = self.cache.slice_rows(first, first + len(jobs))
         for index, prefix in enumerate(prefixes):
-            cache.copy_from(prefix, [index], prefix.keys.shape[3])
-        starts = [prefix.keys.shape[3] for prefix in prefixes]
+            cache.copy_from(prefix, [index], prefix.num_positions)
+        starts = [prefix.num_positions for prefix in prefixes]
         hidden_BC = run_prompts(self.model, [job.row.prompt for job in jobs], starts, cache)
         for job, start in zip(jobs, starts, strict=True):
             job.row.position = start + len(job.row.prompt)
@@ -69,9 +70,9 @@ class Slots:
     def step(self) -> list[Job]:
         """Decode the next output of every active job, and return the jobs that ended. Waiting jobs take their slots."""
         rows = [job.row for job in self.active]
-        positions_BT = torch.tensor([[row.position] for row in rows], device=self.embeds_BC.device)
+        positions_BT = from_host([[row.position] for row in rows], torch.int64, self.embeds_BC.device)
         cache, embeds_BTC = self.cache.slice_rows(0, len(rows)), self.embeds_BC[: len(rows), None]
-        hidden_BTC = _run(self.model, embeds_BTC, positions_BT, max(row.position for row in rows) + 1, cache)
+        hidden_BTC = run_decoder(self.model, embeds_BTC, positions_BT, max(row.position for row in rows) + 1, cache)
         for row in rows:
             row.position += 1
         self.embeds_BC[: len(rows)] = decode_outputs(self.model, hidden_BTC[:, 0], rows)
@@ -113,23 +114,25 @@ def run_prompts(
         The hidden state at the last token of each prompt, before the last norm, ``[B, C]``.
     """
     lengths = [len(prompt) for prompt in prompts]
-    longest, device = max(lengths), cache.keys.device
+    longest, device = max(lengths), cache.heads.device
     # Padding is written after the position of its row: the mask hides it until real tokens overwrite it.
-    padded = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
-    positions_BT = torch.tensor(starts, device=device)[:, None] + torch.arange(longest, device=device)
+    padded = from_host([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], torch.int64, device)
+    positions_BT = from_host(starts, torch.int64, device)[:, None] + torch.arange(longest, device=device)
     last_BC = model.text.wte.new_zeros(len(prompts), model.config.text.dim)
     # In parts, because the mask of a long prompt has a number for each pair of positions.
     for start in range(0, longest, MAX_PROMPT_PART):
         part = slice(start, min(start + MAX_PROMPT_PART, longest))
         embeds_BTC = model.text.embed(padded[:, part])
-        hidden_BTC = _run(model, embeds_BTC, positions_BT[:, part], max(starts) + part.stop, cache)
+        hidden_BTC = run_decoder(model, embeds_BTC, positions_BT[:, part], max(starts) + part.stop, cache)
         ending = [row for row, length in enumerate(lengths) if start < length <= part.stop]
         if ending:
             last_BC[ending] = hidden_BTC[ending, [lengths[row] - 1 - start for row in ending]]
     return last_BC
 
 
-def _run(model: MoondreamModel, embeds_BTC: Tensor, positions_BT: Tensor, num_visible: int, cache: KVCache) -> Tensor:
+def run_decoder(
+    model: MoondreamModel, embeds_BTC: Tensor, positions_BT: Tensor, num_visible: int, cache: KVCache
+) -> Tensor:
     """Run the decoder with a causal mask over the first ``num_visible`` positions of the cache, ``[B, T, C]``."""
     mask_B1TS = torch.arange(num_visible, device=embeds_BTC.device) <= positions_BT[:, None, :, None]
     return model.text(embeds_BTC, positions_BT, mask_B1TS, cache)

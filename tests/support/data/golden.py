@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
+from moondream_beam.models.moondream.engine.decoding.row import Row, initial_output
 from moondream_beam.models.moondream.engine.engine import Engine
-from moondream_beam.models.moondream.engine.generate import Row, initial_output
 from moondream_beam.models.moondream.engine.jobs import Job
 from moondream_beam.models.moondream.engine.slots import Slots, run_prompts
 from moondream_beam.models.moondream.network.crops import prepare_crops

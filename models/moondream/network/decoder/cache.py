@@ -1,6 +1,7 @@
 """The KV cache that many sequences share, and what all blocks of one pass of the decoder share.
 
-Letters of the shapes: B rows, T new tokens, S cached positions, H heads, D channels of a head.
+Letters of the shapes: B rows, T new tokens, S cached positions, H heads of keys, D channels of a head, R half of the
+rotated channels.
 """
 
 from __future__ import annotations
@@ -14,50 +15,69 @@ from ..config import TextConfig
 
 
 class KVCache(NamedTuple):
-    """Keys and values of every layer, each ``[layers, B, H, S, D]``. The index of a token in S is its position."""
+    """Keys and values of every layer in one tensor, ``[layers, B, 2 * H, S, D]``: the keys' heads, then the values'.
 
-    keys: Tensor
-    values: Tensor
+    The index of a token in S is its position. One tensor, so that a layer writes both in one operation.
+    """
+
+    heads: Tensor
+
+    @property
+    def keys(self) -> Tensor:
+        """A view of the keys, ``[layers, B, H, S, D]``."""
+        return self.heads.chunk(2, dim=2)[0]
+
+    @property
+    def values(self) -> Tensor:
+        """A view of the values, ``[layers, B, H, S, D]``."""
+        return self.heads.chunk(2, dim=2)[1]
+
+    @property
+    def num_positions(self) -> int:
+        """S, the positions of each row."""
+        return self.heads.shape[3]
 
     def slice_rows(self, start: int, end: int) -> KVCache:
         """Return a view of rows ``start`` to ``end - 1``; writes go to the same memory."""
-        return KVCache(self.keys[:, start:end], self.values[:, start:end])
+        return KVCache(self.heads[:, start:end])
 
     def copy_from(self, other: KVCache, rows: Sequence[int], num_positions: int) -> None:
         """Copy the first ``num_positions`` positions of row i of ``other`` to row ``rows[i]`` of this cache."""
-        for target, source in zip(self, other, strict=True):
-            target[:, rows, :, :num_positions] = source[:, :, :, :num_positions]
+        self.heads[:, rows, :, :num_positions] = other.heads[:, :, :, :num_positions]
 
     def copy_row(self, source: int, target: int, num_positions: int) -> None:
         """Copy the first ``num_positions`` positions of row ``source`` to row ``target``."""
-        for tensor in self:
-            tensor[:, target, :, :num_positions] = tensor[:, source, :, :num_positions]
+        self.heads[:, target, :, :num_positions] = self.heads[:, source, :, :num_positions]
 
     @classmethod
     def empty(cls, config: TextConfig, num_rows: int, num_positions: int, like: Tensor) -> KVCache:
         """Return a cache of zeros, with the device and the dtype of ``like``."""
-        shape = (config.n_layers, num_rows, config.n_kv_heads, num_positions, config.head_dim)
-        return cls(like.new_zeros(shape), like.new_zeros(shape))
+        shape = (config.n_layers, num_rows, 2 * config.n_kv_heads, num_positions, config.head_dim)
+        return cls(like.new_zeros(shape))
 
 
 class Step(NamedTuple):
     """What all blocks of one pass share.
 
-    ``rotary``: cosines and sines of the positions. ``mask_B1TS``: True where a token attends; None: everywhere.
-    ``rows_B1``: the row numbers 0 to B-1. ``num_visible``: S, the cached positions that the pass reads.
+    ``angles_BT3R``: the rows of the rotary table. ``mask_B1TS``: what is added to the scores of a token: 0 where the
+    token attends and minus infinity elsewhere; None: the tokens attend everywhere. ``rows_B1``: the row numbers 0 to
+    B-1. ``num_visible``: S, the cached positions that the pass reads.
     """
 
-    rotary: tuple[Tensor, Tensor]
+    angles_BT3R: Tensor
     mask_B1TS: Tensor | None
     positions_BT: Tensor
     cache: KVCache | None
     rows_B1: Tensor
     num_visible: int
 
-    def append(self, k_BHTD: Tensor, v_BHTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Write keys and values to ``positions_BT`` of the cache; return the first ``num_visible`` of all positions."""
+    def append(self, kv_BTHD: Tensor, layer: int) -> Tensor:
+        """Write the heads of keys and values, ``[B, T, 2 * H, D]``, to ``positions_BT`` of the cache.
+
+        Returns:
+            The first ``num_visible`` positions of the rows, ``[B, 2 * H, S, D]``.
+        """
         assert self.cache is not None
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.rows_B1, :, self.positions_BT] = k_BHTD.transpose(1, 2)
-        values[self.rows_B1, :, self.positions_BT] = v_BHTD.transpose(1, 2)
-        return keys[:, :, : self.num_visible], values[:, :, : self.num_visible]
+        heads_BHSD = self.cache.heads[layer]
+        heads_BHSD[self.rows_B1, :, self.positions_BT] = kv_BTHD
+        return heads_BHSD[:, :, : self.num_visible]

@@ -23,11 +23,11 @@ class Tau(nn.Module):
         self.wv = nn.Parameter(torch.zeros(n_heads, qkv_dim))
 
     def forward(self, qkv_BTC: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factors of queries and of values, each ``[B, H, T, 1]``. ``qkv_BTC`` is before the rotation."""
+        """Return the factors of queries and of values, each ``[B, T, H, 1]``. ``qkv_BTC`` is before the rotation."""
         features_BTC = F.gelu(qkv_BTC)
         # In float32: in bfloat16, 4096 positions would have only 188 different logarithms.
         logs_BT1 = torch.log(positions_BT.float() + 1)[..., None]
         position_BTH = 1 + (torch.sigmoid(self.alpha.float() * logs_BT1) - 0.5)
         factors = (torch.tanh(F.linear(features_BTC, weight)) + position_BTH for weight in (self.wq, self.wv))
-        q_BHT1, v_BHT1 = (factor.to(qkv_BTC.dtype).transpose(1, 2)[..., None] for factor in factors)
-        return q_BHT1, v_BHT1
+        q_BTH1, v_BTH1 = (factor.to(qkv_BTC.dtype)[..., None] for factor in factors)
+        return q_BTH1, v_BTH1

@@ -6,6 +6,7 @@ H heads, D channels of a head, C channels, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -16,7 +17,8 @@ from ..config import TextConfig
 from ..layers import MLP, AttentionWeights
 from .cache import KVCache, Step
 from .experts import Experts
-from .rotary import rotary_table, rotate
+from .fused import FusedWeights
+from .rotary import rotary_table, rotate_in_place
 from .tau import Tau
 
 
@@ -33,11 +35,15 @@ class TextAttention(AttentionWeights):
 
 
 class TextBlock(nn.Module):
-    """A parallel transformer block: attention and MLP read the same norm, and both are added to the input."""
+    """A parallel transformer block: attention and MLP read the same norm, and both are added to the input.
+
+    The attribute ``fused`` is None until ``fuse`` is called, and always with a mixture of experts.
+    """
 
     def __init__(self, config: TextConfig, layer: int) -> None:
         super().__init__()
         self.config = config
+        self.fused: FusedWeights | None = None
         self.ln = nn.LayerNorm(config.dim)
         self.attn = TextAttention(config)
         if config.moe is not None and layer >= config.moe.start_layer:
@@ -45,27 +51,56 @@ class TextBlock(nn.Module):
         else:
             self.mlp = MLP(config.dim, config.ff_dim, config.dim)
 
+    def fuse(self) -> None:
+        """Store the weights of attention and MLP side by side, so that two products take the place of four.
+
+        The parameters become views of the fused tensors: no memory is needed twice, and their names stay. A mixture of
+        experts stays as it is.
+        """
+        if isinstance(self.mlp, MLP):
+            self.fused = FusedWeights.of(self.attn, self.mlp)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TextBlock:
+        # A new device or dtype makes new parameters, which would no longer be views.
+        super()._apply(fn, recurse)
+        if self.fused is not None:
+            self.fuse()
+        return self
+
     def forward(self, hidden_BTC: Tensor, step: Step, layer: int) -> Tensor:
         """Map hidden states ``[B, T, C]`` to ``[B, T, C]``, and write keys and values to ``layer`` of the cache."""
         normed_BTC = self.ln(hidden_BTC)
-        q, k, v = self.project_qkv(normed_BTC, step)
-        if step.cache is not None:
-            k, v = step.append(k, v, layer)
-        grouped = q.shape[1] != k.shape[1]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=step.mask_B1TS, enable_gqa=grouped)
-        out: Tensor = hidden_BTC + self.attn.proj(attended.transpose(1, 2).flatten(2)) + self.mlp(normed_BTC)
-        return out
+        if self.fused is None:
+            attended_BTC = self.attend(self.attn.qkv(normed_BTC), step, layer)
+            separate: Tensor = hidden_BTC + self.attn.proj(attended_BTC) + self.mlp(normed_BTC)
+            return separate
+        qkv_BTC, inner_BTI = self.fused.project(normed_BTC)
+        return hidden_BTC + self.fused.combine(self.attend(qkv_BTC, step, layer), inner_BTI)
 
-    def project_qkv(self, normed_BTC: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values ``[B, H, T, D]``; queries and keys have their rotary embedding."""
-        heads, kv_heads = self.config.n_heads, self.config.n_kv_heads
-        qkv_BTC = self.attn.qkv(normed_BTC)
-        qkv_BHTD = qkv_BTC.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
-        q, k, v = qkv_BHTD.split([heads, kv_heads, kv_heads], dim=1)
+    def attend(self, qkv_BTC: Tensor, step: Step, layer: int) -> Tensor:
+        """Return what each token attends to, ``[B, T, C]``, before its projection. ``qkv_BTC`` is overwritten."""
+        n_heads, n_kv_heads = self.config.n_heads, self.config.n_kv_heads
+        q_BTHD, kv_BTHD = self.rotate_qkv(qkv_BTC, step).split([n_heads, 2 * n_kv_heads], dim=2)
+        kv_BHSD = kv_BTHD.transpose(1, 2) if step.cache is None else step.append(kv_BTHD, layer)
+        k_BHSD, v_BHSD = kv_BHSD.chunk(2, dim=1)
+        attended_BHTD = F.scaled_dot_product_attention(
+            q_BTHD.transpose(1, 2), k_BHSD, v_BHSD, attn_mask=step.mask_B1TS, enable_gqa=n_heads != n_kv_heads
+        )
+        return attended_BHTD.transpose(1, 2).flatten(2)
+
+    def rotate_qkv(self, qkv_BTC: Tensor, step: Step) -> Tensor:
+        """Return queries, keys and values in this order, ``[B, T, all heads, D]``, a view of ``qkv_BTC``.
+
+        Queries and keys are rotated in place. With tau, queries and values are scaled in place first.
+        """
+        n_heads, n_kv_heads = self.config.n_heads, self.config.n_kv_heads
+        qkv_BTHD = qkv_BTC.unflatten(-1, (-1, self.config.head_dim))
         if self.config.tau:
             q_factor, v_factor = self.attn.tau(qkv_BTC, step.positions_BT)
-            q, v = q * q_factor, v * v_factor
-        return rotate(q, step.rotary), rotate(k, step.rotary), v
+            qkv_BTHD[:, :, :n_heads].mul_(q_factor)
+            qkv_BTHD[:, :, n_heads + n_kv_heads :].mul_(v_factor)
+        rotate_in_place(qkv_BTHD[:, :, : n_heads + n_kv_heads], step.angles_BT3R)
+        return qkv_BTHD
 
 
 class Text(nn.Module):
@@ -78,6 +113,7 @@ class Text(nn.Module):
         self.blocks = nn.ModuleList(TextBlock(config, layer) for layer in range(config.n_layers))
         self.post_ln = nn.LayerNorm(config.dim)
         self.lm_head = nn.Linear(config.dim, config.vocab_size)
+        self._rotary_tables: dict[torch.device, Tensor] = {}
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings ``[..., C]`` of token ids ``[...]``."""
@@ -104,14 +140,32 @@ class Text(nn.Module):
         hidden_BTC = embeds_BTC
         for layer, block in enumerate(blocks):
             hidden_BTC = block(hidden_BTC, step, layer)
-        _, k, v = last.project_qkv(last.ln(hidden_BTC), step)
-        step.append(k, v, len(blocks))
+        qkv_BTHD = last.rotate_qkv(last.attn.qkv(last.ln(hidden_BTC)), step)
+        step.append(qkv_BTHD[:, :, self.config.n_heads :], len(blocks))
+
+    def fuse(self) -> None:
+        """Fuse the weights of each block; see ``TextBlock.fuse``."""
+        for block in cast("list[TextBlock]", list(self.blocks)):
+            block.fuse()
 
     def _step(self, embeds_BTC: Tensor, positions_BT: Tensor, mask_B1TS: Tensor | None, cache: KVCache | None) -> Step:
         num_visible = embeds_BTC.shape[1] if mask_B1TS is None else mask_B1TS.shape[-1]
-        rotary = rotary_table(positions_BT, self.config.rotary_dim, self.config.rope_theta)
+        # Added to the scores: of a mask of booleans, every layer would make this tensor anew.
+        if mask_B1TS is not None:
+            mask_B1TS = torch.zeros_like(mask_B1TS, dtype=embeds_BTC.dtype).masked_fill(~mask_B1TS, -torch.inf)
         rows_B1 = torch.arange(len(embeds_BTC), device=embeds_BTC.device)[:, None]
-        return Step(rotary, mask_B1TS, positions_BT, cache, rows_B1, num_visible)
+        angles_BT3R = self._rotary_table(positions_BT.device)[positions_BT]
+        return Step(angles_BT3R, mask_B1TS, positions_BT, cache, rows_B1, num_visible)
+
+    def _rotary_table(self, device: torch.device) -> Tensor:
+        """Return the rotary table of all positions of the context, which is made once for each device."""
+        if device not in self._rotary_tables:
+            config = self.config
+            # In inference mode the table would be a tensor that no other mode may use.
+            with torch.inference_mode(False):
+                table = rotary_table(config.max_context, config.rotary_dim, config.rope_theta, device)
+            self._rotary_tables[device] = table
+        return self._rotary_tables[device]
 
     def logits(self, hidden_BC: Tensor) -> Tensor:
         """Return the logits over the vocabulary, ``[..., V]``, of hidden states ``[..., C]`` before the last norm."""

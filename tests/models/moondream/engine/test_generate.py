@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.data.golden import assert_row_equals, biased_runs, logits_of, run_prompts_of
 
-from moondream_beam.models.moondream.engine.generate import Row
+from moondream_beam.models.moondream.engine.decoding.row import Row
 from moondream_beam.models.moondream.network.crops import normalize, prepare_crops
 from moondream_beam.models.moondream.network.decoder.cache import KVCache
 from moondream_beam.models.moondream.network.region import bin_to_coordinate, bin_to_size

@@ -5,29 +5,35 @@ import torch
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
 from moondream_beam.models.moondream.network.decoder.cache import KVCache
-from moondream_beam.models.moondream.network.decoder.rotary import rotary_table, rotate
+from moondream_beam.models.moondream.network.decoder.rotary import rotary_table, rotate_in_place
 from moondream_beam.models.moondream.network.decoder.text import Text
 
 THETA = 10000.0
 
 
-def test_rotate_turns_each_pair_by_its_angle_at_the_position():
+def rotated(x, positions):
+    """``x [B, T, H, D]`` with the first 8 channels of each head rotated."""
+    result = x.clone()
+    rotate_in_place(result, rotary_table(2048, 8, THETA, x.device)[positions])
+    return result
+
+
+def test_each_pair_is_rotated_by_its_angle_at_the_position():
     """As complex numbers: channel d is the real part, channel d + half the imaginary one."""
     positions = torch.tensor([[0, 3, 730], [1, 1, 2047]])
-    x = torch.randn(2, 5, 3, 16, generator=torch.Generator().manual_seed(0))
-    turned = rotate(x, rotary_table(positions, 8, THETA))
+    x = torch.randn(2, 3, 5, 16, generator=torch.Generator().manual_seed(0))
+    turned = rotated(x, positions)
     for pair in range(4):
         angle = positions.double() * THETA ** (-2 * pair / 8)
-        wanted = torch.complex(x[..., pair], x[..., pair + 4]) * torch.exp(1j * angle)[:, None]
+        wanted = torch.complex(x[..., pair], x[..., pair + 4]) * torch.exp(1j * angle)[:, :, None]
         assert torch.allclose(turned[..., pair], wanted.real.float(), atol=1e-4)
         assert torch.allclose(turned[..., pair + 4], wanted.imag.float(), atol=1e-4)
     assert torch.equal(turned[..., 8:], x[..., 8:])
 
 
 def test_bfloat16_is_rotated_in_float32():
-    x = torch.randn(1, 1, 1, 16).bfloat16()
-    table = rotary_table(torch.tensor([[2000]]), 8, THETA)
-    assert torch.equal(rotate(x, table), rotate(x.float(), table).bfloat16())
+    x, position = torch.randn(1, 1, 1, 16).bfloat16(), torch.tensor([[2000]])
+    assert torch.equal(rotated(x, position), rotated(x.float(), position).bfloat16())
 
 
 def test_grouped_heads_equal_a_network_with_repeated_heads(toy):

@@ -4,24 +4,34 @@ import pytest
 import torch
 from support.data.golden import Golden
 
-from moondream_beam.models.moondream.engine.sampling import (
+from moondream_beam.models.moondream.engine.decoding.sampling import (
     BLOCK_SIZE,
     NUM_CANDIDATES,
-    apply_repetition_penalty,
+    Draws,
     invert_cdf,
     nucleus,
+    penalize_repetition,
     probabilities,
-    sample,
     sample_from_nucleus,
     seeded_random,
 )
+from moondream_beam.models.moondream.engine.decoding.sampling import sample as sample_once
 
 LOGITS = torch.tensor([2.0, -1.0, 1.0, 0.5])
 
 
+def sample(logits, temperatures, top_ps, uniforms):
+    """The token ids of rows, drawn again among all tokens where a nucleus reaches beyond the candidates."""
+    draws = Draws.of(temperatures, top_ps, uniforms, logits.device)
+    ids, reaches = sample_once(logits, draws, NUM_CANDIDATES)
+    again, never = sample_once(logits, draws, logits.shape[-1])
+    assert not never.any() and torch.equal(ids[~reaches], again[~reaches])
+    return again
+
+
 def kept_probabilities(logits, temperature, top_p):
     """The distribution over the vocabulary from which a row is sampled."""
-    probs = probabilities(logits[None], [temperature])
+    probs = probabilities(logits[None], torch.tensor([temperature]))
     kept, ids = nucleus(probs, torch.tensor([top_p]))
     return torch.zeros_like(probs).scatter(1, ids, kept / kept.sum())[0]
 
@@ -64,7 +74,7 @@ def test_each_row_uses_its_own_temperature_and_top_p():
 @pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-38, 1e-60])
 def test_a_tiny_temperature_takes_the_most_likely_token(temperature):
     masked = torch.cat([LOGITS, torch.tensor([-torch.inf])])[None]
-    assert probabilities(masked, [temperature]).tolist() == [[1, 0, 0, 0, 0]]
+    assert probabilities(masked, torch.tensor([temperature])).tolist() == [[1, 0, 0, 0, 0]]
 
 
 def test_evenly_spaced_uniforms_give_tokens_in_proportion_to_probability():
@@ -112,8 +122,12 @@ def test_sample_from_nucleus_matches_a_full_sort(sharpness):
     top_p = torch.full((200,), 0.6)
     kept, ids = nucleus(probs, top_p)
     assert ((kept > 0).sum(-1) > NUM_CANDIDATES).tolist() == [sharpness < 1] * 200
-    drawn = sample_from_nucleus(probs, top_p, uniforms)
+    drawn, reaches = sample_from_nucleus(probs, top_p, uniforms, NUM_CANDIDATES)
+    assert reaches.tolist() == [sharpness < 1] * 200
+    if sharpness < 1:
+        drawn, reaches = sample_from_nucleus(probs, top_p, uniforms, probs.shape[-1])
     assert torch.equal(drawn, ids.gather(1, invert_cdf(kept, uniforms)[:, None])[:, 0]) and len(drawn.unique()) > 5
+    assert not reaches.any()
 
 
 def test_other_rows_of_a_batch_do_not_change_the_sampled_token():
@@ -134,16 +148,14 @@ def test_rows_of_temperature_zero_in_a_mixed_batch_are_greedy():
 
 
 def test_a_penalty_divides_positive_logits_and_multiplies_negative_ones():
-    logits = LOGITS.clone()
-    apply_repetition_penalty(logits, [0, 1, 0], 2.0)
-    assert logits.tolist() == [1.0, -2.0, 1.0, 0.5]
+    penalized = penalize_repetition(LOGITS[None], torch.tensor([[0, 1, 0]]), torch.tensor([2.0]))
+    assert penalized.tolist() == [[1.0, -2.0, 1.0, 0.5]]
 
 
-@pytest.mark.parametrize("generated, penalty", [([], 2.0), ([0, 1], 1.0)])
-def test_no_penalty_or_no_generated_token_changes_nothing(generated, penalty):
-    logits = LOGITS.clone()
-    apply_repetition_penalty(logits, generated, penalty)
-    assert torch.equal(logits, LOGITS)
+def test_each_row_has_its_own_penalty_and_its_own_tokens():
+    generated, penalties = torch.tensor([[0, 0], [1, 2]]), torch.tensor([4.0, 1.0])
+    penalized = penalize_repetition(LOGITS.repeat(2, 1), generated, penalties)
+    assert penalized.tolist() == [[0.5, -1.0, 1.0, 0.5], LOGITS.tolist()]
 
 
 def test_a_request_id_gives_the_same_random_numbers_in_every_process():
