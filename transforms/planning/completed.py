@@ -130,7 +130,7 @@ def _digits(texts: pa.Array, length: int, first: int) -> tuple[Any, Any]:
     start = np.frombuffer(chosen.buffers()[1], np.int32, len(chosen) + 1, offset * 4)[0]
     characters = np.frombuffer(content, np.uint8, len(chosen) * length, start).reshape(len(chosen), length)
     digits = _HEX[characters[:, :first]]
-    is_hex = (digits < 16).all(axis=1)
+    is_hex: Any = np.all(digits < 16, axis=1)
     return np.where(is_hex[:, None], digits, 0), is_hex & fits.to_numpy(zero_copy_only=False)
 
 

@@ -137,7 +137,8 @@ class _DropCompleted(beam.DoFn):
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
         number, (packs, completed_packs) = group
         same: dict[str, list[ImageRef]] = {}
-        keyed, counts = [], []
+        keyed: list[KeyedRef] = []
+        counts: list[Count] = []
         for ref in unpack_all(packs):
             if ref.skipped:
                 counts.append(Count.of_skipped(ref))
@@ -152,6 +153,7 @@ class _DropCompleted(beam.DoFn):
         if self._plain:
             keyed, count = self._plain.take(same, completed, failed)
             counts.append(count)
+        is_mixed = bool(keyed and same)
         for refs in same.values():
             ref, wanted = rows_of(refs, self.job)
             left = {id: row for id, row in wanted.items() if short_id(id) not in completed}
@@ -166,7 +168,7 @@ class _DropCompleted(beam.DoFn):
             counts.append(count._replace(failed_before=failed_before))
             if left:
                 keyed.append((shard_key(ref), ref if len(left) == len(wanted) else ref.with_rows(list(left.values()))))
-        if same and len(keyed) > 1:
+        if is_mixed:
             keyed.sort(key=lambda pair: order[display_uri(pair[1].uri)])
         yield (number, pack(keyed)), sum_counts(counts)
 
