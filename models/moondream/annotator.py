@@ -28,7 +28,8 @@ class Moondream:
     release of the weights, if nothing in the files identifies it. ``tokenizer``: a tokenizer.json, or a folder with
     one, instead of the checkpoint's own. ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: auto, float32, bfloat16
     or float16. ``batch_size``: requests decoded at once; None for as many as fit into memory. ``threads``: CPU threads
-    of PyTorch; None leaves their number alone.
+    of PyTorch; None leaves their number alone. ``graphs``: whether a CUDA device replays steps as CUDA graphs; without
+    them the ``backend`` of the rows ends in "/no-graphs".
 
     Raises:
         ValueError: if there is no such model, device or dtype, or ``batch_size`` is below 1.
@@ -45,6 +46,7 @@ class Moondream:
         dtype: str = "auto",
         batch_size: int | None = None,
         threads: int | None = None,
+        graphs: bool = True,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch size {batch_size}: give 1 or more")
@@ -56,6 +58,7 @@ class Moondream:
         self.revision, self.tasks = self._source.revision, traits.tasks
         self.supports_reasoning = traits.supports_reasoning
         self._device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
+        self._graphs = graphs
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
@@ -99,9 +102,8 @@ class Moondream:
                 self.check_memory()
                 checkpoint = self._source.checkpoint()
                 device = choose_device(self._device)
-                self._engine = Engine(
-                    checkpoint, device, choose_dtype(self._dtype, device), self._batch_size, self._threads
-                )
+                dtype = choose_dtype(self._dtype, device)
+                self._engine = Engine(checkpoint, device, dtype, self._batch_size, self._threads, self._graphs)
             return self._engine
 
     def uses_cpu_fallback(self) -> bool:

@@ -21,9 +21,10 @@ from ..network.config import MoondreamConfig
 from ..network.crops import Crops, prepare_crops
 from ..network.decoder.cache import KVCache
 from ..network.resize import resize, resize_on
-from .jobs import CropsFuture, Job, new_row, outcome_of
+from .decoder_steps import cuda_graphs
+from .jobs import Job, new_row, outcome_of
 from .memory import MAX_SLOTS, free_memory, num_prefill_rows, slots_that_fit
-from .prefixes import encode_prefixes
+from .prefixes import Prefixes, encode_prefixes
 from .request_stream import RequestStream
 from .slots import Slots
 
@@ -42,7 +43,7 @@ class Engine:
     """A loaded checkpoint that answers requests of many callers.
 
     ``batch_size``: the number of slots; None for as many as fit into the free memory of the device. ``threads``: CPU
-    threads of PyTorch; None leaves their number alone.
+    threads of PyTorch; None leaves their number alone. ``graphs``: whether a CUDA device replays steps as CUDA graphs.
     """
 
     def __init__(
@@ -52,11 +53,15 @@ class Engine:
         dtype: torch.dtype,
         batch_size: int | None = None,
         threads: int | None = None,
+        graphs: bool = True,
     ) -> None:
         self.model: MoondreamModel = checkpoint.load(device, dtype)
         self.tokenizer = checkpoint.tokenizer()
         self.device, self.dtype, self.batch_size, self.threads = device, dtype, batch_size, threads
         self.backend = f"local/{device.type}/{str(dtype).removeprefix('torch.')}"
+        self._record = cuda_graphs(device) if graphs and device.type == "cuda" else None
+        if device.type == "cuda" and not graphs:
+            self.backend += "/no-graphs"
         self.max_crops_per_pass = MAX_CROPS_PER_CPU_PASS if device.type == "cpu" else MAX_CROPS_PER_PASS
         self.max_slots = batch_size or MAX_SLOTS
         # Restored after a request that does not fit even alone: the requests after it may fit.
@@ -69,8 +74,7 @@ class Engine:
         self._streams: list[RequestStream] = []
         self._slots: Slots | None = None
         self._owners: dict[Job, RequestStream] = {}
-        # The prefix of the picture that was encoded last: the next jobs may share that picture.
-        self._last_prefix: tuple[CropsFuture, KVCache] | None = None
+        self._prefixes = Prefixes()
 
     @property
     def config(self) -> MoondreamConfig:
@@ -194,7 +198,7 @@ class Engine:
             if self.batch_size is None:
                 memory = free_memory(self.device, self.config, self.max_crops_per_pass, self.dtype)
                 num_slots = min(num_slots, slots_that_fit(memory, self.config, num_positions, self.dtype))
-            self._slots = Slots(self.model, num_slots, num_prefill_rows(num_slots), num_positions)
+            self._slots = Slots(self.model, num_slots, num_prefill_rows(num_slots), num_positions, self._record)
         return self._slots
 
     def _is_oversized(self, slots: Slots, jobs: Sequence[Job]) -> bool:
@@ -205,12 +209,12 @@ class Engine:
     def _prefill(self, slots: Slots, jobs: list[Job]) -> list[Job]:
         """Encode pictures and run prompts. Return the jobs that ended; their outcomes are in the outboxes."""
         started = time.perf_counter()
-        prefixes, costs = self._prefixes(jobs)
+        pictures = [job.crops for job in jobs]
+        prefixes, costs = self._prefixes.of(pictures, self.encode)
         synchronize(self.device)
         encoded = time.perf_counter()
         ended = slots.prefill(jobs, prefixes)
         answered = time.perf_counter()
-        pictures = [job.crops for job in jobs]
         for job in jobs:
             job.wait_ms += 1000 * (started - job.arrived)
             # Each picture bears a share by its number of crops; the jobs of one picture divide it evenly.
@@ -220,22 +224,6 @@ class Engine:
         for job in ended:
             self._finish(job)
         return ended
-
-    def _prefixes(self, jobs: Sequence[Job]) -> tuple[list[KVCache], dict[CropsFuture, float]]:
-        """Return the image prefix of each job, a cache of one row, and the cost of each picture in crops.
-
-        A picture whose prefix is known costs 0; if all are known, each costs 1.
-        """
-        known = dict([self._last_prefix] if self._last_prefix else [])
-        new = [picture for picture in dict.fromkeys(job.crops for job in jobs) if picture not in known]
-        if new:
-            prefixes = self.encode([picture.result() for picture in new])
-            known.update({picture: prefixes.slice_rows(index, index + 1) for index, picture in enumerate(new)})
-        last = jobs[-1].crops
-        # A copy, so that the prefixes of the whole batch can be freed.
-        self._last_prefix = (last, KVCache(known[last].heads.clone()))
-        costs = {picture: float(len(picture.result().pixels_NHWC)) for picture in new} or dict.fromkeys(known, 1.0)
-        return [known[job.crops] for job in jobs], {picture: costs.get(picture, 0.0) for picture in known}
 
     def _step(self, slots: Slots) -> None:
         started, jobs = time.perf_counter(), list(slots.active)
@@ -278,7 +266,8 @@ class Engine:
         """
         # The memory may have held fewer slots than the limit.
         num_slots = min(self.max_slots, self._slots.num_slots) if self._slots else self.max_slots
-        jobs, self._slots, self._last_prefix = list(self._owners), None, None
+        jobs, self._slots = list(self._owners), None
+        self._prefixes.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(jobs) == num_slots == self.max_crops_per_pass == 1:
@@ -292,7 +281,8 @@ class Engine:
 
     def _abort(self, error: BaseException) -> None:
         """Drop all jobs and slots, and set ``error`` of every open stream: each ``answer`` in progress raises it."""
-        self._slots, self._last_prefix = None, None
+        self._slots = None
+        self._prefixes.clear()
         self._owners.clear()
         with self._condition:
             for stream in self._streams:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checkpoints.weights import MoondreamModel
 from ..devices import from_host
 from ..network.decoder.cache import KVCache
+from .decoder_steps import EagerSteps, RecordedSteps, Recorder, run_decoder
 from .decoding.outputs import decode_outputs
 from .jobs import Job
 
@@ -26,14 +27,25 @@ class Slots:
 
     Each row has ``num_positions`` positions. The ``active`` jobs lie in the first rows without gaps, and each step
     decodes all of them. ``waiting`` are prefilled jobs with their row: a free slot is filled by a copy of that row.
+    ``record``: how steps are recorded and repeated, see ``RecordedSteps``; None runs each step in its exact shape.
     """
 
-    def __init__(self, model: MoondreamModel, num_slots: int, num_prefill_rows: int, num_positions: int) -> None:
+    def __init__(
+        self,
+        model: MoondreamModel,
+        num_slots: int,
+        num_prefill_rows: int,
+        num_positions: int,
+        record: Recorder | None = None,
+    ) -> None:
         self.model, self.num_slots, self.num_prefill_rows = model, num_slots, num_prefill_rows
         self.num_positions, num_rows = num_positions, num_slots + num_prefill_rows
         self.cache = KVCache.empty(model.config.text, num_rows, num_positions, like=model.text.wte)
         # The next input of each row.
         self.embeds_BC = model.text.wte.new_zeros(num_rows, model.config.text.dim)
+        self._steps: EagerSteps | RecordedSteps = EagerSteps(model, self.cache, self.embeds_BC)
+        if record is not None:
+            self._steps = RecordedSteps(model, self.cache, self.embeds_BC, num_slots, record)
         self.active: list[Job] = []
         self.waiting: deque[tuple[int, Job]] = deque()
 
@@ -70,12 +82,10 @@ class Slots:
     def step(self) -> list[Job]:
         """Decode the next output of every active job, and return the jobs that ended. Waiting jobs take their slots."""
         rows = [job.row for job in self.active]
-        positions_BT = from_host([[row.position] for row in rows], torch.int64, self.embeds_BC.device)
-        cache, embeds_BTC = self.cache.slice_rows(0, len(rows)), self.embeds_BC[: len(rows), None]
-        hidden_BTC = run_decoder(self.model, embeds_BTC, positions_BT, max(row.position for row in rows) + 1, cache)
+        hidden_BC = self._steps.run([row.position for row in rows])
         for row in rows:
             row.position += 1
-        self.embeds_BC[: len(rows)] = decode_outputs(self.model, hidden_BTC[:, 0], rows)
+        self.embeds_BC[: len(rows)] = decode_outputs(self.model, hidden_BC, rows)
         return self._evict_finished()
 
     def _evict_finished(self) -> list[Job]:
@@ -128,11 +138,3 @@ def run_prompts(
         if ending:
             last_BC[ending] = hidden_BTC[ending, [lengths[row] - 1 - start for row in ending]]
     return last_BC
-
-
-def run_decoder(
-    model: MoondreamModel, embeds_BTC: Tensor, positions_BT: Tensor, num_visible: int, cache: KVCache
-) -> Tensor:
-    """Run the decoder with a causal mask over the first ``num_visible`` positions of the cache, ``[B, T, C]``."""
-    mask_B1TS = torch.arange(num_visible, device=embeds_BTC.device) <= positions_BT[:, None, :, None]
-    return model.text(embeds_BTC, positions_BT, mask_B1TS, cache)

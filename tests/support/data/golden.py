@@ -98,8 +98,9 @@ def reasoning_of(wanted):
 class Golden:
     """A reference checkpoint, and the outputs expected of it."""
 
-    def __init__(self, name):
+    def __init__(self, name, device=CPU, dtype=torch.float32):
         self.name, self.folder = name, FOLDER / name
+        self.device, self.dtype = device, dtype
         self.root = FOLDER / name.split("/")[0]
         self.tokenizer_path = self.root / "tokenizer.json"
         self.expected = json.loads((self.folder / "expected.json").read_text())
@@ -111,7 +112,7 @@ class Golden:
 
     @cached_property
     def engine(self):
-        return Engine(Checkpoint.at(self.folder, tokenizer=self.tokenizer_path), CPU, torch.float32)
+        return Engine(Checkpoint.at(self.folder, tokenizer=self.tokenizer_path), self.device, self.dtype)
 
     @cached_property
     def pictures(self):
@@ -141,14 +142,14 @@ class Golden:
         prompt = prompt_ids(run.task, config.templates, self.engine.tokenizer)
         return new_row(run.task, prompt, run.sampling, run.max_tokens)
 
-    def decode(self, runs, model=None, num_slots=None):
+    def decode(self, runs, model=None, num_slots=None, record=None):
         """Decode these runs in ``num_slots`` slots; None: as many as there are runs. Return their rows."""
         rows = [self.row(run) for run in runs]
-        decode_rows(model or self.engine.model, rows, [self.prefix_of(run) for run in runs], num_slots)
+        decode_rows(model or self.engine.model, rows, [self.prefix_of(run) for run in runs], num_slots, record=record)
         return rows
 
 
-def decode_rows(model, rows, prefixes, num_slots=None, num_prefill_rows=None):
+def decode_rows(model, rows, prefixes, num_slots=None, num_prefill_rows=None, record=None):
     """Decode every row to its end after its prefix; return the number of active rows of each step."""
     num_slots, active = num_slots or len(rows), []
     slots = Slots(
@@ -156,6 +157,7 @@ def decode_rows(model, rows, prefixes, num_slots=None, num_prefill_rows=None):
         num_slots,
         num_prefill_rows or num_slots,
         max(p.keys.shape[3] + r.num_positions for r, p in zip(rows, prefixes, strict=True)),
+        record,
     )
     queue = [
         (Job(str(number), None, None, row), prefix)

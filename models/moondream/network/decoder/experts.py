@@ -35,10 +35,14 @@ class ExpertWeights(nn.Module):
 
     def multiply_sorted(self, x_MC: Tensor, experts_M: Tensor) -> Tensor:
         """Return the product of each row with the matrix of its expert, ``[M, O]``. ``experts_M`` is sorted."""
-        counts_E, weight = torch.bincount(experts_M, minlength=len(self.weight)), self.weight.to(x_MC.dtype)
+        weight = self.weight.to(x_MC.dtype)
         if _has_grouped_mm(x_MC):
-            out = F.grouped_mm(x_MC, weight.transpose(1, 2), offs=counts_E.cumsum(0).int())
+            # A count of the choices would wait for the device, and a CUDA graph must not.
+            experts_E = torch.arange(len(weight), device=experts_M.device)
+            ends_E = torch.searchsorted(experts_M, experts_E, right=True, out_int32=True)
+            out = F.grouped_mm(x_MC, weight.transpose(1, 2), offs=ends_E)
         else:
+            counts_E = torch.bincount(experts_M, minlength=len(weight))
             parts = zip(x_MC.split(counts_E.tolist()), weight, strict=True)
             out = torch.cat([part @ matrix.T for part, matrix in parts])
         return self._scaled(out, experts_M)

@@ -8,9 +8,9 @@ import torch
 from support.data.golden import decode_rows, new_row
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from moondream_beam.models.moondream.engine.decoder_steps import run_decoder
 from moondream_beam.models.moondream.engine.decoding import outputs
 from moondream_beam.models.moondream.engine.decoding.step import Plan, decode
-from moondream_beam.models.moondream.engine.slots import run_decoder
 from moondream_beam.models.moondream.network.config import TextConfig
 from moondream_beam.models.moondream.network.decoder.cache import KVCache
 from moondream_beam.models.moondream.network.decoder.text import Text
