@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 from PIL.Image import Image
@@ -269,7 +269,7 @@ def task_digest(task: Task) -> str:
 
     The keys ``reasoning`` and ``schema`` are there only if they are set: queries had no such keys at first.
     """
-    values = {name: value for name, value in asdict(task).items() if name not in ("reasoning", "schema") or value}
+    values = {name: value for name, value in vars(task).items() if name not in ("reasoning", "schema") or value}
     return json.dumps({"task": task.name, **values}, sort_keys=True, ensure_ascii=False)
 
 

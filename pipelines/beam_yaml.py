@@ -30,9 +30,10 @@ from ..transforms.core.records import IGNORE_PROFILES, Annotation, Failure, chec
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest, manifest_columns
 from ..transforms.inputs.unmatched import first_unmatched
+from ..transforms.output.layout import SHARD_SIZE
 from ..transforms.output.reader import read_failures
+from .building.yaml import GOOD_OUTPUT, build_annotator, parse_error_output, parse_sampling, parse_tasks, parse_texts
 from .options.suggestions import did_you_mean
-from .options.yaml import GOOD_OUTPUT, build_annotator, parse_error_output, parse_sampling, parse_tasks, parse_texts
 
 PROVIDERS = Path(__file__).with_name("providers.yaml")
 RECORD_SCHEMA = pa.schema(
@@ -239,7 +240,7 @@ class AnnotateToParquet(_AnnotatingTransform):
     def __init__(
         self,
         output: str,
-        shard_size: int = job.SHARD_SIZE,
+        shard_size: int = SHARD_SIZE,
         retry_errors: bool = False,
         retry_changed: bool = False,
         dedup: bool = False,

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from ..tasks import Outcome, Request, Size
-from .checkpoints.hub import OFFICIAL
 from .checkpoints.sources import find_source
-from .devices import check_device, choose_device, choose_dtype
+from .devices import choose_device, choose_dtype
 from .engine.engine import Engine
 from .engine.memory import available_memory, check_memory
+from .names import OFFICIAL, check_device
 from .network.crops import accepts_reduced
 
 

@@ -15,18 +15,21 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
 
-from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
+from ...models.moondream.names import OFFICIAL
 from ...models.tiny import NOTE
 from ...transforms.annotation.job import AnnotateToParquet
 from ...transforms.annotation.run_end import end_interrupted
 from ...transforms.core.errors import RunStopped, stop_reason
 from ...transforms.core.records import ImageRef
 from ...transforms.monitoring.progress import ProgressFiles
-from ...transforms.output.files import absolute
 from ...transforms.output.locks.lock import OutputLockedError, acquire, run_lock
 from ...transforms.output.run_record import read_record
 from ...transforms.planning.limit import LimitPictures
+from ..building.inputs import Inputs, build_inputs
+from ..building.job import build_job, set_default_workers
+from ..building.models import build_annotator
+from ..building.pipeline import is_dry_run, keep_slice, read_inputs
 from ..display.answers import format_answers, format_next_steps
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
@@ -35,47 +38,23 @@ from ..local_runner.runner import local_runner
 from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
 from ..options.backends.hosted import extra_row_s
 from ..options.backends.openai import OPENAI, start_line
-from ..options.cluster import (
-    add_cluster_options,
-    check_cluster,
-    is_dry_run,
-    keep_slice,
-    new_run_name,
-    resource_hints,
-    runner_warning,
-)
-from ..options.inputs import Inputs, add_input_options, build_inputs
-from ..options.job import LOCAL_RUNNER, SPARK, add_job_options, build_job, check_job, set_default_workers
-from ..options.models import add_model_options, build_annotator
+from ..options.cluster import new_run_name, resource_hints, runner_warning
+from ..options.job import LOCAL_RUNNER, SPARK
 from ..options.parser import OneLineParser, StartupError, reject_unknown_args, startup_errors
-from ..options.tasks import add_sampling_options, add_task_options, comma_note
-from .report import add_report_option, report_after_run
+from ..options.tasks import comma_note
+from .report import report_after_run
 
 STOPPED_EARLY = 1
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command. Every other option is Beam's, see ``beam_options``."""
-    add_input_options(parser)
-    parser.add_argument(
-        "--output",
-        required=True,
-        metavar="FOLDER",
-        help="folder or bucket for the rows; a second run adds only what is missing",
-    )
-    add_task_options(parser)
-    add_model_options(parser)
-    add_sampling_options(parser)
-    add_job_options(parser)
-    add_cluster_options(parser)
-    add_report_option(parser)
-
-
-def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> AnnotateToParquet:
+def build(
+    pipeline: beam.Pipeline, args: argparse.Namespace, run: str, inputs: Inputs | None = None
+) -> AnnotateToParquet:
     """Add all steps of the job to a pipeline. Return the transform that does the job.
 
     Args:
         run: the name of the run.
+        inputs: the inputs of ``args``, if they are built already.
 
     Raises:
         ValueError: if an option has a bad value, an input has no pictures, or the model does not exist.
@@ -84,7 +63,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
     """
     here = args.runner == LOCAL_RUNNER
     set_default_workers(args)
-    inputs = build_inputs(args)
+    inputs = inputs or build_inputs(args)
     annotator = build_annotator(args, threads_per_worker(args) if here else None, here=here)
     job = build_job(args, inputs, annotator, run, args.workers)
     _read_refs(pipeline, inputs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
@@ -94,7 +73,7 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
 
 def _read_refs(pipeline: beam.Pipeline, inputs: Inputs, args: argparse.Namespace) -> PCollection[ImageRef]:
     """Return the references of the job: those of the inputs, within ``--limit`` and ``--slice``."""
-    refs = inputs.read(pipeline)
+    refs = read_inputs(pipeline, inputs)
     if args.limit is not None:
         refs = refs | "Limit" >> LimitPictures(args.limit)
     return keep_slice(refs, args)
@@ -105,11 +84,12 @@ def _print_notes(inputs: Inputs) -> None:
         print(note, file=sys.stderr)
 
 
-def run(args: argparse.Namespace, beam_arguments: Sequence[str], *, show_answers: bool = False) -> int:
+def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs, *, show_answers: bool = False) -> int:
     """Run the command and return its exit status.
 
     Args:
         beam_arguments: the arguments that our parser did not understand.
+        inputs: what ``check_annotate`` returned for ``args``.
         show_answers: print a few answers at the end, also if standard output is no terminal.
 
     Returns:
@@ -119,13 +99,14 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], *, show_answers
         StartupError: if an argument is bad, a requirement is missing, or another run uses the output.
     """
     if args.engine == SPARK:
-        return _run_on_spark(args, beam_arguments, show_answers)
+        return _run_on_spark(args, beam_arguments, inputs, show_answers)
     local = args.runner == LOCAL_RUNNER
     with contextlib.ExitStack() as stack:
         with startup_errors():
             name = new_run_name(args)
+            set_default_workers(args)
             pipeline = _new_pipeline(args, beam_arguments)
-            job, started = build(pipeline, args, name), time.time()
+            job, started = build(pipeline, args, name, inputs), time.time()
             if is_dry_run(args, pipeline.options):
                 pipeline.run()
                 print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")
@@ -145,15 +126,12 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], *, show_answers
     return _finish(args, read_record(args.output, name), show_answers)
 
 
-def _run_on_spark(args: argparse.Namespace, beam_arguments: Sequence[str], show_answers: bool) -> int:
+def _run_on_spark(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs, show_answers: bool) -> int:
     """Run the command on a Spark cluster and return its exit status, as ``run`` does."""
     with contextlib.ExitStack() as stack:
         with startup_errors():
-            check_job(args)
-            check_cluster(args)
             beam_options(args, beam_arguments)
-            args.output = absolute(args.output)
-            name, inputs = new_run_name(args), build_inputs(args)
+            name = new_run_name(args)
             # Only now, because the start of Java takes seconds.
             from ..spark.run import run_job
             from ..spark.session import spark_session
@@ -188,11 +166,8 @@ def _print_end(args: argparse.Namespace, run: str, show_answers: bool) -> None:
 
 
 def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> beam.Pipeline:
-    """Check the options of job, cluster and Beam, make the output path absolute, and return an empty pipeline."""
-    check_job(args)
-    check_cluster(args)
+    """Check the options of Beam, and return an empty pipeline."""
     options = beam_options(args, beam_arguments)
-    args.output = absolute(args.output)
     if args.runner != LOCAL_RUNNER:
         return beam.Pipeline(args.runner, options=options)
     return beam.Pipeline(local_runner(options, args.workers, choose_gpus(args), extra_row_s(args)), options=options)

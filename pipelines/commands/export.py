@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import get_args
 
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
 from ...transforms.dataset.export.formats import (
@@ -20,13 +19,13 @@ from ...transforms.dataset.export.formats import (
     only_task,
     to_sidecar,
 )
-from ...transforms.dataset.export.targets import Existing, resolve_destination
+from ...transforms.dataset.export.targets import resolve_destination
 from ...transforms.dataset.export.texts import DEFAULT_TEXTS, TextOptions, checked_extension
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ...transforms.output.files import is_local
-from ..options.parser import reject_unknown_args, startup_errors
+from ..options.parser import startup_errors
 
 # Formats that hold the pictures themselves.
 WITH_PICTURES = ("imagefolder", "webdataset")
@@ -37,71 +36,7 @@ ANSWERS = {"caption": "captions", "query": "answers", "detect": "boxes", "point"
 ASK_AGAIN = "to ask about the present pictures, run annotate again with --retry-changed"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument("output", metavar="OUT", help="folder that annotate wrote, on disk or in a bucket")
-    parser.add_argument(
-        "--to",
-        required=True,
-        choices=tuple(FORMATS),
-        help="sidecar: one .txt file for each picture, with one caption on each line; imagefolder: pictures and "
-        "metadata.jsonl; webdataset: tar archives with pictures and JSON; coco: boxes in one JSON file; jsonl: one "
-        "line for each picture",
-    )
-    parser.add_argument(
-        "destination",
-        metavar="DEST",
-        help="new folder, on disk or in a bucket; for coco and jsonl a new file, whose name gets .json or "
-        ".jsonl at its end; for sidecar also the folder of the pictures",
-    )
-    parser.add_argument(
-        "--where",
-        default="true",
-        metavar="SQL",
-        help="export only rows that meet this condition, such as \"task = 'caption' AND width >= 512\" (default: all)",
-    )
-    parser.add_argument(
-        "--drop-suspicious", action="store_true", help="leave out answers that the report flags as suspicious"
-    )
-    _add_text_options(parser)
-    parser.add_argument(
-        "--no-picture-check",
-        dest="picture_check",
-        action="store_false",
-        help="for sidecar, coco and jsonl: do not read the pictures to leave out answers about pictures that have "
-        "changed since",
-    )
-    parser.add_argument(
-        "--allow-private-addresses",
-        action="store_true",
-        help="allow http(s) requests to this machine and to private networks",
-    )
-
-
-def _add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the format ``sidecar``."""
-    parser.add_argument(
-        "--text-extension",
-        metavar="EXT",
-        help="for sidecar: the extension of the text files, such as .caption (default: .txt)",
-    )
-    parser.add_argument(
-        "--text-order",
-        action="append",
-        default=[],
-        metavar="PROMPT",
-        help="for sidecar: write the text for this prompt, such as short, before the others; may be repeated (default: "
-        "texts are sorted by prompt)",
-    )
-    parser.add_argument(
-        "--existing",
-        choices=get_args(Existing),
-        help="for sidecar: what to do with a text file that exists with other content: keep it, add the new lines at "
-        "its end, or replace it (default: keep)",
-    )
-
-
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status.
 
     Returns:
@@ -112,7 +47,6 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
             no row meets the condition.
     """
     with startup_errors():
-        reject_unknown_args(args, others)
         export = _format(args)
         destination = _with_extension(resolve_destination(args.destination), args.to)
         with duckdb_errors(args.output):

@@ -13,34 +13,18 @@ from typing import TextIO
 
 from ...transforms.monitoring.status import OutputStatus, RunStatus
 from ..display.formatting import format_duration, format_number, format_percent, format_time
-from ..options.parser import reject_unknown_args, startup_errors
+from ..options.parser import startup_errors
 
 MAX_RUNS_SHOWN = 10
-WATCH_INTERVAL_S, MAX_WATCH_INTERVAL_S = 5.0, 86_400.0
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument("output", metavar="OUT", help="folder that annotate writes to, on disk or in a bucket")
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=_seconds,
-        const=WATCH_INTERVAL_S,
-        metavar="SECONDS",
-        help="repeat every SECONDS seconds (%(const)s if no number is given) until all runs have ended; "
-        "wait for the first run",
-    )
-
-
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command and return 0.
 
     Raises:
-        StartupError: if an argument is unknown, or there is no run in the output. ``--watch`` waits for the run.
+        StartupError: if there is no run in the output. ``--watch`` waits for the run.
     """
     with startup_errors():
-        reject_unknown_args(args, others)
         watch = OutputStatus(args.output)
         runs = watch.poll()
         if not runs and args.watch is None:
@@ -56,17 +40,6 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         # Ctrl-C ends the watching only. The run is in another process.
         print(file=sys.stderr)
     return 0
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        # The number is optional. In "--watch OUT", argparse takes OUT for the number.
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds; give OUT before --watch") from None
-    if not 0 < seconds <= MAX_WATCH_INTERVAL_S:
-        raise argparse.ArgumentTypeError(f"{text}: give more than 0 seconds, and at most {MAX_WATCH_INTERVAL_S:.0f}")
-    return seconds
 
 
 def watch_runs(watch: OutputStatus, seconds: float, stream: TextIO) -> None:

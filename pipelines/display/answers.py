@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
+from ...transforms.io.object_stores.file_systems import FileSystems
 from ...transforms.io.uris import escape_non_utf8
 from ...transforms.output.files import glob_files, is_local
 from ...transforms.output.layout import DATA, REPORT_NAME, run_parts

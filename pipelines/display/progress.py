@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import threading
 import time
@@ -21,15 +20,6 @@ LINE_INTERVAL_S = 10.0
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{postfix}]"
 # The first answers come slowly, because the model is loaded before them.
 MIN_ROWS_FOR_ESTIMATE = 10
-
-
-class AboveBarHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Log handler that writes records to its stream, above the progress bar if there is one on the same terminal."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Clear the bar, write one record, and draw the bar again below it."""
-        with tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
 
 
 @contextlib.contextmanager

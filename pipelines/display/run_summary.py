@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
 from ...transforms.core.records import FILES_ENDING, UNLISTED, WITHOUT_ENDING
+from ...transforms.io.object_stores.file_systems import FileSystems
 from ...transforms.output.layout import CARD_NAME, record_path
 from .progress import format_bill
 

@@ -19,8 +19,10 @@ from ...transforms.core.records import IGNORE_PROFILES, ImageRef
 from ...transforms.core.shuffle import MAX_BUFFERED, pack, unpack
 from ...transforms.io.column_types import stored_type, without_nulls
 from ...transforms.planning.limit import LimitPictures
-from ..options.inputs import build_inputs
-from ..options.job import SPARK, min_shards
+from ..building.inputs import build_inputs
+from ..building.job import min_shards
+from ..building.pipeline import read_inputs
+from ..options.job import SPARK
 from .cluster import context_of, tasks_at_once
 from .rows import Source, arrow_types, build_source, refs_of, select
 from .run import AddInputs, run_job
@@ -111,12 +113,12 @@ def _read_inputs(
         allow_private_addresses=False,
         colour_profiles=IGNORE_PROFILES,
         reasoning=False,
-        **dict.fromkeys(("prompt_column", "image_column", "filename_column", "root")),
+        **dict.fromkeys(("prompt_column", "image_column", "filename_column", "root", "json_schema")),
     )
     given = build_inputs(names)
     for note in given.columns.notes:
         logger.warning(note)
-    return _Read(given.tasks, given.columns.kept, given.read)
+    return _Read(given.tasks, given.columns.kept, lambda pipeline: read_inputs(pipeline, given))
 
 
 def _kept_fields(selected: Any, source: Source) -> tuple[pa.Field, ...]:

@@ -8,7 +8,6 @@ import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from ...models.tasks import Annotator
@@ -16,6 +15,7 @@ from ...transforms.annotation.job import AnnotateShard
 from ...transforms.core.errors import RunStopped
 from ...transforms.core.shuffle import unpack_all
 from ...transforms.core.summary import Count, Summary
+from ...transforms.io.object_stores.file_systems import beam_file_systems
 from ..local_runner.gpus import VISIBLE_DEVICES
 from .cluster import GPU_CURE
 
@@ -78,7 +78,7 @@ class ShardTask:
 
     def __call__(self, shards: Iterable[tuple[int, bytes]]) -> Iterator[Summary]:
         """Annotate and publish each shard, a number and a pack of references. Yield the sums over its rows."""
-        FileSystems.set_options(PipelineOptions(list(self.options)))
+        beam_file_systems().set_options(PipelineOptions(list(self.options)))
         use_assigned_gpu(self.needs_gpu)
         job = self.step.job
         self.step.job = job._replace(annotator=loaded_annotator(job.annotator, self.digest))

@@ -13,19 +13,20 @@ from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
-from ..core.errors import INTERRUPTED, RunStopped, out_of_memory_errors, output_errors
+from ..core.errors import INTERRUPTED, RunStopped, output_errors
 from ..core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, Job, check_colour_profiles
 from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
 from ..monitoring.failure_limit import FailureLimit
 from ..monitoring.heartbeat import Heartbeat
-from ..monitoring.progress import ProgressReporter
+from ..monitoring.memory_errors import out_of_memory_errors
+from ..monitoring.progress_reporter import ProgressReporter
 from ..monitoring.row_counts import CountRows
-from ..output.answer_journal import CHECKPOINT_S, OPEN_JOURNALS, AnswerJournal
+from ..output.answer_journal import OPEN_JOURNALS, AnswerJournal
 from ..output.dataset_card import begin_card, update_card
 from ..output.files import check_output_path, exists, is_local
-from ..output.layout import new_run_name, record_path
+from ..output.layout import CHECKPOINT_S, SHARD_SIZE, new_run_name, record_path
 from ..output.locks.lock import lock_lost, worker_lock
 from ..output.reader import check_schema
 from ..output.writer import ShardWriter
@@ -33,8 +34,6 @@ from ..planning.plan import PlanShards, Shard
 from .annotate import annotate_for, check_tasks, share_annotator
 from .payment_journal import RecordingAnnotator, scope_of, stop_on_account_error, with_journal
 from .run_end import record_run
-
-SHARD_SIZE = 1000
 
 
 class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[str, Any]]]):

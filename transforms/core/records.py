@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, get_args
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from ...models.hosted.payment.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 from ..io.containers.location import ImageCell, Member
 from ..io.uris import display_uri
 from .kept_values import kept_digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Stage = Literal["list", "fetch", "decode", "answer"]
 
@@ -111,7 +112,7 @@ class ImageRef(NamedTuple):
     @property
     def key(self) -> str:
         """The picture's id, the same in every run: the first 20 hex digits of the sha256 of its displayed URI."""
-        return hashlib.sha256(display_uri(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
+        return hashlib.sha256(encode(display_uri(self.uri))).hexdigest()[:KEY_DIGITS]
 
     def rows(self, tasks: Sequence[Task]) -> list[WantedRow]:
         """Return the rows that the output is to have. A picture without own tasks gets ``tasks``, those of the job."""
@@ -264,14 +265,20 @@ class Job(NamedTuple):
         """
         return self._digest(f"sha256:{sha256}", task)
 
+    def id_suffix(self, task: Task) -> bytes:
+        """Return what is hashed for an id after the displayed URI of the picture: the same for all pictures."""
+        profiles = () if self.colour_profiles == IGNORE_PROFILES else (f"colour_profiles:{self.colour_profiles}",)
+        parts = (task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision, *profiles)
+        return b"\0" + b"".join(encode(part) + b"\0" for part in parts)
+
     def _digest(self, picture: str, task: Task, *more: str) -> str:
-        digest, annotator = hashlib.sha256(), self.annotator
-        if self.colour_profiles != IGNORE_PROFILES:
-            more = (f"colour_profiles:{self.colour_profiles}", *more)
-        for part in (picture, task_digest(task), repr(self.sampling), annotator.name, annotator.revision, *more):
-            digest.update(part.encode("utf-8", "surrogateescape"))
-            digest.update(b"\0")
-        return digest.hexdigest()
+        hashed = encode(picture) + self.id_suffix(task) + b"".join(encode(part) + b"\0" for part in more)
+        return hashlib.sha256(hashed).hexdigest()
+
+
+def encode(text: str) -> bytes:
+    """Return a text as the bytes that are hashed for keys and ids. Bytes of names that are not UTF-8 are kept."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def check_colour_profiles(choice: str) -> ColourProfiles:

@@ -13,11 +13,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 import duckdb
-from apache_beam.io.filesystem import FileMetadata
-from apache_beam.io.filesystems import FileSystems
 from fsspec import AbstractFileSystem
 
 from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA
+from ..io.object_stores.file_systems import FileSystems, beam_file_systems
 from ..output.files import absolute, glob_files, is_local
 from ..output.layout import run_of_part
 from ..output.run_record import read_records
@@ -201,7 +200,7 @@ class BeamFiles(AbstractFileSystem):  # type: ignore[misc]
             FileNotFoundError: if the file does not exist.
         """
         path = self._strip_protocol(path)
-        found: list[FileMetadata] = FileSystems.match([path])[0].metadata_list
+        found = beam_file_systems().match([path])[0].metadata_list
         if not found:
             raise FileNotFoundError(path)
         return {"name": path, "size": found[0].size_in_bytes, "type": "file"}

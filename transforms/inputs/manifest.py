@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -20,14 +21,17 @@ from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
 from ..io.parquet import open_parquet
 from ..io.uris import basename, check_uri, display_address, is_path, join_uri, name_below
-from .images import absolute_pattern
 from .lists.addresses import clean_address
 from .lists.table_files import find_manifests, partitions_of
 from .lists.tables import TableRow, read_rows
 from .manifest_columns import Columns
+from .patterns.patterns import absolute_pattern
 from .root import Root, absolute_root
 
 PATHS, SKIPPED = "paths", "skipped"
+
+# A URL whose parts need no check and no decoding: the checks of all other URIs would return it unchanged.
+_PLAIN_URL = re.compile(r"https?://[a-z0-9-]+(?:\.[a-z0-9-]+)+(?:/[A-Za-z0-9_.~-]+)+")
 
 R = TypeVar("R", TableRow, ListedImage)
 
@@ -189,6 +193,8 @@ def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef
         raise ValueError(f"column {columns.uri} is empty: fill it in")
     if not isinstance(given, str):
         raise ValueError(f"column {columns.uri} holds no text: give paths or URIs")
+    if _PLAIN_URL.fullmatch(given):
+        return ImageRef(given, given[given.rindex("/") + 1 :])
     uri = check_uri(clean_address(given, place.folder))
     if is_path(uri) and not os.path.isabs(uri):
         uri = place.root.complete(uri) if place.root else uri

@@ -13,11 +13,11 @@ from ..core.kept_names import name_columns
 from ..core.prompt_templates import named_columns
 from ..core.row_schema import OWN_COLUMNS
 from ..io.column_types import plain_type, stored_type, without_nulls
-from .images import absolute_pattern
 from .lists.addresses import path_hint
 from .lists.survey import survey_manifests
 from .lists.table_files import list_manifests
 from .lists.widening import widest
+from .patterns.patterns import absolute_pattern
 from .root import check_root
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import PCollection
 
 from ...models.tasks import Fault
 from ..core.summary import Summary
+from ..io.object_stores.file_systems import FileSystems
 from ..io.retry import FetchError, RetryPolicy
 from ..output.layout import DATA, run_of_part, run_parts
 from ..output.locks.lock import keep_alive

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from apache_beam.io.filesystems import FileSystems
-
 from ..core.summary import Count, Summary
+from ..io.object_stores.file_systems import FileSystems
 from ..output.answer_journal import kept_by_run
 from ..output.files import absolute
 from ..output.layout import ALL_PARTS, DATA, ERRORS, Slice, run_of_part, started_at

@@ -20,16 +20,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystems import FileSystems
 
 from ..core.row_schema import annotation_schema, failure_schema, kept_fields
+from ..io.object_stores.file_systems import FileSystems
 from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 from .dataset_card import update_card
 from .files import glob_files, remove, write_atomic
 from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path
 from .writer import ShardWriter
-
-CHECKPOINT_S = 60.0
 
 logger = logging.getLogger(__name__)
 

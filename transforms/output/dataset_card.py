@@ -17,9 +17,9 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from ..core.row_schema import annotation_schema, failure_schema
+from ..io.object_stores.file_systems import FileSystems
 from .files import exists, glob_files, is_local, write_atomic
 from .layout import CARD_NAME, DATA, EMPTY_PART, ERRORS, draft_path
 

@@ -6,18 +6,17 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.aws.s3io import S3IO
-from apache_beam.io.filesystems import FileSystems
 
 from ...models.hosted.payment.billing import Billing
 from ..core.records import Failure
 from ..core.row_schema import ANNOTATION_SCHEMA, kept_fields
 from ..io.column_types import plain_type
+from ..io.object_stores.file_systems import FileSystems, beam_file_systems, beam_s3_client
 from ..io.uris import basename, scheme_of
 from .files import glob_files
 from .layout import DATA, ERRORS, kind_of, run_of_part, run_parts
@@ -43,7 +42,8 @@ class Reader:
             return FileSystems.open(path, compression_type="uncompressed")
         if not hasattr(self._clients, "s3"):
             # Beam opens files with the same options.
-            self._clients.s3 = S3IO(options=getattr(FileSystems.get_filesystem(path), "_options"))  # noqa: B009
+            options = beam_file_systems().get_filesystem(path)._options
+            self._clients.s3 = beam_s3_client()(options=options)
         return self._clients.s3.open(path)
 
 
@@ -139,10 +139,21 @@ def read_footer(path: str, reader: Reader) -> PartFooter:
     columns = [index for index in range(metadata.num_columns) if metadata.schema.column(index).path == "created_at"]
     statistics = [group.column(index).statistics for group in groups for index in columns]
     known = [each for each in statistics if each is not None and each.has_min_max]
-    first = min((each.min for each in known), default=None)
-    last = max((each.max for each in known), default=None)
+    first = min((_time_of(each, each.min_raw, "min") for each in known), default=None)
+    last = max((_time_of(each, each.max_raw, "max") for each in known), default=None)
     run = run_of_part(FileSystems.split(path)[1]) or ""
     return PartFooter(kind_of(path), run, metadata.num_rows, first, last)
+
+
+def _time_of(statistics: Any, raw: int, bound: str) -> datetime:
+    """Return a time in the statistics of a column, by its stored number or by the attribute ``bound``.
+
+    For a time, the attribute imports pandas where pandas is installed, which takes 0.2 seconds.
+    """
+    if statistics.converted_type == "TIMESTAMP_MILLIS":
+        return datetime.fromtimestamp(0, timezone.utc) + timedelta(milliseconds=raw)
+    time: datetime = getattr(statistics, bound)
+    return time
 
 
 def read_footers(paths: Sequence[str], read: Callable[[str], PartFooter]) -> list[PartFooter]:

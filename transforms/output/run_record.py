@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
 from ...models.tasks import Query, Task
 from ..core.records import Job
+from ..io.object_stores.file_systems import FileSystems
 from .files import glob_files, write_atomic
 from .layout import draft_path, record_path
 

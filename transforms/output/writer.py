@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from ..core.records import Annotation, Row
 from ..core.row_schema import annotation_schema, failure_schema, to_table
 from ..core.summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
+from ..io.object_stores.file_systems import FileSystems
 from .commit import create_exclusive, delete_exclusive, read_exclusive
 from .files import exists, glob_files, make_folder, remove, rename_if_needed
 from .layout import DATA, ERRORS, commit_path, part_name, shard_parts, temporary_folder, unpublished_part_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moondream_beam.pipelines.commands.estimate import format_estimates, list_estimates, parse_prices
-from moondream_beam.pipelines.prices import cloud_usd
+from moondream_beam.pipelines.commands.prices import cloud_usd
 from moondream_beam.transforms.annotation.sample import Sample, SampleResult
 
 MEASURED = SampleResult(200, 400, 4, 5.0, 20.0, 396 * 730, 396 * 30, 0.0, "local/cpu/float32")

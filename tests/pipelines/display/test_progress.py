@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from moondream_beam.pipelines.display import progress
+from moondream_beam.pipelines.display.log_handler import AboveBarHandler
 from moondream_beam.pipelines.display.progress import TimeLeft, format_rates, show_progress
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
@@ -93,7 +94,7 @@ def test_rates_count_pictures_not_rows():
 
 def test_a_warning_is_a_line_of_its_own_above_the_bar():
     terminal = Terminal()
-    handler = progress.AboveBarHandler(terminal)
+    handler = AboveBarHandler(terminal)
     with progress.tqdm(total=10, file=terminal, bar_format="{n_fmt} of {total_fmt}") as bar:
         bar.update(3)
         handler.handle(logging.makeLogRecord({"msg": "slow down", "levelname": "WARNING"}))

@@ -11,7 +11,7 @@ from support.hosted.pictures import numbered
 from support.servers.openai_server import chat_server
 
 from moondream_beam.models.tasks import Query
-from moondream_beam.pipelines.options.yaml import parse_tasks
+from moondream_beam.pipelines.building.yaml import parse_tasks
 
 SCHEMA = {
     "type": "object",

@@ -15,7 +15,7 @@ from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.dataset import gallery
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.images import list_archive
+from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 
 
 def shown(uri, digest="5", byte_range=(None, None)):

@@ -14,7 +14,8 @@ from support.running.beam_runs import collect
 from moondream_beam.transforms.core.records import UNLISTED, ImageRef
 from moondream_beam.transforms.images.formats import EXTENSIONS
 from moondream_beam.transforms.inputs.disk_listing import DEAD_LINK, LOOP, list_first_level, list_folder, list_glob
-from moondream_beam.transforms.inputs.images import ReadImages, list_images
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_images
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring import progress
 from moondream_beam.transforms.monitoring.heartbeat import PIPE, Heartbeat
-from moondream_beam.transforms.monitoring.progress import NAMESPACE, ProgressFiles, ProgressReporter, counts_of
+from moondream_beam.transforms.monitoring.progress import ProgressFiles, counts_of
+from moondream_beam.transforms.monitoring.progress_reporter import NAMESPACE, ProgressReporter
 from moondream_beam.transforms.output.run_record import write_record
 
 PLAN = Count(pictures=50, pending=200, done=3, retried=2)

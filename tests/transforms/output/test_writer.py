@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.io.filesystems import FileSystems
 from support.data.rows import annotation, failure
 
 from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.core.records import Annotation, Failure
 from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
+from moondream_beam.transforms.io.object_stores.file_systems import FileSystems
 from moondream_beam.transforms.output import writer as module
 from moondream_beam.transforms.output.reader import check_schema
 from moondream_beam.transforms.output.writer import MAX_BATCH_ROWS, ShardWriter

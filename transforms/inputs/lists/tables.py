@@ -121,6 +121,9 @@ def _rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.Da
 
 def _with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
     """Yield rows of CSV or JSON with the values of their kept columns, or with a problem if one does not fit."""
+    if not kept:
+        yield from rows
+        return
     fields = [pa.field(name, kind) for name, kind in kept.items()]
     for row in rows:
         values: list[Any] = []

@@ -13,10 +13,8 @@ import shutil
 import time
 from collections.abc import Collection, Iterator
 
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
-
 from ...core.errors import RunStopped
+from ...io.object_stores.file_systems import FileSystems
 from ..files import glob_files, is_local, make_folder, remove_temporary_folder
 from ..layout import (
     AnswerFile,
@@ -219,7 +217,7 @@ def _delete(output: str, names: list[str]) -> None:
     elif paths:
         try:
             FileSystems.delete(paths)
-        except BeamIOError:
+        except OSError:
             # Another run may delete the same files at the same moment.
             if set(paths) & set(_objects(output)):
                 raise

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from apache_beam.io.filesystems import FileSystems
-
+from ...io.object_stores.file_systems import FileSystems
 from ..files import exists
 
 try:

@@ -24,7 +24,8 @@ from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.images import ReadImages, list_archive
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 from moondream_beam.transforms.io.containers import compression
 from moondream_beam.transforms.planning import locality
 from moondream_beam.transforms.planning.locality import read_order, shard_key

@@ -7,7 +7,7 @@ import yaml
 
 from moondream_beam import Caption, Detect, Point, Query, Sampling
 from moondream_beam.pipelines import beam_yaml
-from moondream_beam.pipelines.options.yaml import parse_error_output, parse_sampling, parse_tasks, parse_texts
+from moondream_beam.pipelines.building.yaml import parse_error_output, parse_sampling, parse_tasks, parse_texts
 
 
 def test_tasks_keep_their_order_and_a_text_is_a_question():

@@ -1,8 +1,8 @@
 """Processor time of reading small objects from S3 through our own store, and through obstore.
 
-``python benchmarks/object_stores.py 5000 20``: so many objects of so many kB, read from a server of this machine. The
-server is a process of its own, speaks plain HTTP, and answers as S3 answers a GET; its processor time is not counted.
-The time of the client is that of all its threads, those that obstore starts included. Obstore
+``python benchmarks/servers/object_stores.py 5000 20``: so many objects of so many kB, read from a server of this
+machine. The server is a process of its own, speaks plain HTTP, and answers as S3 answers a GET; its processor time is
+not counted. The time of the client is that of all its threads, those that obstore starts included. Obstore
 is called bare, without our limits and faults: a store built on obstore costs more. Needs ``pip install obstore``.
 """
 
@@ -24,7 +24,7 @@ from moondream_beam.transforms.io.object_stores.s3 import S3
 try:
     from obstore.store import S3Store
 except ImportError:
-    sys.exit("benchmarks/object_stores.py compares with obstore, which is not installed: pip install obstore")
+    sys.exit("benchmarks/servers/object_stores.py compares with obstore, which is not installed: pip install obstore")
 
 ROUNDS = 3
 LIMIT = 1 << 30

@@ -2,7 +2,7 @@
 
 The server runs in a process of its own, takes 100 ms for a request, and serves 32 at once. The bare loop has a thread
 for each request in flight. Its picture is encoded before the clock starts. The annotator encodes each picture; the CPU
-time of that is measured apart and subtracted. Run ``python benchmarks/serving.py [REQUESTS]``.
+time of that is measured apart and subtracted. Run ``python benchmarks/servers/serving.py [REQUESTS]``.
 """
 
 from __future__ import annotations

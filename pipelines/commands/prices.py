@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..models.hosted.cloud.protocol import PRICES, USUAL_TOKENS
+from ...models.hosted.cloud.protocol import PRICES, USUAL_TOKENS
 
 # The source of PRICES. The documentation of the API allows 10 requests a second with $10 on the account.
 CLOUD_PRICES_SOURCE = "moondream.ai/pricing of 2026-10-07"

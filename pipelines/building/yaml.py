@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 from ...models.hosted.openai.annotator import OpenAIServer
 from ...models.moondream.annotator import Moondream
-from ...models.moondream.checkpoints.hub import OFFICIAL
+from ...models.moondream.names import OFFICIAL
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Query, Sampling, Task
-from .tasks import BYTE_ORDER_MARK, split_objects
+from ..options.tasks import BYTE_ORDER_MARK, split_objects
 
 SERVER_KEYS = ("base_url", "api_key_env", "max_pixels", "caption_prompts", "timeout_s", "prices", "max_cost")
 KINDS: dict[str, type[Any]] = {kind.name: kind for kind in get_args(Task)}
