@@ -5,22 +5,31 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
-from ...transforms.dataset.export.formats import TEXTS, only_tasks
+from ...transforms.dataset.export.formats import FORMATS, LAYOUTS, RESIZABLE, TEXTS, Format, only_tasks
+from ...transforms.dataset.export.layouts.placing import DEFAULT_LAYOUT, LayoutOptions
 from ...transforms.dataset.export.layouts.sidecar import ANOTHER_TEXT, NO_VALUE
+from ...transforms.dataset.export.layouts.splits import ONE_SPLIT, parse_splits
+from ...transforms.dataset.export.layouts.template import parse_fields
+from ...transforms.dataset.export.pictures.convert import Wanted
 from ...transforms.dataset.export.pictures.notes import NO_TEXT, Note, Problems
 from ...transforms.dataset.export.targets import resolve_destination
+from ...transforms.dataset.export.texts import TextOptions, checked_extension
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ...transforms.output.files import is_local
-from ..options.parser import reject_unknown_args, startup_errors
-from .export_options import add_options, choose_format, has_pictures
+from ..options.parser import startup_errors
 
-__all__ = ["add_options", "run"]
-
+# What --format names -> Pillow's name.
+PICTURE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+# The destination of an option in ``args`` -> the formats that the option is for.
+TEXT_OPTIONS = dict.fromkeys(("text_extension", "text_order", "text_lines", "template", "existing"), TEXTS)
+LAYOUT_OPTIONS = {"along": LAYOUTS, "split": LAYOUTS, "resize": RESIZABLE, "format": RESIZABLE}
+NAMES = {"along": "--copy, --link or --no-images"}
 # Formats that are one file, and the extensions that its name may have. The first is appended to other names.
 FILE_EXTENSIONS = {"jsonl": (".jsonl", ".ndjson"), "coco": (".json",)}
 # What the answers to each kind of task are called.
@@ -28,7 +37,7 @@ ANSWERS = {"caption": "captions", "detect": "boxes", "point": "points", "query":
 ASK_AGAIN = "to ask about the present pictures, run annotate again with --retry-changed"
 
 
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status.
 
     Returns:
@@ -39,20 +48,20 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
             no row meets the condition.
     """
     with startup_errors():
-        reject_unknown_args(args, others)
-        export = choose_format(args)
+        export = _choose_format(args)
         destination = _with_extension(resolve_destination(args.destination), args.to)
         with duckdb_errors(args.output):
             dataset = Dataset(args.output)
     with dataset:
         with startup_errors(), duckdb_errors(args.output):
             selection, check = _select(dataset, args)
+            notes = list(_notes(selection))
             left = export(selection, destination, Fetcher(args.allow_private_addresses))
         done = f"{_format_selection(args.to, selection, left)} as {args.to} in {destination}"
         # The user chose the fields of a template.
         print(done + ("" if args.template else _format_rest(args.to, selection)))
-        if selection.older:
-            print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
+        for line in notes:
+            print(line, file=sys.stderr)
         _print_check(check)
         if selection.listed_columns and not only_tasks(args.to, selection):
             print(_format_lists(selection.listed_columns), file=sys.stderr)
@@ -63,11 +72,72 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     return 1 if check.rows or not all(isinstance(reason, Note) for reason in left) else 0
 
 
+def _notes(selection: Selection) -> Iterator[str]:
+    """Yield a line about the rows of the selection that are not exported, for each reason."""
+    if selection.older:
+        yield f"left out {selection.older} rows that have a later answer to the same question"
+    if selection.repeated:
+        yield (
+            f"note: {selection.repeated} rows have the same answer and columns as another row, because rows of the "
+            "manifest are equal; each answer is exported once"
+        )
+
+
 def _format_lists(columns: Sequence[str]) -> str:
     return (
         f"note: rows of one picture have several values of {', '.join(columns)}: each line has a list of them, in one "
         "order; --where chooses among the rows"
     )
+
+
+def _has_pictures(args: argparse.Namespace) -> bool:
+    """Return whether the export holds the pictures themselves, or links to them."""
+    return args.to in RESIZABLE and args.along != "no"
+
+
+def _choose_format(args: argparse.Namespace) -> Format:
+    """Return the format that ``--to`` names, with its options.
+
+    Raises:
+        ValueError: if an option belongs to another format, its value is bad, or two options exclude each other.
+    """
+    for name, formats in {**TEXT_OPTIONS, **LAYOUT_OPTIONS}.items():
+        if args.to not in formats and getattr(args, name) is not None:
+            option = NAMES.get(name, f"--{name.replace('_', '-')}")
+            raise ValueError(f"{option} is for --to {', '.join(formats)} only: leave it out")
+    if args.to in TEXTS:
+        return partial(FORMATS[args.to], texts=_text_options(args))
+    if args.to in RESIZABLE:
+        return partial(FORMATS[args.to], options=_layout_options(args))
+    return FORMATS[args.to]
+
+
+def _text_options(args: argparse.Namespace) -> TextOptions:
+    default = TextOptions()
+    extension = checked_extension(default.extension if args.text_extension is None else args.text_extension)
+    if args.template is not None:
+        parse_fields(args.template)
+        if args.text_lines:
+            raise ValueError("--text-lines is not for --template, which gives one line: leave one of them out")
+    existing, only_first = args.existing or default.existing, args.text_lines == "first"
+    return TextOptions(extension, tuple(args.text_order or ()), existing, args.template or "", only_first)
+
+
+def _layout_options(args: argparse.Namespace) -> LayoutOptions:
+    if args.resize is not None and args.resize < 1:
+        raise ValueError(f"--resize {args.resize}: give a number of pixels from 1")
+    along = args.along or DEFAULT_LAYOUT.along
+    if along == "no" and args.to == "yolo":
+        raise ValueError(
+            "--no-images is not for --to yolo, whose readers find labels by pictures: give --copy or --link"
+        )
+    if along != "copy" and (args.resize or args.format):
+        raise ValueError("--resize and --format change copies of the pictures: leave them out, or give --copy")
+    if along == "link" and not is_local(args.destination):
+        raise ValueError(f"--link: {args.destination} is in a bucket, which has no links: give --copy or --no-images")
+    # `datasets` turns pictures upright. The file of a picture that needs no other change stays as it is for its sake.
+    wanted = Wanted(args.resize, PICTURE_FORMATS.get(args.format), upright=args.to in LAYOUTS)
+    return LayoutOptions(along, wanted, parse_splits(args.split) if args.split is not None else ONE_SPLIT)
 
 
 def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, PictureCheck]:
@@ -78,18 +148,18 @@ def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, Pict
     Raises:
         ValueError: if the condition is not valid, or no row is left.
     """
-    if has_pictures(args) and not args.picture_check:
+    if _has_pictures(args) and not args.picture_check:
         raise ValueError(f"--no-picture-check is not for --to {args.to}, which reads the pictures: leave it out")
     selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
-    reads = args.picture_check and not has_pictures(args)
-    check = leave_out_changed(dataset, selection.rows, Fetcher(args.allow_private_addresses) if reads else None)
-    if not check.rows:
-        return selection, check
-    try:
-        return Selection(dataset, args.where, drop_suspicious=args.drop_suspicious), check
-    except ValueError as error:
-        changed = f"all {check.pictures} pictures have changed since they were annotated"
-        raise ValueError(f"no row is left to export, because {changed}: {ASK_AGAIN}") from error
+    reads = args.picture_check and not _has_pictures(args)
+    check = leave_out_changed(dataset, selection.latest, Fetcher(args.allow_private_addresses) if reads else None)
+    if check.rows:
+        try:
+            selection.count_again()
+        except ValueError as error:
+            changed = f"all {check.pictures} pictures have changed since they were annotated"
+            raise ValueError(f"no row is left to export, because {changed}: {ASK_AGAIN}") from error
+    return selection, check
 
 
 def _print_check(check: PictureCheck) -> None:

@@ -26,7 +26,7 @@ from moondream_beam.transforms.dataset.export import formats
 from moondream_beam.transforms.dataset.export.layouts import sidecar
 from moondream_beam.transforms.dataset.export.names import key_name
 from moondream_beam.transforms.dataset.export.pictures.fetched import UNKEPT
-from moondream_beam.transforms.inputs.images import list_archive
+from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 
 
 def test_datasets_loads_an_imagefolder(export, rows, tmp_path):

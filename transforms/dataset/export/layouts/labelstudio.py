@@ -100,7 +100,7 @@ def _config(columns: Sequence[TaskColumn]) -> str:
             lines.append(f'  <{tag} name="{tag.lower()}" toName="image">')
             lines += [f"    <Label value={quoteattr(prompt)}/>" for prompt in prompts]
             lines.append(f"  </{tag}>")
-    for task, prompt, name in columns:
+    for task, prompt, name, _ in columns:
         if task not in TAGS:
             lines.append(f"  <Header value={quoteattr(f'{task}: {prompt}')}/>")
             lines.append(f'  <TextArea name={quoteattr(name)} toName="image" rows="3" editable="true"/>')

@@ -42,7 +42,7 @@ def field_columns(selection: Selection, fields: Sequence[str]) -> dict[str, str]
     """
     known = {name: f"any_value({identifier(name)})" for name in selection.manifest_columns()}
     if set(fields) - set(known) - {CAPTION}:
-        for task, prompt, column in selection.task_columns():
+        for task, prompt, column, _ in selection.task_columns():
             if task in ("caption", "query"):
                 asked = f"task = {literal(task)} AND prompt = {literal(prompt)}"
                 known[column] = f"any_value(caption) FILTER (WHERE {asked})"

@@ -64,14 +64,16 @@ def readable_file(content: bytes, wanted: Wanted = UNCHANGED) -> PictureFile:
     is_known = image.format in READABLE and wanted.format in (None, name)
     if is_known and not is_large and not (turned and wanted.upright):
         return PictureFile(content, extension_of(name), turned=turned)
-    encoded, target, size = _encode(image, wanted.format or (name if name in ENCODED else ""), wanted.longest)
+    encoded, target, size = _encode(content, wanted.format or (name if name in ENCODED else ""), wanted.longest)
     return PictureFile(
         encoded, extension_of(target), converted=target != name, made_upright=turned, size=size if is_large else None
     )
 
 
-def _encode(image: Image.Image, target: str, longest: int | None) -> tuple[bytes, str, tuple[int, int]]:
+def _encode(content: bytes, target: str, longest: int | None) -> tuple[bytes, str, tuple[int, int]]:
     """Return the file of an upright picture, the name of its format, and its width and height."""
+    # Opened anew: to find the orientation of a PNG, Pillow has decoded the pixels, and they cannot be decoded again.
+    image = open_image(content)
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
     if image.has_transparency_data and target != "JPEG":
         image.load()
