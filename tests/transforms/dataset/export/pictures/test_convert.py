@@ -72,7 +72,7 @@ def large(tmp_path):
 def test_an_imagefolder_describes_the_smaller_picture(export, large):
     folder, left = export("imagefolder", large, options=LayoutOptions(wanted=Wanted(longest=32)))
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-    assert left == {RESIZED: 1} and [(row["width"], row["height"]) for row in rows] == [(32, 24), (16, 12)]
+    assert left == {RESIZED: 1} and {(row["width"], row["height"]) for row in rows} == {(32, 24), (16, 12)}
     for row in rows:
         assert Image.open(io.BytesIO((folder / row["file_name"]).read_bytes())).size == (row["width"], row["height"])
 
