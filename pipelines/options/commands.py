@@ -140,6 +140,11 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     )
     _add_layout_options(parser)
     _add_text_options(parser)
+    _add_reading_options(parser)
+
+
+def _add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about reading the pictures again."""
     parser.add_argument(
         "--no-picture-check",
         dest="picture_check",
