@@ -16,8 +16,10 @@ from ..images.formats import EXTENSIONS
 from ..io.containers.location import SEPARATOR, Member, is_archive
 from ..io.containers.tar import list_members
 from ..io.object_stores.base import Stores
+from ..io.object_stores.hub import pin_commit
 from ..io.retry import RetryPolicy
 from ..io.uris import (
+    HUB,
     LOCAL,
     OBJECT_STORE_SCHEMES,
     absolute_path,
@@ -51,7 +53,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """References to the images that the patterns match, each image once, and to what is skipped in folders.
 
     A pattern is a file, a folder, a glob or an ``http(s)://`` or ``data:`` URI. Files are on disk or in a bucket
-    (``s3://``, ``gs://``, ``az://``, ``hdfs://``). A folder stands for the files with the extension of an image in it
+    (``s3://``, ``gs://``, ``az://``, ``hdfs://``), or in a dataset of the Hugging Face hub (``hf://``). A folder stands for the files with the extension of an image in it
     and its subfolders, a tar archive for the images in it. ``**`` in a glob matches any number of folders. Braces stand
     for several patterns, unless there is a file of that very name. Files in a folder with other extensions become one
     reference with ``skipped`` for each folder and extension. A name that does not exist, and an archive of a kind that
@@ -147,10 +149,13 @@ def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageR
 
 
 def absolute_pattern(pattern: str) -> str:
-    """Return a pattern with an absolute path, since workers may run in another folder. URIs stay as they are.
+    """Return a pattern with an absolute path, since workers may run in another folder. Other URIs stay as they are.
+
+    A URI of the Hugging Face hub gets the commit that its revision is now.
 
     Raises:
-        ValueError: if the URI is invalid, names no bucket, or is an archive behind http(s).
+        ValueError: if the URI is invalid, names no bucket, dataset or revision, or is an archive behind http(s).
+        RuntimeError: if the hub can't be reached.
     """
     scheme = scheme_of(pattern)
     if scheme == LOCAL:
@@ -161,7 +166,7 @@ def absolute_pattern(pattern: str) -> str:
         return check_uri(pattern)
     if not split_bucket(pattern)[0]:
         raise ValueError(f"{pattern} names no bucket: give SCHEME://BUCKET/NAME")
-    return pattern
+    return pin_commit(pattern) if scheme == HUB else pattern
 
 
 def expand_pattern(pattern: str, stores: Stores) -> list[str]:

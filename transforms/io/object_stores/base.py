@@ -20,6 +20,7 @@ CLIENTS = {
     "az": ("azure", "azure.storage.blob", "moondream-beam[azure]"),
     "azfs": ("azure", "azure.storage.blob", "moondream-beam[azure]"),
     "hdfs": ("hdfs", "pyarrow.fs", "pyarrow"),
+    "hf": ("hub", "huggingface_hub", "huggingface_hub"),
 }
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 30.0
 # More than the threads that load pictures.
