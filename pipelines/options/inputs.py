@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
@@ -20,7 +20,10 @@ from ...transforms.inputs.lists.table_files import is_table
 from ...transforms.inputs.manifest import ReadManifests
 from ...transforms.inputs.manifest_columns import Columns, check_columns
 from ...transforms.inputs.unmatched import first_unmatched
+from ...transforms.io.object_stores.hub import PREFIX, HubPath, pin_commit
+from ...transforms.io.uris import HUB, scheme_of
 from ...transforms.output.files import check_output_path
+from ...transforms.output.run_record import read_records
 from ...transforms.output.writer import published_columns
 from .suggestions import space_hint
 from .tasks import with_reasoning
@@ -64,7 +67,8 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="file, folder or quoted glob, on disk or in a bucket (s3://, gs://, az://, hdfs://), or an http(s) URL",
+        help="file, folder or quoted glob, on disk, in a bucket (s3://, gs://, az://, hdfs://) or a dataset "
+        "(hf://datasets/OWNER/NAME[@REVISION]), or an http(s) URL",
     )
     group = parser.add_argument_group(
         "manifests", "tables with one picture in each row; prompts may contain column names in {braces}"
@@ -119,6 +123,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     """
     if not args.inputs and not args.manifest:
         raise ValueError("no input: give a file, a folder, a glob, a URL or a --manifest")
+    _pin_datasets(args)
     for table in filter(is_table, args.inputs):
         raise ValueError(f"input {table}: this is a table; give it as --manifest, with --uri-column or --image-column")
     if (nothing := first_unmatched(args.inputs)) is not None:
@@ -149,6 +154,40 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
         )
     asked = columns.tasks if named else tuple(map(unescape_braces, columns.tasks))
     return Inputs(tuple(args.inputs), tuple(args.manifest), asked, columns, *how)
+
+
+def _pin_datasets(args: argparse.Namespace) -> None:
+    """Add the commit to each URI of the Hugging Face hub in the arguments, so that the record of the run has it.
+
+    Raises:
+        ValueError: if a dataset or revision does not exist, or if the output has rows of the dataset at other commits
+            only: all its pictures would be annotated again.
+        RuntimeError: if the hub can't be reached.
+    """
+
+    def pin(uri: str) -> str:
+        pinned = pin_commit(uri) if scheme_of(uri) == HUB else uri
+        if pinned != uri and "output" in args:
+            _check_commit(uri, HubPath.parse(pinned), read_records(check_output_path(args.output)))
+        return pinned
+
+    args.inputs, args.manifest = list(map(pin, args.inputs)), list(map(pin, args.manifest))
+    args.root = args.root and pin(args.root)
+
+
+def _check_commit(given: str, now: HubPath, records: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError if the records of earlier runs have the dataset of a URI, and none has it at this commit."""
+    earlier = []
+    for options in (record.get("options") or {} for record in records):
+        uris = [*(options.get("inputs") or []), *(options.get("manifest") or []), options.get("root") or ""]
+        paths = [HubPath.parse(uri) for uri in uris if uri.startswith(PREFIX)]
+        earlier += [path.revision for path in paths if path.repository == now.repository]
+    if earlier and now.revision not in earlier:
+        old = now._replace(revision=earlier[-1]).uri
+        raise ValueError(
+            f"{given}: the dataset has changed since the last run: give {old} to continue with the commit of that run, "
+            f"or {now.uri} to annotate all pictures of the new commit"
+        )
 
 
 def _reject_manifest_options(args: argparse.Namespace) -> None:
