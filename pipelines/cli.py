@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from .commands import annotate, demo, env, estimate, export, report, status
+from .commands import annotate, demo, env, estimate, export, push, report, status
 from .display.log_records import LineFormatter, ShownRecords
 from .display.progress import AboveBarHandler
 from .local_runner.signals import ExpectedExitFilter, Interrupt, interruptible
@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("status", status, "show the progress of all runs that write to an output folder"),
         ("report", report, "write an HTML page with pictures, statistics, errors and runs of an output folder"),
         ("export", export, "write the answers in a format that training tools read"),
+        ("push", push, "upload the answers to a dataset on the Hugging Face hub, with or without the pictures"),
         ("demo", demo, "draw pictures, and annotate them with the embedded model"),
         ("env", env, "print versions, devices, extras and which credentials were found, for a bug report"),
     ):

@@ -39,7 +39,8 @@ class Repository:
 class Hub:
     """The repositories of the server, and the requests that it received.
 
-    ``lost``: how many commits are refused, after ``kept_commits`` more are stored.
+    ``lost``: how many commits are refused, after ``kept_commits`` more are stored; with ``held``, they have no answer,
+    and the event is set.
     ``cut``: by file, the number of bytes after which each of its next transfers is broken off. ``failing``: if not 0,
     the status of every response. ``seen``: method, path and Range header of each request.
     """
@@ -51,6 +52,7 @@ class Hub:
     failing: int = 0
     kept_commits: int = 1 << 30
     lost: int = 0
+    held: threading.Event | None = None
     url: str = ""
 
     def add(self, name, files, *refs, gate=""):
@@ -119,6 +121,8 @@ def _handler(hub):
                 return self.send(hub.failing, b"", {})
             if parts.path == "/api/repos/create":
                 return self.create(**json.loads(self.body))
+            if parts.path == "/api/validate-yaml":
+                return self.send_json({"errors": [], "warnings": []})
             # Only a slash that is no part of a name is not encoded.
             name = r"(?:models/)?((?:datasets/)?[^/]+/[^/]+)"
             for action, form in (
@@ -152,7 +156,16 @@ def _handler(hub):
                 return
             names = [{"rfilename": each} for each in hub.repositories[name].commits[commit]]
             found = {"id": name.removeprefix("datasets/"), "modelId": name, "sha": commit, "siblings": names}
-            self.send_json(found | {"private": False, "gated": False, "downloads": 0, "likes": 0, "tags": []})
+            self.send_json(
+                found
+                | {
+                    "private": hub.repositories[name].gate == "hidden",
+                    "gated": False,
+                    "downloads": 0,
+                    "likes": 0,
+                    "tags": [],
+                }
+            )
 
         def tree(self, name, revision, folder):
             commit = self.find(name, revision, content=False)
@@ -175,14 +188,15 @@ def _handler(hub):
             link = {"Link": f'<{url}>; rel="next"'} if at + PAGE_SIZE < len(entries) else {}
             self.send_json(entries[at : at + PAGE_SIZE], link)
 
-        def create(self, name, organization=None, private=False, **_):
+        def create(self, name, organization=None, visibility="public", **_):
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 return self.refuse(401, "")
             name = f"datasets/{organization or 'me'}/{name}"
-            if name in hub.repositories:
-                return self.send(409, b"{}", {})
-            hub.add(name, {".gitattributes": b""}, gate="hidden" * bool(private))
-            self.send_json({"url": f"{hub.url}/{name}", "name": name, "id": name})
+            there = name in hub.repositories
+            if not there:
+                hub.add(name, {".gitattributes": b""}, gate="hidden" * (visibility == "private"))
+            made = {"url": f"{hub.url}/{name}", "name": name, "id": name}
+            self.send_json(made, status=409 if there else 200)
 
         def post(self, name, action, revision):
             commit = self.find(name, revision, content=True)
@@ -202,6 +216,11 @@ def _handler(hub):
             if hub.kept_commits == 0 and hub.lost:
                 hub.lost -= 1
                 return self.refuse(403, "")
+            if hub.kept_commits == 0 and hub.held:
+                hub.held.set()
+                self.close_connection = True
+                # Until the client is killed: it sends nothing more, and its end of the connection closes.
+                return self.rfile.read(1)
             hub.kept_commits -= 1
             self.commit(name, revision, dict(files))
 
@@ -238,8 +257,8 @@ def _handler(hub):
             headers = {"X-Error-Code": code, "X-Error-Message": code}
             self.send(status, b"{}", headers | ({"X-Repo-Commit": commit} if commit else {}))
 
-        def send_json(self, value, headers=None):
-            self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"} | (headers or {}))
+        def send_json(self, value, headers=None, status=200):
+            self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json"} | (headers or {}))
 
         def send(self, status, body, headers, cut=None):
             self.send_response(status)
