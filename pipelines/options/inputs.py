@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import apache_beam as beam
@@ -14,9 +14,10 @@ from ...models.tasks import Query, Task
 from ...transforms.core.prompt_templates import column_template, named_columns, unescape_braces
 from ...transforms.core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, check_colour_profiles
 from ...transforms.images.fetch import Fetcher
-from ...transforms.inputs.images import ReadImages
+from ...transforms.inputs.images import ReadImages, absolute_pattern
 from ...transforms.inputs.lists.addresses import path_hint
-from ...transforms.inputs.lists.table_files import is_table
+from ...transforms.inputs.lists.hub_datasets import find_image_column, find_split
+from ...transforms.inputs.lists.table_files import is_table, list_manifests
 from ...transforms.inputs.manifest import ReadManifests
 from ...transforms.inputs.manifest_columns import Columns, check_columns
 from ...transforms.inputs.unmatched import first_unmatched
@@ -81,9 +82,19 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         help="table (.csv, .tsv, .jsonl, .ndjson, .parquet) or folder of tables, on disk or in a bucket, or a quoted "
         "glob; repeatable",
     )
+    group.add_argument(
+        "--split", metavar="NAME", help="of a --manifest hf://datasets/OWNER/NAME, read the Parquet files of this split"
+    )
+    group.add_argument(
+        "--config", metavar="NAME", help="config (subset) of that dataset (default: default, or the only)"
+    )
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
-        ("--image-column", "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column"),
+        (
+            "--image-column",
+            "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column (default: the only such "
+            "column with a feature Image or {bytes, path}, if there is no column url)",
+        ),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
         ("--prompt-column", "column with a question about the picture"),
         ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),
@@ -139,6 +150,9 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
         return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), *how)
     if args.uri_column and args.image_column:
         raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
+    manifests, note = _find_tables(args), ()
+    if not args.uri_column and not args.image_column and (found := _find_image_column(manifests)):
+        args.image_column, note = found, (f"the pictures are in column {found}; to choose another, add --image-column",)
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
     columns = Columns(uri, args.filename_column, asked, image=args.image_column, root=args.root)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
@@ -146,14 +160,50 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
         if keep.count(name) > 1:
             raise ValueError(f"--keep-columns names {name} twice: name it once")
     published = published_columns(check_output_path(args.output)) if keep and "output" in args else {}
-    columns = check_columns(args.manifest, columns, keep, published=published)
+    columns = check_columns(manifests, columns, keep, published=published)
+    columns = replace(columns, notes=(*note, *columns.notes))
     named = named_columns(columns.tasks)
     if named and args.inputs:
         raise ValueError(
             f"a prompt names column {named[0]}, and input {args.inputs[0]} has no columns: give manifests only"
         )
     asked = columns.tasks if named else tuple(map(unescape_braces, columns.tasks))
-    return Inputs(tuple(args.inputs), tuple(args.manifest), asked, columns, *how)
+    return Inputs(tuple(args.inputs), tuple(manifests), asked, columns, *how)
+
+
+def _find_tables(args: argparse.Namespace) -> list[str]:
+    """Return the manifests, with the Parquet files of a split in place of a dataset of the hub.
+
+    These files are an attribute ``tables`` of the arguments, so that the record of the run has their commit.
+
+    Raises:
+        ValueError: if there is no such config or split, or a manifest is no dataset of the hub.
+        RuntimeError: if the hub can't be reached.
+    """
+    if not args.split and not args.config:
+        return list(args.manifest)
+    tables: list[str] = []
+    for manifest in args.manifest:
+        if scheme_of(manifest) != HUB:
+            raise ValueError(f"--split and --config are for hf://datasets/OWNER/NAME, not {manifest}: leave them out")
+        found = find_split(manifest, args.config, args.split)
+        if "output" in args:
+            _check_commit(manifest, HubPath.parse(found[0]), read_records(check_output_path(args.output)))
+        tables += found
+    args.tables = tables
+    return tables
+
+
+def _find_image_column(manifests: Sequence[str]) -> str | None:
+    """Return the only column of pictures in the first manifest, if it is Parquet and has no column ``url``.
+
+    Raises:
+        ValueError: if it has several such columns, or a manifest has no valid name.
+        OSError: if it can't be read.
+    """
+    paths = (path for manifest in manifests for path in list_manifests(absolute_pattern(manifest)))
+    first = next(paths, None)
+    return find_image_column(first, unless=DEFAULT_URI_COLUMN) if first else None
 
 
 def _pin_datasets(args: argparse.Namespace) -> None:
@@ -180,6 +230,7 @@ def _check_commit(given: str, now: HubPath, records: Sequence[Mapping[str, Any]]
     earlier = []
     for options in (record.get("options") or {} for record in records):
         uris = [*(options.get("inputs") or []), *(options.get("manifest") or []), options.get("root") or ""]
+        uris += options.get("tables") or []
         paths = [HubPath.parse(uri) for uri in uris if uri.startswith(PREFIX)]
         earlier += [path.revision for path in paths if path.repository == now.repository]
     if earlier and now.revision not in earlier:
@@ -192,7 +243,10 @@ def _check_commit(given: str, now: HubPath, records: Sequence[Mapping[str, Any]]
 
 def _reject_manifest_options(args: argparse.Namespace) -> None:
     """Raise ValueError if an option about columns of a manifest is given."""
-    options: Sequence[str] = ("uri_column", "image_column", "filename_column", "prompt_column", "root", "keep_columns")
+    options: Sequence[str] = (
+        *("uri_column", "image_column", "filename_column", "prompt_column", "root", "keep_columns"),
+        *("split", "config"),
+    )
     for option in options:
         if getattr(args, option):
             raise ValueError(f"--{option.replace('_', '-')} needs a --manifest: give one, or leave the option out")

@@ -116,3 +116,92 @@ def test_a_token_is_in_no_file_and_no_line(
     assert TOKEN not in stdout + stderr
     assert not [name for name, data in files_of(tmp_path / "out").items() if TOKEN.encode() in data]
     assert f"Bearer {TOKEN}" in hub.tokens
+
+
+def asked(hub: Hub, output: Path, command: Command, *more: str) -> tuple[int, str]:
+    """Annotate the dataset with more options; return exit status and standard error."""
+    status, _, stderr = command("annotate", "--manifest", SET, *more, *words("", output)[2:])
+    return status, stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "card", "options", "read"),
+    [
+        (("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"), "", ("--split", "train"), 0),
+        (("en/train-00000-of-00001.parquet", "de/train-00000-of-00001.parquet"), "", ("--config", "de"), 1),
+        (
+            ("a.parquet", "b.parquet"),
+            "configs:\n- config_name: x\n  data_files:\n  - split: test\n    path: b.parquet\n  - split: train\n"
+            "    path: [a.*]\n",
+            ("--config", "x", "--split", "test"),
+            1,
+        ),
+        (("a.parquet", "b.parquet"), "configs:\n- config_name: default\n  data_files: b.*\n", ("--split", "train"), 1),
+    ],
+)
+def test_a_split_is_found_by_the_card_or_by_names(
+    hub: Hub,
+    pictures: Path,
+    tmp_path: Path,
+    command: Command,
+    names: tuple[str, ...],
+    card: str,
+    options: tuple[str, ...],
+    read: int,
+) -> None:
+    """The column of pictures is found by its feature."""
+    files = {name: table_of(pictures, "photo") for name in names}
+    commit = hub.add("datasets/ann/pets", files | {"README.md": f"---\n{card}---\n# Pets\n".encode()})
+    status, stderr = asked(hub, tmp_path / "out", command, *options)
+    assert status == 0, stderr
+    assert "column photo" in stderr
+    assert {row["uri"].partition("#photo/")[0] for row in rows(tmp_path / "out")} == {f"{SET}@{commit}/{names[read]}"}
+    assert len(rows(tmp_path / "out")) == 4
+
+
+def test_pictures_in_other_files_are_read_from_the_converted_branch(
+    hub: Hub, pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    """Its commit is in the record, and a second run asks nothing."""
+    hub.add("datasets/ann/pets", files_of(pictures))
+    converted = {"default/train/0000.parquet": table_of(pictures), "default/partial-test/0000.parquet": b""}
+    commit, out = hub.add("datasets/ann/pets", converted, "refs/convert/parquet"), tmp_path / "out"
+    for _ in range(2):
+        status, stderr = asked(hub, out, command, "--split", "train")
+        assert status == 0, stderr
+    assert {row["uri"].partition("#")[0] for row in rows(out)} == {f"{SET}@{commit}/default/train/0000.parquet"}
+    assert len(rows(out)) == 4
+    assert [record["options"]["tables"] for record in records(out)] == [[f"{SET}@{commit}/default/train/*.parquet"]] * 2
+    status, stderr = asked(hub, tmp_path / "other", command, "--split", "test")
+    assert (status, "only the first part" in stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--split", "val"), "--config en --split train"),
+        (("--config", "fr", "--split", "train"), "--config de --split train"),
+        (("--split", "train"), "--config en --split train"),
+    ],
+)
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(
+    hub: Hub, pictures: Path, tmp_path: Path, command: Command, options: tuple[str, ...], said: str
+) -> None:
+    hub.add("datasets/ann/pets", {f"{name}/train-00000-of-00001.parquet": b"" for name in ("de", "en")})
+    status, stderr = asked(hub, tmp_path / "out", command, *options)
+    assert (status, said in stderr, len(stderr.splitlines())) == (2, True, 1), stderr
+
+
+def test_a_local_manifest_has_no_splits_and_two_columns_of_pictures_need_a_choice(
+    hub: Hub, pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "list.parquet").write_bytes(table_of(pictures))
+    status, _, stderr = command(
+        "annotate", "--manifest", tmp_path / "list.parquet", "--split", "x", *words("", "o")[2:]
+    )
+    assert (status, "--split" in stderr) == (2, True)
+    features = datasets.Features({"left": datasets.Image(), "right": datasets.Image()})
+    both = datasets.Dataset.from_dict({"left": [None], "right": [None]}, features)
+    both.to_parquet(tmp_path / "both.parquet")
+    status, _, stderr = command("annotate", "--manifest", tmp_path / "both.parquet", *words("", tmp_path / "o")[2:])
+    assert (status, "--image-column left or right" in stderr) == (2, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -112,7 +113,11 @@ def _sections(dataset: Dataset, schema: pa.Schema, licence_of: Callable[[str], s
     models = dataset.tuples("SELECT backend, model, revision, count(*) FROM data GROUP BY ALL ORDER BY ALL")
     yield from _table(
         ("model", "revision", "backend", "answers", "licence of the weights"),
-        [(model, revision, backend, rows, licence_of(model)) for backend, model, revision, rows in models],
+        [
+            # A model may be a path of this machine.
+            (posixpath.basename(model) if posixpath.isabs(model) else model, revision, backend, rows, licence_of(model))
+            for backend, model, revision, rows in models
+        ],
     )
     yield "## Questions\n"
     prompts = "SELECT task, prompt, count(*) AS n FROM data GROUP BY ALL ORDER BY n DESC, task, prompt"
@@ -143,7 +148,8 @@ def _how_made(dataset: Dataset) -> Iterator[str]:
     last = records[-1]
     versions = ", ".join(f"{name} {version}" for name, version in (last.get("versions") or {}).items())
     sampling = ", ".join(f"{name} {value}" for name, value in (last.get("sampling") or {}).items())
-    yield f"{len(records)} runs of `moondream-beam annotate`; the last one with {versions}. Sampling: {sampling}.\n"
+    runs = f"{len(records):,} run{'s' if len(records) > 1 else ''}"
+    yield f"{runs} of `moondream-beam annotate`; the last one with {versions}. Sampling: {sampling}.\n"
     sources = set()
     for options in (record.get("options") or {} for record in records):
         given = [*(options.get("inputs") or []), *(options.get("manifest") or [])]
