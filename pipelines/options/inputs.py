@@ -92,8 +92,8 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
         (
             "--image-column",
-            "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column (default: the only such "
-            "column with a feature Image or {bytes, path}, if there is no column url)",
+            "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column (default: the only "
+            "such column, if there is no column url)",
         ),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
         ("--prompt-column", "column with a question about the picture"),
@@ -150,7 +150,8 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
         return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), *how)
     if args.uri_column and args.image_column:
         raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
-    manifests, note = _find_tables(args), ()
+    manifests = _find_tables(args)
+    note: tuple[str, ...] = ()
     if not args.uri_column and not args.image_column and (found := _find_image_column(manifests)):
         args.image_column, note = found, (f"the pictures are in column {found}; to choose another, add --image-column",)
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
