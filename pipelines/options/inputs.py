@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
@@ -24,6 +24,7 @@ from ...transforms.inputs.unmatched import first_unmatched
 from ...transforms.io.object_stores.hub import PREFIX, HubPath, pin_commit
 from ...transforms.io.uris import HUB, scheme_of
 from ...transforms.output.files import check_output_path
+from ...transforms.output.reader import latest_uris
 from ...transforms.output.run_record import read_records
 from ...transforms.output.writer import published_columns
 from .suggestions import space_hint
@@ -71,6 +72,11 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         help="file, folder or quoted glob, on disk, in a bucket (s3://, gs://, az://, hdfs://) or a dataset "
         "(hf://datasets/OWNER/NAME[@REVISION]), or an http(s) URL",
     )
+    _add_manifest_options(parser)
+    _add_picture_options(parser)
+
+
+def _add_manifest_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "manifests", "tables with one picture in each row; prompts may contain column names in {braces}"
     )
@@ -106,7 +112,6 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="columns to copy to the rows in data/, separated by commas; SOURCE=NAME copies one under another name",
     )
-    _add_picture_options(parser)
 
 
 def _add_picture_options(parser: argparse.ArgumentParser) -> None:
@@ -148,21 +153,8 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     if not args.manifest:
         _reject_manifest_options(args)
         return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), *how)
-    if args.uri_column and args.image_column:
-        raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
     manifests = _find_tables(args)
-    note: tuple[str, ...] = ()
-    if not args.uri_column and not args.image_column and (found := _find_image_column(manifests)):
-        args.image_column, note = found, (f"the pictures are in column {found}; to choose another, add --image-column",)
-    uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
-    columns = Columns(uri, args.filename_column, asked, image=args.image_column, root=args.root)
-    keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
-    for name in keep:
-        if keep.count(name) > 1:
-            raise ValueError(f"--keep-columns names {name} twice: name it once")
-    published = published_columns(check_output_path(args.output)) if keep and "output" in args else {}
-    columns = check_columns(manifests, columns, keep, published=published)
-    columns = replace(columns, notes=(*note, *columns.notes))
+    columns = _build_columns(args, manifests, asked)
     named = named_columns(columns.tasks)
     if named and args.inputs:
         raise ValueError(
@@ -170,6 +162,29 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
         )
     asked = columns.tasks if named else tuple(map(unescape_braces, columns.tasks))
     return Inputs(tuple(args.inputs), tuple(manifests), asked, columns, *how)
+
+
+def _build_columns(args: argparse.Namespace, manifests: Sequence[str], tasks: tuple[Task, ...]) -> Columns:
+    """Return the columns of the options, after a check that the manifests have them.
+
+    Raises:
+        ValueError: if a column does not exist, or options conflict.
+        OSError: if a manifest cannot be read.
+    """
+    if args.uri_column and args.image_column:
+        raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
+    note: tuple[str, ...] = ()
+    if not args.uri_column and not args.image_column and (found := _find_image_column(manifests)):
+        args.image_column, note = found, (f"the pictures are in column {found}; to choose another, add --image-column",)
+    uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
+    columns = Columns(uri, args.filename_column, tasks, image=args.image_column, root=args.root)
+    keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
+    for name in keep:
+        if keep.count(name) > 1:
+            raise ValueError(f"--keep-columns names {name} twice: name it once")
+    published = published_columns(check_output_path(args.output)) if keep and "output" in args else {}
+    columns = check_columns(manifests, columns, keep, published=published)
+    return replace(columns, notes=(*note, *columns.notes))
 
 
 def _find_tables(args: argparse.Namespace) -> list[str]:
@@ -189,7 +204,7 @@ def _find_tables(args: argparse.Namespace) -> list[str]:
             raise ValueError(f"--split and --config are for hf://datasets/OWNER/NAME, not {manifest}: leave them out")
         found = find_split(manifest, args.config, args.split)
         if "output" in args:
-            _check_commit(manifest, HubPath.parse(found[0]), read_records(check_output_path(args.output)))
+            _check_commit(manifest, HubPath.parse(found[0]), check_output_path(args.output))
         tables += found
     args.tables = tables
     return tables
@@ -219,17 +234,21 @@ def _pin_datasets(args: argparse.Namespace) -> None:
     def pin(uri: str) -> str:
         pinned = pin_commit(uri) if scheme_of(uri) == HUB else uri
         if pinned != uri and "output" in args:
-            _check_commit(uri, HubPath.parse(pinned), read_records(check_output_path(args.output)))
+            _check_commit(uri, HubPath.parse(pinned), check_output_path(args.output))
         return pinned
 
     args.inputs, args.manifest = list(map(pin, args.inputs)), list(map(pin, args.manifest))
     args.root = args.root and pin(args.root)
 
 
-def _check_commit(given: str, now: HubPath, records: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ValueError if the records of earlier runs have the dataset of a URI, and none has it at this commit."""
-    earlier = []
-    for options in (record.get("options") or {} for record in records):
+def _check_commit(given: str, now: HubPath, output: str) -> None:
+    """Raise ValueError if an output has the dataset of a URI, and only at other commits.
+
+    Looked at are the records of runs and, because a run that was killed has none, a row of the latest files.
+    """
+    paths = [HubPath.parse(uri) for uri in latest_uris(output) if uri.startswith(PREFIX)]
+    earlier = [path.revision for path in paths if path.repository == now.repository]
+    for options in (record.get("options") or {} for record in read_records(output)):
         uris = [*(options.get("inputs") or []), *(options.get("manifest") or []), options.get("root") or ""]
         uris += options.get("tables") or []
         paths = [HubPath.parse(uri) for uri in uris if uri.startswith(PREFIX)]
