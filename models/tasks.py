@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 from PIL.Image import Image
 
-from .billing import Billing
+from .hosted.payment.billing import Billing
+from .structured.schema import schema_text
 
 Length = Literal["short", "normal", "long"]
 # Why an answer ended: by the model's end token, or by a limit on tokens, objects or context.
@@ -19,7 +20,7 @@ FinishReason = Literal["stop", "length"]
 Size = tuple[int, int]
 
 DEFAULT_PROMPT = "Describe this image."
-DEFAULT_MAX_TOKENS = 64
+DEFAULT_MAX_TOKENS, SCHEMA_MAX_TOKENS = 64, 512
 CAPTION_MAX_TOKENS = {"short": 64, "normal": 256, "long": 512}
 # moondream/torch/moondream.py @ 44146f1
 DEFAULT_MAX_OBJECTS = 50
@@ -45,17 +46,21 @@ class Caption:
 
 @dataclass(frozen=True)
 class Query:
-    """Answer a question about a picture. A blank ``question`` raises a ValueError.
+    """Answer a question about a picture. A blank ``question`` or a bad ``schema`` raises a ValueError.
 
-    ``reasoning``: whether the model writes a reasoning before the answer, which takes more tokens.
+    ``reasoning``: whether the model writes a reasoning before the answer, which takes more tokens. ``schema``: a JSON
+    schema, as a mapping or as text, that the answer must fit; it is kept as text with sorted keys.
     """
 
     name: ClassVar[str] = "query"
     question: str = DEFAULT_PROMPT
     reasoning: bool = False
+    schema: str | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _refuse_blank("query", self.question)
+        if self.schema is not None:
+            object.__setattr__(self, "schema", schema_text(self.schema))
 
     @property
     def prompt(self) -> str:
@@ -122,9 +127,12 @@ class Sampling:
             raise ValueError(f"repetition_penalty {self.repetition_penalty}: give more than 0; 1 changes nothing")
 
     def budget(self, task: Task) -> int:
-        """Return ``max_tokens``, or if that is None 64, 256 or 512 for a caption by its length, else 64."""
+        """Return ``max_tokens``. If that is None: 64, 256 or 512 for a caption by its length; 512 for a query with a
+        schema; else 64."""
         if self.max_tokens is not None:
             return self.max_tokens
+        if isinstance(task, Query) and task.schema is not None:
+            return SCHEMA_MAX_TOKENS
         return CAPTION_MAX_TOKENS[task.length] if isinstance(task, Caption) else DEFAULT_MAX_TOKENS
 
     def reasoning_budget(self, task: Task) -> int:
@@ -259,9 +267,9 @@ class Annotator(Protocol):
 def task_digest(task: Task) -> str:
     """Return a task as JSON with sorted keys. Request ids contain this text, so its format must not change.
 
-    The key ``reasoning`` is there only if it is true: queries had no such key at first.
+    The keys ``reasoning`` and ``schema`` are there only if they are set: queries had no such keys at first.
     """
-    values = {name: value for name, value in asdict(task).items() if name != "reasoning" or value}
+    values = {name: value for name, value in vars(task).items() if name not in ("reasoning", "schema") or value}
     return json.dumps({"task": task.name, **values}, sort_keys=True, ensure_ascii=False)
 
 

@@ -16,8 +16,6 @@ import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection, Row
 from apache_beam.transforms.resources import parse_resource_hints
 
-from ..models.moondream.annotator import Moondream
-from ..models.moondream.checkpoints.hub import OFFICIAL
 from ..models.tasks import Query
 from ..transforms.annotation import annotate, job
 from ..transforms.core.beam_schema import (
@@ -32,9 +30,10 @@ from ..transforms.core.records import IGNORE_PROFILES, Annotation, Failure, chec
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest, manifest_columns
 from ..transforms.inputs.unmatched import first_unmatched
+from ..transforms.output.layout import SHARD_SIZE
 from ..transforms.output.reader import read_failures
+from .building.yaml import GOOD_OUTPUT, build_annotator, parse_error_output, parse_sampling, parse_tasks, parse_texts
 from .options.suggestions import did_you_mean
-from .options.yaml import GOOD_OUTPUT, parse_error_output, parse_sampling, parse_tasks, parse_texts
 
 PROVIDERS = Path(__file__).with_name("providers.yaml")
 RECORD_SCHEMA = pa.schema(
@@ -146,7 +145,7 @@ class _AnnotatingTransform(_NamedArguments, beam.PTransform[PCollection[Any], An
     def __init__(
         self,
         tasks: Sequence[Any] | None = None,
-        model: str = OFFICIAL,
+        model: str | None = None,
         revision: str | None = None,
         tokenizer: str | None = None,
         device: str = "auto",
@@ -157,11 +156,13 @@ class _AnnotatingTransform(_NamedArguments, beam.PTransform[PCollection[Any], An
         allow_private_addresses: bool = False,
         colour_profiles: str = IGNORE_PROFILES,
         error_handling: Mapping[str, str] | None = None,
+        openai: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.tasks, self.keep = parse_tasks(tasks), parse_texts("keep_fields", keep_fields)
         self.errors = parse_error_output(error_handling)
-        self.annotator = Moondream(model, revision, tokenizer, device=device, dtype=dtype, batch_size=batch_size)
+        how = {"device": device, "dtype": dtype, "batch_size": batch_size}
+        self.annotator = build_annotator(model, revision, tokenizer, how, openai)
         self.sampling, self.fetch = parse_sampling(sampling), Fetcher(allow_private_addresses)
         self.colour_profiles = check_colour_profiles(colour_profiles)
 
@@ -186,6 +187,9 @@ class Annotate(_AnnotatingTransform):
         allow_private_addresses: allow http(s) requests to private networks.
         colour_profiles: ignore, or srgb to convert pictures from their ICC profiles to sRGB.
         error_handling: {output: NAME}. It is required.
+        openai: {base_url: URL or a list of URLs} of vision servers that answer instead. The mapping may have
+            api_key_env, max_pixels, caption_prompts, timeout_s, prices and max_cost too. Then model is the server's
+            name of the model, revision its version for the rows, and batch_size the number of requests in flight.
 
     Raises:
         ValueError: if an argument has a bad value, or ``error_handling`` is missing.
@@ -208,7 +212,7 @@ class Annotate(_AnnotatingTransform):
         annotations, failures = rows | "Rows" >> RowsToRefs(asked) | "Ask" >> annotated
         return {
             GOOD_OUTPUT: annotations | "Annotations" >> AsRows(Annotation, asked.columns),
-            self.errors: failures | "Failures" >> AsRows(Failure),
+            self.errors: failures | "Failures" >> AsRows(Failure, asked.columns),
         }
 
 
@@ -236,7 +240,7 @@ class AnnotateToParquet(_AnnotatingTransform):
     def __init__(
         self,
         output: str,
-        shard_size: int = job.SHARD_SIZE,
+        shard_size: int = SHARD_SIZE,
         retry_errors: bool = False,
         retry_changed: bool = False,
         dedup: bool = False,
@@ -286,7 +290,7 @@ class AnnotateToParquet(_AnnotatingTransform):
         failures = record | "Read failures" >> beam.FlatMap(
             lambda done, out: read_failures(out, done["run"]), whole_job.output
         )
-        return {GOOD_OUTPUT: summary, self.errors: failures | "Failures" >> AsRows(Failure)}
+        return {GOOD_OUTPUT: summary, self.errors: failures | "Failures" >> AsRows(Failure, asked.columns)}
 
 
 def _record_row(record: Mapping[str, Any], output: str) -> Any:

@@ -8,12 +8,15 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
 
-from .commands import annotate, demo, env, estimate, export, push, report, status
+from ..transforms.output.run_record import installed_version
+from .display.log_handler import AboveBarHandler
 from .display.log_records import LineFormatter, ShownRecords
-from .display.progress import AboveBarHandler
 from .local_runner.signals import ExpectedExitFilter, Interrupt, interruptible
-from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError
+from .options.commands import COMMANDS
+from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError, reject_unknown_args, startup_errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,25 +38,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not faulthandler.is_enabled():
         # A crash in a C library ends the process without an exception. This prints a traceback first.
         faulthandler.enable()
-    # Importing Beam installs a log handler. Its warnings are about options that the user did not give.
+    # Without a handler, Beam installs its own. Its warnings are about options that the user did not give.
     handler = AboveBarHandler()
     handler.addFilter(ExpectedExitFilter())
     handler.addFilter(ShownRecords())
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    # The handler of this library would print each record a second time, and over the progress bar.
-    logging.getLogger("huggingface_hub").handlers.clear()
     try:
         with interruptible():
-            status: int = args.run(args, others)
-        return status
+            return _run(args, others)
     except StartupError as error:
         print(f"moondream-beam {args.command}: {error}", file=sys.stderr)
         return BAD_ARGUMENTS
     except Interrupt as interrupt:
         print(interrupt.message, file=sys.stderr)
         return interrupt.status
+
+
+def _run(args: argparse.Namespace, others: Sequence[str]) -> int:
+    """Import and run a command: only now, so that help and mistakes in arguments take no second.
+
+    Raises:
+        StartupError: if an argument is bad or a requirement is missing.
+    """
+    checked: list[object] = []
+    with startup_errors():
+        if args.command == "annotate":
+            # What is no option of ours is one of Beam's, or a mistake.
+            arguments = import_module(".building.arguments", __package__)
+            checked = [others, arguments.check_annotate(args, others)]
+        else:
+            reject_unknown_args(args, others)
+        if args.command == "estimate":
+            checked = [import_module(".building.arguments", __package__).check_estimate(args)]
+        command = import_module(f".commands.{args.command}", __package__)
+    status: int = command.run(args, *checked)
+    return status
 
 
 def reject_empty_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -74,23 +95,20 @@ def build_parser() -> argparse.ArgumentParser:
         description="Annotate image datasets with Moondream: captions, answers, boxes and points, in Parquet.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="show the version of this package and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module, summary in (
-        ("annotate", annotate, "annotate pictures, and write the answers to Parquet files"),
-        ("estimate", estimate, "annotate a sample, and estimate the time and the cost of the whole input"),
-        ("status", status, "show the progress of all runs that write to an output folder"),
-        ("report", report, "write an HTML page with pictures, statistics, errors and runs of an output folder"),
-        ("export", export, "write the answers in a format that training tools read"),
-        ("push", push, "upload the answers to a dataset on the Hugging Face hub, with or without the pictures"),
-        ("demo", demo, "draw pictures, and annotate them with the embedded model"),
-        ("env", env, "print versions, devices, extras and which credentials were found, for a bug report"),
-    ):
-        command = commands.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
-        )
-        module.add_options(command)
-        command.set_defaults(run=module.run)
+    for name, summary, add_options in COMMANDS:
+        described = f"{summary[0].upper()}{summary[1:]}."
+        add_options(commands.add_parser(name, help=summary, description=described, allow_abbrev=False))
     return parser
+
+
+class _PrintVersion(argparse.Action):
+    """Prints the installed version, which is looked up only if the option is given."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"{parser.prog} {installed_version('moondream-beam')}")
+        parser.exit()
 
 
 if __name__ == "__main__":

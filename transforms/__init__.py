@@ -7,8 +7,6 @@ def _is_not_about_apitools(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("apitools not found")
 
 
-# Without Google's libraries, every import of Beam logs a warning about them, also for users who do not need them.
+# Without Google's libraries, every import of Beam logs a warning about them, also for users who do not need them. The
+# modules of this floor import Beam later, and some of them never.
 logging.getLogger().addFilter(_is_not_about_apitools)
-import apache_beam  # noqa: E402, F401
-
-logging.getLogger().removeFilter(_is_not_about_apitools)

@@ -7,17 +7,20 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from PIL.Image import Image
+
 from ..tasks import Outcome, Request, Size, Task, supports
-from .budget import Budget
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.rate_limiter import Clock, RateLimiter
 from .dispatch.results import SharedState
 from .http.errors import AccountError
-from .http.images import MAX_SIDE, MIN_OVERSAMPLING, Encoder
-from .journal import Journal, Store
+from .http.images import MAX_SIDE, MIN_OVERSAMPLING, Encoder, encode, shrink_sides
+from .payment.budget import Budget
+from .payment.journal import Journal, Store
 from .service import Item, Service
 
 Self = TypeVar("Self", bound="HostedAnnotator")
@@ -44,15 +47,17 @@ class HostedAnnotator:
     """Base of the annotators that ask a hosted API. A pickled copy has no API key, connection or running total.
 
     ``concurrency``: how many jobs are in flight at most in a process. ``max_cost``: dollars that a process may spend,
-    None for no limit. ``send_urls``: send the URL of a picture instead of its bytes if the URL is public.
+    None for no limit. ``send_urls``: send the URL of a picture instead of its bytes if the URL is public. ``is_paid``:
+    the API may cost money.
 
     Raises:
         ValueError: if ``concurrency`` is below 1, or ``max_cost`` is not positive and finite.
     """
 
-    name: str
-    revision: str
     tasks: frozenset[type[Task]]
+    is_paid = True
+    _name: str
+    _revision: str
     # For messages: the name of the API, the extra to install, a module of the extra, the environment variable of the
     # key, and the page that issues keys.
     api: str
@@ -79,22 +84,32 @@ class HostedAnnotator:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
+    @property
+    def name(self) -> str:
+        """The API's name of the model."""
+        return self._name
+
+    @property
+    def revision(self) -> str:
+        """The version of the model, as far as the API tells; otherwise the API's endpoint."""
+        return self._revision
+
     def check(self) -> None:
         """Check without any call that this process could ask the API.
 
         Raises:
             ValueError: if the extra is not installed, or the environment has no valid key.
         """
-        if find_spec(self.module) is None:
-            raise ValueError(
-                f"{self.api} needs the module {self.module}, which is not installed: "
-                f"pip install 'moondream-beam[{self.extra}]'"
-            )
+        self._require_extra()
         self._key()
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Return whether ``reduced`` has at least twice the pixels a side of what is sent: 3,072 on the longer side."""
         return max(reduced) >= MIN_OVERSAMPLING * MAX_SIDE
+
+    def shrink(self, picture: Image) -> Image:
+        """Return a picture in the size that is sent."""
+        return shrink_sides(picture)
 
     def answer(self, requests: Iterable[Request], scope: str = "") -> Iterator[Outcome]:
         """Yield one outcome for each request, in the order of the jobs' ends. ``scope``: the scope in the journal.
@@ -137,9 +152,18 @@ class HostedAnnotator:
                 service = self._service(self._key())
                 limiter = RateLimiter(self._clock, self.concurrency)
                 journal = Journal(service.backend, self._store)
-                self._state = SharedState(service, limiter, self._budget(), journal, self._clock, self._prepare)
+                budget, jpeg = self._budget(), partial(encode, shrink=self.shrink)
+                self._state = SharedState(service, limiter, budget, journal, self._clock, self._prepare, jpeg)
             self._num_streams += 1
             return self._state
+
+    def _require_extra(self) -> None:
+        """Raise ValueError if the module of the extra is not installed."""
+        if find_spec(self.module) is None:
+            raise ValueError(
+                f"{self.api} needs the module {self.module}, which is not installed: "
+                f"pip install 'moondream-beam[{self.extra}]'"
+            )
 
     def _key(self) -> str:
         """Return the API key from the environment, without white space at its ends.

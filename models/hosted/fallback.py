@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
 
+from PIL.Image import Image
+
 from ..pixel_budget import PixelBudget
 from ..tasks import Annotator, Fault, Outcome, Request, Size, supports, supports_reasoning
 from .annotator import HostedAnnotator
-from .http.images import shrink
-from .journal import Store
+from .http.images import shrink_sides
+from .payment.journal import Store
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class Engine(Annotator, Protocol):
 
 
 class Fallback:
-    """Annotator that asks ``engine``, and ``api``, which costs money, for what the engine can't answer.
+    """Annotator that asks ``engine``, and ``api``, which may cost money, for what the engine can't answer.
 
     The API answers all requests of a worker that has no accelerator, or whose engine can't load or has failed. On other
     workers the API answers the requests that ended with a fault. Tasks that the API does not support stay with the
@@ -97,11 +99,12 @@ class Fallback:
     def _disable_engine(self, reason: str, broken: bool) -> None:
         """Send all further requests to the API, and log that. ``broken``: the engine can't answer any task."""
         self._disabled_because, self._is_broken = reason, broken
-        log.warning("%s: %s answers instead of %s, and is paid for", reason, self.api.api, self.name)
+        cost = ", and is paid for" if self.api.is_paid else ""
+        log.warning("%s: %s answers instead of %s%s", reason, self.api.api, self.name, cost)
 
     def _with_engine(self, requests: Iterable[Request], scope: str) -> Iterator[Outcome]:
         """Yield the engine's outcomes, and the API's for each fault. If the engine raises, the API answers the rest."""
-        feed = _RequestFeed(requests)
+        feed = _RequestFeed(requests, self.api.shrink)
         failed: list[tuple[Request, Outcome]] = []
         with closing(_as_generator(self.engine.answer(feed))) as outcomes:
             while True:
@@ -189,11 +192,12 @@ def _as_generator(outcomes: Iterator[Outcome]) -> Generator[Outcome, None, None]
 class _RequestFeed:
     """Iterator that hands requests to an engine, from any thread, and keeps each until its outcome has arrived.
 
-    ``error``: the exception that the stream of requests raised, or None.
+    ``shrink``: returns a picture in the size that the API gets. ``error``: the exception that the stream of requests
+    raised, or None.
     """
 
-    def __init__(self, requests: Iterable[Request]) -> None:
-        self._requests = iter(requests)
+    def __init__(self, requests: Iterable[Request], shrink: Callable[[Image], Image] = shrink_sides) -> None:
+        self._requests, self._shrink = iter(requests), shrink
         self._unanswered: dict[str, list[tuple[Request, int]]] = {}
         self._pixels = PixelBudget(MAX_PIXELS)
         # Two locks: a slow next request must not block the outcomes of earlier ones.
@@ -223,7 +227,7 @@ class _RequestFeed:
         pixels, kept = request.picture.width * request.picture.height, request
         with self._lock:
             if not self._pixels.fits(pixels):
-                kept = replace(request, picture=shrink(request.picture))
+                kept = replace(request, picture=self._shrink(request.picture))
                 pixels = kept.picture.width * kept.picture.height
             self._pixels.add(pixels)
             self._unanswered.setdefault(request.id, []).append((kept, pixels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -84,12 +85,42 @@ class Reply(NamedTuple):
     response: str | None = None
 
 
+class EndedCalls:
+    """The jobs that have ended in this process and were not polled since. ``count`` grows with each ended job."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._jobs: set[str] = set()
+        self._changed = threading.Condition()
+
+    def __contains__(self, job: str) -> bool:
+        return job in self._jobs
+
+    def add(self, job: str) -> None:
+        """Add a job, and wake all threads in ``wait``."""
+        with self._changed:
+            self._jobs.add(job)
+            self.count += 1
+            self._changed.notify_all()
+
+    def discard(self, job: str) -> None:
+        """Remove a job if it is there."""
+        with self._changed:
+            self._jobs.discard(job)
+
+    def wait(self, seen: int, seconds: float) -> bool:
+        """Block until ``count`` is not ``seen``, at most ``seconds``. Return whether ``count`` is another number."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.count != seen, seconds)
+
+
 class Service(Protocol):
     """One hosted API. The methods raise the errors of http/errors.py.
 
     ``backend``: the ``backend`` column of rows. ``max_items`` and ``max_bytes``: limits of one job. ``deadline_s``: the
     seconds that a job may take. ``max_resubmits``: how often a failed job is submitted again before it is split.
-    ``keeps_results``: True if the API keeps jobs and results after a crash of the worker.
+    ``keeps_results``: True if the API keeps jobs and results after a crash of the worker. ``ended``: the ended jobs, if
+    jobs run in this process; None if only a poll can tell.
     """
 
     backend: str
@@ -98,6 +129,7 @@ class Service(Protocol):
     keeps_results: bool
     max_resubmits: int
     deadline_s: float
+    ended: EndedCalls | None
 
     def submit(self, items: Sequence[Item]) -> str:
         """Submit a job, which is then billed, and return the API's id of the job."""

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from ..tasks import Outcome, Request, Size
-from .checkpoints.hub import OFFICIAL
 from .checkpoints.sources import find_source
-from .devices import check_device, choose_device, choose_dtype
+from .devices import choose_device, choose_dtype
 from .engine.engine import Engine
 from .engine.memory import available_memory, check_memory
+from .names import OFFICIAL, check_device
 from .network.crops import accepts_reduced
 
 
@@ -31,6 +31,9 @@ class Moondream:
     or float16. ``batch_size``: requests decoded at once; None for as many as fit into memory. ``threads``: CPU threads
     of PyTorch; None leaves their number alone. ``graphs``: whether a CUDA device replays steps as CUDA graphs; without
     them the ``backend`` of the rows ends in "/no-graphs".
+
+    Attributes:
+        device: the device as it was given.
 
     Raises:
         ValueError: if there is no such model, device or dtype, or ``batch_size`` is below 1.
@@ -59,7 +62,7 @@ class Moondream:
         traits = self._source.traits
         self.revision, self.tasks = self._source.revision, traits.tasks
         self.supports_reasoning = traits.supports_reasoning
-        self._device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
+        self.device, self._dtype, self._batch_size, self._threads = device, dtype, batch_size, threads
         self._graphs = graphs
         self._engine: Engine | None = None
         self._lock = threading.Lock()
@@ -86,7 +89,7 @@ class Moondream:
             DeviceTooSmall: if the memory is too small.
             RuntimeError: if the device does not exist here.
         """
-        device = choose_device(self._device)
+        device = choose_device(self.device)
         dtype = choose_dtype(self._dtype, device)
         check_memory(self.name, self._source.traits, dtype, device, available_memory(device))
 
@@ -103,14 +106,14 @@ class Moondream:
             if self._engine is None:
                 self.check_memory()
                 checkpoint = self._source.checkpoint()
-                device = choose_device(self._device)
+                device = choose_device(self.device)
                 dtype = choose_dtype(self._dtype, device)
                 self._engine = Engine(checkpoint, device, dtype, self._batch_size, self._threads, self._graphs)
             return self._engine
 
     def uses_cpu_fallback(self) -> bool:
         """Return whether ``device`` is "auto" and this machine has neither cuda nor mps."""
-        return self._device == "auto" and choose_device("auto").type == "cpu"
+        return self.device == "auto" and choose_device("auto").type == "cpu"
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Return whether each side of ``reduced`` has twice the pixels that the crops of a picture of ``size`` need."""

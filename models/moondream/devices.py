@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
+
+from .names import DTYPE_NAMES, check_device
 
 
 class DeviceTooSmall(RuntimeError):
     """The free memory of a device does not hold the weights. The message says what would."""
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def check_device(device: str) -> None:
-    """Check the spelling of a device's name. The device need not exist here: a worker may have it.
-
-    Raises:
-        ValueError: if the name is not auto, cpu, mps, cuda or cuda:N.
-    """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        raise ValueError(f"device {device}: choose auto, cpu, cuda, cuda:N or mps")
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 def choose_device(device: str) -> torch.device:

@@ -7,69 +7,54 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import PCollection
 
-from ...models.moondream.checkpoints.hub import OFFICIAL
 from ...models.moondream.devices import choose_device
+from ...models.moondream.names import OFFICIAL
+from ...models.tiny import NOTE
 from ...transforms.annotation.job import AnnotateToParquet
 from ...transforms.annotation.run_end import end_interrupted
-from ...transforms.core.errors import stop_reason
+from ...transforms.core.errors import RunStopped, stop_reason
+from ...transforms.core.records import ImageRef
 from ...transforms.monitoring.progress import ProgressFiles
-from ...transforms.output.files import absolute
-from ...transforms.output.locks.lock import acquire, run_lock
+from ...transforms.output.locks.lock import OutputLockedError, acquire, run_lock
 from ...transforms.output.run_record import read_record
 from ...transforms.planning.limit import LimitPictures
+from ..building.inputs import Inputs, build_inputs
+from ..building.job import build_job, set_default_workers
+from ..building.models import build_annotator
+from ..building.pipeline import is_dry_run, keep_slice, read_inputs
+from ..display.answers import format_answers, format_next_steps
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
 from ..local_runner.runner import local_runner
 from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
-from ..options.cluster import (
-    add_cluster_options,
-    check_cluster,
-    is_dry_run,
-    keep_slice,
-    new_run_name,
-    resource_hints,
-    runner_warning,
-)
-from ..options.hosted import extra_row_s
-from ..options.inputs import add_input_options, build_inputs
-from ..options.job import LOCAL_RUNNER, add_job_options, build_job, check_job, set_default_workers
-from ..options.models import add_model_options, build_annotator
-from ..options.parser import OneLineParser, reject_unknown_args, startup_errors
-from ..options.tasks import add_sampling_options, add_task_options, comma_note
-from .report import add_report_option, report_after_run
+from ..options.backends.hosted import extra_row_s
+from ..options.backends.openai import OPENAI, start_line
+from ..options.cluster import new_run_name, resource_hints, runner_warning
+from ..options.job import LOCAL_RUNNER, SPARK
+from ..options.parser import OneLineParser, StartupError, reject_unknown_args, startup_errors
+from ..options.tasks import comma_note
+from .report import report_after_run
 
 STOPPED_EARLY = 1
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command. Every other option is Beam's, see ``beam_options``."""
-    add_input_options(parser)
-    parser.add_argument(
-        "--output",
-        required=True,
-        metavar="FOLDER",
-        help="folder or bucket for the rows; a second run adds only what is missing",
-    )
-    add_task_options(parser)
-    add_model_options(parser)
-    add_sampling_options(parser)
-    add_job_options(parser)
-    add_cluster_options(parser)
-    add_report_option(parser)
-
-
-def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> AnnotateToParquet:
+def build(
+    pipeline: beam.Pipeline, args: argparse.Namespace, run: str, inputs: Inputs | None = None
+) -> AnnotateToParquet:
     """Add all steps of the job to a pipeline. Return the transform that does the job.
 
     Args:
         run: the name of the run.
+        inputs: the inputs of ``args``, if they are built already.
 
     Raises:
         ValueError: if an option has a bad value, an input has no pictures, or the model does not exist.
@@ -78,22 +63,34 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, run: str) -> Annota
     """
     here = args.runner == LOCAL_RUNNER
     set_default_workers(args)
-    inputs = build_inputs(args)
-    job = build_job(args, inputs, build_annotator(args, threads_per_worker(args) if here else None, here=here), run)
-    refs = inputs.read(pipeline)
-    if args.limit is not None:
-        refs = refs | "Limit" >> LimitPictures(args.limit)
-    keep_slice(refs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
-    for note in inputs.columns.notes:
-        print(note, file=sys.stderr)
+    inputs = inputs or build_inputs(args)
+    annotator = build_annotator(args, threads_per_worker(args) if here else None, here=here)
+    job = build_job(args, inputs, annotator, run, args.workers)
+    _read_refs(pipeline, inputs, args) | "Annotate" >> job.with_resource_hints(**resource_hints(args))
+    _print_notes(inputs)
     return job
 
 
-def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
+def _read_refs(pipeline: beam.Pipeline, inputs: Inputs, args: argparse.Namespace) -> PCollection[ImageRef]:
+    """Return the references of the job: those of the inputs, within ``--limit`` and ``--slice``."""
+    refs = read_inputs(pipeline, inputs)
+    if args.limit is not None:
+        refs = refs | "Limit" >> LimitPictures(args.limit)
+    return keep_slice(refs, args)
+
+
+def _print_notes(inputs: Inputs) -> None:
+    for note in inputs.columns.notes:
+        print(note, file=sys.stderr)
+
+
+def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs, *, show_answers: bool = False) -> int:
     """Run the command and return its exit status.
 
     Args:
         beam_arguments: the arguments that our parser did not understand.
+        inputs: what ``check_annotate`` returned for ``args``.
+        show_answers: print a few answers at the end, also if standard output is no terminal.
 
     Returns:
         0 or 1 by ``run_summary.exit_status``; 1 also if the run stopped early; 0 after a dry run.
@@ -101,12 +98,15 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
     Raises:
         StartupError: if an argument is bad, a requirement is missing, or another run uses the output.
     """
+    if args.engine == SPARK:
+        return _run_on_spark(args, beam_arguments, inputs, show_answers)
     local = args.runner == LOCAL_RUNNER
     with contextlib.ExitStack() as stack:
         with startup_errors():
             name = new_run_name(args)
+            set_default_workers(args)
             pipeline = _new_pipeline(args, beam_arguments)
-            job, started = build(pipeline, args, name), time.time()
+            job, started = build(pipeline, args, name, inputs), time.time()
             if is_dry_run(args, pipeline.options):
                 pipeline.run()
                 print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")
@@ -123,18 +123,51 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
         if (reason := _run_pipeline(pipeline, end)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
-    record = read_record(args.output, name)
+    return _finish(args, read_record(args.output, name), show_answers)
+
+
+def _run_on_spark(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs, show_answers: bool) -> int:
+    """Run the command on a Spark cluster and return its exit status, as ``run`` does."""
+    with contextlib.ExitStack() as stack:
+        with startup_errors():
+            beam_options(args, beam_arguments)
+            name = new_run_name(args)
+            # Only now, because the start of Java takes seconds.
+            from ..spark.run import run_job
+            from ..spark.session import spark_session
+
+            session = stack.enter_context(spark_session(args.master))
+            annotator = build_annotator(args, session.task_cpus, here=False)
+            job = build_job(args, inputs, annotator, name, session.tasks_at_once)
+            _print_notes(inputs)
+            session.check(annotator)
+        try:
+            record = run_job(session.spark, job, lambda pipeline: _read_refs(pipeline, inputs, args), beam_arguments)
+        except OutputLockedError as error:
+            raise StartupError(str(error)) from error
+        except RunStopped as error:
+            print(f"moondream-beam annotate: {error}", file=sys.stderr)
+            return STOPPED_EARLY
+    return _finish(args, record, show_answers)
+
+
+def _finish(args: argparse.Namespace, record: Mapping[str, Any], show_answers: bool) -> int:
+    """Print the summary of a run, write the report if asked to, and return the exit status."""
     print(format_summary(record, args.output, args.max_failure_rate))
-    report_after_run(args)
+    _print_end(args, record["run"], show_answers or sys.stdout.isatty())
     return exit_status(record, args.max_failure_rate)
 
 
+def _print_end(args: argparse.Namespace, run: str, show_answers: bool) -> None:
+    """Write the report, and print a few answers and what to type next if that is asked for and there are answers."""
+    has_report = report_after_run(args)
+    if show_answers and (answers := list(format_answers(args.output, run))):
+        print("\n".join(["", *answers, "", *format_next_steps(args.output, has_report)]))
+
+
 def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> beam.Pipeline:
-    """Check the options of job, cluster and Beam, make the output path absolute, and return an empty pipeline."""
-    check_job(args)
-    check_cluster(args)
+    """Check the options of Beam, and return an empty pipeline."""
     options = beam_options(args, beam_arguments)
-    args.output = absolute(args.output)
     if args.runner != LOCAL_RUNNER:
         return beam.Pipeline(args.runner, options=options)
     return beam.Pipeline(local_runner(options, args.workers, choose_gpus(args), extra_row_s(args)), options=options)
@@ -191,6 +224,8 @@ def _print_start(args: argparse.Namespace) -> None:
     """Print what answers and where the rows go; for a runner elsewhere, print the warning about it, if any."""
     if args.runner != LOCAL_RUNNER:
         line = runner_warning(args.runner)
+    elif args.backend == OPENAI:
+        line = start_line(args)
     elif args.backend != "local":
         line = f"{args.backend} answers, gets the pictures, and costs money; rows go to {args.output}"
     elif (device := choose_device(args.device).type) != "cpu":
@@ -203,5 +238,6 @@ def _print_start(args: argparse.Namespace) -> None:
         line = f"{args.model or OFFICIAL} on cpu ({note}); rows go to {args.output}"
     gpus = choose_gpus(args) if args.runner == LOCAL_RUNNER else ()
     workers = f"{len(gpus)} GPUs: {len(gpus)} worker processes, one on each; --workers N uses N of them" if gpus else ""
-    for text in filter(None, (line, workers, comma_note(args.tasks or ()))):
+    note = NOTE if args.model == "tiny" and args.backend == "local" else ""
+    for text in filter(None, (line, workers, note, comma_note(args.tasks or ()))):
         print(text, file=sys.stderr)

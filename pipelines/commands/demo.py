@@ -6,25 +6,19 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...models.atomic_files import write_atomic
 from ...models.tiny.scenes import draw
 from ...transforms.output.files import absolute
-from ..display.formatting import format_table
-from ..options.parser import reject_unknown_args, startup_errors
+from ..building.arguments import check_annotate
+from ..options.commands import add_annotate_options
+from ..options.parser import startup_errors
 from . import annotate
-from .report import add_report_option
 
 # No scene of the training, the tests or the benchmarks of the embedded model has one of these seeds.
 DEMO_SEEDS = range(2**43, 2**43 + 48)
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
-MAX_ROWS_SHOWN = 8
-COLUMNS = ("filename", "task", "prompt", "answer")
 TASK_ARGUMENTS = (
     "--caption",
     "normal",
@@ -37,34 +31,21 @@ TASK_ARGUMENTS = (
 )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument(
-        "--output",
-        default="moondream-demo",
-        metavar="FOLDER",
-        help="folder for the pictures and the rows (default: %(default)s)",
-    )
-    add_report_option(parser)
-
-
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command and return the exit status of ``annotate``.
 
     Raises:
-        StartupError: if an argument is unknown, or the folder cannot be written.
+        StartupError: if the folder cannot be written.
     """
     with startup_errors():
-        reject_unknown_args(args, others)
         folder = Path(absolute(args.output))
         pictures, output = folder / "pictures", folder / "out"
         count = draw_pictures(pictures)
     print(f"drew {count} pictures into {pictures}, and broke one on purpose", file=sys.stderr)
-    status = annotate.run(_annotate_arguments(pictures, output, report=args.report), [])
-    print()
-    for line in format_table([COLUMNS, *first_rows(output)]):
-        print(line)
-    return status
+    annotate_args = _annotate_arguments(pictures, output, report=args.report)
+    with startup_errors():
+        inputs = check_annotate(annotate_args, [])
+    return annotate.run(annotate_args, [], inputs, show_answers=True)
 
 
 def draw_pictures(folder: Path) -> int:
@@ -89,25 +70,9 @@ def draw_pictures(folder: Path) -> int:
     return len(files)
 
 
-def first_rows(output: Path) -> list[tuple[str, ...]]:
-    """Return the first MAX_ROWS_SHOWN rows of ``data/``, sorted by filename and task, as texts for COLUMNS."""
-    rows = pa.concat_tables(pq.read_table(path) for path in sorted(output.glob("data/*.parquet")))
-    rows = rows.sort_by([("filename", "ascending"), ("task", "ascending")]).slice(0, MAX_ROWS_SHOWN)
-    return [(row["filename"], row["task"], row["prompt"], _answer(row)) for row in rows.to_pylist()]
-
-
-def _answer(row: dict[str, object]) -> str:
-    """Return the text of a row, or its boxes or points such as "(0.10, 0.25)", or "none" if it has no place."""
-    if isinstance(caption := row["caption"], str):
-        return caption
-    places = row["objects"] if row["objects"] is not None else row["points"]
-    assert isinstance(places, list)
-    return " ".join(f"({', '.join(f'{number:.2f}' for number in place.values())})" for place in places) or "none"
-
-
 def _annotate_arguments(pictures: Path, output: Path, *, report: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    annotate.add_options(parser)
+    add_annotate_options(parser)
     # One picture in 48 is broken on purpose. Temperature 0 gives the same answers in each demo.
     options = ["--model", "tiny", "--temperature", "0", "--max-failure-rate", "0.05", "--workers", "1"]
     options += [] if report else ["--no-report"]

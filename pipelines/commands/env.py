@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +17,6 @@ import torch
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 
 from ...models.moondream.devices import choose_device, choose_dtype
-from ..options.parser import reject_unknown_args, startup_errors
 
 PACKAGES = (
     "apache-beam",
@@ -39,6 +38,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "azure": ("azure.storage.blob", "azure.identity", "adlfs"),
     "fal": ("fal_client",),
     "cloud": ("httpx",),
+    "openai": ("httpx",),
+    "spark": ("pyspark",),
     "yaml": ("yaml", "docstring_parser"),
     "heif": ("pillow_heif",),
     "codecs": ("imagecodecs",),
@@ -64,18 +65,8 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
 TIMEOUT_S = 10.0
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add no option: the command has none."""
-
-
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
-    """Print the lines and return 0.
-
-    Raises:
-        StartupError: if an argument is unknown.
-    """
-    with startup_errors():
-        reject_unknown_args(args, others)
+def run(args: argparse.Namespace) -> int:
+    """Print the lines and return 0."""
     for name, value in lines(os.environ, Path.home()):
         print(f"{name:<12}{value}")
     return 0

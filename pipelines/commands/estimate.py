@@ -13,18 +13,18 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from ...models.hosted.cloud.protocol import PRICES
 from ...transforms.annotation.sample import Sample, SampleResult, measure, read_sample, sample
+from ..building.inputs import Inputs
+from ..building.models import build_annotator
+from ..building.pipeline import read_inputs
 from ..display.formatting import format_count, format_duration, format_number, format_percent, format_table, format_usd
 from ..local_runner.runner import local_runner
-from ..options.inputs import Inputs, add_input_options, build_inputs
-from ..options.job import LOCAL_RUNNER
-from ..options.models import add_model_options, build_annotator
-from ..options.parser import reject_unknown_args, startup_errors
-from ..options.tasks import add_sampling_options, add_task_options, build_sampling
-from ..prices import CLOUD_BATCH_SHARE, CLOUD_PRICES_SOURCE, CLOUD_REQUESTS_PER_S, cloud_usd
+from ..options.backends.hosted import LOCAL
+from ..options.commands import CLOUD, FAL, HERE
+from ..options.parser import startup_errors
+from ..options.tasks import build_sampling
 from .annotate import threads_per_worker
+from .prices import CLOUD_BATCH_SHARE, CLOUD_PRICES_SOURCE, CLOUD_REQUESTS_PER_S, cloud_usd
 
-SAMPLE_SIZE = 200
-HERE, CLOUD, FAL = "here", "cloud", "fal"
 PRICE_EXAMPLES = {HERE: "1.2", CLOUD: "0.3/1", FAL: "0.001"}
 Prices = dict[str, list[float]]
 
@@ -38,44 +38,17 @@ class Estimate(NamedTuple):
     note: str = ""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command: those of ``annotate`` that affect answers, ``--sample`` and ``--price-of``."""
-    add_input_options(parser)
-    add_task_options(parser)
-    add_model_options(parser)
-    add_sampling_options(parser)
-    group = parser.add_argument_group("estimate")
-    group.add_argument(
-        "--sample",
-        type=int,
-        default=SAMPLE_SIZE,
-        metavar="N",
-        help="number of pictures to annotate (default: %(default)s)",
-    )
-    group.add_argument(
-        "--price-of",
-        action="append",
-        default=[],
-        metavar="NAME=USD",
-        help=f"price in dollars: {HERE}=USD for an hour of this machine, {CLOUD}=IN/OUT for a million tokens at "
-        f"Moondream Cloud, {FAL}=USD for a request at fal; repeatable",
-    )
-
-
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+def run(args: argparse.Namespace, inputs: Inputs) -> int:
     """Run the command, print the estimates, and return 0.
 
+    Args:
+        inputs: what ``check_estimate`` returned for ``args``.
+
     Raises:
-        StartupError: if an argument is bad, an input has no pictures, or the model cannot be loaded.
+        StartupError: if a price is bad, or the model cannot be loaded.
     """
-    # The sample is annotated in this process, because the machines of other runners cannot be measured from here.
-    args.runner, args.workers = LOCAL_RUNNER, 1
     with startup_errors():
-        reject_unknown_args(args, others)
-        if args.sample < 1:
-            raise ValueError(f"--sample {args.sample}: give 1 or more")
         prices = parse_prices(args.price_of)
-        inputs = build_inputs(args)
         annotator = build_annotator(args, threads_per_worker(args), here=True)
         sampling = build_sampling(args)
         sampled = _draw_sample(inputs, args.sample)
@@ -109,7 +82,7 @@ def parse_prices(options: Sequence[str]) -> Prices:
 
 
 def list_estimates(sampled: Sample, measured: SampleResult, prices: Prices) -> Iterator[Estimate]:
-    """Yield the estimate for this machine, then those for the hosted APIs.
+    """Yield the estimate for what answered the sample, then those for the hosted APIs.
 
     If no request of the sample was answered, yield only the first, because the length of answers is not known.
     """
@@ -119,7 +92,9 @@ def list_estimates(sampled: Sample, measured: SampleResult, prices: Prices) -> I
         usd = measured.usd / measured.pictures * sampled.pictures
     elif HERE in prices:
         usd = prices[HERE][0] * seconds / 3600
-    yield Estimate(f"here, {measured.backend or 'no answer'}", seconds, usd, "measured")
+    is_local = not measured.backend or measured.backend.startswith(LOCAL)
+    name = f"here, {measured.backend or 'no answer'}" if is_local else measured.backend
+    yield Estimate(name, seconds, usd, "measured")
     answers = measured.rows - measured.failures
     if not answers:
         return
@@ -161,6 +136,6 @@ def _draw_sample(inputs: Inputs, size: int) -> Sample:
     """Return ``size`` pictures of the input, with the numbers of all its pictures and requests."""
     with tempfile.TemporaryDirectory() as folder:
         pipeline = beam.Pipeline(local_runner(PipelineOptions([]), 1), options=PipelineOptions([]))
-        sample(inputs.read(pipeline), inputs.tasks, size, Path(folder))
+        sample(read_inputs(pipeline, inputs), inputs.tasks, size, Path(folder))
         pipeline.run().wait_until_finish()
         return read_sample(Path(folder))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import get_args
 
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
 from ...transforms.dataset.export.formats import (
@@ -20,13 +19,13 @@ from ...transforms.dataset.export.formats import (
     only_task,
     to_sidecar,
 )
-from ...transforms.dataset.export.targets import Existing, resolve_destination
+from ...transforms.dataset.export.targets import resolve_destination
 from ...transforms.dataset.export.texts import DEFAULT_TEXTS, TextOptions, checked_extension
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ...transforms.output.files import is_local
-from ..options.parser import reject_unknown_args, startup_errors
+from ..options.parser import startup_errors
 
 # Formats that hold the pictures themselves.
 WITH_PICTURES = ("imagefolder", "webdataset")
@@ -37,71 +36,7 @@ ANSWERS = {"caption": "captions", "query": "answers", "detect": "boxes", "point"
 ASK_AGAIN = "to ask about the present pictures, run annotate again with --retry-changed"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument("output", metavar="OUT", help="folder that annotate wrote, on disk or in a bucket")
-    parser.add_argument(
-        "--to",
-        required=True,
-        choices=tuple(FORMATS),
-        help="sidecar: one .txt file for each picture, with one caption on each line; imagefolder: pictures and "
-        "metadata.jsonl; webdataset: tar archives with pictures and JSON; coco: boxes in one JSON file; jsonl: one "
-        "line for each picture",
-    )
-    parser.add_argument(
-        "destination",
-        metavar="DEST",
-        help="new folder, on disk or in a bucket; for coco and jsonl a new file, whose name gets .json or "
-        ".jsonl at its end; for sidecar also the folder of the pictures",
-    )
-    parser.add_argument(
-        "--where",
-        default="true",
-        metavar="SQL",
-        help="export only rows that meet this condition, such as \"task = 'caption' AND width >= 512\" (default: all)",
-    )
-    parser.add_argument(
-        "--drop-suspicious", action="store_true", help="leave out answers that the report flags as suspicious"
-    )
-    _add_text_options(parser)
-    parser.add_argument(
-        "--no-picture-check",
-        dest="picture_check",
-        action="store_false",
-        help="for sidecar, coco and jsonl: do not read the pictures to leave out answers about pictures that have "
-        "changed since",
-    )
-    parser.add_argument(
-        "--allow-private-addresses",
-        action="store_true",
-        help="allow http(s) requests to this machine and to private networks",
-    )
-
-
-def _add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the format ``sidecar``."""
-    parser.add_argument(
-        "--text-extension",
-        metavar="EXT",
-        help="for sidecar: the extension of the text files, such as .caption (default: .txt)",
-    )
-    parser.add_argument(
-        "--text-order",
-        action="append",
-        default=[],
-        metavar="PROMPT",
-        help="for sidecar: write the text for this prompt, such as short, before the others; may be repeated (default: "
-        "texts are sorted by prompt)",
-    )
-    parser.add_argument(
-        "--existing",
-        choices=get_args(Existing),
-        help="for sidecar: what to do with a text file that exists with other content: keep it, add the new lines at "
-        "its end, or replace it (default: keep)",
-    )
-
-
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status.
 
     Returns:
@@ -112,7 +47,6 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
             no row meets the condition.
     """
     with startup_errors():
-        reject_unknown_args(args, others)
         export = _format(args)
         destination = _with_extension(resolve_destination(args.destination), args.to)
         with duckdb_errors(args.output):
@@ -120,11 +54,12 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     with dataset:
         with startup_errors(), duckdb_errors(args.output):
             selection, check = _select(dataset, args)
+            notes = list(_notes(selection))
             left = export(selection, destination, Fetcher(args.allow_private_addresses))
         done = f"{_format_selection(args.to, selection, left)} as {args.to} in {destination}"
         print(done + _format_rest(args.to, selection))
-        if selection.older:
-            print(f"left out {selection.older} rows that have a later answer to the same question", file=sys.stderr)
+        for line in notes:
+            print(line, file=sys.stderr)
         _print_check(check)
         if selection.listed_columns and only_task(args.to, selection) is None:
             print(_format_lists(selection.listed_columns), file=sys.stderr)
@@ -133,6 +68,17 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
             found = "note on {} of the pictures:" if isinstance(reason, Note) else "{} of the pictures have a problem;"
             print(f"{found.format(pictures)} each {reason}", file=sys.stderr)
     return 1 if check.rows or not all(isinstance(reason, Note) for reason in left) else 0
+
+
+def _notes(selection: Selection) -> Iterator[str]:
+    """Yield a line about the rows of the selection that are not exported, for each reason."""
+    if selection.older:
+        yield f"left out {selection.older} rows that have a later answer to the same question"
+    if selection.repeated:
+        yield (
+            f"note: {selection.repeated} rows have the same answer and columns as another row, because rows of the "
+            "manifest are equal; each answer is exported once"
+        )
 
 
 def _format_lists(columns: Sequence[str]) -> str:
@@ -172,14 +118,14 @@ def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, Pict
         raise ValueError(f"--no-picture-check is not for --to {args.to}, which reads the pictures: leave it out")
     selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
     reads = args.picture_check and args.to not in WITH_PICTURES
-    check = leave_out_changed(dataset, selection.rows, Fetcher(args.allow_private_addresses) if reads else None)
-    if not check.rows:
-        return selection, check
-    try:
-        return Selection(dataset, args.where, drop_suspicious=args.drop_suspicious), check
-    except ValueError as error:
-        changed = f"all {check.pictures} pictures have changed since they were annotated"
-        raise ValueError(f"no row is left to export, because {changed}: {ASK_AGAIN}") from error
+    check = leave_out_changed(dataset, selection.latest, Fetcher(args.allow_private_addresses) if reads else None)
+    if check.rows:
+        try:
+            selection.count_again()
+        except ValueError as error:
+            changed = f"all {check.pictures} pictures have changed since they were annotated"
+            raise ValueError(f"no row is left to export, because {changed}: {ASK_AGAIN}") from error
+    return selection, check
 
 
 def _print_check(check: PictureCheck) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from ...models.moondream.checkpoints.hub import FLOAT8, PINNED
 from ...models.moondream.checkpoints.releases import BSL, RELEASES
@@ -20,31 +19,15 @@ from ...transforms.dataset.push.files import Part, list_parts, pushed_schema, st
 from ...transforms.dataset.push.upload import Repository
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
+from ...transforms.io.object_stores.file_systems import FileSystems
 from ...transforms.output.files import exists
 from ...transforms.output.layout import CARD_NAME, DATA, REPORT_NAME
-from ..options.parser import reject_unknown_args, startup_errors
+from ..options.parser import startup_errors
 
 STOPPED_EARLY = 1
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument("output", metavar="OUT", help="folder that annotate wrote, on disk or in a bucket")
-    parser.add_argument("dataset", metavar="OWNER/NAME", help="dataset on the hub; made if it does not exist")
-    parser.add_argument("--private", action="store_true", help="make the dataset private; refuse one that is public")
-    parser.add_argument(
-        "--with-images",
-        action="store_true",
-        help="add a column image with the picture of each row, which the viewer of the hub shows",
-    )
-    parser.add_argument(
-        "--allow-private-addresses",
-        action="store_true",
-        help="allow http(s) requests to this machine and to private networks for pictures",
-    )
-
-
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status.
 
     Returns:
@@ -54,7 +37,6 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
         StartupError: if an argument is bad, the output does not exist, or the dataset can't be written to.
     """
     with startup_errors():
-        reject_unknown_args(args, others)
         with duckdb_errors(args.output), Dataset(args.output) as dataset:
             parts = list_parts(dataset.output)
             schema = pushed_schema(_schema(parts), with_images=args.with_images)

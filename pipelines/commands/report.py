@@ -7,17 +7,15 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Sequence
-
-from apache_beam.io.filesystems import FileSystems
 
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
+from ...transforms.io.object_stores.file_systems import FileSystems
 from ...transforms.io.retry import RetryPolicy
 from ...transforms.output.files import exists, is_local, remove_temporary_folder, write_atomic
 from ...transforms.output.layout import REPORT_NAME, draft_path
 from ..display.report_page.render import render
-from ..options.parser import reject_unknown_args, startup_errors
+from ..options.parser import startup_errors
 
 # A report on more rows takes minutes, which would delay the end of the run.
 MAX_AUTO_REPORT_ROWS = 2_000_000
@@ -28,33 +26,14 @@ SEAL = "<!-- moondream-beam report, sha256 of the lines above: {digest} -->\n"
 _SEAL = re.compile(re.escape(SEAL).replace(re.escape("{digest}"), "([0-9a-f]{64})").encode())
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument("output", metavar="OUT", help="folder that annotate wrote, on disk or in a bucket")
-    parser.add_argument(
-        "--allow-private-addresses",
-        action="store_true",
-        help="allow http(s) requests to this machine and to private networks for thumbnails",
-    )
-
-
-def add_report_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--no-report``, for commands that end with a report."""
-    parser.add_argument(
-        "--no-report", dest="report", action="store_false", help=f"do not write {REPORT_NAME} at the end of the run"
-    )
-
-
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command, print the path of the page, and return 0.
 
     Raises:
-        StartupError: if an argument is unknown, or the output does not exist or cannot be read.
+        StartupError: if the output does not exist or cannot be read.
     """
-    with startup_errors():
-        reject_unknown_args(args, others)
-        with duckdb_errors(args.output):
-            path = write_report(Dataset(args.output), _fetcher(args))
+    with startup_errors(), duckdb_errors(args.output):
+        path = write_report(Dataset(args.output), _fetcher(args))
     print(path)
     return 0
 
@@ -88,27 +67,32 @@ def _is_replaceable(path: str) -> bool:
     return match is not None and match[1].decode() == hashlib.sha256(b"".join(lines)).hexdigest()
 
 
-def report_after_run(args: argparse.Namespace) -> None:
+def report_after_run(args: argparse.Namespace) -> bool:
     """Write the page at the end of a run and print its path. With ``--no-report``, do nothing.
+
+    Returns:
+        Whether the page was written.
 
     If the output is in a bucket or has more than MAX_AUTO_REPORT_ROWS rows, print the command for a report instead. An
     error is printed in one line and does not fail the run.
     """
     if not args.report:
-        return
+        return False
     if not is_local(args.output):
         print(f"report   to write it, run: moondream-beam report {args.output}")
-        return
+        return False
     try:
         with Dataset(args.output) as dataset:
             if (rows := dataset.count()) > MAX_AUTO_REPORT_ROWS:
                 print(f"report   {rows:,} rows take minutes; to write it, run: moondream-beam report {args.output}")
             else:
                 print(f"report   {write_report(dataset, _fetcher(args))}")
+                return True
     # The rows are committed and the summary is printed. A fault of the report must not fail the run.
     except Exception as error:
         fault = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"report   failed: {fault}; to try again, run: moondream-beam report {args.output}", file=sys.stderr)
+    return False
 
 
 def _fetcher(args: argparse.Namespace) -> Fetcher:

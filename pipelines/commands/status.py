@@ -13,40 +13,27 @@ from typing import TextIO
 
 from ...transforms.monitoring.status import OutputStatus, RunStatus
 from ..display.formatting import format_duration, format_number, format_percent, format_time
-from ..options.parser import reject_unknown_args, startup_errors
+from ..options.parser import startup_errors
 
 MAX_RUNS_SHOWN = 10
-WATCH_INTERVAL_S, MAX_WATCH_INTERVAL_S = 5.0, 86_400.0
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument("output", metavar="OUT", help="folder that annotate writes to, on disk or in a bucket")
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=_seconds,
-        const=WATCH_INTERVAL_S,
-        metavar="SECONDS",
-        help="repeat every SECONDS seconds (%(const)s if no number is given) until all runs have ended",
-    )
-
-
-def run(args: argparse.Namespace, others: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command and return 0.
 
     Raises:
-        StartupError: if an argument is unknown, or there is no run in the output.
+        StartupError: if there is no run in the output. ``--watch`` waits for the run.
     """
     with startup_errors():
-        reject_unknown_args(args, others)
         watch = OutputStatus(args.output)
         runs = watch.poll()
-        if not runs:
+        if not runs and args.watch is None:
             raise ValueError(f"{args.output}: there is no run; give the folder that annotate writes to")
     if args.watch is None:
         print("\n".join(format_runs(runs)))
         return 0
+    if not runs:
+        print(f"{args.output}: no run has begun; waiting for one, until Ctrl-C", file=sys.stderr)
     try:
         watch_runs(watch, args.watch, sys.stdout)
     except KeyboardInterrupt:
@@ -55,25 +42,16 @@ def run(args: argparse.Namespace, others: Sequence[str]) -> int:
     return 0
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        # The number is optional. In "--watch OUT", argparse takes OUT for the number.
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds; give OUT before --watch") from None
-    if not 0 < seconds <= MAX_WATCH_INTERVAL_S:
-        raise argparse.ArgumentTypeError(f"{text}: give more than 0 seconds, and at most {MAX_WATCH_INTERVAL_S:.0f}")
-    return seconds
-
-
 def watch_runs(watch: OutputStatus, seconds: float, stream: TextIO) -> None:
-    """Print the progress of all runs every ``seconds`` seconds, until no run is at work.
+    """Print the progress of all runs every ``seconds`` seconds, until no run is at work. Wait for the first run.
 
     On a terminal, new lines replace the old ones. Elsewhere, print the lines only if they have changed.
     """
     before: list[str] = []
     while True:
-        runs = watch.poll()
+        if not (runs := watch.poll()):
+            time.sleep(seconds)
+            continue
         lines = format_runs(runs)
         if lines != before:
             up = f"\x1b[{num_terminal_rows(before, stream)}F\x1b[J" if before and stream.isatty() else ""
@@ -109,7 +87,8 @@ def format_runs(runs: Sequence[RunStatus], now: datetime | None = None) -> list[
 
 def format_run(run: RunStatus, now: datetime) -> str:
     """Return the state of a run, such as "running: 50 of 200 requests (25 %), 10 errors, 5 a second, 30 s left"."""
-    done = f"{run.rows:,} requests"
+    # A row is a request, or one of several rows that share a request. Only the plan shows which.
+    done = f"{run.rows:,} rows"
     if run.planned:
         done = f"{run.rows:,} of {run.planned.pending:,} {run.planned.unit}"
         done += f" ({format_percent(run.rows, run.planned.pending)})" if run.planned.pending else ""
@@ -130,5 +109,5 @@ def format_run(run: RunStatus, now: datetime) -> str:
         parts.append(f"{format_duration(left)} left")
     if run.state == "stopped" and run.last:
         parts.append(f"last row at {format_time(run.last)}")
-    resumable = run.state in ("stopped", "interrupted")
+    resumable = run.state in ("stopped", "interrupted") and not run.was_resumed
     return ", ".join(parts) + ("; run the same command again to resume" if resumable else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ...models.moondream.engine import memory
+from ...models.moondream.names import MEMORY_LOGGER
 
 
 class ShownRecords(logging.Filter):
@@ -19,7 +19,7 @@ class ShownRecords(logging.Filter):
         if record.levelno >= logging.WARNING:
             return True
         text = record.getMessage()
-        if record.name != memory.logger.name or text in self._shown:
+        if record.name != MEMORY_LOGGER or text in self._shown:
             return False
         self._shown.add(text)
         return True

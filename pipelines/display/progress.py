@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import threading
 import time
@@ -14,19 +13,13 @@ from tqdm import tqdm
 
 from ...transforms.core.summary import Count, Summary
 from ...transforms.monitoring.progress import ProgressFiles
+from .formatting import format_duration
 
 POLL_INTERVAL_S = 0.5
 LINE_INTERVAL_S = 10.0
-BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
-
-
-class AboveBarHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Log handler that writes records to its stream, above the progress bar if there is one on the same terminal."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Clear the bar, write one record, and draw the bar again below it."""
-        with tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{postfix}]"
+# The first answers come slowly, because the model is loaded before them.
+MIN_ROWS_FOR_ESTIMATE = 10
 
 
 @contextlib.contextmanager
@@ -47,6 +40,29 @@ def show_progress(notes: ProgressFiles, stream: TextIO | None = None) -> Iterato
         ended.set()
         watcher.join()
         notes.remove()
+
+
+class TimeLeft:
+    """Estimates the time left of a run from its pace since its first rows. The load of the model is before them."""
+
+    def __init__(self, started: float) -> None:
+        """``started`` is when the run began, on the clock of ``time.monotonic``."""
+        self._first: tuple[int, float] | None = None
+        self._started = started
+
+    def describe(self, rows: int, pending: int, now: float) -> str:
+        """Return the time left, such as "2 min 5 s left", or after how many answers it is known.
+
+        Args:
+            rows: the rows so far, of ``pending`` in all.
+            now: on the clock of ``time.monotonic``. It is not before that of the call before.
+        """
+        if rows and self._first is None:
+            self._first = rows, now
+        if self._first is None or rows < MIN_ROWS_FOR_ESTIMATE:
+            return f"time left is known after {MIN_ROWS_FOR_ESTIMATE} answers"
+        first_rows, first = self._first if self._first[0] < rows else (0, self._started)
+        return f"{format_duration((now - first) / (rows - first_rows) * (pending - rows))} left"
 
 
 def format_rates(planned: Count, done: Summary, seconds: float) -> str:
@@ -73,17 +89,21 @@ def format_bill(units: float, usd: float) -> str:
 
 
 def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> None:
-    started = 0.0
+    started = time.monotonic()
+    time_left = TimeLeft(started)
     bar: tqdm[None] | None = None
     while True:
         last = ended.wait(POLL_INTERVAL_S)
         planned, done = notes.read()
         if planned and bar is None:
             started = time.monotonic()
+            time_left = TimeLeft(started)
             bar = tqdm(total=planned.pending, file=stream, bar_format=BAR, unit=planned.unit, dynamic_ncols=True)
         if planned and bar is not None:
             bar.n = done.rows
-            bar.set_postfix_str(format_rates(planned, done, time.monotonic() - started))
+            now = time.monotonic()
+            left = time_left.describe(done.rows, planned.pending, now)
+            bar.set_postfix_str(f"{left}, {format_rates(planned, done, now - started)}")
         if last:
             break
     if bar is not None:
@@ -92,11 +112,12 @@ def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> N
 
 def _show_lines(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> None:
     started = time.monotonic()
+    time_left = TimeLeft(started)
     while not ended.wait(LINE_INTERVAL_S):
         planned, done = notes.read()
         if planned and done.rows:
-            seconds = time.monotonic() - started
-            left = seconds / done.rows * (planned.pending - done.rows)
-            rates = format_rates(planned, done, seconds)
-            line = f"{done.rows} of {planned.pending} {planned.unit}, {rates}, {left:.0f} s left"
+            now = time.monotonic()
+            rates = format_rates(planned, done, now - started)
+            left = time_left.describe(done.rows, planned.pending, now)
+            line = f"{done.rows} of {planned.pending} {planned.unit}, {rates}, {left}"
             print(line, file=stream, flush=True)

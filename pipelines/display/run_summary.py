@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
-from ...transforms.core.records import UNLISTED
+from ...transforms.core.records import FILES_ENDING, UNLISTED, WITHOUT_ENDING
+from ...transforms.io.object_stores.file_systems import FileSystems
 from ...transforms.output.layout import CARD_NAME, record_path
 from .progress import format_bill
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
 # Characters of an error's message.
 MAX_MESSAGE = 160
+# Endings of files that are named in the line about the input.
+MAX_ENDINGS = 8
+ALLOW_PRIVATE = "--allow-private-addresses"
 
 
 def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: float) -> str:
@@ -57,16 +59,33 @@ def _format_input(record: Mapping[str, Any]) -> list[str]:
     """
     options = record.get("options", {})
     names = ["pictures"] * bool(options.get("inputs")) + ["rows of manifests"] * bool(options.get("manifest"))
-    found = f"{record['counts'].get('inputs', 0)} {' and '.join(names) or 'pictures'}"
+    count = record["counts"].get("inputs", 0)
+    found = f"{count} {' and '.join(names) or 'pictures'}"
+    if count == 1:
+        found = found.replace("pictures", "picture").replace("rows", "row")
     if options.get("slice"):
         found += f" in slice {options['slice']}"
-    skipped = [
-        f"{each['count']} x {kind} (such as {each['example']})" for kind, each in record.get("skipped", {}).items()
-    ]
-    line = f"input    {'; left out: '.join([found, ', '.join(skipped)]) if skipped else found}"
+    skipped = dict(record.get("skipped", {}))
+    endings = {kind: skipped.pop(kind) for kind in list(skipped) if kind.startswith((FILES_ENDING, WITHOUT_ENDING))}
+    found += _format_endings(endings)
+    others = ", ".join(f"{each['count']} x {kind} (such as {each['example']})" for kind, each in skipped.items())
+    line = f"input    {'; left out: '.join(filter(None, [found, others]))}"
     if _is_complete(record):
         return [line]
     return [line, "action   the input is NOT COMPLETE: make these folders readable, and run the same command again"]
+
+
+def _format_endings(skipped: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the part of the line about files that are no pictures, by ending, the commonest first; "" if none."""
+    if not skipped:
+        return ""
+    ordered = sorted(skipped.items(), key=lambda item: (-item[1]["count"], item[0]))
+    named = [f"{each['count']} {kind.removeprefix(FILES_ENDING).removeprefix('files ')}" for kind, each in ordered]
+    more = len(named) - MAX_ENDINGS
+    shown = ", ".join(named[:MAX_ENDINGS]) + f" and {more} more endings" * (more > 0)
+    count = sum(each["count"] for each in skipped.values())
+    files = "1 other file" if count == 1 else f"{count} other files"
+    return f"; {files}: {shown} (such as {ordered[0][1]['example']})"
 
 
 def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
@@ -102,25 +121,39 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
 
 
 def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: float) -> list[str]:
-    """Return a line about failures of this run and of earlier ones, then the commonest errors of this run."""
+    """Return the lines about failures of this run and of earlier ones: counts, the commonest messages, what to do."""
     counts, folder = record["counts"], FileSystems.join(output, "errors")
-    failures, before = counts["failures"], counts.get("failed_before", 0)
-    if not failures + before:
+    before = counts.get("failed_before", 0)
+    failed = counts["failures"] + before
+    if not failed:
         return []
-    found = f"{failures} of {counts['pending']} {_unit(record)} failed"
-    if before:
-        answers = counts["annotations"] + counts["done"] - before
-        found = f"{failures + before} in errors/ and {answers} in data/ in all; {before} of the errors are "
-        found += "from earlier runs"
+    answers = counts["annotations"] + counts["done"] - before
+    found = f"{failed} in errors/ and {answers} in data/ in all"
+    found += f", {before} of the errors from earlier runs" * bool(before)
     above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
-    # Of earlier runs the reasons are not known here.
-    may_succeed = before > 0 or record.get("retryable_errors", failures) > 0
-    again = "; to ask again, add --retry-errors" * may_succeed
-    lines = [f"errors   {found}{above}; each row in {folder} gives its reason{again}"]
-    for error in record.get("common_errors", []):
+    lines = [f"errors   {found}{above}; each row in {folder} gives its reason"]
+    common = record.get("common_errors", [])
+    for error in common:
         message = error["message"] if len(error["message"]) <= MAX_MESSAGE else f"{error['message'][:MAX_MESSAGE]}..."
         lines.append(f"         {error['rows']} x {message}, such as {error['example']}")
-    return lines
+    if (rows := record.get("error_rows", 0)) > failed:
+        lines.append(f"         (counted over all {rows} rows in errors/, also those of other requests)")
+    return [*lines, f"action   {_cure(record.get('retryable_errors', failed), max(rows, failed), common)}"]
+
+
+def _cure(retryable: int, errors: int, common: Sequence[Mapping[str, Any]]) -> str:
+    """Return what to do about errors, of which ``retryable`` may succeed without a change."""
+    again = "run the same command with --retry-errors"
+    # A corrected file alone is not enough: the next run skips requests that have a row in errors/.
+    if any(ALLOW_PRIVATE in error["message"] for error in common):
+        again += f" {ALLOW_PRIVATE}, if you trust these addresses"
+    if not retryable:
+        return f"correct what the messages name, then {again}; without a correction the errors stay the same"
+    if retryable == errors:
+        return f"these errors may be temporary: {again}"
+    return (
+        f"{retryable} of these errors may be temporary: {again}; for the others, first correct what the messages name"
+    )
 
 
 def _format_card(outcome: str | None, output: str) -> list[str]:

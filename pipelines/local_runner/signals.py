@@ -10,8 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-import grpc
-
 from ...transforms.core.errors import INTERRUPTED, RunStopped, stop_reason
 
 # Ctrl-C, and the signal that schedulers send to stop a process.
@@ -73,19 +71,27 @@ def unwrap_keyboard_interrupt() -> Iterator[None]:
     Raises:
         KeyboardInterrupt: if the block raises an error with a KeyboardInterrupt in its chain.
     """
+    with no_grpc_tracebacks():
+        try:
+            yield
+        except Exception as error:
+            if interrupt := caused_by_interrupt(error):
+                raise interrupt from error
+            raise
+
+
+@contextlib.contextmanager
+def no_grpc_tracebacks() -> Iterator[None]:
+    """Within this block, print no traceback of a gRPC error that ends a thread."""
     hook_before = threading.excepthook
 
     def print_unless_grpc(args: threading.ExceptHookArgs) -> None:
-        if not isinstance(args.exc_value, grpc.RpcError):
+        if not is_rpc_error(args.exc_value):
             hook_before(args)
 
     threading.excepthook = print_unless_grpc
     try:
         yield
-    except Exception as error:
-        if interrupt := caused_by_interrupt(error):
-            raise interrupt from error
-        raise
     finally:
         threading.excepthook = hook_before
 
@@ -97,6 +103,11 @@ def caused_by_interrupt(error: BaseException | None) -> KeyboardInterrupt | None
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def is_rpc_error(error: BaseException | None) -> bool:
+    """Return whether an error is a ``grpc.RpcError``. gRPC is not imported here: most commands start without it."""
+    return any((each.__module__, each.__name__) == ("grpc", "RpcError") for each in type(error).__mro__)
 
 
 def worker_loss_reason(error: BaseException, dead_workers: Sequence[str] = ()) -> str | None:
@@ -124,7 +135,7 @@ class ExpectedExitFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return False for such a record, and True for any other."""
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, grpc.RpcError) and record.name.startswith("apache_beam."):
+        if is_rpc_error(error) and record.name.startswith("apache_beam."):
             # The worker process is gone, and ``worker_loss_reason`` reports it.
             return False
         expected = caused_by_interrupt(error) is not None or stop_reason(error) is not None

@@ -75,6 +75,9 @@ class LivenessMonitor:
 
     Args:
         extra_row_s: seconds that a row may take in addition to FIRST_ROW_TIMEOUT_S and ROW_TIMEOUT_S.
+
+    Attributes:
+        has_started: whether the process has sent anything.
     """
 
     def __init__(self, extra_row_s: float = 0.0) -> None:
@@ -82,7 +85,7 @@ class LivenessMonitor:
         self._without_heartbeat_s = self._without_row_s = 0.0
         self._shard: int | None = None
         self._rows = 0
-        self._has_started = self._has_rows = False
+        self.has_started = self._has_rows = False
         self._rest = b""
 
     def poll(self, received: bytes) -> None:
@@ -96,7 +99,7 @@ class LivenessMonitor:
                 of the shard (null: none) and its rows so far. The last line may be incomplete.
         """
         self._without_heartbeat_s = 0.0 if received else self._without_heartbeat_s + POLL_INTERVAL_S
-        self._has_started |= bool(received)
+        self.has_started |= bool(received)
         self._without_row_s += POLL_INTERVAL_S
         *lines, self._rest = (self._rest + received).split(b"\n")
         for line in filter(None, lines):
@@ -110,7 +113,7 @@ class LivenessMonitor:
         Returns:
             None if the process does not count as hung.
         """
-        if self._without_heartbeat_s >= (HEARTBEAT_TIMEOUT_S if self._has_started else STARTUP_TIMEOUT_S):
+        if self._without_heartbeat_s >= (HEARTBEAT_TIMEOUT_S if self.has_started else STARTUP_TIMEOUT_S):
             return f"sent no heartbeat for {self._without_heartbeat_s:.0f} s{self.position}"
         limit = ROW_TIMEOUT_S if self._has_rows else FIRST_ROW_TIMEOUT_S
         if self._shard is not None and self._without_row_s >= limit + self.extra_row_s:
@@ -160,13 +163,15 @@ class Worker(GrpcWorkerHandler):
     def close(self) -> None:
         """Ask the process to exit, and wait for its end. After SHUTDOWN_TIMEOUT_S seconds, kill the process.
 
-        A process without a response to any request is killed at once.
+        A process without a response to any request gets SIGTERM, or SIGKILL if it has not sent a heartbeat.
         """
         self._closing.set()
         if not self.control_conn.has_response():
-            # A process that has not connected yet would try to for a minute. One at its first request has committed
-            # nothing. The run is over for both.
-            self.process.kill()
+            # The request to exit would not reach a process that has not connected, or that is at its first shard. After
+            # SIGTERM the process keeps the answers of that shard. Before the first heartbeat it imports its modules,
+            # and would handle SIGTERM only after that.
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGTERM if self.monitor.has_started else signal.SIGKILL)
         try:
             super().close()
         except grpc.RpcError:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from functools import partial
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
-from apache_beam.pvalue import PCollection
-
-from ...transforms.core.records import ImageRef
 from ...transforms.output import layout
 from ...transforms.output.layout import Slice
-from ...transforms.planning.locality import in_slice
 from .job import LOCAL_RUNNER
 
 
@@ -75,21 +68,6 @@ def runner_warning(name: str) -> str | None:
     )
 
 
-def is_dry_run(args: argparse.Namespace, options: PipelineOptions) -> bool:
-    """Return whether Beam's option ``--dry_run`` is given: the job is then built for Dataflow and not started.
-
-    Raises:
-        ValueError: if the runner is not Dataflow's. Other runners ignore the option and would start the job.
-    """
-    if not options.view_as(TestOptions).dry_run:
-        return False
-    if "dataflow" not in args.runner.lower():
-        raise ValueError(
-            f"--dry_run needs --runner DataflowRunner: --runner {args.runner} ignores it and would run the job"
-        )
-    return True
-
-
 def resource_hints(args: argparse.Namespace) -> dict[str, Any]:
     """Return Beam's resource hints for the step that runs the model, from ``--gpu`` and ``--worker-memory``.
 
@@ -132,9 +110,3 @@ def new_run_name(args: argparse.Namespace) -> str:
     """
     part = slice_from(args)
     return part.run_name(layout.new_run_name()) if part else layout.new_run_name()
-
-
-def keep_slice(refs: PCollection[ImageRef], args: argparse.Namespace) -> PCollection[ImageRef]:
-    """Return the references that belong to the slice of ``--slice``. Without the option, return all of them."""
-    part = slice_from(args)
-    return refs | "Slice" >> beam.Filter(partial(in_slice, part)) if part else refs

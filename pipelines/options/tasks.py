@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from ...models.structured.schema import schema_text
 from ...models.tasks import DEFAULT_PROMPT, DEFAULT_SAMPLING, Caption, Detect, Length, Point, Query, Sampling, Task
 from .suggestions import did_you_mean
 
@@ -17,7 +18,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--caption``, ``--query``, ``--detect``, ``--point``, ``--prompts`` and ``--reasoning``."""
+    """Add ``--caption``, ``--query``, ``--detect``, ``--point``, ``--prompts``, ``--json-schema``, ``--reasoning``."""
     group = parser.add_argument_group("tasks", f'repeatable; without any task, the question is "{DEFAULT_PROMPT}"')
     lengths = "|".join(get_args(Length))
     group.add_argument(
@@ -44,6 +45,10 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         ("--point", Point, "find the centre of each OBJECT; A,B is two objects"),
     ):
         group.add_argument(option, dest="tasks", action="extend", type=_objects(kind), metavar="OBJECT", help=help)
+    _add_query_options(group)
+
+
+def _add_query_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--prompts",
         dest="tasks",
@@ -51,6 +56,12 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         type=_read_questions,
         metavar="FILE",
         help="text file with one question on each line",
+    )
+    group.add_argument(
+        "--json-schema",
+        type=_read_schema,
+        metavar="FILE",
+        help="JSON schema that the answers to all queries must fit; export makes a column of each of its fields",
     )
     group.add_argument("--reasoning", action="store_true", help="let the model reason before it answers a query")
 
@@ -64,8 +75,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--max-tokens",
         type=int,
         metavar="N",
-        help="maximum number of tokens in an answer (default: 64; captions: short 64, normal 256, long 512), and in a "
-        "reasoning (default: 768)",
+        help="maximum number of tokens in an answer (default: 64; captions: short 64, normal 256, long 512; with "
+        "--json-schema 512), and in a reasoning (default: 768)",
     )
     group.add_argument(
         "--temperature",
@@ -101,6 +112,19 @@ def with_reasoning(tasks: Sequence[Task], args: argparse.Namespace) -> tuple[Tas
     if not any(isinstance(task, Query) for task in tasks):
         raise ValueError("--reasoning: none of the tasks is a query; add --query TEXT, or omit --reasoning")
     return tuple(replace(task, reasoning=True) if isinstance(task, Query) else task for task in tasks)
+
+
+def with_schema(tasks: Sequence[Task], args: argparse.Namespace) -> tuple[Task, ...]:
+    """Return the tasks of a job, with the schema of ``--json-schema``, if it is given, for each query.
+
+    Raises:
+        ValueError: if ``--json-schema`` is given and none of the tasks is a query.
+    """
+    if args.json_schema is None:
+        return tuple(tasks)
+    if not any(isinstance(task, Query) for task in tasks):
+        raise ValueError("--json-schema: none of the tasks is a query; add --query TEXT, or omit --json-schema")
+    return tuple(replace(task, schema=args.json_schema) if isinstance(task, Query) else task for task in tasks)
 
 
 def build_sampling(args: argparse.Namespace) -> Sampling:
@@ -151,6 +175,16 @@ def _task(kind: Callable[[str], Task], cure: str = "") -> Callable[[str], Task]:
             raise argparse.ArgumentTypeError(f"{error}{cure}") from error
 
     return parse
+
+
+def _read_schema(path: str) -> str:
+    """Return the JSON schema in a file as text."""
+    try:
+        return schema_text(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"cannot read {path}: {error}; give a JSON file in UTF-8") from error
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error}") from error
 
 
 def _read_questions(path: str) -> list[Task]:

@@ -19,11 +19,12 @@ from apache_beam.transforms.environments import DockerEnvironment
 from apache_beam.yaml import main, yaml_provider, yaml_transform
 from PIL import Image
 from support.data.profiles import SRGB_COLUMNS, rgb_profile
+from support.servers.openai_server import chat_server
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.beam_yaml import PROVIDERS
 
-EXAMPLE = Path(__file__).with_name("annotate.yaml")
+EXAMPLE = Path(__file__).parents[1] / "support" / "data" / "annotate.yaml"
 IMAGES = {"type": "ReadImages", "config": {"path": "pictures"}}
 GIVEN = {"model": "tiny", "tasks": [{"caption": "short"}], "error_handling": {"output": "errors"}}
 
@@ -106,6 +107,14 @@ def test_pictures_may_be_in_a_column_of_parquet():
     ]
 
 
+def test_a_vision_server_answers_in_place_of_the_engine():
+    with chat_server("ollama") as server:
+        rows, errors = annotate(IMAGES, model="org/model", openai={"base_url": server.url, "max_pixels": 9000})
+    assert len(rows) == 4 and {row["backend"] for row in rows} == {"openai/ollama/org/model"}
+    assert {row["revision"] for row in rows} == {"0123abcd; max_pixels 9000"}
+    assert [row["stage"] for row in errors] == ["decode"]
+
+
 def test_colours_are_converted_on_request():
     for path in Path("pictures").rglob("*.*"):
         path.unlink()
@@ -179,6 +188,12 @@ def test_prompts_name_fields_of_a_manifest_and_fields_are_kept():
         ("pictures/b.jpg", "Is there a square?", "test"),
         ("pictures/b.jpg", "square", "test"),
     ]
+    assert {(row["prompt"], row["split"]) for row in errors} == {
+        ("square", "test"),
+        ("Is there a square?", "test"),
+        ("", "train"),
+        ("Is there a ?", "train"),
+    }
     assert Counter((row["stage"], row["message"]) for row in errors) == {
         ("list", "list.csv#4: column url is empty: fill it in"): 2,
         ("list", "column product is empty: fill it in"): 2,
@@ -235,6 +250,9 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
         ({"device": "tpu"}, "device tpu"),
         ({"model": "./nowhere"}, "nowhere"),
         ({"batch_size": 0}, "batch size 0: give 1 or more"),
+        ({"openai": {"url": "http://x"}}, "openai: give a mapping with base_url"),
+        ({"openai": {"base_url": "x"}}, "base URL x: give an http"),
+        ({"openai": {"base_url": "http://x", "max_pixels": "9"}}, "give numbers without quotes"),
         ({"colour_profiles": "p3"}, "colour profiles 'p3': give ignore or srgb"),
     ],
 )

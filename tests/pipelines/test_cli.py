@@ -96,6 +96,7 @@ def test_a_warning_of_the_hub_client_is_printed_once(pictures):
 import logging, sys
 from moondream_beam.pipelines.cli import main
 main(["status", sys.argv[1]])
+from moondream_beam.models.moondream.checkpoints import hub
 logging.getLogger("huggingface_hub.utils").warning("retrying")
 """
     done = subprocess.run([sys.executable, "-c", program, pictures], capture_output=True, text=True, timeout=120)

@@ -74,7 +74,8 @@ def annotate_for(job: Job, refs: Iterable[ImageRef], fetch: Fetch | None = None)
     rows = RowQueue()
     pending = PendingRequests(job, rows)
     accepts_reduced = job.annotator.accepts_reduced
-    pictures = prefetch(refs, fetch or Fetcher(), accepts_reduced, pending.fail_load, job.colour_profiles)
+    askable = filter(None, map(pending.fail_listed, refs))
+    pictures = prefetch(askable, fetch or Fetcher(), accepts_reduced, pending.fail_load, job.colour_profiles)
     # A daemon thread, because an annotator that never returns would keep the process alive at exit.
     thread = threading.Thread(target=pending.answer, args=(pictures,), name="annotate", daemon=True)
     thread.start()

@@ -13,27 +13,27 @@ from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
 
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Sampling, Task
-from ..core.errors import INTERRUPTED, RunStopped, out_of_memory_errors, output_errors
+from ..core.errors import INTERRUPTED, RunStopped, output_errors
 from ..core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, Job, check_colour_profiles
 from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
 from ..monitoring.failure_limit import FailureLimit
 from ..monitoring.heartbeat import Heartbeat
-from ..monitoring.progress import ProgressReporter
+from ..monitoring.memory_errors import out_of_memory_errors
+from ..monitoring.progress_reporter import ProgressReporter
 from ..monitoring.row_counts import CountRows
-from ..output.answer_journal import CHECKPOINT_S, OPEN_JOURNALS, AnswerJournal
+from ..output.answer_journal import OPEN_JOURNALS, AnswerJournal
 from ..output.dataset_card import begin_card, update_card
 from ..output.files import check_output_path, exists, is_local
-from ..output.layout import new_run_name, record_path
+from ..output.layout import CHECKPOINT_S, SHARD_SIZE, new_run_name, record_path
 from ..output.locks.lock import lock_lost, worker_lock
-from ..output.writer import ShardWriter, check_schema
+from ..output.reader import check_schema
+from ..output.writer import ShardWriter
 from ..planning.plan import PlanShards, Shard
 from .annotate import annotate_for, check_tasks, share_annotator
 from .payment_journal import RecordingAnnotator, scope_of, stop_on_account_error, with_journal
 from .run_end import record_run
-
-SHARD_SIZE = 1000
 
 
 class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[str, Any]]]):
@@ -96,7 +96,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         self.fetch = fetch or Fetcher()
         reads = {"dedup": self.fetch if dedup else None, "changed": self.fetch if retry_changed else None}
         self.plan = PlanShards(self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, **reads)
-        self.max_failure_rate, self.checkpoint_s = max_failure_rate, checkpoint_s
+        self.annotate_shard = AnnotateShard(self.job, self.output, max_failure_rate, checkpoint_s, self.fetch)
         self.about = dict(about or {})
         self.hints: dict[str, Any] = {}
 
@@ -116,10 +116,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         summary = (
             plan.shards
             | "Annotate shards"
-            >> beam.ParDo(
-                _AnnotateShard(self.job, self.output, self.max_failure_rate, self.checkpoint_s, self.fetch),
-                AsSingleton(plan.counts),
-            ).with_resource_hints(**self.hints)
+            >> beam.ParDo(self.annotate_shard, AsSingleton(plan.counts)).with_resource_hints(**self.hints)
             | "Sum up" >> beam.CombineGlobally(sum_summaries)
         )
         row_counts = summary | "Count what is published" >> CountRows(self.output, self.job.run)
@@ -127,7 +124,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         return summary | "Record" >> beam.Map(record_run, *sides, self.job, self.output, self.about, time.time())
 
 
-class _AnnotateShard(beam.DoFn):
+class AnnotateShard(beam.DoFn):
     """Annotate one shard, write its rows and publish its files. The output is the sums over its rows."""
 
     def __init__(
@@ -143,6 +140,7 @@ class _AnnotateShard(beam.DoFn):
         self._shared, self._shared_fetch = Shared(), Shared()
 
     def setup(self) -> None:
+        """Share the annotator and the clients with the other copies of this step in this process."""
         self.job = share_annotator(self.job, self._shared)
         self.fetch = self._shared_fetch.acquire(lambda: self.fetch)
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
-
 from ...models.hosted.annotator import JournaledAnnotator
 from ...models.hosted.http.errors import AccountError
-from ...models.hosted.journal import LocalStore, Store
+from ...models.hosted.payment.journal import LocalStore, Store
 from ...models.tasks import Annotator, Outcome, Request, Size, Task, supports_reasoning
 from ..core.errors import RunStopped
 from ..core.records import Row
+from ..io.object_stores.file_systems import FileSystems
 from ..output.files import glob_files, is_local, make_folder
 from ..output.layout import Slice, payment_drafts_prefix, payments_folder
 
@@ -51,7 +49,7 @@ class BeamStore:
         path = FileSystems.join(self.folder, name)
         try:
             FileSystems.delete([path])
-        except BeamIOError:
+        except OSError:
             if FileSystems.exists(path):
                 raise
 

@@ -11,13 +11,15 @@ from datetime import datetime, timezone
 from itertools import chain
 from typing import NamedTuple
 
-from ...models.billing import Billing
+from ...models.hosted.payment.billing import Billing
+from ...models.structured.answers import answer_structured
 from ...models.tasks import Answer, Fault, Outcome, Request, Task
 from ..core.errors import INTERRUPTED
 from ..core.records import IGNORE_PROFILES, Annotation, Failure, ImageRef, Job, Row, RowTimings, Stage, WantedRow
 from ..images.prefetch import Loaded, LoadFailure
 from ..io.uris import display_uri
 from .row_queue import RowQueue
+from .shared_iterator import SharedIterator
 
 # Answers that are kept for later pictures of the same bytes. A shard of the default size has fewer.
 MAX_KEPT_ANSWERS = 16_384
@@ -64,7 +66,7 @@ class PendingRequests:
 
         Runs in a thread. An error of the annotator or of ``pictures`` finishes the row queue, whose consumer raises it.
         """
-        requests = _SharedIterator(self._requests(pictures))
+        requests = SharedIterator(self._requests(pictures))
         try:
             with closing(pictures), closing(requests), closing(self._outcomes(requests)) as outcomes:
                 for outcome in outcomes:
@@ -79,7 +81,7 @@ class PendingRequests:
             self._rows.finish()
 
     def _outcomes(self, requests: Iterable[Request]) -> Generator[Outcome, None, None]:
-        yield from self.job.annotator.answer(requests)
+        yield from answer_structured(self.job.annotator.answer, requests)
 
     def _requests(self, pictures: LoadedPictures) -> Generator[Request, None, None]:
         """Yield a request for each new question, until a signal interrupts this process.
@@ -100,6 +102,24 @@ class PendingRequests:
                     uri = loaded.ref.uri if self.job.colour_profiles == IGNORE_PROFILES else None
                     sampling = self.job.sampling
                     yield Request(question, loaded.picture, task, sampling, uri, loaded.size)
+
+    def fail_listed(self, ref: ImageRef) -> ImageRef | None:
+        """Put a Failure into the row queue for each row that can't be asked.
+
+        Returns:
+            The reference with the other rows; None if there are none, or if a signal has interrupted this process.
+        """
+        self._rows.wait_for_room()
+        if INTERRUPTED.is_set():
+            return None
+        if not (ref.problem or ref.problems):
+            return ref
+        wanted = ref.rows(self.job.tasks)
+        for row in wanted:
+            if row.problem is not None:
+                self._rows.put(self._failure(ref, row, "list", Fault("ValueError", row.problem.message)))
+        left = [row for row in wanted if row.problem is None]
+        return ref.with_rows(left) if left else None
 
     def fail_load(self, failure: LoadFailure) -> None:
         """Put a Failure into the row queue for each row of a picture that could not be loaded. Never block."""
@@ -243,7 +263,7 @@ class PendingRequests:
             filename=row.filename,
             uri=display_uri(ref.uri),
             task=row.task.name,
-            prompt=row.task.prompt,
+            prompt=row.task.prompt if row.problem is None else row.problem.prompt,
             stage=stage,
             error=fault.error,
             message=fault.message,
@@ -255,28 +275,8 @@ class PendingRequests:
             hosted=hosted,
             byte_offset=ref.byte_range[0],
             byte_size=ref.byte_range[1],
+            columns=row.columns,
         )
-
-
-class _SharedIterator:
-    """A generator that several threads may pull, one at a time. ``close`` waits for the thread that pulls now.
-
-    An annotator may pull in a thread of its own, also after ``answer`` ended; a plain generator then raises ValueError.
-    """
-
-    def __init__(self, generator: Generator[Request, None, None]) -> None:
-        self._generator, self._pulling = generator, threading.Lock()
-
-    def __iter__(self) -> _SharedIterator:
-        return self
-
-    def __next__(self) -> Request:
-        with self._pulling:
-            return next(self._generator)
-
-    def close(self) -> None:
-        with self._pulling:
-            self._generator.close()
 
 
 def _by_task(rows: Iterable[WantedRow]) -> dict[Task, list[WantedRow]]:

@@ -18,7 +18,7 @@ from ..monitoring.row_counts import RowCounts, count_rows, list_run_files
 from ..output.answer_journal import OPEN_JOURNALS, publish_kept
 from ..output.dataset_card import write_card
 from ..output.locks.lock import release
-from ..output.reader import count_errors, read_failures
+from ..output.reader import count_errors, read_error_rows
 from ..output.run_record import job_metadata, write_record
 from ..planning.dedup import delete_content_keys
 
@@ -103,7 +103,9 @@ def _values(
     """Return what every record holds: the job, what the input held, what was done, and how long that took."""
     numbers = {name: number for name, number in count._asdict().items() if number or name not in SELDOM_COUNTED}
     skipped = numbers.pop("skipped")
-    kinds = count_errors(read_failures(output, job.run)) if summary.failures else []
+    # Errors of earlier runs count in this run, so their reasons do too.
+    has_errors = summary.failures or count.failed_before
+    kinds = count_errors(read_error_rows(output, None if count.failed_before else job.run)) if has_errors else []
     del numbers["shared"]
     return {
         "run": job.run,
@@ -112,7 +114,8 @@ def _values(
         "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
         "requests": count.requests,
         "common_errors": [kind._asdict() for kind in kinds[:NUM_COMMON_ERRORS]],
-        "retryable_errors": sum(kind.rows for kind in kinds if kind.retryable),
+        "retryable_errors": sum(kind.retryable for kind in kinds),
+        "error_rows": sum(kind.rows for kind in kinds),
         "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
         "published": row_counts._asdict(),
         "totals": {name: getattr(summary, name) for name in summary._fields[2:]},

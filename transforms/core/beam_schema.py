@@ -22,9 +22,9 @@ from ..io.column_types import is_bytes, is_list, is_text
 from ..io.containers.location import ImageCell, container_of, locate
 from ..io.uris import basename, check_uri, escape_non_utf8, join_uri
 from .kept_names import name_columns
-from .prompt_templates import fill_template, named_columns, unescape_braces
+from .prompt_templates import fill_templates, named_columns, unescape_braces
 from .records import Annotation, Failure, ImageRef, as_picture
-from .row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
+from .row_schema import ANNOTATION_SCHEMA, OWN_COLUMNS, annotation_schema, failure_schema
 
 URI, FILENAME, PROBLEM = "uri", "filename", "problem"
 # Where an image lies inside an archive or a Parquet file; null for all others.
@@ -91,7 +91,7 @@ def build_task_spec(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequenc
             "the input has no rows with named fields: take them from ReadImages, ReadManifest or MapToFields"
         ) from error
     spec = TaskSpec(tuple(tasks))
-    names = name_columns(keep, ANNOTATION_SCHEMA.names)
+    names = name_columns(keep, OWN_COLUMNS)
     for name in (URI, *spec.named_fields, *(name.source for name in names)):
         if name not in fields:
             raise ValueError(f"the rows have no field {name!r}; they have {', '.join(fields)}: name one of these")
@@ -150,20 +150,20 @@ class AsRows(beam.PTransform[PCollection[Any], PCollection[Any]]):
 
     Args:
         kind: ``Annotation``, or ``Failure`` for the failures.
-        columns: the manifest's columns that the annotations keep; they follow at the end.
+        columns: the manifest's columns that the rows keep; they follow at the end.
 
     Raises:
-        ValueError: if ``kind`` is another class, or failures are given ``columns``.
+        ValueError: if ``kind`` is another class.
         TypeError: in the run, if an element is not of this kind.
     """
 
     def __init__(self, kind: type[Annotation] | type[Failure] = Annotation, columns: Sequence[pa.Field] = ()) -> None:
         super().__init__()
-        if kind not in (Annotation, Failure) or (kind is Failure and columns):
-            raise ValueError("AsRows: give Annotation, with the columns that the rows keep, or Failure")
+        if kind not in (Annotation, Failure):
+            raise ValueError("AsRows: give Annotation or Failure, with the columns that the rows keep")
         self.kind = kind
         kept = [column.with_nullable(True) for column in columns]
-        self.schema = FAILURE_SCHEMA if kind is Failure else annotation_schema(kept)
+        self.schema = failure_schema(kept) if kind is Failure else annotation_schema(kept)
 
     def expand(self, rows: PCollection[Any]) -> PCollection[Any]:
         """Return one row for each annotation or failure."""
@@ -195,8 +195,8 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
     """Return the reference of a row with the field ``uri``, and maybe ``filename`` and ``problem``.
 
     A relative path is relative to the folder ``base``. The tasks are those of ``spec`` with the row's fields filled in,
-    or empty if no prompt names a field and none is kept. If the row has a ``problem``, an empty or invalid ``uri``, or
-    an empty field that a prompt names, the reference has a ``problem``, and its prompts are not filled in.
+    or empty if no prompt names a field and none is kept. If the row has a ``problem``, or an empty or invalid
+    ``uri``, the reference has a ``problem``. If a prompt names an empty field, only its task has a problem.
     """
     named, kept = spec.named_fields, spec.kept_fields
     values = {name: getattr(row, name, None) for name in (URI, FILENAME, PROBLEM, *named, *kept)}
@@ -206,21 +206,20 @@ def to_ref(row: Any, spec: TaskSpec, base: str) -> ImageRef:
         uri = f"row:{hashlib.sha256(repr(values).encode('utf-8', 'backslashreplace')).hexdigest()[:20]}"
         problem = problem or "field uri is empty: fill it in"
     filename = values[FILENAME] or ""
-    tasks: tuple[Task, ...] = ()
     try:
         if not problem:
             check_uri(uri)
             uri = _place_of(uri, base)
             inside = locate(uri, *(getattr(row, name, None) for name in PLACE))
         filename = filename or basename(uri)
-        if named or kept:
-            tasks = spec.tasks
-            if not problem:
-                tasks = tuple(dict.fromkeys(fill_template(task, values) for task in spec.tasks))
     except ValueError as error:
-        problem, tasks = problem or str(error), spec.tasks if named or kept else ()
+        problem = problem or str(error)
+    ref = ImageRef(uri, filename, problem=problem, inside=inside)
+    if not (named or kept):
+        return ref
+    tasks, problems = fill_templates(spec.tasks, values, problem=problem)
     columns = (tuple(values[name] for name in kept),) * len(tasks) if kept else ()
-    return ImageRef(uri, filename, tasks, columns, problem, inside)
+    return ref._replace(tasks=tasks, columns=columns, problems=problems)
 
 
 def _place_of(uri: str, base: str) -> str:
@@ -246,9 +245,7 @@ def _result_row(row: Annotation | Failure, kind: type, names: Sequence[str]) -> 
     if not isinstance(row, kind):
         found = type(row).__name__
         raise TypeError(f"AsRows({kind.__name__}) got an element of type {found}: write AsRows({found})")
-    if isinstance(row, Failure):
-        return _row(names, row)
-    kept = row.columns or (None,) * (len(names) - len(ANNOTATION_SCHEMA))
+    kept = row.columns or (None,) * (len(names) - (len(row) - 1))
     return _row(names, (*row[:-1], *kept))
 
 

@@ -7,7 +7,6 @@ import re
 import threading
 from collections.abc import Iterator
 
-from ...models.moondream.devices import DeviceTooSmall, is_out_of_memory
 from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 
 
@@ -17,8 +16,6 @@ class RunStopped(RuntimeError):
 
 # Set by the first SIGINT or SIGTERM: no more requests are made, and what is answered is kept.
 INTERRUPTED = threading.Event()
-# Python's message if there is no memory for the stack of a new thread.
-THREAD_START_FAILED = "can't start new thread"
 
 
 @contextlib.contextmanager
@@ -42,28 +39,6 @@ def output_errors(output: str) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise RunStopped(
             f"stopped: can't write to {output}: {reason}. Correct this, then run the same command again to resume."
-        ) from error
-
-
-@contextlib.contextmanager
-def out_of_memory_errors() -> Iterator[None]:
-    """Raise errors of this block as RunStopped if they mean that CPU or GPU memory is exhausted or too small.
-
-    A single picture that is too large for the memory raises nothing here: it has become a failure row before.
-
-    Raises:
-        RunStopped: instead of such an error. Other errors pass through.
-    """
-    try:
-        yield
-    except DeviceTooSmall as error:
-        raise RunStopped(f"stopped: {error}") from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RunStopped) or not (is_out_of_memory(error) or THREAD_START_FAILED in str(error)):
-            raise
-        raise RunStopped(
-            "stopped: this process has no memory left. Use fewer --workers or a smaller --batch-size, then run the same"
-            " command again to resume."
         ) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...models.tasks import Task
 from ..io.uris import check_utf8
+from .records import RowProblem
 
 
 def named_columns(tasks: Iterable[Task]) -> list[str]:
@@ -37,6 +38,43 @@ def fill_template(task: Task, row: Mapping[str, Any]) -> Task:
         return "".join(before + (column_text(row, name) if name is not None else "") for before, name in _parse(text))
 
     return _with_text(task, filled)
+
+
+def fill_templates(
+    tasks: Iterable[Task], row: Mapping[str, Any], place: str = "", problem: str = ""
+) -> tuple[tuple[Task, ...], tuple[RowProblem | None, ...]]:
+    """Return the tasks of a row of the input, each once, with the row's columns filled in, and their problems.
+
+    A task whose prompt can't be filled in is returned as it is, with a problem.
+
+    Args:
+        row: the values by column; empty if the row can't be read.
+        place: the beginning of each problem's message, such as ``list.csv#4: ``.
+        problem: why no task of this row can be asked; "" if only the prompts decide.
+    """
+    filled: dict[tuple[Task, RowProblem | None], None] = {}
+    for task in tasks:
+        why = problem
+        try:
+            task = fill_template(task, row)
+            prompt = task.prompt
+        except ValueError as error:
+            why, prompt = problem or str(error), _known_prompt(task, row)
+        filled[task, RowProblem(f"{place}{why}", prompt) if why else None] = None
+    problems = tuple(problem for _, problem in filled)
+    return tuple(task for task, _ in filled), problems if any(problems) else ()
+
+
+def _known_prompt(task: Task, row: Mapping[str, Any]) -> str:
+    """Return a prompt with the columns of ``row``, without those that are empty; the template if the row is unknown."""
+    if not row:
+        return task.prompt
+
+    def text(name: str) -> str:
+        value = row.get(name)
+        return value.decode(errors="replace") if isinstance(value, bytes) else "" if value is None else str(value)
+
+    return "".join(before + (text(name) if name is not None else "") for before, name in _parse(_text(task)))
 
 
 def column_text(row: Mapping[str, Any], column: str) -> str:

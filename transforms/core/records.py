@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-import pyarrow as pa
-
-from ...models.billing import Billing
+from ...models.hosted.payment.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 from ..io.containers.location import ImageCell, Member
 from ..io.uris import display_uri
 from .kept_values import kept_digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Stage = Literal["list", "fetch", "decode", "answer"]
 
@@ -28,6 +29,8 @@ Location = str | Member | ImageCell
 
 # The kind of folders without which the input is not complete begins like this. In brackets follows the reason.
 UNLISTED = "folders that could not be listed"
+# The kinds of files in folders that are no pictures, by their ending.
+FILES_ENDING, WITHOUT_ENDING = "files ending in ", "files without an ending"
 
 
 class Skipped(NamedTuple):
@@ -41,6 +44,13 @@ class Skipped(NamedTuple):
     is_input: bool = False
 
 
+class RowProblem(NamedTuple):
+    """Why a row of the input can't be asked: the ``message``, and the row's own ``prompt`` as far as it is known."""
+
+    message: str
+    prompt: str
+
+
 class WantedRow(NamedTuple):
     """A row that the output is to have: a task on a picture, for one row of the input.
 
@@ -48,12 +58,14 @@ class WantedRow(NamedTuple):
         columns: the values of the manifest's columns that the row keeps; empty if none are kept.
         number: how many rows with the same picture, task and ``columns`` come before this one.
         filename: the name of the picture in this row of the input.
+        problem: why the task can't be asked; None if it can.
     """
 
     task: Task
     columns: tuple[Any, ...]
     number: int
     filename: str
+    problem: RowProblem | None = None
 
 
 class ImageRef(NamedTuple):
@@ -66,6 +78,7 @@ class ImageRef(NamedTuple):
         origins: for each of ``tasks``, ``number`` and ``filename`` of its ``WantedRow``; empty if they are 0 and
             ``filename``.
         problem: why the picture can't be read, if the input already showed that. Each task becomes a failure then.
+        problems: for each of ``tasks``, why it can't be asked, or None if it can; empty if all can.
         skipped: None for a picture. Otherwise ``uri`` and ``filename`` are an example of parts of the input that are
             left out. Such a reference has no task and no row; the plan of the run counts it.
     """
@@ -79,6 +92,12 @@ class ImageRef(NamedTuple):
     inside: Member | ImageCell | None = None
     skipped: Skipped | None = None
     origins: tuple[tuple[int, str], ...] = ()
+    problems: tuple[RowProblem | None, ...] = ()
+
+    @property
+    def has_nothing_to_ask(self) -> bool:
+        """Whether the picture is not read, because each of its rows has a problem."""
+        return bool(self.problem) or (bool(self.problems) and None not in self.problems)
 
     @property
     def location(self) -> Location:
@@ -93,22 +112,29 @@ class ImageRef(NamedTuple):
     @property
     def key(self) -> str:
         """The picture's id, the same in every run: the first 20 hex digits of the sha256 of its displayed URI."""
-        return hashlib.sha256(display_uri(self.uri).encode("utf-8", "surrogateescape")).hexdigest()[:KEY_DIGITS]
+        return hashlib.sha256(encode(display_uri(self.uri))).hexdigest()[:KEY_DIGITS]
 
     def rows(self, tasks: Sequence[Task]) -> list[WantedRow]:
         """Return the rows that the output is to have. A picture without own tasks gets ``tasks``, those of the job."""
         own = self.tasks or tasks
         columns = self.columns or ((),) * len(own)
         origins = self.origins or ((0, self.filename),) * len(own)
-        return [WantedRow(task, kept, *origin) for task, kept, origin in zip(own, columns, origins, strict=True)]
+        whole = [RowProblem(self.problem, task.prompt) if self.problem else None for task in own]
+        problems = self.problems or whole
+        return [
+            WantedRow(task, kept, *origin, problem)
+            for task, kept, origin, problem in zip(own, columns, origins, problems, strict=True)
+        ]
 
     def with_rows(self, rows: Sequence[WantedRow]) -> ImageRef:
-        """Return this reference with the tasks, columns, numbers and names of ``rows`` in place of its own."""
+        """Return this reference with tasks, columns, numbers, names and problems of ``rows`` in place of its own."""
         plain = all(row.number == 0 and row.filename == self.filename for row in rows)
         return self._replace(
             tasks=tuple(row.task for row in rows),
             columns=tuple(row.columns for row in rows) if any(row.columns for row in rows) else (),
             origins=() if plain else tuple((row.number, row.filename) for row in rows),
+            problem="",
+            problems=tuple(row.problem for row in rows) if any(row.problem for row in rows) else (),
         )
 
 
@@ -196,6 +222,8 @@ class Failure(NamedTuple):
     hosted: Billing | None = None
     byte_offset: int | None = None
     byte_size: int | None = None
+    # As those of ``Annotation``.
+    columns: tuple[Any, ...] = ()
 
 
 Row = Annotation | Failure
@@ -237,14 +265,20 @@ class Job(NamedTuple):
         """
         return self._digest(f"sha256:{sha256}", task)
 
+    def id_suffix(self, task: Task) -> bytes:
+        """Return what is hashed for an id after the displayed URI of the picture: the same for all pictures."""
+        profiles = () if self.colour_profiles == IGNORE_PROFILES else (f"colour_profiles:{self.colour_profiles}",)
+        parts = (task_digest(task), repr(self.sampling), self.annotator.name, self.annotator.revision, *profiles)
+        return b"\0" + b"".join(encode(part) + b"\0" for part in parts)
+
     def _digest(self, picture: str, task: Task, *more: str) -> str:
-        digest, annotator = hashlib.sha256(), self.annotator
-        if self.colour_profiles != IGNORE_PROFILES:
-            more = (f"colour_profiles:{self.colour_profiles}", *more)
-        for part in (picture, task_digest(task), repr(self.sampling), annotator.name, annotator.revision, *more):
-            digest.update(part.encode("utf-8", "surrogateescape"))
-            digest.update(b"\0")
-        return digest.hexdigest()
+        hashed = encode(picture) + self.id_suffix(task) + b"".join(encode(part) + b"\0" for part in more)
+        return hashlib.sha256(hashed).hexdigest()
+
+
+def encode(text: str) -> bytes:
+    """Return a text as the bytes that are hashed for keys and ids. Bytes of names that are not UTF-8 are kept."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def check_colour_profiles(choice: str) -> ColourProfiles:

@@ -66,13 +66,17 @@ FAILURE_SCHEMA = pa.schema(
 )
 
 
+# A kept column is in both schemas, so it has no name of either.
+OWN_COLUMNS = tuple(dict.fromkeys([*ANNOTATION_SCHEMA.names, *FAILURE_SCHEMA.names]))
+
+
 def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
     """Return the schema of ``data/`` with ``columns`` of a manifest at its end.
 
     Raises:
         ValueError: if two columns have the same name, in any case, or if readers differ on the type of a column.
     """
-    used = {name.casefold() for name in ANNOTATION_SCHEMA.names}
+    used = {name.casefold() for name in OWN_COLUMNS}
     for column in columns:
         if column.name.casefold() in used:
             raise ValueError(
@@ -86,11 +90,28 @@ def annotation_schema(columns: Sequence[pa.Field]) -> pa.Schema:
     return pa.schema([*ANNOTATION_SCHEMA, *columns])
 
 
+def failure_schema(columns: Sequence[pa.Field]) -> pa.Schema:
+    """Return the schema of ``errors/`` with ``columns`` of a manifest at its end.
+
+    These columns may be null, because a broken row of a manifest has no values.
+    """
+    return pa.schema([*FAILURE_SCHEMA, *(column.with_nullable(True) for column in columns)])
+
+
+def kept_fields(schema: pa.Schema) -> list[pa.Field]:
+    """Return the columns of a manifest at the end of a schema that ``annotation_schema`` or ``failure_schema`` made."""
+    return list(schema)[_num_own(schema) :]
+
+
+def _num_own(schema: pa.Schema) -> int:
+    own = next(own for own in (ANNOTATION_SCHEMA, FAILURE_SCHEMA) if schema.names[: len(own)] == own.names)
+    return len(own)
+
+
 def to_table(rows: list[Any], schema: pa.Schema) -> pa.Table:
     """Return rows, all Annotations or all Failures, as an Arrow table with this schema."""
-    if schema.names[: len(ANNOTATION_SCHEMA)] == ANNOTATION_SCHEMA.names:
-        no_columns = (None,) * (len(schema) - len(ANNOTATION_SCHEMA))
-        rows = [(*row[:-1], *(row.columns or no_columns)) for row in rows]
+    no_columns = (None,) * (len(schema) - _num_own(schema))
+    rows = [(*row[:-1], *(row.columns or no_columns)) for row in rows]
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
     arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)

@@ -5,6 +5,7 @@ The local runner holds a kilobyte for each element at every step. In a pack, a r
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,8 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .records import ImageRef
+from ..io.uris import display_uri
+from .records import ImageRef, encode
 
 # Items that are compared share a bucket, which must fit into memory. Of a billion pictures, a bucket has 250,000.
 NUM_HASH_BUCKETS = 4096
@@ -27,14 +29,43 @@ Packed = tuple[int, bytes]
 
 
 def pack(items: list[Any]) -> bytes:
-    """Return items that can be pickled as bytes for ``unpack``."""
-    return zlib.compress(pickle.dumps(items, pickle.HIGHEST_PROTOCOL), 1)
+    """Return items that can be pickled as bytes for ``unpack``.
+
+    References, and pairs of a text and a reference, are packed as columns if they differ only in URI and file name.
+    """
+    return zlib.compress(pickle.dumps(_columns_of(items) or items, pickle.HIGHEST_PROTOCOL), 1)
 
 
 def unpack(packed: bytes) -> list[Any]:
     """Return the items that ``pack`` packed, in their order."""
-    items: list[Any] = pickle.loads(zlib.decompress(packed))
-    return items
+    found: list[Any] | tuple[Any, ...] = pickle.loads(zlib.decompress(packed))
+    if isinstance(found, list):
+        return found
+    tasks, keys, uris, filenames = found
+    refs = [ImageRef(uri, filename, tasks) for uri, filename in zip(uris, filenames, strict=True)]
+    return refs if keys is None else list(zip(keys, refs, strict=True))
+
+
+def _columns_of(items: list[Any]) -> tuple[Any, ...] | None:
+    """Return the tasks that all references have, and columns of texts, URIs and file names; None if they differ more.
+
+    The column of texts is None for references alone. Tasks are compared by identity, because equal tasks may differ in
+    the types of their numbers.
+    """
+    if not items or type(items[0]) not in (ImageRef, tuple):
+        return None
+    is_keyed = type(items[0]) is tuple
+    refs = [item[1] for item in items] if is_keyed else items
+    if type(refs[0]) is not ImageRef:
+        return None
+    tasks = refs[0].tasks
+    if not all(type(ref) is ImageRef and ref.tasks is tasks and ref[3:] == PLAIN for ref in refs):
+        return None
+    return tasks, [item[0] for item in items] if is_keyed else None, [ref[0] for ref in refs], [ref[1] for ref in refs]
+
+
+# The fields of a reference after its tasks, if it has nothing but tasks.
+PLAIN = ImageRef("", "")[3:]
 
 
 def unpack_all(packs: Iterable[bytes]) -> Iterator[Any]:
@@ -55,12 +86,11 @@ class Packer:
         self._groups: dict[int, list[Any]] = {}
         self._held = 0
 
-    def add(self, number: int, item: Any) -> Iterator[Packed]:
-        """Add an item to the group ``number``. If ``MAX_BUFFERED`` items are held then, yield one pack per group."""
+    def add(self, number: int, item: Any) -> Iterable[Packed]:
+        """Add an item to the group ``number``. If ``MAX_BUFFERED`` items are held then, return one pack per group."""
         self._groups.setdefault(number, []).append(item)
         self._held += 1
-        if self._held >= MAX_BUFFERED:
-            yield from self.flush()
+        return self.flush() if self._held >= MAX_BUFFERED else ()
 
     def flush(self) -> Iterator[Packed]:
         """Yield one pack per group, and drop all items."""
@@ -80,9 +110,9 @@ class PackBy(beam.DoFn):
         """Start with an empty Packer."""
         self._packer = Packer()
 
-    def process(self, item: Any) -> Iterator[Packed]:
-        """Add an item to the Packer. If that makes ``MAX_BUFFERED`` items, yield one pack per bucket."""
-        yield from self._packer.add(self.bucket_of(item), item)
+    def process(self, item: Any) -> Iterable[Packed]:
+        """Add an item to the Packer. If that makes ``MAX_BUFFERED`` items, return one pack per bucket."""
+        return self._packer.add(self.bucket_of(item), item)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Yield the packs of the remaining items."""
@@ -91,7 +121,8 @@ class PackBy(beam.DoFn):
 
 def ref_bucket(ref: ImageRef) -> int:
     """Return the bucket of a reference, ``hash_bucket(ref.key)``."""
-    return hash_bucket(ref.key)
+    digest = hashlib.sha256(encode(display_uri(ref.uri))).digest()
+    return int.from_bytes(digest[:4], "big") % NUM_HASH_BUCKETS
 
 
 class DistinctRefs(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):

@@ -1,4 +1,4 @@
-"""The gallery of the report: some random pictures and some for each quality flag, with thumbnails and rows."""
+"""The gallery of the report: random pictures, some for each quality flag and some with errors, each with its rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from PIL import Image
 from ..core.records import ImageRef
 from ..images.prefetch import Fetch, Loaded, LoadFailure, prefetch
 from ..images.refetch import NotKeptError, relocate
+from .error_groups import choose_failed
 from .quality import QUALITY_FLAGS
 from .reader import Dataset, literal
 
 # Limits that keep the page below 10 MB. NUM_FLAGGED_PICTURES is for each quality flag.
-NUM_RANDOM_PICTURES, NUM_FLAGGED_PICTURES = 36, 8
+NUM_RANDOM_PICTURES, NUM_FLAGGED_PICTURES, NUM_FAILED_PICTURES = 36, 8, 24
+# Why a picture with errors is chosen.
+FAILED = "with errors"
 ROWS_OF_A_PICTURE, PLACES_OF_A_ROW = 6, 30
 TEXT_CHARACTERS = 600
 THUMBNAIL_SIDE, THUMBNAIL_BYTES, THUMBNAIL_QUALITIES = 360, 24_000, (80, 60, 40, 20)
@@ -34,7 +37,9 @@ class GalleryRow:
     """A picture on the page, with up to ``ROWS_OF_A_PICTURE`` rows; ``more_rows`` counts the others.
 
     ``thumbnail`` is a JPEG file; if it is None, ``problem`` says why. ``width`` and ``height`` are pixels of the
-    annotated picture. ``selected_for`` holds ``random`` or the names of quality flags.
+    annotated picture. ``selected_for`` holds ``random``, ``FAILED`` or the names of quality flags. ``failures`` has up
+    to ``ROWS_OF_A_PICTURE`` rows of ``errors/``, and ``more_failures`` counts the others. A picture without an answer
+    has no ``sha256``, no size and no ``rows``.
     """
 
     key: str
@@ -48,6 +53,8 @@ class GalleryRow:
     byte_size: int | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     more_rows: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    more_failures: int = 0
     thumbnail: bytes | None = None
     problem: str = ""
 
@@ -67,6 +74,8 @@ def choose(dataset: Dataset) -> list[GalleryRow]:
             reasons = chosen.setdefault(key, [])
             if flag.name not in reasons:
                 reasons.append(flag.name)
+    for key in choose_failed(dataset, NUM_FAILED_PICTURES):
+        chosen.setdefault(key, []).append(FAILED)
     return _with_rows(dataset, chosen)
 
 
@@ -94,13 +103,37 @@ def _with_rows(dataset: Dataset, chosen: dict[str, list[str]]) -> list[GalleryRo
             shown[key].rows.append(row)
         else:
             shown[key].more_rows += 1
+    _add_failures(dataset, keys, shown, chosen)
     return [shown[key] for key in chosen if key in shown]
 
 
+def _add_failures(dataset: Dataset, keys: str, shown: dict[str, GalleryRow], chosen: dict[str, list[str]]) -> None:
+    """Add the failures of pictures, whose ``keys`` are SQL, to ``shown``."""
+    names = "key, filename, uri, byte_offset, byte_size"
+    # Rows of a manifest that ask the same fail for the same reason, which is shown once.
+    query = f"""
+        SELECT {names}, task, prompt, stage, error, message FROM failures WHERE key IN ({keys})
+        QUALIFY row_number() OVER (PARTITION BY key, task, prompt, message ORDER BY id) = 1 ORDER BY task, prompt, id
+    """
+    for row in dataset.rows(query):
+        key = row["key"]
+        place = {name: row[name] for name in names.split(", ")}
+        picture = shown.setdefault(key, GalleryRow(**place, sha256="", width=0, height=0, selected_for=chosen[key]))
+        if len(picture.failures) < ROWS_OF_A_PICTURE:
+            picture.failures.append(row)
+        else:
+            picture.more_failures += 1
+
+
 def add_thumbnails(pictures: Iterable[GalleryRow], fetch: Fetch) -> None:
-    """Fetch the pictures and set each ``thumbnail``, or ``problem``. A changed picture has both."""
+    """Fetch the pictures and set each ``thumbnail``, or ``problem``. A changed picture has both.
+
+    Pictures that could not be listed, fetched or decoded are not fetched again: their failures say why.
+    """
     by_ref: dict[ImageRef, list[GalleryRow]] = {}
     for picture in pictures:
+        if not picture.sha256 and not any(row["stage"] == "answer" for row in picture.failures):
+            continue
         try:
             ref = relocate(picture.uri, picture.byte_offset, picture.byte_size)
             by_ref.setdefault(ref, []).append(picture)
@@ -110,11 +143,13 @@ def add_thumbnails(pictures: Iterable[GalleryRow], fetch: Fetch) -> None:
         small = thumbnail(loaded.picture) if isinstance(loaded, Loaded) else None
         for picture in by_ref[loaded.ref]:
             picture.thumbnail, picture.problem = small, _problem(loaded, picture)
+            if isinstance(loaded, Loaded) and not picture.sha256:
+                picture.width, picture.height = loaded.size
 
 
 def _problem(loaded: Loaded | LoadFailure, picture: GalleryRow) -> str:
     if isinstance(loaded, Loaded):
-        return "" if loaded.sha256 == picture.sha256 else CHANGED
+        return "" if picture.sha256 in ("", loaded.sha256) else CHANGED
     if loaded.stage != "fetch":
         return BROKEN
     # It is there, but not as it was: empty, too large, or another member of a repacked archive.

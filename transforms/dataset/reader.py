@@ -13,11 +13,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 import duckdb
-from apache_beam.io.filesystem import FileMetadata
-from apache_beam.io.filesystems import FileSystems
 from fsspec import AbstractFileSystem
 
 from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA
+from ..io.object_stores.file_systems import FileSystems, beam_file_systems
 from ..output.files import absolute, glob_files, is_local
 from ..output.layout import run_of_part
 from ..output.run_record import read_records
@@ -27,6 +26,8 @@ PROTOCOL = "beam"
 # Rows that DuckDB hands over at a time.
 NUM_FETCHED_ROWS = 1024
 SCHEMAS = {"data": ANNOTATION_SCHEMA, "errors": FAILURE_SCHEMA}
+# Views without the manifest's columns, and their tables.
+OWN_VIEWS = {"answers": "data", "failures": "errors"}
 # Columns of both tables that the rows of every version have.
 REQUIRED = ("id", "key", "filename", "uri", "task", "prompt", "run", "created_at")
 
@@ -35,9 +36,10 @@ class Dataset:
     """The committed rows of an output as SQL tables. Files that are committed later do not appear.
 
     The tables are ``data`` and ``errors``, with the columns of their files. A manifest's column with a name of
-    ``quality.FLAG_COLUMNS`` has a number after its name: ``_flags_2``. The view ``answers`` is ``data`` without the
-    manifest's columns. The view ``flagged`` is ``data`` with a column ``_flags``, a list of names of
-    ``quality.QUALITY_FLAGS``. The view ``flags`` holds ``id``, ``key`` and ``_flags`` of the rows that have a flag.
+    ``quality.FLAG_COLUMNS`` has a number after its name: ``_flags_2``. The views ``answers`` and ``failures`` are
+    ``data`` and ``errors`` without the manifest's columns. The view ``flagged`` is ``data`` with a column ``_flags``, a
+    list of names of ``quality.QUALITY_FLAGS``. The view ``flags`` holds ``id``, ``key`` and ``_flags`` of the rows that
+    have a flag.
 
     Raises:
         ValueError: if neither ``output/data`` nor ``output/errors`` holds a Parquet file, or if one of these files
@@ -64,9 +66,10 @@ class Dataset:
         for kind, files in parts.items():
             self._check_files(output, files)
             self._create_view(kind, files)
-        # Statistics read this view. In "data", a manifest's column could have the name of an alias in their queries.
-        own = ", ".join(map(identifier, ANNOTATION_SCHEMA.names))
-        self.database.execute(f"CREATE VIEW answers AS SELECT {own} FROM data")
+        # Statistics read these views. A manifest's column could have the name of an alias in their queries.
+        for view, kind in OWN_VIEWS.items():
+            own = ", ".join(map(identifier, SCHEMAS[kind].names))
+            self.database.execute(f"CREATE VIEW {view} AS SELECT {own} FROM {kind}")
         define_flags(self.database)
 
     def _check_files(self, output: str, files: list[str]) -> None:
@@ -197,7 +200,7 @@ class BeamFiles(AbstractFileSystem):  # type: ignore[misc]
             FileNotFoundError: if the file does not exist.
         """
         path = self._strip_protocol(path)
-        found: list[FileMetadata] = FileSystems.match([path])[0].metadata_list
+        found = beam_file_systems().match([path])[0].metadata_list
         if not found:
             raise FileNotFoundError(path)
         return {"name": path, "size": found[0].size_in_bytes, "type": "file"}

@@ -12,7 +12,7 @@ NUM_BINS = 24
 # Spans of a timeline.
 MAX_SPANS = 48
 # Rows in the tables of the report.
-MAX_GROUPS, MAX_EXAMPLES, MAX_OPENINGS = 40, 3, 8
+MAX_GROUPS, MAX_OPENINGS = 40, 8
 NUM_OPENING_WORDS = 3
 TEXT_TASKS = "task IN ('caption', 'query')"
 PHASES = ("fetch", "decode", "encode", "generate")
@@ -73,20 +73,6 @@ class TaskStatistics(NamedTuple):
     mean_length: float | None
 
 
-class ErrorGroup(NamedTuple):
-    """Failures of one ``error`` class at one ``stage``. ``retryable`` counts the retryable ones.
-
-    An example is (filename, task, prompt, message).
-    """
-
-    stage: str
-    error: str
-    rows: int
-    pictures: int
-    retryable: int
-    examples: tuple[tuple[str, str, str, str], ...]
-
-
 class Bill(NamedTuple):
     """The bill of one backend: ``rows`` with a bill, and how many of these are ``estimated`` by this package.
 
@@ -117,15 +103,15 @@ def totals(dataset: Dataset) -> Totals:
     )
     ((twice,),) = dataset.tuples(f"SELECT count(*) - count(DISTINCT id) FROM ({both('id')})")
     ((usd,),) = dataset.tuples(f"SELECT sum(hosted.usd) FROM ({both('hosted')})")
-    ((failures,),) = dataset.tuples("SELECT count(*) FROM errors")
+    ((failures,),) = dataset.tuples("SELECT count(*) FROM failures")
     ((pictures,),) = dataset.tuples(f"SELECT count(DISTINCT key) FROM ({both('key')})")
     ((suspicious,),) = dataset.tuples("SELECT count(*) FROM flags")
     return Totals(pictures, sums[0], failures, twice, sums[1], sums[2], suspicious, usd)
 
 
 def both(columns: str) -> str:
-    """Return the SQL query for columns of ``data`` and ``errors`` together."""
-    return f"SELECT {columns} FROM answers UNION ALL SELECT {columns} FROM errors"
+    """Return the SQL query for own columns of ``data`` and ``errors`` together."""
+    return f"SELECT {columns} FROM answers UNION ALL SELECT {columns} FROM failures"
 
 
 def bills(dataset: Dataset) -> list[Bill]:
@@ -174,7 +160,7 @@ def round_up(width: float) -> float:
 
 def run_rows(dataset: Dataset) -> list[RunRows]:
     """Return the row counts and times of each run, the earliest run first."""
-    rows = "SELECT run, created_at, 1 AS good FROM answers UNION ALL SELECT run, created_at, 0 FROM errors"
+    rows = "SELECT run, created_at, 1 AS good FROM answers UNION ALL SELECT run, created_at, 0 FROM failures"
     found = dataset.tuples(
         f"SELECT run, sum(good)::BIGINT, (count(*) - sum(good))::BIGINT, epoch_ms(min(created_at)), "
         f"epoch_ms(max(created_at)) FROM ({rows}) GROUP BY run ORDER BY min(created_at), run"
@@ -195,7 +181,7 @@ def timeline(dataset: Dataset, rows: RunRows) -> Timeline:
         found = dict(dataset.tuples(query, rows.run))
         return tuple(found.get(span, 0) for span in range(count))
 
-    return Timeline(rows.run, seconds, of("answers"), of("errors"))
+    return Timeline(rows.run, seconds, of("answers"), of("failures"))
 
 
 def _span(least: float) -> float:
@@ -218,26 +204,13 @@ def task_statistics(dataset: Dataset) -> list[TaskStatistics]:
             SELECT task, prompt, count(*) AS answers, avg(output_tokens) AS tokens,
                 avg(coalesce(len(objects), len(points))) AS places, avg(length(caption)) AS length
             FROM answers GROUP BY task, prompt),
-        bad AS (SELECT task, prompt, count(*) AS failures FROM errors GROUP BY task, prompt)
+        bad AS (SELECT task, prompt, count(*) AS failures FROM failures GROUP BY task, prompt)
         SELECT task, prompt, coalesce(answers, 0), coalesce(failures, 0), coalesce(tokens, 0), places, length
         FROM good FULL JOIN bad USING (task, prompt)
         ORDER BY coalesce(answers, 0) + coalesce(failures, 0) DESC, task, prompt LIMIT {MAX_GROUPS}
         """
     )
     return [TaskStatistics(*row) for row in found]
-
-
-def error_groups(dataset: Dataset) -> list[ErrorGroup]:
-    """Return the ``MAX_GROUPS`` most frequent pairs of stage and error, each with up to ``MAX_EXAMPLES`` failures."""
-    groups = dataset.tuples(
-        "SELECT stage, error, count(*), count(DISTINCT key), count(*) FILTER (WHERE retryable) "
-        f"FROM errors GROUP BY stage, error ORDER BY count(*) DESC, stage, error LIMIT {MAX_GROUPS}"
-    )
-    examples = "SELECT filename, task, prompt, message FROM errors WHERE stage = ? AND error = ? ORDER BY id LIMIT ?"
-    return [
-        ErrorGroup(stage, error, rows, pictures, retryable, tuple(dataset.tuples(examples, stage, error, MAX_EXAMPLES)))
-        for stage, error, rows, pictures, retryable in groups
-    ]
 
 
 def common_openings(dataset: Dataset) -> list[tuple[str, int]]:

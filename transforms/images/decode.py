@@ -128,7 +128,8 @@ def _translate_errors() -> Iterator[None]:
         raise
     # Pillow's plug-ins raise many types for broken files, SyntaxError and struct.error among them.
     except Exception as error:
-        raise UndecodableError(f"{type(error).__name__}: {plain(str(error))}; replace the file") from error
+        reason = plain(str(error)) or type(error).__name__
+        raise UndecodableError(f"the file can't be decoded: {reason}; replace the file") from error
 
 
 def _open(content: bytes) -> Image.Image:

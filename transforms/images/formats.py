@@ -115,7 +115,13 @@ def describe(content: bytes, readable: tuple[str, ...]) -> str:
     for pattern, what, cure in OTHER_FILES:
         if re.match(pattern, head):
             return f"this is {what}, not a picture that can be read: {cure}"
-    start = f"; it starts with the bytes {head[:8].hex(' ')}" if head else "; it is empty"
+    beginning = head[:16].split(b"\n")[0].strip()
+    if not head:
+        start = "; it is empty"
+    elif beginning.isascii() and beginning.decode().isprintable() and beginning:
+        start = f"; it begins with the text {beginning.decode()!r}"
+    else:
+        start = f"; it starts with the bytes {head[:8].hex(' ')}"
     return f"no known image format{start}: convert or replace the file"
 
 

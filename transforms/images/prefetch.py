@@ -73,8 +73,6 @@ def load(
     fetcher and of decoding are returned as a LoadFailure.
     """
     started = time.perf_counter()
-    if ref.problem:
-        return LoadFailure(ref, "list", Fault("ValueError", ref.problem))
     try:
         content = fetch(ref.location)
     except FetchError as error:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..core.records import ImageRef, Skipped
+from ..core.records import FILES_ENDING, WITHOUT_ENDING, ImageRef, Skipped
 from ..io.containers.location import is_archive
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
@@ -49,7 +49,7 @@ class OtherFiles:
         """
         kind = kind or (TAR_IN_FOLDER if is_archive(name) else "")
         ending = "" if kind else posixpath.splitext(name)[1].lower()
-        key = folder, ending, kind or (f"files ending in {ending}" if ending else "files without an ending")
+        key = folder, ending, kind or (f"{FILES_ENDING}{ending}" if ending else WITHOUT_ENDING)
         count, first = self._found.get(key, (0, name))
         self._found[key] = count + 1, min(name, first)
 

@@ -9,7 +9,7 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 
 from ..core.records import UNLISTED, ImageRef, Skipped
@@ -101,7 +101,10 @@ def _glob(folder: str, parts: list[str], root: str) -> Iterator[ImageRef]:
     """Yield the files below a folder whose names match ``parts``, and what is skipped; names relative to ``root``."""
     part, rest = parts[0], parts[1:]
     if part == "**":
-        for found in _folders(folder, root):
+        names = [name for name in rest if name != "**"] or ["*"]
+        # A link that the last name of the glob matches is a file, and fails as such.
+        is_file = re.compile(fnmatch.translate(names[0])).match if len(names) == 1 else lambda _: None
+        for found in _folders(folder, root, is_file):
             if isinstance(found, ImageRef):
                 yield found
             elif rest[:1] != ["**"] or found == folder:
@@ -140,8 +143,12 @@ def _matches(folder: str, part: str) -> Iterator[str]:
                 yield entry.path
 
 
-def _folders(folder: str, root: str) -> Iterator[str | ImageRef]:
-    """Yield a folder and all its subfolders that are not hidden, and what is skipped there."""
+def _folders(folder: str, root: str, is_file: Callable[[str], object]) -> Iterator[str | ImageRef]:
+    """Yield a folder and all its subfolders that are not hidden, and what is skipped there.
+
+    Args:
+        is_file: returns None for names that no file of the glob has.
+    """
     folders = [folder]
     while folders:
         here = folders.pop()
@@ -153,7 +160,7 @@ def _folders(folder: str, root: str) -> Iterator[str | ImageRef]:
                         continue
                     if not _is_folder(entry):
                         # Such a name may be that of a folder on a disk that is not mounted.
-                        if not os.path.splitext(entry.name)[1] and _is_dead(entry):
+                        if not os.path.splitext(entry.name)[1] and not is_file(entry.name) and _is_dead(entry):
                             yield _skipped_link(entry.path, root, DEAD_LINK)
                     elif entry.is_symlink() and _leads_back(entry.path, root):
                         yield _skipped_link(entry.path, root, LOOP)

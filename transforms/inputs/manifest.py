@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,21 +14,24 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
-from ..core.prompt_templates import column_text, fill_template
+from ..core.prompt_templates import column_text, fill_templates
 from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
 from ..io.parquet import open_parquet
-from ..io.uris import basename, check_uri, is_path, join_uri, name_below
-from .images import absolute_pattern
+from ..io.uris import basename, check_uri, display_address, is_path, join_uri, name_below
 from .lists.addresses import clean_address
 from .lists.table_files import find_manifests, partitions_of
 from .lists.tables import TableRow, read_rows
 from .manifest_columns import Columns
+from .patterns.patterns import absolute_pattern
 from .root import Root, absolute_root
 
 PATHS, SKIPPED = "paths", "skipped"
+
+# A URL whose parts need no check and no decoding: the checks of all other URIs would return it unchanged.
+_PLAIN_URL = re.compile(r"https?://[a-z0-9-]+(?:\.[a-z0-9-]+)+(?:/[A-Za-z0-9_.~-]+)+")
 
 R = TypeVar("R", TableRow, ListedImage)
 
@@ -128,12 +132,38 @@ def _with_partitions(
 
 def _references(path: str, rows: Iterable[R], columns: Columns, ref_of: Callable[[R], ImageRef]) -> Iterator[ImageRef]:
     for row in rows:
+        place = f"{path}#{row.number}"
         try:
             if row.problem:
                 raise ValueError(row.problem)
-            yield _with_tasks(ref_of(row), row, columns)
+            ref = ref_of(row)
+            if columns.filename:
+                ref = ref._replace(filename=column_text(row.values, columns.filename))
         except ValueError as error:
-            yield _failed_ref(f"{path}#{row.number}", columns, str(error))
+            ref = _known_ref(row, columns, ref_of) or ImageRef(place, posixpath.basename(place))
+            ref = ref._replace(problem=f"{posixpath.basename(place)}: {error}")
+        yield _with_tasks(ref, row, columns, f"{posixpath.basename(place)}: ")
+
+
+def _known_ref(row: R, columns: Columns, ref_of: Callable[[R], ImageRef]) -> ImageRef | None:
+    """Return a reference to what a row that fails says about its picture; None if it has no address.
+
+    An address that can't be used is kept as it is, without its secrets.
+    """
+    try:
+        ref = ref_of(row)
+    except ValueError:
+        given = row.values.get(columns.uri or "")
+        if isinstance(given, bytes):
+            given = given.decode(errors="surrogateescape")
+        elif columns.root and isinstance(given, int):
+            given = str(given)
+        if not isinstance(given, str) or not given.strip():
+            return None
+        address = display_address(given)
+        ref = ImageRef(address, name_below(posixpath.basename(address)) or address)
+    filename = row.values.get(columns.filename or "")
+    return ref if filename is None or not str(filename).strip() else ref._replace(filename=str(filename))
 
 
 class _Place(NamedTuple):
@@ -163,6 +193,8 @@ def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef
         raise ValueError(f"column {columns.uri} is empty: fill it in")
     if not isinstance(given, str):
         raise ValueError(f"column {columns.uri} holds no text: give paths or URIs")
+    if _PLAIN_URL.fullmatch(given):
+        return ImageRef(given, given[given.rindex("/") + 1 :])
     uri = check_uri(clean_address(given, place.folder))
     if is_path(uri) and not os.path.isabs(uri):
         uri = place.root.complete(uri) if place.root else uri
@@ -171,23 +203,21 @@ def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef
     return ImageRef(uri, basename(uri))
 
 
-def _with_tasks(ref: ImageRef, row: TableRow | ListedImage, columns: Columns) -> ImageRef:
-    """Return a reference with the file name, the filled-in tasks and the kept columns of its row.
+def _with_tasks(ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str) -> ImageRef:
+    """Return a reference with the filled-in tasks and the kept columns of its row.
 
-    Raises:
-        ValueError: if a column in a prompt is empty.
+    A task whose prompt names an empty column gets a problem. ``place`` is the row, for its message.
     """
-    if columns.filename:
-        ref = ref._replace(filename=column_text(row.values, columns.filename))
     if not columns.own_tasks():
         return ref
-    tasks = tuple(dict.fromkeys(fill_template(task, row.values) for task in columns.tasks))
-    stored = dict(zip(columns.kept_types(), row.kept, strict=True))
-    kept = tuple(stored[columns.sources.get(one.name, one.name)] for one in columns.kept)
-    return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else ())
+    tasks, problems = fill_templates(columns.tasks, row.values, place, ref.problem.removeprefix(place))
+    # A broken row has no values.
+    stored = dict(zip(columns.kept_types(), row.kept, strict=bool(row.kept)))
+    kept = tuple(stored.get(columns.sources.get(one.name, one.name)) for one in columns.kept)
+    return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else (), problems=problems)
 
 
-def _failed_ref(place: str, columns: Columns, why: str) -> ImageRef:
-    """Return a reference that fails at stage ``list``. ``place`` is the manifest, with ``#NUMBER`` for a row."""
-    name = posixpath.basename(place)
-    return ImageRef(place, name, columns.tasks if columns.own_tasks() else (), problem=f"{name}: {why}")
+def _failed_ref(path: str, columns: Columns, why: str) -> ImageRef:
+    """Return a reference to a manifest that can't be read to its end. It fails at stage ``list``."""
+    name = posixpath.basename(path)
+    return _with_tasks(ImageRef(path, name, problem=f"{name}: {why}"), TableRow(0, {}), columns, f"{name}: ")

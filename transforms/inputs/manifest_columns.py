@@ -11,13 +11,13 @@ import pyarrow as pa
 from ...models.tasks import Task
 from ..core.kept_names import name_columns
 from ..core.prompt_templates import named_columns
-from ..core.row_schema import ANNOTATION_SCHEMA
+from ..core.row_schema import OWN_COLUMNS
 from ..io.column_types import plain_type, stored_type, without_nulls
-from .images import absolute_pattern
 from .lists.addresses import path_hint
 from .lists.survey import survey_manifests
 from .lists.table_files import list_manifests
 from .lists.widening import widest
+from .patterns.patterns import absolute_pattern
 from .root import check_root
 
 
@@ -76,7 +76,7 @@ def check_columns(
     columns: Columns,
     keep: Sequence[str],
     *,
-    taken: Iterable[str] = ANNOTATION_SCHEMA.names,
+    taken: Iterable[str] = OWN_COLUMNS,
     published: Mapping[str, pa.DataType] | None = None,
 ) -> Columns:
     """Check the columns of all manifests, and return ``columns`` with those in ``keep`` as typed fields.

@@ -11,7 +11,7 @@ from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, join_uri, scheme_of, split_bucket
 from .bucket_listing import has_extension
-from .images import absolute_pattern
+from .patterns.patterns import absolute_pattern
 
 # Files that a message about an ambiguous name lists.
 MAX_NAMES_SHOWN = 5

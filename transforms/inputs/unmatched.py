@@ -14,7 +14,7 @@ from ..io.object_stores.base import Stores
 from ..io.uris import LOCAL, scheme_of
 from .bucket_listing import TAR_IN_FOLDER, PendingFolder
 from .disk_listing import split_local_glob
-from .images import (
+from .patterns.patterns import (
     NO_PICTURE,
     absolute_pattern,
     expand_pattern,

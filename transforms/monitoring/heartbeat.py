@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 PIPE = "MOONDREAM_BEAM_PULSE"
@@ -32,12 +32,17 @@ class Heartbeat:
     def __init__(self) -> None:
         self._pipe = int(os.environ.get(PIPE, -1))
 
-    def start(self) -> None:
-        """Start a thread that writes an empty line every ``BEAT_SECONDS``, as long as this process can run Python."""
+    def start(self, on_disconnect: Callable[[], object]) -> None:
+        """Start a thread that writes an empty line every ``BEAT_SECONDS``, as long as this process can run Python.
+
+        Args:
+            on_disconnect: called in that thread, instead of a next line, once the process with the other end of the
+                pipe is gone.
+        """
         if self._pipe >= 0:
             # If the reader is slow and the pipe is full, lines are dropped. A write must not block the worker.
             os.set_blocking(self._pipe, False)
-            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+            threading.Thread(target=self._beat, args=(on_disconnect,), name="heartbeat", daemon=True).start()
 
     @contextlib.contextmanager
     def working_on(self, shard: int) -> Iterator[Heartbeat]:
@@ -53,20 +58,28 @@ class Heartbeat:
         if self._pipe >= 0:
             self._write(json.dumps([shard, rows]))
 
-    def _beat(self) -> None:
+    def _beat(self, on_disconnect: Callable[[], object]) -> None:
         """Write a line per beat, and exit with ``OUT_OF_MEMORY`` when the process has no memory left."""
         without, starting = 0, Counter[int]()
         with contextlib.suppress(MemoryError):
             while without < BEATS_WITHOUT and max(starting.values(), default=0) < BEATS_TO_START:
                 without = 0 if _has_memory() else without + 1
                 starting = Counter({start: starting[start] + 1 for start in _starts()})
-                self._write("")
+                if not self._write(""):
+                    on_disconnect()
+                    return
                 time.sleep(BEAT_SECONDS)
         os._exit(OUT_OF_MEMORY)
 
-    def _write(self, line: str) -> None:
-        with contextlib.suppress(OSError):
+    def _write(self, line: str) -> bool:
+        """Write a line, or drop it if the pipe is full. Return False if no process has the other end of the pipe."""
+        try:
             os.write(self._pipe, f"{line}\n".encode())
+        except BrokenPipeError:
+            return False
+        except OSError:
+            pass
+        return True
 
 
 def _has_memory() -> bool:

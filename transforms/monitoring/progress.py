@@ -14,21 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apache_beam.metrics.metric import Metrics
-
 from ...models.atomic_files import write_atomic
 from ..core.summary import Count, Summary, sum_summaries
 from ..output.commit import create_exclusive, delete_exclusive, read_exclusive
 from ..output.files import exists, is_local, remove_temporary_folder
 from ..output.layout import plan_path, progress_folder, record_path
 from ..output.run_record import read_record
-from .heartbeat import Heartbeat
 
 REPORT_INTERVAL_S = 0.5
 # The extension of the progress file of a shard, which is JSON. Readers of data sets take .json for rows.
 SUMS = ".sums"
-NAMESPACE = "moondream_beam"
-COUNTERS = ("annotations", "failures", "output_tokens")
 
 
 class ProgressFiles:
@@ -78,16 +73,20 @@ class ProgressFiles:
         """
         if not self.folder:
             return None, Summary()
-        summaries = [summary for summary, _ in self._shards()]
+        summary, _ = self.read_shards()
         # Read last, because ``remove`` deletes the plan first: if there is a plan, the sums are complete.
         planned = self.read_plan()
         if planned is None and exists(record_path(self.output, self.run)):
             return counts_of(read_record(self.output, self.run))
-        return planned, sum_summaries(summaries)
+        return planned, summary
 
-    def in_flight(self) -> int:
-        """Return how many requests of a run in a local output are being answered; 0 for an output in a bucket."""
-        return sum(in_flight for _, in_flight in self._shards())
+    def read_shards(self) -> tuple[Summary, int]:
+        """Return the sums over all rows that shards have reported so far, and the number of requests in flight.
+
+        For an output in a bucket they are zeros.
+        """
+        shards = self._shards()
+        return sum_summaries([summary for summary, _ in shards]), sum(in_flight for _, in_flight in shards)
 
     def _shards(self) -> list[tuple[Summary, int]]:
         """Return what the shards of a run have reported last."""
@@ -105,39 +104,6 @@ class ProgressFiles:
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
             remove_temporary_folder(self.output)
-
-
-class ProgressReporter:
-    """Reports how far a worker is with its shard: to the run's progress files, the heartbeat and Beam's counters."""
-
-    def __init__(self, output: str, run: str, heartbeat: Heartbeat) -> None:
-        self._files, self._heartbeat = ProgressFiles(output, run), heartbeat
-        self._shard_summary = Summary()
-
-    def report(self, shard: int, summary: Summary, in_flight: int = 0, *, published: bool = False) -> bool:
-        """Report the sums over a shard's rows so far.
-
-        Args:
-            in_flight: the requests of the shard that are being answered.
-            published: these are the sums of the published shard. Beam's counters, in the namespace ``NAMESPACE``, grow
-                by them.
-
-        Returns:
-            False if the progress files were not updated, because the last update was less than 0.5 seconds ago.
-        """
-        self._shard_summary = summary
-        self._heartbeat.report(shard, summary.rows)
-        if published:
-            for name in COUNTERS:
-                Metrics.counter(NAMESPACE, name).inc(getattr(summary, name))
-        return self._files.report(shard, summary, in_flight, last=published)
-
-    def run_summary(self) -> Summary:
-        """Return the sums over the rows of all shards of the run.
-
-        For an output in a bucket, which has no progress files of shards, these are the sums of the last report.
-        """
-        return self._files.read()[1] if self._files.folder else self._shard_summary
 
 
 def counts_of(record: Mapping[str, Any]) -> tuple[Count, Summary]:

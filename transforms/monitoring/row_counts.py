@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import PCollection
 
 from ...models.tasks import Fault
 from ..core.summary import Summary
+from ..io.object_stores.file_systems import FileSystems
 from ..io.retry import FetchError, RetryPolicy
 from ..output.layout import DATA, run_of_part, run_parts
 from ..output.locks.lock import keep_alive
@@ -76,6 +76,12 @@ def count_rows(paths: Sequence[str], retry_policy: RetryPolicy) -> RowCounts:
         return RowCounts(count_error=str(error))
     data = sum(footer.rows for footer in footers if footer.kind == DATA)
     return RowCounts(data, sum(footer.rows for footer in footers) - data, len(footers))
+
+
+def count_run(output: str, run: str, retry_policy: RetryPolicy) -> RowCounts:
+    """Count the rows in the published files of a run. If that fails, return only a ``count_error``."""
+    batches = _list_batches(Summary(), output, run, retry_policy)
+    return sum_row_counts(_count_batch(batch, output, run, retry_policy) for batch in batches)
 
 
 def sum_row_counts(counts: Iterable[RowCounts]) -> RowCounts:

@@ -5,21 +5,22 @@ Only the footer of a published file is read, and each footer is read once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from apache_beam.io.filesystems import FileSystems
-
-from ..core.summary import Count
+from ..core.summary import Count, Summary
+from ..io.object_stores.file_systems import FileSystems
 from ..output.answer_journal import kept_by_run
 from ..output.files import absolute
-from ..output.layout import ALL_PARTS, DATA, ERRORS, run_of_part, started_at
-from ..output.locks.lock import active_runs
+from ..output.layout import ALL_PARTS, DATA, ERRORS, Slice, run_of_part, started_at
+from ..output.locks.lock import active_runs, begun_runs
 from ..output.reader import PartFooter, Reader, published, read_footer, read_footers
 from ..output.run_record import read_records, retried_answers, retried_errors
 from .progress import ProgressFiles, counts_of
 
+# Options in the record of a run that choose its pictures.
+INPUT_OPTIONS = ("inputs", "manifest", "limit")
 State = Literal["running", "ended", "interrupted", "stopped"]
 
 
@@ -39,6 +40,7 @@ class RunStatus(NamedTuple):
         unpublished: rows of a running run that no published file has, kept or not. Of an output in a bucket only kept
             rows are known.
         in_flight: requests that are being answered; 0 if the output is in a bucket, because that is not known then.
+        was_resumed: a later run did the same job, as far as the records show.
     """
 
     run: str
@@ -52,6 +54,7 @@ class RunStatus(NamedTuple):
     kept: int = 0
     unpublished: int = 0
     in_flight: int = 0
+    was_resumed: bool = False
 
     @property
     def rows(self) -> int:
@@ -76,6 +79,15 @@ class RunStatus(NamedTuple):
         seconds = (until - self.first).total_seconds() if until and self.first else 0.0
         return self.rows / seconds if seconds > 0 else None
 
+    def has_job_of(self, other: RunStatus) -> bool:
+        """Return whether this run had the slice of the other run, or all slices, and the same tasks and input.
+
+        Tasks and input are those of the records. If one of the runs has no record, they count as the same.
+        """
+        if Slice.from_run_name(self.run) not in (None, Slice.from_run_name(other.run)):
+            return False
+        return not self.record or not other.record or _job_of(self.record) == _job_of(other.record)
+
     def seconds_left(self, now: datetime) -> float | None:
         """Return how many seconds the remaining rows take at the present rate, or None if plan or rate is not known."""
         rate = self.rate(now)
@@ -98,16 +110,21 @@ class OutputStatus:
         """Return the present status of all runs that have a lock, a record or a published file, sorted by name."""
         # In this order, because a run publishes its files, then writes its record, then releases its lock. In another
         # order a run that ends meanwhile would be reported as stopped.
-        active = set(active_runs(self.output))
+        begun, active = set(begun_runs(self.output)), set(active_runs(self.output))
         records = {record["run"]: record for record in read_records(self.output)}
         kept = kept_by_run(self.output)
         footers = self._read_footers()
-        runs = sorted(active | records.keys() | kept.keys() | {footer.run for footer in footers})
-        return [
+        # A command that is refused deletes its lock file at once. The file of a run that was killed stays.
+        begun &= set(begun_runs(self.output))
+        runs = [
             self._status(
                 run, active, records.get(run), [footer for footer in footers if footer.run == run], kept.get(run, 0)
             )
-            for run in runs
+            for run in sorted(begun | active | records.keys() | kept.keys() | {footer.run for footer in footers})
+        ]
+        return [
+            run._replace(was_resumed=any(later.has_job_of(run) for later in runs[index + 1 :]))
+            for index, run in enumerate(runs)
         ]
 
     def _read_footers(self) -> list[PartFooter]:
@@ -128,7 +145,7 @@ class OutputStatus:
         )
         ended: State = "interrupted" if record and "interrupted" in record else "ended"
         state: State = ended if record else "running" if run in active else "stopped"
-        unpublished = progress.read()[1].rows - annotations - failures if state == "running" else 0
+        reported, in_flight = progress.read_shards() if state == "running" else (Summary(), 0)
         first = min((footer.first for footer in footers if footer.first), default=None)
         return RunStatus(
             run,
@@ -140,6 +157,12 @@ class OutputStatus:
             max((footer.last for footer in footers if footer.last), default=None),
             record,
             kept,
-            max(0, unpublished),
-            progress.in_flight() if state == "running" else 0,
+            max(0, reported.rows - annotations - failures),
+            in_flight,
         )
+
+
+def _job_of(record: Mapping[str, Any]) -> list[Any]:
+    """Return the tasks and the input in the record of a run."""
+    options = record.get("options", {})
+    return [record.get("tasks"), *(options.get(name) for name in INPUT_OPTIONS)]

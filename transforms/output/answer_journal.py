@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -19,15 +20,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystems import FileSystems
 
-from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
+from ..core.row_schema import annotation_schema, failure_schema, kept_fields
+from ..io.object_stores.file_systems import FileSystems
+from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 from .dataset_card import update_card
 from .files import glob_files, remove, write_atomic
 from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path
 from .writer import ShardWriter
-
-CHECKPOINT_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class AnswerJournal:
             if rows:
                 path = answers_path(self.output, self.run, self.shard, self._attempt, self._num_files, rows)
                 self._num_files += 1
-                write_atomic(path, _encode(answers, failures), draft_path(self.output, self.run))
+                self._write(path, _encode(answers, failures))
 
     def check(self) -> None:
         """Raise the error of a file that could not be written; else do nothing."""
@@ -107,13 +107,25 @@ class AnswerJournal:
         """Delete the files of all attempts of this run at this shard."""
         remove(answers_glob(self.output, self.run, self.shard))
 
+    def _write(self, path: str, content: bytes) -> None:
+        if scheme_of(path) in OBJECT_STORE_SCHEMES and scheme_of(path) != "hdfs":
+            # An object appears once it is complete. A rename would take several requests more. HDFS has files.
+            with FileSystems.create(path, compression_type="uncompressed") as file:
+                file.write(content)
+        else:
+            write_atomic(path, content, draft_path(self.output, self.run))
+
     def _flush_regularly(self) -> None:
-        while not self._ended.wait(self.interval_s):
+        wait_s = self.interval_s
+        while not self._ended.wait(wait_s):
+            started = time.monotonic()
             try:
                 self.flush()
             except Exception as error:
                 self._error = error
                 return
+            # A file in a bucket takes a while to write. The rows that come meanwhile wait for the next file.
+            wait_s = max(0.0, self.interval_s - (time.monotonic() - started))
 
 
 class _OpenJournals:
@@ -171,7 +183,7 @@ def publish_kept(output: str, schema: pa.Schema, is_dead: Callable[[str], bool])
     published = 0
     for (run, shard), paths in sorted(_files(output).items()):
         if is_dead(run):
-            writer = ShardWriter(output, run, shard, list(schema)[len(ANNOTATION_SCHEMA) :])
+            writer = ShardWriter(output, run, shard, kept_fields(schema))
             if not writer.recover_commit():
                 rows = _read(paths, schema)
                 writer.add_tables(*rows)
@@ -215,7 +227,7 @@ def _encode(answers: pa.Table, failures: pa.Table) -> bytes:
 
 def _read(paths: Iterable[str], schema: pa.Schema) -> KeptRows:
     """Return the rows of these files. A file that is gone, broken or has other columns is dropped with a warning."""
-    tables: list[list[pa.Table]] = [[schema.empty_table()], [FAILURE_SCHEMA.empty_table()]]
+    tables: list[list[pa.Table]] = [[schema.empty_table()], [failure_schema(kept_fields(schema)).empty_table()]]
     for path in paths:
         try:
             with FileSystems.open(path, compression_type="uncompressed") as file:

@@ -18,9 +18,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
-
+from ..io.object_stores.file_systems import FileSystems, beam_file_systems
 from ..io.uris import LOCAL, scheme_of
 from .files import exists, glob_files, make_folder
 
@@ -68,7 +66,7 @@ def delete_exclusive(path: str) -> None:
     else:
         try:
             FileSystems.delete([path])
-        except BeamIOError:
+        except OSError:
             if exists(path):
                 raise
 
@@ -152,7 +150,7 @@ def _create_in_azure(path: str, content: bytes) -> bool:
 
 
 def _file_system(path: str) -> Any:
-    return FileSystems.get_filesystem(path)
+    return beam_file_systems().get_filesystem(path)
 
 
 CREATE: dict[str, Callable[[str, bytes], bool]] = {

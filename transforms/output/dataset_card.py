@@ -17,9 +17,9 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
-from ..core.row_schema import FAILURE_SCHEMA, annotation_schema
+from ..core.row_schema import annotation_schema, failure_schema
+from ..io.object_stores.file_systems import FileSystems
 from .files import exists, glob_files, is_local, write_atomic
 from .layout import CARD_NAME, DATA, EMPTY_PART, ERRORS, draft_path
 
@@ -75,7 +75,7 @@ def write_card(
         has_new_rows: give the card a new state. Without it, a card that has a state keeps that.
     """
     outcome = update_card(output, run, has_new_rows=has_new_rows)
-    for kind, schema in ((DATA, annotation_schema(columns)), (ERRORS, FAILURE_SCHEMA)):
+    for kind, schema in ((DATA, annotation_schema(columns)), (ERRORS, failure_schema(columns))):
         folder = FileSystems.join(output, kind)
         if not glob_files(FileSystems.join(folder, "*.parquet")):
             empty = io.BytesIO()

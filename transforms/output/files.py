@@ -10,11 +10,9 @@ import os
 from collections.abc import Iterator
 from typing import IO
 
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
-
 from ...models import atomic_files
 from ..io.object_stores.base import require_client
+from ..io.object_stores.file_systems import FileSystems
 from ..io.uris import HUB, LOCAL, OBJECT_STORE_SCHEMES, absolute_path, escape_non_utf8, is_utf8, scheme_of
 from .layout import temporary_folder
 
@@ -47,7 +45,7 @@ def remove(*paths: str) -> None:
     if found := glob_files(*paths):
         try:
             FileSystems.delete(found)
-        except BeamIOError:
+        except OSError:
             if glob_files(*found):
                 raise
 
@@ -70,7 +68,7 @@ def open_atomic(path: str, draft: str) -> Iterator[IO[bytes]]:
         move(draft, path)
     except BaseException:
         # The first error is the one to report.
-        with contextlib.suppress(OSError, BeamIOError):
+        with contextlib.suppress(OSError):
             remove(draft)
         raise
 
@@ -153,9 +151,10 @@ def exists(path: str) -> bool:
     """Return whether there is a file or a folder of this name."""
     try:
         return FileSystems.exists(path)
-    except BeamIOError as error:
+    except OSError as error:
         # On Azure, Beam raises where nothing is found.
-        if any(getattr(reason, "code", None) == 404 for reason in (error.exception_details or {}).values()):
+        reasons = (getattr(error, "exception_details", None) or {}).values()
+        if any(getattr(reason, "code", None) == 404 for reason in reasons):
             return False
         raise
 
@@ -165,5 +164,4 @@ def glob_files(*patterns: str) -> list[str]:
     globs = [pattern for pattern in patterns if "*" in pattern]
     # On Azure, Beam raises where a name without wildcards matches nothing.
     named = [path for path in patterns if path not in globs and exists(path)]
-    matches = FileSystems.match(globs) if globs else []
-    return named + [metadata.path for result in matches for metadata in result.metadata_list]
+    return named + FileSystems.glob(globs)

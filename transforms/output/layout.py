@@ -20,12 +20,14 @@ import uuid
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from apache_beam.io.filesystems import FileSystems
+from ..io.object_stores.file_systems import FileSystems
 
 DATA, ERRORS = "data", "errors"
 CARD_NAME, REPORT_NAME = "README.md", "report.html"
 EMPTY_PART = "part-empty.parquet"
 ALL_PARTS = "part-*.parquet"
+# The approximate number of pictures in a shard, and the seconds between two files of the answer journal of a shard.
+SHARD_SIZE, CHECKPOINT_S = 1000, 60.0
 
 _PART = re.compile(r"part-(.+)-\d{5,}(?:-\d+)?\.parquet", re.ASCII)
 # Until 2026-11, drafts of parts ended in .parquet, and readers that search all folders took them for rows.

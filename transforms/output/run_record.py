@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
+from ...models.tasks import Query, Task
 from ..core.records import Job
+from ..io.object_stores.file_systems import FileSystems
 from .files import glob_files, write_atomic
 from .layout import draft_path, record_path
 
@@ -75,12 +75,20 @@ def _missing(record: Mapping[str, Any] | None, kind: str, left: int) -> int:
     return max(0, record["counts"].get(kind, 0) - left) if record and record.get("balanced") else 0
 
 
+def _task_metadata(task: Task) -> dict[str, Any]:
+    """Return the task's kind and prompt, and the JSON schema of a query that has one."""
+    described: dict[str, Any] = {"task": task.name, "prompt": task.prompt}
+    if isinstance(task, Query) and isinstance(task.schema, str):
+        described["schema"] = json.loads(task.schema)
+    return described
+
+
 def job_metadata(job: Job) -> dict[str, Any]:
     """Return what determines the answers of a job: model, tasks, sampling, colour profiles and package versions."""
     return {
         "model": job.annotator.name,
         "revision": job.annotator.revision,
-        "tasks": [{"task": task.name, "prompt": task.prompt} for task in job.tasks],
+        "tasks": [_task_metadata(task) for task in job.tasks],
         "sampling": vars(job.sampling),
         "colour_profiles": job.colour_profiles,
         "versions": {name: installed_version(name) for name in PACKAGES},

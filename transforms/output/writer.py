@@ -10,12 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from ..core.records import Annotation, Row
-from ..core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema, to_table
+from ..core.row_schema import annotation_schema, failure_schema, to_table
 from ..core.summary import BILLED_COLUMNS, SUMMED_COLUMNS, Summary, sum_summaries
-from ..io.column_types import plain_type
+from ..io.object_stores.file_systems import FileSystems
 from .commit import create_exclusive, delete_exclusive, read_exclusive
 from .files import exists, glob_files, make_folder, remove, rename_if_needed
 from .layout import DATA, ERRORS, commit_path, part_name, shard_parts, temporary_folder, unpublished_part_path
@@ -43,7 +42,7 @@ class ShardWriter:
         """``columns`` are the columns of a manifest that the rows keep."""
         self.columns = tuple(columns)
         self._data = _Parts(output, DATA, run, shard, annotation_schema(columns))
-        self._errors = _Parts(output, ERRORS, run, shard, FAILURE_SCHEMA)
+        self._errors = _Parts(output, ERRORS, run, shard, failure_schema(columns))
         self._lock = threading.Lock()
         self._commit_path = commit_path(output, run, shard)
         self._temporary_folder = temporary_folder(output)
@@ -242,52 +241,3 @@ class _Parts:
         if writer is not None:
             with self.file:
                 writer.close()
-
-
-def published_columns(output: str) -> dict[str, pa.DataType]:
-    """Return the names and the types of the kept columns in the published rows of an output; {} if it has no rows."""
-    there = _published_schema(output)
-    return {field.name: field.type for field in there or () if field.name not in ANNOTATION_SCHEMA.names}
-
-
-def check_schema(output: str, schema: pa.Schema) -> None:
-    """Check that the published rows of an output have the columns of ``schema``. An empty output passes.
-
-    Readers do not accept data files with different columns as one table. Types that differ in Arrow's encoding only,
-    such as string and large_string, are the same in Parquet.
-
-    Raises:
-        ValueError: if the names, the order or the types of the columns differ.
-    """
-    there = _published_schema(output)
-    if there is None:
-        return
-    if missing := [name for name in ANNOTATION_SCHEMA.names if name not in there.names]:
-        writer = "another program" if "id" in missing else "an earlier version"
-        raise ValueError(
-            f"output {output}: its rows lack the column {missing[0]}, because {writer} wrote them. Choose another"
-            " output."
-        )
-    if there.names != schema.names or list(map(plain_type, there.types)) != list(map(plain_type, schema.types)):
-        kept = [f"{field.name} ({field.type})" for field in there if field.name not in ANNOTATION_SCHEMA.names]
-        new = [f"{field.name} ({field.type})" for field in schema if field.name not in ANNOTATION_SCHEMA.names]
-        raise ValueError(
-            f"output {output}: its rows have the kept columns {', '.join(kept) or 'none'}. This run would add rows with"
-            f" {', '.join(new) or 'none'}. Keep the same columns, in the same order and of the same types, or choose"
-            " another output."
-        )
-
-
-def _published_schema(output: str) -> pa.Schema | None:
-    """Return the schema of one published file of answers, or None if the output has none.
-
-    Raises:
-        ValueError: if the file is not Parquet.
-    """
-    for path in glob_files(FileSystems.join(output, DATA, "*.parquet"))[:1]:
-        with FileSystems.open(path) as file:
-            try:
-                return pq.read_schema(file)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{path}: {error}; move this file away, or choose another output") from error
-    return None

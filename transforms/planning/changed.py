@@ -161,7 +161,7 @@ def _group_of(ref: ImageRef, bucket: int) -> str:
 
 def _digest_of(ref: ImageRef, fetch: Fetcher) -> bytes | None:
     """Return the first bytes of the sha256 of a picture's file, as in ``PublishedRow``; None if it can't be read."""
-    if ref.problem:
+    if ref.has_nothing_to_ask:
         return None
     try:
         return sha256(fetch(ref.location)).digest()[:ID_BYTES]

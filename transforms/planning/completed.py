@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..core.shuffle import Packed, hash_bucket, pack, unpack_all
+from ..core.records import KEY_DIGITS
+from ..core.shuffle import NUM_HASH_BUCKETS, Packed, pack, unpack_all
+from ..io.object_stores.file_systems import FileSystems
 from ..output.layout import ERRORS, can_run_together, kind_of, run_of_part
 from ..output.reader import Reader, published
 
@@ -21,6 +25,12 @@ ID_DIGITS, ID_BYTES = 64, 12
 MAX_BATCH_ROWS = 65_536
 # Ids that a worker holds before it packs them: 12 MiB. Few large packs cost less than many small ones.
 MAX_HELD_IDS = 1 << 20
+
+
+# The number that a character means as a hex digit; 255 if it is none.
+_HEX = np.full(256, 255, np.uint8)
+_HEX[list(b"0123456789abcdef")] = np.arange(16)
+_HEX[list(b"ABCDEF")] = np.arange(10, 16)
 
 
 class PackedIds(NamedTuple):
@@ -70,13 +80,8 @@ class PackIds(beam.DoFn):
         """
         failed_in = path if kind_of(path) == ERRORS else ""
         for keys, row_ids in read_ids(path, self._reader):
-            for key, row_id in zip(keys, row_ids, strict=True):
-                try:
-                    number, id = hash_bucket(key), short_id(row_id)
-                except ValueError:
-                    # Another program wrote this row. No request of ours has such an id.
-                    continue
-                self._buckets.setdefault(number, {}).setdefault(failed_in, bytearray()).extend(id)
+            for number, ids in short_ids_by_bucket(keys, row_ids):
+                self._buckets.setdefault(number, {}).setdefault(failed_in, bytearray()).extend(ids)
             self._held += len(keys)
             if self._held >= MAX_HELD_IDS:
                 yield from self._pack_all()
@@ -90,6 +95,43 @@ class PackIds(beam.DoFn):
             number, files = self._buckets.popitem()
             yield number, pack([PackedIds(failed_in, bytes(ids)) for failed_in, ids in files.items()])
         self._held = 0
+
+
+def short_ids_by_bucket(keys: pa.Array, row_ids: pa.Array) -> Iterator[tuple[int, bytes]]:
+    """Yield the short ids of rows, end to end, with the hash bucket of their images: each bucket once.
+
+    Left out are rows that another program wrote: their key does not begin with 8 hex digits, or their id is not one of
+    64 hex digits. No request of ours has such an id.
+    """
+    if not len(keys):
+        return
+    key_digits, has_key = _digits(keys, KEY_DIGITS, 8)
+    id_digits, has_id = _digits(row_ids, ID_DIGITS, 2 * ID_BYTES)
+    ours = has_key & has_id
+    if not ours.all():
+        key_digits, id_digits = key_digits[ours], id_digits[ours]
+    buckets = (key_digits.astype(np.uint32) @ (16 ** np.arange(7, -1, -1, dtype=np.uint32))) % NUM_HASH_BUCKETS
+    ids = id_digits[:, ::2] << 4 | id_digits[:, 1::2]
+    order = np.argsort(buckets, kind="stable")
+    numbers, starts = np.unique(buckets[order], return_index=True)
+    for number, rows in zip(numbers.tolist(), np.split(order, starts[1:]), strict=False):
+        yield number, ids[rows].tobytes()
+
+
+def _digits(texts: pa.Array, length: int, first: int) -> tuple[Any, Any]:
+    """Return the first hex digits of texts as numbers, (rows, ``first``), and whether each text has them, (rows,).
+
+    A text has them if it has ``length`` bytes that begin with ``first`` hex digits. The digits of others are 0.
+    """
+    texts = texts.cast(pa.string())
+    fits = pc.fill_null(pc.equal(pc.binary_length(texts), length), False)
+    chosen = pc.if_else(fits, texts, "0" * length).cast(pa.string())
+    content, offset = chosen.buffers()[2], chosen.offset
+    start = np.frombuffer(chosen.buffers()[1], np.int32, len(chosen) + 1, offset * 4)[0]
+    characters = np.frombuffer(content, np.uint8, len(chosen) * length, start).reshape(len(chosen), length)
+    digits = _HEX[characters[:, :first]]
+    is_hex: Any = np.all(digits < 16, axis=1)
+    return np.where(is_hex[:, None], digits, 0), is_hex & fits.to_numpy(zero_copy_only=False)
 
 
 def split_completed(packs: Iterable[bytes]) -> tuple[set[bytes], dict[bytes, list[str]]]:
@@ -120,8 +162,8 @@ def other_runs_parts(output: str, run: str) -> list[str]:
     ]
 
 
-def read_ids(path: str, reader: Reader) -> Iterator[tuple[list[str], list[str]]]:
+def read_ids(path: str, reader: Reader) -> Iterator[tuple[pa.Array, pa.Array]]:
     """Yield the image keys and the ids of a published file's rows, in batches of at most ``MAX_BATCH_ROWS`` rows."""
     with reader.open(path) as file:
         for batch in pq.ParquetFile(file).iter_batches(MAX_BATCH_ROWS, columns=["key", "id"]):
-            yield batch["key"].to_pylist(), batch["id"].to_pylist()
+            yield batch["key"], batch["id"]

@@ -108,7 +108,7 @@ def _read_all(refs: Sequence[ImageRef], fetch: Fetcher) -> dict[str, str]:
 
 def _content_key(ref: ImageRef, fetch: Fetcher) -> str:
     """Return the sha256 of an image in hex, or the key of its place if the image cannot be read or is not to be."""
-    if ref.problem or is_sequential(ref):
+    if ref.has_nothing_to_ask or is_sequential(ref):
         return shard_key(ref)
     try:
         return sha256(fetch(ref.location)).hexdigest()

@@ -27,7 +27,9 @@ def merge(refs: Sequence[ImageRef], tasks: Sequence[Task]) -> ImageRef:
         equal = row.task, kept_digest(row.columns)
         rows.append(row._replace(number=seen[equal]))
         seen[equal] += 1
-    return ordered[0].with_rows(rows)
+    # A row with a problem may not know the place of its picture.
+    first = next((ref for ref in ordered if not ref.has_nothing_to_ask), ordered[0])
+    return first.with_rows(rows)
 
 
 def rows_of(refs: Iterable[ImageRef], job: Job) -> tuple[ImageRef, dict[str, WantedRow]]:

@@ -18,6 +18,7 @@ from ..core.row_schema import annotation_schema
 from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, pack, ref_bucket, unpack, unpack_all
 from ..core.summary import Count, sum_counts
 from ..images.fetch import Fetcher
+from ..io.uris import display_uri
 from ..monitoring.progress import ProgressFiles
 from ..output.answer_journal import publish_kept
 from ..output.locks.lock import acquire, active_runs
@@ -26,6 +27,7 @@ from .completed import PackIds, other_runs_parts, short_id, split_completed
 from .dedup import KeyByContentHash, KeyedRef
 from .input_rows import rows_of
 from .locality import read_order, shard_key
+from .plain_rows import PlainRows
 from .requeue import remove_rows
 
 Shard = tuple[int, Iterable[ImageRef]]
@@ -99,7 +101,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
             | "Packs" >> beam.Values()
             | "Assign shards" >> beam.ParDo(_AssignShards(), *sides).with_output_types(Packed)
             | "Group into shards" >> beam.GroupByKey()
-            | "Unpack" >> beam.MapTuple(lambda number, packs: (number, sorted(unpack_all(packs), key=read_order)))
+            | "Unpack" >> beam.MapTuple(_in_read_order)
         )
         return Plan(shards, counts)
 
@@ -129,20 +131,29 @@ class _DropCompleted(beam.DoFn):
     def __init__(self, job: Job, retry_errors: bool) -> None:
         self.job, self.retry_errors = job, retry_errors
 
+    def setup(self) -> None:
+        self._plain = PlainRows.of(self.job)
+
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
         number, (packs, completed_packs) = group
         same: dict[str, list[ImageRef]] = {}
-        keyed, counts = [], []
+        keyed: list[KeyedRef] = []
+        counts: list[Count] = []
         for ref in unpack_all(packs):
             if ref.skipped:
                 counts.append(Count.of_skipped(ref))
             else:
-                same.setdefault(ref.key, []).append(ref)
+                same.setdefault(display_uri(ref.uri), []).append(ref)
         if not same and not counts:
             return
         answered, failed = split_completed(completed_packs)
         kept_failures = set() if self.retry_errors else failed.keys() - answered
         completed = answered | kept_failures
+        order = {shown: place for place, shown in enumerate(same)}
+        if self._plain:
+            keyed, count = self._plain.take(same, completed, failed)
+            counts.append(count)
+        is_mixed = bool(keyed and same)
         for refs in same.values():
             ref, wanted = rows_of(refs, self.job)
             left = {id: row for id, row in wanted.items() if short_id(id) not in completed}
@@ -157,6 +168,8 @@ class _DropCompleted(beam.DoFn):
             counts.append(count._replace(failed_before=failed_before))
             if left:
                 keyed.append((shard_key(ref), ref if len(left) == len(wanted) else ref.with_rows(list(left.values()))))
+        if is_mixed:
+            keyed.sort(key=lambda pair: order[display_uri(pair[1].uri)])
         yield (number, pack(keyed)), sum_counts(counts)
 
 
@@ -167,8 +180,9 @@ class _AssignShards(beam.DoFn):
         self._packer = Packer()
 
     def process(self, packed: bytes, count: Count, size: int, least: int, _: int) -> Iterator[Packed]:
+        shards = num_shards(count, size, least)
         for key, ref in unpack(packed):
-            yield from self._packer.add(shard_of(key, count, size, least), ref)
+            yield from self._packer.add(int(key, 16) % shards, ref)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         yield from map(GlobalWindows.windowed_value, self._packer.flush())
@@ -209,5 +223,15 @@ def shard_of(key: str, count: Count, shard_size: int, min_shards: int) -> int:
         key: the shard key of the image, in hex.
         count: what the run has to do; ``pictures`` must not be 0.
     """
-    shards = max(math.ceil(count.pictures / shard_size), min(min_shards, count.pictures))
-    return int(key, 16) % shards
+    return int(key, 16) % num_shards(count, shard_size, min_shards)
+
+
+def num_shards(count: Count, shard_size: int, min_shards: int) -> int:
+    """Return the number of shards of a run; 0 if ``pictures`` is 0."""
+    return max(math.ceil(count.pictures / shard_size), min(min_shards, count.pictures))
+
+
+def _in_read_order(number: int, packs: Iterable[bytes]) -> Shard:
+    refs = list(unpack_all(packs))
+    # Nearly always all images have the same place in that order.
+    return number, sorted(refs, key=read_order) if any(ref.inside for ref in refs) else refs

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
+from ..io.object_stores.file_systems import FileSystems
 from ..output.files import exists, open_atomic, remove
 from ..output.layout import draft_path
 from ..output.writer import COMPRESSION, COMPRESSION_LEVEL

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...tasks import Caption, Detect, Point, Query, Task
 from ..annotator import HostedAnnotator
-from ..budget import Budget
 from ..dispatch.rate_limiter import Clock
+from ..payment.budget import Budget
 from ..service import Service
 from .protocol import PRICES, USUAL_TOKENS, cost_usd
 
@@ -59,8 +59,8 @@ class MoondreamCloud(HostedAnnotator):
             raise ValueError(
                 "send urls: a batch holds pictures, not addresses; leave out send_urls (--send-urls) or batch"
             )
-        self.name, self.batch, self._batch_size = model, batch, batch_size
-        self.revision = "api.moondream.ai/v1"
+        self._name, self.batch, self._batch_size = model, batch, batch_size
+        self._revision = "api.moondream.ai/v1"
         self._prices = (prices[0] / 2, prices[1] / 2) if batch else prices
 
     def _service(self, key: str) -> Service:

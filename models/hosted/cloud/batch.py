@@ -21,7 +21,7 @@ from ..http.errors import (
     one_line,
 )
 from ..http.transport import Connections, Phase, StrictTransport
-from ..service import Item, JobResult, Reply
+from ..service import EndedCalls, Item, JobResult, Reply
 from .protocol import BATCH_DEADLINE_S, cost_usd, parse_reply, parse_tokens, request_body
 from .realtime import API, BASE_URL
 
@@ -37,6 +37,7 @@ class BatchService:
     """The Batch API as a ``Service``: a job is a file with one request per line."""
 
     max_bytes, keeps_results, max_resubmits, deadline_s = MAX_BYTES, True, 2, BATCH_DEADLINE_S
+    ended: EndedCalls | None = None
 
     def __init__(self, key: str, model: str, prices: tuple[float, float], batch_size: int) -> None:
         self.key, self.model, self.prices, self.max_items = key, model, prices, batch_size

@@ -38,7 +38,7 @@ class Dispatcher:
         self.batcher = Batcher(state.service.max_items, state.service.max_bytes)
         self.results = ResultHandler(state, self.batcher)
         self.in_flight = InFlightJobs(state, self.results)
-        self.to_jpeg = Encoder()
+        self.to_jpeg = Encoder(state.encode)
         self.is_exhausted = False
         self.account_error: AccountError | None = None
         self.drain_until = 0.0
@@ -53,6 +53,8 @@ class Dispatcher:
         outcomes = self.results.outcomes
         try:
             while not self._is_done():
+                ended = self.state.service.ended
+                seen = ended.count if ended is not None else 0
                 progressed = self._poll()
                 progressed = self._send() or progressed
                 while outcomes:
@@ -61,7 +63,7 @@ class Dispatcher:
                 if self.account_error and (not self.in_flight.jobs or self.state.clock.now() > self.drain_until):
                     raise self.account_error
                 if not progressed:
-                    self.state.clock.sleep(self._sleep_s())
+                    self.state.clock.wait(ended, seen, self._sleep_s())
         finally:
             self.in_flight.close()
 

@@ -20,7 +20,7 @@ from ..http.errors import (
     UnavailableError,
     one_line,
 )
-from ..journal import Entry
+from ..payment.journal import Entry
 from ..service import Item, JobResult
 from .batching import Batch
 from .rate_limiter import retry_delay
@@ -93,12 +93,13 @@ class InFlightJobs:
         return min((job.poll_at for job in self.jobs), default=float("inf"))
 
     def poll(self) -> bool:
-        """Poll the jobs whose time has come. Return whether there were any.
+        """Poll the jobs whose time has come or that have ended. Return whether there were any.
 
         Raises:
             AccountError: if the API refuses the account.
         """
-        due = [job for job in self.jobs if job.poll_at <= self.state.clock.now()]
+        ended, now = self.state.service.ended, self.state.clock.now()
+        due = [job for job in self.jobs if job.poll_at <= now or (ended is not None and job.entry.job in ended)]
         for job in due:
             self._poll_job(job)
         return bool(due)

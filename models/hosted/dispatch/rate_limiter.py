@@ -6,6 +6,7 @@ import threading
 import time
 
 from ...backoff import backoff
+from ..service import EndedCalls
 
 INITIAL_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0
 FAILURES_TO_OPEN = 8
@@ -22,6 +23,13 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         """Block for ``seconds``."""
         time.sleep(seconds)
+
+    def wait(self, ended: EndedCalls | None, seen: int, seconds: float) -> None:
+        """Block for ``seconds``, or until a job has ended since ``ended.count`` was ``seen``."""
+        if ended is None:
+            self.sleep(seconds)
+        else:
+            ended.wait(seen, seconds)
 
 
 def retry_delay(attempts: int) -> float:
@@ -82,13 +90,20 @@ class RateLimiter:
             self.in_flight -= 1
 
     def on_throttled(self, retry_after: float | None) -> float:
-        """Halve the limit and pause all jobs. Return the pause: ``retry_after`` seconds, or a longer backoff."""
+        """Halve the limit and pause all jobs. Return the pause: ``retry_after`` seconds, or a longer backoff.
+
+        During a pause only ``retry_after`` counts: the job was sent before the pause, like the job that caused it.
+        """
         with self._lock:
+            now = self.clock.now()
+            if now < self._paused_until:
+                self._paused_until = max(self._paused_until, now + (retry_after or 0.0))
+                return self._paused_until - now
             self._throttles += 1
-            self._failing_since = self.clock.now() if self._failing_since is None else self._failing_since
+            self._failing_since = now if self._failing_since is None else self._failing_since
             self._limit = max(1.0, self._limit / 2)
             seconds = max(retry_after or 0.0, retry_delay(self._throttles))
-            self._paused_until = max(self._paused_until, self.clock.now() + seconds)
+            self._paused_until = max(self._paused_until, now + seconds)
             return seconds
 
     def on_failure(self, job: bool = False) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from ...billing import Billing
+from PIL.Image import Image
+
 from ...tasks import Fault, Outcome, Request
-from ..budget import Budget
 from ..http.errors import MismatchedAnswerError, RejectedError, one_line
 from ..http.images import Encoder
-from ..journal import Entry, Journal
+from ..payment.billing import Billing
+from ..payment.budget import Budget
+from ..payment.journal import Entry, Journal
 from ..service import Item, Service
 from .batching import Batch, Batcher
 from .rate_limiter import Clock, RateLimiter
@@ -24,7 +26,7 @@ DOWNLOAD_ERRORS = ("file_download_error",)
 
 
 class SharedState(NamedTuple):
-    """What all streams of a process share. ``prepare`` makes the item of a request."""
+    """What all streams of a process share. ``prepare`` makes the item of a request, ``encode`` a JPEG of a picture."""
 
     service: Service
     limiter: RateLimiter
@@ -32,6 +34,7 @@ class SharedState(NamedTuple):
     journal: Journal
     clock: Clock
     prepare: Callable[[Request, Encoder], Item]
+    encode: Callable[[Image], bytes]
 
 
 @dataclass(eq=False)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...tasks import DEFAULT_PROMPT, Answer, Caption, Fault, Query, Task, Timings
 from ..annotator import HostedAnnotator
-from ..budget import Budget
 from ..dispatch.rate_limiter import Clock
 from ..http.errors import (
     AccountError,
@@ -24,7 +23,8 @@ from ..http.errors import (
     RejectedError,
 )
 from ..http.images import data_uri
-from ..service import Item, JobResult, Reply
+from ..payment.budget import Budget
+from ..service import EndedCalls, Item, JobResult, Reply
 
 if TYPE_CHECKING:
     from .client import FalClient
@@ -66,7 +66,7 @@ class Fal(HostedAnnotator):
     """
 
     tasks: frozenset[type[Task]] = frozenset({Caption, Query})
-    revision = ENDPOINT
+    _revision = ENDPOINT
     api, extra, module, key_variable = "fal", "fal", "fal_client", "FAL_KEY"
     key_page = "https://fal.ai/dashboard/keys"
 
@@ -94,7 +94,7 @@ class Fal(HostedAnnotator):
                 f"max cost {max_cost}: give the price of a billable unit (--price) as well; "
                 f"fal.ai lists the price of {ENDPOINT}"
             )
-        self.name, self._batch_size, self._price, self._webhook = model, batch_size, price, webhook
+        self._name, self._batch_size, self._price, self._webhook = model, batch_size, price, webhook
 
     def _service(self, key: str) -> FalQueue:
         # fal_client is installed only with the extra "fal".
@@ -110,6 +110,7 @@ class FalQueue:
     """fal's job queue as a ``Service``: a job is a list of prompts and pictures with the same settings."""
 
     max_bytes, keeps_results, max_resubmits, deadline_s = MAX_BODY_BYTES, True, 2, 1800.0
+    ended: EndedCalls | None = None
 
     def __init__(
         self, client: FalClient, model: str, batch_size: int, price: float | None, webhook: str | None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -17,8 +19,11 @@ JPEG_QUALITY = 90
 MAX_URL_CHARS = 2048
 
 
-def encode(picture: Image.Image) -> bytes:
-    """Return an upright RGB picture as JPEG of at most ``MAX_SIDE`` pixels a side.
+def encode(picture: Image.Image, shrink: Callable[[Image.Image], Image.Image] | None = None) -> bytes:
+    """Return an upright RGB picture as JPEG.
+
+    Args:
+        shrink: returns the picture in the size to send; None for at most ``MAX_SIDE`` pixels a side.
 
     Raises:
         ValueError: if the picture has no pixels or is not RGB.
@@ -28,13 +33,21 @@ def encode(picture: Image.Image) -> bytes:
     if 0 in picture.size:
         raise ValueError("the picture has no pixels: remove it from the input")
     buffer = io.BytesIO()
-    shrink(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    (shrink or shrink_sides)(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
-def shrink(picture: Image.Image) -> Image.Image:
+def shrink_sides(picture: Image.Image) -> Image.Image:
     """Return the picture scaled down to ``MAX_SIDE`` pixels on its longer side; the same object if it is smaller."""
-    scale = MAX_SIDE / max(1, *picture.size)
+    return _scaled(picture, MAX_SIDE / max(1, *picture.size))
+
+
+def shrink_area(picture: Image.Image, max_pixels: int) -> Image.Image:
+    """Return the picture scaled down to about ``max_pixels`` pixels in all; the same object if it has no more."""
+    return _scaled(picture, math.sqrt(max_pixels / max(1, picture.width * picture.height)))
+
+
+def _scaled(picture: Image.Image, scale: float) -> Image.Image:
     if scale >= 1:
         return picture
     width, height = (max(1, round(side * scale)) for side in picture.size)
@@ -42,9 +55,13 @@ def shrink(picture: Image.Image) -> Image.Image:
 
 
 class Encoder:
-    """``encode`` that keeps the JPEG of the last picture, because requests about one picture follow each other."""
+    """Keeps the JPEG of the last picture, because requests about one picture follow each other.
 
-    def __init__(self) -> None:
+    ``encode``: returns a picture as JPEG.
+    """
+
+    def __init__(self, encode: Callable[[Image.Image], bytes] = encode) -> None:
+        self._encode = encode
         self._last: tuple[Image.Image, bytes] | None = None
 
     def __call__(self, picture: Image.Image) -> bytes:
@@ -54,7 +71,7 @@ class Encoder:
             ValueError: if the picture has no pixels or is not RGB.
         """
         if self._last is None or self._last[0] is not picture:
-            self._last = (picture, encode(picture))
+            self._last = (picture, self._encode(picture))
         return self._last[1]
 
 

@@ -7,6 +7,7 @@ reach the dispatcher at once.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -45,10 +46,14 @@ class StrictTransport(httpx.BaseTransport):
 
     ``api`` is the name of the API in messages. ``secret`` and its parts between colons are replaced in messages by
     ``***``. A request's phase is ``request.extensions["phase"]``, by default "submit" for POST and "poll" for the rest.
+    ``timeouts``: seconds from the start of a request to the last byte of its answer; ``request.extensions["limit_s"]``
+    may lower them.
     """
 
-    def __init__(self, inner: httpx.BaseTransport, api: str, secret: str) -> None:
-        self.inner, self.api = inner, api
+    def __init__(
+        self, inner: httpx.BaseTransport, api: str, secret: str, timeouts: Mapping[Phase, float] = TIMEOUT_S
+    ) -> None:
+        self.inner, self.api, self.timeouts = inner, api, timeouts
         self._secrets = [part for part in (secret, *secret.split(":")) if len(part) > 3]
         # ``last.headers``: of the last response in this thread, which the official clients do not return.
         self.last = threading.local()
@@ -61,7 +66,7 @@ class StrictTransport(httpx.BaseTransport):
             AccountError: if the API refuses the key, the balance or the endpoint.
         """
         phase: Phase = request.extensions.get("phase") or ("submit" if request.method == "POST" else "poll")
-        timeout_s = TIMEOUT_S[phase]
+        timeout_s = min(self.timeouts[phase], request.extensions.get("limit_s", math.inf))
         timeouts = dict.fromkeys(("read", "write", "pool"), timeout_s)
         request.extensions["timeout"] = {**timeouts, "connect": CONNECT_TIMEOUT_S}
         request.headers["accept-encoding"] = "identity"

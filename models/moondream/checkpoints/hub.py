@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 )
 from tqdm import tqdm
 
+from ..names import FLOAT8, OFFICIAL
 from ..network.config import read_json
 from .disk_space import check_disk_space, is_disk_full
 from .files import (
@@ -41,20 +42,20 @@ from .releases import CODE_FILE, RELEASES, Generation, is_starmie, log_licence
 from .tensor_names import Shape
 from .weights import Checkpoint, Traits, recognize
 
-OFFICIAL = "vikhyatk/moondream2"
 # Commit and release by repository. Branches and tags, such as the tag 2025-06-21, could be moved.
 PINNED = {
     OFFICIAL: ("9a7d4024050840e001defacec2b00727e89149e6", "2025-06-21"),
     "moondream/moondream3-preview": ("5112966d1a723413b1c9a1e8bea272b72e647b35", "3-preview-2026-02-10"),
 }
-FLOAT8 = "moondream/moondream3.1-9B-A2B"
 # The tokenizer since release 2025-06-21. The repository of that release holds the tokenizer of earlier generations.
 STARMIE, STARMIE_COMMIT = "moondream/starmie-v1", "35192e10a54e36eabe0a7cc57a2c1aab371cafc5"
 
+# Where a program has a handler of its own, that of this library prints each record a second time, over a progress bar.
+if logging.getLogger().handlers:
+    logging.getLogger("huggingface_hub").handlers.clear()
+
 SMALL_FILES = (CONFIG_FILE, TOKENIZER_FILE, CODE_FILE, INDEX_FILE)
 WEIGHTS_PATTERN = "model*.safetensors"
-# OWNER/NAME.
-REPOSITORY_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True)

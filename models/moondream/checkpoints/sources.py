@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from .bucket_checkpoint import BucketModel
-from .hub import OFFICIAL, REPOSITORY_NAME, HubModel, similar_model
+from ..names import OFFICIAL, REPOSITORY_NAME
 from .weights import Checkpoint, Traits
+
+# The client of the hub takes 0.2 seconds to import, so each of these is imported for a model of its kind only.
+if TYPE_CHECKING:
+    from .bucket_checkpoint import BucketModel
+    from .hub import HubModel
 
 # Folders of the checkpoints in this package.
 EMBEDDED = {"tiny": Path(__file__).parents[2] / "tiny"}
@@ -61,7 +66,7 @@ class LocalModel:
 
 
 # What is known about a checkpoint before its weights are on this machine. Each of them can be pickled.
-Source = LocalModel | BucketModel | HubModel
+Source: TypeAlias = "LocalModel | BucketModel | HubModel"
 
 
 def find_source(name: str, revision: str | None = None, tokenizer: str | None = None) -> Source:
@@ -81,11 +86,17 @@ def find_source(name: str, revision: str | None = None, tokenizer: str | None = 
             raise ValueError(f"model {name}: it has one revision and one tokenizer; omit --revision and --tokenizer")
         return LocalModel.plan(name, None, None)
     if "://" in name:
+        from .bucket_checkpoint import BucketModel
+
         return BucketModel.plan(name, revision, tokenizer_path)
     if os.path.exists(name):
         return LocalModel.plan(name, revision, tokenizer_path)
     if REPOSITORY_NAME.fullmatch(name) and not name.endswith(".safetensors"):
+        from .hub import HubModel
+
         return HubModel.plan(name, revision, tokenizer_path)
+    from .hub import similar_model
+
     raise ValueError(
         f"model {name}: no such folder; give a folder with config.json and model.safetensors, a repository on the hub "
         f"such as {OFFICIAL}, or 'tiny'{similar_model(name, list(EMBEDDED))}"

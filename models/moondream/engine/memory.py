@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..checkpoints.hub import FLOAT8
 from ..checkpoints.weights import MoondreamModel, Traits
 from ..devices import DeviceTooSmall
+from ..names import FLOAT8, MEMORY_LOGGER
 from ..network.config import MoondreamConfig
 from ..network.decoder.cache import KVCache
 
@@ -25,7 +25,7 @@ MIN_ROWS = 3
 HALF = torch.bfloat16
 CGROUP = Path("/sys/fs/cgroup")
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(MEMORY_LOGGER)
 
 
 def slots_that_fit(memory: int, config: MoondreamConfig, num_positions: int, dtype: torch.dtype) -> int:

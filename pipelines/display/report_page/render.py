@@ -11,8 +11,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ....models.tiny import NOTE
 from ....transforms.dataset import statistics
-from ....transforms.dataset.gallery import TEXT_CHARACTERS, GalleryRow, add_thumbnails, choose
+from ....transforms.dataset.error_groups import error_groups
+from ....transforms.dataset.gallery import FAILED, TEXT_CHARACTERS, GalleryRow, add_thumbnails, choose
 from ....transforms.dataset.quality import QUALITY_FLAGS
 from ....transforms.dataset.reader import Dataset
 from ....transforms.images.prefetch import Fetch
@@ -21,6 +23,8 @@ from .. import formatting
 
 FOLDER = Path(__file__).parent
 MAX_CHARTED_RUNS, MAX_LISTED_RUNS = 2, 20
+# A larger share of requests without an answer makes the banner red.
+MAX_WARNED_SHARE = 0.1
 # Colours of boxes and points in style.css.
 NUM_SHADES = 6
 FILTERS = {
@@ -70,6 +74,8 @@ def _context(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
         "name": dataset.output.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1],
         "now": datetime.now(timezone.utc),
         "totals": totals,
+        "state": _state(totals, records),
+        "note": NOTE if _is_of_tiny(dataset) else "",
         "runs": _list_runs(runs, records),
         "charted": [statistics.timeline(dataset, run) for run in _runs_to_chart(runs)],
         "latest": records[-1] if records else None,
@@ -77,12 +83,46 @@ def _context(dataset: Dataset, fetch: Fetch) -> dict[str, Any]:
         "phases": statistics.phases(dataset),
         "histograms": _histograms(dataset),
         "asked": statistics.task_statistics(dataset),
-        "errors": statistics.error_groups(dataset),
+        "errors": error_groups(dataset),
+        "num_failed": sum(bool(picture.failures) for picture in pictures),
+        "has_marks": any(row["objects"] or row["points"] for picture in pictures for row in picture.rows),
         "bills": statistics.bills(dataset),
         "openings": statistics.common_openings(dataset),
         "flags": _flag_counts(dataset),
         "pictures": [_card(picture) for picture in pictures],
     }
+
+
+def _state(totals: statistics.Totals, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return ``level`` and ``lines`` of the banner: "bad", "warn" or "good", and the most important line first."""
+    off = sum(record["balanced"] is False for record in records)
+    uncounted = sum(record["balanced"] is None for record in records)
+    whole = totals.annotations + totals.failures
+    failed = (
+        f"{totals.failures:,} of {whole:,} requests have no answer: {formatting.format_percent(totals.failures, whole)}"
+    )
+    lines = [failed] if totals.failures else []
+    if off:
+        return _banner("bad", f"The ledger of {off} {'run' if off == 1 else 'runs'} does not balance", *lines)
+    if totals.twice:
+        return _banner("bad", f"{totals.twice:,} rows exist twice", *lines)
+    if uncounted:
+        return _banner(
+            "bad", f"The files of {uncounted} {'run' if uncounted == 1 else 'runs'} could not be counted", *lines
+        )
+    if not whole:
+        return _banner("warn", "There are no rows")
+    level = "good" if not lines else "warn" if totals.failures <= MAX_WARNED_SHARE * whole else "bad"
+    return _banner(level, *lines, "The ledger balances")
+
+
+def _banner(level: str, *lines: str) -> dict[str, Any]:
+    return {"level": level, "lines": lines}
+
+
+def _is_of_tiny(dataset: Dataset) -> bool:
+    ((rows,),) = dataset.tuples("SELECT count(*) FROM answers WHERE model = 'tiny'")
+    return bool(rows)
 
 
 def _flag_counts(dataset: Dataset) -> list[tuple[str, str, int]]:
@@ -139,6 +179,7 @@ def _card(picture: GalleryRow) -> dict[str, Any]:
     return {
         "shown": picture,
         "rows": rows,
+        "failures": _faults(picture),
         "width": max(1, round(picture.width * unit)),
         "height": max(1, round(picture.height * unit)),
         "source": "" if picture.thumbnail is None else _data_uri(picture.thumbnail),
@@ -148,7 +189,17 @@ def _card(picture: GalleryRow) -> dict[str, Any]:
 
 def _filters_of(picture: GalleryRow) -> list[str]:
     """Return the filters that show the picture: those that it was chosen for, and every flag of its rows."""
-    return list(dict.fromkeys([*picture.selected_for, *(kind for row in picture.rows for kind in row["flags"])]))
+    failed = [FAILED] if picture.failures else []
+    flags = (kind for row in picture.rows for kind in row["flags"])
+    return list(dict.fromkeys([*picture.selected_for, *failed, *flags]))
+
+
+def _faults(picture: GalleryRow) -> list[dict[str, Any]]:
+    """Return the failures of a picture by message and stage, with the tasks that each took."""
+    faults: dict[tuple[str, str], list[str]] = {}
+    for row in picture.failures:
+        faults.setdefault((row["message"], row["stage"]), []).append(f"{row['task']} {row['prompt']}".strip())
+    return [{"message": message, "stage": stage, "asked": asked} for (message, stage), asked in faults.items()]
 
 
 def _card_row(row: dict[str, Any]) -> dict[str, Any]:

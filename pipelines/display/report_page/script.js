@@ -18,7 +18,9 @@ function show() {
   });
   const count = Math.min(matching, maxShown);
   buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.kind === kind)));
-  numShown.textContent = `${count} of ${cards.length} pictures shown`;
+  const total = Number(numShown.dataset.total);
+  const sample = total > cards.length ? `, a sample of all ${total.toLocaleString("en")}` : "";
+  numShown.textContent = `${count} of ${cards.length} pictures shown${sample}`;
   document.querySelector("#nothing").hidden = count > 0;
   more.hidden = count === matching;
   more.textContent = `Show all ${matching}`;
@@ -36,10 +38,7 @@ if (search) {
     shown[next].focus({ preventScroll: true });
   });
   const marks = document.querySelector("#marks");
-  marks.addEventListener("click", () => {
-    const hidden = document.querySelector(".gallery").classList.toggle("unmarked");
-    marks.setAttribute("aria-pressed", String(!hidden));
-  });
+  marks?.addEventListener("change", () => document.querySelector(".gallery").classList.toggle("unmarked", !marks.checked));
   for (const row of document.querySelectorAll("[data-mark]")) {
     const view = row.closest(".card").querySelector(".view");
     const light = (on) => {

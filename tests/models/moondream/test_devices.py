@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from moondream_beam.models.moondream.devices import check_device, choose_device, choose_dtype, is_out_of_memory
+from moondream_beam.models.moondream.devices import choose_device, choose_dtype, is_out_of_memory
+from moondream_beam.models.moondream.names import check_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

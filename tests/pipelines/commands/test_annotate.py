@@ -91,14 +91,28 @@ def test_failures_within_the_allowed_rate_are_success(pictures, tmp_path, comman
     assert command(*words, "--max-failure-rate", "0.2")[0] == 0
 
 
+def test_on_a_terminal_a_run_ends_with_a_few_answers_and_what_to_type_next(pictures, tmp_path, command, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    out = tmp_path / "out"
+    _, stdout, stderr = command("annotate", pictures, "--model", "tiny", "--caption", "--output", out)
+    lines = stdout.splitlines()
+    table = lines[lines.index("") + 1 :]
+    assert [line.split()[0] for line in table[:5]] == ["filename", "a.png", "b.jpg", "c.webp", "more/d.bmp"]
+    assert f"open {out}/report.html" in table[6] and f"moondream-beam export {out}" in table[8]
+    assert "flat coloured shapes only" in stderr
+
+
 def test_the_same_command_again_does_nothing(pictures, tmp_path, command):
     out = tmp_path / "out"
     words = ("annotate", pictures, "--model", "tiny", "--output", out, "--detect", "circle")
-    command(*words)
+    first = command(*words)[1]
     before = rows(out)
     status, stdout, _ = command(*words)
     assert status == 1, "the error of the first run still stands in errors/"
-    assert "1 in errors/ and 4 in data/ in all; 1 of the errors are from earlier runs, more than" in stdout
+    assert "1 in errors/ and 4 in data/ in all, more than" in first
+    assert "1 in errors/ and 4 in data/ in all, 1 of the errors from earlier runs, more than" in stdout
+    reasons = [line for line in first.splitlines() if line.startswith(("         1 x", "action"))]
+    assert len(reasons) == 2 and "such as broken.jpg" in reasons[0] and "\n".join(reasons) in stdout
     assert "ledger   0 requests = 0 in data/ + 0 in errors/" in stdout
     assert "5 more requests had their rows from earlier runs" in stdout
     assert rows(out) == before
@@ -144,7 +158,7 @@ def test_what_a_folder_holds_besides_is_told_recorded_and_makes_no_row(pictures,
         (pictures / name).touch()
     out = tmp_path / "out"
     words = ("annotate", pictures, "--model", "tiny", "--caption", "short", "--output")
-    line = "input    5 pictures; left out: 1 x files ending in .json (such as more/c.json), 2 x files ending in .txt"
+    line = "input    5 pictures; 3 other files: 2 .txt, 1 .json (such as a.txt)"
     assert line in command(*words, out)[1]
     assert record(out)["skipped"]["files ending in .txt"] == {"count": 2, "example": "a.txt"}
     assert sum(len(rows(out, kind)) for kind in ("data", "errors")) == 5

@@ -130,6 +130,51 @@ def test_a_missing_picture_has_a_reason(page):
     assert "the picture can't be had from its place any more" in page.text and "no picture" in page.text
 
 
+def banner_of(folder):
+    with Dataset(str(folder)) as dataset:
+        found = Page(render(dataset, Fetcher()))
+    (level,) = [
+        words.split()[1]
+        for _, attributes in found.elements
+        if (words := attributes.get("class") or "")[:7] == "ledger "
+    ]
+    return level, found
+
+
+@pytest.mark.parametrize(("errors", "level"), [(0, "good"), (1, "warn"), (3, "bad"), (18, "bad")])
+def test_the_page_opens_in_the_colour_of_the_state(tmp_path, errors, level):
+    rows = [annotation(id=str(number)) for number in range(20 - errors)]
+    publish(tmp_path, rows + [failure(id=f"f{number}", key=f"f{number}") for number in range(errors)])
+    found, page = banner_of(tmp_path)
+    words = " ".join(page.text.split())
+    assert found == level and "The ledger balances 20 rows" in words
+    assert (f"{errors} of 20 requests have no answer: {5 * errors} %" in words) == (errors > 0)
+
+
+def test_errors_stand_above_the_pictures_by_message_and_broken_pictures_have_cards(page, output):
+    ids = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
+    assert ids.index("errors") < ids.index("pictures")
+    kinds = [attributes.get("data-kinds", "") for tag, attributes in page.elements if tag == "li"]
+    assert sum("with-errors" in of_one.split() for of_one in kinds) == 5
+    assert "With errors5" in page.text and "b1.jpg" in page.text
+
+
+def test_a_page_without_errors_has_neither_their_section_nor_their_filter(tmp_path):
+    publish(tmp_path, [annotation()])
+    _, page = banner_of(tmp_path)
+    assert "errors" not in [attributes.get("id") for _, attributes in page.elements]
+    assert "with-errors" not in [attributes.get("data-kind") for _, attributes in page.elements]
+
+
+def test_answers_of_tiny_are_told_to_be_about_flat_shapes(tmp_path):
+    publish(tmp_path, [annotation(model="tiny")])
+    assert "flat coloured shapes only" in banner_of(tmp_path)[1].text
+
+
+def test_the_page_tells_that_its_pictures_are_a_sample(page, output):
+    assert "A sample of 41 of the 45 pictures" in " ".join(page.text.split())
+
+
 def test_the_page_names_a_ledger_that_does_not_balance(tmp_path):
     publish(tmp_path, [annotation()])
     record(tmp_path, "one", balanced=False, pending=2, annotations=1)
@@ -243,6 +288,6 @@ def test_the_page_of_an_output_without_rows_says_so_in_each_section(tmp_path):
     pq.write_table(pq.read_table(part).slice(0, 0), part)
     with Dataset(str(tmp_path)) as dataset:
         page = Page(render(dataset, Fetcher()))
-    for text in ("There are no rows", "No picture was answered.", "No task was asked.", "No run has written rows."):
+    for text in ("There are no rows", "There is no picture.", "No task was asked.", "No run has written rows."):
         assert text in page.text
     assert "Time by phase" not in page.text

@@ -81,6 +81,9 @@ def test_search_finds_texts_and_reports_no_match(page):
 
 def test_twelve_pictures_are_shown_at_first_and_all_on_demand(page):
     assert page.ask(SHOWN) == 12
+    assert page.ask("document.querySelector('#num-shown').textContent") == (
+        "12 of 41 pictures shown, a sample of all 45"
+    )
     page.ask("document.querySelector('#more').click()")
     assert page.ask(SHOWN) == page.ask("document.querySelectorAll('.card').length") > 30
     assert page.ask("document.querySelector('#more').hidden")
@@ -91,6 +94,21 @@ def test_boxes_can_be_hidden(page):
     assert page.ask(display) == "inline"
     page.ask("document.querySelector('#marks').click()")
     assert page.ask(display) == "none"
+
+
+def test_the_filter_of_errors_shows_cards_with_place_and_message(page):
+    page.ask("document.querySelector('[data-kind=with-errors]').click()")
+    assert page.ask(SHOWN) == 5
+    texts = page.ask("[...document.querySelectorAll('.card:not([hidden])')].map((card) => card.textContent).join('|')")
+    cards = texts.split("|")
+    assert all("/a.jpg" in card for card in cards) and sum("gone" in card and "fetch" in card for card in cards) == 3
+
+
+def test_no_table_and_no_filter_is_cut(page):
+    cut = (
+        "[...document.querySelectorAll('.scroll, .filters')].filter((one) => one.scrollWidth > one.clientWidth).length"
+    )
+    assert page.ask(cut) == 0
 
 
 def test_the_keyboard_alone_reaches_the_filters_and_uses_them(page):

@@ -9,6 +9,7 @@ import pty
 import struct
 import termios
 import threading
+import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -28,7 +29,7 @@ RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
     "run, words",
     [
         (RUN, "r  running: 50 of 200 requests (25 %), 10 errors, 5 a second, 30 s left"),
-        (RUN._replace(planned=None), "r  running: 50 requests, 10 errors, 5 a second"),
+        (RUN._replace(planned=None), "r  running: 50 rows, 10 errors, 5 a second"),
         (
             RUN._replace(state="ended", annotations=0, failures=0, planned=Count(), record={"wall_seconds": 1.0}),
             "r  ended: 0 of 0 requests, 0 errors, 0 a second",
@@ -36,8 +37,7 @@ RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
         (RUN._replace(annotations=0, failures=0), "r  running: 0 of 200 requests (0 %), 0 errors, 0 a second"),
         (
             RUN._replace(state="stopped", planned=None),
-            "r  stopped: 50 requests, 10 errors, last row at 02 Jan 2030, 03:04 UTC; "
-            "run the same command again to resume",
+            "r  stopped: 50 rows, 10 errors, last row at 02 Jan 2030, 03:04 UTC; run the same command again to resume",
         ),
         (
             RUN._replace(state="ended", record={"balanced": False, "wall_seconds": 25.0}),
@@ -69,6 +69,12 @@ RUN = RunStatus("r", "running", 40, 10, Count(30, 200), NOW, NOW, None)
             ),
             "r  interrupted: 50 of 200 requests (25 %), 10 errors, 2 a second; run the same command again to resume",
         ),
+        (
+            RUN._replace(
+                state="interrupted", planned=Count(30, 200, shared=150), record={"wall_seconds": 25.0}, was_resumed=True
+            ),
+            "r  interrupted: 50 of 200 rows (25 %), 10 errors, 2 a second",
+        ),
     ],
 )
 def test_a_run_is_one_line(run, words):
@@ -95,11 +101,23 @@ def test_watching_prints_changes_and_ends_with_the_run(tmp_path):
         watcher = threading.Thread(target=watch_runs, args=(OutputStatus(str(tmp_path)), 0.05, stream))
         watcher.start()
         publish(tmp_path, *some_of_each(tmp_path / "photos"), run=run)
-        while "15 requests" not in stream.getvalue():
+        while "15 rows" not in stream.getvalue():
             assert watcher.is_alive()
         write_record(str(tmp_path), run, {"run": run, "counts": {"pending": 15}, "wall_seconds": 1.0})
     watcher.join(30)
     assert "ended: 15 of 15 requests" in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+def test_watching_waits_for_a_run_that_has_not_begun(tmp_path, monkeypatch, command):
+    out = tmp_path / "out"
+
+    def begin(seconds):
+        publish(out, *some_of_each(tmp_path / "photos"))
+
+    monkeypatch.setattr(time, "sleep", begin)
+    status, stdout, stderr = command("status", out, "--watch", "0.5")
+    assert status == 0 and f"{out}: no run has begun" in stderr
+    assert stdout.splitlines()[-1] == "total: 13 rows in data/ and 2 in errors/"
 
 
 def test_in_a_narrow_terminal_wrapped_lines_are_replaced_completely(tmp_path):
@@ -114,7 +132,7 @@ def test_in_a_narrow_terminal_wrapped_lines_are_replaced_completely(tmp_path):
             seen += os.read(screen.fileno(), 1000)
         write_record(str(tmp_path), run, {"run": run, "counts": {}, "wall_seconds": 1.0})
         watcher.join(30)
-        # "RUN  running: 0 requests, 0 errors, 0 a second" takes two rows of 40 columns, and the total takes one.
+        # "RUN  running: 0 rows, 0 errors, 0 a second" takes two rows of 40 columns, and the total takes one.
         assert os.read(screen.fileno(), 1000).startswith(b"\x1b[3F\x1b[J")
 
 

@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from moondream_beam.pipelines.display import progress
-from moondream_beam.pipelines.display.progress import format_rates, show_progress
+from moondream_beam.pipelines.display.log_handler import AboveBarHandler
+from moondream_beam.pipelines.display.progress import TimeLeft, format_rates, show_progress
 from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
 
@@ -35,6 +36,18 @@ def notes(tmp_path) -> ProgressFiles:
     return notes
 
 
+def test_the_first_estimate_comes_after_ten_answers_and_leaves_out_the_load_of_the_model():
+    left = TimeLeft(started=1000.0)
+    assert left.describe(0, 100, 1040.0) == left.describe(1, 100, 1040.0) == "time left is known after 10 answers"
+    assert left.describe(9, 100, 1048.0) == "time left is known after 10 answers"
+    assert left.describe(11, 100, 1050.0) == "1 min 29 s left", "ten answers in ten seconds"
+    assert left.describe(100, 100, 1139.0) == "0 s left"
+
+
+def test_an_estimate_of_answers_that_came_all_at_once_is_from_the_start():
+    assert TimeLeft(started=1000.0).describe(20, 100, 1010.0) == "40 s left"
+
+
 def test_a_terminal_gets_a_bar_that_ends_where_the_run_ended(notes):
     terminal = Terminal()
     with show_progress(notes, terminal):
@@ -50,7 +63,7 @@ def test_without_a_terminal_there_are_plain_lines(notes, monkeypatch):
         while not stream.getvalue():
             pass
     first = stream.getvalue().splitlines()[0]
-    assert first.startswith("100 of 200 requests, ") and first.endswith(" s left")
+    assert first.startswith("100 of 200 requests, ") and first.endswith(" left")
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
@@ -81,7 +94,7 @@ def test_rates_count_pictures_not_rows():
 
 def test_a_warning_is_a_line_of_its_own_above_the_bar():
     terminal = Terminal()
-    handler = progress.AboveBarHandler(terminal)
+    handler = AboveBarHandler(terminal)
     with progress.tqdm(total=10, file=terminal, bar_format="{n_fmt} of {total_fmt}") as bar:
         bar.update(3)
         handler.handle(logging.makeLogRecord({"msg": "slow down", "levelname": "WARNING"}))

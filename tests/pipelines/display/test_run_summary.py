@@ -90,28 +90,38 @@ def test_of_a_manifest_the_rows_are_told_that_are_there_already():
 def test_where_rows_share_requests_the_ledger_leads_from_requests_to_rows():
     lines = format_summary({**record(8, 2), "requests": 2}, "out", 0.0).splitlines()
     assert lines[1] == "ledger   2 requests for 10 rows = 8 in data/ + 2 in errors/: balances"
-    assert lines[2].startswith("errors   2 of 10 rows failed, more than --max-failure-rate 0 allows; ")
+    assert lines[2].startswith("errors   2 in errors/ and 8 in data/ in all, more than --max-failure-rate 0 allows; ")
 
 
 def test_what_is_left_out_of_the_input_is_told_with_an_example_of_each_kind():
     skipped = {"files ending in .json": {"count": 3, "example": "a.json"}, "pipes": {"count": 1, "example": "b.jpg"}}
     line = format_summary({**record(10, 0), "skipped": skipped}, "out", 0.0).splitlines()[0]
-    assert line == (
-        "input    5 pictures; left out: 3 x files ending in .json (such as a.json), 1 x pipes (such as b.jpg)"
-    )
+    assert line == ("input    5 pictures; 3 other files: 3 .json (such as a.json); left out: 1 x pipes (such as b.jpg)")
+
+
+def test_files_passed_over_are_counted_by_ending_the_commonest_first():
+    counts = {".pdf": 1, ".txt": 4, **{f".x{number}": 1 for number in range(8)}}
+    skipped = {
+        f"files ending in {ending}": {"count": count, "example": f"a{ending}"} for ending, count in counts.items()
+    }
+    skipped["files without an ending"] = {"count": 2, "example": "LICENSE"}
+    line = format_summary({**record(10, 0), "skipped": skipped}, "out", 0.0).splitlines()[0]
+    assert line.startswith("input    5 pictures; 15 other files: 4 .txt, 2 without an ending, 1 .pdf, 1 .x0, ")
+    assert line.endswith(" and 3 more endings (such as a.txt)")
 
 
 @pytest.mark.parametrize(
     "failures, allowed, line",
     [
-        (1, 0.0, "errors   1 of 10 requests failed, more than --max-failure-rate 0 allows; "),
-        (3, 0.25, "errors   3 of 10 requests failed, more than --max-failure-rate 0.25 allows; "),
-        (1, 0.1, "errors   1 of 10 requests failed; "),
+        (1, 0.0, "errors   1 in errors/ and 9 in data/ in all, more than --max-failure-rate 0 allows; "),
+        (3, 0.25, "errors   3 in errors/ and 7 in data/ in all, more than --max-failure-rate 0.25 allows; "),
+        (1, 0.1, "errors   1 in errors/ and 9 in data/ in all; "),
     ],
 )
 def test_errors_are_counted_with_the_place_of_their_reasons_and_the_option_to_ask_again(failures, allowed, line):
     lines = format_summary(record(10 - failures, failures), "out", allowed).splitlines()
-    assert lines[2] == line + "each row in out/errors gives its reason; to ask again, add --retry-errors"
+    assert lines[2] == line + "each row in out/errors gives its reason"
+    assert lines[3] == "action   these errors may be temporary: run the same command with --retry-errors"
 
 
 @pytest.mark.parametrize(
@@ -174,9 +184,8 @@ def test_errors_of_earlier_runs_count_in_each_run():
     earlier["counts"] |= {"pending": 0, "failed_before": 16}
     lines = format_summary(earlier, "out", 0.0).splitlines()
     assert lines[2] == (
-        "errors   16 in errors/ and 96 in data/ in all; 16 of the errors are from earlier runs, "
-        "more than --max-failure-rate 0 allows; "
-        "each row in out/errors gives its reason; to ask again, add --retry-errors"
+        "errors   16 in errors/ and 96 in data/ in all, 16 of the errors from earlier runs, "
+        "more than --max-failure-rate 0 allows; each row in out/errors gives its reason"
     )
     assert (exit_status(earlier, 0.0), exit_status(earlier, 0.2)) == (1, 0)
 
@@ -188,6 +197,31 @@ def test_the_commonest_errors_stand_below_with_an_example():
         {"rows": 3, "message": "x" * 500, "example": "b.jpg", "retryable": False},
     ]
     lines = format_summary(failed, "out", 0.0).splitlines()
-    assert lines[2].endswith("gives its reason"), "no advice to ask again where that can't help"
+    assert lines[2].endswith("gives its reason")
     assert lines[3] == "         5 x image file is truncated, such as cut.jpg"
     assert lines[4].startswith("         3 x xxx") and lines[4].endswith("..., such as b.jpg") and len(lines[4]) < 220
+
+
+PRIVATE = "host h is in a private or reserved network: allow it with --allow-private-addresses"
+
+
+@pytest.mark.parametrize(
+    "retryable, message, cure",
+    [
+        (0, "image file is truncated", "correct what the messages name, then run the same command with --retry-errors"),
+        (2, "HTTP 503", "these errors may be temporary: run the same command with --retry-errors"),
+        (1, "HTTP 503", "1 of these errors may be temporary: run the same command with --retry-errors; for the others"),
+        (0, PRIVATE, "then run the same command with --retry-errors --allow-private-addresses"),
+    ],
+)
+def test_the_line_below_the_messages_is_what_to_do(retryable, message, cure):
+    common = [{"rows": 2, "message": message, "example": "a.jpg", "retryable": retryable}]
+    failed = {**record(8, 2), "retryable_errors": retryable, "error_rows": 2, "common_errors": common}
+    line = format_summary(failed, "out", 0.0).splitlines()[4]
+    assert line.startswith("action   ") and cure in line
+
+
+def test_messages_that_are_counted_over_rows_of_other_requests_too_are_told_so():
+    common = [{"rows": 7, "message": "HTTP 404", "example": "a.jpg", "retryable": 0}]
+    failed = {**record(8, 2), "retryable_errors": 0, "error_rows": 7, "common_errors": common}
+    assert "over all 7 rows in errors/" in format_summary(failed, "out", 0.0)

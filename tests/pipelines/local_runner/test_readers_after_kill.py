@@ -16,7 +16,7 @@ import polars
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
-from support.running.spark import spark_session
+from support.spark.session import spark_session
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 

@@ -14,15 +14,17 @@ from typing import Any
 import psutil
 import pytest
 from support.data.echo import Echo
+from support.running.drill import QUERIES, draw_pictures
 from support.running.gate import Gate, gate
 from support.running.launcher import PATIENCE, Launcher
 from support.running.output_ids import ids
 
 from moondream_beam.models.tasks import Caption
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
-from moondream_beam.transforms.annotation.job import _AnnotateShard
+from moondream_beam.transforms.annotation.job import AnnotateShard
 from moondream_beam.transforms.core.records import ImageRef, Job
 from moondream_beam.transforms.core.summary import Count
+from moondream_beam.transforms.monitoring.status import OutputStatus
 from moondream_beam.transforms.output.locks.lock import run_lock
 
 PICTURES, BUSY = 60, 2
@@ -76,6 +78,24 @@ def test_a_killed_worker_ends_the_command_with_one_line(tmp_path, gated, launche
     assert len(ids(out)) < PICTURES
     assert launcher.run(*words) == 0
     assert all_done(out)
+
+
+@pytest.mark.slow
+def test_workers_whose_command_is_killed_keep_their_answers_and_end_with_one_line_each(tmp_path, launcher: Launcher):
+    photos, out = draw_pictures(tmp_path / "photos", 20, broken=0), tmp_path / "out"
+    words = ("annotate", photos, "--output", out, "--no-report", "--checkpoint-every", PATIENCE, *QUERIES)
+    process = launcher.start(*words, "--workers", 2, rate=60, batch=4)
+    launcher.until_asked(100)
+    workers = psutil.Process(process).children()
+    os.kill(process, signal.SIGKILL)
+    launcher.ended(process)
+    # gRPC alone would notice after minutes.
+    assert psutil.wait_procs(workers, PATIENCE)[1] == []
+    lines = [line for line in launcher.said().splitlines()[1:] if " requests, " not in line]
+    assert sorted(line.split()[0] for line in lines) == ["worker_0", "worker_1"]
+    assert all("the command that started it is gone" in line for line in lines)
+    (run,) = OutputStatus(str(out)).poll()
+    assert (run.state, run.rows) == ("stopped", len(launcher.asked()))
 
 
 @pytest.mark.slow
@@ -137,7 +157,7 @@ def test_a_shard_attempted_twice_at_once_ends_as_one_file(tmp_path, turn):
             together.wait(10)
 
     def attempt(_: int) -> list[Any]:
-        step = _AnnotateShard(Job((Caption(),), Waiting(), run="run"), out)
+        step = AnnotateShard(Job((Caption(),), Waiting(), run="run"), out)
         return list(step.process((0, refs), Count(6, 6)))
 
     with run_lock(out, "run"), ThreadPoolExecutor(2) as pool:

@@ -64,7 +64,7 @@ def test_extra_seconds_for_a_row_are_added_to_the_timeout():
 def test_a_process_without_a_pipe_sends_no_heartbeat(monkeypatch):
     monkeypatch.delenv(PIPE, raising=False)
     heartbeat = Heartbeat()
-    heartbeat.start()
+    heartbeat.start(lambda: None)
     with heartbeat.working_on(1):
         heartbeat.report(1, 2)
 

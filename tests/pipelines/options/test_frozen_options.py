@@ -16,18 +16,19 @@ INPUTS = (
 )
 TASKS = (
     "--caption=[short|normal|long]... --query=TEXT... --detect=OBJECT... --point=OBJECT... --prompts=FILE... "
-    "--reasoning "
+    "--json-schema=FILE --reasoning "
 )
 MODEL = (
     "--model=MODEL --revision=REVISION --tokenizer=PATH --device=DEVICE --dtype={auto,float32,bfloat16,float16} "
-    "--batch-size=N --backend={local,fal,cloud,cloud-batch} --fallback={none,fal,cloud} --max-cost=USD --price=USD "
-    "--send-urls --webhook=URL "
+    "--batch-size=N --backend={local,fal,cloud,openai,cloud-batch} --fallback={none,fal,cloud,openai} "
+    "--max-cost=USD --price=USD --send-urls --webhook=URL --base-url=URL... --api-key-env=NAME --max-pixels=N "
+    "--caption-prompt=LENGTH=TEXT... --request-timeout=SECONDS "
 )
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {
     "annotate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}"
-    "--output=FOLDER! --runner=RUNNER --workers=N --shard-size=N --limit=N --checkpoint-every=SECONDS "
-    "--retry-errors --retry-changed --dedup --max-failure-rate=R "
+    "--output=FOLDER! --runner=RUNNER --engine={beam,spark} --master=URL --workers=N --shard-size=N --limit=N "
+    "--checkpoint-every=SECONDS --retry-errors --retry-changed --dedup --max-failure-rate=R "
     "--slice=I/N --gpu=TYPE --worker-memory=SIZE --no-report",
     "estimate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}--sample=N --price-of=NAME=USD...",
     "status": "OUT --watch=[SECONDS]",
@@ -51,6 +52,7 @@ DEFAULTS = {
         "top_p": 1.0,
         "repetition_penalty": 1.0,
         "runner": "local",
+        "engine": "beam",
         "shard_size": 1000,
         "max_failure_rate": 0.0,
         "checkpoint_every": 60.0,
@@ -59,7 +61,7 @@ DEFAULTS = {
     "export": {"where": "true", "picture_check": True},
     "demo": {"output": "moondream-demo", "report": True},
 }
-JOB_ONLY = ("runner", "workers", "shard_size", "max_failure_rate", "checkpoint_every", "report")
+JOB_ONLY = ("runner", "engine", "workers", "shard_size", "max_failure_rate", "checkpoint_every", "report")
 DEFAULTS["estimate"] = {k: v for k, v in DEFAULTS["annotate"].items() if k not in JOB_ONLY} | {"sample": 200}
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from support.data.rows import NOW, annotation, failure
 
 from moondream_beam import Box, Spot
-from moondream_beam.models.billing import Billing
+from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.core.records import Annotation, Failure, RowTimings
 from moondream_beam.transforms.output.run_record import write_record
 from moondream_beam.transforms.output.writer import ShardWriter

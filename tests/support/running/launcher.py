@@ -25,17 +25,28 @@ if TYPE_CHECKING:
     from moondream_beam.models.tasks import Request
 
 PATIENCE = 120.0
+TESTS = Path(__file__).parents[2]
 
 
 class Launcher:
     """A process that forks commands. ``log`` gets the ids of all requests."""
 
     def __init__(self, log: Path) -> None:
+        self.begin_log(log)
+        # Worker processes import the annotator of ``rate`` from tests/.
+        path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def begin_log(self, log: Path) -> None:
+        """Note the requests of later commands in a new file."""
         self.log = log
         log.touch()
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
 
     def close(self) -> None:
         self._process.kill()
@@ -47,7 +58,8 @@ class Launcher:
         Args:
             limits: ``largest_file`` is the maximum size of a file in bytes. ``hold_after`` stops a process with SIGSTOP
                 after so many requests, so that a test does not depend on speed. A name in capitals replaces the
-                constant of that name in worker_pool.py.
+                constant of that name in worker_pool.py or lock_file.py. With ``rate``, ``Paced`` answers instead of a
+                model, also in worker processes: so many answers a second, in batches of ``batch``.
         """
         return self._ask([[str(word) for word in words], str(self.log), limits])
 
@@ -76,7 +88,7 @@ class Launcher:
 
     def asked(self) -> list[str]:
         """Return the ids of all requests so far."""
-        return self.log.read_text().split()
+        return [line.split()[0] for line in self.log.read_text().splitlines()]
 
     def until_asked(self, count: int) -> None:
         """Wait until there were so many requests, counted from the first command on."""
@@ -98,9 +110,13 @@ def _beside(log: str) -> Path:
 
 def serve() -> None:
     """Execute each line of standard input."""
+    from support.data.echo import Paced
+
     from moondream_beam.models.moondream.annotator import Moondream
     from moondream_beam.pipelines.cli import main
+    from moondream_beam.pipelines.commands import annotate
     from moondream_beam.pipelines.local_runner import worker_pool
+    from moondream_beam.transforms.output.locks import lock_file
 
     real = Moondream.answer
     for line in sys.stdin:
@@ -121,7 +137,7 @@ def serve() -> None:
             if "largest_file" in limits:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limits["largest_file"],) * 2)
             for name in filter(str.isupper, limits):
-                setattr(worker_pool, name, limits[name])
+                setattr(worker_pool if hasattr(worker_pool, name) else lock_file, name, limits[name])
             left = itertools.count(limits.get("hold_after", 0) - 1, -1)
 
             def noted(
@@ -134,6 +150,9 @@ def serve() -> None:
                     yield request
 
             Moondream.answer = lambda self, requests: real(self, noted(requests))  # type: ignore[method-assign]
+            if "rate" in limits:
+                paced = Paced(log=log, rate=limits["rate"], batch_size=int(limits["batch"]))
+                annotate.build_annotator = lambda *_, paced=paced, **__: paced  # type: ignore[misc]
             status = main(words)
             sys.stdout.flush()
             os._exit(status)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from apache_beam.io.filesystems import FileSystems
+
+from moondream_beam.transforms.io.object_stores.file_systems import FileSystems
 
 # Calls that create, delete or look up names. Between two such calls other processes see no difference.
-STEPS = {FileSystems: ("exists", "match", "rename", "delete"), os: ("rename", "rmdir", "unlink")}
+STEPS = {FileSystems: ("exists", "glob", "rename", "delete"), os: ("rename", "rmdir", "unlink")}
 PATIENCE = 20.0
 
 
@@ -74,7 +75,7 @@ def stepwise(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]]
     def gated(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             attempt = attempts.get(threading.current_thread())
-            # A call of Beam is one step with all calls inside it. Calls about folders are not steps.
+            # A call of FileSystems is one step with all calls inside it. Calls about folders are not steps.
             if attempt is None or getattr(inside, "depth", 0) or "part-" not in str(args):
                 return real(*args, **options)
             attempt.wait()

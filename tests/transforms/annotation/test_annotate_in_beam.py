@@ -17,7 +17,8 @@ from moondream_beam.models.tasks import Caption, Detect, Query
 from moondream_beam.transforms.annotation import annotate as module
 from moondream_beam.transforms.annotation.annotate import Annotate, annotate
 from moondream_beam.transforms.core.records import UNLISTED, ImageRef, Row, Skipped
-from moondream_beam.transforms.inputs.images import ReadImages, list_images
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_images
 
 TASKS = (Caption(), Detect("dog"))
 

@@ -24,8 +24,9 @@ from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.errors import RunStopped
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count, Summary
-from moondream_beam.transforms.inputs.images import ReadImages, list_images
-from moondream_beam.transforms.monitoring.progress import NAMESPACE
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_images
+from moondream_beam.transforms.monitoring.progress_reporter import NAMESPACE
 from moondream_beam.transforms.output.answer_journal import kept_by_run
 from moondream_beam.transforms.output.locks.lock import acquire
 from moondream_beam.transforms.output.run_record import read_record
@@ -169,7 +170,7 @@ def test_a_run_that_crashed_is_resumed_by_the_next(photos: Path, out: Path) -> N
 
 def shard(out: Path, refs: list[ImageRef], by: Echo | None = None, number: int = 0) -> Iterator[Summary]:
     """Start an attempt at a shard of the run "one", as a worker does."""
-    dofn = module._AnnotateShard(module.Job(TASKS, by or Echo(), run="one"), str(out))
+    dofn = module.AnnotateShard(module.Job(TASKS, by or Echo(), run="one"), str(out))
     dofn.setup()
     acquire(str(out), "one")
     return dofn.process((number, refs), Count())

@@ -257,7 +257,7 @@ def test_fewer_failures_do_not_stop_the_run(photos: Path, out: Path, rate: float
 
 @pytest.mark.usefixtures("checks_every_row")
 def test_a_shard_stops_because_of_failures_in_other_shards(photos: Path, out: Path) -> None:
-    dofn = module._AnnotateShard(module.Job(TASKS, Echo(), run="one"), str(out), max_failure_rate=0.5)
+    dofn = module.AnnotateShard(module.Job(TASKS, Echo(), run="one"), str(out), max_failure_rate=0.5)
     dofn.setup()
     acquire(str(out), "one")
     ProgressFiles(str(out), "one").report(7, Summary(annotations=1, failures=20), last=True)

@@ -21,7 +21,7 @@ from support.hosted.pictures import numbered
 
 from moondream_beam import AnnotateToParquet, Fallback, Moondream, Query, ReadImages
 from moondream_beam.models.hosted.fal.annotator import Fal
-from moondream_beam.models.hosted.journal import LocalStore
+from moondream_beam.models.hosted.payment.journal import LocalStore
 from moondream_beam.transforms.annotation.payment_journal import BeamStore, scope_of, with_journal
 from moondream_beam.transforms.output.layout import Slice, payment_drafts_prefix, payments_folder
 from moondream_beam.transforms.output.locks.lock import run_lock
@@ -126,7 +126,7 @@ def test_the_journal_lies_beside_the_output_of_who_costs_money(tmp_path):
 
 DIES_WHILE_WRITING = """
 import os, sys
-from moondream_beam.models.hosted.journal import LocalStore
+from moondream_beam.models.hosted.payment.journal import LocalStore
 os.fsync = lambda file: os._exit(9)
 LocalStore(*sys.argv[1:]).write("x.json", b"1")
 """

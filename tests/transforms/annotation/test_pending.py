@@ -15,7 +15,7 @@ from moondream_beam.models.tasks import Caption, Detect, Outcome, Query, Request
 from moondream_beam.transforms.annotation import pending
 from moondream_beam.transforms.annotation.annotate import annotate
 from moondream_beam.transforms.annotation.row_queue import MAX_READY_ROWS
-from moondream_beam.transforms.core.records import Annotation, Failure, ImageRef, Job
+from moondream_beam.transforms.core.records import Annotation, Failure, ImageRef, Job, RowProblem
 from moondream_beam.transforms.images.fetch import read_file
 
 TASKS = (Caption(), Detect("dog"))
@@ -128,3 +128,25 @@ def test_an_api_gets_no_url_of_a_picture_whose_colours_are_converted(tmp_path: P
         echo = Counting()
         list(annotate([ref], TASKS, echo, colour_profiles=choice))
         assert [request.uri for request in echo.asked] == [uri, uri]
+
+
+def test_a_task_with_a_problem_fails_at_the_list_and_the_other_tasks_are_asked(refs: list[ImageRef]) -> None:
+    problem = RowProblem("list.csv#2: column object is empty", "")
+    ref = refs[0]._replace(tasks=TASKS, columns=(("x",), ("x",)), problems=(None, problem))
+    annotator = Counting()
+    told = {row.task: row for row in annotate([ref], TASKS, annotator)}
+    assert isinstance(told["caption"], Annotation) and [request.task for request in annotator.asked] == [Caption()]
+    failed = told["detect"]
+    assert isinstance(failed, Failure) and (failed.stage, failed.prompt, failed.columns) == ("list", "", ("x",))
+    assert failed.message == problem.message and failed.uri == ref.uri
+
+
+def test_a_picture_without_a_task_to_ask_is_not_read(refs: list[ImageRef]) -> None:
+    def refuse(_: object) -> bytes:
+        raise AssertionError("this picture is read")
+
+    problem = RowProblem("list.csv#2: broken", "")
+    both = [refs[0]._replace(problem="list.csv#2: broken"), refs[1]._replace(tasks=TASKS[:1], problems=(problem,))]
+    assert [row.stage for row in annotate(both, TASKS, Echo(), fetch=refuse) if isinstance(row, Failure)] == [
+        "list"
+    ] * 3

@@ -15,7 +15,7 @@ from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.annotation.sample import measure, read_sample, sample
 from moondream_beam.transforms.core.records import ImageRef, Skipped
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.images import list_images
+from moondream_beam.transforms.inputs.patterns.patterns import list_images
 from moondream_beam.transforms.output.run_record import read_record
 
 

@@ -15,7 +15,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from support.data.rows import annotation, failure
 
 from moondream_beam import Box, Caption, Detect, Failure, ImageRef, Query, Spot
-from moondream_beam.models.billing import Billing
+from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.core.beam_schema import (
     AsRows,
     RefsToRows,
@@ -93,8 +93,6 @@ def test_rows_of_the_other_kind_are_refused_with_the_cure():
     with pytest.raises(TypeError, match=r"write AsRows\(Failure\)"), beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | beam.Create([failure()]) | AsRows()
     with pytest.raises(ValueError, match="give Annotation"):
-        AsRows(Failure, [SPLIT])
-    with pytest.raises(ValueError, match="give Annotation"):
         AsRows(ImageRef)
 
 
@@ -164,13 +162,21 @@ def test_a_reference_has_no_tasks_if_no_prompt_names_a_field():
         (beam.Row(uri="http://[h/a.png", thing="x"), "is not a valid URL"),
         (beam.Row(uri="file://[h/a.png", thing="x"), "Invalid"),
         (beam.Row(uri="http://[h/a.png", thing="x", problem="told before"), "told before"),
-        (beam.Row(uri="a.png", thing=None), "column thing is empty"),
         (beam.Row(uri="a.png", thing="x", problem="told before"), "told before"),
     ],
 )
 def test_an_invalid_row_becomes_a_reference_with_a_problem(row, problem):
-    ref = to_ref(row, TaskSpec((Query("{thing}"),)), "/")
-    assert problem in ref.problem and ref.tasks == (Query("{thing}"),)
+    ref = to_ref(row, TaskSpec((Query("Is it {thing}?"),)), "/")
+    (wanted,) = ref.rows(())
+    assert wanted.problem is not None and problem in wanted.problem.message and ref.has_nothing_to_ask
+    assert wanted.problem.prompt == "Is it x?"
+
+
+def test_an_empty_field_in_a_prompt_takes_only_its_own_task():
+    ref = to_ref(beam.Row(uri="a.png", thing=None), TaskSpec((Caption(), Query("{thing}"))), "/")
+    caption, question = ref.rows(())
+    assert caption.problem is None and not ref.has_nothing_to_ask
+    assert question.problem is not None and "column thing is empty" in question.problem.message
 
 
 def test_a_problem_does_not_contain_the_password():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_beam.transforms.core.errors import RunStopped, out_of_memory_errors, output_errors, stop_reason
+from moondream_beam.transforms.core.errors import RunStopped, output_errors, stop_reason
+from moondream_beam.transforms.monitoring.memory_errors import out_of_memory_errors
 
 
 def test_stop_reason_finds_the_cause_of_another_error() -> None:

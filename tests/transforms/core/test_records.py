@@ -12,7 +12,13 @@ from support.data.rows import NOW, annotation, failure
 
 from moondream_beam.models.tasks import Box, Caption, Detect, Point, Query, Sampling, Spot
 from moondream_beam.transforms.core.records import Annotation, Failure, ImageRef, Job, check_colour_profiles
-from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema, to_table
+from moondream_beam.transforms.core.row_schema import (
+    ANNOTATION_SCHEMA,
+    FAILURE_SCHEMA,
+    annotation_schema,
+    failure_schema,
+    to_table,
+)
 from moondream_beam.transforms.io.containers.location import ImageCell, Member
 
 REF = ImageRef("/photos/a.b.jpg", "a.b.jpg")
@@ -107,7 +113,20 @@ def test_with_rows_keeps_the_columns_numbers_and_names_of_the_remaining_rows() -
 
 def test_failures_survive_arrow() -> None:
     rows = [failure(), failure(retryable=False, message="größer\nals erlaubt")]
-    assert to_table(rows, FAILURE_SCHEMA).to_pylist() == [row._asdict() for row in rows]
+    expected = [{name: value for name, value in row._asdict().items() if name != "columns"} for row in rows]
+    assert to_table(rows, FAILURE_SCHEMA).to_pylist() == expected
+
+
+def test_failures_have_the_kept_columns_and_null_where_a_row_has_no_values() -> None:
+    schema = failure_schema([pa.field("split", pa.string(), nullable=False)])
+    table = to_table([failure(columns=("train",)), failure()], schema)
+    assert table["split"].to_pylist() == ["train", None]
+
+
+@pytest.mark.parametrize("name", ["message", "Stage", "caption"])
+def test_a_kept_column_has_no_name_of_a_column_in_data_or_in_errors(name: str) -> None:
+    with pytest.raises(ValueError, match=f"column {name} can't be kept"):
+        annotation_schema([pa.field(name, pa.string())])
 
 
 @pytest.mark.parametrize("schema", [ANNOTATION_SCHEMA, FAILURE_SCHEMA])

@@ -9,13 +9,13 @@ from hashlib import sha256
 import pytest
 from PIL import Image
 from support.data.outputs import publish, troubled
-from support.data.rows import annotation
+from support.data.rows import annotation, failure
 
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.dataset import gallery
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.images import list_archive
+from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 
 
 def shown(uri, digest="5", byte_range=(None, None)):
@@ -34,7 +34,7 @@ def test_random_and_flagged_pictures_are_chosen_always_the_same(tmp_path):
         assert [picture.key for picture in gallery.choose(dataset)] == [picture.key for picture in chosen]
     assert sum("random" in picture.selected_for for picture in chosen) == gallery.NUM_RANDOM_PICTURES
     kinds = {kind for picture in chosen for kind in picture.selected_for}
-    assert kinds == {"random", "empty", "cut off", "loop", "refusal", "boilerplate", "shared"}
+    assert kinds == {"random", "empty", "cut off", "loop", "refusal", "boilerplate", "shared", gallery.FAILED}
     assert len({picture.key for picture in chosen}) == len(chosen)
 
 
@@ -136,3 +136,27 @@ def test_rows_of_two_keys_at_one_uri_are_both_shown(tmp_path):
     both = [shown(path), shown(path)]
     gallery.add_thumbnails(both, Fetcher())
     assert all(picture.thumbnail for picture in both)
+
+
+def test_a_picture_without_an_answer_has_its_failures_and_is_not_read_again(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    cut = {"key": "cut", "uri": str(path), "stage": "decode", "message": "image is cut off"}
+    refused = {"key": "refused", "uri": str(path), "stage": "answer", "message": "too long"}
+    rows = [failure(id="1", **cut), failure(id="2", task="caption", **cut), failure(id="3", **refused)]
+    publish(tmp_path, [annotation(key="good"), *rows])
+    with Dataset(str(tmp_path)) as dataset:
+        pictures = {picture.key: picture for picture in gallery.choose(dataset)}
+    gallery.add_thumbnails(pictures.values(), Fetcher())
+    found = pictures["cut"]
+    assert [row["task"] for row in found.failures] == ["caption", "query"] and found.selected_for == [gallery.FAILED]
+    assert not found.rows and found.thumbnail is None and found.problem == ""
+    assert pictures["refused"].thumbnail and pictures["refused"].width == 4
+    assert pictures["good"].selected_for == ["random"] and not pictures["good"].failures
+
+
+def test_a_picture_with_an_answer_and_a_failure_has_both(tmp_path):
+    publish(tmp_path, [annotation(key="k"), failure(key="k", stage="list", message="column question is empty")])
+    with Dataset(str(tmp_path)) as dataset:
+        (picture,) = gallery.choose(dataset)
+    assert picture.rows and picture.failures and picture.selected_for == ["random", gallery.FAILED]

@@ -11,7 +11,7 @@ import pytest
 from support.data.outputs import publish, troubled
 from support.data.rows import annotation, failure
 
-from moondream_beam.models.billing import Billing
+from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.dataset import statistics
 from moondream_beam.transforms.dataset.reader import Dataset
 
@@ -112,15 +112,6 @@ def test_tasks_are_counted_with_their_failures(dataset, data, errors):
     assert asked["query", "Why?"].failures == len(errors) and asked["query", "Why?"].answers == 0
     boxes = [len(row["objects"]) for row in data if row["task"] == "detect"]
     assert asked["detect", "dog"].mean_places == pytest.approx(mean(boxes))
-
-
-def test_errors_are_grouped_by_stage_and_class_with_examples(dataset, errors):
-    groups = statistics.error_groups(dataset)
-    counted = Counter((row["stage"], row["error"]) for row in errors)
-    assert {(group.stage, group.error): group.rows for group in groups} == counted
-    first = groups[0]
-    assert (first.error, first.retryable, first.pictures) == ("OSError", 3, 3)
-    assert first.examples[0] == ("b0.jpg", "query", "Why?", "gone")
 
 
 def test_bills_are_sums_for_each_backend(dataset, data, errors):

@@ -113,7 +113,7 @@ def test_a_broken_chunk_among_the_pixels_is_named_without_a_bytes_literal() -> N
     half = content[start : start + size // 2]
     broken = content[: start - 8] + chunk(b"IDAT", half) + chunk(bytes([0, 1, 2, 3]), content[start + size // 2 :])
     # Pillow's message is: broken PNG file (chunk b'\x00\x01\x02\x03')
-    with pytest.raises(UndecodableError, match=r"SyntaxError: broken PNG file \(chunk 00 01 02 03\); replace the file"):
+    with pytest.raises(UndecodableError, match=r"decoded: broken PNG file \(chunk 00 01 02 03\); replace the file"):
         decode(broken)
 
 

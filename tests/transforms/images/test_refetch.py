@@ -13,9 +13,9 @@ import pytest
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.images.refetch import NotKeptError, relocate
-from moondream_beam.transforms.inputs.images import list_archive
 from moondream_beam.transforms.inputs.manifest import read_manifest
 from moondream_beam.transforms.inputs.manifest_columns import Columns
+from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 from moondream_beam.transforms.io.uris import escape_non_utf8
 
 NAMES = ["a.jpg", "deep/b#c.png", "a.jpg", "caf\u00e9.webp", "more.tar#d.png"]

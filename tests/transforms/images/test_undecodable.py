@@ -100,6 +100,7 @@ def test_flipped_bytes_give_an_image_or_an_undecodable_error(kind: str) -> None:
     [
         (b"", "no known image format"),
         (b"\0", "no known image format"),
+        (b"hello\nworld", "no known image format; it begins with the text 'hello': convert"),
         (random.Random(0).randbytes(4096), "no known image format; it starts with the bytes [0-9a-f ]{23}: convert"),
         (b"<!DOCTYPE html><title>404</title>", "HTML"),
         (b"\n  <html><body>Not found</body></html>", "HTML"),
@@ -196,5 +197,5 @@ def test_an_image_that_does_not_fit_into_memory_fails_and_the_next_is_decoded(tm
 
 def test_a_lower_limit_set_in_pillow_applies_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UndecodableError, match="DecompressionBomb"):
+    with pytest.raises(UndecodableError, match="exceeds limit"):
         decode(encoded(noise()))

@@ -12,10 +12,10 @@ import pytest
 from support.running.beam_runs import collect
 from support.servers.object_stores import Bucket
 
-from moondream_beam.transforms.inputs import braces
-from moondream_beam.transforms.inputs.braces import expand_braces
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.inputs.lists.table_files import list_manifests
+from moondream_beam.transforms.inputs.patterns import braces
+from moondream_beam.transforms.inputs.patterns.braces import expand_braces
 from moondream_beam.transforms.inputs.unmatched import first_unmatched
 
 PATTERNS = [

@@ -11,7 +11,8 @@ from support.servers.object_stores import Bucket
 from moondream_beam.transforms.images import fetch as module
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.bucket_listing import PendingFolder, split_glob
-from moondream_beam.transforms.inputs.images import ReadImages, list_first_level, list_images
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_first_level, list_images
 from moondream_beam.transforms.inputs.unmatched import first_unmatched
 from moondream_beam.transforms.io.object_stores.base import Stores
 from moondream_beam.transforms.io.retry import FetchError

@@ -14,7 +14,8 @@ from support.running.beam_runs import collect
 from moondream_beam.transforms.core.records import UNLISTED, ImageRef
 from moondream_beam.transforms.images.formats import EXTENSIONS
 from moondream_beam.transforms.inputs.disk_listing import DEAD_LINK, LOOP, list_first_level, list_folder, list_glob
-from moondream_beam.transforms.inputs.images import ReadImages, list_images
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_images
 
 
 @pytest.fixture
@@ -180,3 +181,21 @@ def test_a_glob_matches_what_python_matches(root: Path) -> None:
         found = [ref.uri for ref in list_glob(f"{root}/{pattern}")]
         assert (pattern, set(found)) == (pattern, expected)
         assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files", "left_out"),
+    [
+        ("**", ["gone.jpg", "own/3.jpg", "unmounted"], []),
+        ("**/*", ["gone.jpg", "own/3.jpg", "unmounted"], []),
+        ("**/un*", ["unmounted"], []),
+        ("**/*.jpg", ["gone.jpg", "own/3.jpg"], ["unmounted"]),
+        ("**/own/*", ["own/3.jpg"], ["unmounted"]),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_a_file_of_a_glob_or_left_out_but_never_both(
+    root: Path, pattern: str, files: list[str], left_out: list[str]
+) -> None:
+    (root / "unmounted").symlink_to("/no/such/disk")
+    (root / "gone.jpg").symlink_to("/no/such/disk/gone.jpg")
+    assert read(f"{root}/{pattern}") == (files, [(DEAD_LINK, name, 1) for name in left_out])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from support.running.beam_runs import collect
 
-from moondream_beam.transforms.inputs.images import ReadImages, list_images
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_images
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.jpg")
 

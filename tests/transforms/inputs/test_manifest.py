@@ -81,28 +81,48 @@ def test_kept_columns_are_repeated_for_each_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "why"),
+    ("row", "uri", "prompt", "why"),
     [
-        ({"url": ""}, "column url is empty"),
-        ({"url": None}, "column url is empty"),
-        ({}, "column url is empty"),
-        ({"url": 3}, "no text"),
-        ({"url": "ftp://h/a.jpg"}, "ftp://"),
-        ({"url": "http://"}, "no host"),
-        ({"url": "\ud800.jpg"}, "surrogate"),
-        ({"url": "a.jpg", "n": "x", "what": "hat"}, "column n"),
-        ({"url": "a.jpg", "n": 1, "what": " "}, "column what is empty"),
+        ({"url": "", "what": "hat"}, "", "hat?", "column url is empty"),
+        ({"url": None, "what": "hat"}, "", "hat?", "column url is empty"),
+        ({"what": "hat"}, "", "hat?", "column url is empty"),
+        ({"url": 3, "what": "hat"}, "", "hat?", "no text"),
+        ({"url": "ftp://h/a.jpg", "what": "hat"}, "ftp://h/a.jpg", "hat?", "ftp://"),
+        ({"url": "http://", "what": "hat"}, "http://", "hat?", "no host"),
+        ({"url": "https://me:hunter2@h/a.jpg", "what": "hat"}, "https://h/a.jpg", "hat?", "password"),
+        ({"url": "www.h.com/a.jpg?token=hunter2"}, "www.h.com/a.jpg?token=sha256:f52fbd32b2b3b86f", "?", "scheme"),
+        ({"url": "\ud800.jpg", "what": "hat"}, "\ud800.jpg", "hat?", "surrogate"),
+        ({"url": "b/a.jpg", "n": "x", "what": "hat"}, "FOLDER/b/a.jpg", "hat?", "column n"),
+        ({"url": "b/a.jpg", "n": 1, "what": " "}, "FOLDER/b/a.jpg", " ?", "column what is empty"),
     ],
 )
-def test_a_row_without_a_usable_image_has_a_problem_with_file_and_line(
-    tmp_path: Path, row: dict[str, Any], why: str
+def test_a_row_that_fails_has_its_own_address_and_prompt_and_a_message_with_file_and_line(
+    tmp_path: Path, row: dict[str, Any], uri: str, prompt: str, why: str
 ) -> None:
     path = manifest(tmp_path, {"url": "a.jpg", "n": 1, "what": "shoe"}, row)
-    tasks = (Query("{what}?"),)
-    good, bad = references(path, *tasks, kept=(pa.field("n", pa.int64()),))
-    assert not good.problem and bad.uri == f"{path}#2" and bad.filename == "urls.jsonl#2"
-    assert bad.problem.startswith("urls.jsonl#2: ") and why in bad.problem
-    assert bad.tasks == tasks
+    good, bad = references(path, Query("{what}?"), kept=(pa.field("n", pa.int64()),))
+    assert not good.problem and not good.problems
+    assert bad.uri == (uri.replace("FOLDER", str(tmp_path)) or f"{path}#2")
+    (problem,) = bad.problems
+    assert problem is not None and problem.prompt == prompt
+    assert problem.message.startswith("urls.jsonl#2: ") and why in problem.message
+    assert "hunter2" not in str(bad)
+
+
+def test_an_empty_question_takes_only_its_own_task(tmp_path: Path) -> None:
+    path = manifest(tmp_path, {"url": "a.jpg", "what": ""})
+    (ref,) = references(path, Caption(), Query("{what}"), Query("Is {what} red?"))
+    caption, *questions = ref.rows(())
+    assert caption.task == Caption() and caption.problem is None and not ref.has_nothing_to_ask
+    assert [row.problem and row.problem.prompt for row in questions] == ["", "Is  red?"]
+
+
+def test_a_row_that_can_not_be_read_has_the_prompt_of_all_rows_and_no_kept_values(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("url,what,split\na.jpg,hat,x,y\n")
+    (ref,) = references(f"{tmp_path}/a.csv", Query("{what}?"), kept=(SPLIT,))
+    (row,) = ref.rows(())
+    assert (ref.uri, row.columns) == (f"{tmp_path}/a.csv#2", (None,)) and ref.has_nothing_to_ask
+    assert row.problem is not None and row.problem.prompt == "{what}?"
 
 
 def test_a_pipeline_reads_many_manifests_each_once(tmp_path: Path) -> None:
@@ -161,6 +181,9 @@ def annotate(path: str, out: Path, columns: Columns, keep: list[str]) -> dict[st
     return record
 
 
+ERROR_COLUMNS = ("uri", "filename", "stage", "prompt", "truth")
+
+
 def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     questions = [("Why?", "because"), ("Who?", "me"), ("", "nobody"), ("Why?", "because")]
@@ -173,8 +196,12 @@ def test_the_whole_job_fills_prompts_by_row_and_keeps_columns(tmp_path: Path) ->
         ("Why?", "Why?", "because"),
         ("Who?", "Who?", "me"),
     }
-    told = {(row["filename"], row["stage"], row["prompt"]) for row in rows(tmp_path / "out", "errors")}
-    assert told == {("urls.jsonl#3", "list", "{question}"), ("gone.png", "fetch", "Where?")}
+    told = {tuple(row[name] for name in ERROR_COLUMNS) for row in rows(tmp_path / "out", "errors")}
+    folder = str(tmp_path)
+    assert told == {
+        (f"{folder}/a.png", "a.png", "list", "", "nobody"),
+        (f"{folder}/gone.png", "gone.png", "fetch", "Where?", "here"),
+    }
     again = annotate(path, tmp_path / "out", columns, ["truth"])
     assert again["counts"]["pending"] == 0 and again["counts"]["done"] == 5
 

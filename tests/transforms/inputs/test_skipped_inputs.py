@@ -11,7 +11,8 @@ from support.servers.object_stores import Bucket
 
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count, sum_counts
-from moondream_beam.transforms.inputs.images import ReadImages, list_images
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_images
 from moondream_beam.transforms.inputs.unmatched import first_unmatched
 
 NAMES = [

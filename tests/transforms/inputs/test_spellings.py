@@ -16,9 +16,9 @@ from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.core.beam_schema import TaskSpec, to_ref
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.images import absolute_pattern, list_images
 from moondream_beam.transforms.inputs.manifest import read_manifest
 from moondream_beam.transforms.inputs.manifest_columns import Columns
+from moondream_beam.transforms.inputs.patterns.patterns import absolute_pattern, list_images
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A worker that would hang because it has no memory exits instead."""
+"""A worker without memory exits, and a worker learns that the process that started it is gone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from moondream_beam.transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
 
 HANGING = """
-import threading, time
+import os, threading, time
 from moondream_beam.transforms.monitoring import heartbeat
 heartbeat.BEAT_SECONDS = 0.02
-heartbeat.Heartbeat().start()
+heartbeat.Heartbeat().start(lambda: os._exit(7))
 """
 # A thread that has no memory for its first call never reports that it runs.
 NO_THREAD = "threading.Thread._bootstrap = lambda self: None; threading.Thread().start()"
@@ -38,3 +38,16 @@ def test_a_process_that_would_hang_without_memory_exits(ending: str) -> None:
     os.close(writes)
     os.close(reads)
     assert done.returncode == OUT_OF_MEMORY
+
+
+def test_a_process_learns_that_the_reader_of_its_heartbeat_is_gone() -> None:
+    reads, writes = os.pipe()
+    environment = {**os.environ, PIPE: str(writes)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING + "time.sleep(60)"], env=environment, pass_fds=[writes], stdin=subprocess.DEVNULL
+    )
+    os.close(writes)
+    assert os.read(reads, 1) == b"\n"
+    assert process.poll() is None
+    os.close(reads)
+    assert process.wait(60) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from support.data.rows import NOW, annotation, failure
@@ -13,7 +14,7 @@ from moondream_beam.transforms.monitoring import status
 from moondream_beam.transforms.monitoring.progress import ProgressFiles
 from moondream_beam.transforms.monitoring.status import OutputStatus
 from moondream_beam.transforms.output.answer_journal import AnswerJournal
-from moondream_beam.transforms.output.locks.lock import active_runs, run_lock
+from moondream_beam.transforms.output.locks.lock import acquire, active_runs, run_lock
 from moondream_beam.transforms.output.run_record import write_record
 from moondream_beam.transforms.output.writer import ShardWriter
 
@@ -72,6 +73,51 @@ def test_a_run_that_a_signal_ended_is_interrupted(out):
     write_record(str(out), RUN, {"run": RUN, "counts": {"pending": 9}, "interrupted": "SIGINT", "left": 4})
     (run,) = OutputStatus(str(out)).poll()
     assert (run.state, run.rows, run.planned.pending) == ("interrupted", 5, 9)
+
+
+def test_a_run_that_was_killed_before_its_first_row_is_listed_by_its_lock_file(tmp_path):
+    acquire(str(tmp_path), RUN)
+    (run,) = OutputStatus(str(tmp_path)).poll()
+    assert (run.run, run.state, run.rows, run.planned) == (RUN, "stopped", 0, None)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "was_resumed"),
+    [
+        ("1", "2", True),
+        ("1", None, False),
+        ("1-0of2", "2-0of2", True),
+        ("1-0of2", "2", True),
+        ("1-0of2", "2-1of2", False),
+        ("1", "2-1of2", False),
+    ],
+)
+def test_a_run_was_resumed_by_a_later_one_of_the_same_slice_or_of_all(tmp_path, first, later, was_resumed):
+    for run in filter(None, (first, later)):
+        publish(tmp_path, annotation(id=run, run=run), run=run)
+    runs = OutputStatus(str(tmp_path)).poll()
+    assert [run.was_resumed for run in runs] == [was_resumed, *([False] if later else [])]
+
+
+@pytest.mark.parametrize(
+    ("change", "was_resumed"),
+    [({}, True), ({"tasks": ["other"]}, False), ({"options": {"inputs": ["b"]}}, False), ({"model": "other"}, True)],
+)
+def test_a_later_run_of_another_job_resumes_nothing(tmp_path, change, was_resumed):
+    record = {"counts": {}, "tasks": ["one"], "options": {"inputs": ["a"], "manifest": None}}
+    write_record(str(tmp_path), "1", {"run": "1", "interrupted": "SIGINT", **record})
+    write_record(str(tmp_path), "2", {"run": "2", **record, **change})
+    assert [run.was_resumed for run in OutputStatus(str(tmp_path)).poll()] == [was_resumed, False]
+
+
+def test_the_progress_files_of_a_running_run_are_read_once_a_poll(out, monkeypatch):
+    read = []
+    load = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or load(path))
+    with run_lock(str(out), RUN):
+        ProgressFiles(str(out), RUN).report(0, Summary(annotations=7), in_flight=16, last=True)
+        OutputStatus(str(out)).poll()
+    assert read == ["0.sums"]
 
 
 def test_a_run_that_was_killed_has_stopped_at_its_last_row(out):

@@ -15,7 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 from support.data.rows import annotation, failure
 from support.servers.object_stores import Bucket
 
-from moondream_beam.models.billing import Billing
+from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, annotation_schema
 from moondream_beam.transforms.output.answer_journal import OPEN_JOURNALS, AnswerJournal, kept_by_run, publish_kept
 from moondream_beam.transforms.output.files import glob_files

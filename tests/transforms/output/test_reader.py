@@ -22,10 +22,15 @@ def test_errors_with_the_same_message_but_for_the_name_are_one_kind_and_the_comm
         broken("f.jpg", "f.jpg: image file is truncated"),
     ]
     assert count_errors(failures) == [
-        ErrorKind(3, "a.jpg: image file is truncated", "a.jpg", False),
-        ErrorKind(2, "/photos/d.jpg is gone", "d.jpg", True),
-        ErrorKind(1, "server is busy", "b.jpg", True),
+        ErrorKind(3, "a.jpg: image file is truncated", "a.jpg", 0),
+        ErrorKind(2, "/photos/d.jpg is gone", "d.jpg", 1),
+        ErrorKind(1, "server is busy", "b.jpg", 1),
     ]
+
+
+def test_errors_whose_messages_differ_in_numbers_only_are_one_kind():
+    failures = [broken(f"{count}.jpg", f"truncated ({count} bytes not processed)") for count in (1, 70, 8)]
+    assert count_errors(failures) == [ErrorKind(3, "truncated (1 bytes not processed)", "1.jpg", 0)]
 
 
 def test_without_failures_there_is_no_kind():
@@ -34,5 +39,5 @@ def test_without_failures_there_is_no_kind():
 
 def test_the_number_of_kinds_is_bounded(monkeypatch):
     monkeypatch.setattr(reader, "MAX_ERROR_KINDS", 2)
-    failures = [broken("a.jpg", f"line {number} is broken") for number in (1, 2, 3, 2, 1, 2)]
+    failures = [broken("a.jpg", f"line {letter} is broken") for letter in "abcbab"]
     assert [kind.rows for kind in count_errors(failures)] == [3, 2]

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.io.filesystems import FileSystems
 from support.data.rows import annotation, failure
 
-from moondream_beam.models.billing import Billing
+from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.core.records import Annotation, Failure
-from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA
+from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA, annotation_schema
+from moondream_beam.transforms.io.object_stores.file_systems import FileSystems
 from moondream_beam.transforms.output import writer as module
+from moondream_beam.transforms.output.reader import check_schema
 from moondream_beam.transforms.output.writer import MAX_BATCH_ROWS, ShardWriter
 
 FIRST = "data/part-one-00000"
@@ -224,3 +226,12 @@ def test_the_published_summary_is_the_sum_over_the_rows(out: Path, rows: Rows) -
     assert writer.published_summary() == (301, 4, 2107, 903, 602.0, 1204.0, 101.5, 0.25)
     ShardWriter(str(out), "one", 1).publish()
     assert ShardWriter(str(out), "one", 1).published_summary() == (0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_an_output_whose_errors_lack_a_kept_column_is_refused_with_the_folder_to_delete(out: Path, rows: Rows) -> None:
+    fill(ShardWriter(str(out), "one", 0), *rows(1, failed=True)).publish()
+    schema = annotation_schema([pa.field("split", pa.string())])
+    (out / "data" / "part-one-00000.parquet").unlink()
+    with pytest.raises(ValueError, match=rf"split.*[Dd]elete.*{out}/errors"):
+        check_schema(str(out), schema)
+    check_schema(str(out), annotation_schema([]))

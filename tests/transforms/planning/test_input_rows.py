@@ -7,7 +7,7 @@ from itertools import permutations
 from support.data.echo import Echo
 
 from moondream_beam.models.tasks import Caption, Query
-from moondream_beam.transforms.core.records import ImageRef, Job, Skipped
+from moondream_beam.transforms.core.records import ImageRef, Job, RowProblem, Skipped
 from moondream_beam.transforms.core.shuffle import pack
 from moondream_beam.transforms.planning.input_rows import merge, merge_all
 
@@ -50,6 +50,16 @@ def test_only_equal_rows_are_numbered_and_the_first_has_the_id_it_has_alone() ->
 def test_a_row_whose_kept_values_are_all_null_equals_a_row_that_keeps_none() -> None:
     merged = merge([REF._replace(tasks=TASKS[:1], columns=((None,),)), REF._replace(tasks=TASKS[:1])], TASKS)
     assert [row.number for row in merged.rows(TASKS)] == [0, 1] and len(set(ids(merged))) == 2
+
+
+def test_a_row_with_a_problem_leaves_the_other_rows_of_its_picture_alone() -> None:
+    problem = RowProblem("list.csv#2: broken", "Who?")
+    broken = REF._replace(filename="0.jpg", problem="list.csv#2: broken", tasks=(Query("Who?"),), problems=(problem,))
+    good = REF._replace(tasks=(Caption(),))
+    for order in permutations([broken, good]):
+        merged = merge(order, TASKS)
+        assert {(row.task, row.problem) for row in merged.rows(TASKS)} == {(Caption(), None), (Query("Who?"), problem)}
+        assert not merged.has_nothing_to_ask
 
 
 def test_a_task_that_a_reference_has_twice_is_two_rows() -> None:

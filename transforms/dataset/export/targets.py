@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Literal, Protocol, TextIO
 
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
-
 from ....models.atomic_files import atomic_path
+from ...io.object_stores.file_systems import FileSystems
 from ...io.uris import LOCAL, scheme_of
 from ...output.files import absolute, exists, glob_files, is_local, make_folder, open_atomic, remove, write_atomic
 
@@ -211,7 +209,7 @@ def _create(path: str) -> IO[bytes]:
 
 def _try_to_remove(*paths: str) -> None:
     # An error here would hide the error that made the export fail.
-    with contextlib.suppress(OSError, BeamIOError):
+    with contextlib.suppress(OSError):
         remove(*paths)
 
 

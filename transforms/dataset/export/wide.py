@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from ....models.tasks import Query
 from ...core.row_schema import ANNOTATION_SCHEMA
 from ...io.uris import escape_non_utf8
+from ...output.run_record import read_records
 from ..reader import Dataset, identifier, literal
 from .first_rows import choose_first
+from .structured import FieldColumn, field_columns, field_values, find_schema, schemas_of
 
 PICTURE_COLUMNS = ("key", "filename", "uri", "sha256", "width", "height")
 # Columns of ``data/`` that hold the answer; those of the other tasks are in ``caption``.
@@ -29,22 +32,20 @@ ORDER = f"regexp_extract(uri, '{CONTAINER}', 1, 'i'), filename, key"
 
 
 class TaskColumn(NamedTuple):
-    """A task with its prompt, and the name of its column in the wide table."""
+    """A task with its prompt, the name of its column in the wide table, and the columns of its answers' fields."""
 
     task: str
     prompt: str
     column: str
+    fields: tuple[FieldColumn, ...] = ()
 
 
 class Selection:
     """The rows to export: for each task on each picture, the latest row that meets the condition.
 
-    Several rows of a task differ in model or sampling, or in the manifest's columns. ``rows`` is the selection as an
-    SQL subquery. ``answers`` and ``pictures`` are its numbers of rows and of distinct pictures. ``matching`` is the
-    number of rows before the latest of each task was taken.
-
-    ``listed_columns`` are the manifest's columns in which rows of one picture differ. In ``rows`` each of them is a
-    list with the values of all rows of the picture, in one order for all of these columns.
+    Several rows of a task differ in model or sampling, or in the manifest's columns. ``latest`` is the selection as an
+    SQL subquery, and ``rows`` is the same with lists in ``listed_columns``. ``matching`` is the number of rows before
+    the latest of each task was taken. All other numbers are counted when they are first asked for.
 
     Args:
         where: an SQL expression over the columns of ``data/`` and ``_flags``.
@@ -55,27 +56,74 @@ class Selection:
     """
 
     def __init__(self, dataset: Dataset, where: str = "true", *, drop_suspicious: bool = False) -> None:
-        self.dataset = dataset
+        self.dataset, self._where = dataset, where
         kept = " AND len(_flags) = 0" if drop_suspicious else ""
         # On a line of its own, because an SQL comment at its end would hide what follows.
-        rows = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
-        self.matching = _checked_count(dataset, rows, where)
-        latest = f"{rows} QUALIFY row_number() OVER (PARTITION BY key, task, prompt ORDER BY created_at DESC, id) = 1"
-        self.listed_columns = self._differing_columns(rows)
-        self.rows = f"({self._with_lists(rows, latest)})" if self.listed_columns else f"({latest})"
-        ((self.answers, self.pictures),) = dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
-        distinct = ", ".join(["key, task, prompt", *map(identifier, self.listed_columns)])
-        ((self._distinct,),) = dataset.tuples(f"SELECT count(*) FROM (SELECT DISTINCT {distinct} FROM ({rows}))")
+        self._matching = f"SELECT * FROM flagged WHERE (\n{where}\n){kept}"
+        # Rows of the input that share a request have the same answer in any order of time, so their names decide.
+        order = f"list_position({_runs(dataset)}, run) DESC, filename, created_at DESC, id"
+        first = f"row_number() OVER (PARTITION BY key, task, prompt ORDER BY {order}) = 1"
+        self.latest = f"({self._matching} QUALIFY {first})"
+        self.count_again()
+
+    def count_again(self) -> None:
+        """Count ``matching``: at first, and after rows were left out of the view ``flagged``.
+
+        Raises:
+            ValueError: if no row meets the condition.
+        """
+        self.matching = _checked_count(self.dataset, self._matching, self._where)
+
+    @cached_property
+    def rows(self) -> str:
+        """The selection as an SQL subquery, with lists in ``listed_columns``."""
+        return f"({self._with_lists()})" if self.listed_columns else self.latest
+
+    @property
+    def answers(self) -> int:
+        """The number of selected rows."""
+        return self._counts[0]
+
+    @property
+    def pictures(self) -> int:
+        """The number of distinct pictures of the selected rows."""
+        return self._counts[1]
 
     @property
     def older(self) -> int:
-        """Return the number of matching rows that are left out because the same task has a later answer.
+        """The number of matching rows that are left out because the same task has a later answer.
 
         A row whose values are in the lists of ``listed_columns`` is not left out.
         """
-        return self.matching - self._distinct
+        return self._counts[3] - self._counts[2]
 
-    def _differing_columns(self, rows: str) -> list[str]:
+    @property
+    def repeated(self) -> int:
+        """The number of matching rows that are left out because they equal another one: answer, run and columns.
+
+        They come from equal rows of a manifest, which share one request.
+        """
+        return self.matching - self._counts[3]
+
+    @cached_property
+    def _counts(self) -> tuple[int, int, int, int]:
+        """The number of selected rows, of their pictures, of distinct questions, and of distinct answers to these."""
+        question = ", ".join(["key, task, prompt", *map(identifier, self.listed_columns)])
+        answer = f"{question}, run, caption, objects, points"
+        ((answers, pictures),) = self.dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
+        distinct = [
+            self.dataset.tuples(f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM ({self._matching}))")[0][0]
+            for columns in (question, answer)
+        ]
+        return answers, pictures, distinct[0], distinct[1]
+
+    @cached_property
+    def listed_columns(self) -> list[str]:
+        """The manifest's columns in which rows of one picture differ.
+
+        In ``rows`` each of them is a list with the values of all rows of the picture, in one order for all of these
+        columns.
+        """
         columns = self.manifest_columns()
         if not columns:
             return []
@@ -83,15 +131,15 @@ class Selection:
         values = (f"count(DISTINCT {name}) + (count({name}) < count(*))::INT" for name in map(identifier, columns))
         counts = ", ".join(f"{count} AS n{index}" for index, count in enumerate(values))
         most = ", ".join(f"max(n{index})" for index in range(len(columns)))
-        (found,) = self.dataset.tuples(f"SELECT {most} FROM (SELECT {counts} FROM ({rows}) GROUP BY key)")
+        (found,) = self.dataset.tuples(f"SELECT {most} FROM (SELECT {counts} FROM ({self._matching}) GROUP BY key)")
         return [column for column, num_values in zip(columns, found, strict=True) if num_values > 1]
 
-    def _with_lists(self, rows: str, latest: str) -> str:
-        """Return the query ``latest`` with lists of the values in ``rows`` in place of the columns that differ."""
+    def _with_lists(self) -> str:
+        """Return the query ``latest`` with lists of all matching values in place of the columns that differ."""
         names = ", ".join(map(identifier, self.listed_columns))
         lists = ", ".join(f"list({name} ORDER BY {names}) AS {name}" for name in map(identifier, self.listed_columns))
-        values = f"SELECT key, {lists} FROM (SELECT DISTINCT key, {names} FROM ({rows})) GROUP BY key"
-        return f"SELECT * FROM (SELECT * EXCLUDE ({names}) FROM ({latest})) JOIN ({values}) USING (key)"
+        values = f"SELECT key, {lists} FROM (SELECT DISTINCT key, {names} FROM ({self._matching})) GROUP BY key"
+        return f"SELECT * FROM (SELECT * EXCLUDE ({names}) FROM {self.latest}) JOIN ({values}) USING (key)"
 
     @cached_property
     def answers_to(self) -> Counter[str]:
@@ -109,7 +157,16 @@ class Selection:
         if len(found) > MAX_TASKS:
             raise ValueError(f"more than {MAX_TASKS} tasks need too many columns: choose some with --where")
         taken = {column.casefold() for column in (*PICTURE_COLUMNS, *self.manifest_columns())}
-        return [TaskColumn(task, prompt, _column(task, prompt, taken)) for task, prompt in found]
+        columns = [TaskColumn(task, prompt, _column(task, prompt, taken)) for task, prompt in found]
+        return [column._replace(fields=self._fields(column, taken)) for column in columns]
+
+    def _fields(self, column: TaskColumn, taken: set[str]) -> tuple[FieldColumn, ...]:
+        schema = find_schema(column.prompt, self._schemas) if column.task == Query.name else None
+        return field_columns(schema, lambda name: _free(f"{column.column}_{name}", taken)) if schema else ()
+
+    @cached_property
+    def _schemas(self) -> dict[str, dict[str, Any]]:
+        return schemas_of(read_records(self.dataset.output))
 
     def manifest_columns(self) -> list[str]:
         """Return the names of the columns that came from a manifest."""
@@ -120,28 +177,33 @@ class Selection:
     ) -> Iterator[dict[str, Any]]:
         """Yield a dict of JSON values for each picture: ``PICTURE_COLUMNS``, the tasks, and the manifest's columns.
 
-        ``extra`` names more columns of the picture. A task without an answer is None. The pictures with the keys
+        After these come the fields of answers with a JSON schema. ``extra`` names more columns of the picture. A task
+        without an answer is None, and a field that an answer lacks is None. The pictures with the keys
         ``first`` come first, in this order. Then come pictures in files of their own, by file name. Those in archives
         and Parquet files follow, grouped by container, so that the fetcher reads each container once.
         """
         lead = f"coalesce(list_position([{', '.join(map(literal, first))}], key), {len(first) + 1}), " if first else ""
         for row in self.dataset.rows(f"SELECT * FROM ({self._wide_query(columns, extra)}) ORDER BY {lead}{ORDER}"):
-            yield {column: to_json_value(value) for column, value in row.items()}
+            values = {column: to_json_value(value) for column, value in row.items()}
+            for column in columns:
+                values |= field_values(values[column.column], column.fields) if column.fields else {}
+            yield values
 
     def first_keys(self, columns: Sequence[TaskColumn], copies: int = 1) -> list[str]:
         """Return the keys for ``first`` of ``wide`` with which readers infer the right types; see ``choose_first``."""
-        names = self.wide_columns(columns)[len(PICTURE_COLUMNS) :]
+        names = [*(column.column for column in columns), *self.manifest_columns()]
         return choose_first(self.dataset, self._wide_query(columns), ORDER, names, copies)
 
     def wide_columns(self, columns: Sequence[TaskColumn]) -> list[str]:
         """Return the names of the columns of ``wide`` without ``extra``."""
-        return [*PICTURE_COLUMNS, *(column.column for column in columns), *self.manifest_columns()]
+        fields = [field.column for column in columns for field in column.fields]
+        return [*PICTURE_COLUMNS, *(column.column for column in columns), *self.manifest_columns(), *fields]
 
     def _wide_query(self, columns: Sequence[TaskColumn], extra: Sequence[str] = ()) -> str:
         answers = [
             f"any_value({ANSWER_COLUMNS.get(task, 'caption')}) FILTER (WHERE task = {literal(task)} AND "
             f"prompt = {literal(prompt)}) AS {identifier(column)}"
-            for task, prompt, column in columns
+            for task, prompt, column, _ in columns
         ]
         # All from one row: a picture has two byte ranges if its archive was repacked between two runs.
         picture = [f"arg_max({column}, created_at) AS {column}" for column in (*PICTURE_COLUMNS[2:], *extra)]
@@ -149,6 +211,12 @@ class Selection:
         # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
         return f"SELECT {chosen} FROM {self.rows} GROUP BY key"
+
+
+def _runs(dataset: Dataset) -> str:
+    """Return the runs of an output as an SQL list, in the order of their last answers."""
+    runs = dataset.tuples("SELECT run FROM answers GROUP BY run ORDER BY max(created_at), run")
+    return f"[{', '.join(literal(run) for (run,) in runs)}]"
 
 
 def name_below(folder: str) -> str:
@@ -204,8 +272,12 @@ def _hint_at_errors(dataset: Dataset, problem: str) -> str:
 
 def _column(task: str, prompt: str, taken: set[str]) -> str:
     slug = re.sub(r"\W+", "_", prompt.casefold())[:MAX_SLUG_CHARACTERS].strip("_")
-    column = stem = f"{task}_{slug}" if slug else task
-    number = 1
+    return _free(f"{task}_{slug}" if slug else task, taken)
+
+
+def _free(stem: str, taken: set[str]) -> str:
+    """Return ``stem``, or with a number after it if a column has that name. Add the name to ``taken``."""
+    column, number = stem, 1
     while column.casefold() in taken:
         number += 1
         column = f"{stem}_{number}"

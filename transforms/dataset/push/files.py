@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from ...images.prefetch import Fetch
+from ...io.object_stores.file_systems import FileSystems
 from ...output.files import glob_files, is_local
 from ...output.layout import DATA, ERRORS, kind_of
 from ..export.pictures import BYTE_RANGE, Packed, with_pictures

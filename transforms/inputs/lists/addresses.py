@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from ...io.uris import LOCAL, is_path, scheme_of
+from ...io.uris import LOCAL, display_address, is_path, scheme_of
 
 # A byte order mark and a zero-width space are as invisible as white space, but ``str.strip`` leaves them.
 INVISIBLE = " \t\r\n\f\v\xa0\ufeff\u200b"
@@ -46,7 +46,7 @@ def clean_address(given: str, folder: str) -> str:
     # A bucket may mirror hosts, and a disk a host of which this file is missing.
     if not hint or (_HOST.match(address) and (in_bucket or exists(first))):
         return address
-    raise ValueError(f"{address}: no such file; {hint}")
+    raise ValueError(f"{display_address(address)}: no such file; {hint}")
 
 
 def path_hint(path: str) -> str:
@@ -58,7 +58,7 @@ def path_hint(path: str) -> str:
     if "\\" in path:
         return "backslashes separate folders only on Windows: write slashes"
     if path.startswith("//"):
-        return f"the address has no scheme: write https:{path}"
+        return f"the address has no scheme: write https:{display_address(path)}"
     if _HOST.match(path):
-        return f"an address on the web needs its scheme: write https://{path}"
+        return f"an address on the web needs its scheme: write https://{display_address(path)}"
     return ""

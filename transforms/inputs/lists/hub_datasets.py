@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pyarrow as pa
-from huggingface_hub import DatasetCard
 
 from ...io.column_types import is_bytes
 from ...io.containers.location import PARQUET
 from ...io.containers.parquet_images import BYTES
 from ...io.files import open_file
-from ...io.object_stores.base import Stores
-from ...io.object_stores.hub import HubPath, pin_commit
+from ...io.object_stores.base import Stores, pin_commit
+from ...io.object_stores.hub_path import HubPath
 from ...io.parquet import open_parquet
 from ...io.retry import FetchError, RetryPolicy
 from ..bucket_listing import GlobLister, PendingFolder
@@ -149,7 +149,9 @@ def _card_splits(root: HubPath) -> Splits:
     uri = root._replace(path=README).uri
     try:
         card = Stores().read_range(uri, 0, 1 << 20, RetryPolicy()).decode(errors="replace")
-        configs = DatasetCard(card, ignore_metadata_errors=True).data.to_dict().get("configs") or []
+        # Loaded here, because importing it takes long, and few inputs are on the hub.
+        dataset_card = import_module("huggingface_hub").DatasetCard
+        configs = dataset_card(card, ignore_metadata_errors=True).data.to_dict().get("configs") or []
     except (FetchError, ValueError):
         # No card, or one that is broken. The files have names too.
         return {}

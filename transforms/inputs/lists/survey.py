@@ -120,16 +120,12 @@ def survey_manifests(
 
     Raises:
         OSError: if a manifest can't be read.
-        ValueError: if the first manifest is broken; if a manifest lacks a required column, or has values that readers
-            of the output would not get; or if no manifest has a kept column, or ``image`` can't hold pictures.
+        ValueError: if a manifest is broken or lacks a required column, or has values that readers of the output would
+            not get; or if no manifest has a kept column, or ``image`` can't hold pictures.
     """
     columns = [_Column(name) for name in kept]
-    num_files, json_names, broken = 0, dict[str, None](), list[str]()
-    for path, schema in _read_schemas(paths, bool(kept)):
-        if isinstance(schema, ValueError):
-            broken.append(f"{schema}. This manifest becomes a row in errors/.")
-            continue
-        num_files += 1
+    schemas, json_names = _read_schemas(paths, bool(kept)), dict[str, None]()
+    for path, schema in schemas:
         if kind_of(path) in JSON_LINES:
             json_names.update(dict.fromkeys(schema.names))
         else:
@@ -140,27 +136,23 @@ def survey_manifests(
             column.add(path, schema)
     for path in [path for path in paths if kind_of(path) in JSON_LINES][:1]:
         _check_present(path, list(json_names), required)
-    if missing := {column.name: "" for column in columns if column.num_missing == num_files}:
+    if missing := {column.name: "" for column in columns if column.num_missing == len(schemas)}:
         _check_present(paths[0], schema_of(paths[0]).names, missing)
-    notes = (note for column in columns for note in column.describe(num_files))
-    return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, (*notes, *broken))
+    notes = (note for column in columns for note in column.describe(len(schemas)))
+    return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, tuple(notes))
 
 
-def _read_schemas(paths: Sequence[str], with_types: bool) -> Iterator[tuple[str, pa.Schema | ValueError]]:
-    """Yield the schema of each manifest, in order, or why it is broken.
-
-    Without types, JSON Lines are left out after the first such file.
+def _read_schemas(paths: Sequence[str], with_types: bool) -> list[tuple[str, pa.Schema]]:
+    """Return the schema of each manifest, in order. Without types, JSON Lines are left out after the first such file.
 
     Raises:
-        ValueError: if the first manifest is broken.
+        ValueError: if a manifest is broken, with the number of the other broken ones.
     """
 
     def read(path: str) -> pa.Schema | ValueError:
         try:
             return schema_of(path, stores, max_lines)
         except ValueError as error:
-            if path == paths[0]:
-                raise
             return error
 
     stores, max_lines = Stores(), None if with_types else NUM_SAMPLED_LINES
@@ -168,9 +160,13 @@ def _read_schemas(paths: Sequence[str], with_types: bool) -> Iterator[tuple[str,
     chosen = [path for path in paths if with_types or path == first_json or kind_of(path) not in JSON_LINES]
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="manifests")
     try:
-        yield from zip(chosen, pool.map(read, chosen), strict=True)
+        schemas = list(zip(chosen, pool.map(read, chosen), strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
+    if broken := [schema for _, schema in schemas if isinstance(schema, ValueError)]:
+        more = f" ({len(broken) - 1} more manifests are broken: correct them or leave them out too)" * (len(broken) > 1)
+        raise ValueError(f"{broken[0]}{more}") from broken[0]
+    return schemas
 
 
 def _check_images(path: str, schema: pa.Schema, image: str) -> None:

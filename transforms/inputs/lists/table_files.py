@@ -16,7 +16,7 @@ from ...io.retry import FetchError, RetryPolicy
 from ...io.uris import HUB, LOCAL, OBJECT_STORE_SCHEMES, scheme_of
 from ..bucket_listing import GlobLister, OtherFiles, PendingFolder
 from ..disk_listing import list_glob
-from ..images import expand_pattern
+from ..patterns.patterns import expand_pattern
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 KINDS = CSV + JSON_LINES + PARQUET

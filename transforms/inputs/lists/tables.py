@@ -121,12 +121,20 @@ def _rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.Da
 
 def _with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
     """Yield rows of CSV or JSON with the values of their kept columns, or with a problem if one does not fit."""
+    if not kept:
+        yield from rows
+        return
     fields = [pa.field(name, kind) for name, kind in kept.items()]
     for row in rows:
-        try:
-            yield row._replace(kept=tuple(convert(row.values.get(field.name), field) for field in fields))
-        except ValueError as error:
-            yield row._replace(problem=row.problem or str(error))
+        values: list[Any] = []
+        problem = row.problem
+        for field in fields:
+            try:
+                values.append(convert(row.values.get(field.name), field))
+            except ValueError as error:
+                values.append(None)
+                problem = problem or str(error)
+        yield row._replace(kept=tuple(values), problem=problem)
 
 
 def _undamaged(rows: Iterator[TableRow]) -> Iterator[TableRow]:

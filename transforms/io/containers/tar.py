@@ -26,6 +26,8 @@ HEADER_BYTES = tarfile.BLOCKSIZE
 ZEROS_BYTES = 64 << 10
 NO_FILE = "members of archives that are neither files nor links"
 NO_TARGET = "links in archives to no file of the archive"
+CUT_OFF = "the archive ends inside of this picture"
+REPLACE = "; replace the archive, and run the command again with --retry-errors"
 NO_TAR = "data behind the end of an archive that are no archive"
 SPARSE = "the member is stored as a sparse file, which is not read: make the archive again without --sparse"
 
@@ -52,22 +54,17 @@ def list_members(
     """Yield the pictures in a tar archive and what is left out, in the order in which they lie in it; links last.
 
     A picture is a member with one of these lower-case extensions (None: any), or a link with one to a member. Members
-    whose base name starts with a dot, and folders, are passed over. The second picture of a name is called ``NAME#2``,
-    and so on. Archives that were written one behind the other into one file are all listed. Only headers are read, and
-    a second time if there are links.
+    whose base name starts with a dot, and folders, are passed over. The second picture of a name is called ``NAME#2``.
+    Archives that were written one behind the other into one file are all listed. Only headers are read, and a second
+    time if there are links.
 
     Raises:
         ValueError: if the archive is broken, cut off or can't be read; the pictures before that are yielded first.
     """
-    seen: Counter[str] = Counter()
-    links, broken = Links(), cast(Exception | None, None)
-
-    def unique(name: str) -> str:
-        seen[name] += 1
-        return name if seen[name] == 1 else f"{name}#{seen[name]}"
-
+    seen = _Names()
+    links, broken, num_cut = Links(), cast(Exception | None, None), 0
     try:
-        for number, (part, info) in enumerate(_members(archive, stores)):
+        for number, (part, info, problem) in enumerate(_members(archive, stores)):
             if isinstance(info, LeftOut):
                 yield info
                 continue
@@ -77,14 +74,26 @@ def list_members(
             if (left_out := _left_out(info, extensions)) is not None:
                 yield left_out
             elif info.isreg():
-                yield _picture(archive, info, unique(info.name))
+                num_cut += bool(problem)
+                yield _picture(archive, info, seen.unique(info.name), problem=problem)
             else:
-                links.add(unique(info.name), info, number, part)
+                links.add(seen.unique(info.name), info, number, part)
     except FAULTS as error:
         broken = error
     broken = (yield from _linked_pictures(archive, stores, links)) or broken
     if broken:
-        raise ValueError(f"the archive is broken after {sum(seen.values())} pictures, replace it: {broken}") from broken
+        raise ValueError(
+            f"the archive is broken after {seen.total() - num_cut} pictures, replace it: {broken}"
+        ) from broken
+
+
+class _Names(Counter[str]):
+    """How often each name was given to ``unique``."""
+
+    def unique(self, name: str) -> str:
+        """Return a name for the first member that is called so, and ``NAME#2`` and so on for the next ones."""
+        self[name] += 1
+        return name if self[name] == 1 else f"{name}#{self[name]}"
 
 
 def _left_out(info: tarfile.TarInfo, extensions: frozenset[str] | None) -> LeftOut | None:
@@ -95,9 +104,9 @@ def _left_out(info: tarfile.TarInfo, extensions: frozenset[str] | None) -> LeftO
     return None if is_named else LeftOut(info.name)
 
 
-def _picture(archive: str, info: tarfile.TarInfo, name: str, target: str = "") -> Member | LeftOut:
-    if info.issparse():
-        return LeftOut(name, problem=SPARSE)
+def _picture(archive: str, info: tarfile.TarInfo, name: str, target: str = "", problem: str = "") -> Member | LeftOut:
+    if problem or info.issparse():
+        return LeftOut(name, problem=problem or SPARSE)
     return Member(archive, info.offset_data, info.size, name, target)
 
 
@@ -111,8 +120,8 @@ def _linked_pictures(
     """
     broken = None
     try:
-        for number, (part, info) in enumerate(_members(archive, stores) if links.resolve() else ()):
-            if not isinstance(info, LeftOut) and info.isreg():
+        for number, (part, info, problem) in enumerate(_members(archive, stores) if links.resolve() else ()):
+            if not isinstance(info, LeftOut) and info.isreg() and not problem:
                 links.offer(info, number, part)
     except FAULTS as error:
         broken = error
@@ -125,10 +134,10 @@ def _linked_pictures(
     return broken
 
 
-def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile.TarInfo | LeftOut]]:
+def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile.TarInfo | LeftOut, str]]:
     """Yield the members of all archives in a file, one behind the other, and what is no archive behind the last one.
 
-    Each comes with the number of its archive in the file, from 0.
+    Each comes with the number of its archive in the file, from 0, and why its bytes can't be read ("" if they can).
 
     Raises:
         TarError: if the file is no archive, or one of its archives is broken or cut off.
@@ -145,14 +154,32 @@ def _members(archive: str, stores: Stores | None) -> Iterator[tuple[int, tarfile
                 for member in tar:
                     # Else tarfile keeps the header of every member in memory.
                     tar.members = []  # type: ignore[attr-defined]
-                    yield part, member
+                    try:
+                        problem = "" if _is_whole(file, member) else f"{CUT_OFF}{REPLACE}"
+                    except FAULTS as error:
+                        yield part, member, f"the archive is broken inside of this picture: {error}{REPLACE}"
+                        raise
+                    yield part, member, problem
                 start = _next_archive(file, tar.offset)
             if start is not None and not _is_header(file, start):
-                yield part, LeftOut(f"{posixpath.basename(archive)}, byte {start}", NO_TAR)
+                yield part, LeftOut(f"{posixpath.basename(archive)}, byte {start}", NO_TAR), ""
                 # The compressed data are verified to their end.
                 while is_compressed(archive) and file.read(ZEROS_BYTES):
                     pass
                 return
+
+
+def _is_whole(file: _Headers, member: tarfile.TarInfo) -> bool:
+    """Return whether the file does not end before the last byte of a member. tarfile yields a member that is cut off.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if its compressed data are broken.
+    """
+    if not member.isreg() or member.issparse() or not member.size:
+        return True
+    file.seek(member.offset_data + member.size - 1)
+    return bool(file.read(1))
 
 
 def check_member(content: bytes, member: Member, links: Callable[[], Mapping[str, str]]) -> bytes:

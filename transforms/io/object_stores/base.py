@@ -150,6 +150,12 @@ def open_store(scheme: str) -> Store:
     return store
 
 
+def pin_commit(uri: str) -> str:
+    """Return a URI of the Hugging Face hub with the commit that its revision is now; see ``hub.pin_commit``."""
+    pinned: str = importlib.import_module(".hub", __package__).pin_commit(uri)
+    return pinned
+
+
 def require_client(scheme: str) -> None:
     """Raise NoClientError if the package for a scheme of ``OBJECT_STORE_SCHEMES`` is not installed."""
     _, needed, extra = CLIENTS[scheme]

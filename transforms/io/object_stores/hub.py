@@ -9,8 +9,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
+from typing import Any
 
 from huggingface_hub import HfApi, RepoFile, constants, hf_hub_url
 from huggingface_hub.errors import (
@@ -41,46 +40,11 @@ from ..retry import (
     range_ignored,
     timed_out,
 )
-from ..uris import HUB
 from .base import READ_TIMEOUT_S, ByteRange, Entry, Page
+from .hub_path import FORM, HubPath
 
-PREFIX = f"{HUB}://datasets/"
-_FORM = "write hf://datasets/OWNER/NAME[@REVISION][/PATH]"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Revisions of the hub itself that have slashes in their names: pull requests and converted branches.
-_HUB_REVISION = re.compile(r"refs/(?:convert|pr)/[^/]+")
 _LISTING = "listing"
-
-
-class HubPath(NamedTuple):
-    """A file or a folder of a dataset. ``repository`` is ``OWNER/NAME``; ``path`` is "" for the whole dataset."""
-
-    repository: str
-    revision: str
-    path: str
-
-    @classmethod
-    def parse(cls, uri: str) -> HubPath:
-        """Return the parts of a URI. Only the revision is percent-decoded; without one it is the branch ``main``.
-
-        Raises:
-            ValueError: if the URI has another form.
-        """
-        owner, _, rest = uri[len(PREFIX) :].partition("/")
-        name, _, path = rest.partition("/")
-        name, at, revision = name.partition("@")
-        if at and (match := _HUB_REVISION.match(f"{revision}/{path}")):
-            revision, path = match[0], f"{revision}/{path}"[match.end() + 1 :]
-        wildcard = set(f"{owner}{name}{revision}") & set("*?[{")
-        if not uri.startswith(PREFIX) or not owner or not name or bool(at) != bool(revision) or wildcard:
-            raise ValueError(f"{uri} names no dataset of the Hugging Face hub: {_FORM}")
-        return cls(f"{owner}/{name}", unquote(revision) or constants.DEFAULT_REVISION, path)
-
-    @property
-    def uri(self) -> str:
-        """The URI with its revision."""
-        end = self.path and f"/{self.path}"
-        return f"{PREFIX}{self.repository}@{quote(self.revision, safe='')}{end}"
 
 
 def pin_commit(uri: str) -> str:
@@ -106,7 +70,7 @@ def pin_commit(uri: str) -> str:
     except RepositoryNotFoundError as error:
         raise ValueError(f"{uri}: no {where}; check the name, or set HF_TOKEN if it is private") from error
     except HFValidationError as error:
-        raise ValueError(f"{uri} names no dataset of the Hugging Face hub: {_FORM}") from error
+        raise ValueError(f"{uri} names no dataset of the Hugging Face hub: {FORM}") from error
     except Exception as error:  # The client passes on any error of its HTTP library.
         raise RuntimeError(f"{uri}: {_problem(error)}; check the network, and run the same command again") from error
     if not commit:
@@ -214,7 +178,7 @@ def _translate_errors(uri: str) -> Iterator[None]:
     except FetchError:
         raise
     except HFValidationError as error:
-        raise ValueError(f"{uri} names no dataset of the Hugging Face hub: {_FORM}") from error
+        raise ValueError(f"{uri} names no dataset of the Hugging Face hub: {FORM}") from error
     except GatedRepoError as error:
         where = f"{constants.ENDPOINT}/datasets/{HubPath.parse(uri).repository}"
         raise permission_denied(f"{uri}: access is restricted; ask for access on {where}, then set HF_TOKEN") from error

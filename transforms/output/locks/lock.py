@@ -13,10 +13,8 @@ import shutil
 import time
 from collections.abc import Collection, Iterator
 
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
-
 from ...core.errors import RunStopped
+from ...io.object_stores.file_systems import FileSystems
 from ..files import glob_files, is_local, make_folder, remove_temporary_folder
 from ..layout import (
     AnswerFile,
@@ -40,15 +38,17 @@ class OutputLockedError(ValueError):
 
 
 @contextlib.contextmanager
-def run_lock(output: str, run: str) -> Iterator[None]:
+def run_lock(output: str, run: str) -> Iterator[RunLock]:
     """Hold the lock of an output for a run while the block runs, then delete the lock file.
+
+    On a local disk the file stays if another process of the run holds the lock then.
 
     Raises:
         OutputLockedError: if another run holds the lock.
     """
     lock = _acquire(output, run)
     try:
-        yield
+        yield lock
     finally:
         _remove(lock, output)
 
@@ -98,7 +98,13 @@ def keep_alive(output: str, run: str) -> Iterator[None]:
 
 def active_runs(output: str) -> list[str]:
     """Return the runs whose locks are held now. In a bucket a dead run counts for up to ``LEASE_S`` seconds."""
-    return [run for run in _runs(output) if _lock_of(output, run).is_locked()]
+    return [run for run in begun_runs(output) if _lock_of(output, run).is_locked()]
+
+
+def begun_runs(output: str) -> list[str]:
+    """Return the runs that have a lock file, dead or alive."""
+    names = (FileSystems.split(path)[1] for path in glob_files(lock_path(output, "*")))
+    return [run for name in names if (run := run_of_lock(name))]
 
 
 def lock_lost(output: str, run: str) -> RunStopped:
@@ -107,6 +113,26 @@ def lock_lost(output: str, run: str) -> RunStopped:
         f"stopped: run {run} has no lock in {output}, because another run took it for dead or {output} is not shared by"
         " all workers. Run the same command again to resume."
     )
+
+
+def wait_alone(lock: RunLock, timeout_s: float) -> bool:
+    """Wait until no other process of the run holds the lock that this process holds. Then hold it exclusively.
+
+    Returns:
+        False if another process still holds it after ``timeout_s`` seconds.
+    """
+    end = time.monotonic() + timeout_s
+    while not lock.hold_alone():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(RETRY_DELAY_S)
+    return True
+
+
+def delete_temporary_files(output: str, run: str) -> None:
+    """Delete what a run has left in ``_temporary``, but not its lock file. Nothing may need these files any more."""
+    if not is_local(output) or os.path.isdir(temporary_folder(output)):
+        _delete(output, [name for name in _temporary_files(output) if run_of_temporary_file(name) == run])
 
 
 def release(output: str, run: str) -> None:
@@ -125,7 +151,9 @@ def _acquire(output: str, run: str) -> RunLock:
         # Listed before the locks, so that no file of a run that begins in between is deleted.
         names = _temporary_files(output)
         # A list, not a generator: every stale lock must be broken.
-        active = [other for other in _runs(output) if other != run and not _lock_of(output, other).break_if_stale(lock)]
+        active = [
+            other for other in begun_runs(output) if other != run and not _lock_of(output, other).break_if_stale(lock)
+        ]
         blocking = [other for other in active if not can_run_together(run, other)]
         if not blocking and lock.exists():
             _delete(output, [name for name in names if _is_stale(name, (run, *active))])
@@ -189,16 +217,10 @@ def _delete(output: str, names: list[str]) -> None:
     elif paths:
         try:
             FileSystems.delete(paths)
-        except BeamIOError:
+        except OSError:
             # Another run may delete the same files at the same moment.
             if set(paths) & set(_objects(output)):
                 raise
-
-
-def _runs(output: str) -> list[str]:
-    """Return the runs that have a lock file in an output, dead or alive."""
-    names = (FileSystems.split(path)[1] for path in glob_files(lock_path(output, "*")))
-    return [run for name in names if (run := run_of_lock(name))]
 
 
 def _uses_file_locks(output: str) -> bool:

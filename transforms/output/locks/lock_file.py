@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from apache_beam.io.filesystems import FileSystems
-
+from ...io.object_stores.file_systems import FileSystems
 from ..files import exists
 
 try:
@@ -50,6 +49,13 @@ class RunLock(Protocol):
 
     def is_locked(self) -> bool:
         """Return whether a process of the run holds the lock. Nothing is written to find that out."""
+
+    def hold_alone(self) -> bool:
+        """Hold the lock, which this process holds already, so that no other process can acquire it.
+
+        Returns:
+            False if another process of the run holds the lock. In a bucket that is unknown, and the result is True.
+        """
 
     def break_if_stale(self, reference: RunLock) -> bool:
         """Delete the lock file if no process holds the lock.
@@ -103,6 +109,16 @@ class FileLock:
     def is_locked(self) -> bool:
         """Return whether a process has locked the file."""
         return not self._if_unlocked(lambda: None)
+
+    def hold_alone(self) -> bool:
+        """Lock the file exclusively; return False, with the shared lock held, if another process has locked it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # A failed conversion has removed the shared lock.
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+            return False
+        return True
 
     def break_if_stale(self, reference: RunLock) -> bool:
         """Delete the file unless a process has locked it; return False if one has. ``reference`` is not used."""
@@ -165,6 +181,10 @@ class ObjectLock:
     def is_locked(self) -> bool:
         """Return whether the object was written within ``LEASE_S``, by the clock of this machine."""
         return self.exists() and time.time() - FileSystems.last_updated(self.path) < LEASE_S
+
+    def hold_alone(self) -> bool:
+        """Return True: the object does not show which processes rewrite it."""
+        return True
 
     def break_if_stale(self, reference: RunLock) -> bool:
         """Delete the object if it is ``LEASE_S`` older than the object of ``reference``; return False if it is not.

@@ -11,7 +11,7 @@ from support.hosted.queries import expected, requests, results_of
 
 from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
 from moondream_beam.models.hosted.http.errors import AccountError
-from moondream_beam.models.hosted.journal import LocalStore
+from moondream_beam.models.hosted.payment.journal import LocalStore
 from moondream_beam.models.tasks import Answer, Box, Caption, Detect, Point, Query, Request, Spot
 
 

@@ -140,3 +140,10 @@ def test_changed_members_of_an_archive_are_left_out(tmp_path, photos, command):
     status, _, stderr = command("export", tmp_path / "out", "--to", "jsonl", tmp_path / "there")
     assert status == 1 and "1 rows about 1 pictures" in stderr and "could not be read" not in stderr
     assert exported("jsonl", tmp_path / "there") == {"a.png", "a.jpg"}
+
+
+def test_equal_rows_of_a_manifest_are_told_as_such(tmp_path, photos, command):
+    row = draw_row(photos, "a.png", id="first")
+    publish(tmp_path / "out", row, row._replace(id="equal", created_at=NOW + timedelta(seconds=1)))
+    status, _, stderr = command("export", tmp_path / "out", "--to", "jsonl", tmp_path / "there")
+    assert status == 0 and stderr.startswith("note: 1 rows") and "manifest" in stderr and "later answer" not in stderr

@@ -25,7 +25,7 @@ from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.dataset.export import formats
 from moondream_beam.transforms.dataset.export.names import key_name
 from moondream_beam.transforms.dataset.export.pictures import UNKEPT
-from moondream_beam.transforms.inputs.images import list_archive
+from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 
 
 def test_datasets_loads_an_imagefolder(export, rows, tmp_path):

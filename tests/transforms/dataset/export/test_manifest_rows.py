@@ -87,6 +87,16 @@ def test_a_later_answer_replaces_that_of_all_rows_and_only_those_rows_are_left_o
     assert first["caption_normal"] == "Later." and first["number"] == [1, 2, 3] and selection.older == 1
 
 
+def test_equal_rows_of_a_manifest_are_not_counted_as_later_answers(publish: Publish, tmp_path: Path) -> None:
+    first = row(tmp_path / "photos", "a.jpg", 1, "x")
+    copies = [first._replace(id=f"copy {index}", created_at=NOW + timedelta(seconds=index)) for index in range(2)]
+    selection = publish(first, *copies)
+    assert (selection.matching, selection.answers, selection.repeated, selection.older) == (3, 1, 2, 0)
+    other = first._replace(id="other", run="two", created_at=NOW + timedelta(days=1))
+    selection = publish(other)
+    assert (selection.matching, selection.answers, selection.repeated, selection.older) == (4, 1, 2, 1)
+
+
 def test_a_condition_chooses_among_the_rows_of_a_picture(publish: Publish, rows: list[Any]) -> None:
     selection = publish(*rows, where="number = 1")
     assert selection.listed_columns == []
@@ -128,3 +138,21 @@ def test_a_place_that_leads_out_of_the_folder_is_no_place_in_it(publish: Publish
     left = formats.FORMATS["sidecar"](publish(hostile), str(tmp_path / "photos"), Fetcher())
     assert left == {formats.CANT_SHARE_NAME: 1} and "export to the folder that holds" in formats.CANT_SHARE_NAME
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")] == ["photos/_/_/evil.txt"]
+
+
+@pytest.mark.parametrize("first", ["b.jpg", "a.jpg"])
+def test_of_rows_with_the_same_answer_the_first_name_is_that_of_the_picture(publish: Publish, first: str) -> None:
+    second = {"a.jpg": "b.jpg", "b.jpg": "a.jpg"}[first]
+    plain = annotation(key="k", sha256="d" * 64)
+    rows = [plain._replace(id=name, filename=name) for name in (first, second)]
+    selection = publish(rows[0], rows[1]._replace(created_at=NOW + timedelta(milliseconds=1)))
+    assert selection.dataset.tuples(f"SELECT filename FROM {selection.rows}") == [("a.jpg",)]
+
+
+def test_the_names_of_a_later_run_count(publish: Publish) -> None:
+    plain = annotation(key="k", sha256="d" * 64)
+    selection = publish(
+        plain._replace(id="1", filename="a.jpg"),
+        plain._replace(id="2", filename="b.jpg", run="two", created_at=NOW + timedelta(hours=1)),
+    )
+    assert selection.dataset.tuples(f"SELECT filename FROM {selection.rows}") == [("b.jpg",)]

@@ -19,7 +19,7 @@ from moondream_beam.transforms.annotation.annotate import annotate
 from moondream_beam.transforms.core.records import Failure
 from moondream_beam.transforms.images.codecs import jpeg, jpeg2000, jpegxl
 from moondream_beam.transforms.images.decode import UndecodableError, decode, open_image
-from moondream_beam.transforms.inputs.images import list_images
+from moondream_beam.transforms.inputs.patterns.patterns import list_images
 
 COLOUR = (200, 60, 40)
 

@@ -88,14 +88,14 @@ def test_rows_with_odd_addresses_are_references_or_problems_with_file_and_line(f
         "https://h/a.jpg",
     ]
     assert [ref.filename for ref in (first, second)] == ["img/1.jpg", "img/2.jpg"]
-    assert third.uri == f"{folder}/list.csv#4" and "write slashes" in third.problem
+    assert third.uri == "img\\9.jpg" and third.problem.startswith("list.csv#4: ") and "write slashes" in third.problem
 
 
 def test_a_relative_path_with_backslashes_in_a_bucket_is_refused(bucket_of: Callable[[str], Bucket]) -> None:
     bucket = bucket_of("s3")
     path = bucket.put("lists/a.csv", b"url\nimg\\1.jpg\n")
     (ref,) = read_manifest(path, Columns("url"))
-    assert ref.uri == f"{path}#2" and "write slashes" in ref.problem
+    assert ref.uri == "img\\1.jpg" and ref.problem.startswith("a.csv#2: ") and "write slashes" in ref.problem
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.binary())])

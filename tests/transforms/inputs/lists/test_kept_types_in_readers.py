@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from support.data.echo import Echo
 from support.running.beam_runs import collect
-from support.running.spark import spark_session
+from support.spark.session import spark_session
 
 from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.annotation.job import AnnotateToParquet

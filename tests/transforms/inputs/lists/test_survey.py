@@ -217,17 +217,31 @@ def test_a_later_file_without_the_column_of_pictures_is_refused(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("name", "content"), [("b.parquet", b"PAR1 none PAR1"), ("b.csv", b"url,url\n")])
-def test_a_later_file_that_is_broken_is_named_and_becomes_a_row_of_errors(
-    tmp_path: Path, name: str, content: bytes
+@pytest.mark.parametrize("keep", [["x"], []])
+def test_a_broken_file_is_refused_wherever_it_stands(
+    tmp_path: Path, name: str, content: bytes, keep: list[str]
 ) -> None:
     first, path = write(tmp_path, pa.array([1]))[0], tmp_path / name
     path.write_bytes(content)
-    columns = check_columns([first, str(path)], COLUMNS, ["x"])
-    assert str(path) in columns.notes[0] and "errors/" in columns.notes[0]
-    (ref,) = read_manifest(str(path), columns)
-    assert ref.uri == str(path) and name in ref.problem
-    with pytest.raises(ValueError, match=str(path)):
-        check_columns([str(path), first], COLUMNS, ["x"])
+    for order in ([first, str(path)], [str(path), first]):
+        with pytest.raises(ValueError, match=str(path)) as told:
+            check_columns(order, COLUMNS, keep)
+        assert "more manifests" not in str(told.value)
+
+
+def test_of_several_broken_files_one_is_named_and_the_others_are_counted(tmp_path: Path) -> None:
+    first, paths = write(tmp_path, pa.array([1]))[0], [tmp_path / f"{name}.csv" for name in "bcd"]
+    for path in paths:
+        path.write_text("url,url\n")
+    with pytest.raises(ValueError, match=rf"{paths[0]}.*\(2 more manifests"):
+        check_columns([first, *map(str, paths)], COLUMNS, [])
+
+
+def test_a_manifest_that_breaks_after_the_check_is_a_row_with_a_problem(tmp_path: Path) -> None:
+    path = tmp_path / "b.parquet"
+    path.write_bytes(b"PAR1 none PAR1")
+    (ref,) = read_manifest(str(path), COLUMNS)
+    assert ref.uri == str(path) and "b.parquet" in ref.problem
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs"])

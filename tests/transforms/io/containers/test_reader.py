@@ -29,9 +29,10 @@ from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.images import ReadImages, list_archive
+from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.inputs.manifest import ReadManifests
 from moondream_beam.transforms.inputs.manifest_columns import Columns, check_columns
+from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 from moondream_beam.transforms.io.retry import FetchError, RetryPolicy
 
 QUICK = RetryPolicy(max_attempts=3, initial_delay_s=0.001)

@@ -25,7 +25,8 @@ from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.images.refetch import relocate
-from moondream_beam.transforms.inputs.images import ReadImages, list_archive
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 from moondream_beam.transforms.io.containers.tar import NO_FILE, NO_TAR, NO_TARGET
 
 PACK: dict[str, Callable[[bytes], bytes]] = {

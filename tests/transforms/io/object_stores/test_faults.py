@@ -21,7 +21,8 @@ from support.servers.object_stores import Bucket
 from moondream_beam.models.tasks import Caption, Detect
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.images import ReadImages, list_images
+from moondream_beam.transforms.inputs.images import ReadImages
+from moondream_beam.transforms.inputs.patterns.patterns import list_images
 from moondream_beam.transforms.io.retry import RetryPolicy
 from moondream_beam.transforms.output.locks.lock import run_lock
 from moondream_beam.transforms.output.run_record import read_record

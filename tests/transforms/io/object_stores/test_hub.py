@@ -11,10 +11,11 @@ import pytest
 from support.servers.hub import TOKEN, Hub
 
 from moondream_beam.transforms.images.fetch import Fetcher
-from moondream_beam.transforms.inputs.images import absolute_pattern, list_images
+from moondream_beam.transforms.inputs.patterns.patterns import absolute_pattern, list_images
 from moondream_beam.transforms.io.files import open_file
 from moondream_beam.transforms.io.object_stores.base import Stores
-from moondream_beam.transforms.io.object_stores.hub import HubPath, pin_commit
+from moondream_beam.transforms.io.object_stores.hub import pin_commit
+from moondream_beam.transforms.io.object_stores.hub_path import HubPath
 from moondream_beam.transforms.io.retry import RANGE_NOT_SATISFIABLE, FetchError, RetryPolicy
 from moondream_beam.transforms.output.files import check_output_path
 

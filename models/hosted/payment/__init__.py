@@ -1,0 +1,1 @@
+"""What hosted APIs cost: bills of requests, the limit on spending, and the journal of paid jobs."""

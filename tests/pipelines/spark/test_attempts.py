@@ -1,0 +1,101 @@
+"""Several attempts at one shard on a real cluster: speculation, tasks that fail, and drivers that end early."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+from support.running.output_ids import ids
+from support.spark.cluster import PATIENCE, Cluster, until
+from support.spark.held import Held, asked, held
+
+from moondream_beam import Caption
+from moondream_beam.pipelines.spark import annotate_on_spark, submit
+from moondream_beam.transforms.output.answer_journal import kept_by_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.spark]
+DRIVER = Path(__file__).parents[2] / "support" / "spark" / "driver.py"
+SPECULATION = {
+    "spark.speculation": "true",
+    "spark.speculation.interval": "100ms",
+    "spark.speculation.quantile": "0.5",
+    "spark.speculation.multiplier": "1.5",
+    "spark.speculation.minTaskRuntime": "1s",
+}
+
+
+def test_the_loser_of_a_speculation_leaves_nothing_behind(cluster: Cluster, pictures: Path, tmp_path: Path):
+    notes, out = tmp_path / "notes", tmp_path / "out"
+    notes.mkdir()
+    order = {
+        "master": cluster.url,
+        "configuration": {**cluster.configuration, **SPECULATION},
+        "annotator": {"folder": str(notes), "hold_after": 10, "once": True},
+        "paths": [str(pictures), str(out)],
+        "options": {"shard_size": 50, "checkpoint_s": 0.2},
+    }
+    done = subprocess.run(
+        [sys.executable, DRIVER, json.dumps(order)], env=cluster.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    # The file "go" was never there: only another attempt can have ended the shard of the process that holds.
+    assert len(held(notes)) == 1
+    assert record["balanced"] is True and len(ids(out)) == 200
+    assert not (out / "_temporary").exists()
+
+
+def test_a_task_that_always_fails_is_tried_as_often_as_spark_allows(spark: Any, pictures: Path, tmp_path: Path):
+    out, attempts = tmp_path / "out", int(spark.sparkContext.getConf().get("spark.task.maxFailures", "4"))
+    dying = Held(folder=str(tmp_path), dies_on=((48, 36),))
+    with pytest.raises(Exception, match="echo died"):
+        annotate_on_spark(spark, str(pictures / "001.png"), [Caption()], dying, str(out))
+    assert len(asked(tmp_path)) == attempts > 1
+    assert not list(out.rglob("*.lock")) and not list(out.rglob("*.parquet"))
+    record = annotate_on_spark(spark, str(pictures / "001.png"), [Caption()], Held(folder=str(tmp_path)), str(out))
+    assert (record["counts"]["annotations"], record["balanced"]) == (1, True)
+
+
+def start(cluster: Cluster, program: list[Any], *words: Any) -> subprocess.Popen[str]:
+    """Start the command with the configuration of the cluster."""
+    configuration = [word for name, value in cluster.configuration.items() for word in ("--conf", f"{name}={value}")]
+    environment = {**cluster.environment, "PYSPARK_SUBMIT_ARGS": " ".join([*configuration, "pyspark-shell"])}
+    command = [*program[:1], *(configuration if program[1:] == [submit.__file__] else []), *program[1:], *words]
+    return subprocess.Popen(
+        [*map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_job_goes_on_after_an_interrupt_and_a_killed_driver(cluster: Cluster, pictures: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    words = [pictures, "--output", out, "--model", "tiny", "--caption", "short", "--shard-size", 50, "--no-report"]
+    words += ["--checkpoint-every", 0.2]
+    command = [sys.executable, "-m", "moondream_beam.pipelines.cli", "annotate", "--engine", "spark"]
+    first = start(cluster, [*command, "--master", cluster.url], *words)
+    until(lambda: sum(kept_by_run(str(out)).values()) >= 10)
+    first.send_signal(signal.SIGINT)
+    message = first.communicate(timeout=PATIENCE)[1]
+    assert first.returncode == 130 and "run the same command again to go on" in message, message
+    answered = len(ids(out))
+    assert 10 <= answered < 200 and not (out / "_temporary").exists()
+
+    second = start(cluster, [*command, "--master", cluster.url], *words)
+    until(lambda: sum(kept_by_run(str(out)).values()) >= 10)
+    second.kill()
+    second.communicate()
+
+    program = [cluster.home / "bin" / "spark-submit", submit.__file__]
+    # spark-submit needs its own options before the program, and those of the command behind it.
+    third = start(cluster, program, "annotate", *words)
+    printed, message = third.communicate(timeout=PATIENCE)
+    assert third.returncode == 1, message
+    assert ": balances" in printed and "2 in errors/" in printed
+    assert len(ids(out)) == 200
+    assert ds.dataset(out / "errors", format="parquet").count_rows() == 2
+    assert not (out / "_temporary").exists()

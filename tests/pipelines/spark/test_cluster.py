@@ -1,0 +1,109 @@
+"""Checks of a cluster before the first task, and what ended a job, from configurations and errors as Spark has them."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.data.echo import Echo
+
+from moondream_beam import Moondream
+from moondream_beam.pipelines.spark.cluster import TASK_GPUS, check_gpus, run_in_group
+from moondream_beam.pipelines.spark.submit import with_engine
+from moondream_beam.pipelines.spark.worker import annotator_digest, loaded_annotator, use_assigned_gpu
+from moondream_beam.transforms.core.errors import RunStopped
+
+
+def context(master: str = "spark://host:7077", **conf: str) -> Any:
+    """Return what the checks read of a context of Spark."""
+    return SimpleNamespace(master=master, getConf=lambda: conf, setJobGroup=lambda *_, **__: None)
+
+
+def model(device: str) -> Moondream:
+    return Moondream("tiny", device=device)
+
+
+def test_a_gpu_that_spark_does_not_give_is_refused_before_the_first_task():
+    with pytest.raises(ValueError, match=rf"cuda.*no GPU.*{TASK_GPUS}=1"):
+        check_gpus(context(), model("cuda"))
+
+
+@pytest.mark.parametrize("amount", ["0.5", "2"])
+def test_a_share_of_a_gpu_or_several_are_refused(amount):
+    with pytest.raises(ValueError, match=f"{TASK_GPUS}={amount}.*1"):
+        check_gpus(context(**{TASK_GPUS: amount}), model("auto"))
+
+
+def test_a_numbered_gpu_is_refused_where_spark_chooses():
+    with pytest.raises(ValueError, match="cuda:1"):
+        check_gpus(context(**{TASK_GPUS: "1"}), model("cuda:1"))
+
+
+def test_the_wait_for_gpus_is_told_before_the_first_task(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert check_gpus(context(**{TASK_GPUS: "1"}), model("cuda"))
+    assert TASK_GPUS in caplog.text
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_other_devices_need_no_gpu(device):
+    assert not check_gpus(context(), model(device))
+
+
+def test_the_driver_may_use_its_own_gpu():
+    assert not check_gpus(context("local[2]"), model("cuda"))
+    assert not check_gpus(context(), Echo())
+
+
+def test_a_task_without_its_gpu_stops_the_run():
+    with pytest.raises(RunStopped, match="GPU"):
+        use_assigned_gpu(True)
+
+
+def test_the_annotator_of_the_last_task_is_kept():
+    one, equal, other = model("cpu"), model("cpu"), model("auto")
+    assert loaded_annotator(one, annotator_digest(one)) is one
+    assert loaded_annotator(equal, annotator_digest(equal)) is one
+    assert loaded_annotator(other, annotator_digest(other)) is other
+    assert loaded_annotator(equal, annotator_digest(equal)) is equal
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("PythonException: Traceback\nModuleNotFoundError: No module named 'moondream_beam'\n", "moondream_beam"),
+        ("[PYTHON_VERSION_MISMATCH] Python in worker has different version: 3.10", "PYSPARK_PYTHON"),
+        (
+            "...\nmoondream_beam.transforms.core.errors.RunStopped: stopped: the disk is full\n\n\tat org",
+            "disk is full",
+        ),
+        ("Job 0 cancelled because SparkContext was shut down", "ended this application"),
+        (
+            "Job aborted due to stage failure: Task 3 in stage 0.0 failed 4 times, most recent failure: Lost task 3.3"
+            " in stage 0.0 (TID 9) (127.0.0.1 executor 1): ExecutorLostFailure (executor 1 exited)",
+            "Task 3 in stage 0.0 failed 4 times",
+        ),
+    ],
+)
+def test_a_known_end_of_a_job_is_one_line(error, message):
+    def fail() -> None:
+        raise RuntimeError(error)
+
+    with pytest.raises(RunStopped, match=message) as stopped:
+        run_in_group(context(), "group", "a job", fail)
+    assert "\n" not in str(stopped.value)
+
+
+def test_any_other_error_is_raised_as_it_is():
+    def fail() -> None:
+        raise KeyError("something else")
+
+    with pytest.raises(KeyError, match="something else"):
+        run_in_group(context(), "group", "a job", fail)
+
+
+def test_submit_adds_the_engine_to_annotate_only():
+    assert with_engine(["annotate", "in"]) == ["annotate", "--engine", "spark", "in"]
+    assert with_engine(["status", "out"]) == ["status", "out"]

@@ -1,0 +1,1 @@
+"""What a pattern of the input stands for."""
