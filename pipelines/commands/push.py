@@ -12,8 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...models.moondream.checkpoints.hub import FLOAT8, PINNED
+from ...models.moondream.checkpoints.hub import PINNED
 from ...models.moondream.checkpoints.releases import BSL, RELEASES
+from ...models.moondream.names import FLOAT8
 from ...transforms.dataset.push.card import make_card
 from ...transforms.dataset.push.files import Part, list_parts, pushed_schema, stage_batches
 from ...transforms.dataset.push.upload import Repository
