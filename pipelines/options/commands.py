@@ -222,6 +222,23 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_push_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``push``."""
+    parser.add_argument("output", metavar="OUT", help="folder that annotate wrote, on disk or in a bucket")
+    parser.add_argument("dataset", metavar="OWNER/NAME", help="dataset on the hub; made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make the dataset private; refuse one that is public")
+    parser.add_argument(
+        "--with-images",
+        action="store_true",
+        help="add a column image with the picture of each row, which the viewer of the hub shows",
+    )
+    parser.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="allow http(s) requests to this machine and to private networks for pictures",
+    )
+
+
 def add_demo_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``demo``."""
     parser.add_argument(
@@ -253,6 +270,11 @@ COMMANDS = (
         add_report_options,
     ),
     Command("export", "write the answers in a format that training tools read", add_export_options),
+    Command(
+        "push",
+        "upload the answers to a dataset on the Hugging Face hub, with or without the pictures",
+        add_push_options,
+    ),
     Command("demo", "draw pictures, and annotate them with the embedded model", add_demo_options),
     Command(
         "env",
