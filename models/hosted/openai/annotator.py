@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from PIL.Image import Image
 
 from ...tasks import Caption, Outcome, Query, Request, Size, Task
-from ...urls import is_public_url
+from ...web.urls import is_public_url
 from ..annotator import HostedAnnotator, Self
 from ..dispatch.rate_limiter import Clock
 from ..http.errors import AccountError, CallError
