@@ -35,9 +35,9 @@ MODULES = ("transformers", "torchvision")
 class TransformersModel:
     """An ``AutoModelForImageTextToText`` of transformers as an Annotator: captions and queries.
 
-    Such models are Qwen2.5-VL, SmolVLM, LLaVA, Gemma 3, PaliGemma and InternVL. The weights must be safetensors. No code
-    of the repository is run. The constructor identifies the checkpoint; the weights are loaded at the first ``answer``.
-    A pickle holds no weights.
+    Such models are Qwen2.5-VL, SmolVLM, LLaVA, Gemma 3, PaliGemma and InternVL. The weights must be safetensors. Code
+    of the repository is not run. The constructor identifies the checkpoint; the first ``answer`` loads the weights. A
+    pickle holds no weights.
 
     Args:
         model: a repository on the Hugging Face hub, or a folder.

@@ -155,6 +155,8 @@ TEMPLATES = {"paligemma": "<image>{prompt}"}
 def save_checkpoint(family: str, folder: Path) -> Path:
     """Save a random checkpoint of a family and its processor in a folder; return the folder."""
     config, processor = FAMILIES[family]()
+    # With random embeddings that are tied to the output, a model repeats the last token of its prompt.
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     torch.manual_seed(0)
     model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     # Weights of the default size let every picture and prompt get the same answer.
