@@ -22,7 +22,7 @@ class Row(NamedTuple):
     max_tokens: int
 
 
-class RowSampler(LogitsProcessor):  # type: ignore[misc]
+class RowSampler(LogitsProcessor):
     """Leave only the next token of each row, so that a greedy search takes that token.
 
     ``do_sample`` of transformers has one temperature and one generator for all rows. An answer would then depend on
@@ -51,7 +51,7 @@ class RowSampler(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, -torch.inf).scatter(1, ids_B[:, None], 0.0)
 
 
-class RowLimits(StoppingCriteria):  # type: ignore[misc]
+class RowLimits(StoppingCriteria):
     """Stop each row at its own limit on new tokens."""
 
     def __init__(self, rows: Sequence[Row], prompt_length: int, device: torch.device) -> None:

@@ -58,7 +58,7 @@ def load_model(folder: Path, name: str, dtype_name: str, device: torch.device, p
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         # The progress lines of the command are on the same terminal.
         transformers.logging.disable_progress_bar()
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=model_dtype(dtype_name, device, getattr(config, "dtype", None)),
             use_safetensors=True,
@@ -66,6 +66,7 @@ def load_model(folder: Path, name: str, dtype_name: str, device: torch.device, p
             local_files_only=True,
             output_loading_info=True,
         )
+        model, info = loaded
         # transformers fills them with random numbers, and only warns.
         if wrong := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
             raise ValueError(
