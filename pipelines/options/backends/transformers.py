@@ -47,7 +47,7 @@ def check_transformers(args: argparse.Namespace) -> None:
     if args.backend != TRANSFORMERS and OPENAI not in (args.backend, args.fallback):
         for option in SHARED_OPTIONS:
             if getattr(args, option) is not None:
-                raise ValueError(f"{_flag(option)} is for other models: add --backend {OPENAI} or {TRANSFORMERS}")
+                raise ValueError(f"{_flag(option)} is for other models: add --backend {OPENAI}, or {TRANSFORMERS}")
     if args.backend != TRANSFORMERS:
         if args.prompt_template is not None:
             raise ValueError(f"--prompt-template is for models of transformers: add --backend {TRANSFORMERS}")
