@@ -6,6 +6,8 @@ import re
 
 # The model if none is named.
 OFFICIAL = "vikhyatk/moondream2"
+# The smallest checkpoint of Moondream 3, with experts in float8.
+FLOAT8 = "moondream/moondream3.1-9B-A2B"
 # OWNER/NAME on the Hugging Face hub.
 REPOSITORY_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # The dtypes of these names in PyTorch.

@@ -37,6 +37,7 @@ def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool
         dtype=args.dtype,
         batch_size=args.batch_size,
         threads=threads,
+        graphs=args.graphs,
     )
     # With a fallback, the API answers if the weights cannot be downloaded.
     if here and args.fallback == "none":

@@ -38,6 +38,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "azure": ("azure.storage.blob", "azure.identity", "adlfs"),
     "fal": ("fal_client",),
     "cloud": ("httpx",),
+    "openai": ("httpx",),
+    "spark": ("pyspark",),
     "yaml": ("yaml", "docstring_parser"),
     "heif": ("pillow_heif",),
     "codecs": ("imagecodecs",),

@@ -9,30 +9,31 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
-from ...transforms.dataset.export.formats import (
-    ANOTHER_TEXT,
-    FORMATS,
-    NO_TEXT,
-    Format,
-    Note,
-    Problems,
-    only_task,
-    to_sidecar,
-)
+from ...transforms.dataset.export.formats import FORMATS, LAYOUTS, RESIZABLE, TEXTS, Format, only_tasks
+from ...transforms.dataset.export.layouts.placing import DEFAULT_LAYOUT, LayoutOptions
+from ...transforms.dataset.export.layouts.sidecar import ANOTHER_TEXT, NO_VALUE
+from ...transforms.dataset.export.layouts.splits import ONE_SPLIT, parse_splits
+from ...transforms.dataset.export.layouts.template import parse_fields
+from ...transforms.dataset.export.pictures.convert import Wanted
+from ...transforms.dataset.export.pictures.notes import NO_TEXT, Note, Problems
 from ...transforms.dataset.export.targets import resolve_destination
-from ...transforms.dataset.export.texts import DEFAULT_TEXTS, TextOptions, checked_extension
+from ...transforms.dataset.export.texts import TextOptions, checked_extension
 from ...transforms.dataset.export.wide import Selection
 from ...transforms.dataset.reader import Dataset, duckdb_errors
 from ...transforms.images.fetch import Fetcher
 from ...transforms.output.files import is_local
 from ..options.parser import startup_errors
 
-# Formats that hold the pictures themselves.
-WITH_PICTURES = ("imagefolder", "webdataset")
+# What --format names -> Pillow's name.
+PICTURE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+# The destination of an option in ``args`` -> the formats that the option is for.
+TEXT_OPTIONS = dict.fromkeys(("text_extension", "text_order", "text_lines", "template", "existing"), TEXTS)
+LAYOUT_OPTIONS = {"along": LAYOUTS, "split": LAYOUTS, "resize": RESIZABLE, "format": RESIZABLE}
+NAMES = {"along": "--copy, --link or --no-images"}
 # Formats that are one file, and the extensions that its name may have. The first is appended to other names.
 FILE_EXTENSIONS = {"jsonl": (".jsonl", ".ndjson"), "coco": (".json",)}
 # What the answers to each kind of task are called.
-ANSWERS = {"caption": "captions", "query": "answers", "detect": "boxes", "point": "points"}
+ANSWERS = {"caption": "captions", "detect": "boxes", "point": "points", "query": "answers"}
 ASK_AGAIN = "to ask about the present pictures, run annotate again with --retry-changed"
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             no row meets the condition.
     """
     with startup_errors():
-        export = _format(args)
+        export = _choose_format(args)
         destination = _with_extension(resolve_destination(args.destination), args.to)
         with duckdb_errors(args.output):
             dataset = Dataset(args.output)
@@ -57,11 +58,12 @@ def run(args: argparse.Namespace) -> int:
             notes = list(_notes(selection))
             left = export(selection, destination, Fetcher(args.allow_private_addresses))
         done = f"{_format_selection(args.to, selection, left)} as {args.to} in {destination}"
-        print(done + _format_rest(args.to, selection))
+        # The user chose the fields of a template.
+        print(done + ("" if args.template else _format_rest(args.to, selection)))
         for line in notes:
             print(line, file=sys.stderr)
         _print_check(check)
-        if selection.listed_columns and only_task(args.to, selection) is None:
+        if selection.listed_columns and not only_tasks(args.to, selection):
             print(_format_lists(selection.listed_columns), file=sys.stderr)
         for reason, pictures in left.items():
             # A note needs no action.
@@ -88,22 +90,54 @@ def _format_lists(columns: Sequence[str]) -> str:
     )
 
 
-def _format(args: argparse.Namespace) -> Format:
+def _has_pictures(args: argparse.Namespace) -> bool:
+    """Return whether the export holds the pictures themselves, or links to them."""
+    return args.to in RESIZABLE and args.along != "no"
+
+
+def _choose_format(args: argparse.Namespace) -> Format:
     """Return the format that ``--to`` names, with its options.
 
     Raises:
-        ValueError: if an option belongs to another format, or its value is bad.
+        ValueError: if an option belongs to another format, its value is bad, or two options exclude each other.
     """
-    options = {"--text-extension": args.text_extension, "--text-order": args.text_order, "--existing": args.existing}
-    if args.to != "sidecar":
-        for option, value in options.items():
-            if value:
-                raise ValueError(f"{option} is for --to sidecar only: leave it out")
-        return FORMATS[args.to]
-    extension = checked_extension(DEFAULT_TEXTS.extension if args.text_extension is None else args.text_extension)
-    return partial(
-        to_sidecar, texts=TextOptions(extension, tuple(args.text_order), args.existing or DEFAULT_TEXTS.existing)
-    )
+    for name, formats in {**TEXT_OPTIONS, **LAYOUT_OPTIONS}.items():
+        if args.to not in formats and getattr(args, name) is not None:
+            option = NAMES.get(name, f"--{name.replace('_', '-')}")
+            raise ValueError(f"{option} is for --to {', '.join(formats)} only: leave it out")
+    if args.to in TEXTS:
+        return partial(FORMATS[args.to], texts=_text_options(args))
+    if args.to in RESIZABLE:
+        return partial(FORMATS[args.to], options=_layout_options(args))
+    return FORMATS[args.to]
+
+
+def _text_options(args: argparse.Namespace) -> TextOptions:
+    default = TextOptions()
+    extension = checked_extension(default.extension if args.text_extension is None else args.text_extension)
+    if args.template is not None:
+        parse_fields(args.template)
+        if args.text_lines:
+            raise ValueError("--text-lines is not for --template, which gives one line: leave one of them out")
+    existing, only_first = args.existing or default.existing, args.text_lines == "first"
+    return TextOptions(extension, tuple(args.text_order or ()), existing, args.template or "", only_first)
+
+
+def _layout_options(args: argparse.Namespace) -> LayoutOptions:
+    if args.resize is not None and args.resize < 1:
+        raise ValueError(f"--resize {args.resize}: give a number of pixels from 1")
+    along = args.along or DEFAULT_LAYOUT.along
+    if along == "no" and args.to == "yolo":
+        raise ValueError(
+            "--no-images is not for --to yolo, whose readers find labels by pictures: give --copy or --link"
+        )
+    if along != "copy" and (args.resize or args.format):
+        raise ValueError("--resize and --format change copies of the pictures: leave them out, or give --copy")
+    if along == "link" and not is_local(args.destination):
+        raise ValueError(f"--link: {args.destination} is in a bucket, which has no links: give --copy or --no-images")
+    # `datasets` turns pictures upright. The file of a picture that needs no other change stays as it is for its sake.
+    wanted = Wanted(args.resize, PICTURE_FORMATS.get(args.format), upright=args.to in LAYOUTS)
+    return LayoutOptions(along, wanted, parse_splits(args.split) if args.split is not None else ONE_SPLIT)
 
 
 def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, PictureCheck]:
@@ -114,10 +148,10 @@ def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, Pict
     Raises:
         ValueError: if the condition is not valid, or no row is left.
     """
-    if args.to in WITH_PICTURES and not args.picture_check:
+    if _has_pictures(args) and not args.picture_check:
         raise ValueError(f"--no-picture-check is not for --to {args.to}, which reads the pictures: leave it out")
     selection = Selection(dataset, args.where, drop_suspicious=args.drop_suspicious)
-    reads = args.picture_check and args.to not in WITH_PICTURES
+    reads = args.picture_check and not _has_pictures(args)
     check = leave_out_changed(dataset, selection.latest, Fetcher(args.allow_private_addresses) if reads else None)
     if check.rows:
         try:
@@ -151,21 +185,28 @@ def _with_extension(destination: str, shape: str) -> str:
 
 def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
     """Return what was exported, such as "4 pictures, 13 answers" or "26 texts written (captions)"."""
-    task = only_task(shape, selection)
-    if shape == "sidecar" and task is not None:
-        texts = selection.pictures - left[NO_TEXT] - left[ANOTHER_TEXT]
-        return f"{texts} texts written ({ANSWERS[task]})"
-    if task is None:
+    tasks = only_tasks(shape, selection)
+    if not tasks:
         return f"{selection.pictures} pictures, {selection.answers} answers"
-    return f"{selection.answers_to[task]} detections written ({ANSWERS[task]})"
+    if shape in TEXTS:
+        texts = selection.pictures - left[NO_TEXT] - left[NO_VALUE] - left[ANOTHER_TEXT]
+        return f"{texts} texts written ({_format_kinds(tasks)})"
+    chosen = sum(selection.answers_to[task] for task in tasks)
+    kinds = _format_kinds([task for task in tasks if selection.answers_to[task]])
+    return f"{chosen} {'detections' if tasks == ('detect',) else 'answers'} written ({kinds})"
 
 
 def _format_rest(shape: str, selection: Selection) -> str:
     """Return which of the chosen answers are not in an export, or "" if all are in it."""
-    task = only_task(shape, selection)
-    rest = {kind: count for kind, count in selection.answers_to.items() if count and task not in (None, kind)}
+    tasks = only_tasks(shape, selection)
+    rest = {kind: count for kind, count in selection.answers_to.items() if count and tasks and kind not in tasks}
     if not rest:
         return ""
-    names = [ANSWERS[kind] for kind in ("caption", "detect", "point", "query") if kind in rest]
-    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    listed = _format_kinds([kind for kind in ANSWERS if kind in rest])
     return f"; {listed} have no place in it ({sum(rest.values())} of {selection.answers} chosen answers)"
+
+
+def _format_kinds(tasks: Sequence[str]) -> str:
+    """Return what the answers to these kinds of tasks are called, such as "boxes, points and answers"."""
+    names = [ANSWERS[task] for task in tasks]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -17,7 +17,13 @@ SAMPLE_SIZE = 200
 HERE, CLOUD, FAL = "here", "cloud", "fal"
 WATCH_INTERVAL_S, MAX_WATCH_INTERVAL_S = 5.0, 86_400.0
 # The names of ``export.formats.FORMATS`` and of ``export.targets.Existing``.
-EXPORT_FORMATS = ("sidecar", "imagefolder", "webdataset", "coco", "jsonl")
+EXPORT_FORMATS = (
+    "sidecar", "imagefolder", "webdataset", "coco", "jsonl", "llava", "messages", "yolo", "labelstudio", "fiftyone",
+    "kohya",
+)  # fmt: skip
+# Those that pictures go along with, or not, and those of ``export.PICTURE_FORMATS``.
+LAYOUT_FORMATS = "llava, messages, yolo, labelstudio, fiftyone"
+PICTURE_FORMATS = ("jpg", "png", "webp")
 EXISTING = ("keep", "add", "replace")
 
 
@@ -113,13 +119,15 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         choices=EXPORT_FORMATS,
         help="sidecar: one .txt file for each picture, with one caption on each line; imagefolder: pictures and "
         "metadata.jsonl; webdataset: tar archives with pictures and JSON; coco: boxes in one JSON file; jsonl: one "
-        "line for each picture",
+        "line for each picture; llava: conversations in LLaVA's JSON; messages: conversations in JSONL for ms-swift, "
+        "LLaMA-Factory and TRL; yolo: pictures, label files and data.yaml; labelstudio: tasks with predictions; "
+        "fiftyone: pictures, and boxes in labels.json; kohya: as sidecar, and meta_cap.json",
     )
     parser.add_argument(
         "destination",
         metavar="DEST",
         help="new folder, on disk or in a bucket; for coco and jsonl a new file, whose name gets .json or "
-        ".jsonl at its end; for sidecar also the folder of the pictures",
+        ".jsonl at its end; for sidecar and kohya also the folder of the pictures",
     )
     parser.add_argument(
         "--where",
@@ -130,12 +138,18 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-suspicious", action="store_true", help="leave out answers that the report flags as suspicious"
     )
+    _add_layout_options(parser)
     _add_text_options(parser)
+    _add_reading_options(parser)
+
+
+def _add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about reading the pictures again."""
     parser.add_argument(
         "--no-picture-check",
         dest="picture_check",
         action="store_false",
-        help="for sidecar, coco and jsonl: do not read the pictures to leave out answers about pictures that have "
+        help="for formats without pictures: do not read the pictures to leave out answers about pictures that have "
         "changed since",
     )
     parser.add_argument(
@@ -145,26 +159,83 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_layout_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about the pictures of an export."""
+    along = parser.add_mutually_exclusive_group()
+    for option, value, what in (
+        ("--copy", "copy", "write copies of the pictures, upright (default)"),
+        ("--link", "link", "write symbolic links to the pictures, which must be files on this disk"),
+        ("--no-images", "no", "write no pictures, and name each by its path below the input"),
+    ):
+        along.add_argument(
+            option, dest="along", action="store_const", const=value, help=f"for {LAYOUT_FORMATS}: {what}"
+        )
+    parser.add_argument(
+        "--split",
+        metavar="NAME=SHARE,...",
+        help=f"for {LAYOUT_FORMATS}: divide the pictures into splits, such as train=0.95,val=0.05, by a hash of their "
+        "bytes; a picture is in the same split in every run (default: all in train)",
+    )
+    parser.add_argument(
+        "--resize",
+        type=int,
+        metavar="PIXELS",
+        help="make pictures smaller whose longer side has more pixels (default: pictures keep their size)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=PICTURE_FORMATS,
+        help="write all pictures in this file format (default: their own, if readers know it)",
+    )
+
+
 def _add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the format ``sidecar``."""
+    """Add the options of the formats that write texts beside pictures."""
     parser.add_argument(
         "--text-extension",
         metavar="EXT",
-        help="for sidecar: the extension of the text files, such as .caption (default: .txt)",
+        help="for sidecar and kohya: the extension of the text files, such as .caption (default: .txt)",
     )
     parser.add_argument(
         "--text-order",
         action="append",
-        default=[],
         metavar="PROMPT",
-        help="for sidecar: write the text for this prompt, such as short, before the others; may be repeated (default: "
-        "texts are sorted by prompt)",
+        help="for sidecar and kohya: write the text for this prompt, such as short, before the others; may be repeated "
+        "(default: texts are sorted by prompt)",
+    )
+    parser.add_argument(
+        "--text-lines",
+        choices=("all", "first"),
+        help="for sidecar and kohya: write all texts of a picture, one on each line, or the first only (default: all)",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="TEXT",
+        help="for sidecar and kohya: write one line such as '{caption}, {tags}', in which a field is caption, the "
+        "column of a caption or query such as caption_short, or a column of the manifest",
     )
     parser.add_argument(
         "--existing",
         choices=EXISTING,
-        help="for sidecar: what to do with a text file that exists with other content: keep it, add the new lines at "
-        "its end, or replace it (default: keep)",
+        help="for sidecar and kohya: what to do with a text file that exists with other content: keep it, add the "
+        "new lines at its end, or replace it (default: keep)",
+    )
+
+
+def add_push_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``push``."""
+    parser.add_argument("output", metavar="OUT", help="folder that annotate wrote, on disk or in a bucket")
+    parser.add_argument("dataset", metavar="OWNER/NAME", help="dataset on the hub; made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make the dataset private; refuse one that is public")
+    parser.add_argument(
+        "--with-images",
+        action="store_true",
+        help="add a column image with the picture of each row, which the viewer of the hub shows",
+    )
+    parser.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="allow http(s) requests to this machine and to private networks for pictures",
     )
 
 
@@ -199,6 +270,11 @@ COMMANDS = (
         add_report_options,
     ),
     Command("export", "write the answers in a format that training tools read", add_export_options),
+    Command(
+        "push",
+        "upload the answers to a dataset on the Hugging Face hub, with or without the pictures",
+        add_push_options,
+    ),
     Command("demo", "draw pictures, and annotate them with the embedded model", add_demo_options),
     Command(
         "env",

@@ -16,8 +16,14 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="file, folder or quoted glob, on disk or in a bucket (s3://, gs://, az://, hdfs://), or an http(s) URL",
+        help="file, folder or quoted glob, on disk, in a bucket (s3://, gs://, az://, hdfs://) or a dataset "
+        "(hf://datasets/OWNER/NAME[@REVISION]), or an http(s) URL",
     )
+    _add_manifest_options(parser)
+    _add_picture_options(parser)
+
+
+def _add_manifest_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "manifests", "tables with one picture in each row; prompts may contain column names in {braces}"
     )
@@ -29,9 +35,19 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         help="table (.csv, .tsv, .jsonl, .ndjson, .parquet) or folder of tables, on disk or in a bucket, or a quoted "
         "glob; repeatable",
     )
+    group.add_argument(
+        "--split", metavar="NAME", help="of a --manifest hf://datasets/OWNER/NAME, read the Parquet files of this split"
+    )
+    group.add_argument(
+        "--config", metavar="NAME", help="config (subset) of that dataset (default: default, or the only)"
+    )
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
-        ("--image-column", "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column"),
+        (
+            "--image-column",
+            "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column (default: the only "
+            "such column, if there is no column url)",
+        ),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
         ("--prompt-column", "column with a question about the picture"),
         ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),
@@ -43,7 +59,6 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="columns to copy to the rows in data/, separated by commas; SOURCE=NAME copies one under another name",
     )
-    _add_picture_options(parser)
 
 
 def _add_picture_options(parser: argparse.ArgumentParser) -> None:

@@ -48,4 +48,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="number of requests in one batch (default: as many as memory holds; transformers: 8; fal: 16; "
         "cloud-batch: 1000), or in flight at a vision server (default: 32)",
     )
+    group.add_argument(
+        "--no-graphs",
+        dest="graphs",
+        action="store_false",
+        help="on a CUDA device, do not replay steps as CUDA graphs; the column backend then ends in /no-graphs",
+    )
     add_hosted_options(parser)

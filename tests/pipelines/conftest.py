@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         except SystemExit as exit:
             status = int(str(exit.code))
         printed = capsys.readouterr()
+        # The handler of the command writes to a stream that ends with the test. A process ends with its command.
+        logging.getLogger().handlers.clear()
         return status, printed.out, printed.err
 
     return run

@@ -121,8 +121,9 @@ class GlobLister(NamedTuple):
         """
         if not split_bucket(uri)[1]:
             return False
-        # Entries come sorted by name, so an object that is named like the prefix comes first.
-        first = next(self.stores.entries(scheme_of(uri), uri, True, self.retry_policy), None)
+        # Entries come sorted by name, so an object that is named like the prefix comes first. Without the content of
+        # folders: a store without prefixes, such as the hub, would list all of it.
+        first = next(self.stores.entries(scheme_of(uri), uri, False, self.retry_policy), None)
         return first is not None and first.uri == uri
 
 

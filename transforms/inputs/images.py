@@ -31,12 +31,13 @@ REFS, FOLDERS = "refs", "folders"
 class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """References to the images that the patterns match, each image once, and to what is skipped in folders.
 
-    A pattern is a file, a folder, a glob or an ``http(s)://`` or ``data:`` URI. Files are on disk or in a bucket
-    (``s3://``, ``gs://``, ``az://``, ``hdfs://``). A folder stands for the files with the extension of an image in it
-    and its subfolders, a tar archive for the images in it. ``**`` in a glob matches any number of folders. Braces stand
-    for several patterns, unless there is a file of that very name. Files in a folder with other extensions become one
-    reference with ``skipped`` for each folder and extension. A name that does not exist, and an archive of a kind that
-    is not read, become references with a ``problem``.
+    A pattern is a file, a folder, a glob or an ``http(s)://`` or ``data:`` URI. Files are on disk, in a bucket
+    (``s3://``, ``gs://``, ``az://``, ``hdfs://``), or in a dataset of the Hugging Face hub (``hf://``), at its commit
+    when the transform is made. A folder stands for the files with the extension of an image in it and its subfolders, a
+    tar archive for the images in it. ``**`` in a glob matches any number of folders. Braces stand for several patterns,
+    unless there is a file of that very name. Files in a folder with other extensions become one reference with
+    ``skipped`` for each folder and extension. A name that does not exist, and an archive of a kind that is not read,
+    become references with a ``problem``.
 
     Raises:
         ValueError: if there is no pattern, or one is invalid.

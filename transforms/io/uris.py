@@ -12,7 +12,9 @@ from urllib.parse import unquote, urlsplit
 from ...models.web.urls import hide_secrets
 
 LOCAL, HTTP_SCHEMES, DATA = "file", ("http", "https"), "data"
-OBJECT_STORE_SCHEMES = ("s3", "gs", "az", "azfs", "hdfs")
+# Datasets of the Hugging Face hub.
+HUB = "hf"
+OBJECT_STORE_SCHEMES = ("s3", "gs", "az", "azfs", "hdfs", HUB)
 SCHEMES = (LOCAL, *HTTP_SCHEMES, DATA, *OBJECT_STORE_SCHEMES)
 # A scheme has at least two letters: "C://" is a drive, and so a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")

@@ -109,7 +109,7 @@ def update_card(output: str, run: str, *, has_new_rows: bool = True) -> CardOutc
         return "foreign"
     state = json.dumps(f"moondream-beam run {run}, state {uuid.uuid4().hex[:8]}", ensure_ascii=False)
     outcome: CardOutcome
-    if not text or _UNEDITED.fullmatch(text):
+    if not text or is_generated(text):
         new, outcome = CARD.format(output=output, state=state), "updated" if text else "written"
     else:
         new = _with_state(text, state)
@@ -118,6 +118,11 @@ def update_card(output: str, run: str, *, has_new_rows: bool = True) -> CardOutc
         content = new.encode("utf-8", "surrogateescape")
         write_atomic(FileSystems.join(output, CARD_NAME), content, draft_path(output, run))
     return outcome
+
+
+def is_generated(text: str) -> bool:
+    """Return whether a card is as we wrote it, except for its state."""
+    return _UNEDITED.fullmatch(text) is not None
 
 
 def _read(output: str) -> str | None:

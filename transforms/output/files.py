@@ -13,7 +13,7 @@ from typing import IO
 from ...models import atomic_files
 from ..io.object_stores.base import require_client
 from ..io.object_stores.file_systems import FileSystems
-from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, absolute_path, escape_non_utf8, is_utf8, scheme_of
+from ..io.uris import HUB, LOCAL, OBJECT_STORE_SCHEMES, absolute_path, escape_non_utf8, is_utf8, scheme_of
 from .layout import temporary_folder
 
 
@@ -99,6 +99,9 @@ def absolute(output: str) -> str:
         return os.path.normpath(absolute_path(output))
     if scheme == "az":
         raise ValueError(f"output {output}: name the account too, as azfs://ACCOUNT/{output[len('az://') :]}")
+    if scheme == HUB:
+        cure = "give a folder, and upload it with moondream-beam push"
+        raise ValueError(f"output {output}: a dataset of the Hugging Face hub is read only; {cure}")
     if scheme not in OBJECT_STORE_SCHEMES:
         raise ValueError(f"output {output}: give a folder, or a URL that begins with s3://, gs:// or azfs://")
     require_client(scheme)

@@ -52,6 +52,19 @@ def published(output: str, names: str) -> list[str]:
     return glob_files(*(FileSystems.join(output, kind, names) for kind in (DATA, ERRORS)))
 
 
+def latest_uris(output: str) -> list[str]:
+    """Return the URI of one row of the last file that has rows in ``data/``, and of one in ``errors/``, by name."""
+    uris: list[str] = []
+    for kind in (DATA, ERRORS):
+        for path in sorted(glob_files(FileSystems.join(output, kind, run_parts("*"))), reverse=True):
+            with FileSystems.open(path, compression_type="uncompressed") as file:
+                table = pq.ParquetFile(file)
+                if table.metadata.num_rows:
+                    uris.append(next(table.iter_batches(1, columns=["uri"]))["uri"][0].as_py())
+                    break
+    return uris
+
+
 def read_failures(output: str, run: str) -> Iterator[Failure]:
     """Yield all failures that a run has published."""
     for path in glob_files(FileSystems.join(output, ERRORS, run_parts(run))):

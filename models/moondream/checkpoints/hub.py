@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from tqdm import tqdm
 
-from ..names import OFFICIAL
+from ..names import FLOAT8, OFFICIAL
 from ..network.config import read_json
 from .disk_space import check_disk_space, is_disk_full
 from .files import (
@@ -47,7 +47,6 @@ PINNED = {
     OFFICIAL: ("9a7d4024050840e001defacec2b00727e89149e6", "2025-06-21"),
     "moondream/moondream3-preview": ("5112966d1a723413b1c9a1e8bea272b72e647b35", "3-preview-2026-02-10"),
 }
-FLOAT8 = "moondream/moondream3.1-9B-A2B"
 # The tokenizer since release 2025-06-21. The repository of that release holds the tokenizer of earlier generations.
 STARMIE, STARMIE_COMMIT = "moondream/starmie-v1", "35192e10a54e36eabe0a7cc57a2c1aab371cafc5"
 

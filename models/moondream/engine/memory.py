@@ -8,10 +8,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..checkpoints.hub import FLOAT8
 from ..checkpoints.weights import MoondreamModel, Traits
 from ..devices import DeviceTooSmall
-from ..names import MEMORY_LOGGER
+from ..names import FLOAT8, MEMORY_LOGGER
 from ..network.config import MoondreamConfig
 from ..network.decoder.cache import KVCache
 

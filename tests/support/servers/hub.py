@@ -1,7 +1,11 @@
-"""A Hugging Face Hub on loopback for the real client: repositories, commits, gated files, byte ranges."""
+"""A Hugging Face Hub on loopback for the real client: models and datasets, commits, gated files, byte ranges, pushes.
+
+The name of a dataset is ``datasets/OWNER/NAME``. Pushed files are stored in commits, not by LFS or Xet.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -10,11 +14,13 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from huggingface_hub import constants
 
 TOKEN = "hf_test_token"
+# Entries in one response of a listing.
+PAGE_SIZE = 3
 
 
 @dataclass
@@ -33,6 +39,8 @@ class Repository:
 class Hub:
     """The repositories of the server, and the requests that it received.
 
+    ``lost``: how many commits are refused, after ``kept_commits`` more are stored; with ``held``, they have no answer,
+    and the event is set.
     ``cut``: by file, the number of bytes after which each of its next transfers is broken off. ``failing``: if not 0,
     the status of every response. ``seen``: method, path and Range header of each request.
     """
@@ -42,6 +50,9 @@ class Hub:
     seen: list[tuple[str, str, str | None]] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
     failing: int = 0
+    kept_commits: int = 1 << 30
+    lost: int = 0
+    held: threading.Event | None = None
     url: str = ""
 
     def add(self, name, files, *refs, gate=""):
@@ -76,6 +87,7 @@ def point_client_at(monkeypatch, url, cache):
     """Set the client's hub and cache folder, as HF_ENDPOINT and HF_HUB_CACHE do when a process starts."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setenv("HF_ENDPOINT", url)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     # Shorten the delays of its retries (1, 2, 4 seconds), and the chunks of which it keeps the complete ones.
@@ -97,15 +109,30 @@ def _handler(hub):
         def do_GET(self):
             self.answer()
 
+        def do_POST(self):
+            self.answer()
+
         def answer(self):
-            path = unquote(urlsplit(self.path).path)
-            hub.seen.append((self.command, path, self.headers.get("Range")))
+            length = int(self.headers.get("Content-Length") or 0)
+            self.body = self.rfile.read(length)
+            parts = urlsplit(self.path)
+            hub.seen.append((self.command, unquote(parts.path), self.headers.get("Range")))
             if hub.failing:
                 return self.send(hub.failing, b"", {})
-            if info := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?(/.*)?", path):
-                return self.info(*info.groups()[:3])
-            if file := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-                return self.file(*file.groups())
+            if parts.path == "/api/repos/create":
+                return self.create(**json.loads(self.body))
+            if parts.path == "/api/validate-yaml":
+                return self.send_json({"errors": [], "warnings": []})
+            # Only a slash that is no part of a name is not encoded.
+            name = r"(?:models/)?((?:datasets/)?[^/]+/[^/]+)"
+            for action, form in (
+                (self.post, rf"/api/{name}/(paths-info|preupload|commit)/([^/]+)"),
+                (self.tree, rf"/api/{name}/tree/([^/]+)(?:/(.+))?"),
+                (self.info, rf"/api/{name}(?:/revision/([^/]+))?(?:/.*)?"),
+                (self.file, rf"/{name}/resolve/([^/]+)/(.+)"),
+            ):
+                if match := re.fullmatch(form, parts.path):
+                    return action(*(unquote(each) if each else each for each in match.groups()))
             return self.send(404, b"{}", {})
 
         def find(self, name, revision, content):
@@ -123,26 +150,88 @@ def _handler(hub):
                 return self.refuse(404, "RevisionNotFound")
             return commit
 
-        def info(self, name, kind, revision):
-            commit = self.find(name, revision or "main", content=False)
+        def info(self, name, revision=None):
+            commit = self.find(name, revision or "main", content=self.path.endswith("/auth-check"))
+            if commit is None:
+                return
+            names = [{"rfilename": each} for each in hub.repositories[name].commits[commit]]
+            found = {"id": name.removeprefix("datasets/"), "modelId": name, "sha": commit, "siblings": names}
+            self.send_json(
+                found
+                | {
+                    "private": hub.repositories[name].gate == "hidden",
+                    "gated": False,
+                    "downloads": 0,
+                    "likes": 0,
+                    "tags": [],
+                }
+            )
+
+        def tree(self, name, revision, folder):
+            commit = self.find(name, revision, content=False)
             if commit is None:
                 return
             files = hub.repositories[name].commits[commit]
-            if kind == "tree":
-                listed = [
-                    {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                    | ({"lfs": {"oid": _sha(data), "size": len(data), "pointerSize": 134}} if _is_large(path) else {})
-                    for path, data in files.items()
-                ]
-            else:
-                listed = {
-                    "id": name,
-                    "modelId": name,
-                    "sha": commit,
-                    "siblings": [{"rfilename": each} for each in files],
-                }
-                listed |= {"private": False, "gated": False, "downloads": 0, "likes": 0, "tags": []}
-            self.send(200, json.dumps(listed).encode(), {"Content-Type": "application/json"})
+            start, found = f"{folder}/" if folder else "", {}
+            for path in (each for each in files if each.startswith(start)):
+                child = path[len(start) :].partition("/")[0]
+                if "/" in path[len(start) :]:
+                    found[start + child] = {"type": "directory", "path": start + child, "size": 0, "oid": "0" * 40}
+                if "/" not in path[len(start) :] or "recursive=True" in self.path or "recursive=true" in self.path:
+                    found[path] = _listed(path, files[path])
+            if folder and not found:
+                return self.refuse(404, "EntryNotFound", commit)
+            # In pages, each with a link to the next one.
+            entries, query = list(found.values()), parse_qs(urlsplit(self.path).query)
+            at = int(query.pop("cursor", ["0"])[0])
+            url = f"{hub.url}{urlsplit(self.path).path}?{urlencode(query | {'cursor': at + PAGE_SIZE}, doseq=True)}"
+            link = {"Link": f'<{url}>; rel="next"'} if at + PAGE_SIZE < len(entries) else {}
+            self.send_json(entries[at : at + PAGE_SIZE], link)
+
+        def create(self, name, organization=None, visibility="public", **_):
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                return self.refuse(401, "")
+            name = f"datasets/{organization or 'me'}/{name}"
+            there = name in hub.repositories
+            if not there:
+                hub.add(name, {".gitattributes": b""}, gate="hidden" * (visibility == "private"))
+            made = {"url": f"{hub.url}/{name}", "name": name, "id": name}
+            self.send_json(made, status=409 if there else 200)
+
+        def post(self, name, action, revision):
+            commit = self.find(name, revision, content=True)
+            if commit is None:
+                return
+            files = hub.repositories[name].commits[commit]
+            if action == "paths-info":
+                paths = parse_qs(self.body.decode())["paths"]
+                return self.send_json([_listed(path, files[path]) for path in paths if path in files])
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                return self.refuse(403, "")
+            if action == "preupload":
+                asked = [each["path"] for each in json.loads(self.body)["files"]]
+                known = [{"oid": _listed(path, files[path])["oid"]} if path in files else {} for path in asked]
+                modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in asked]
+                return self.send_json({"files": [mode | each for mode, each in zip(modes, known, strict=True)]})
+            if hub.kept_commits == 0 and hub.lost:
+                hub.lost -= 1
+                return self.refuse(403, "")
+            if hub.kept_commits == 0 and hub.held:
+                hub.held.set()
+                self.close_connection = True
+                # Until the client is killed: it sends nothing more, and its end of the connection closes.
+                return self.rfile.read(1)
+            hub.kept_commits -= 1
+            self.commit(name, revision, dict(files))
+
+        def commit(self, name, revision, files):
+            for line in map(json.loads, self.body.splitlines()):
+                if line["key"] == "file":
+                    files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del files[line["value"]["path"]]
+            commit = hub.add(name, files, revision)
+            self.send_json({"commitUrl": f"{hub.url}/{name}/commit/{commit}", "commitOid": commit})
 
         def file(self, name, revision, path):
             commit = self.find(name, revision, content=True)
@@ -157,6 +246,8 @@ def _handler(hub):
             status, body = 200, data
             if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
                 start, end = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)
+                if start >= len(data):
+                    return self.send(416, b"", headers)
                 status, body = 206, data[start : end + 1]
                 headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
             cuts = hub.cut.get(path)
@@ -166,18 +257,28 @@ def _handler(hub):
             headers = {"X-Error-Code": code, "X-Error-Message": code}
             self.send(status, b"{}", headers | ({"X-Repo-Commit": commit} if commit else {}))
 
+        def send_json(self, value, headers=None, status=200):
+            self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json"} | (headers or {}))
+
         def send(self, status, body, headers, cut=None):
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(body[:cut])
             if cut is not None:
                 self.close_connection = True
 
     return Handler
+
+
+def _listed(path, data):
+    # git's name of a blob.
+    oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    large = {"lfs": {"oid": _sha(data), "size": len(data), "pointerSize": 134}} if _is_large(path) else {}
+    return {"type": "file", "path": path, "size": len(data), "oid": oid} | large
 
 
 def _sha(data):

@@ -1,7 +1,7 @@
-"""The export formats: sidecar, imagefolder, webdataset, coco and jsonl.
+"""The export formats: sidecar, imagefolder, webdataset, coco and jsonl, and the table of all formats.
 
-To add a format, write a function of type ``Format`` here and add it to ``FORMATS``: ``moondream-beam export --to``
-offers every name there. If the format takes only one kind of task, extend ``only_task``.
+To add a format, write a function of type ``Format`` in ``layouts`` and add it to ``FORMATS``: ``moondream-beam export
+--to`` offers every name there. If the format has no place for some kinds of tasks, extend ``ONLY_TASKS``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -18,51 +17,34 @@ from ...images.formats import FORMATS as FORMATS_READ
 from ...images.formats import extension_of
 from ...images.prefetch import Fetch
 from ..reader import literal
-from .convert import READABLE, PictureFile
-from .names import is_named_like, key_name, relative_name, rename_fields, rename_reserved
-from .pictures import BYTE_RANGE, with_pictures
-from .targets import new_file, new_folder, write_text
-from .texts import DEFAULT_TEXTS, TextOptions, name_on_disk, text_task, texts_query
+from .layouts.conversations import to_llava, to_messages
+from .layouts.fiftyone import to_fiftyone
+from .layouts.labelstudio import to_labelstudio
+from .layouts.placing import LayoutOptions
+from .layouts.sidecar import to_kohya, to_sidecar
+from .layouts.yolo import to_yolo
+from .names import key_name, rename_fields, rename_reserved
+from .pictures.convert import READABLE, PictureFile, Wanted
+from .pictures.fetched import BYTE_RANGE, with_pictures
+from .pictures.notes import Note, Problems, count_changes
+from .targets import new_file, new_folder
+from .texts import text_task
 from .wide import Selection, TaskColumn
 
 # Limits of one tar file. Training tools read a tar file from front to back and shuffle whole files.
 MAX_TAR_PICTURES, MAX_TAR_BYTES = 10_000, 1 << 30
+# For formats whose readers know many file formats, and an EXIF orientation or the note ``TURNED``.
+UNCHANGED_PICTURES = LayoutOptions(wanted=Wanted())
 # Pictures of each type at the start of an export that fetches them, where some may be gone.
 FIRST_COPIES = 3
-ANOTHER_TEXT = (
-    "has a text file with other content, which was kept: export again with --existing add or --existing replace, or "
-    "move that file away"
-)
-NO_TEXT = "has no text"
-CANT_SHARE_NAME = (
-    "has a name that its text can't have: the text file is named differently; to write the texts beside the pictures, "
-    "export to the folder that holds the pictures"
-)
-
-
-class Note(str):
-    """What is different about an exported picture, where the user need not do anything."""
-
-
-SHARES_NAME = Note("shares its name with another picture: the name of its text file contains its key")
-CONVERTED = Note("is written as JPEG or PNG, because readers do not know its format; sha256 is of the original file")
 OTHER_FORMAT = Note("has the extension of all pictures in the tars, not of its own format; its content is unchanged")
 TURNED = Note(
     "has an EXIF orientation, and webdataset does not turn it: apply PIL.ImageOps.exif_transpose, then use its boxes"
 )
 FIELDS_RENAMED = Note("has fields with a number after their names: in imagefolder, `datasets` reserves file_name")
 
-# By the outcome of ``write_text``.
-EXISTED = {
-    "kept": ANOTHER_TEXT,
-    "added": Note("has new lines at the end of its text file"),
-    "replaced": Note("has a new text in place of another"),
-}
-
-# Numbers of pictures by the reason why they, or their names, are missing in the export, and by ``Note``.
-Problems = Counter[str]
 # Writes the selection to a destination, a new file or folder as returned by ``targets.resolve_destination``.
-Format = Callable[[Selection, str, Fetch], Problems]
+Format = Callable[..., Problems]
 
 
 def to_jsonl(selection: Selection, destination: str, fetch: Fetch) -> Problems:
@@ -74,7 +56,9 @@ def to_jsonl(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     return Problems()
 
 
-def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Problems:
+def to_imagefolder(
+    selection: Selection, destination: str, fetch: Fetch, options: LayoutOptions = UNCHANGED_PICTURES
+) -> Problems:
     """Write a folder for ``datasets``: ``images/ab/KEY.jpg``, and ``metadata.jsonl`` with each picture's ``file_name``.
 
     The pictures are named by their keys, because ``datasets`` makes splits of file names that contain test or train.
@@ -83,7 +67,7 @@ def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Prob
     columns, problems = selection.task_columns(), Problems()
     names = rename_reserved(selection.wide_columns(columns))
     with new_folder(destination) as folder, folder.create("metadata.jsonl") as metadata:
-        for row, picture in _pictures(selection, columns, fetch, problems):
+        for row, picture in _pictures(selection, columns, fetch, problems, options.wanted):
             key = key_name(row["key"])
             name = f"images/{key[:2]}/{key}.{picture.extension}"
             with folder.create(name) as file:
@@ -98,17 +82,20 @@ def to_imagefolder(selection: Selection, destination: str, fetch: Fetch) -> Prob
     return +problems
 
 
-def to_webdataset(selection: Selection, destination: str, fetch: Fetch) -> Problems:
+def to_webdataset(
+    selection: Selection, destination: str, fetch: Fetch, options: LayoutOptions = UNCHANGED_PICTURES
+) -> Problems:
     """Write a folder of tar files, ``000000.tar`` and so on, with ``KEY.jpg`` and ``KEY.json`` for each picture.
 
     All pictures have one extension, because ``datasets`` takes the columns of all samples from the first five: that of
     their format, or ``jpg`` if the formats differ.
     """
     columns, problems = selection.task_columns(), Problems()
-    extension = _common_extension(selection)
+    chosen = options.wanted.format
+    extension = extension_of(chosen) if chosen else _common_extension(selection)
     with new_folder(destination) as folder, ExitStack() as stack:
         tar, tars, pictures, size = None, 0, 0, 0
-        for row, picture in _pictures(selection, columns, fetch, problems):
+        for row, picture in _pictures(selection, columns, fetch, problems, options.wanted):
             if tar is None or pictures % MAX_TAR_PICTURES == 0 or size >= MAX_TAR_BYTES:
                 stack.close()
                 file = stack.enter_context(folder.create(f"{tars:06d}.tar"))
@@ -146,38 +133,9 @@ def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
     return Problems()
 
 
-def to_sidecar(selection: Selection, destination: str, fetch: Fetch, texts: TextOptions = DEFAULT_TEXTS) -> Problems:
-    """Write a text file for each picture, with the picture's name and one caption on each line.
-
-    The text of a picture that lies below ``destination`` lies beside the picture.
-
-    If the selection has no captions, answers to queries are written instead. Existing files are kept, unless ``texts``
-    says otherwise. Pictures whose names differ only in extension or case have their key in the name of the text file.
-
-    Raises:
-        ValueError: if ``texts.order`` has a prompt that no selected text answers.
-    """
-    problems = Problems()
-    for row in selection.dataset.rows(texts_query(selection, destination, texts.order)):
-        if not row["texts"]:
-            problems[NO_TEXT] += 1
-            continue
-        suffix = f"-{key_name(row['key'])}{texts.extension}" if row["shares"] else texts.extension
-        problems[SHARES_NAME] += row["shares"]
-        text = "\n".join(row["texts"]) + "\n"
-        filename = name_on_disk(destination, row["filename"])
-        path = relative_name(filename, suffix)
-        problems[CANT_SHARE_NAME] += bool(filename) and not row["shares"] and not is_named_like(path, filename)
-        if outcome := write_text(destination, path.as_posix(), text, texts.existing):
-            problems[EXISTED[outcome]] += 1
-    return +problems
-
-
-def only_task(name: str, selection: Selection) -> str | None:
-    """Return the kind of task whose answers the format exports; None if the format exports all answers."""
-    if name == "sidecar":
-        return text_task(selection)
-    return "detect" if name == "coco" else None
+def only_tasks(name: str, selection: Selection) -> tuple[str, ...]:
+    """Return the kinds of tasks whose answers the format exports; an empty tuple if the format exports all answers."""
+    return (text_task(selection),) if name in TEXTS else ONLY_TASKS.get(name, ())
 
 
 FORMATS: dict[str, Format] = {
@@ -186,6 +144,24 @@ FORMATS: dict[str, Format] = {
     "webdataset": to_webdataset,
     "coco": to_coco,
     "jsonl": to_jsonl,
+    "llava": to_llava,
+    "messages": to_messages,
+    "yolo": to_yolo,
+    "labelstudio": to_labelstudio,
+    "fiftyone": to_fiftyone,
+    "kohya": to_kohya,
+}
+# Formats whose functions have ``texts``; all of ``LayoutOptions`` as ``options``; and only ``wanted`` of these.
+TEXTS = ("sidecar", "kohya")
+LAYOUTS = ("llava", "messages", "yolo", "labelstudio", "fiftyone")
+RESIZABLE = ("imagefolder", "webdataset", *LAYOUTS)
+# Formats that have a place for some kinds of tasks only. ``only_tasks`` gives those of ``TEXTS``.
+ONLY_TASKS = {
+    "coco": ("detect",),
+    "llava": ("caption", "query"),
+    "messages": ("caption", "query"),
+    "yolo": ("detect",),
+    "fiftyone": ("detect",),
 }
 
 
@@ -227,15 +203,15 @@ def _write_list(file: Any, values: Iterator[dict[str, Any]]) -> None:
 
 
 def _pictures(
-    selection: Selection, columns: Sequence[TaskColumn], fetch: Fetch, problems: Problems
+    selection: Selection, columns: Sequence[TaskColumn], fetch: Fetch, problems: Problems, wanted: Wanted
 ) -> Iterator[tuple[dict[str, Any], PictureFile]]:
     """Yield the rows whose pictures can be fetched, with their files; count the problems of the others."""
     first = selection.first_keys(columns, FIRST_COPIES)
-    for packed in with_pictures(selection.wide(columns, BYTE_RANGE, first), fetch, len(first)):
+    for packed in with_pictures(selection.wide(columns, BYTE_RANGE, first), fetch, len(first), wanted):
         if packed.file is None:
             problems[packed.problem] += 1
         else:
-            problems[CONVERTED] += packed.file.converted
+            count_changes(problems, packed.file)
             yield packed.row, packed.file
 
 

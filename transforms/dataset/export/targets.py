@@ -32,6 +32,13 @@ class Folder(Protocol):
     def create(self, name: str) -> IO[bytes]:
         """Create a file below the folder and open it for writing. ``name`` may contain slashes."""
 
+    def link(self, name: str, target: str) -> None:
+        """Create a symbolic link below the folder to a local file.
+
+        Raises:
+            ValueError: if the folder is in a bucket.
+        """
+
 
 def resolve_destination(destination: str) -> str:
     """Return a local destination as an absolute path, and the URL of a bucket without a slash at its end.
@@ -149,6 +156,11 @@ class _LocalFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("xb")
 
+    def link(self, name: str, target: str) -> None:
+        path = self._root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+
 
 @contextlib.contextmanager
 def _local_folder(folder: Path) -> Iterator[Folder]:
@@ -171,6 +183,9 @@ class _BucketFolder:
         self.files.append(f"{self._root}/{name}")
         make_folder(FileSystems.split(self.files[-1])[0])
         return _create(self.files[-1])
+
+    def link(self, name: str, target: str) -> None:
+        raise ValueError(f"--link: {self._root} is in a bucket, which has no links: export with --copy or to a disk")
 
 
 @contextlib.contextmanager

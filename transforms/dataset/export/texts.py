@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ...images.formats import EXTENSIONS
 from ...io.uris import unescape_non_utf8, unescape_path
-from ..reader import literal
+from ..reader import identifier, literal
 from .targets import Existing
 from .wide import Selection, name_below
 
@@ -24,11 +24,15 @@ class TextOptions(NamedTuple):
         extension: the extension of the files, with a dot.
         order: prompts whose texts come first, in this order.
         existing: what happens to a file that exists with other content; see ``write_text``.
+        template: the only line of each file, such as ``{caption}, {tags}``. Empty: the texts are the lines.
+        only_first: write the first text of each picture only.
     """
 
     extension: str = ".txt"
     order: tuple[str, ...] = ()
     existing: Existing = "keep"
+    template: str = ""
+    only_first: bool = False
 
 
 DEFAULT_TEXTS = TextOptions()
@@ -61,12 +65,15 @@ def name_on_disk(folder: str, filename: str) -> str:
     return filename if unescape_path(written) == written else unescape_non_utf8(filename)
 
 
-def texts_query(selection: Selection, destination: str, order: Sequence[str] = ()) -> str:
-    """Return an SQL query for ``key``, ``filename``, ``texts`` and ``shares`` of each picture.
+def texts_query(
+    selection: Selection, destination: str, order: Sequence[str] = (), fields: Mapping[str, str] | None = None
+) -> str:
+    """Return an SQL query for ``key``, ``filename``, ``uri``, ``texts`` and ``shares`` of each picture.
 
     ``texts`` is a list of its captions, or of its answers if the selection has no captions. ``shares`` is true if
     another picture's name differs only in extension or case. The texts of a picture are sorted by the positions of
-    their prompts in ``order``, and those of other prompts follow, sorted by prompt.
+    their prompts in ``order``, and those of other prompts follow, sorted by prompt. ``fields`` are more columns: a
+    name, which gets ``field_`` before it, and an SQL expression over the rows of a picture.
 
     Raises:
         ValueError: if ``order`` has a prompt that no selected text answers.
@@ -81,11 +88,13 @@ def texts_query(selection: Selection, destination: str, order: Sequence[str] = (
                 f"--text-order {prompt}: no chosen {task} has this prompt; the prompts are {known or 'none'}"
             )
     rank = f"coalesce(list_position([{', '.join(map(literal, order))}], prompt), {len(order) + 1})" if order else "1"
+    more = {identifier(f"field_{name}"): expression for name, expression in (fields or {}).items()}
+    computed = "".join(f", {expression} AS {name}" for name, expression in more.items())
     return f"""
-        SELECT key, filename, texts,
+        SELECT key, filename, uri, texts{"".join(f", {name}" for name in more)},
             count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
         FROM (
-            SELECT key, {name_below(destination)} AS filename,
+            SELECT key, {name_below(destination)} AS filename, arg_max(uri, created_at) AS uri{computed},
                 list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY {rank}, prompt)
                     FILTER (WHERE task = '{task}' AND trim(caption) != '') AS texts
             FROM {selection.rows} GROUP BY key)

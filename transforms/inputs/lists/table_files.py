@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from ...core.records import UNLISTED, ImageRef
 from ...io.object_stores.base import Stores
 from ...io.retry import FetchError, RetryPolicy
-from ...io.uris import LOCAL, OBJECT_STORE_SCHEMES, scheme_of
+from ...io.uris import HUB, LOCAL, OBJECT_STORE_SCHEMES, scheme_of
 from ..bucket_listing import GlobLister, OtherFiles, PendingFolder
 from ..disk_listing import list_glob
 from ..patterns.patterns import expand_pattern
@@ -280,8 +280,8 @@ def _folders_above(paths: Iterable[str]) -> Iterator[str]:
     """Yield the folders above paths, up to the root or the bucket, each once, without those of partitions."""
     seen: set[str] = set()
     for path in paths:
-        is_account = scheme_of(path) == "azfs"
-        end = 1 if scheme_of(path) == LOCAL else 4 if is_account else 3
+        # "azfs://ACCOUNT/CONTAINER" and "hf://datasets/OWNER/NAME" are the buckets of these schemes.
+        end = {LOCAL: 1, "azfs": 4, HUB: 5}.get(scheme_of(path), 3)
         parts = path.split("/")[:-1]
         for depth in range(len(parts), end - 1, -1):
             folder = "/".join(parts[:depth])

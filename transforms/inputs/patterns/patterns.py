@@ -9,9 +9,10 @@ from ...core.records import ImageRef, as_picture
 from ...images.formats import EXTENSIONS
 from ...io.containers.location import SEPARATOR, Member, is_archive
 from ...io.containers.tar import list_members
-from ...io.object_stores.base import Stores
+from ...io.object_stores.base import Stores, pin_commit
 from ...io.retry import RetryPolicy
 from ...io.uris import (
+    HUB,
     LOCAL,
     OBJECT_STORE_SCHEMES,
     absolute_path,
@@ -67,10 +68,13 @@ def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageR
 
 
 def absolute_pattern(pattern: str) -> str:
-    """Return a pattern with an absolute path, since workers may run in another folder. URIs stay as they are.
+    """Return a pattern with an absolute path, since workers may run in another folder. Other URIs stay as they are.
+
+    A URI of the Hugging Face hub gets the commit that its revision is now.
 
     Raises:
-        ValueError: if the URI is invalid, names no bucket, or is an archive behind http(s).
+        ValueError: if the URI is invalid, names no bucket, dataset or revision, or is an archive behind http(s).
+        RuntimeError: if the hub can't be reached.
     """
     scheme = scheme_of(pattern)
     if scheme == LOCAL:
@@ -81,7 +85,7 @@ def absolute_pattern(pattern: str) -> str:
         return check_uri(pattern)
     if not split_bucket(pattern)[0]:
         raise ValueError(f"{pattern} names no bucket: give SCHEME://BUCKET/NAME")
-    return pattern
+    return pin_commit(pattern) if scheme == HUB else pattern
 
 
 def expand_pattern(pattern: str, stores: Stores) -> list[str]:

@@ -20,6 +20,7 @@ CLIENTS = {
     "az": ("azure", "azure.storage.blob", "moondream-beam[azure]"),
     "azfs": ("azure", "azure.storage.blob", "moondream-beam[azure]"),
     "hdfs": ("hdfs", "pyarrow.fs", "pyarrow"),
+    "hf": ("hub", "huggingface_hub", "huggingface_hub"),
 }
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 30.0
 # More than the threads that load pictures.
@@ -147,6 +148,12 @@ def open_store(scheme: str) -> Store:
     require_client(scheme)
     store: Store = importlib.import_module(f".{CLIENTS[scheme][0]}", __package__).open_store()
     return store
+
+
+def pin_commit(uri: str) -> str:
+    """Return a URI of the Hugging Face hub with the commit that its revision is now; see ``hub.pin_commit``."""
+    pinned: str = importlib.import_module(".hub", __package__).pin_commit(uri)
+    return pinned
 
 
 def require_client(scheme: str) -> None:

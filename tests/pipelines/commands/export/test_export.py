@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 
 import pytest
+from PIL import Image
 from support.data.small_outputs import draw_row, publish, some_of_each, with_digest
+
+from moondream_beam.pipelines.commands import export
+from moondream_beam.pipelines.options import commands
+from moondream_beam.transforms.dataset.export import formats
 
 
 @pytest.fixture
@@ -132,10 +139,25 @@ def test_unreadable_rows_are_one_line_of_error(out, tmp_path, command):
         (("OUT", "--to", "jsonl", "new", "--where", "true AND\nwidht > 1"), "widht"),
         (("OUT", "--to", "jsonl", "new", "--frobnicate"), "unknown option --frobnicate"),
         (("OUT", "--to", "yaml", "new"), "invalid choice"),
-        (("OUT", "--to", "jsonl", "new", "--text-extension", ".caption"), "is for --to sidecar only"),
-        (("OUT", "--to", "coco", "new", "--existing", "add"), "is for --to sidecar only"),
+        (("OUT", "--to", "jsonl", "new", "--text-extension", ".caption"), "is for --to sidecar, kohya only"),
+        (("OUT", "--to", "coco", "new", "--existing", "add"), "is for --to sidecar, kohya only"),
         (("OUT", "--to", "sidecar", "new", "--text-extension", ".jpg"), "give another, such as .caption"),
         (("OUT", "--to", "sidecar", "new", "--text-order", "shrot"), "the prompts are 'normal'"),
+        (("OUT", "--to", "jsonl", "new", "--template", "{caption}"), "is for --to sidecar, kohya only"),
+        (
+            ("OUT", "--to", "sidecar", "new", "--template", "{caption}", "--text-lines", "first"),
+            "leave one of them out",
+        ),
+        (("OUT", "--to", "sidecar", "new", "--template", "caption"), "'{caption}, {tags}'"),
+        (("OUT", "--to", "coco", "new", "--split", "train=1"), "--split is for --to llava, messages, yolo"),
+        (("OUT", "--to", "imagefolder", "new", "--link"), "--link or --no-images is for --to llava"),
+        (("OUT", "--to", "jsonl", "new", "--resize", "8"), "--resize is for --to imagefolder, webdataset, llava"),
+        (("OUT", "--to", "llava", "new", "--resize", "0"), "--resize 0"),
+        (("OUT", "--to", "llava", "new", "--link", "--format", "jpg"), "or give --copy"),
+        (("OUT", "--to", "llava", "s3://bucket/new", "--link"), "give --copy or --no-images"),
+        (("OUT", "--to", "llava", "new", "--split", "train=0.5"), "train=0.95,val=0.05"),
+        (("OUT", "--to", "yolo", "new", "--no-images"), "give --copy or --link"),
+        (("OUT", "--to", "llava", "new", "--where", "task = 'point'"), "choose another format or --where"),
         (("nowhere", "--to", "jsonl", "new"), "give the folder that annotate wrote"),
     ],
 )
@@ -144,3 +166,29 @@ def test_a_bad_argument_is_one_line_of_error(words, cure, out, command, monkeypa
     status, stdout, stderr = command("export", *(out if word == "OUT" else word for word in words))
     assert status == 2 and stdout == "" and cure in stderr and len(stderr.splitlines()) == 1
     assert not (out.parent / "new").exists()
+
+
+def test_the_parser_offers_the_formats_that_there_are():
+    assert set(commands.EXPORT_FORMATS) == set(formats.FORMATS)
+    assert ", ".join(formats.LAYOUTS) == commands.LAYOUT_FORMATS
+    assert tuple(export.PICTURE_FORMATS) == commands.PICTURE_FORMATS
+
+
+def test_conversations_of_a_split_are_exported_with_smaller_pictures_of_one_format(out, tmp_path, command):
+    words = ("--split", "train=0.5,val=0.5", "--resize", "20", "--format", "webp", "--drop-suspicious")
+    status, stdout, stderr = command("export", out, "--to", "llava", tmp_path / "set", *words)
+    told = "6 answers written (captions and answers) as llava in {}/set; boxes and points have no place in it (6 of 12"
+    assert status == 0 and stdout.startswith(told.format(tmp_path))
+    samples = [one for name in ("train", "val") for one in json.loads((tmp_path / "set" / f"{name}.json").read_text())]
+    for sample in samples:
+        content = (tmp_path / "set" / sample["image"]).read_bytes()
+        assert sample["image"].endswith(".webp") and Image.open(io.BytesIO(content)).size == (20, 15)
+    # All pictures of the output have the same bytes, but one is a PNG.
+    assert len(samples) == 3 and "note on 3 of the pictures: each is written smaller" in stderr
+
+
+def test_without_pictures_none_is_read(out, tmp_path, command):
+    shutil.rmtree(tmp_path / "photos")
+    words = ("--no-images", "--no-picture-check", "--drop-suspicious")
+    status, _, stderr = command("export", out, "--to", "messages", tmp_path / "set", *words)
+    assert (status, stderr) == (0, "") and not (tmp_path / "set" / "images").exists()

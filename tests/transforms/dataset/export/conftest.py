@@ -26,12 +26,14 @@ def rows(tmp_path):
 def export(tmp_path):
     """Return a function that exports rows, and returns the destination and the problems."""
 
-    def run(format_name, rows, destination="there", where="true", kept=()):
+    def run(format_name, rows, destination="there", where="true", kept=(), **options):
         # Two exports of the same rows in one test share the output.
         if not (tmp_path / "out" / "data").exists():
             publish(tmp_path / "out", rows, kept)
         with Dataset(str(tmp_path / "out")) as dataset:
-            left = formats.FORMATS[format_name](Selection(dataset, where), str(tmp_path / destination), Fetcher())
+            left = formats.FORMATS[format_name](
+                Selection(dataset, where), str(tmp_path / destination), Fetcher(), **options
+            )
         return tmp_path / destination, left
 
     return run

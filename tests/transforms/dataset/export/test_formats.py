@@ -23,8 +23,9 @@ from support.data.small_outputs import HOSTILE, draw_row, row_of, with_digest
 from moondream_beam.models.tasks import Box
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.dataset.export import formats
+from moondream_beam.transforms.dataset.export.layouts import sidecar
 from moondream_beam.transforms.dataset.export.names import key_name
-from moondream_beam.transforms.dataset.export.pictures import UNKEPT
+from moondream_beam.transforms.dataset.export.pictures.fetched import UNKEPT
 from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 
 
@@ -135,7 +136,7 @@ def test_two_pictures_of_one_stem_keep_their_own_texts(export, tmp_path):
     folder, left = export("sidecar", rows)
     texts = {path.read_text() for path in folder.iterdir()}
     assert texts == {"It is a.jpg.\n", "It is A.png.\n", "It is b.jpg.\n", "Another b.\n"}
-    assert left == {formats.SHARES_NAME: 4} and not (folder / "a.txt").exists()
+    assert left == {sidecar.SHARES_NAME: 4} and not (folder / "a.txt").exists()
 
 
 def test_a_sidecar_has_the_name_of_its_picture_even_if_it_is_not_utf8(export, tmp_path):
@@ -148,7 +149,7 @@ def test_a_sidecar_has_the_name_of_its_picture_even_if_it_is_not_utf8(export, tm
 def test_an_existing_text_file_is_not_overwritten(export, rows, tmp_path):
     (tmp_path / "photos/a.txt").write_text("mine")
     folder, left = export("sidecar", rows, "photos")
-    assert (folder / "a.txt").read_text() == "mine" and left == {formats.ANOTHER_TEXT: 1}
+    assert (folder / "a.txt").read_text() == "mine" and left == {sidecar.ANOTHER_TEXT: 1}
     (folder / "a.txt").unlink()
     assert not export("sidecar", rows, "photos")[1], "the same text again is no problem"
 

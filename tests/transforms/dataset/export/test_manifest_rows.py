@@ -18,6 +18,7 @@ from support.data.rows import NOW, annotation
 from moondream_beam.models.tasks import Box
 from moondream_beam.transforms.core.records import Annotation
 from moondream_beam.transforms.dataset.export import formats
+from moondream_beam.transforms.dataset.export.layouts import sidecar
 from moondream_beam.transforms.dataset.export.wide import Selection
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.images.fetch import Fetcher
@@ -136,7 +137,7 @@ def test_a_place_that_leads_out_of_the_folder_is_no_place_in_it(publish: Publish
     hostile = row(tmp_path / "photos", "a.jpg", 1, None)
     hostile = hostile._replace(uri=f"{tmp_path}/photos/../../evil.jpg", filename="../../evil.jpg")
     left = formats.FORMATS["sidecar"](publish(hostile), str(tmp_path / "photos"), Fetcher())
-    assert left == {formats.CANT_SHARE_NAME: 1} and "export to the folder that holds" in formats.CANT_SHARE_NAME
+    assert left == {sidecar.CANT_SHARE_NAME: 1} and "export to the folder that holds" in sidecar.CANT_SHARE_NAME
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")] == ["photos/_/_/evil.txt"]
 
 

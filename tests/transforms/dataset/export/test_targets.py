@@ -13,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 from support.data.small_outputs import publish, some_of_each
 
 from moondream_beam.transforms.dataset.export import formats, targets
+from moondream_beam.transforms.dataset.export.layouts import sidecar
 from moondream_beam.transforms.dataset.export.targets import (
     UNFINISHED,
     new_file,
@@ -101,7 +102,7 @@ def test_existing_files_in_a_bucket_are_not_overwritten(format_name, bucket_of, 
 def test_an_existing_text_file_in_a_bucket_is_kept(bucket_of, out):
     bucket = bucket_of("s3")
     bucket.put("set/a.txt", b"mine")
-    assert export("sidecar", out, f"{bucket.root}/set") == {formats.ANOTHER_TEXT: 1}
+    assert export("sidecar", out, f"{bucket.root}/set") == {sidecar.ANOTHER_TEXT: 1}
     assert files(f"{bucket.root}/set")["a.txt"] == b"mine" and not write_if_absent(
         f"{bucket.root}/set", "a.txt", "other"
     )

@@ -18,7 +18,8 @@ from PIL import Image, ImageChops
 from support.data.small_outputs import row_of, with_digest
 
 from moondream_beam.transforms.dataset.export import formats
-from moondream_beam.transforms.dataset.export.convert import readable_file
+from moondream_beam.transforms.dataset.export.pictures.convert import readable_file
+from moondream_beam.transforms.dataset.export.pictures.notes import CONVERTED
 from moondream_beam.transforms.images.decode import UndecodableError, decode
 
 ENDINGS = {
@@ -98,7 +99,7 @@ for row in datasets.load_dataset(kind, split="train", cache_dir=cache, **where):
 @pytest.mark.parametrize("kind", ["imagefolder", "webdataset"])
 def test_datasets_loads_pictures_of_all_formats(kind, export, of_all_formats, tmp_path):
     folder, left = export(kind, of_all_formats)
-    assert left[formats.CONVERTED] == 2
+    assert left[CONVERTED] == 2
     words = [sys.executable, "-c", LOAD, kind, str(folder), str(tmp_path / "cache")]
     printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
     assert sorted(printed) == sorted(f"a.{ending} True This is a__{ending}." for ending in ENDINGS.values())
@@ -106,7 +107,7 @@ def test_datasets_loads_pictures_of_all_formats(kind, export, of_all_formats, tm
 
 def test_webdataset_decodes_pictures_of_all_formats(export, of_all_formats):
     folder, left = export("webdataset", of_all_formats)
-    assert left == {formats.CONVERTED: 2, formats.OTHER_FORMAT: 8}
+    assert left == {CONVERTED: 2, formats.OTHER_FORMAT: 8}
     found = read_with_webdataset(folder)
     assert set(found) == {row.filename for row in of_all_formats}
     for name, image in found.items():

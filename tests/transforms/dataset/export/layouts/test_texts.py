@@ -12,6 +12,7 @@ from support.data.outputs import publish
 from support.data.small_outputs import row_of
 
 from moondream_beam.transforms.dataset.export import formats
+from moondream_beam.transforms.dataset.export.layouts import sidecar
 from moondream_beam.transforms.dataset.export.targets import write_text
 from moondream_beam.transforms.dataset.export.texts import TextOptions, checked_extension
 from moondream_beam.transforms.dataset.export.wide import Selection
@@ -66,13 +67,13 @@ def test_an_extension_of_pictures_or_of_no_file_is_an_error(extension):
 @pytest.mark.parametrize(
     "existing, before, after, note",
     [
-        ("keep", b"mine\n", b"mine\n", formats.ANOTHER_TEXT),
-        ("replace", b"mine\n", b"A long one.\nA normal one.\nA short one.\n", formats.EXISTED["replaced"]),
-        ("replace", b"\xff\xfem\0", b"A long one.\nA normal one.\nA short one.\n", formats.EXISTED["replaced"]),
-        ("add", b"mine", b"mine\nA long one.\nA normal one.\nA short one.\n", formats.EXISTED["added"]),
-        ("add", b"A short one.\r\n", b"A short one.\r\nA long one.\nA normal one.\n", formats.EXISTED["added"]),
+        ("keep", b"mine\n", b"mine\n", sidecar.ANOTHER_TEXT),
+        ("replace", b"mine\n", b"A long one.\nA normal one.\nA short one.\n", sidecar.EXISTED["replaced"]),
+        ("replace", b"\xff\xfem\0", b"A long one.\nA normal one.\nA short one.\n", sidecar.EXISTED["replaced"]),
+        ("add", b"mine", b"mine\nA long one.\nA normal one.\nA short one.\n", sidecar.EXISTED["added"]),
+        ("add", b"A short one.\r\n", b"A short one.\r\nA long one.\nA normal one.\n", sidecar.EXISTED["added"]),
         # UTF-16, as some editors write it: lines of UTF-8 at its end would make the file unreadable.
-        ("add", b"\xff\xfem\0", b"\xff\xfem\0", formats.ANOTHER_TEXT),
+        ("add", b"\xff\xfem\0", b"\xff\xfem\0", sidecar.ANOTHER_TEXT),
     ],
 )
 def test_a_text_file_that_exists_is_kept_added_to_or_replaced(existing, before, after, note, sidecars, tmp_path):
@@ -95,7 +96,7 @@ def test_a_second_export_changes_nothing(existing, before, sidecars, tmp_path):
 
 def test_a_folder_with_the_name_of_a_text_is_kept(sidecars, tmp_path):
     (tmp_path / "a.txt").mkdir()
-    assert sidecars(existing="replace")[1] == {formats.ANOTHER_TEXT: 1}
+    assert sidecars(existing="replace")[1] == {sidecar.ANOTHER_TEXT: 1}
 
 
 def test_a_file_whose_name_has_the_greatest_length_is_replaced(tmp_path):

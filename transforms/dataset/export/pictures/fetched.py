@@ -9,13 +9,13 @@ from hashlib import sha256
 from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
-from ...core.records import ImageRef
-from ...images.prefetch import Fetch
-from ...images.refetch import NotKeptError, relocate
-from ...images.undecodable import UndecodableError
-from ...io.containers.location import container_of
-from ...planning.locality import read_order
-from .convert import PictureFile, readable_file
+from ....core.records import ImageRef
+from ....images.prefetch import Fetch
+from ....images.refetch import NotKeptError, relocate
+from ....images.undecodable import UndecodableError
+from ....io.containers.location import container_of
+from ....planning.locality import read_order
+from .convert import UNCHANGED, PictureFile, Wanted, readable_file
 
 THREADS, FILES_AHEAD = 8, 16
 GONE, CHANGED = "can't be fetched", "has changed since it was annotated"
@@ -32,11 +32,14 @@ class Packed(NamedTuple):
     problem: str = ""
 
 
-def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch, num_first: int = 0) -> Iterator[Packed]:
+def with_pictures(
+    rows: Iterable[dict[str, Any]], fetch: Fetch, num_first: int = 0, wanted: Wanted = UNCHANGED
+) -> Iterator[Packed]:
     """Yield each row with the file at its ``uri``; without a file if its content does not have the row's ``sha256``.
 
-    The columns ``BYTE_RANGE`` are removed from the rows. The order of the rows stays, except that consecutive rows
-    from one archive or Parquet file are sorted by their place in it. The first ``num_first`` rows stay first.
+    The columns ``width`` and ``height`` of a picture that is made smaller become those of its file. The columns
+    ``BYTE_RANGE`` are removed from the rows. The order of the rows stays, except that consecutive rows from one archive
+    or Parquet file are sorted by their place in it. The first ``num_first`` rows stay first.
     """
     stream = iter(rows)
     stream = chain(list(islice(stream, num_first)), _in_read_order(stream))
@@ -44,7 +47,7 @@ def with_pictures(rows: Iterable[dict[str, Any]], fetch: Fetch, num_first: int =
         in_flight: deque[Future[Packed]] = deque()
         while True:
             for row in islice(stream, FILES_AHEAD - len(in_flight)):
-                in_flight.append(pool.submit(_pack, row, fetch))
+                in_flight.append(pool.submit(_pack, row, fetch, wanted))
             if not in_flight:
                 return
             yield in_flight.popleft().result()
@@ -65,7 +68,7 @@ def _ref(row: dict[str, Any]) -> ImageRef:
     return relocate(row["uri"], *(row[name] for name in BYTE_RANGE))
 
 
-def _pack(row: dict[str, Any], fetch: Fetch) -> Packed:
+def _pack(row: dict[str, Any], fetch: Fetch, wanted: Wanted) -> Packed:
     exported = {name: value for name, value in row.items() if name not in BYTE_RANGE}
     try:
         content = fetch(_ref(row).location)
@@ -79,6 +82,9 @@ def _pack(row: dict[str, Any], fetch: Fetch) -> Packed:
     if sha256(content).hexdigest() != row["sha256"]:
         return Packed(exported, None, CHANGED)
     try:
-        return Packed(exported, readable_file(content))
+        file = readable_file(content, wanted)
     except UndecodableError as error:
         return Packed(exported, None, f"can't be decoded here: {error}")
+    if file.size is not None:
+        exported["width"], exported["height"] = file.size
+    return Packed(exported, file)

@@ -1,0 +1,1 @@
+"""The export formats of trainers and labelling tools: conversations, YOLO, Label Studio, FiftyOne and kohya."""
