@@ -95,7 +95,7 @@ OPENAI = ("--backend", "openai")
         (URL, "--base-url is for a vision server: add --backend openai"),
         (
             ("--backend", "cloud", "--max-pixels", "9"),
-            "--max-pixels is for other models: add --backend openai or transformers",
+            "--max-pixels is for other models: add --backend openai, or transformers",
         ),
         ((*OPENAI, *URL, "--send-urls"), "--send-urls is not for --backend openai"),
         ((*OPENAI, *URL, "--max-cost", "1"), "give the prices of a million tokens (--price IN/OUT)"),
