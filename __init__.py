@@ -23,6 +23,7 @@ if _typing.TYPE_CHECKING:
         Sampling,
         Spot,
     )
+    from .models.transformers.annotator import TransformersModel
     from .transforms.annotation.annotate import Annotate, Annotated, annotate
     from .transforms.annotation.job import AnnotateToParquet
     from .transforms.annotation.model_handler import MoondreamModelHandler
@@ -59,6 +60,7 @@ _ORIGINS = {
     "Request": ".models.tasks",
     "Sampling": ".models.tasks",
     "Spot": ".models.tasks",
+    "TransformersModel": ".models.transformers.annotator",
     "annotate": ".transforms.annotation.annotate",
 }
 
@@ -89,6 +91,7 @@ __all__ = [
     "Request",
     "Sampling",
     "Spot",
+    "TransformersModel",
     "annotate",
 ]
 

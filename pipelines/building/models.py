@@ -7,7 +7,9 @@ import argparse
 from ...models.moondream.annotator import Moondream
 from ...models.moondream.names import OFFICIAL
 from ...models.tasks import Annotator
+from ...models.transformers.annotator import TransformersModel
 from ..options.backends.hosted import check_hosted
+from ..options.backends.transformers import TRANSFORMERS, transformers_options
 from .hosted import build_hosted, with_fallback
 
 
@@ -23,6 +25,8 @@ def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool
         RuntimeError: if the weights cannot be downloaded, or do not fit into the memory of this machine's device.
     """
     check_hosted(args)
+    if args.backend == TRANSFORMERS:
+        return _build_transformers(args, threads, here)
     if args.backend != "local":
         return build_hosted(args)
     engine = Moondream(
@@ -42,3 +46,12 @@ def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool
             engine.check_memory()
         engine.fetch()
     return with_fallback(args, engine)
+
+
+def _build_transformers(args: argparse.Namespace, threads: int | None, here: bool) -> TransformersModel:
+    """Return the annotator of ``--backend transformers``. If the workers run on this machine, check and fetch it."""
+    model = TransformersModel(args.model, args.revision, threads=threads, **transformers_options(args))
+    if here:
+        model.check()
+        model.fetch()
+    return model

@@ -38,6 +38,7 @@ from ..local_runner.runner import local_runner
 from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
 from ..options.backends.hosted import extra_row_s
 from ..options.backends.openai import OPENAI, start_line
+from ..options.backends.transformers import TRANSFORMERS
 from ..options.cluster import new_run_name, resource_hints, runner_warning
 from ..options.job import LOCAL_RUNNER, SPARK
 from ..options.parser import OneLineParser, StartupError, reject_unknown_args, startup_errors
@@ -226,7 +227,7 @@ def _print_start(args: argparse.Namespace) -> None:
         line = runner_warning(args.runner)
     elif args.backend == OPENAI:
         line = start_line(args)
-    elif args.backend != "local":
+    elif args.backend not in ("local", TRANSFORMERS):
         line = f"{args.backend} answers, gets the pictures, and costs money; rows go to {args.output}"
     elif (device := choose_device(args.device).type) != "cpu":
         line = f"{args.model or OFFICIAL} on {device}; rows go to {args.output}"

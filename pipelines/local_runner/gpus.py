@@ -17,7 +17,7 @@ def default_workers(args: argparse.Namespace) -> int:
     Returns:
         1 if there is no GPU, for a hosted backend, a named device, and a runner other than ``local``.
     """
-    if args.runner != "local" or args.backend != "local" or args.device not in ("auto", "cuda"):
+    if args.runner != "local" or args.backend not in ("local", "transformers") or args.device not in ("auto", "cuda"):
         return 1
     return max(1, len(visible_gpus(torch.cuda.device_count(), os.environ)))
 
@@ -31,7 +31,7 @@ def choose_gpus(args: argparse.Namespace) -> tuple[str, ...]:
     Raises:
         ValueError: if there are GPUs, but fewer than ``args.workers``.
     """
-    if args.workers == 1 or args.backend != "local" or args.device not in ("auto", "cuda"):
+    if args.workers == 1 or args.backend not in ("local", "transformers") or args.device not in ("auto", "cuda"):
         return ()
     return assign_gpus(args.workers, visible_gpus(torch.cuda.device_count(), os.environ))
 

@@ -45,8 +45,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        help="number of requests in one batch (default: as many as memory holds; fal: 16; cloud-batch: 1000), or in "
-        "flight at a vision server (default: 32)",
+        help="number of requests in one batch (default: as many as memory holds; transformers: 8; fal: 16; "
+        "cloud-batch: 1000), or in flight at a vision server (default: 32)",
     )
     group.add_argument(
         "--no-graphs",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from ...models.backoff import backoff
 from ...models.tasks import Fault
+from ...models.web.backoff import backoff
 
 T = TypeVar("T")
 

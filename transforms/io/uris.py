@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
-from ...models.urls import hide_secrets
+from ...models.web.urls import hide_secrets
 
 LOCAL, HTTP_SCHEMES, DATA = "file", ("http", "https"), "data"
 # Datasets of the Hugging Face hub.

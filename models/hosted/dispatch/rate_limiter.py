@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from ...backoff import backoff
+from ...web.backoff import backoff
 from ..service import EndedCalls
 
 INITIAL_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0

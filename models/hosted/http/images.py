@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from ...urls import is_public_url
+from ...web.urls import is_public_url
 
 # Moondream uses at most 1,512 pixels a side. A larger picture would be sent in vain.
 MAX_SIDE = 1536

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import httpx
 
-from ...backoff import parse_retry_after
+from ...web.backoff import parse_retry_after
 from .errors import (
     AccountError,
     JobNotFoundError,

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from PIL.Image import Image
 
 from ...tasks import Caption, Outcome, Query, Request, Size, Task
-from ...urls import is_public_url
+from ...web.urls import is_public_url
 from ..annotator import HostedAnnotator, Self
 from ..dispatch.rate_limiter import Clock
 from ..http.errors import AccountError, CallError
@@ -96,12 +96,9 @@ class OpenAIServer(HostedAnnotator):
             raise ValueError(f"prices {prices}: give the dollars for a million tokens in, and for a million out")
         if max_cost is not None and not any(prices or ()):
             raise ValueError(f"max cost {max_cost}: give the prices of a million tokens (--price IN/OUT) as well")
-        for length, text in (caption_prompts or {}).items():
-            if length not in CAPTION_PROMPTS or not text.strip():
-                raise ValueError(f"caption prompt {length!r}: give a text for short, normal or long")
         self.key_variable, self._must_have_key = api_key_env or KEY_VARIABLE, api_key_env is not None
         self.max_pixels, self.timeout_s, self._prices = max_pixels, timeout_s, prices
-        self.caption_prompts = {**CAPTION_PROMPTS, **(caption_prompts or {})}
+        self.caption_prompts = all_caption_prompts(caption_prompts)
         self.is_paid = prices is not None
         self._given_model, self._given_revision = model, revision
         self._info: ServerInfo | None = None
@@ -231,6 +228,18 @@ class OpenAIServer(HostedAnnotator):
 
     def _budget(self) -> Budget:
         return Budget(self.max_cost, self.is_paid, (0.0, 0.0))
+
+
+def all_caption_prompts(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the text for captions of each length: the given ones, else those of ``CAPTION_PROMPTS``.
+
+    Raises:
+        ValueError: if a key is no length, or a text is blank.
+    """
+    for length, text in (given or {}).items():
+        if length not in CAPTION_PROMPTS or not text.strip():
+            raise ValueError(f"caption prompt {length!r}: give a text for short, normal or long")
+    return {**CAPTION_PROMPTS, **(given or {})}
 
 
 def normal_url(url: str) -> str:

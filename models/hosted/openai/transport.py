@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from ...backoff import parse_retry_after
+from ...web.backoff import parse_retry_after
 from ..http.errors import (
     AccountError,
     CallError,

@@ -84,7 +84,7 @@ class HubModel:
         if release and revision in (None, commit):
             traits = Traits.of(RELEASES[release].config)
             return cls(repository, commit, release, tokenizer, commit + digest, traits)
-        folder = _fetch(repository, revision or constants.DEFAULT_REVISION, SMALL_FILES)
+        folder = fetch_files(repository, revision or constants.DEFAULT_REVISION, SMALL_FILES)
         # Tags of the official repository are the names of releases; elsewhere a tag may mean anything.
         commit, tag = folder.name, revision if repository == OFFICIAL and revision in RELEASES else None
         with _translate_errors(repository, commit):
@@ -111,15 +111,15 @@ class HubModel:
             ValueError: if the repository or the commit was deleted or is not accessible.
             RuntimeError: if the hub cannot be reached, or the disk is full.
         """
-        folder, release = _fetch(self.repository, self.commit, SMALL_FILES), RELEASES[self.release]
+        folder, release = fetch_files(self.repository, self.commit, SMALL_FILES), RELEASES[self.release]
         index = folder / INDEX_FILE
         # Shards of an older generation may lie beside those of the index.
         weights = sorted(set(parse_index(read_json(index)).values())) if index.is_file() else [WEIGHTS_PATTERN]
-        _fetch(self.repository, self.commit, weights, release)
+        fetch_files(self.repository, self.commit, weights, release)
         if self.tokenizer is not None:
             return folder, self.tokenizer
         if release.uses_starmie and not is_starmie(folder / TOKENIZER_FILE):
-            return folder, _fetch(STARMIE, STARMIE_COMMIT, (TOKENIZER_FILE,)) / TOKENIZER_FILE
+            return folder, fetch_files(STARMIE, STARMIE_COMMIT, (TOKENIZER_FILE,)) / TOKENIZER_FILE
         return folder, None
 
     def checkpoint(self) -> Checkpoint:
@@ -147,7 +147,7 @@ def similar_model(name: str, others: Sequence[str] = ()) -> str:
     return f"; did you mean {known[found[0]]}?" if found and known[found[0]] != name else ""
 
 
-def _fetch(repository: str, revision: str, patterns: Sequence[str], release: Generation | None = None) -> Path:
+def fetch_files(repository: str, revision: str, patterns: Sequence[str], release: Generation | None = None) -> Path:
     """Download the files that match ``patterns`` and that the cache of the hub lacks; return their folder in the cache.
 
     If files are downloaded, the licence of ``release`` is logged first.

@@ -8,6 +8,7 @@ import math
 from ....models.hosted.cloud.protocol import BATCH_DEADLINE_S, PRICES
 from ....transforms.core.records import IGNORE_PROFILES
 from .openai import OPENAI, add_openai_options, check_openai
+from .transformers import TRANSFORMERS, add_transformers_options, check_transformers
 
 LOCAL = "local"
 FALLBACKS = ("fal", "cloud", OPENAI)
@@ -22,8 +23,9 @@ def add_hosted_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--backend",
         default=LOCAL,
-        choices=(LOCAL, *BACKENDS),
-        help="what answers: the local engine, a hosted API, or the vision server of --base-url (default: %(default)s)",
+        choices=(LOCAL, TRANSFORMERS, *BACKENDS),
+        help="what answers: the local engine, another model on this machine by transformers, a hosted API, or the "
+        "vision server of --base-url (default: %(default)s)",
     )
     group.add_argument(
         "--fallback",
@@ -46,6 +48,7 @@ def add_hosted_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--webhook", metavar="URL", help="URL that fal also notifies of each job")
     add_openai_options(parser)
+    add_transformers_options(parser)
 
 
 def check_hosted(args: argparse.Namespace) -> None:
@@ -61,6 +64,7 @@ def check_hosted(args: argparse.Namespace) -> None:
             if getattr(args, option):
                 raise ValueError(f"--{option.replace('_', '-')} is for a hosted API: name one with --backend")
     check_openai(args)
+    check_transformers(args)
     if args.send_urls and args.colour_profiles != IGNORE_PROFILES:
         raise ValueError(
             f"--send-urls: an API that fetches pictures by URL ignores --colour-profiles {args.colour_profiles}: leave "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
-from ....models.hosted.openai.annotator import KEY_VARIABLE, MAX_PIXELS, TIMEOUT_S, OpenAIServer
-from ....models.tasks import DEFAULT_SAMPLING, Length
+from ....models.hosted.openai.annotator import KEY_VARIABLE, TIMEOUT_S, OpenAIServer
+from ....models.tasks import DEFAULT_SAMPLING
 
 OPENAI = "openai"
-OPENAI_OPTIONS = ("base_url", "api_key_env", "max_pixels", "caption_prompt", "request_timeout")
+OPENAI_OPTIONS = ("base_url", "api_key_env", "request_timeout")
 
 
 def add_openai_options(parser: argparse.ArgumentParser) -> None:
@@ -28,19 +28,6 @@ def add_openai_options(parser: argparse.ArgumentParser) -> None:
         "--api-key-env",
         metavar="NAME",
         help=f"environment variable with the server's API key (default: {KEY_VARIABLE}, if it is set)",
-    )
-    group.add_argument(
-        "--max-pixels",
-        type=int,
-        metavar="N",
-        help=f"scale larger pictures down to about N pixels before they are sent (default: {MAX_PIXELS})",
-    )
-    group.add_argument(
-        "--caption-prompt",
-        action="append",
-        type=_caption_prompt,
-        metavar="LENGTH=TEXT",
-        help=f"text that asks for captions of a length ({', '.join(get_args(Length))}); repeatable",
     )
     group.add_argument(
         "--request-timeout",
@@ -134,11 +121,3 @@ def start_line(args: argparse.Namespace) -> str:
     """Return the line that says, at the start of a run, which servers answer and what that costs."""
     cost = "costs money" if args.price else "is not billed, because --price is not given"
     return f"{', '.join(args.base_url)} answers, gets the pictures, and {cost}; rows go to {args.output}"
-
-
-def _caption_prompt(text: str) -> tuple[str, str]:
-    """Return the length and the text of ``LENGTH=TEXT``."""
-    length, equals, prompt = text.partition("=")
-    if length not in get_args(Length) or not equals or not prompt.strip():
-        raise argparse.ArgumentTypeError(f"{text}: give LENGTH=TEXT with a LENGTH of {', '.join(get_args(Length))}")
-    return length, prompt

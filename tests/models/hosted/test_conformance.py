@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.checkpoints.families import save_checkpoint
 from support.hosted.clock import QuickClock
 from support.hosted.fixtures import use_server
 from support.hosted.server import serving
@@ -20,6 +21,7 @@ from moondream_beam.models.moondream.annotator import Moondream
 from moondream_beam.models.moondream.checkpoints.files import WEIGHTS_FILE
 from moondream_beam.models.moondream.checkpoints.sources import EMBEDDED
 from moondream_beam.models.tasks import Answer, Caption, Detect, Fault, Outcome, Point, Query, Request, Sampling
+from moondream_beam.models.transformers.annotator import TransformersModel
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "public"
 ANNOTATORS = {
@@ -32,17 +34,23 @@ HOSTED = {
     "cloud batch": lambda: MoondreamCloud(batch=True, batch_size=8, clock=QuickClock()),
     "fallback": lambda: Fallback(Moondream("tiny", device="cpu", batch_size=3), Fal(clock=QuickClock())),
 }
+FAMILY = "smolvlm"
 SERVERS = {f"{kind} server": kind for kind in DIALECTS}
 TASKS = {Caption: Caption("short"), Query: Query("dog"), Detect: Detect("dog", 2), Point: Point("dog", 2)}
 BRIEF = Sampling(max_tokens=4)
 
 
-@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS])
+@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS, FAMILY])
 def annotator(request, tmp_path_factory):
     if request.param in SERVERS:
         with pytest.MonkeyPatch.context() as patch, chat_server(SERVERS[request.param]) as server:
             patch.delenv("OPENAI_API_KEY", raising=False)
             yield OpenAIServer(server.url, clock=QuickClock())
+        return
+    if request.param == FAMILY:
+        yield TransformersModel(
+            str(save_checkpoint(FAMILY, tmp_path_factory.mktemp(FAMILY))), device="cpu", batch_size=3
+        )
         return
     if request.param in HOSTED:
         with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("api")) as server:

@@ -20,9 +20,9 @@ TASKS = (
 )
 MODEL = (
     "--model=MODEL --revision=REVISION --tokenizer=PATH --device=DEVICE --dtype={auto,float32,bfloat16,float16} "
-    "--batch-size=N --backend={local,fal,cloud,openai,cloud-batch} --fallback={none,fal,cloud,openai} "
-    "--max-cost=USD --price=USD --send-urls --webhook=URL --base-url=URL... --api-key-env=NAME --max-pixels=N "
-    "--caption-prompt=LENGTH=TEXT... --request-timeout=SECONDS "
+    "--batch-size=N --backend={local,transformers,fal,cloud,openai,cloud-batch} --fallback={none,fal,cloud,openai} "
+    "--max-cost=USD --price=USD --send-urls --webhook=URL --base-url=URL... --api-key-env=NAME "
+    "--request-timeout=SECONDS --max-pixels=N --caption-prompt=LENGTH=TEXT... --prompt-template=TEXT "
 )
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {

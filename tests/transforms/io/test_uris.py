@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from moondream_beam.models.urls import SECRET_NAMES
+from moondream_beam.models.web.urls import SECRET_NAMES
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.io.uris import (
     basename,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from ....models.tasks import Fault
-from ....models.urls import is_public, parse_ip
+from ....models.web.urls import is_public, parse_ip
 from ..retry import FetchError, permission_denied
 
 # Called with host and port, returns the host's IP addresses.

@@ -12,9 +12,9 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
-from ....models.backoff import parse_retry_after
 from ....models.tasks import Fault
-from ....models.urls import is_public, parse_ip
+from ....models.web.backoff import parse_retry_after
+from ....models.web.urls import is_public, parse_ip
 from ..retry import FetchError, connection_error, http_error, join_chunks, timed_out, too_large
 from ..uris import HTTP_SCHEMES, check_uri, scheme_of
 from .addresses import Resolver, allowed_addresses, private_address_error, resolve_host

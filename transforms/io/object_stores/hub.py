@@ -28,7 +28,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # It exports 
     parse_ratelimit_headers,
 )
 
-from ....models.backoff import parse_retry_after
+from ....models.web.backoff import parse_retry_after
 from ..retry import (
     FetchError,
     connection_error,

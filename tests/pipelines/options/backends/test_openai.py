@@ -93,7 +93,10 @@ OPENAI = ("--backend", "openai")
         (("--fallback", "openai"), "--fallback openai needs the URL of a server: add --base-url"),
         ((*OPENAI, *URL), "http://127.0.0.1:9/v1 can't be reached"),
         (URL, "--base-url is for a vision server: add --backend openai"),
-        (("--backend", "cloud", "--max-pixels", "9"), "--max-pixels is for a vision server"),
+        (
+            ("--backend", "cloud", "--max-pixels", "9"),
+            "--max-pixels is for other models: add --backend openai, or transformers",
+        ),
         ((*OPENAI, *URL, "--send-urls"), "--send-urls is not for --backend openai"),
         ((*OPENAI, *URL, "--max-cost", "1"), "give the prices of a million tokens (--price IN/OUT)"),
         ((*OPENAI, *URL, "--price", "1"), "--price 1: give the dollars of a million tokens in and out"),

@@ -7,7 +7,7 @@ from time import time
 
 import pytest
 
-from moondream_beam.models.backoff import backoff, parse_retry_after
+from moondream_beam.models.web.backoff import backoff, parse_retry_after
 
 
 @pytest.mark.parametrize(

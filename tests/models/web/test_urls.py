@@ -10,7 +10,14 @@ from support.hosted.pictures import numbered
 from moondream_beam.models.hosted.fal.annotator import Fal
 from moondream_beam.models.hosted.http.images import public_url
 from moondream_beam.models.tasks import Query, Request
-from moondream_beam.models.urls import DOUBTFUL_NAMES, SECRET_NAMES, hide_secrets, is_public, is_public_url, parse_ip
+from moondream_beam.models.web.urls import (
+    DOUBTFUL_NAMES,
+    SECRET_NAMES,
+    hide_secrets,
+    is_public,
+    is_public_url,
+    parse_ip,
+)
 
 IN_USE = (
     *(

@@ -1,0 +1,1 @@
+"""Vision models of the library transformers, on this machine, as an annotator for captions and queries."""

@@ -1,0 +1,1 @@
+"""What every client of a server needs: how long to wait before a retry, and what a URL must not reveal."""
