@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
 from transformers import LogitsProcessor, StoppingCriteria
 
 from ..moondream.engine.decoding.sampling import Draws, penalize_repetition, sample, seeded_random

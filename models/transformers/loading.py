@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 import transformers
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.image_processing_backends import TorchvisionBackend

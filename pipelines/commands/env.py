@@ -40,6 +40,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "cloud": ("httpx",),
     "openai": ("httpx",),
     "spark": ("pyspark",),
+    "transformers": ("transformers", "torchvision", "num2words"),
     "yaml": ("yaml", "docstring_parser"),
     "heif": ("pillow_heif",),
     "codecs": ("imagecodecs",),
