@@ -69,7 +69,7 @@ TIMEOUT_S = 10.0
 def run(args: argparse.Namespace) -> int:
     """Print the lines and return 0."""
     for name, value in lines(os.environ, Path.home()):
-        print(f"{name:<12}{value}")
+        print(f"{name:<16}{value}")
     return 0
 
 

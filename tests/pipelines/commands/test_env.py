@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 def test_each_line_has_a_name_and_the_versions_are_those_of_this_machine(command):
     status, stdout, stderr = command("env")
     assert (status, stderr) == (0, "")
-    found = {line[:12].strip(): line[12:] for line in stdout.splitlines()}
+    found = {line[:16].strip(): line[16:] for line in stdout.splitlines()}
     assert {"package", "python", "packages", "machine", "pytorch", "nvidia", "java", "prism", "credentials"} <= set(
         found
     )
