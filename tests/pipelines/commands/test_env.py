@@ -44,7 +44,7 @@ def test_credentials_are_named_by_service_variable_and_file(tmp_path):
     assert found == ["fal: FAL_KEY", "AWS: ~/.aws/credentials"]
 
 
-@pytest.mark.parametrize(("program", "line"), [("java", "java        broken 1"), ("nvidia-smi", "driver 560.35")])
+@pytest.mark.parametrize(("program", "line"), [("java", "java            broken 1"), ("nvidia-smi", "driver 560.35")])
 def test_programs_are_asked_for_their_version(program, line, tmp_path, command, monkeypatch):
     text = line.split()[-1] if program == "nvidia-smi" else "broken 1"
     (tmp_path / program).write_text(f"#!/bin/sh\necho '{text}' >&2\n")
