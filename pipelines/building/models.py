@@ -7,7 +7,6 @@ import argparse
 from ...models.moondream.annotator import Moondream
 from ...models.moondream.names import OFFICIAL
 from ...models.tasks import Annotator
-from ...models.transformers.annotator import TransformersModel
 from ..options.backends.hosted import check_hosted
 from ..options.backends.transformers import TRANSFORMERS, transformers_options
 from .hosted import build_hosted, with_fallback
@@ -48,8 +47,11 @@ def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool
     return with_fallback(args, engine)
 
 
-def _build_transformers(args: argparse.Namespace, threads: int | None, here: bool) -> TransformersModel:
+def _build_transformers(args: argparse.Namespace, threads: int | None, here: bool) -> Annotator:
     """Return the annotator of ``--backend transformers``. If the workers run on this machine, check and fetch it."""
+    # It imports the client of the hub, which takes 0.2 seconds.
+    from ...models.transformers.annotator import TransformersModel
+
     model = TransformersModel(args.model, args.revision, threads=threads, **transformers_options(args))
     if here:
         model.check()

@@ -12,7 +12,7 @@ from moondream_beam.pipelines.cli import build_parser
 # A repeatable argument ends in "...", and a required option in "!".
 INPUTS = (
     "INPUT... --manifest=FILE... --uri-column=NAME --image-column=NAME --filename-column=NAME --prompt-column=NAME "
-    "--root=FOLDER --keep-columns=A,B --allow-private-addresses --colour-profiles={ignore,srgb} "
+    "--root=FOLDER --keep-columns=A,B --split=NAME --config=NAME --allow-private-addresses --colour-profiles={ignore,srgb} "
 )
 TASKS = (
     "--caption=[short|normal|long]... --query=TEXT... --detect=OBJECT... --point=OBJECT... --prompts=FILE... "
@@ -22,7 +22,7 @@ MODEL = (
     "--model=MODEL --revision=REVISION --tokenizer=PATH --device=DEVICE --dtype={auto,float32,bfloat16,float16} "
     "--batch-size=N --backend={local,transformers,fal,cloud,openai,cloud-batch} --fallback={none,fal,cloud,openai} "
     "--max-cost=USD --price=USD --send-urls --webhook=URL --base-url=URL... --api-key-env=NAME "
-    "--request-timeout=SECONDS --max-pixels=N --caption-prompt=LENGTH=TEXT... --prompt-template=TEXT "
+    "--no-graphs --request-timeout=SECONDS --max-pixels=N --caption-prompt=LENGTH=TEXT... --prompt-template=TEXT "
 )
 SAMPLING = "--max-tokens=N --temperature=T --top-p=P --repetition-penalty=R "
 FROZEN = {
@@ -33,9 +33,12 @@ FROZEN = {
     "estimate": f"{INPUTS}{TASKS}{MODEL}{SAMPLING}--sample=N --price-of=NAME=USD...",
     "status": "OUT --watch=[SECONDS]",
     "report": "OUT --allow-private-addresses",
-    "export": "OUT DEST --to={sidecar,imagefolder,webdataset,coco,jsonl}! --where=SQL --drop-suspicious "
-    "--no-picture-check "
-    "--text-extension=EXT --text-order=PROMPT... --existing={keep,add,replace} --allow-private-addresses",
+    "export": "OUT DEST "
+    "--to={sidecar,imagefolder,webdataset,coco,jsonl,llava,messages,yolo,labelstudio,fiftyone,kohya}! "
+    "--where=SQL --drop-suspicious --copy --link --no-images --split=NAME=SHARE,... --resize=PIXELS "
+    "--format={jpg,png,webp} --text-extension=EXT --text-order=PROMPT... --text-lines={all,first} --template=TEXT "
+    "--existing={keep,add,replace} --no-picture-check --allow-private-addresses",
+    "push": "OUT OWNER/NAME --private --with-images --allow-private-addresses",
     "demo": "--output=FOLDER --no-report",
     "env": "",
 }
@@ -46,6 +49,7 @@ DEFAULTS = {
         "colour_profiles": "ignore",
         "device": "auto",
         "dtype": "auto",
+        "graphs": True,
         "backend": "local",
         "fallback": "none",
         "temperature": 0.2,
@@ -87,7 +91,7 @@ def described(action: argparse.Action) -> str:
 
 
 def test_there_are_these_commands():
-    assert list(commands()) == ["annotate", "estimate", "status", "report", "export", "demo", "env"]
+    assert list(commands()) == ["annotate", "estimate", "status", "report", "export", "push", "demo", "env"]
 
 
 @pytest.mark.parametrize("command", FROZEN)
