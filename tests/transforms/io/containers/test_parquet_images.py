@@ -108,7 +108,7 @@ def test_a_value_that_python_can_not_hold_fails_its_row_only(tmp_path: Path) -> 
     refs = list(read_manifest(str(tmp_path / "a.parquet"), columns))
     assert [(ref.uri[-2:], ref.problem[:40]) for ref in refs] == [
         ("/1", ""),
-        ("#2", "a.parquet#2: a value can't be read: date"),
+        ("/2", "a.parquet#2: a value can't be read: date"),
         ("/3", ""),
     ]
 
@@ -306,8 +306,11 @@ def test_the_whole_job_fills_prompts_by_row_and_balances(tmp_path: Path) -> None
     write(tmp_path / "b.parquet", cells(3), word=["x", "", "z"], split=["test"] * 3)
     (tmp_path / "c.parquet").write_bytes(b"PAR1 none PAR1")
     columns = Columns(image="image", tasks=(Query("Is it {word}?"),))
+    with pytest.raises(ValueError, match=r"c\.parquet is not a Parquet file"):
+        annotate(f"{tmp_path}/*.parquet", tmp_path / "out", columns, ["split"])
+    (tmp_path / "c.parquet").unlink()
     record = annotate(f"{tmp_path}/*.parquet", tmp_path / "out", columns, ["split"])
-    assert record["balanced"] and record["counts"]["pending"] == 10
+    assert record["balanced"] and record["counts"]["pending"] == 9
     told = sorted((row["filename"], row["caption"], row["split"], row["width"]) for row in rows(tmp_path / "out"))
     assert told == [
         ("0.png", "Is it a?", "train", 10),
@@ -321,8 +324,7 @@ def test_the_whole_job_fills_prompts_by_row_and_balances(tmp_path: Path) -> None
     failed = {(row["filename"], row["stage"], row["uri"]) for row in rows(tmp_path / "out", "errors")}
     assert failed == {
         ("a.parquet#6", "fetch", f"{tmp_path}/a.parquet#image/6"),
-        ("b.parquet#2", "list", f"{tmp_path}/b.parquet#2"),
-        ("c.parquet", "list", f"{tmp_path}/c.parquet"),
+        ("1.png", "list", f"{tmp_path}/b.parquet#image/2/1.png"),
     }
     assert annotate(f"{tmp_path}/*.parquet", tmp_path / "out", columns, ["split"])["counts"]["pending"] == 0
 
