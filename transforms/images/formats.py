@@ -38,7 +38,7 @@ _CONVERT = "save it as JPEG, PNG or WebP"
 _UNPACK = "unpack it, and name the folder with the pictures"
 _RENDER = "render it to PNG"
 _DEVELOP = "develop it to JPEG, PNG or TIFF"
-_CORRECT = "correct the URI, and check that it can be opened without a login"
+_CORRECT = "replace the file, or correct the URI, which must open without a login"
 _FRAMES = "save the frames to annotate as pictures"
 
 # First bytes of a file -> the format in ``FORMATS`` that it claims to be. If it can't be decoded, it is broken.
