@@ -16,7 +16,7 @@ def test_the_demo_prints_rows_a_balanced_ledger_and_the_output(tmp_path, command
     assert f"output   {folder}/out" in stdout
     assert len(list((folder / "pictures").iterdir())) == 48
     first = next(line for line in stdout.splitlines() if line.startswith("scene-00.jpg"))
-    assert first.split()[:3] == ["scene-00.jpg", "caption", "normal"] and "background" in first
+    assert first.split()[:3] == ["scene-00.jpg", "caption", "normal"] and "a small blue triangle" in first
 
 
 @pytest.mark.parametrize("name", ["scene-00.jpg", "scene-47.bmp"])
