@@ -89,11 +89,11 @@ class Drill:
         return self.launcher.start(*self.words, *more, **self.limits)
 
     def finish(self, *more: object) -> None:
-        """Run the command to its end."""
+        """Run the command to its end. A slice may have none of the broken pictures."""
         end = time.monotonic() + PATIENCE
         while (status := self.launcher.ended(self.start(*more))) == BUSY:
             assert time.monotonic() < end, self.launcher.said()
-        assert status == HAS_ERRORS, self.launcher.said()
+        assert status in ((0, HAS_ERRORS) if "--slice" in more else (HAS_ERRORS,)), self.launcher.said()
 
     def check(self) -> None:
         """Check that each row is there once, that few requests were made twice, and that nothing else is left."""
