@@ -95,7 +95,8 @@ def test_workers_whose_command_is_killed_keep_their_answers_and_end_with_one_lin
     assert sorted(line.split()[0] for line in lines) == ["worker_0", "worker_1"]
     assert all("the command that started it is gone" in line for line in lines)
     (run,) = OutputStatus(str(out)).poll()
-    assert (run.state, run.rows) == ("stopped", len(launcher.asked()))
+    # On a slow machine, two batches of each worker may have been asked and not yet answered.
+    assert run.state == "stopped" and len(launcher.asked()) - 2 * 2 * 4 <= run.rows <= len(launcher.asked())
 
 
 @pytest.mark.slow

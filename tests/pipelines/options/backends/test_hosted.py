@@ -128,7 +128,8 @@ def test_a_refused_account_is_one_line(api, photos, out, command, workers):
     words = ("--backend", "fal", "--query", "What?", "--workers", workers, "--output", out)
     status, stdout, stderr = command("annotate", photos, *words)
     assert status == 1 and not stdout
-    (line,) = stderr.splitlines()[1:]
+    # A slow machine has lines of progress.
+    (line,) = (text for text in stderr.splitlines()[1:] if " requests, " not in text)
     assert line.startswith("moondream-beam annotate: stopped: fal answered 403: User is locked. Top up.; paid answers")
     assert "run the same command again" in line
 
