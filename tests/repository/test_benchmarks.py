@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--preset", "small", "--device", "cpu", "--pictures", "2", "--slots", "1", "2")
+SMALL = ("--preset", "small", "--device", "cpu", "--pictures", "1", "--slots", "1", "2")
 
 
 @pytest.mark.slow
