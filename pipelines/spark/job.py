@@ -113,7 +113,7 @@ def _read_inputs(
         allow_private_addresses=False,
         colour_profiles=IGNORE_PROFILES,
         reasoning=False,
-        **dict.fromkeys(("prompt_column", "image_column", "filename_column", "root", "json_schema")),
+        **dict.fromkeys(("prompt_column", "image_column", "filename_column", "root", "json_schema", "split", "config")),
     )
     given = build_inputs(names)
     for note in given.columns.notes:
