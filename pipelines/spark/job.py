@@ -15,14 +15,16 @@ from apache_beam.pvalue import PCollection
 
 from ...models.tasks import Annotator, Task
 from ...transforms.annotation.job import AnnotateToParquet
-from ...transforms.core.records import IGNORE_PROFILES, ImageRef
+from ...transforms.core.records import ImageRef
 from ...transforms.core.shuffle import MAX_BUFFERED, pack, unpack
 from ...transforms.io.column_types import stored_type, without_nulls
 from ...transforms.planning.limit import LimitPictures
 from ..building.inputs import build_inputs
 from ..building.job import min_shards
 from ..building.pipeline import read_inputs
+from ..options.inputs import add_input_options
 from ..options.job import SPARK
+from ..options.tasks import add_task_options
 from .cluster import context_of, tasks_at_once
 from .rows import Source, arrow_types, build_source, refs_of, select
 from .run import AddInputs, run_job
@@ -103,18 +105,14 @@ def _read_inputs(
     keep_columns: Sequence[str],
 ) -> _Read:
     """Return patterns and manifests as the command's own options would give them, with the same checks."""
-    names = argparse.Namespace(
-        inputs=[inputs] if isinstance(inputs, str) else list(inputs or ()),
-        manifest=[manifest] if isinstance(manifest, str) else list(manifest),
-        tasks=list(tasks),
-        output=output,
-        uri_column=path_column,
-        keep_columns=",".join(keep_columns),
-        allow_private_addresses=False,
-        colour_profiles=IGNORE_PROFILES,
-        reasoning=False,
-        **dict.fromkeys(("prompt_column", "image_column", "filename_column", "root", "json_schema", "split", "config")),
-    )
+    parser = argparse.ArgumentParser()
+    add_input_options(parser)
+    add_task_options(parser)
+    names = parser.parse_args([])
+    names.inputs = [inputs] if isinstance(inputs, str) else list(inputs or ())
+    names.manifest = [manifest] if isinstance(manifest, str) else list(manifest)
+    names.tasks, names.output = list(tasks), output
+    names.uri_column, names.keep_columns = path_column, ",".join(keep_columns)
     given = build_inputs(names)
     for note in given.columns.notes:
         logger.warning(note)
