@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import threading
 import time
@@ -15,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from ..hosted.http.images import MIN_OVERSAMPLING
-from ..hosted.openai.annotator import CAPTION_PROMPTS, MAX_PIXELS, all_caption_prompts
+from ..hosted.http.images import oversamples_area
+from ..hosted.openai.annotator import MAX_PIXELS, all_caption_prompts, changed_settings, short_digest
 from ..moondream.devices import choose_device, choose_dtype
 from ..moondream.names import check_device
 from ..tasks import Caption, Outcome, Query, Request, Size, Task
@@ -97,12 +95,9 @@ class TransformersModel:
         """The commit or digest of the files, and what else changes the answers, such as the image processor."""
         # Torchvision and Pillow give different pixels. The processor of this name is loaded, or the load fails.
         parts = [self._files.revision, "images by torchvision"]
-        if self.max_pixels != MAX_PIXELS:
-            parts.append(f"max_pixels {self.max_pixels}")
-        if self.caption_prompts != CAPTION_PROMPTS:
-            parts.append(f"caption_prompts {_short_digest(json.dumps(self.caption_prompts, sort_keys=True))}")
+        parts += changed_settings(self.max_pixels, self.caption_prompts)
         if self.prompt_template is not None:
-            parts.append(f"prompt_template {_short_digest(self.prompt_template)}")
+            parts.append(f"prompt_template {short_digest(self.prompt_template)}")
         return "; ".join(parts)
 
     def check(self) -> None:
@@ -156,7 +151,7 @@ class TransformersModel:
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Return whether ``reduced`` has at least twice the pixels a side of what the model gets."""
-        return reduced[0] * reduced[1] >= MIN_OVERSAMPLING**2 * self.max_pixels
+        return oversamples_area(reduced, self.max_pixels)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Yield one outcome for each request. Several threads may call at once, and take turns.
@@ -188,7 +183,3 @@ def require_extra() -> None:
                 f"--backend transformers needs the module {module}, which is not installed: "
                 "pip install 'moondream-beam[transformers]'"
             )
-
-
-def _short_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

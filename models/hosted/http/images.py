@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from ...tasks import Size
 from ...web.urls import is_public_url
 
 # Moondream uses at most 1,512 pixels a side. A larger picture would be sent in vain.
@@ -45,6 +46,11 @@ def shrink_sides(picture: Image.Image) -> Image.Image:
 def shrink_area(picture: Image.Image, max_pixels: int) -> Image.Image:
     """Return the picture scaled down to about ``max_pixels`` pixels in all; the same object if it has no more."""
     return _scaled(picture, math.sqrt(max_pixels / max(1, picture.width * picture.height)))
+
+
+def oversamples_area(size: Size, max_pixels: int) -> bool:
+    """Return whether a size has at least ``MIN_OVERSAMPLING`` times the pixels a side of what ``shrink_area`` gives."""
+    return size[0] * size[1] >= MIN_OVERSAMPLING**2 * max_pixels
 
 
 def _scaled(picture: Image.Image, scale: float) -> Image.Image:

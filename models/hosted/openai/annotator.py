@@ -18,7 +18,7 @@ from ...web.urls import is_public_url
 from ..annotator import HostedAnnotator, Self
 from ..dispatch.rate_limiter import Clock
 from ..http.errors import AccountError, CallError
-from ..http.images import MIN_OVERSAMPLING, shrink_area
+from ..http.images import oversamples_area, shrink_area
 from ..payment.budget import Budget
 from ..payment.journal import Store
 from ..service import Service
@@ -116,13 +116,8 @@ class OpenAIServer(HostedAnnotator):
     @property
     def revision(self) -> str:
         """The version of the model, and what else changes the answers: ``max_pixels`` and ``caption_prompts``."""
-        parts = [self._given_revision or self.discover().revision]
-        if self.max_pixels != MAX_PIXELS:
-            parts.append(f"max_pixels {self.max_pixels}")
-        if self.caption_prompts != CAPTION_PROMPTS:
-            text = json.dumps(self.caption_prompts, sort_keys=True)
-            parts.append(f"caption_prompts {hashlib.sha256(text.encode()).hexdigest()[:8]}")
-        return "; ".join(parts)
+        revision = self._given_revision or self.discover().revision
+        return "; ".join([revision, *changed_settings(self.max_pixels, self.caption_prompts)])
 
     def discover(self) -> ServerInfo:
         """Return what the servers tell about themselves, asked at the first call. Log which of them do not answer.
@@ -170,7 +165,7 @@ class OpenAIServer(HostedAnnotator):
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Return whether ``reduced`` has at least twice the pixels a side of what is sent."""
-        return reduced[0] * reduced[1] >= MIN_OVERSAMPLING**2 * self.max_pixels
+        return oversamples_area(reduced, self.max_pixels)
 
     def shrink(self, picture: Image) -> Image:
         """Return a picture in the size that is sent: of at most about ``max_pixels`` pixels."""
@@ -240,6 +235,19 @@ def all_caption_prompts(given: Mapping[str, str] | None) -> dict[str, str]:
         if length not in CAPTION_PROMPTS or not text.strip():
             raise ValueError(f"caption prompt {length!r}: give a text for short, normal or long")
     return {**CAPTION_PROMPTS, **(given or {})}
+
+
+def changed_settings(max_pixels: int, caption_prompts: Mapping[str, str]) -> list[str]:
+    """Return the settings that change the answers and are not the default, as parts of a revision."""
+    parts = [f"max_pixels {max_pixels}"] * (max_pixels != MAX_PIXELS)
+    if caption_prompts != CAPTION_PROMPTS:
+        parts.append(f"caption_prompts {short_digest(json.dumps(caption_prompts, sort_keys=True))}")
+    return parts
+
+
+def short_digest(text: str) -> str:
+    """Return the digest by which a revision names a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def normal_url(url: str) -> str:
