@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import constants
 
-from ..moondream.checkpoints.files import CONFIG_FILE, INDEX_FILE, parse_index
+from ..moondream.checkpoints.files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, parse_index, read_blocks
 from ..moondream.checkpoints.hub import fetch_files
 from ..moondream.names import REPOSITORY_NAME
 from ..moondream.network.config import read_json
 
-WEIGHTS_FILE = "model.safetensors"
 # Configurations, tokenizers and chat templates. Code and pickled weights are not downloaded.
 SMALL_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
-READ_CHUNK_BYTES = 1 << 24
 REVISION_DIGITS = 16
 
 
@@ -101,12 +98,6 @@ def _digest(folder: Path, name: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(f"{path.name}\n{path.stat().st_size}\n".encode())
-        for block in _blocks(path):
+        for block in read_blocks(path):
             digest.update(block)
     return digest.hexdigest()[:REVISION_DIGITS]
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(READ_CHUNK_BYTES):
-            yield block

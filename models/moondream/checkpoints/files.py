@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ PICKLED_FLOAT8_CURE = (
 )
 # Hexadecimal digits of a sha256 that a revision keeps.
 REVISION_DIGITS = 12
+READ_CHUNK_BYTES = 1 << 22
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -80,6 +81,13 @@ def find_tokenizer(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"tokenizer {path}: no such file; name another with --tokenizer PATH")
     return path
+
+
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file in blocks, because weights may not fit into memory twice."""
+    with path.open("rb") as file:
+        while block := file.read(READ_CHUNK_BYTES):
+            yield block
 
 
 def tokenizer_digest(path: Path) -> str:

@@ -21,13 +21,12 @@ from ..network.prompts import supported_tasks
 from ..network.region import Region
 from ..network.tokenizer import Tokenizer
 from ..network.vision import Vision
-from .files import CONFIG_FILE, REVISION_DIGITS, check_tokenizer, find_tokenizer, read_shapes, weight_files
+from .files import CONFIG_FILE, REVISION_DIGITS, check_tokenizer, find_tokenizer, read_blocks, read_shapes, weight_files
 from .releases import RELEASES, Generation, identify
 from .tensor_names import Naming, Shape
 
 # Tensors named in an error message.
 MAX_NAMES_SHOWN = 5
-READ_CHUNK_BYTES = 1 << 22
 UNNAMED_IN_DIGESTS = "2025-06-21"
 FLOAT8_RULE = "experts with scales must be float8, and all other tensors 16 or 32 bits; choose another checkpoint"
 
@@ -191,9 +190,8 @@ def _empty_model(config: MoondreamConfig) -> MoondreamModel:
 def _digest(paths: list[Path], generation: Generation) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(READ_CHUNK_BYTES):
-                digest.update(block)
+        for block in read_blocks(path):
+            digest.update(block)
     # Under another generation the same files give other answers. This one adds nothing: stable digests.
     if generation is not RELEASES[UNNAMED_IN_DIGESTS]:
         digest.update(generation.name.encode())
