@@ -154,7 +154,7 @@ class _Kept:
 def _batch(rows: Sequence[Row], kept: _Kept) -> pa.RecordBatch:
     """Return rows as one batch: the answers, then the failures."""
     answers = [row._replace(columns=()) for row in rows if isinstance(row, Annotation)]
-    failures = [row for row in rows if isinstance(row, Failure)]
+    failures = [row._replace(columns=()) for row in rows if isinstance(row, Failure)]
     tables = [
         _as_rows(DATA, to_table(answers, ANNOTATION_SCHEMA)),
         _as_rows(ERRORS, to_table(failures, FAILURE_SCHEMA)),

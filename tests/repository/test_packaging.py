@@ -151,7 +151,8 @@ def test_an_empty_environment_lacks_nothing_of_what_was_staged_but_its_dependenc
     run(worker, "-m", "compileall", "-q", package)
     there = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.suffix not in (".pyc", "")}
     assert there == package_files()
-    done = subprocess.run([worker, "-c", "import moondream_beam"], stderr=subprocess.PIPE, text=True)
+    # The names of the package import their modules when they are first asked for.
+    done = subprocess.run([worker, "-c", "from moondream_beam import *"], stderr=subprocess.PIPE, text=True)
     (lacking,) = re.findall(r"^ModuleNotFoundError: No module named '(\w+)'$", done.stderr, re.MULTILINE)
     assert lacking in {path.name for path in required(worker)}
 
