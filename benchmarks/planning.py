@@ -100,9 +100,9 @@ def plan(source: Path) -> None:
         counts_file = Path(folder, "counts_file")
         with beam.Pipeline(local_runner(PipelineOptions([]), 1)) as pipeline:
             if source.is_dir():
-                refs = pipeline | ReadImages(str(source))
+                refs = pipeline | ReadImages(str(source), as_columns=True)
             else:
-                refs = pipeline | ReadManifests([str(source)], Columns("url"))
+                refs = pipeline | ReadManifests([str(source)], Columns("url"), as_columns=True)
             shards = (refs | PlanShards(JOB, str(source.parent / "out"), SHARD_SIZE, 1)).shards
             sizes = shards | "Sizes" >> beam.MapTuple(lambda _, refs: sum(1 for _ in refs))
             all_sizes = sizes | beam.combiners.ToList()

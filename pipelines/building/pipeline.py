@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 from apache_beam.pvalue import PCollection
 
 from ...transforms.core.records import ImageRef
+from ...transforms.core.ref_columns import RefColumns
 from ...transforms.inputs.images import ReadImages
 from ...transforms.inputs.manifest import ReadManifests
+from ...transforms.output.layout import Slice
 from ...transforms.planning.locality import in_slice
 from ..options.cluster import slice_from
 from .inputs import Inputs
 
 
-def read_inputs(pipeline: beam.Pipeline, inputs: Inputs) -> PCollection[ImageRef]:
-    """Return references to all pictures, of patterns and of manifests."""
+def read_inputs(pipeline: beam.Pipeline, inputs: Inputs) -> PCollection[Any]:
+    """Return references to all pictures, of patterns and of manifests: ``ImageRef``, and ``RefColumns``."""
     refs = []
     if inputs.patterns:
-        refs.append(pipeline | "Read images" >> ReadImages(*inputs.patterns))
+        refs.append(pipeline | "Read images" >> ReadImages(*inputs.patterns, as_columns=True))
     if inputs.manifests:
-        refs.append(pipeline | "Read manifests" >> ReadManifests(inputs.manifests, inputs.columns))
+        refs.append(pipeline | "Read manifests" >> ReadManifests(inputs.manifests, inputs.columns, as_columns=True))
     return refs[0] if len(refs) == 1 else tuple(refs) | "All inputs" >> beam.Flatten()
 
 
-def keep_slice(refs: PCollection[ImageRef], args: argparse.Namespace) -> PCollection[ImageRef]:
+def keep_slice(refs: PCollection[Any], args: argparse.Namespace) -> PCollection[Any]:
     """Return the references that belong to the slice of ``--slice``. Without the option, return all of them."""
     part = slice_from(args)
-    return refs | "Slice" >> beam.Filter(partial(in_slice, part)) if part else refs
+    return refs | "Slice" >> beam.FlatMap(partial(_in_slice, part)) if part else refs
+
+
+def _in_slice(part: Slice, element: ImageRef | RefColumns) -> Iterator[ImageRef | RefColumns]:
+    if isinstance(element, RefColumns):
+        is_in = np.array([in_slice(part, ref) for ref in element.refs()], bool)
+        yield element.take(is_in)
+    elif in_slice(part, element):
+        yield element
 
 
 def is_dry_run(args: argparse.Namespace, options: PipelineOptions) -> bool:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ...models.tasks import Task
 from ...transforms.core.beam_schema import PLACE, PROBLEM, URI, TaskSpec, to_ref
-from ...transforms.core.kept_names import name_columns
+from ...transforms.core.kept.names import name_columns
 from ...transforms.core.records import ImageRef
 from ...transforms.core.row_schema import ANNOTATION_SCHEMA, FAILURE_SCHEMA
 

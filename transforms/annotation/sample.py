@@ -15,7 +15,7 @@ from apache_beam.transforms.combiners import Count, Top
 
 from ...models.tasks import Annotator, Sampling, Task
 from ..core.records import IGNORE_PROFILES, Annotation, ColourProfiles, ImageRef, Row
-from ..core.shuffle import PackBy, Packed, ref_bucket
+from ..core.shuffle import Packed, PackRefs
 from ..images.prefetch import Fetch
 from ..planning.input_rows import merge_all
 from ..planning.locality import read_order
@@ -60,7 +60,7 @@ def sample(refs: PCollection[ImageRef], tasks: Sequence[Task], size: int, folder
     asked = tuple(tasks)
     refs = (
         refs
-        | "Pack references" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
+        | "Pack references" >> beam.ParDo(PackRefs()).with_output_types(Packed)
         | "By picture" >> beam.GroupByKey()
         | "Each picture once" >> beam.FlatMapTuple(lambda _, packs: map(_requests_once, merge_all(packs, asked)))
     )

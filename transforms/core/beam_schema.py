@@ -21,7 +21,7 @@ from ...models.tasks import Task
 from ..io.column_types import is_bytes, is_list, is_text
 from ..io.containers.location import ImageCell, container_of, locate
 from ..io.uris import basename, check_uri, escape_non_utf8, join_uri
-from .kept_names import name_columns
+from .kept.names import name_columns
 from .prompt_templates import fill_templates, named_columns, unescape_braces
 from .records import Annotation, Failure, ImageRef, as_picture
 from .row_schema import ANNOTATION_SCHEMA, OWN_COLUMNS, annotation_schema, failure_schema

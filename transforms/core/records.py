@@ -11,7 +11,7 @@ from ...models.hosted.payment.billing import Billing
 from ...models.tasks import DEFAULT_SAMPLING, Annotator, Box, Sampling, Spot, Task, task_digest
 from ..io.containers.location import ImageCell, Member
 from ..io.uris import display_uri
-from .kept_values import kept_digest
+from .kept.values import kept_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa

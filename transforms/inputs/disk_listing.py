@@ -80,11 +80,13 @@ def _scan(folder: str, root: str, extensions: frozenset[str]) -> Iterator[ImageR
         OSError: if the folder can't be listed.
     """
     others = OtherFiles()
+    # What os.path.relpath returns, because the folder is the root or below it. relpath takes longer than all else here.
+    prefix = os.path.join(root, "")
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            name = os.path.relpath(entry.path, root)
+            name = entry.path.removeprefix(prefix)
             if _is_folder(entry):
                 loop = entry.is_symlink() and _leads_back(entry.path, root)
                 yield _skipped_link(entry.path, root, LOOP) if loop else PendingFolder(entry.path, root, "")

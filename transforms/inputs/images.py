@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
+import pyarrow.compute as pc
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
 from ..core.records import ImageRef
+from ..core.ref_columns import RefColumns, each_ref, in_columns
 from ..core.shuffle import DistinctRefs
+from ..images.formats import EXTENSIONS
 from ..io.containers.location import is_archive
 from ..io.object_stores.base import Stores
 from ..io.uris import LOCAL, basename, scheme_of
@@ -26,6 +30,8 @@ from .patterns.patterns import (
 )
 
 REFS, FOLDERS = "refs", "folders"
+# No archive has a name that ends so.
+_PICTURE_ENDING = rf"\.(?:{'|'.join(extension[1:] for extension in sorted(EXTENSIONS))})$"
 
 
 class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
@@ -39,12 +45,16 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
     ``skipped`` for each folder and extension. A name that does not exist, and an archive of a kind that is not read,
     become references with a ``problem``.
 
+    Args:
+        as_columns: yield ``RefColumns`` in place of the references that these can stand for.
+
     Raises:
         ValueError: if there is no pattern, or one is invalid.
     """
 
-    def __init__(self, *patterns: str) -> None:
+    def __init__(self, *patterns: str, as_columns: bool = False) -> None:
         super().__init__()
+        self.as_columns = as_columns
         if not patterns:
             raise ValueError("no input: give a file, a folder or a glob")
         self.patterns = [absolute_pattern(pattern) for pattern in patterns]
@@ -59,12 +69,13 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
             | "List" >> beam.ParDo(_ListFirstLevel()).with_outputs(REFS, FOLDERS)
         )
         below = listed[FOLDERS] | "Spread folders" >> beam.Reshuffle() | "List folders" >> beam.ParDo(_ListFolder())
-        return (
+        refs = (
             (listed[REFS], below)
             | "All" >> beam.Flatten()
             | "Each once" >> DistinctRefs()
             | "Look into archives" >> beam.ParDo(_ListArchive())
         )
+        return refs if self.as_columns else refs | "One by one" >> beam.FlatMap(each_ref)
 
 
 class _ListFirstLevel(beam.DoFn):
@@ -72,28 +83,53 @@ class _ListFirstLevel(beam.DoFn):
         self.stores = Stores()
 
     def process(self, pattern: bytes) -> Iterator[TaggedOutput[str, Any]]:
-        name, is_empty = os.fsdecode(pattern), True
-        for found in list_first_level(name, self.stores):
+        name = os.fsdecode(pattern)
+        folders: list[PendingFolder] = []
+        is_empty = True
+        for found in in_columns(_without_folders(list_first_level(name, self.stores), folders)):
             is_empty = False
-            yield TaggedOutput(FOLDERS if isinstance(found, PendingFolder) else REFS, found)
-        if is_empty and not glob.has_magic(name) and not (scheme_of(name) == LOCAL and os.path.lexists(name)):
+            yield TaggedOutput(REFS, found)
+        yield from (TaggedOutput(FOLDERS, folder) for folder in folders)
+        is_local = scheme_of(name) == LOCAL
+        if is_empty and not folders and not glob.has_magic(name) and not (is_local and os.path.lexists(name)):
             problem = f"{name}: no such file or folder: add it, and run the same command again"
             yield TaggedOutput(REFS, ImageRef(name, basename(name), problem=problem))
+
+
+def _without_folders(found: Iterable[ImageRef | PendingFolder], folders: list[PendingFolder]) -> Iterator[ImageRef]:
+    """Yield the references in ``found``, and append all else to ``folders``."""
+    for each in found:
+        if isinstance(each, PendingFolder):
+            folders.append(each)
+        else:
+            yield each
 
 
 class _ListFolder(beam.DoFn):
     def __init__(self) -> None:
         self.stores = Stores()
 
-    def process(self, folder: PendingFolder) -> Iterator[ImageRef]:
-        yield from list_folder(folder, self.stores)
+    def process(self, folder: PendingFolder) -> Iterator[ImageRef | RefColumns]:
+        yield from in_columns(list_folder(folder, self.stores))
 
 
 class _ListArchive(beam.DoFn):
     def __init__(self) -> None:
         self.stores = Stores()
 
-    def process(self, ref: ImageRef) -> Iterator[ImageRef]:
+    def process(self, element: ImageRef | RefColumns) -> Iterator[ImageRef | RefColumns]:
+        refs: Iterable[ImageRef]
+        if isinstance(element, ImageRef):
+            refs = [element]
+        else:
+            is_picture = pc.match_substring_regex(element.uris, pattern=_PICTURE_ENDING, ignore_case=True)
+            pictures = is_picture.to_numpy(zero_copy_only=False)
+            yield element if pictures.all() else element.take(pictures)
+            refs = element.take(np.flatnonzero(~pictures)).refs()
+        for ref in refs:
+            yield from self._list(ref)
+
+    def _list(self, ref: ImageRef) -> Iterator[ImageRef]:
         if ref.problem or ref.skipped:
             yield ref
         elif is_archive(ref.uri):

@@ -16,6 +16,7 @@ from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
 from ..core.prompt_templates import column_text, fill_templates
 from ..core.records import ImageRef
+from ..core.ref_columns import RefColumns, each_ref, in_columns
 from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
@@ -45,12 +46,16 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
     a column of Parquet has the URI ``FILE#COLUMN/NUMBER``, followed by its path if the row has one. A row without a
     usable image becomes a reference with a ``problem``, which fails at stage ``list``.
 
+    Args:
+        as_columns: yield ``RefColumns`` in place of the references that these can stand for.
+
     Raises:
         ValueError: if a pattern is invalid.
     """
 
-    def __init__(self, patterns: Sequence[str], columns: Columns) -> None:
+    def __init__(self, patterns: Sequence[str], columns: Columns, *, as_columns: bool = False) -> None:
         super().__init__()
+        self.as_columns = as_columns
         self.patterns = [absolute_pattern(pattern) for pattern in patterns]
         self.columns = replace(columns, root=absolute_root(columns.root)) if columns.root else columns
 
@@ -63,7 +68,8 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
         )
         read = found[PATHS] | "Each once" >> beam.Distinct() | "Read" >> beam.ParDo(_ReadManifest(self.columns))
         skipped = found[SKIPPED] | "Skipped once" >> DistinctRefs()
-        return (read, skipped) | "Listed" >> beam.Flatten()
+        refs = (read, skipped) | "Listed" >> beam.Flatten()
+        return refs if self.as_columns else refs | "One by one" >> beam.FlatMap(each_ref)
 
 
 def _list(pattern: bytes) -> Iterator[TaggedOutput[str, Any]]:
@@ -80,8 +86,8 @@ class _ReadManifest(beam.DoFn):
     def start_bundle(self) -> None:
         self._root = Root(self.columns.root) if self.columns.root else None
 
-    def process(self, path: bytes) -> Iterator[ImageRef]:
-        yield from read_manifest(os.fsdecode(path), self.columns, self._root)
+    def process(self, path: bytes) -> Iterator[ImageRef | RefColumns]:
+        yield from in_columns(read_manifest(os.fsdecode(path), self.columns, self._root))
 
 
 def read_manifest(path: str, columns: Columns, root: Root | None = None) -> Iterator[ImageRef]:

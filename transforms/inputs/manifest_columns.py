@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from ...models.tasks import Task
-from ..core.kept_names import name_columns
+from ..core.kept.names import name_columns
 from ..core.prompt_templates import named_columns
 from ..core.row_schema import OWN_COLUMNS
 from ..io.column_types import plain_type, stored_type, without_nulls

@@ -208,7 +208,7 @@ def escape_non_utf8(text: str) -> str:
 
 def is_utf8(text: str) -> bool:
     """Return whether ``text`` can be encoded as UTF-8, which surrogates can't."""
-    return escape_non_utf8(text) == text
+    return text.isascii() or escape_non_utf8(text) == text
 
 
 def unescape_non_utf8(text: str) -> str:

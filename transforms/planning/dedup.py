@@ -72,7 +72,8 @@ def assign_content_keys(
         RunStopped: if the file cannot be read or created.
     """
     number, packs = group
-    refs = [ref for _, ref in unpack_all(packs)]
+    # References as columns have no key beside them.
+    refs = [item if isinstance(item, ImageRef) else item[1] for item in unpack_all(packs)]
     path = f"{content_keys_prefix(output, run)}{number}"
     with output_errors(output):
         content = read_exclusive(path)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from ...models.tasks import Task
-from ..core.kept_values import kept_digest
+from ..core.kept.values import kept_digest
 from ..core.records import ImageRef, Job, WantedRow
 from ..core.shuffle import unpack_all
 

@@ -8,12 +8,14 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from ..core.records import KEY_DIGITS, ImageRef, Skipped
+from ..core.ref_columns import each_ref
 
 
 class LimitPictures(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
     """Keep the references to ``size`` pictures, and all that is skipped.
 
-    The references to other pictures become one reference with ``skipped``, which counts them.
+    The references to other pictures become one reference with ``skipped``, which counts them. The input may have
+    references as columns too.
     """
 
     def __init__(self, size: int) -> None:
@@ -22,6 +24,7 @@ class LimitPictures(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[ImageRef]:
         """Return the references that are kept, and those that count what is left out."""
+        refs = refs | "One by one" >> beam.FlatMap(each_ref)
         pictures = refs | "Pictures" >> beam.Filter(lambda ref: not ref.skipped)
         skipped = refs | "Skipped" >> beam.Filter(lambda ref: bool(ref.skipped))
         chosen = (

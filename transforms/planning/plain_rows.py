@@ -1,4 +1,4 @@
-"""Plan the pictures that get the tasks of the job and nothing else, in fewer steps than all others.
+"""Plan as columns the pictures that get the tasks of the job and nothing else.
 
 Nearly every picture of nearly every job is of this kind: one row of the input names it, and the row has neither prompts
 of its own nor columns to keep. The result is the same as that of ``rows_of`` for each of them.
@@ -6,15 +6,30 @@ of its own nor columns to keep. The result is the same as that of ``rows_of`` fo
 
 from __future__ import annotations
 
-from collections.abc import Container
-from hashlib import sha256
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import numpy as np
 
 from ...models.tasks import Task
-from ..core.records import KEY_DIGITS, ImageRef, Job, encode
-from ..core.shuffle import PLAIN
+from ..core.records import ImageRef, Job
+from ..core.ref_columns import RefColumns, concat, split_repeated
 from ..core.summary import Count
 from .completed import ID_BYTES
-from .dedup import KeyedRef
+
+
+class Taken(NamedTuple):
+    """What ``PlainRows.take`` has planned, and what it left.
+
+    Attributes:
+        pending: the pictures without a completed row, with the tasks of the job; None if there are none.
+        others: references that must be planned one by one.
+        count: the count of all planned pictures.
+    """
+
+    pending: RefColumns | None
+    others: list[ImageRef]
+    count: Count
 
 
 class PlainRows:
@@ -36,36 +51,38 @@ class PlainRows:
         return cls(tasks, [job.id_suffix(task) for task in tasks]) if is_plain else None
 
     def take(
-        self, same: dict[str, list[ImageRef]], completed: Container[bytes], failed: Container[bytes]
-    ) -> tuple[list[KeyedRef], Count]:
-        """Remove the plain pictures from ``same`` of which all rows are completed, or none is.
+        self,
+        columns: list[RefColumns],
+        others: Iterable[ImageRef],
+        completed: Collection[bytes],
+        failed: Collection[bytes],
+    ) -> Taken:
+        """Plan the pictures in ``columns`` of which all rows are completed, or none is.
 
-        Pictures with a row in ``errors/`` stay in ``same`` too.
+        Pictures that several references name, and those with a row in ``errors/``, are left.
 
         Args:
-            same: references by the displayed URI of their picture.
+            columns: references without tasks, of one hash bucket.
+            others: all other references of the bucket.
             completed: short ids of the rows that are not made again.
             failed: short ids of the rows in ``errors/``.
-
-        Returns:
-            The pictures without a completed row, each with its shard key, and the count of all that were removed.
         """
-        pending, done = [], 0
-        tasks, suffixes = self._tasks, self._suffixes
-        for shown, refs in list(same.items()):
-            ref = refs[0]
-            if len(refs) > 1 or ref.tasks or ref[3:] != PLAIN:
-                continue
-            picture = encode(shown)
-            ids = [sha256(picture + suffix).digest()[:ID_BYTES] for suffix in suffixes]
-            found = [id in completed for id in ids]
-            if (any(found) and not all(found)) or any(id in failed for id in ids):
-                continue
-            del same[shown]
-            if found[0]:
-                done += 1
-            else:
-                key = sha256(picture).hexdigest()[:KEY_DIGITS]
-                pending.append((key, ImageRef(ref.uri, ref.filename, tasks)))
-        rows, taken = len(suffixes), len(pending) + done
-        return pending, Count(len(pending), rows * len(pending), rows * done, inputs=taken)
+        if not columns:
+            return Taken(None, [], Count())
+        refs, left = split_repeated(concat(columns), others)
+        if not completed and not failed:
+            return Taken(self._with_tasks(refs), left, self._count(refs.num_rows, 0))
+        ids = [[digest[:ID_BYTES] for digest in refs.digests(suffix)] for suffix in self._suffixes]
+        found = np.array([[id in completed for id in column] for column in ids], bool).sum(axis=0)
+        is_failed = np.array([[id in failed for id in column] for column in ids], bool).any(axis=0)
+        is_done, is_pending = (found == len(ids)) & ~is_failed, (found == 0) & ~is_failed
+        left += refs.take(~is_done & ~is_pending).refs()
+        done, pending = int(is_done.sum()), refs.take(is_pending)
+        return Taken(self._with_tasks(pending), left, self._count(pending.num_rows, done))
+
+    def _with_tasks(self, refs: RefColumns) -> RefColumns | None:
+        return refs._replace(tasks=self._tasks) if refs.num_rows else None
+
+    def _count(self, pending: int, done: int) -> Count:
+        num_tasks = len(self._tasks)
+        return Count(pending, num_tasks * pending, num_tasks * done, inputs=pending + done)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -13,9 +14,21 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..core.errors import output_errors
-from ..core.records import ImageRef, Job
+from ..core.records import KEY_DIGITS, ImageRef, Job
 from ..core.row_schema import annotation_schema
-from ..core.shuffle import PackBy, Packed, Packer, hash_bucket, pack, ref_bucket, unpack, unpack_all
+from ..core.shuffle import (
+    ColumnsPacker,
+    PackBy,
+    Packed,
+    Packer,
+    PackRefs,
+    hash_bucket,
+    pack,
+    pack_columns,
+    remainders,
+    unpack_all,
+    unpack_parts,
+)
 from ..core.summary import Count, sum_counts
 from ..images.fetch import Fetcher
 from ..io.uris import display_uri
@@ -72,7 +85,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
 
     def expand(self, refs: PCollection[ImageRef]) -> Plan:
         """Join references and completed ids by hash bucket. Both travel in packs, which take little memory."""
-        wanted = refs | "Pack references" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
+        wanted = refs | "Pack references" >> beam.ParDo(PackRefs()).with_output_types(Packed)
         locked = refs.pipeline | "Output" >> beam.Create([self.output]) | "Lock" >> beam.Map(_lock, self.job)
         changed = AsSingleton(self._remove_changed(locked, wanted))
         joined = (wanted, self._completed(locked, changed)) | "Join" >> beam.CoGroupByKey()
@@ -136,56 +149,65 @@ class _DropCompleted(beam.DoFn):
 
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
         number, (packs, completed_packs) = group
+        columns, refs = unpack_parts(packs)
+        if not columns and not refs:
+            return
+        answered, failed = split_completed(completed_packs)
+        kept_failures = set() if self.retry_errors else failed.keys() - answered
+        completed = answered | kept_failures if kept_failures else answered
+        if self._plain:
+            pending, left, count = self._plain.take(columns, refs, completed, failed)
+            yield (number, pack_columns(pending) if pending else pack([])), count
+        else:
+            left = [ref for part in columns for ref in part.refs()]
+        yield from self._one_by_one(number, refs + left, completed, failed, kept_failures)
+
+    def _one_by_one(
+        self, number: int, refs: list[ImageRef], completed: Container[bytes], failed: Mapping[bytes, list[str]],
+        kept_failures: Container[bytes],
+    ) -> Iterator[Any]:  # fmt: skip
         same: dict[str, list[ImageRef]] = {}
         keyed: list[KeyedRef] = []
         counts: list[Count] = []
-        for ref in unpack_all(packs):
+        for ref in refs:
             if ref.skipped:
                 counts.append(Count.of_skipped(ref))
             else:
                 same.setdefault(display_uri(ref.uri), []).append(ref)
-        if not same and not counts:
-            return
-        answered, failed = split_completed(completed_packs)
-        kept_failures = set() if self.retry_errors else failed.keys() - answered
-        completed = answered | kept_failures
-        order = {shown: place for place, shown in enumerate(same)}
-        if self._plain:
-            keyed, count = self._plain.take(same, completed, failed)
-            counts.append(count)
-        is_mixed = bool(keyed and same)
-        for refs in same.values():
-            ref, wanted = rows_of(refs, self.job)
+        for group in same.values():
+            ref, wanted = rows_of(group, self.job)
             left = {id: row for id, row in wanted.items() if short_id(id) not in completed}
             retried = {id: failed[short_id(id)] for id in wanted if self.retry_errors and short_id(id) in failed}
             yield from (TaggedOutput(RETRIED, (file, id)) for id, files in retried.items() for file in files)
             num_retried = len(retried.keys() & left.keys())
             # A picture with one row of the input, the usual case, has each task once.
-            several = len(refs) > 1 or ref.origins
+            several = len(group) > 1 or ref.origins
             shared = len(left) - len({row.task for row in left.values()}) if several else 0
-            count = Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(refs), shared)
+            count = Count(bool(left), len(left), len(wanted) - len(left), num_retried, len(group), shared)
             failed_before = sum(short_id(id) in kept_failures for id in wanted) if kept_failures else 0
             counts.append(count._replace(failed_before=failed_before))
             if left:
                 keyed.append((shard_key(ref), ref if len(left) == len(wanted) else ref.with_rows(list(left.values()))))
-        if is_mixed:
-            keyed.sort(key=lambda pair: order[display_uri(pair[1].uri)])
-        yield (number, pack(keyed)), sum_counts(counts)
+        if counts:
+            yield (number, pack(keyed)), sum_counts(counts)
 
 
 class _AssignShards(beam.DoFn):
-    """Repack keyed references by the number of their shard."""
+    """Repack references by the number of their shard: references as columns, and pairs of a key and a reference."""
 
     def start_bundle(self) -> None:
-        self._packer = Packer()
+        self._packer, self._columns = Packer(), ColumnsPacker()
 
     def process(self, packed: bytes, count: Count, size: int, least: int, _: int) -> Iterator[Packed]:
+        columns, keyed = unpack_parts([packed])
         shards = num_shards(count, size, least)
-        for key, ref in unpack(packed):
+        for refs in columns:
+            yield from self._columns.add(refs, remainders(refs.digests(), KEY_DIGITS // 2, shards))
+        for key, ref in keyed:
             yield from self._packer.add(int(key, 16) % shards, ref)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        yield from map(GlobalWindows.windowed_value, self._packer.flush())
+        yield from map(GlobalWindows.windowed_value, chain(self._columns.flush(), self._packer.flush()))
 
 
 def _lock(output: str, job: Job) -> str:

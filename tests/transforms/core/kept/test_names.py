@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_beam.transforms.core.kept_names import KeptName, name_columns
+from moondream_beam.transforms.core.kept.names import KeptName, name_columns
 
 TAKEN = ("id", "width", "caption")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moondream_beam.transforms.core.kept_values import kept_digest
+from moondream_beam.transforms.core.kept.values import kept_digest
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678)
 # Each value has a type of Arrow, and differs from all others.
@@ -109,7 +109,7 @@ def test_without_values_there_is_no_digest() -> None:
 
 def test_a_digest_is_the_same_in_another_process_and_in_years_to_come() -> None:
     code = (
-        "from moondream_beam.transforms.core.kept_values import kept_digest as d; "
+        "from moondream_beam.transforms.core.kept.values import kept_digest as d; "
         "print(d(('a\\u00e9', 1, {'b': [None, 2.5], 'a': b'x'})))"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
