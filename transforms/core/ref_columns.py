@@ -116,9 +116,12 @@ def split_repeated(refs: RefColumns, others: Iterable[ImageRef]) -> tuple[RefCol
     Args:
         others: more references, which may name the same pictures.
     """
+    shown = list(filter(is_utf8, {display_uri(ref.uri) for ref in others}))
+    if not shown and pc.count_distinct(refs.uris).as_py() == refs.num_rows:
+        return refs, []
     codes = refs.uris.dictionary_encode()
     counts = np.bincount(codes.indices.to_numpy(), minlength=len(codes.dictionary))
-    if shown := list(filter(is_utf8, {display_uri(ref.uri) for ref in others})):
+    if shown:
         is_named = pc.is_in(codes.dictionary, value_set=pa.array(shown, pa.string()))
         counts += is_named.to_numpy(zero_copy_only=False)
     is_single = counts[codes.indices.to_numpy()] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -22,6 +23,7 @@ from ..output.reader import Reader, published
 # An id is 32 bytes, written as 64 hex digits. Only the first 12 bytes go through the shuffle, because ids do not
 # compress. With 3 billion ids on both sides, the probability of a collision inside one of 4,096 buckets is about 3e-14.
 ID_DIGITS, ID_BYTES = 64, 12
+ID_TYPE = pa.binary(ID_BYTES)
 MAX_BATCH_ROWS = 65_536
 # Ids that a worker holds before it packs them: 12 MiB. Few large packs cost less than many small ones.
 MAX_HELD_IDS = 1 << 20
@@ -145,6 +147,38 @@ def split_completed(packs: Iterable[bytes]) -> tuple[set[bytes], dict[bytes, lis
         else:
             completed.update(ids)
     return completed, failed
+
+
+class CompletedIds:
+    """The short ids of one hash bucket: as columns, and on demand as objects.
+
+    Attributes:
+        answered: the ids of rows in ``data/``, as fixed-size binary.
+        failed: the ids of rows in ``errors/``, as fixed-size binary.
+    """
+
+    def __init__(self, packs: Iterable[bytes]) -> None:
+        self._packs = list(packs)
+        parts: list[PackedIds] = list(unpack_all(self._packs))
+        self.answered = id_column(b"".join(part.ids for part in parts if not part.failed_in))
+        self.failed = id_column(b"".join(part.ids for part in parts if part.failed_in))
+
+    @cached_property
+    def split(self) -> tuple[set[bytes], dict[bytes, list[str]]]:
+        """The result of ``split_completed``."""
+        return split_completed(self._packs)
+
+
+def id_column(ids: bytes) -> pa.Array:
+    """Return short ids, which are given end to end, as an array of fixed-size binary."""
+    return pa.FixedSizeBinaryArray.from_buffers(ID_TYPE, len(ids) // ID_BYTES, [None, pa.py_buffer(ids)])
+
+
+def is_in(ids: pa.Array, others: pa.Array) -> Any:
+    """Return for each id whether it is one of ``others``, as an array of NumPy."""
+    if not len(others):
+        return np.zeros(len(ids), bool)
+    return pc.is_in(ids, value_set=others).to_numpy(zero_copy_only=False)
 
 
 def other_runs_parts(output: str, run: str) -> list[str]:

@@ -6,7 +6,7 @@ of its own nor columns to keep. The result is the same as that of ``rows_of`` fo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from ...models.tasks import Task
 from ..core.records import ImageRef, Job
 from ..core.ref_columns import RefColumns, concat, split_repeated
 from ..core.summary import Count
-from .completed import ID_BYTES
+from .completed import ID_BYTES, CompletedIds, id_column, is_in
 
 
 class Taken(NamedTuple):
@@ -38,51 +38,45 @@ class PlainRows:
     Args:
         tasks: the tasks of the job, each once.
         suffixes: for each task ``Job.id_suffix``.
+        retry_errors: rows in ``errors/`` are made again.
     """
 
-    def __init__(self, tasks: tuple[Task, ...], suffixes: list[bytes]) -> None:
-        self._tasks, self._suffixes = tasks, suffixes
+    def __init__(self, tasks: tuple[Task, ...], suffixes: list[bytes], retry_errors: bool) -> None:
+        self._tasks, self._suffixes, self._retry_errors = tasks, suffixes, retry_errors
 
     @classmethod
-    def of(cls, job: Job) -> PlainRows | None:
+    def of(cls, job: Job, retry_errors: bool) -> PlainRows | None:
         """Return the object for a job, or None if the job has no task, or one task twice."""
         tasks = tuple(job.tasks)
         is_plain = 0 < len(set(tasks)) == len(tasks)
-        return cls(tasks, [job.id_suffix(task) for task in tasks]) if is_plain else None
+        return cls(tasks, [job.id_suffix(task) for task in tasks], retry_errors) if is_plain else None
 
-    def take(
-        self,
-        columns: list[RefColumns],
-        others: Iterable[ImageRef],
-        completed: Collection[bytes],
-        failed: Collection[bytes],
-    ) -> Taken:
+    def take(self, columns: list[RefColumns], others: Iterable[ImageRef], completed: CompletedIds) -> Taken:
         """Plan the pictures in ``columns`` of which all rows are completed, or none is.
 
-        Pictures that several references name, and those with a row in ``errors/``, are left.
+        Pictures that several references name, and those with a row in ``errors/`` that is made again, are left.
 
         Args:
             columns: references without tasks, of one hash bucket.
             others: all other references of the bucket.
-            completed: short ids of the rows that are not made again.
-            failed: short ids of the rows in ``errors/``.
+            completed: the ids of the bucket.
         """
         if not columns:
             return Taken(None, [], Count())
         refs, left = split_repeated(concat(columns), others)
-        if not completed and not failed:
-            return Taken(self._with_tasks(refs), left, self._count(refs.num_rows, 0))
-        ids = [[digest[:ID_BYTES] for digest in refs.digests(suffix)] for suffix in self._suffixes]
-        found = np.array([[id in completed for id in column] for column in ids], bool).sum(axis=0)
-        is_failed = np.array([[id in failed for id in column] for column in ids], bool).any(axis=0)
-        is_done, is_pending = (found == len(ids)) & ~is_failed, (found == 0) & ~is_failed
+        if not len(completed.answered) and not len(completed.failed):
+            return self._taken(refs, left, 0, 0)
+        ids = [id_column(b"".join(digest[:ID_BYTES] for digest in refs.digests(suffix))) for suffix in self._suffixes]
+        answered = np.array([is_in(column, completed.answered) for column in ids])
+        failed = np.array([is_in(column, completed.failed) for column in ids])
+        is_left = failed.any(axis=0) if self._retry_errors else np.zeros(refs.num_rows, bool)
+        num_done = (answered | failed).sum(axis=0)
+        is_done, is_pending = (num_done == len(ids)) & ~is_left, (num_done == 0) & ~is_left
         left += refs.take(~is_done & ~is_pending).refs()
-        done, pending = int(is_done.sum()), refs.take(is_pending)
-        return Taken(self._with_tasks(pending), left, self._count(pending.num_rows, done))
+        return self._taken(refs.take(is_pending), left, int(is_done.sum()), int((failed & ~answered)[:, is_done].sum()))
 
-    def _with_tasks(self, refs: RefColumns) -> RefColumns | None:
-        return refs._replace(tasks=self._tasks) if refs.num_rows else None
-
-    def _count(self, pending: int, done: int) -> Count:
-        num_tasks = len(self._tasks)
-        return Count(pending, num_tasks * pending, num_tasks * done, inputs=pending + done)
+    def _taken(self, pending: RefColumns, left: list[ImageRef], done: int, failed: int) -> Taken:
+        """Return the pending pictures, what is left, and the count of these and of ``done`` pictures."""
+        num_tasks, num_rows = len(self._tasks), pending.num_rows
+        count = Count(num_rows, num_tasks * num_rows, num_tasks * done, inputs=num_rows + done, failed_before=failed)
+        return Taken(pending._replace(tasks=self._tasks) if num_rows else None, left, count)

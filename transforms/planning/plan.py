@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from ..monitoring.progress import ProgressFiles
 from ..output.answer_journal import publish_kept
 from ..output.locks.lock import acquire, active_runs
 from .changed import Changed, RemoveChanged
-from .completed import PackIds, other_runs_parts, short_id, split_completed
+from .completed import CompletedIds, PackIds, other_runs_parts, short_id
 from .dedup import KeyByContentHash, KeyedRef
 from .input_rows import rows_of
 from .locality import read_order, shard_key
@@ -145,27 +145,28 @@ class _DropCompleted(beam.DoFn):
         self.job, self.retry_errors = job, retry_errors
 
     def setup(self) -> None:
-        self._plain = PlainRows.of(self.job)
+        self._plain = PlainRows.of(self.job, self.retry_errors)
 
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[Any]:
         number, (packs, completed_packs) = group
         columns, refs = unpack_parts(packs)
         if not columns and not refs:
             return
-        answered, failed = split_completed(completed_packs)
-        kept_failures = set() if self.retry_errors else failed.keys() - answered
-        completed = answered | kept_failures if kept_failures else answered
+        completed = CompletedIds(completed_packs)
         if self._plain:
-            pending, left, count = self._plain.take(columns, refs, completed, failed)
+            pending, left, count = self._plain.take(columns, refs, completed)
             yield (number, pack_columns(pending) if pending else pack([])), count
         else:
             left = [ref for part in columns for ref in part.refs()]
-        yield from self._one_by_one(number, refs + left, completed, failed, kept_failures)
+        if refs or left:
+            yield from self._one_by_one(number, refs + left, *completed.split)
 
     def _one_by_one(
-        self, number: int, refs: list[ImageRef], completed: Container[bytes], failed: Mapping[bytes, list[str]],
-        kept_failures: Container[bytes],
-    ) -> Iterator[Any]:  # fmt: skip
+        self, number: int, refs: list[ImageRef], answered: set[bytes], failed: dict[bytes, list[str]]
+    ) -> Iterator[Any]:
+        """Yield what ``process`` yields, for references to any pictures."""
+        kept_failures = set() if self.retry_errors else failed.keys() - answered
+        completed = answered | kept_failures if kept_failures else answered
         same: dict[str, list[ImageRef]] = {}
         keyed: list[KeyedRef] = []
         counts: list[Count] = []
@@ -188,8 +189,7 @@ class _DropCompleted(beam.DoFn):
             counts.append(count._replace(failed_before=failed_before))
             if left:
                 keyed.append((shard_key(ref), ref if len(left) == len(wanted) else ref.with_rows(list(left.values()))))
-        if counts:
-            yield (number, pack(keyed)), sum_counts(counts)
+        yield (number, pack(keyed)), sum_counts(counts)
 
 
 class _AssignShards(beam.DoFn):
