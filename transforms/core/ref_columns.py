@@ -84,11 +84,11 @@ def concat(parts: Sequence[RefColumns]) -> RefColumns:
     return parts[0]._replace(uris=uris, names=np.concatenate([part.names for part in parts]))
 
 
-def in_columns(refs: Iterable[ImageRef]) -> Iterator[ImageRef | RefColumns]:
-    """Yield references, at least those without any field but URI and file name as columns, in another order."""
+def in_columns(refs: Iterable[ImageRef | RefColumns]) -> Iterator[ImageRef | RefColumns]:
+    """Yield references in another order: as columns where these can stand for them."""
     held: list[ImageRef] = []
     for ref in refs:
-        if ref.tasks or ref[3:] != PLAIN:
+        if isinstance(ref, RefColumns) or ref.tasks or ref[3:] != PLAIN:
             yield ref
             continue
         held.append(ref)

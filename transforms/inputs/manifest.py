@@ -22,9 +22,9 @@ from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
 from ..io.parquet import open_parquet
 from ..io.uris import basename, check_uri, display_address, is_path, join_uri, name_below
-from .lists.addresses import clean_address
+from .lists.addresses import clean_address, plain_refs
 from .lists.table_files import find_manifests, partitions_of
-from .lists.tables import TableRow, read_rows
+from .lists.tables import RowBlock, TableRow, read_blocks, read_rows
 from .manifest_columns import Columns
 from .patterns.patterns import absolute_pattern
 from .root import Root, absolute_root
@@ -87,7 +87,7 @@ class _ReadManifest(beam.DoFn):
         self._root = Root(self.columns.root) if self.columns.root else None
 
     def process(self, path: bytes) -> Iterator[ImageRef | RefColumns]:
-        yield from in_columns(read_manifest(os.fsdecode(path), self.columns, self._root))
+        yield from read_in_columns(os.fsdecode(path), self.columns, self._root)
 
 
 def read_manifest(path: str, columns: Columns, root: Root | None = None) -> Iterator[ImageRef]:
@@ -106,6 +106,31 @@ def read_manifest(path: str, columns: Columns, root: Root | None = None) -> Iter
     rows = read_rows(path, columns.names(), columns.kept_types())
     try:
         yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, place))
+    except ValueError as error:
+        yield _failed_ref(path, columns, str(error))
+
+
+def read_in_columns(path: str, columns: Columns, root: Root | None = None) -> Iterator[ImageRef | RefColumns]:
+    """Yield the references that ``read_manifest`` yields, in another order, as columns where these can stand for them.
+
+    Addresses that need no check are not looked at row by row, unless the rows have other columns that are used.
+    """
+    if columns.uri is None or columns.filename or columns.root or columns.own_tasks():
+        yield from in_columns(read_manifest(path, columns, root))
+    else:
+        yield from in_columns(_read_addresses(path, columns, columns.uri))
+
+
+def _read_addresses(path: str, columns: Columns, uri: str) -> Iterator[ImageRef | RefColumns]:
+    place = _Place(posixpath.dirname(path), None, cache(os.path.islink))
+    try:
+        for block in read_blocks(path, uri):
+            rows: Iterable[TableRow] = [block] if isinstance(block, TableRow) else ()
+            if isinstance(block, RowBlock):
+                plain, rest = plain_refs(block.values, place.folder)
+                yield from plain
+                rows = block.rows(rest) if len(rest) else ()
+            yield from _references(path, rows, columns, lambda row: _ref_of(row.values, columns, place))
     except ValueError as error:
         yield _failed_ref(path, columns, str(error))
 

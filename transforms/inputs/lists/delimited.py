@@ -6,16 +6,14 @@ import csv
 import io
 import posixpath
 import re
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ...images.formats import EXTENSIONS
 from ...io.uris import LOCAL, is_utf8, scheme_of
 from .addresses import INVISIBLE
+from .lines import MAX_LINE_BYTES, Lines, plain_fields
 
-# Of one line. A longer one means that the file has no line ends, or embeds an image.
-MAX_LINE_BYTES = 8 << 20
 # Of one tab-separated record. The limit bounds the search for a closing quote.
 MAX_RECORD_LINES = 1000
 TAB = "\t"
@@ -35,37 +33,6 @@ class Record(NamedTuple):
     number: int
     fields: list[str]
     problem: str = ""
-
-
-class _Lines:
-    """The lines of a text with their ends. ``number`` is that of the latest line, from 1.
-
-    Of a line above ``MAX_LINE_BYTES``, one character more than that is returned, and the rest is skipped.
-    """
-
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text, self._ahead, self.number = text, deque[str](), 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._ahead.popleft() if self._ahead else self._read()
-        if not line:
-            raise StopIteration
-        self.number += 1
-        return line
-
-    def push_back(self, lines: list[str]) -> None:
-        """Return the latest lines, in their order, so that they are read again."""
-        self._ahead.extendleft(reversed(lines))
-        self.number -= len(lines)
-
-    def _read(self) -> str:
-        line = rest = self._text.readline(MAX_LINE_BYTES + 1)
-        while len(rest) > MAX_LINE_BYTES and rest[-1] not in "\r\n":
-            rest = self._text.readline(MAX_LINE_BYTES + 1)
-        return line
 
 
 class DelimitedFile:
@@ -90,7 +57,7 @@ class DelimitedFile:
         newline = "" if b"\r" in head and b"\n" not in head else "\n"
         # Local file names may have bytes that are not UTF-8: surrogateescape keeps them.
         self._text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-        self._lines = _Lines(self._text)
+        self._lines = Lines(self._text)
         csv.field_size_limit(MAX_LINE_BYTES)
         first = next(self._lines, "")
         if named := re.fullmatch(r"sep=(.)[\r\n]*", first, re.IGNORECASE):
@@ -114,6 +81,21 @@ class DelimitedFile:
     def records(self) -> Iterator[Record]:
         """Yield the records after the header, in order. Blank lines are left out."""
         return self._enclosed(len(self.header)) if self._quotes_enclose else self._tabbed()
+
+    def blocks(self) -> Iterator[Record | list[tuple[int, list[str]]]]:
+        """Yield the records that ``records`` yields: many at once, as numbers and fields, where all lines are plain."""
+        while block := self._lines.next_block():
+            found = plain_fields(block, self._lines.number + 1, self.delimiter, len(self.header))
+            if found is None:
+                self._lines.push_ahead(block)
+                # A record is yielded before the next line is read.
+                for record in self.records():
+                    yield record
+                    if not self._lines.has_ahead:
+                        break
+                continue
+            self._lines.number += len(block)
+            yield found
 
     def _read_header(self, path: str) -> list[str]:
         # Without a width, each record is as wide as it is.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, starmap
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -15,8 +15,9 @@ from ...io.object_stores.base import Stores
 from ...io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet, parquet_schema
 from ...io.retry import FetchError
 from ...io.uris import check_utf8
-from .delimited import MAX_LINE_BYTES, DelimitedFile
+from .delimited import DelimitedFile, Record
 from .json_types import json_schema, parse_json
+from .lines import MAX_LINE_BYTES
 from .table_files import CSV, PARQUET, check_content, kind_of, partitions_of
 
 
@@ -55,7 +56,100 @@ def read_rows(path: str, columns: Sequence[str], kept: Mapping[str, pa.DataType]
     except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
         if not _is_damage(error):
             raise
-        yield TableRow(number + 1, {}, f"the file is broken from here on: {error}; replace it")
+        yield _damaged(number, error)
+
+
+class RowBlock(NamedTuple):
+    """Many rows without a problem.
+
+    Attributes:
+        values: the texts of one column, or null.
+        rows: returns the rows at the given places in the block.
+        last: the number of the last row.
+    """
+
+    values: pa.Array
+    rows: Callable[[Any], Iterable[TableRow]]
+    last: int
+
+
+def read_blocks(path: str, column: str) -> Iterator[RowBlock | TableRow]:
+    """Yield the rows that ``read_rows(path, [column])`` yields, many of them as blocks.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if it has another format than its name says, or no valid header.
+    """
+    number = 0
+    try:
+        with open_file(path) as file:
+            for found in _blocks(path, file, column):
+                number = found.number if isinstance(found, TableRow) else found.last
+                yield found
+    except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
+        if not _is_damage(error):
+            raise
+        yield _damaged(number, error)
+
+
+def _damaged(number: int, error: Exception) -> TableRow:
+    return TableRow(number + 1, {}, f"the file is broken from here on: {error}; replace it")
+
+
+def _blocks(path: str, file: Any, column: str) -> Iterator[RowBlock | TableRow]:
+    kind = kind_of(path)
+    if kind in PARQUET:
+        table = open_parquet(path, file)
+        if column in table.schema_arrow.names and _is_text(table.schema_arrow.field(column).type):
+            return _parquet_blocks(table, column)
+    elif kind in CSV:
+        return _csv_blocks(path, file, kind == ".tsv", column)
+    return _rows(path, file, [column], {})
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _parquet_blocks(table: Any, column: str) -> Iterator[RowBlock]:
+    number = 0
+    for batch in table.iter_batches(ROWS_PER_BATCH, columns=[column]):
+
+        def rows(places: Any, batch: pa.RecordBatch = batch, first: int = number + 1) -> Iterator[TableRow]:
+            chosen = batch_rows(batch.take(pa.array(places)), [column], {})
+            for place, row in zip(places, chosen, strict=True):
+                yield TableRow(first + int(place), row.values, row.problem)
+
+        number += len(batch)
+        yield RowBlock(batch.column(0).cast(pa.string()), rows, number)
+
+
+def _csv_blocks(path: str, file: Any, is_tsv: bool, column: str) -> Iterator[RowBlock | TableRow]:
+    partitions = partitions_of(path)
+    with DelimitedFile(path, file, is_tsv) as table:
+        header = table.header
+        place = header.index(column) if column in header else None
+
+        def row_of(number: int, fields: list[str], problem: str = "") -> TableRow:
+            return TableRow(number, {} if problem else partitions | dict(zip(header, fields, strict=True)), problem)
+
+        for block in table.blocks():
+            if isinstance(block, Record):
+                yield row_of(*block)
+                continue
+            try:
+                values = None if place is None else pa.array([fields[place] for _, fields in block], pa.string())
+            except UnicodeEncodeError:
+                values = None
+            if values is None:
+                yield from starmap(row_of, block)
+                continue
+
+            def rows(places: Any, block: list[tuple[int, list[str]]] = block) -> Iterator[TableRow]:
+                return (row_of(*block[each]) for each in places)
+
+            if block:
+                yield RowBlock(values, rows, block[-1][0])
 
 
 def schema_of(path: str, stores: Stores | None = None, max_lines: int | None = None) -> pa.Schema:
