@@ -72,7 +72,8 @@ class PackIds(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Begin without ids."""
-        self._buckets: dict[int, dict[str, bytearray]] = {}
+        # By file: the hash buckets of images, and their short ids. The file is empty for rows in ``data/``.
+        self._found: dict[str, list[tuple[Any, Any]]] = {}
         self._held = 0
 
     def process(self, path: str) -> Iterator[Packed]:
@@ -80,44 +81,58 @@ class PackIds(beam.DoFn):
 
         If ``MAX_HELD_IDS`` or more ids are held, yield them in packs and hold none. ``finish_bundle`` yields the rest.
         """
-        failed_in = path if kind_of(path) == ERRORS else ""
+        found = self._found.setdefault(path if kind_of(path) == ERRORS else "", [])
         for keys, row_ids in read_ids(path, self._reader):
-            for number, ids in short_ids_by_bucket(keys, row_ids):
-                self._buckets.setdefault(number, {}).setdefault(failed_in, bytearray()).extend(ids)
+            found.append(bucketed_ids(keys, row_ids))
             self._held += len(keys)
             if self._held >= MAX_HELD_IDS:
                 yield from self._pack_all()
+                found = self._found.setdefault(path if kind_of(path) == ERRORS else "", [])
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Yield packs of all ids that are left."""
         yield from map(GlobalWindows.windowed_value, self._pack_all())
 
     def _pack_all(self) -> Iterator[Packed]:
-        while self._buckets:
-            number, files = self._buckets.popitem()
-            yield number, pack([PackedIds(failed_in, bytes(ids)) for failed_in, ids in files.items()])
-        self._held = 0
+        found, self._found, self._held = self._found, {}, 0
+        packs: dict[int, list[PackedIds]] = {}
+        while found:
+            failed_in, parts = found.popitem()
+            for number, ids in by_bucket(parts):
+                packs.setdefault(number, []).append(PackedIds(failed_in, ids))
+        while packs:
+            number, ids_of_files = packs.popitem()
+            yield number, pack(ids_of_files)
 
 
-def short_ids_by_bucket(keys: pa.Array, row_ids: pa.Array) -> Iterator[tuple[int, bytes]]:
-    """Yield the short ids of rows, end to end, with the hash bucket of their images: each bucket once.
+def bucketed_ids(keys: pa.Array, row_ids: pa.Array) -> tuple[Any, Any]:
+    """Return the hash buckets of the images of rows, (rows,), and the short ids of the rows, (rows, ``ID_BYTES``).
 
     Left out are rows that another program wrote: their key does not begin with 8 hex digits, or their id is not one of
     64 hex digits. No request of ours has such an id.
     """
     if not len(keys):
-        return
+        return np.zeros(0, np.uint32), np.zeros((0, ID_BYTES), np.uint8)
     key_digits, has_key = _digits(keys, KEY_DIGITS, 8)
     id_digits, has_id = _digits(row_ids, ID_DIGITS, 2 * ID_BYTES)
     ours = has_key & has_id
     if not ours.all():
         key_digits, id_digits = key_digits[ours], id_digits[ours]
     buckets = (key_digits.astype(np.uint32) @ (16 ** np.arange(7, -1, -1, dtype=np.uint32))) % NUM_HASH_BUCKETS
-    ids = id_digits[:, ::2] << 4 | id_digits[:, 1::2]
+    return buckets, id_digits[:, ::2] << 4 | id_digits[:, 1::2]
+
+
+def by_bucket(parts: list[tuple[Any, Any]]) -> Iterator[tuple[int, bytes]]:
+    """Yield each hash bucket in parts of ``bucketed_ids`` once, with its short ids, end to end, in their order."""
+    buckets = np.concatenate([numbers for numbers, _ in parts]) if parts else np.zeros(0, np.uint32)
+    if not len(buckets):
+        return
     order = np.argsort(buckets, kind="stable")
     numbers, starts = np.unique(buckets[order], return_index=True)
-    for number, rows in zip(numbers.tolist(), np.split(order, starts[1:]), strict=False):
-        yield number, ids[rows].tobytes()
+    ids = np.concatenate([each for _, each in parts])[order].tobytes()
+    ends = [*(starts[1:] * ID_BYTES).tolist(), len(ids)]
+    for number, start, end in zip(numbers.tolist(), (starts * ID_BYTES).tolist(), ends, strict=True):
+        yield number, ids[start:end]
 
 
 def _digits(texts: pa.Array, length: int, first: int) -> tuple[Any, Any]:

@@ -15,11 +15,14 @@ from support.data.echo import Echo
 from moondream_beam import Caption, Detect, ImageRef, Query
 from moondream_beam.models.tasks import Task
 from moondream_beam.transforms.core.records import Job, Skipped
-from moondream_beam.transforms.core.shuffle import hash_bucket, pack, ref_bucket, unpack
+from moondream_beam.transforms.core.ref_columns import split_plain
+from moondream_beam.transforms.core.shuffle import hash_bucket, pack, pack_columns, ref_bucket, unpack
+from moondream_beam.transforms.core.summary import sum_counts
 from moondream_beam.transforms.inputs import manifest
 from moondream_beam.transforms.inputs.manifest_columns import Columns
 from moondream_beam.transforms.io.containers.location import Member
-from moondream_beam.transforms.planning.completed import PackedIds, short_id, short_ids_by_bucket
+from moondream_beam.transforms.planning.completed import PackedIds, bucketed_ids, by_bucket, short_id
+from moondream_beam.transforms.planning.locality import shard_key
 from moondream_beam.transforms.planning.plain_rows import PlainRows
 from moondream_beam.transforms.planning.plan import _DropCompleted
 
@@ -33,7 +36,8 @@ NASTY = (
 def refs_of(number: random.Random) -> list[ImageRef]:
     """Return plain and other references; some of them name the same picture."""
     uris = [*NASTY, *(f"https://images.example.org/{index}.jpg" for index in range(20))]
-    refs = [ImageRef(uri, f"{place}.jpg") for place, uri in enumerate(uris)]
+    # The file name is the end of nearly each URI.
+    refs = [ImageRef(uri, f"{place}.jpg" if place % 5 == 4 else uri[-5:]) for place, uri in enumerate(uris)]
     for uri in number.choices(uris, k=6):
         refs.append(ImageRef(uri, number.choice("ab"), number.choice([(), (Query("a?"),), TASKS, TASKS[:1] * 2])))
     refs += [
@@ -54,8 +58,12 @@ def drop(job: Job, retry: bool, packs: list[bytes], done: list[bytes], *, row_by
         step._plain = None
     found = list(step.process((7, (packs, done))))
     retried = [each.value for each in found if isinstance(each, TaggedOutput)]
-    ((_, keyed), count) = next(each for each in found if not isinstance(each, TaggedOutput))
-    return unpack(keyed), count, retried
+    kept = [each for each in found if not isinstance(each, TaggedOutput)]
+    assert {number for (number, _), _ in kept} == {7}
+    items = [item for (_, packed), _ in kept for item in unpack(packed)]
+    # References as columns have no key beside them.
+    keyed = sorted(item if not isinstance(item, ImageRef) else (shard_key(item), item) for item in items)
+    return keyed, sum_counts(count for _, count in kept), sorted(retried)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -68,15 +76,17 @@ def test_plain_pictures_are_planned_like_all_others(seed: int, retry: bool) -> N
     whole = number.sample(refs, 8)
     answered = [*number.sample(ids, 9), *(short_id(job.id_of(ref, task)) for ref in whole for task in TASKS)]
     failed = number.sample(ids, number.choice([0, 9]))
-    packs = [pack(refs[:11]), pack(refs[11:])]
+    columns, others = split_plain(refs)
+    assert columns and columns.num_rows > 15
+    packs = [pack(others[:5]), pack_columns(columns), pack(others[5:])]
     done = [pack([PackedIds("", b"".join(answered)), PackedIds("errors/part-a", b"".join(failed))])]
     ours = drop(job, retry, packs, done, row_by_row=False)
     assert ours == drop(job, retry, packs, done, row_by_row=True)
 
 
 def test_a_job_with_one_task_twice_has_no_plain_pictures() -> None:
-    assert PlainRows.of(Job((Caption(), Caption()), Echo())) is None
-    assert PlainRows.of(Job((), Echo())) is None
+    assert PlainRows.of(Job((Caption(), Caption()), Echo()), False) is None
+    assert PlainRows.of(Job((), Echo()), False) is None
 
 
 def test_packs_keep_every_field_of_references_and_the_types_of_tasks() -> None:
@@ -119,9 +129,11 @@ def test_ids_of_a_batch_are_those_of_its_rows(kind: pa.DataType) -> None:
     rows = [*((name[:20], name[::-1]) for name in names), *others, (names[6][:20].upper(), names[6].upper())]
     random.Random(1).shuffle(rows)
     keys, ids = (pa.array(column, pa.string()).cast(kind) for column in zip(*rows, strict=True))
-    assert dict(short_ids_by_bucket(keys, ids)) == row_by_row(rows)
-    assert dict(short_ids_by_bucket(keys[17:], ids[17:])) == row_by_row(rows[17:])
-    assert list(short_ids_by_bucket(keys[:0], ids[:0])) == []
+    assert dict(by_bucket([bucketed_ids(keys, ids)])) == row_by_row(rows)
+    assert dict(by_bucket([bucketed_ids(keys[17:], ids[17:])])) == row_by_row(rows[17:])
+    parts = [bucketed_ids(keys[start : start + 700], ids[start : start + 700]) for start in range(0, len(rows), 700)]
+    assert dict(by_bucket(parts)) == row_by_row(rows)
+    assert list(by_bucket([bucketed_ids(keys[:0], ids[:0])])) == list(by_bucket([])) == []
 
 
 def test_plain_urls_of_a_manifest_give_the_references_of_all_checks(

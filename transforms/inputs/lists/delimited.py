@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ...images.formats import EXTENSIONS
 from ...io.uris import LOCAL, is_utf8, scheme_of
 from .addresses import INVISIBLE
-from .lines import MAX_LINE_BYTES, Lines, plain_fields
+from .lines import MAX_LINE_BYTES, Lines, PlainLines, plain_lines
 
 # Of one tab-separated record. The limit bounds the search for a closing quote.
 MAX_RECORD_LINES = 1000
@@ -82,20 +82,24 @@ class DelimitedFile:
         """Yield the records after the header, in order. Blank lines are left out."""
         return self._enclosed(len(self.header)) if self._quotes_enclose else self._tabbed()
 
-    def blocks(self) -> Iterator[Record | list[tuple[int, list[str]]]]:
-        """Yield the records that ``records`` yields: many at once, as numbers and fields, where all lines are plain."""
+    def blocks(self, column: int) -> Iterator[Record | PlainLines]:
+        """Yield the records that ``records`` yields: many at once where all lines are plain.
+
+        Args:
+            column: the place of the fields that are the ``values`` of plain lines.
+        """
         while block := self._lines.next_block():
-            found = plain_fields(block, self._lines.number + 1, self.delimiter, len(self.header))
-            if found is None:
-                self._lines.push_ahead(block)
-                # A record is yielded before the next line is read.
-                for record in self.records():
-                    yield record
-                    if not self._lines.has_ahead:
-                        break
+            found = plain_lines(block, self._lines.number + 1, self.delimiter, len(self.header), column)
+            if found:
+                self._lines.number += len(block)
+                yield found
                 continue
-            self._lines.number += len(block)
-            yield found
+            self._lines.push_ahead(block)
+            # A record is yielded before the next line is read.
+            for record in self.records():
+                yield record
+                if not self._lines.has_ahead:
+                    break
 
     def _read_header(self, path: str) -> list[str]:
         # Without a width, each record is as wide as it is.

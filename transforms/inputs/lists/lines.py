@@ -7,6 +7,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
+
+import pyarrow as pa
+from pyarrow import csv
 
 # Of one line. A longer one means that the file has no line ends, or embeds an image.
 MAX_LINE_BYTES = 8 << 20
@@ -98,22 +102,49 @@ class Lines:
         return line
 
 
-def plain_fields(lines: Sequence[str], number: int, delimiter: str, width: int) -> list[tuple[int, list[str]]] | None:
-    """Return the number and the fields of each line that is not empty. The first line has the number ``number``.
+class PlainLines(NamedTuple):
+    """Consecutive records, each on a line of its own, without quotes.
+
+    Attributes:
+        lines: the lines, with their ends; none is empty.
+        numbers: their numbers.
+        values: their fields in one column.
+    """
+
+    lines: list[str]
+    numbers: Sequence[int]
+    values: pa.Array
+
+    def fields(self, place: int, delimiter: str) -> list[str]:
+        """Return all fields of the line at ``place``."""
+        return self.lines[place].removesuffix("\n").removesuffix("\r").split(delimiter)
+
+
+def plain_lines(lines: list[str], number: int, delimiter: str, width: int, column: int) -> PlainLines | None:
+    """Return lines as records, without those that are empty. ``column`` is the place of a field, ``number`` the first.
 
     Returns:
-        None if a line has a quote, a carriage return inside, more than ``MAX_LINE_BYTES`` characters, or another number
-        of fields than ``width``.
+        None if a line has a quote, a carriage return inside, more than ``MAX_LINE_BYTES`` characters, text that is not
+        UTF-8, or another number of fields than ``width``.
     """
-    text = "".join(lines)
-    if '"' in text or delimiter == '"' or len(max(lines, key=len)) > MAX_LINE_BYTES:
+    text, numbers = "".join(lines), range(number, number + len(lines))
+    if '"' in text or not delimiter.isascii() or delimiter == '"' or len(max(lines, key=len)) > MAX_LINE_BYTES:
         return None
-    if "\r" in text:
-        text = text.replace("\r\n", "\n")
-        if "\r" in text:
-            return None
-    found = [(place, line.split(delimiter)) for place, line in enumerate(text.split("\n"), number) if line]
-    return found if all(len(fields) == width for _, fields in found) else None
+    if "\r" in text and "\r" in text.replace("\r\n", "\n"):
+        return None
+    names = [str(place) for place in range(width)]
+    convert = csv.ConvertOptions(include_columns=[names[column]], column_types={names[column]: pa.string()})
+    parse = csv.ParseOptions(delimiter=delimiter, quote_char=False, escape_char=False)
+    try:
+        content = text.encode()
+        read = csv.ReadOptions(use_threads=False, block_size=len(content) + 1, column_names=names)
+        values = csv.read_csv(pa.BufferReader(content), read, parse, convert).column(0).combine_chunks()
+    except (UnicodeEncodeError, pa.ArrowInvalid):
+        return None
+    if len(values) != len(lines):
+        places = [place for place, line in enumerate(lines) if line.strip("\r\n")]
+        lines, numbers = [lines[place] for place in places], [number + place for place in places]
+    return PlainLines(lines, numbers, values) if len(values) == len(lines) else None
 
 
 def _is_cut(line: str) -> bool:

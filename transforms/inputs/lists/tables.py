@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice, starmap
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from ...io.retry import FetchError
 from ...io.uris import check_utf8
 from .delimited import DelimitedFile, Record
 from .json_types import json_schema, parse_json
-from .lines import MAX_LINE_BYTES
+from .lines import MAX_LINE_BYTES, PlainLines
 from .table_files import CSV, PARQUET, check_content, kind_of, partitions_of
 
 
@@ -128,28 +128,23 @@ def _csv_blocks(path: str, file: Any, is_tsv: bool, column: str) -> Iterator[Row
     partitions = partitions_of(path)
     with DelimitedFile(path, file, is_tsv) as table:
         header = table.header
-        place = header.index(column) if column in header else None
+        if column not in header:
+            yield from _with_partitions(path, _csv_rows(table))
+            return
 
         def row_of(number: int, fields: list[str], problem: str = "") -> TableRow:
             return TableRow(number, {} if problem else partitions | dict(zip(header, fields, strict=True)), problem)
 
-        for block in table.blocks():
+        for block in table.blocks(header.index(column)):
             if isinstance(block, Record):
                 yield row_of(*block)
                 continue
-            try:
-                values = None if place is None else pa.array([fields[place] for _, fields in block], pa.string())
-            except UnicodeEncodeError:
-                values = None
-            if values is None:
-                yield from starmap(row_of, block)
-                continue
 
-            def rows(places: Any, block: list[tuple[int, list[str]]] = block) -> Iterator[TableRow]:
-                return (row_of(*block[each]) for each in places)
+            def rows(places: Any, block: PlainLines = block) -> Iterator[TableRow]:
+                return (row_of(block.numbers[each], block.fields(each, table.delimiter)) for each in places)
 
-            if block:
-                yield RowBlock(values, rows, block[-1][0])
+            if block.lines:
+                yield RowBlock(block.values, rows, block.numbers[-1])
 
 
 def schema_of(path: str, stores: Stores | None = None, max_lines: int | None = None) -> pa.Schema:
