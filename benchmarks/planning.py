@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import apache_beam as beam
@@ -21,7 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from moondream_beam import Caption, Detect, Moondream, ReadImages
 from moondream_beam.pipelines.local_runner.runner import local_runner
-from moondream_beam.transforms.core.records import ImageRef, Job
+from moondream_beam.transforms.core.records import KEY_DIGITS, Job
 from moondream_beam.transforms.inputs.manifest import ReadManifests
 from moondream_beam.transforms.inputs.manifest_columns import Columns
 from moondream_beam.transforms.planning.plan import PlanShards
@@ -66,11 +67,13 @@ def make(folder: Path, kind: str, size: int) -> Path:
             file.write("url\n")
             file.writelines(f"{url(index)}\n" for index in range(size))
         for start in range(0, size if "done" in kind else 0, SHARD_SIZE):
-            refs = [ImageRef(url(index), "") for index in range(start, min(size, start + SHARD_SIZE))]
-            rows = [{"key": ref.key, "id": JOB.id_of(ref, task)} for ref in refs for task in TASKS]
+            uris = [url(index).encode() for index in range(start, min(size, start + SHARD_SIZE))]
+            suffixes = [JOB.id_suffix(task) for task in TASKS]
+            keys = [sha256(uri).hexdigest()[:KEY_DIGITS] for uri in uris for _ in TASKS]
+            ids = [sha256(uri + suffix).hexdigest() for uri in uris for suffix in suffixes]
             part = folder / "out" / "data" / f"part-before-{start // SHARD_SIZE:05}.parquet"
             part.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.Table.from_pylist(rows), part)
+            pq.write_table(pa.table({"key": keys, "id": ids}), part)
         return path
     for index in range(size):
         path = folder / "photos" / f"{index // FILES_PER_FOLDER:04}" / f"{index:09}.jpg"

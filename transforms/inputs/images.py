@@ -9,11 +9,10 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow.compute as pc
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
 from ..core.records import ImageRef
-from ..core.ref_columns import RefColumns, each_ref, in_columns
+from ..core.ref_columns import RefColumns, content_of, each_ref, in_columns
 from ..core.shuffle import DistinctRefs
 from ..images.formats import EXTENSIONS
 from ..io.containers.location import is_archive
@@ -31,7 +30,8 @@ from .patterns.patterns import (
 
 REFS, FOLDERS = "refs", "folders"
 # No archive has a name that ends so.
-_PICTURE_ENDING = rf"\.(?:{'|'.join(extension[1:] for extension in sorted(EXTENSIONS))})$"
+_PICTURE_ENDINGS = tuple(extension.encode() for extension in EXTENSIONS)
+_LONGEST_ENDING = max(map(len, _PICTURE_ENDINGS))
 
 
 class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
@@ -122,10 +122,9 @@ class _ListArchive(beam.DoFn):
         if isinstance(element, ImageRef):
             refs = [element]
         else:
-            is_picture = pc.match_substring_regex(element.uris, pattern=_PICTURE_ENDING, ignore_case=True)
-            pictures = is_picture.to_numpy(zero_copy_only=False)
-            yield element if pictures.all() else element.take(pictures)
-            refs = element.take(np.flatnonzero(~pictures)).refs()
+            is_picture = _end_as_pictures(element)
+            yield element if is_picture.all() else element.take(is_picture)
+            refs = element.take(~is_picture).refs()
         for ref in refs:
             yield from self._list(ref)
 
@@ -136,6 +135,14 @@ class _ListArchive(beam.DoFn):
             yield from list_archive(ref, self.stores)
         else:
             yield ref._replace(problem=why_unread(ref.uri))
+
+
+def _end_as_pictures(refs: RefColumns) -> Any:
+    """Return for each reference whether its URI has the extension of an image."""
+    content, ends = content_of(refs.uris)
+    lowered = content.lower()
+    places = zip(np.maximum(ends[:-1], ends[1:] - _LONGEST_ENDING).tolist(), ends[1:].tolist(), strict=True)
+    return np.array([lowered[start:end].endswith(_PICTURE_ENDINGS) for start, end in places], bool)
 
 
 def _expand(pattern: bytes) -> list[bytes]:
