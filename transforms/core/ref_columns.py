@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -65,6 +67,34 @@ class RefColumns(NamedTuple):
         """Return the sha256 of each URI followed by ``suffix``. Without a suffix, ``ImageRef.key`` begins with it."""
         content, ends = content_of(self.uris)
         return [sha256(content[start:end] + suffix).digest() for start, end in pairwise(ends.tolist())]
+
+    def to_bytes(self) -> bytes:
+        """Return the references, compressed, as bytes for ``from_bytes``."""
+        content, ends = content_of(self.uris)
+        # Pickled on their own, tasks are unpickled once for many parts.
+        tasks = pickle.dumps(self.tasks, pickle.HIGHEST_PROTOCOL)
+        parts = np.diff(ends).astype(np.uint32).tobytes(), self.names.tobytes(), content, tasks
+        pickled = pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
+        return len(pickled).to_bytes(4, "big") + pa.compress(pickled, "zstd", asbytes=True)
+
+    @classmethod
+    def from_bytes(cls, packed: bytes) -> RefColumns:
+        """Return the references that ``to_bytes`` returned as bytes."""
+        size = int.from_bytes(packed[:4], "big")
+        lengths, names, content, tasks = pickle.loads(pa.decompress(packed[4:], size, "zstd", asbytes=True))
+        ends = np.zeros(len(lengths) // 4 + 1, np.int32)
+        np.cumsum(np.frombuffer(lengths, np.uint32), out=ends[1:])
+        uris = pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(content))
+        return cls(uris, np.frombuffer(names, np.int32), _unpickle(tasks))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The local runner holds elements between two steps as pickled bytes.
+        return RefColumns.from_bytes, (self.to_bytes(),)
+
+
+@lru_cache(16)
+def _unpickle(pickled: bytes) -> Any:
+    return pickle.loads(pickled)
 
 
 def content_of(texts: pa.Array) -> tuple[bytes, Any]:

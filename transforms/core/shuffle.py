@@ -9,20 +9,18 @@ import hashlib
 import pickle
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..io.uris import display_uri
 from .records import ImageRef, encode
-from .ref_columns import PLAIN, RefColumns, concat, content_of, split_plain, split_repeated
+from .ref_columns import PLAIN, RefColumns, concat, split_plain, split_repeated
 
 # Items that are compared share a bucket, which must fit into memory. Of a billion pictures, a bucket has 250,000.
 NUM_HASH_BUCKETS = 4096
@@ -47,12 +45,7 @@ def pack(items: list[Any]) -> bytes:
 
 def pack_columns(refs: RefColumns) -> bytes:
     """Return references as bytes for ``unpack`` and ``unpack_parts``."""
-    content, ends = content_of(refs.uris)
-    # Pickled on their own, tasks are unpickled once for many packs.
-    tasks = pickle.dumps(refs.tasks, pickle.HIGHEST_PROTOCOL)
-    parts = np.diff(ends).astype(np.uint32).tobytes(), refs.names.tobytes(), content, tasks
-    pickled = pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
-    return COLUMNS + len(pickled).to_bytes(4, "big") + pa.compress(pickled, "zstd", asbytes=True)
+    return COLUMNS + refs.to_bytes()
 
 
 def unpack(packed: bytes) -> list[Any]:
@@ -80,17 +73,7 @@ def unpack_parts(packs: Iterable[bytes]) -> tuple[list[RefColumns], list[Any]]:
 
 
 def _unpack_columns(packed: bytes) -> RefColumns:
-    size = int.from_bytes(packed[1:5], "big")
-    lengths, names, content, tasks = pickle.loads(pa.decompress(packed[5:], size, "zstd", asbytes=True))
-    ends = np.zeros(len(lengths) // 4 + 1, np.int32)
-    np.cumsum(np.frombuffer(lengths, np.uint32), out=ends[1:])
-    uris = pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(content))
-    return RefColumns(uris, np.frombuffer(names, np.int32), _unpickle(tasks))
-
-
-@lru_cache(16)
-def _unpickle(pickled: bytes) -> Any:
-    return pickle.loads(pickled)
+    return RefColumns.from_bytes(packed[1:])
 
 
 def _columns_of(items: list[Any]) -> tuple[Any, ...] | None:

@@ -66,9 +66,10 @@ class ReadManifests(beam.PTransform[PBegin, PCollection[ImageRef]]):
             | "Patterns" >> beam.Create([os.fsencode(pattern) for pattern in self.patterns])
             | "List" >> beam.FlatMap(_list).with_outputs(PATHS, SKIPPED)
         )
-        read = found[PATHS] | "Each once" >> beam.Distinct() | "Read" >> beam.ParDo(_ReadManifest(self.columns))
+        paths = found[PATHS] | "Each once" >> beam.Distinct()
         skipped = found[SKIPPED] | "Skipped once" >> DistinctRefs()
-        refs = (read, skipped) | "Listed" >> beam.Flatten()
+        # Flattened before they are read: a runner that does not fuse flattened collections holds few elements here.
+        refs = (paths, skipped) | "Listed" >> beam.Flatten() | "Read" >> beam.ParDo(_ReadManifest(self.columns))
         return refs if self.as_columns else refs | "One by one" >> beam.FlatMap(each_ref)
 
 
@@ -78,7 +79,7 @@ def _list(pattern: bytes) -> Iterator[TaggedOutput[str, Any]]:
 
 
 class _ReadManifest(beam.DoFn):
-    """Read manifests. They share a ``Root``, so that each folder is listed once."""
+    """Read manifests, which share a ``Root``, so that each folder is listed once. What is skipped passes."""
 
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
@@ -86,8 +87,11 @@ class _ReadManifest(beam.DoFn):
     def start_bundle(self) -> None:
         self._root = Root(self.columns.root) if self.columns.root else None
 
-    def process(self, path: bytes) -> Iterator[ImageRef | RefColumns]:
-        yield from read_in_columns(os.fsdecode(path), self.columns, self._root)
+    def process(self, found: bytes | ImageRef | RefColumns) -> Iterator[ImageRef | RefColumns]:
+        if isinstance(found, bytes):
+            yield from read_in_columns(os.fsdecode(found), self.columns, self._root)
+        else:
+            yield found
 
 
 def read_manifest(path: str, columns: Columns, root: Root | None = None) -> Iterator[ImageRef]:
