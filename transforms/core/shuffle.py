@@ -214,12 +214,12 @@ class PackRefs(beam.DoFn):
 
 
 def remainders(digests: list[bytes], size: int, divisor: int) -> Any:
-    """Return the remainders of the first ``size`` bytes of digests, an even number, as big-endian numbers.
+    """Return the remainders of the first ``size`` bytes, an even number, of sha256 digests as big-endian numbers.
 
     Args:
         divisor: at most 2 ** 47.
     """
-    digits = np.frombuffer(b"".join(digests), ">u2").reshape(len(digests), -1)[:, : size // 2].astype(np.uint64)
+    digits = np.frombuffer(b"".join(digests), ">u2").reshape(-1, 16)[:, : size // 2].astype(np.uint64)
     found = np.zeros(len(digests), np.uint64)
     for column in digits.T:
         found = (found * np.uint64(1 << 16) + column) % np.uint64(divisor)
