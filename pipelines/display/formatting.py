@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from ...transforms.dataset.gallery import PLACES_OF_A_ROW, TEXT_CHARACTERS
+# Limits that keep the report below 10 MB.
+PLACES_OF_A_ROW, TEXT_CHARACTERS = 30, 600
 
 
 def format_count(value: int) -> str:

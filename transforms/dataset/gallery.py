@@ -20,8 +20,7 @@ from .reader import Dataset, literal
 NUM_RANDOM_PICTURES, NUM_FLAGGED_PICTURES, NUM_FAILED_PICTURES = 36, 8, 24
 # Why a picture with errors is chosen.
 FAILED = "with errors"
-ROWS_OF_A_PICTURE, PLACES_OF_A_ROW = 6, 30
-TEXT_CHARACTERS = 600
+ROWS_OF_A_PICTURE = 6
 THUMBNAIL_SIDE, THUMBNAIL_BYTES, THUMBNAIL_QUALITIES = 360, 24_000, (80, 60, 40, 20)
 # Random pictures are found in their first rows by key. If a picture has more rows than this, fewer pictures are found.
 MAX_ROWS_OF_A_PICTURE = 64

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from ....models.tiny import NOTE
 from ....transforms.dataset import statistics
 from ....transforms.dataset.error_groups import error_groups
-from ....transforms.dataset.gallery import FAILED, TEXT_CHARACTERS, GalleryRow, add_thumbnails, choose
+from ....transforms.dataset.gallery import FAILED, GalleryRow, add_thumbnails, choose
 from ....transforms.dataset.quality import QUALITY_FLAGS
 from ....transforms.dataset.reader import Dataset
 from ....transforms.images.prefetch import Fetch
@@ -206,8 +206,8 @@ def _card_row(row: dict[str, Any]) -> dict[str, Any]:
     text = row["caption"]
     return {
         **row,
-        "text": None if text is None else text[:TEXT_CHARACTERS],
-        "more_text": max(0, len(text or "") - TEXT_CHARACTERS),
+        "text": None if text is None else text[: formatting.TEXT_CHARACTERS],
+        "more_text": max(0, len(text or "") - formatting.TEXT_CHARACTERS),
         "boxes": formatting.drawn_places(row["objects"]),
         "points": formatting.drawn_places(row["points"]),
         "places": len(row["objects"] if row["objects"] is not None else row["points"] or ()),

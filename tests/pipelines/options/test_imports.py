@@ -127,7 +127,7 @@ def test_mistakes_in_options_of_estimate_are_found_early_too(tmp_path: Path, out
 
 def test_status_report_and_export_need_neither_torch_nor_beam(tmp_path: Path, output: Path) -> None:
     status, modules, _ = run(tmp_path, "status", str(output))
-    assert status == 0 and modules <= {*PARQUET, "duckdb"}
+    assert status == 0 and modules <= PARQUET
     status, modules, _ = run(tmp_path, "report", str(output))
     assert status == 0 and modules <= {*DATABASE, "jinja2"}
     for to in ("jsonl", "coco", "sidecar", "imagefolder", "webdataset"):
