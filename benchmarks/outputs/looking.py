@@ -1,4 +1,4 @@
-"""Time and memory of status, report and export for a large output: python benchmarks/looking.py [ROWS].
+"""Time and memory of status, report and export for a large output: python benchmarks/outputs/looking.py [ROWS].
 
 The output holds copies of the demo's rows, some with long texts.
 """

@@ -1,4 +1,4 @@
-"""Share of a core that the journal of answers takes: ``python benchmarks/answer_journal.py``.
+"""Share of a core that the journal of answers takes: ``python benchmarks/outputs/answer_journal.py``.
 
 Rows are added to the writer of a shard as fast as it takes them, once without a journal and once with one. The journal
 writes a file each time the rows of one interval are there. The share is the difference in processor seconds, divided by

@@ -1,0 +1,163 @@
+"""Processor time of a picture: the bare engine, the plain generator and the command, in one process and in turns.
+
+``python benchmarks/pipeline.py --pictures 300 --size 640x480``. The engine gets decoded pictures. The generator decodes
+JPEG files, and the command plans them, writes Parquet and ends as on a terminal. Imports and the loading of the model
+are not counted: each way answers one picture first. A round runs all ways. The end of the command is what follows the
+last answer, with and without the report. Decoding is Pillow alone, and the rest is what remains besides both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import contextlib
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from moondream_beam import Caption, ImageRef, Moondream, annotate
+from moondream_beam.models.tasks import Request, Sampling
+from moondream_beam.models.tiny.scenes import draw
+from moondream_beam.pipelines.cli import main as run_command
+
+TASK, SAMPLING = Caption(), Sampling(temperature=0)
+Usage = tuple[float, float]
+
+
+def main() -> None:
+    """Measure all ways, and print two Markdown tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=300)
+    parser.add_argument("--size", default="640x480")
+    parser.add_argument("--rounds", type=int, default=1)
+    args = parser.parse_args()
+    width, height = map(int, args.size.split("x"))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_pictures(Path(folder, "photos"), args.pictures, (width, height))
+        print(f"{args.pictures} pictures of {args.size}, {args.rounds} rounds\n")
+        measure_all(Path(folder), paths, args.rounds)
+
+
+def write_pictures(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """Write JPEG files of drawn scenes, one in a folder of its own and ``count`` in another."""
+    paths = []
+    for number in range(count + 1):
+        path = folder / ("one" if number == count else "all") / f"{number:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(number, size).image.save(path, quality=90)
+        paths.append(path)
+    return paths
+
+
+def measure_all(folder: Path, paths: list[Path], rounds: int) -> None:
+    """Measure all ways ``rounds`` times, and print the medians."""
+    annotator = Moondream("tiny")
+    ends: dict[str, list[Usage]] = {"report": [], "no report": []}
+    *some, one = paths
+
+    def engine(chosen: list[Path]) -> Usage:
+        requests = [Request(str(path), Image.open(path).convert("RGB"), TASK, SAMPLING) for path in chosen]
+        return used(lambda: list(annotator.answer(requests)))
+
+    def generator(chosen: list[Path]) -> Usage:
+        refs = [ImageRef(str(path), path.name) for path in chosen]
+        return used(lambda: list(annotate(refs, [TASK], annotator, sampling=SAMPLING)))
+
+    def command(chosen: list[Path], report: bool = True) -> Usage:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            usage, end = used_by_command(chosen[0].parent, Path(out, "out"), report)
+        if len(chosen) > 1:
+            ends["report" if report else "no report"].append(end)
+        return usage
+
+    ways: dict[str, Callable[[list[Path]], Usage]] = {
+        "decoding, Pillow": lambda chosen: used(lambda: [Image.open(path).convert("RGB") for path in chosen]),
+        "bare engine": engine,
+        "plain generator": generator,
+        "command": command,
+        "command, --no-report": lambda chosen: command(chosen, False),
+    }
+    measured: dict[str, list[Usage]] = {way: [] for way in ways}
+    for way in ways.values():
+        way([one])
+    for _ in range(rounds):
+        for name, way in ways.items():
+            cpu, clock = way(some)
+            measured[name].append((1000 * cpu / len(some), 1000 * clock / len(some)))
+    print_ways({name: median(usages) for name, usages in measured.items()})
+    print("\n| end of the command | CPU s | clock s |\n|---|---|---|")
+    for name, usages in ends.items():
+        print("| {} | {:.2f} | {:.2f} |".format(name, *median(usages)))
+
+
+def print_ways(ways: dict[str, Usage]) -> None:
+    """Print milliseconds a picture, relative to the bare engine, and what remains besides engine and decoding."""
+    print("| way | CPU ms a picture | relative to the engine | besides engine and decoding, ms | clock ms a picture |")
+    print("|---|---|---|---|---|")
+    decoding, engine = ways["decoding, Pillow"][0], ways["bare engine"][0]
+    for name, (cpu, clock) in ways.items():
+        rest = f"{cpu - engine - decoding:.2f}" if "generator" in name or "command" in name else ""
+        print(f"| {name} | {cpu:.2f} | {cpu / engine:.2f} x | {rest} | {clock:.2f} |")
+
+
+def used(work: Callable[[], object]) -> Usage:
+    """Return the processor seconds of all threads of this process, and the seconds by the clock, of some work."""
+    cpu, clock = time.process_time(), time.perf_counter()
+    work()
+    return time.process_time() - cpu, time.perf_counter() - clock
+
+
+def used_by_command(pictures: Path, out: Path, report: bool) -> tuple[Usage, Usage]:
+    """Return what the command takes in this process, and what of it follows the last answer."""
+    words = ["annotate", str(pictures), "--model", "tiny", "--caption", "normal", "--temperature", "0"]
+    words += ["--output", str(out), *([] if report else ["--no-report"])]
+    with (
+        tempfile.TemporaryFile("w") as quiet,
+        sampled_usage() as samples,
+        contextlib.redirect_stdout(quiet),
+        contextlib.redirect_stderr(quiet),
+    ):
+        status: list[int] = []
+        usage = used(lambda: status.append(run_command(words)))
+    if status != [0]:
+        raise RuntimeError(f"{' '.join(words)}: status {status}")
+    rows = pq.read_table(out / "data", columns=["created_at"])["created_at"].to_pylist()
+    last = max(rows).timestamp()
+    first = samples[max(0, bisect.bisect(samples, (last, 0.0)) - 1)]
+    return usage, (samples[-1][1] - first[1], samples[-1][0] - last)
+
+
+@contextlib.contextmanager
+def sampled_usage() -> Iterator[list[tuple[float, float]]]:
+    """Yield a list that gets the time and the processor seconds so far every 5 ms, and at the end of the block."""
+    samples: list[tuple[float, float]] = []
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(0.005):
+            samples.append((time.time(), time.process_time()))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
+        samples.append((time.time(), time.process_time()))
+
+
+def median(usages: list[Usage]) -> Usage:
+    """Return the medians of both columns."""
+    cpu, clock = map(statistics.median, zip(*usages, strict=True))
+    return cpu, clock
+
+
+if __name__ == "__main__":
+    main()
