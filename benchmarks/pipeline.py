@@ -1,9 +1,10 @@
 """Processor time of a picture: the bare engine, the plain generator and the command, in one process and in turns.
 
 ``python benchmarks/pipeline.py --pictures 300 --size 640x480``. The engine gets decoded pictures. The generator decodes
-JPEG files, and the command plans them, writes Parquet and ends as on a terminal. Imports and the loading of the model
-are not counted: each way answers one picture first. A round runs all ways. The end of the command is what follows the
-last answer, with and without the report. Decoding is Pillow alone, and the rest is what remains besides both.
+JPEG files, and the command plans them, writes Parquet and ends as on a terminal. A round runs all ways, for all pictures
+and for one. A picture costs the difference, so that what a run costs at all is shown apart. The end of the command is
+what follows the last answer, with and without the report. Decoding is Pillow alone, and the rest is what remains besides
+engine and decoding. Threads of PyTorch sleep while they wait (OMP_WAIT_POLICY): on a busy machine they would waste time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import argparse
 import bisect
 import contextlib
+import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -37,6 +40,9 @@ def main() -> None:
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # PyTorch reads this variable when it is imported.
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"OMP_WAIT_POLICY": "passive"})
     width, height = map(int, args.size.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         paths = write_pictures(Path(folder, "photos"), args.pictures, (width, height))
@@ -84,13 +90,20 @@ def measure_all(folder: Path, paths: list[Path], rounds: int) -> None:
         "command, --no-report": lambda chosen: command(chosen, False),
     }
     measured: dict[str, list[Usage]] = {way: [] for way in ways}
+    fixed: dict[str, list[Usage]] = {way: [] for way in ways}
     for way in ways.values():
         way([one])
     for _ in range(rounds):
         for name, way in ways.items():
+            cpu_of_one, clock_of_one = way([one])
             cpu, clock = way(some)
-            measured[name].append((1000 * cpu / len(some), 1000 * clock / len(some)))
+            fixed[name].append((cpu_of_one, clock_of_one))
+            pictures = (len(some) - 1) / 1000
+            measured[name].append(((cpu - cpu_of_one) / pictures, (clock - clock_of_one) / pictures))
     print_ways({name: median(usages) for name, usages in measured.items()})
+    print("\n| one picture | CPU s | clock s |\n|---|---|---|")
+    for name, usages in fixed.items():
+        print("| {} | {:.2f} | {:.2f} |".format(name, *median(usages)))
     print("\n| end of the command | CPU s | clock s |\n|---|---|---|")
     for name, usages in ends.items():
         print("| {} | {:.2f} | {:.2f} |".format(name, *median(usages)))

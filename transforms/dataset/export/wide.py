@@ -65,6 +65,12 @@ class Selection:
         first = f"row_number() OVER (PARTITION BY key, task, prompt ORDER BY {order}) = 1"
         self.latest = f"({self._matching} QUALIFY {first})"
         self.count_again()
+        # Nearly always each task has one row. The window function would take most of the time of each query then.
+        ((questions,),) = dataset.tuples(
+            f"SELECT count(*) FROM (SELECT DISTINCT key, task, prompt FROM ({self._matching}))"
+        )
+        if questions == self.matching:
+            self.latest = f"({self._matching})"
 
     def count_again(self) -> None:
         """Count ``matching``: at first, and after rows were left out of the view ``flagged``.
@@ -287,6 +293,9 @@ def _free(stem: str, taken: set[str]) -> str:
 
 def to_json_value(value: Any) -> Any:
     """Convert a value of DuckDB to a JSON value: NaN and infinity to None, datetimes to ISO 8601, others to str."""
+    if value is None or type(value) is str or type(value) is int:
+        # Nearly all values.
+        return value
     if isinstance(value, dict):
         return {str(key): to_json_value(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
