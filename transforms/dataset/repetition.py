@@ -7,6 +7,10 @@ import pyarrow as pa
 
 # The factor of a polynomial hash modulo 2^64. It is odd, so that each character of an n-gram affects the hash.
 _FACTOR = 0x9E3779B97F4A7C15
+# Texts in one array: 0.5 MB of hashes, if the texts have 1,000 characters.
+ROWS_AT_ONCE = 64
+
+Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def count_distinct_ngrams(texts: pa.Array, n: int) -> pa.Array:
@@ -17,15 +21,29 @@ def count_distinct_ngrams(texts: pa.Array, n: int) -> pa.Array:
     """
     strings = [text or "" for text in texts.to_pylist()]
     lengths = np.fromiter(map(len, strings), np.int64, len(strings))
+    counts = np.zeros(len(strings), np.int64)
+    # Texts of about the same length together, because the rows of an array are as wide as the longest.
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), ROWS_AT_ONCE):
+        rows = order[start : start + ROWS_AT_ONCE]
+        if lengths[rows[-1]] >= n:
+            counts[rows] = _count([strings[row] for row in rows], lengths[rows], n)
+    return pa.array(counts)
+
+
+def _count(strings: list[str], lengths: Integers, n: int) -> Integers:
+    """Return the number of distinct n-grams of texts with these lengths."""
     starts = np.cumsum(lengths) - lengths
     num_ngrams = np.maximum(lengths - (n - 1), 0)
     # One row for each text. Rows are padded with the largest hash, which sorts last and is not counted.
-    counted = np.arange(num_ngrams.max(initial=0)) < num_ngrams[:, None]
-    hashes = np.full(counted.shape, np.iinfo(np.uint64).max, np.uint64)
-    hashes[counted] = _hashes("".join(strings), n)[(starts[:, None] + np.arange(counted.shape[1]))[counted]]
+    counted = np.arange(num_ngrams.max()) < num_ngrams[:, None]
+    found = _hashes("".join(strings), n)
+    places = np.minimum(starts[:, None] + np.arange(counted.shape[1]), len(found) - 1)
+    hashes = np.where(counted, found[places], np.iinfo(np.uint64).max)
     hashes.sort(axis=1)
     changes = (hashes[:, 1:] != hashes[:, :-1]) & counted[:, 1:]
-    return pa.array(changes.sum(axis=1) + (num_ngrams > 0), pa.int64())
+    distinct: Integers = changes.sum(axis=1) + (num_ngrams > 0)
+    return distinct
 
 
 def _hashes(text: str, n: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
