@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
 
-.PHONY: help demo test lint notebooks azurite corpus
+.PHONY: help demo test lint bench notebooks azurite corpus
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,9 @@ lint: .venv/test  ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/test  ## run all benchmarks small, in less than ten minutes, and write bench.json
+	PYTHONPATH=.venv/house $(BIN)/python benchmarks/bench.py
 
 notebooks: .venv/test  ## run every notebook from top to bottom, and store its outputs
 	$(BIN)/python notebooks/update.py

@@ -1,10 +1,10 @@
 """Processor time of a picture: the bare engine, the plain generator and the command, in one process and in turns.
 
 ``python benchmarks/pipeline.py --pictures 300 --size 640x480``. The engine gets decoded pictures. The generator decodes
-JPEG files, and the command plans them, writes Parquet and ends as on a terminal. A round runs all ways, for all pictures
-and for one. A picture costs the difference, so that what a run costs at all is shown apart. The end of the command is
-what follows the last answer, with and without the report. Decoding is Pillow alone, and the rest is what remains besides
-engine and decoding. Threads of PyTorch sleep while they wait (OMP_WAIT_POLICY): on a busy machine they would waste time.
+JPEG files. The command plans them too, writes Parquet, and ends as on a terminal. A round runs all ways, for all
+pictures and for one. A picture costs the difference, so that what a run costs at all is shown apart. The end of the
+command is what follows the last answer, with and without the report. Decoding is that of Pillow alone. Threads of
+PyTorch sleep while they wait (OMP_WAIT_POLICY), because on a busy machine their waiting would take most of the time.
 """
 
 from __future__ import annotations

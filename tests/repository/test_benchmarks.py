@@ -1,14 +1,22 @@
-"""The benchmark for a GPU runs whole on a CPU, with a small network."""
+"""The benchmark for a GPU runs whole on a CPU, with a small network; and ``make bench`` runs all others."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+# Programs that need a GPU, a server that the tests start, or minutes; and parts of other programs.
+NOT_IN_BENCH = {
+    "bench.py", "engine/baselines.py", "engine/bound.py", "engine/gpu.py", "engine/presets.py", "engine/step.py",
+    "servers/object_stores.py",
+}  # fmt: skip
 SMALL = ("--preset", "small", "--device", "cpu", "--pictures", "1", "--slots", "1", "2")
 
 
@@ -30,3 +38,34 @@ def test_the_gpu_benchmark_writes_figures_of_every_part(tmp_path):
     assert parts["slots"]["same texts with every number of slots"] is True
     assert parts["pipeline"]["command, status"] == 0, parts["pipeline"]
     assert all(f"## {part}" in (tmp_path / "results.md").read_text() for part in parts)
+
+
+def run_bench(out: Path, *words: str) -> dict[str, Any]:
+    subprocess.run([sys.executable, BENCHMARKS / "bench.py", "--out", out, *words], check=True, capture_output=True)
+    return json.loads(out.read_text())
+
+
+def test_bench_writes_the_tables_of_a_benchmark_with_the_commit(tmp_path: Path) -> None:
+    written = run_bench(tmp_path / "bench.json", "--only", "counting")
+    assert len(written["commit"].removesuffix("+")) == 40
+    counting = written["benchmarks"]["counting"]
+    assert counting["status"] == "ok" and counting["output"][0].startswith("200,000 rows in 200 files")
+    assert counting["command"] == "python benchmarks/outputs/counting.py 200"
+
+
+def test_bench_reads_tables_and_ratios_of_the_benchmarks() -> None:
+    spec = importlib.util.spec_from_file_location("bench", BENCHMARKS / "bench.py")
+    assert spec and spec.loader
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    start = (
+        "| command | CPU s | ratio | clock s | ratio |\n|---|---|---|---|---|\n| --help | 0.15 | 0.04 | 0.5 | 0.03 |\n"
+    )
+    engine = "| method | images/s | speedup over the first |\n|---|---|---|\n| engine | 1.67 | 3.10 x |\n"
+    found = bench.tables(f"preset small\n{start}\nthen\n{engine}")
+    assert found[0] == [{"command": "--help", "CPU s": "0.15", "ratio": "0.04", "clock s": "0.5", "ratio 4": "0.03"}]
+    assert bench.ratios(found) == {
+        "--help: ratio": 0.04, "--help: ratio 4": 0.03, "engine: speedup over the first": 3.1
+    }  # fmt: skip
+    programs = {path.relative_to(BENCHMARKS).as_posix() for path in BENCHMARKS.rglob("*.py")}
+    assert programs - NOT_IN_BENCH == {program for program, *_ in bench.SMALL.values()}

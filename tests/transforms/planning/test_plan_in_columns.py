@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -165,3 +167,26 @@ def test_a_folder_is_planned_as_by_a_loop(tmp_path: Path) -> None:
         ("files ending in .txt", 1),
         ("tar archives in folders, which are read where a pattern names them", 1),
     ]
+
+
+PLANNING = Path(__file__).parents[3] / "benchmarks" / "planning.py"
+ROWS = 100_000
+# Measured: 60. With one element per reference at every step it would be 200 more.
+MEBIBYTES = 100
+
+
+def plan_apart(source: Path) -> tuple[int, int]:
+    """Return the peak memory in MiB, and the number of images, of a plan in a separate process."""
+    done = subprocess.run([sys.executable, PLANNING, "--plan", source], capture_output=True, text=True, check=True)
+    _, _, peak, _, pictures = done.stdout.split()
+    return int(peak), int(pictures)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_plan_hardly_grows_with_the_manifest(tmp_path: Path) -> None:
+    for name, rows in (("few", 10), ("many", ROWS)):
+        (tmp_path / name).mkdir()
+        urls = (f"https://images.example.org/{index:09}.jpg\n" for index in range(rows))
+        (tmp_path / name / "urls.csv").write_text("url\n" + "".join(urls))
+    (few, _), (many, pictures) = (plan_apart(tmp_path / name / "urls.csv") for name in ("few", "many"))
+    assert pictures == ROWS and many - few < MEBIBYTES

@@ -66,10 +66,7 @@ class Selection:
         self.latest = f"({self._matching} QUALIFY {first})"
         self.count_again()
         # Nearly always each task has one row. The window function would take most of the time of each query then.
-        ((questions,),) = dataset.tuples(
-            f"SELECT count(*) FROM (SELECT DISTINCT key, task, prompt FROM ({self._matching}))"
-        )
-        if questions == self.matching:
+        if self._num_distinct("key, task, prompt") == self.matching:
             self.latest = f"({self._matching})"
 
     def count_again(self) -> None:
@@ -117,11 +114,11 @@ class Selection:
         question = ", ".join(["key, task, prompt", *map(identifier, self.listed_columns)])
         answer = f"{question}, run, caption, objects, points"
         ((answers, pictures),) = self.dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
-        distinct = [
-            self.dataset.tuples(f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM ({self._matching}))")[0][0]
-            for columns in (question, answer)
-        ]
-        return answers, pictures, distinct[0], distinct[1]
+        return answers, pictures, self._num_distinct(question), self._num_distinct(answer)
+
+    def _num_distinct(self, columns: str) -> int:
+        query = f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM ({self._matching}))"
+        return int(self.dataset.tuples(query)[0][0])
 
     @cached_property
     def listed_columns(self) -> list[str]:
@@ -293,8 +290,7 @@ def _free(stem: str, taken: set[str]) -> str:
 
 def to_json_value(value: Any) -> Any:
     """Convert a value of DuckDB to a JSON value: NaN and infinity to None, datetimes to ISO 8601, others to str."""
-    if value is None or type(value) is str or type(value) is int:
-        # Nearly all values.
+    if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, dict):
         return {str(key): to_json_value(inner) for key, inner in value.items()}
@@ -302,6 +298,4 @@ def to_json_value(value: Any) -> Any:
         return [to_json_value(inner) for inner in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
     return value.isoformat() if isinstance(value, datetime) else str(value)
