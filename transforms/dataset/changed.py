@@ -42,11 +42,14 @@ def leave_out_changed(dataset: Dataset, rows: str, fetch: Fetch | None) -> Pictu
     """
     database = dataset.database
     database.execute("CREATE TABLE present (key VARCHAR, sha256 VARCHAR)")
-    unread = 0
+    unread, has_changed = 0, False
     for picture, digest in _present(dataset, rows, fetch):
         unread += digest is None
         if digest is not None and (digest != picture["sha256"] or picture["num_digests"] > 1):
             database.execute("INSERT INTO present VALUES (?, ?)", [picture["key"], digest])
+            has_changed = True
+    if not has_changed:
+        return PictureCheck(unread=unread)
     other = "EXISTS (SELECT 1 FROM present WHERE present.key = each.key AND present.sha256 != each.sha256)"
     ((pictures, left_out),) = dataset.tuples(f"SELECT count(DISTINCT key), count(*) FROM {rows} AS each WHERE {other}")
     database.execute("ALTER VIEW flagged RENAME TO flagged_of_all")
@@ -58,13 +61,17 @@ def _present(dataset: Dataset, rows: str, fetch: Fetch | None) -> Iterator[tuple
     """Yield the latest row of each picture in ``rows``, and the sha256 of the picture now; None if it can't be read.
 
     The row has ``key``, ``uri``, ``byte_offset``, ``byte_size``, ``sha256``, and ``num_digests``, the number of values
-    that ``sha256`` has in all rows of the picture.
+    that ``sha256`` has in all rows of the picture. Without ``fetch``, pictures whose rows all have one value are left
+    out.
     """
     columns = ", ".join(f"{name} := {name}" for name in ("uri", "byte_offset", "byte_size", "sha256"))
     latest = (
         f"SELECT key, arg_max(struct_pack({columns}), created_at) AS latest, count(DISTINCT sha256) AS num_digests "
         f"FROM data WHERE key IN (SELECT key FROM {rows}) GROUP BY key"
     )
+    if fetch is None:
+        # No other picture can have a row with another sha256.
+        latest += " HAVING count(DISTINCT sha256) > 1"
     found = dataset.rows(f"SELECT * FROM ({latest}) AS each ORDER BY each.latest.uri")
     pictures = ({"key": row["key"], "num_digests": row["num_digests"], **row["latest"]} for row in found)
     if fetch is None:

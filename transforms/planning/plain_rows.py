@@ -24,12 +24,12 @@ class Taken(NamedTuple):
     Attributes:
         pending: the pictures without a completed row, with the tasks of the job; None if there are none.
         others: references that must be planned one by one.
-        count: the count of all planned pictures.
+        planned: the count of all planned pictures.
     """
 
     pending: RefColumns | None
     others: list[ImageRef]
-    count: Count
+    planned: Count
 
 
 class PlainRows:

@@ -65,7 +65,7 @@ class Selection:
         first = f"row_number() OVER (PARTITION BY key, task, prompt ORDER BY {order}) = 1"
         self.latest = f"({self._matching} QUALIFY {first})"
         self.count_again()
-        # Nearly always each task has one row. The window function would take most of the time of each query then.
+        # The window takes most of the time of a query, and nearly always each task has one row.
         if self._num_distinct("key, task, prompt") == self.matching:
             self.latest = f"({self._matching})"
 
@@ -112,9 +112,8 @@ class Selection:
     def _counts(self) -> tuple[int, int, int, int]:
         """The number of selected rows, of their pictures, of distinct questions, and of distinct answers to these."""
         question = ", ".join(["key, task, prompt", *map(identifier, self.listed_columns)])
-        answer = f"{question}, run, caption, objects, points"
-        ((answers, pictures),) = self.dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
-        return answers, pictures, self._num_distinct(question), self._num_distinct(answer)
+        (counts,) = self.dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
+        return (*counts, self._num_distinct(question), self._num_distinct(f"{question}, run, caption, objects, points"))
 
     def _num_distinct(self, columns: str) -> int:
         query = f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM ({self._matching}))"

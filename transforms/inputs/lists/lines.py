@@ -127,7 +127,8 @@ def plain_lines(lines: list[str], number: int, delimiter: str, width: int, colum
         None if a line has a quote, a carriage return inside, more than ``MAX_LINE_BYTES`` characters, text that is not
         UTF-8, or another number of fields than ``width``.
     """
-    text, numbers = "".join(lines), range(number, number + len(lines))
+    text = "".join(lines)
+    numbers: Sequence[int] = range(number, number + len(lines))
     if '"' in text or not delimiter.isascii() or delimiter == '"' or len(max(lines, key=len)) > MAX_LINE_BYTES:
         return None
     if "\r" in text and "\r" in text.replace("\r\n", "\n"):
