@@ -13,6 +13,7 @@ from apache_beam.runners.worker.log_handler import FnApiLogRecordHandler
 from moondream_beam.models.moondream.engine import memory
 from moondream_beam.pipelines.display.log_records import LineFormatter, ShownRecords
 from moondream_beam.pipelines.local_runner.worker_log import log_entry
+from moondream_beam.transforms.planning import plan
 
 REPORT = "batch size %d: weights %s"
 
@@ -44,9 +45,10 @@ def as_of_a_worker(record: logging.LogRecord) -> beam_fn_api_pb2.LogEntry:
     return entry
 
 
-def test_a_report_of_memory_is_printed_once_and_as_it_is(printed):
+@pytest.mark.parametrize("logger", [memory.logger, plan.logger], ids=["memory", "plan"])
+def test_a_report_is_printed_once_and_as_it_is(printed, logger):
     for _ in range(2):
-        memory.logger.info(REPORT, 4, "3.9 GB")
+        logger.info(REPORT, 4, "3.9 GB")
     logging.getLogger("httpx").info("GET")
     logging.getLogger("other").warning("low")
     assert printed.getvalue().splitlines() == ["batch size 4: weights 3.9 GB", "WARNING other: low"]
