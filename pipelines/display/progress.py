@@ -65,6 +65,16 @@ class TimeLeft:
         return f"{format_duration((now - first) / (rows - first_rows) * (pending - rows))} left"
 
 
+def print_done(planned: Count, stream: TextIO) -> None:
+    """Print how much is done from earlier runs, and how much is left; nothing if this is the first run."""
+    if planned.done:
+        whole = planned.done + planned.pending
+        line = (
+            f"{planned.done} of {whole} {planned.unit}, from earlier runs, are done already; {planned.pending} are left"
+        )
+        print(line, file=stream, flush=True)
+
+
 def format_rates(planned: Count, done: Summary, seconds: float) -> str:
     """Return the rates of a run so far, such as "5.0 images/s, 100 tokens/s, 10 errors, $0.0012".
 
@@ -98,6 +108,7 @@ def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> N
         if planned and bar is None:
             started = time.monotonic()
             time_left = TimeLeft(started)
+            print_done(planned, stream)
             bar = tqdm(total=planned.pending, file=stream, bar_format=BAR, unit=planned.unit, dynamic_ncols=True)
         if planned and bar is not None:
             bar.n = done.rows
@@ -113,8 +124,12 @@ def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> N
 def _show_lines(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> None:
     started = time.monotonic()
     time_left = TimeLeft(started)
+    is_planned = False
     while not ended.wait(LINE_INTERVAL_S):
         planned, done = notes.read()
+        if planned and not is_planned:
+            print_done(planned, stream)
+            is_planned = True
         if planned and done.rows:
             now = time.monotonic()
             rates = format_rates(planned, done, now - started)

@@ -32,7 +32,7 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     if counts["retried"]:
         lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
     if corrected := counts.get("corrected", 0):
-        lines.append(f"corrected  {corrected} rows of errors/ were removed, because their inputs are right now")
+        lines.append(f"removed  {corrected} rows from errors/, because their inputs are right now")
     if changed := counts.get("changed", 0):
         lines.append(f"changed  {changed} of these {_unit(record)} had rows about pictures that have changed since")
     if unread := counts.get("unread", 0):

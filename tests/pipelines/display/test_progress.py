@@ -67,6 +67,23 @@ def test_without_a_terminal_there_are_plain_lines(notes, monkeypatch):
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
+def test_a_run_that_goes_on_begins_with_what_is_done(notes, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.01)
+    notes.remove()
+    notes.record_plan(Count(pictures=50, pending=200, done=40))
+    line = "40 of 240 requests, from earlier runs, are done already; 200 are left"
+    terminal = Terminal()
+    with show_progress(notes, terminal):
+        pass
+    assert terminal.getvalue().splitlines()[0] == line
+    notes.record_plan(Count(pictures=50, pending=200, done=40))
+    stream = io.StringIO()
+    with show_progress(notes, stream):
+        while not stream.getvalue():
+            pass
+    assert stream.getvalue().splitlines() == [line]
+
+
 def test_without_a_terminal_a_short_run_prints_nothing(notes):
     stream = io.StringIO()
     with show_progress(notes, stream):
