@@ -76,8 +76,12 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def from_host(numbers: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return a tensor of numbers on a device. The host does not wait for the work that the device has queued."""
-    tensor = torch.tensor(numbers, dtype=dtype)
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on a device. The host does not wait for the work that the device has queued."""
     # From pageable memory, the copy would wait for all work before it.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def from_host(numbers: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a tensor of numbers on a device. The host does not wait; see ``upload``."""
+    return upload(torch.tensor(numbers, dtype=dtype), device)
