@@ -205,7 +205,9 @@ class Engine:
             if self.batch_size is None:
                 memory = free_memory(self.device, self.config, self.max_crops_per_pass, self.dtype)
                 num_slots = min(num_slots, slots_that_fit(memory, self.config, num_positions, self.dtype))
-            self._slots = Slots(self.model, num_slots, num_prefill_rows(num_slots), num_positions, self._record)
+            num_prefill = num_prefill_rows(num_slots)
+            lags = self.device.type == "cuda"
+            self._slots = Slots(self.model, num_slots, num_prefill, num_positions, self._record, lags)
         return self._slots
 
     def _is_oversized(self, slots: Slots, jobs: Sequence[Job]) -> bool:
