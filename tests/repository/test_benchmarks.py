@@ -17,7 +17,8 @@ NOT_IN_BENCH = {
     "bench.py", "engine/baselines.py", "engine/bound.py", "engine/gpu.py", "engine/presets.py", "engine/step.py",
     "servers/object_stores.py",
 }  # fmt: skip
-SMALL = ("--preset", "small", "--device", "cpu", "--pictures", "1", "--slots", "1", "2")
+NETWORK = ("--preset", "smallest", "--device", "cpu", "--goldens", "public")
+SMALL = (*NETWORK, "--pictures", "1", "--slots", "1", "2", "--tokens", "3", "6", "9")
 
 
 @pytest.mark.slow
