@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import NoReturn
 from ..transforms.output.run_record import installed_version
 from .display.log_handler import AboveBarHandler
 from .display.log_records import LineFormatter, ShownRecords
-from .local_runner.signals import ExpectedExitFilter, Interrupt, interruptible
+from .local_runner.signals import MUST_EXIT, ExpectedExitFilter, Interrupt, interruptible
 from .options.commands import COMMANDS
 from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError, reject_unknown_args, startup_errors
 
@@ -45,6 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    status = _run_interruptible(args, others)
+    if MUST_EXIT.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run_interruptible(args: argparse.Namespace, others: Sequence[str]) -> int:
+    """Run a command, and return its exit status. Print the message of a startup error or of an interrupt."""
     try:
         with interruptible():
             return _run(args, others)

@@ -15,6 +15,9 @@ from ...transforms.core.errors import INTERRUPTED, RunStopped, stop_reason
 # Ctrl-C, and the signal that schedulers send to stop a process.
 INTERRUPT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+# Set if a thread is still at work in PyTorch when the command ends. Python must not end normally then: it would abort
+# beneath the thread, with status 134 and a dump of all threads.
+MUST_EXIT = threading.Event()
 
 # Called by the first signal, before KeyboardInterrupt is raised.
 ON_INTERRUPT: list[Callable[[], object]] = [INTERRUPTED.set]

@@ -156,13 +156,18 @@ class _OpenJournals:
         with self._changed:
             self._journals.discard(journal)
 
-    def flush(self, timeout_s: float) -> None:
-        """Wait up to ``timeout_s`` seconds until no shard is at work, and flush the journals that are still open."""
+    def flush(self, timeout_s: float) -> bool:
+        """Wait up to ``timeout_s`` seconds until no shard is at work, and flush the journals that are still open.
+
+        Returns:
+            False if a shard is still at work.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._num_shards, timeout_s)
+            all_ended = self._changed.wait_for(lambda: not self._num_shards, timeout_s)
             journals = list(self._journals)
         for journal in journals:
             journal.flush()
+        return all_ended
 
 
 OPEN_JOURNALS = _OpenJournals()

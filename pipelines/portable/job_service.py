@@ -1,0 +1,133 @@
+"""The job service that a portable runner hands the job to: reached before the job starts, and watched while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, PortableOptions
+from apache_beam.runners.worker import sdk_worker
+
+from ...transforms.annotation.run_end import GRACE_S
+from ...transforms.core.errors import INTERRUPTED
+from ...transforms.output.answer_journal import OPEN_JOURNALS
+from ..local_runner.signals import MUST_EXIT, no_grpc_tracebacks
+from ..options.job import LOCAL_RUNNER
+from .prism import Prism, is_listening, running_prism
+
+EMBEDDED, LOOPBACK = "embed", "LOOPBACK"
+CONNECT_TIMEOUT_S = 10.0
+# What Prism, Beam's own job service and gRPC report about a worker that is gone.
+_LOST_WORKER = re.compile(r"SDK worker disconnected|Channel closed prematurely|Socket closed|StatusCode\.UNAVAILABLE")
+
+
+@dataclass
+class JobService:
+    """The job service of one run.
+
+    Attributes:
+        works_here: whether the bundles run in threads of this process.
+        prism: the process of Prism, if this process has started it.
+        endpoint: the address of a service that runs elsewhere; empty if there is none.
+    """
+
+    works_here: bool
+    prism: Prism | None = None
+    endpoint: str = ""
+
+    def loss_reason(self, error: BaseException) -> str | None:
+        """Return the message for a run that failed with ``error``, or None if no process was lost."""
+        what = self.prism.failure_reason() if self.prism else None
+        if what is None and _LOST_WORKER.search(str(error)):
+            what = "a worker process was killed or crashed (possibly out of memory)"
+            if self.endpoint and not _is_reachable(self.endpoint):
+                what = f"the job service at {self.endpoint} is gone"
+        return what and f"stopped: {what}. Committed rows are kept. Run the same command again to resume."
+
+    @contextlib.contextmanager
+    def shards_ended(self) -> Iterator[None]:
+        """After the block, end the shards that are still at work in threads of this process, and keep their answers.
+
+        A process that exits while such a thread is in PyTorch aborts, with status 134 and a dump of all threads.
+        """
+        # As in worker.py: Beam prints the traceback of each failed bundle. The command reports the error in one line.
+        setattr(sdk_worker, "print", _print_nothing)  # noqa: B010
+        was_interrupted = INTERRUPTED.is_set()
+        with no_grpc_tracebacks():
+            try:
+                yield
+            finally:
+                INTERRUPTED.set()
+                if not OPEN_JOURNALS.flush(GRACE_S):
+                    MUST_EXIT.set()
+                elif not was_interrupted:
+                    INTERRUPTED.clear()
+                delattr(sdk_worker, "print")
+
+
+@contextlib.contextmanager
+def job_service(runner: str, options: PipelineOptions) -> Iterator[JobService]:
+    """Start Prism if the runner needs it, or reach the service of ``--job_endpoint``, while the block runs.
+
+    Raises:
+        ValueError: if the service cannot be reached, or the program of Prism is not on this machine.
+        RuntimeError: if Prism cannot be started.
+    """
+    portable = options.view_as(PortableOptions)
+    service = JobService(works_here(runner, options))
+    with contextlib.ExitStack() as stack:
+        if portable.job_endpoint:
+            _check_endpoint(portable.job_endpoint)
+            service.endpoint = "" if portable.job_endpoint == EMBEDDED else portable.job_endpoint
+        elif is_prism(runner):
+            service.prism = stack.enter_context(running_prism(options))
+            portable.job_endpoint = service.prism.endpoint
+        elif runner.lower() in ("portable", "portablerunner"):
+            raise ValueError(
+                f"--runner {runner} needs a job service: give --job_endpoint=HOST:PORT, or --job_endpoint={EMBEDDED}"
+            )
+        yield service
+
+
+def works_here(runner: str, options: PipelineOptions) -> bool:
+    """Return whether bundles run in this process: on the local runner, and with ``--environment_type=LOOPBACK``.
+
+    Prism has that environment by default.
+    """
+    if runner == LOCAL_RUNNER:
+        return True
+    if options.view_as(DebugOptions).lookup_experiment("use_loopback_process_worker"):
+        return False
+    portable = options.view_as(PortableOptions)
+    default = LOOPBACK if is_prism(runner) and not portable.output_executable_path else ""
+    return (portable.environment_type or default).upper() == LOOPBACK
+
+
+def is_prism(runner: str) -> bool:
+    """Return whether the name of a runner means Prism."""
+    return runner.lower().rpartition(".")[2] in ("prism", "prismrunner")
+
+
+def _print_nothing(*args: object, **options: object) -> None:
+    """Replace ``print`` and print nothing."""
+
+
+def _check_endpoint(endpoint: str) -> None:
+    if endpoint != EMBEDDED and not _is_reachable(endpoint):
+        raise ValueError(
+            f"--job_endpoint {endpoint}: no job service answers there: start it, or correct HOST:PORT"
+        )
+
+
+def _is_reachable(endpoint: str) -> bool:
+    host, _, port = endpoint.rpartition(":")
+    return bool(host) and port.isdecimal() and is_listening(host, int(port), CONNECT_TIMEOUT_S)
+
+
+def cancel(result: Any) -> None:
+    """Ask the job service of an interrupted run to cancel the job. A service that is gone is no error."""
+    with contextlib.suppress(Exception):
+        result.cancel()
