@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -18,6 +19,9 @@ from .display.log_records import LineFormatter, ShownRecords
 from .local_runner.signals import MUST_EXIT, ExpectedExitFilter, Interrupt, interruptible
 from .options.commands import COMMANDS
 from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError, reject_unknown_args, startup_errors
+
+# As Python ends after an exception.
+UNEXPECTED_ERROR = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,8 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    status = _run_interruptible(args, others)
-    if MUST_EXIT.is_set():
+    try:
+        status = _run_interruptible(args, others)
+    except Exception:
+        if not MUST_EXIT.is_set():
+            raise
+        traceback.print_exc()
+        status = UNEXPECTED_ERROR
+    if MUST_EXIT.is_set() and argv is None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -122,8 +122,6 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs,
             _print_start(args, here=here)
         if here:
             stack.enter_context(show_progress(ProgressFiles(args.output, name)))
-            if args.runner != LOCAL_RUNNER:
-                stack.enter_context(service.shards_ended())
         end = partial(end_interrupted, job.job, args.output, job.about, started) if here else None
         if (reason := _run_pipeline(pipeline, service, end)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
@@ -186,17 +184,20 @@ def _run_pipeline(
     Args:
         end_interrupted: called with the name of a signal that ends the run; returns the message for the user.
     """
+    result = None
     try:
         with unwrap_keyboard_interrupt():
-            pipeline.run().wait_until_finish()
+            result = pipeline.run()
+            result.wait_until_finish()
     except Interrupt as interrupt:
+        service.cancel(result)
         if end_interrupted:
             interrupt.message = end_interrupted(str(interrupt))
         raise
     except Exception as error:
-        dead_workers = getattr(pipeline.runner, "dead_workers", [])
-        reason = stop_reason(error) or service.loss_reason(error) or worker_loss_reason(error, dead_workers)
-        if reason is None:
+        service.end_shards()
+        lost = [*filter(None, [service.failure_reason()]), *getattr(pipeline.runner, "dead_workers", [])]
+        if (reason := stop_reason(error) or worker_loss_reason(error, lost)) is None:
             raise
         return reason
     return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, PortableOptions
+from apache_beam.runners.portability.portable_runner import PipelineResult
 from apache_beam.runners.worker import sdk_worker
 
 from ...transforms.annotation.run_end import GRACE_S
@@ -20,8 +20,6 @@ from .prism import Prism, is_listening, running_prism
 
 EMBEDDED, LOOPBACK = "embed", "LOOPBACK"
 CONNECT_TIMEOUT_S = 10.0
-# What Prism, Beam's own job service and gRPC report about a worker that is gone.
-_LOST_WORKER = re.compile(r"SDK worker disconnected|Channel closed prematurely|Socket closed|StatusCode\.UNAVAILABLE")
 
 
 @dataclass
@@ -32,40 +30,40 @@ class JobService:
         works_here: whether the bundles run in threads of this process.
         prism: the process of Prism, if this process has started it.
         endpoint: the address of a service that runs elsewhere; empty if there is none.
+        is_embedded: whether Beam's own service runs the job in threads of this process.
     """
 
     works_here: bool
     prism: Prism | None = None
     endpoint: str = ""
+    is_embedded: bool = False
 
-    def loss_reason(self, error: BaseException) -> str | None:
-        """Return the message for a run that failed with ``error``, or None if no process was lost."""
-        what = self.prism.failure_reason() if self.prism else None
-        if what is None and _LOST_WORKER.search(str(error)):
-            what = "a worker process was killed or crashed (possibly out of memory)"
-            if self.endpoint and not _is_reachable(self.endpoint):
-                what = f"the job service at {self.endpoint} is gone"
-        return what and f"stopped: {what}. Committed rows are kept. Run the same command again to resume."
+    def failure_reason(self) -> str | None:
+        """Return how the job service ended, such as "Prism was killed by signal 9", or None while it runs."""
+        if self.endpoint and not _is_reachable(self.endpoint):
+            return f"the job service at {self.endpoint} is gone"
+        return self.prism.failure_reason() if self.prism else None
 
-    @contextlib.contextmanager
-    def shards_ended(self) -> Iterator[None]:
-        """After the block, end the shards that are still at work in threads of this process, and keep their answers.
+    def cancel(self, result: Any) -> None:
+        """Have the job service end the job of an interrupted run.
 
-        A process that exits while such a thread is in PyTorch aborts, with status 134 and a dump of all threads.
+        Args:
+            result: what the runner returned for the job, or None if it has returned nothing yet.
         """
-        # As in worker.py: Beam prints the traceback of each failed bundle. The command reports the error in one line.
-        setattr(sdk_worker, "print", _print_nothing)  # noqa: B010
-        was_interrupted = INTERRUPTED.is_set()
-        with no_grpc_tracebacks():
-            try:
-                yield
-            finally:
-                INTERRUPTED.set()
-                if not OPEN_JOURNALS.flush(GRACE_S):
-                    MUST_EXIT.set()
-                elif not was_interrupted:
-                    INTERRUPTED.clear()
-                delattr(sdk_worker, "print")
+        if self.works_here or self.is_embedded:
+            # Beam's own service cannot cancel a job. Its threads would go on until the job is done.
+            MUST_EXIT.set()
+        elif isinstance(result, PipelineResult) and self.prism is None:
+            # A service that is gone has no job any more.
+            with contextlib.suppress(Exception):
+                result.cancel()
+
+    def end_shards(self) -> None:
+        """After an error, end the shards that are at work in threads of this process, and keep their answers."""
+        if self.works_here:
+            MUST_EXIT.set()
+            INTERRUPTED.set()
+            OPEN_JOURNALS.flush(GRACE_S)
 
 
 @contextlib.contextmanager
@@ -79,9 +77,15 @@ def job_service(runner: str, options: PipelineOptions) -> Iterator[JobService]:
     portable = options.view_as(PortableOptions)
     service = JobService(works_here(runner, options))
     with contextlib.ExitStack() as stack:
+        if runner != LOCAL_RUNNER:
+            # When Prism ends, threads of Beam end with an error of gRPC.
+            stack.enter_context(no_grpc_tracebacks())
+            # As in worker.py: Beam prints the traceback of each failed bundle. The command reports it in one line.
+            setattr(sdk_worker, "print", _print_nothing)  # noqa: B010
         if portable.job_endpoint:
             _check_endpoint(portable.job_endpoint)
-            service.endpoint = "" if portable.job_endpoint == EMBEDDED else portable.job_endpoint
+            service.is_embedded = portable.job_endpoint == EMBEDDED
+            service.endpoint = "" if service.is_embedded else portable.job_endpoint
         elif is_prism(runner):
             service.prism = stack.enter_context(running_prism(options))
             portable.job_endpoint = service.prism.endpoint
@@ -117,17 +121,9 @@ def _print_nothing(*args: object, **options: object) -> None:
 
 def _check_endpoint(endpoint: str) -> None:
     if endpoint != EMBEDDED and not _is_reachable(endpoint):
-        raise ValueError(
-            f"--job_endpoint {endpoint}: no job service answers there: start it, or correct HOST:PORT"
-        )
+        raise ValueError(f"--job_endpoint {endpoint}: no job service answers there: start it, or correct HOST:PORT")
 
 
 def _is_reachable(endpoint: str) -> bool:
     host, _, port = endpoint.rpartition(":")
     return bool(host) and port.isdecimal() and is_listening(host, int(port), CONNECT_TIMEOUT_S)
-
-
-def cancel(result: Any) -> None:
-    """Ask the job service of an interrupted run to cancel the job. A service that is gone is no error."""
-    with contextlib.suppress(Exception):
-        result.cancel()

@@ -159,7 +159,8 @@ def find_program(options: PipelineOptions) -> str:
     source = PrismJobServer(options).path_to_binary()
     if not location and not os.path.isfile(os.path.join(cache, os.path.basename(source))):
         raise ValueError(f"--runner PrismRunner: the program of Prism is not on this machine: {_cure()}")
-    return PrismJobServer.local_bin(source, cache, bool(location))
+    # Without a folder in it, the path would be looked up in PATH.
+    return os.path.abspath(PrismJobServer.local_bin(source, cache, bool(location)))
 
 
 def _cure() -> str:

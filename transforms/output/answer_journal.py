@@ -156,18 +156,13 @@ class _OpenJournals:
         with self._changed:
             self._journals.discard(journal)
 
-    def flush(self, timeout_s: float) -> bool:
-        """Wait up to ``timeout_s`` seconds until no shard is at work, and flush the journals that are still open.
-
-        Returns:
-            False if a shard is still at work.
-        """
+    def flush(self, timeout_s: float) -> None:
+        """Wait up to ``timeout_s`` seconds until no shard is at work, and flush the journals that are still open."""
         with self._changed:
-            all_ended = self._changed.wait_for(lambda: not self._num_shards, timeout_s)
+            self._changed.wait_for(lambda: not self._num_shards, timeout_s)
             journals = list(self._journals)
         for journal in journals:
             journal.flush()
-        return all_ended
 
 
 OPEN_JOURNALS = _OpenJournals()
