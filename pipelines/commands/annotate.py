@@ -43,6 +43,7 @@ from ..options.cluster import new_run_name, resource_hints, runner_warning
 from ..options.job import LOCAL_RUNNER, SPARK
 from ..options.parser import OneLineParser, StartupError, reject_unknown_args, startup_errors
 from ..options.tasks import comma_note
+from ..portable.dataflow import failure_reason, interrupt_message
 from ..portable.job_service import JobService, job_service
 from .report import report_after_run
 
@@ -191,13 +192,15 @@ def _run_pipeline(
             result.wait_until_finish()
     except Interrupt as interrupt:
         service.cancel(result)
+        interrupt.message = interrupt_message(result) or interrupt.message
         if end_interrupted:
             interrupt.message = end_interrupted(str(interrupt))
         raise
     except Exception as error:
         service.end_shards()
-        lost = [*filter(None, [service.failure_reason()]), *getattr(pipeline.runner, "dead_workers", [])]
-        if (reason := stop_reason(error) or worker_loss_reason(error, lost)) is None:
+        lost = [*filter(None, [service.failure_reason(error)]), *getattr(pipeline.runner, "dead_workers", [])]
+        reason = stop_reason(error) or failure_reason(error) or worker_loss_reason(error, lost)
+        if reason is None:
             raise
         return reason
     return None

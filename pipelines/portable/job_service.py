@@ -14,12 +14,12 @@ from apache_beam.runners.worker import sdk_worker
 from ...transforms.annotation.run_end import GRACE_S
 from ...transforms.core.errors import INTERRUPTED
 from ...transforms.output.answer_journal import OPEN_JOURNALS
-from ..local_runner.signals import MUST_EXIT, no_grpc_tracebacks
+from ..local_runner.signals import MUST_EXIT, is_rpc_error, no_grpc_tracebacks
 from ..options.job import LOCAL_RUNNER
 from .prism import Prism, is_listening, running_prism
 
-EMBEDDED, LOOPBACK = "embed", "LOOPBACK"
-CONNECT_TIMEOUT_S = 10.0
+EMBEDDED, LOOPBACK, EXTERNAL = "embed", "LOOPBACK", "EXTERNAL"
+CONNECT_TIMEOUT_S, END_TIMEOUT_S = 10.0, 5.0
 
 
 @dataclass
@@ -38,11 +38,15 @@ class JobService:
     endpoint: str = ""
     is_embedded: bool = False
 
-    def failure_reason(self) -> str | None:
-        """Return how the job service ended, such as "Prism was killed by signal 9", or None while it runs."""
+    def failure_reason(self, error: BaseException) -> str | None:
+        """Return how the job service of a failed job ended, such as "Prism was killed by signal 9".
+
+        Returns:
+            None if the service still runs.
+        """
         if self.endpoint and not _is_reachable(self.endpoint):
             return f"the job service at {self.endpoint} is gone"
-        return self.prism.failure_reason() if self.prism else None
+        return self.prism.failure_reason(END_TIMEOUT_S if is_rpc_error(error) else 0.0) if self.prism else None
 
     def cancel(self, result: Any) -> None:
         """Have the job service end the job of an interrupted run.
@@ -82,9 +86,11 @@ def job_service(runner: str, options: PipelineOptions) -> Iterator[JobService]:
             stack.enter_context(no_grpc_tracebacks())
             # As in worker.py: Beam prints the traceback of each failed bundle. The command reports it in one line.
             setattr(sdk_worker, "print", _print_nothing)  # noqa: B010
+        service.is_embedded = portable.job_endpoint == EMBEDDED
+        if service.is_embedded or is_prism(runner):
+            _check_pool(portable)
         if portable.job_endpoint:
             _check_endpoint(portable.job_endpoint)
-            service.is_embedded = portable.job_endpoint == EMBEDDED
             service.endpoint = "" if service.is_embedded else portable.job_endpoint
         elif is_prism(runner):
             service.prism = stack.enter_context(running_prism(options))
@@ -122,6 +128,15 @@ def _print_nothing(*args: object, **options: object) -> None:
 def _check_endpoint(endpoint: str) -> None:
     if endpoint != EMBEDDED and not _is_reachable(endpoint):
         raise ValueError(f"--job_endpoint {endpoint}: no job service answers there: start it, or correct HOST:PORT")
+
+
+def _check_pool(options: PortableOptions) -> None:
+    """Raise ValueError if the pool of workers cannot be reached. Beam's services end without a reason then."""
+    address = options.environment_config
+    if (options.environment_type or "").upper() == EXTERNAL and not _is_reachable(address or ""):
+        raise ValueError(
+            f"--environment_config {address}: no pool of workers answers there: start it, or correct HOST:PORT"
+        )
 
 
 def _is_reachable(endpoint: str) -> bool:

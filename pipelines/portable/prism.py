@@ -68,12 +68,20 @@ class Prism:
             self.stop()
             raise
 
-    def failure_reason(self) -> str | None:
-        """Return how the process ended, such as "Prism was killed by signal 9", or None while it runs."""
-        status = self._process.poll()
-        if status is None:
+    def failure_reason(self, wait_s: float = 0.0) -> str | None:
+        """Return how the process ended, such as "Prism was killed by signal 9", or None while it runs.
+
+        Args:
+            wait_s: how long to wait for the end. The connections of a process close before its end.
+        """
+        try:
+            status = self._process.wait(wait_s)
+        except subprocess.TimeoutExpired:
             return None
-        return f"Prism was killed by signal {-status}" if status < 0 else f"Prism ended with status {status}"
+        if status < 0:
+            return f"Prism was killed by signal {-status}"
+        self._reader.join()
+        return f"Prism ended with status {status}{self._last_line and f' ({self._last_line})'}"
 
     def stop(self) -> None:
         """End the process, and wait for its end."""
@@ -88,10 +96,8 @@ class Prism:
     def _wait_until_ready(self, program: str, port: int) -> None:
         end = time.monotonic() + START_TIMEOUT_S
         while not is_listening("localhost", port):
-            if self._process.poll() is not None:
-                self._reader.join()
-                last = f" ({self._last_line})" if self._last_line else ""
-                raise RuntimeError(f"{program}: {self.failure_reason()} before it accepted a job{last}: {_cure()}")
+            if reason := self.failure_reason():
+                raise RuntimeError(f"{program}: {reason} before it accepted a job: {_cure()}")
             if time.monotonic() >= end:
                 raise RuntimeError(f"{program} accepted no job within {START_TIMEOUT_S:.0f} s: {_cure()}")
             time.sleep(POLL_INTERVAL_S)

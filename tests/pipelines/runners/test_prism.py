@@ -26,11 +26,11 @@ TASKS = ("--query", "Is it red?", "--query", "Is it blue?")
 ROWS = (PICTURES + BROKEN) * 2
 # An own pipeline with Annotate, one in Beam YAML, and one with RunInference, on one Prism after another.
 OWN_PIPELINES = """
-import json, sys
+import sys
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.yaml.yaml_transform import YamlTransform
+from apache_beam.yaml.main import run
 from moondream_beam import Annotate, Caption, Moondream, MoondreamModelHandler, ReadImages
 from moondream_beam.pipelines.beam_yaml import PROVIDERS
 
@@ -51,18 +51,17 @@ with beam.Pipeline(options=PipelineOptions(**options)) as pipeline:
     handler = MoondreamModelHandler([Caption("short")], model)
     keep(contents | RunInference(handler) | beam.Map(lambda rows: type(rows[0]).__name__), "inferences")
 
-with beam.Pipeline(options=PipelineOptions(pickle_library="cloudpickle", **options)) as pipeline:
-    pipeline | YamlTransform('''
-      type: composite
-      providers: [{include: "%s"}]
-      transforms:
-        - {type: ReadImages, config: {path: "%s"}}
-        - type: Annotate
-          input: ReadImages
-          config: {model: tiny, device: cpu, tasks: [{caption: short}], error_handling: {output: errors}}
-        - {type: WriteToJson, name: rows, input: Annotate, config: {path: "%s/yaml_rows"}}
-        - {type: WriteToJson, name: errors, input: Annotate.errors, config: {path: "%s/yaml_errors"}}
-    ''' % (PROVIDERS, photos, out, out))
+run(["--runner=PrismRunner", f"--prism_location={program}", "--yaml_pipeline", '''
+providers: [{include: "%s"}]
+pipeline:
+  transforms:
+    - {type: ReadImages, config: {path: "%s"}}
+    - type: Annotate
+      input: ReadImages
+      config: {model: tiny, device: cpu, tasks: [{caption: short}], error_handling: {output: errors}}
+    - {type: WriteToJson, name: rows, input: Annotate, config: {path: "%s/yaml_rows"}}
+    - {type: WriteToJson, name: errors, input: Annotate.errors, config: {path: "%s/yaml_errors"}}
+''' % (PROVIDERS, photos, out, out)])
 """
 
 
@@ -146,7 +145,7 @@ def test_a_killed_worker_of_a_pool_ends_the_job_in_one_line(tmp_path, words, poo
     command = launcher.start(*words)
     end = time.monotonic() + PATIENCE
     while not list(out.glob("_temporary/*.progress/*")):
-        assert time.monotonic() < end
+        assert time.monotonic() < end and psutil.Process(command).status() != psutil.STATUS_ZOMBIE, launcher.said()
         time.sleep(0.01)
     started = psutil.Process(command).children()
     assert [one.name() for one in started] == ["prism"] * (service == "prism")
@@ -187,8 +186,12 @@ def test_own_pipelines_run_on_prism(photos, tmp_path):
     [
         ((), "--runner PrismRunner: the program of Prism is not on this machine: build it with `GOBIN="),
         (("--prism_location=nowhere",), "--prism_location nowhere: there is no such file: build it with"),
-        (("--prism_location=broken",), "broken: Prism ended with status 3 before it accepted a job (other flags): "),
+        (("--prism_location=broken",), "broken: Prism ended with status 3 (other flags) before it accepted a job: "),
         (("--job_endpoint=localhost:1",), "--job_endpoint localhost:1: no job service answers there"),
+        (
+            ("--environment_type=EXTERNAL", "--environment_config=localhost:1"),
+            "--environment_config localhost:1: no pool of workers answers there",
+        ),
     ],
 )
 def test_without_prism_nothing_is_started_and_one_line_says_how_to_get_it(
