@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -36,14 +37,15 @@ WORKERS = (
 
 
 class Cloud(NamedTuple):
-    """A bucket, a server in place of Dataflow's, and the command that sends a job there."""
+    """A bucket, a server in place of Dataflow's, the command that sends a job there, and the key of its account."""
 
     bucket: Bucket
     dataflow: Dataflow
     command: list[str]
+    key: Path
 
     def start(self) -> subprocess.Popen[str]:
-        env = {**os.environ, **self.bucket.env}
+        env = {**os.environ, **self.bucket.env, "GOOGLE_APPLICATION_CREDENTIALS": str(self.key)}
         return subprocess.Popen(self.command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -54,17 +56,19 @@ def servers() -> Iterator[tuple[Any, Dataflow]]:
 
 
 @pytest.fixture
-def cloud(servers: tuple[Any, Dataflow]) -> Cloud:
+def cloud(servers: tuple[Any, Dataflow], tmp_path: Path) -> Cloud:
     proxy, dataflow = servers
     dataflow.created.clear()
     dataflow.asked_for_job.clear()
     bucket = make_bucket("gs", proxy)
     manifest = bucket.put("list.csv", b"url\ngs://bucket/a.png\n")
     words = ["annotate", "--manifest", manifest, "--output", f"{bucket.root}/out", "--model", "tiny", *WORKERS]
-    words += ["--runner", "DataflowRunner", "--project=some-project", "--region=europe-west4", "--no_auth"]
+    words += ["--runner", "DataflowRunner", "--project=some-project", "--region=europe-west4"]
     words += [f"--dataflow_endpoint={dataflow.url}", f"--temp_location={bucket.root}/temporary"]
     words += [f"--sdk_container_image={IMAGE}"]
-    return Cloud(bucket, dataflow, [sys.executable, "-m", "moondream_beam.pipelines.cli", *words])
+    dataflow.write_key(tmp_path / "key.json")
+    command = [sys.executable, "-m", "moondream_beam.pipelines.cli", *words]
+    return Cloud(bucket, dataflow, command, tmp_path / "key.json")
 
 
 def staged_pipeline(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Any:

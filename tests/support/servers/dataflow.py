@@ -1,4 +1,4 @@
-"""A server on loopback in place of Dataflow's API: it accepts jobs, and tells their state. It runs none of them."""
+"""A server on loopback in place of Dataflow's API: it gives tokens, accepts jobs and tells their state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 JOBS = re.compile(r"/v1b3/projects/([^/]+)/locations/([^/]+)/jobs(?:/([^/?]+))?(/messages)?(?:\?.*)?")
 JOB_ID = "2026-11-29_00_00_00-1234567890"
@@ -32,6 +36,14 @@ class Dataflow(ThreadingHTTPServer):
         self.state, self.error = "JOB_STATE_RUNNING", ""
         self.asked_for_job = threading.Event()
 
+    def write_key(self, path: Path) -> None:
+        """Write the key of a service account, for which this server gives tokens."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        account = {"type": "service_account", "project_id": "some-project", "private_key_id": "1", "private_key": pem}
+        email = "submitter@some-project.iam.gserviceaccount.com"
+        path.write_text(json.dumps({**account, "client_email": email, "token_uri": f"{self.url}/token"}))
+
     @property
     def url(self) -> str:
         # Beam speaks HTTP, and not gRPC, if the name is localhost.
@@ -42,7 +54,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: Dataflow
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/token":
+            self._reply({"access_token": "token", "expires_in": 3600, "token_type": "Bearer"})
+            return
+        body = json.loads(content)
         self.server.created.append(body)
         self._reply({**_job(self.path), "name": body["name"], "currentState": "JOB_STATE_PENDING"})
 
