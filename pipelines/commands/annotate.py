@@ -34,6 +34,8 @@ from ..display.answers import format_answers, format_next_steps
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
+from ..local_runner.portable.dataflow import failure_reason, interrupt_message
+from ..local_runner.portable.job_service import JobService, job_service
 from ..local_runner.runner import local_runner
 from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
 from ..options.backends.hosted import extra_row_s
@@ -43,8 +45,6 @@ from ..options.cluster import new_run_name, resource_hints, runner_warning
 from ..options.job import LOCAL_RUNNER, SPARK
 from ..options.parser import OneLineParser, StartupError, reject_unknown_args, startup_errors
 from ..options.tasks import comma_note
-from ..portable.dataflow import failure_reason, interrupt_message
-from ..portable.job_service import JobService, job_service
 from .report import report_after_run
 
 STOPPED_EARLY = 1
@@ -109,8 +109,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs,
             set_default_workers(args)
             pipeline = _new_pipeline(args, beam_arguments)
             service = stack.enter_context(job_service(args.runner, pipeline.options))
-            here = service.works_here
-            job, started = build(pipeline, args, name, inputs, here=here), time.time()
+            job, started = build(pipeline, args, name, inputs, here=(here := service.works_here)), time.time()
             if is_dry_run(args, pipeline.options):
                 pipeline.run()
                 print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from moondream_beam.pipelines.portable.job_service import works_here
+from moondream_beam.pipelines.local_runner.portable.job_service import works_here
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, 
 from apache_beam.runners.portability.portable_runner import PipelineResult
 from apache_beam.runners.worker import sdk_worker
 
-from ...transforms.annotation.run_end import GRACE_S
-from ...transforms.core.errors import INTERRUPTED
-from ...transforms.output.answer_journal import OPEN_JOURNALS
-from ..local_runner.signals import MUST_EXIT, is_rpc_error, no_grpc_tracebacks
-from ..options.job import LOCAL_RUNNER
+from ....transforms.annotation.run_end import GRACE_S
+from ....transforms.core.errors import INTERRUPTED
+from ....transforms.output.answer_journal import OPEN_JOURNALS
+from ...options.job import LOCAL_RUNNER
+from ..signals import MUST_EXIT, is_rpc_error, no_grpc_tracebacks
 from .prism import Prism, is_listening, running_prism
 
 EMBEDDED, LOOPBACK, EXTERNAL = "embed", "LOOPBACK", "EXTERNAL"
