@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _run_interruptible(args, others)
     except Exception:
-        if not MUST_EXIT.is_set():
+        if argv is not None or not MUST_EXIT.is_set():
             raise
         traceback.print_exc()
         status = UNEXPECTED_ERROR
-    if MUST_EXIT.is_set() and argv is None:
+    if argv is None and MUST_EXIT.is_set():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

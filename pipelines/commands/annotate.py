@@ -114,13 +114,13 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs,
                 pipeline.run()
                 print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")
                 return 0
-            if here:
+            if service.ends_with_command:
                 stack.enter_context(run_lock(args.output, name))
             else:
                 # The workers keep the lock alive from here on, because they may outlive this process.
                 acquire(args.output, name)
             _print_start(args, here=here)
-        if here:
+        if service.ends_with_command:
             stack.enter_context(show_progress(ProgressFiles(args.output, name)))
         end = partial(end_interrupted, job.job, args.output, job.about, started) if here else None
         if (reason := _run_pipeline(pipeline, service, end)) is not None:

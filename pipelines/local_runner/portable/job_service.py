@@ -27,16 +27,23 @@ class JobService:
     """The job service of one run.
 
     Attributes:
-        works_here: whether the bundles run in threads of this process.
+        works_here: whether the bundles run in this process, or in worker processes of the local runner.
+        in_threads: whether they run in threads of this process that Beam does not end.
         prism: the process of Prism, if this process has started it.
         endpoint: the address of a service that runs elsewhere; empty if there is none.
         is_embedded: whether Beam's own service runs the job in threads of this process.
     """
 
     works_here: bool
+    in_threads: bool = False
     prism: Prism | None = None
     endpoint: str = ""
     is_embedded: bool = False
+
+    @property
+    def ends_with_command(self) -> bool:
+        """Whether the job cannot outlive this process."""
+        return self.works_here or self.is_embedded or self.prism is not None
 
     def failure_reason(self, error: BaseException) -> str | None:
         """Return how the job service of a failed job ended, such as "Prism was killed by signal 9".
@@ -54,7 +61,7 @@ class JobService:
         Args:
             result: what the runner returned for the job, or None if it has returned nothing yet.
         """
-        if self.works_here or self.is_embedded:
+        if self.in_threads or self.is_embedded:
             # Beam's own service cannot cancel a job. Its threads would go on until the job is done.
             MUST_EXIT.set()
         elif isinstance(result, PipelineResult) and self.prism is None:
@@ -64,7 +71,7 @@ class JobService:
 
     def end_shards(self) -> None:
         """After an error, end the shards that are at work in threads of this process, and keep their answers."""
-        if self.works_here:
+        if self.in_threads:
             MUST_EXIT.set()
             INTERRUPTED.set()
             OPEN_JOURNALS.flush(GRACE_S)
@@ -80,6 +87,7 @@ def job_service(runner: str, options: PipelineOptions) -> Iterator[JobService]:
     """
     portable = options.view_as(PortableOptions)
     service = JobService(works_here(runner, options))
+    service.in_threads = service.works_here and runner != LOCAL_RUNNER
     with contextlib.ExitStack() as stack:
         if runner != LOCAL_RUNNER:
             # When Prism ends, threads of Beam end with an error of gRPC.
@@ -141,4 +149,4 @@ def _check_pool(options: PortableOptions) -> None:
 
 def _is_reachable(endpoint: str) -> bool:
     host, _, port = endpoint.rpartition(":")
-    return bool(host) and port.isdecimal() and is_listening(host, int(port), CONNECT_TIMEOUT_S)
+    return bool(host) and port.isdecimal() and is_listening(host.strip("[]"), int(port), CONNECT_TIMEOUT_S)
