@@ -16,8 +16,9 @@ from ...transforms.core.errors import INTERRUPTED, RunStopped, stop_reason
 # Ctrl-C, and the signal that schedulers send to stop a process.
 INTERRUPT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-# What Beam's local runner and Prism report if a worker process is gone.
-LOST_WORKER = re.compile(r"Channel closed prematurely|SDK worker disconnected")
+# What Beam's local runner and Prism report if a worker process is gone. The last one is a panic of Prism, if it gives
+# such a worker one more bundle.
+LOST_WORKER = re.compile(r"Channel closed prematurely|SDK worker disconnected|panic in .*send on closed channel")
 # Part of the text of every error of gRPC.
 RPC_ERROR = "of RPC that terminated with"
 
