@@ -191,7 +191,7 @@ def _run_pipeline(
             result.wait_until_finish()
     except Interrupt as interrupt:
         service.cancel(result)
-        interrupt.message = interrupt_message(result) or interrupt.message
+        interrupt.message = interrupt_message(result, pipeline.options) or interrupt.message
         if end_interrupted:
             interrupt.message = end_interrupted(str(interrupt))
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from apache_beam.options.pipeline_options import GoogleCloudOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 MAX_CAUSE = 300
 
@@ -28,16 +28,19 @@ def failure_reason(error: BaseException) -> str | None:
     )
 
 
-def interrupt_message(result: Any) -> str | None:
+def interrupt_message(result: Any, options: PipelineOptions) -> str | None:
     """Return the message after a signal for the result of a job on Dataflow, which the signal does not end.
+
+    Args:
+        options: the options of the job.
 
     Returns:
         None if the job does not run on Dataflow.
     """
     if type(result).__name__ != "DataflowPipelineResult":
         return None
-    options = result._options.view_as(GoogleCloudOptions)
+    cloud = options.view_as(GoogleCloudOptions)
     return (
         f"interrupted: job {result.job_id()} goes on at Dataflow, and costs money; to end it: gcloud dataflow jobs"
-        f" cancel {result.job_id()} --region={options.region} --project={options.project}"
+        f" cancel {result.job_id()} --region={cloud.region} --project={cloud.project}"
     )

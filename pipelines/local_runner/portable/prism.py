@@ -17,7 +17,8 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions, PrismRunnerOptions
 from apache_beam.runners.portability.prism_runner import GITHUB_TAG_PREFIX, PrismJobServer
 from apache_beam.utils.subprocess_server import pick_port
-from apache_beam.version import __version__ as beam_version
+
+from ....transforms.output.run_record import installed_version
 
 GO_PACKAGE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
 START_TIMEOUT_S, STOP_TIMEOUT_S, POLL_INTERVAL_S = 60.0, 5.0, 0.05
@@ -170,6 +171,7 @@ def find_program(options: PipelineOptions) -> str:
 
 
 def _cure() -> str:
+    beam_version = installed_version("apache-beam")
     return (
         f"build it with `GOBIN=$PWD go install {GO_PACKAGE}@v{beam_version}`, then give --prism_location=$PWD/prism; or"
         f" have Beam download it: --prism_location={GITHUB_TAG_PREFIX}v{beam_version}"
