@@ -11,11 +11,12 @@ from ...transforms.core.prompt_templates import column_template, named_columns, 
 from ...transforms.core.records import ColourProfiles, check_colour_profiles
 from ...transforms.images.fetch import Fetcher
 from ...transforms.inputs.lists.addresses import path_hint
+from ...transforms.inputs.lists.saved_datasets import find_saved_split, is_saved_dataset
 from ...transforms.inputs.lists.table_files import is_table, list_manifests
 from ...transforms.inputs.manifest_columns import Columns, check_columns
 from ...transforms.inputs.patterns.patterns import absolute_pattern
 from ...transforms.inputs.unmatched import first_unmatched
-from ...transforms.io.containers.location import PARQUET
+from ...transforms.io.containers.location import COLUMNAR
 from ...transforms.io.object_stores.base import pin_commit
 from ...transforms.io.object_stores.hub_path import PREFIX, HubPath
 from ...transforms.io.uris import HUB, scheme_of
@@ -59,6 +60,9 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     if not args.inputs and not args.manifest:
         raise ValueError("no input: give a file, a folder, a glob, a URL or a --manifest")
     _pin_datasets(args)
+    # `load_from_disk` of `datasets` takes the folder too, and a folder of pictures has no such files.
+    args.manifest += [folder for folder in args.inputs if is_saved_dataset(folder)]
+    args.inputs = [folder for folder in args.inputs if not is_saved_dataset(folder)]
     for table in filter(is_table, args.inputs):
         raise ValueError(f"input {table}: this is a table; give it as --manifest, with --uri-column or --image-column")
     if (nothing := first_unmatched(args.inputs)) is not None:
@@ -107,12 +111,12 @@ def _build_columns(args: argparse.Namespace, manifests: Sequence[str], tasks: tu
 
 
 def _find_tables(args: argparse.Namespace) -> list[str]:
-    """Return the manifests, with the Parquet files of a split in place of a dataset of the hub.
+    """Return the manifests, with the files of a split in place of a dataset of the hub or a saved dataset.
 
     These files are an attribute ``tables`` of the arguments, so that the record of the run has their commit.
 
     Raises:
-        ValueError: if there is no such config or split, or a manifest is no dataset of the hub.
+        ValueError: if there is no such config or split, or a manifest is no dataset.
         RuntimeError: if the hub can't be reached.
     """
     if not args.split and not args.config:
@@ -123,7 +127,10 @@ def _find_tables(args: argparse.Namespace) -> list[str]:
     tables: list[str] = []
     for manifest in args.manifest:
         if scheme_of(manifest) != HUB:
-            raise ValueError(f"--split and --config are for hf://datasets/OWNER/NAME, not {manifest}: leave them out")
+            if args.config:
+                raise ValueError(f"--config is for hf://datasets/OWNER/NAME, not {manifest}: leave it out")
+            tables.append(find_saved_split(absolute_pattern(manifest), args.split))
+            continue
         found = find_split(manifest, args.config, args.split)
         if "output" in args:
             _check_commit(manifest, HubPath.parse(found[0]), check_output_path(args.output))
@@ -133,14 +140,14 @@ def _find_tables(args: argparse.Namespace) -> list[str]:
 
 
 def _find_image_column(manifests: Sequence[str]) -> str | None:
-    """Return the only column of pictures in the first manifest, if it is Parquet and has no column ``url``.
+    """Return the only column of pictures in the first manifest, if it is Parquet or Arrow and has no column ``url``.
 
     Raises:
         ValueError: if it has several such columns, or a manifest has no valid name.
         OSError: if it can't be read.
     """
     paths = (path for manifest in manifests for path in list_manifests(absolute_pattern(manifest)))
-    if (first := next(paths, "")) and not first.lower().endswith(PARQUET):
+    if (first := next(paths, "")) and not first.lower().endswith(COLUMNAR):
         return None
     # Imported here, because pyarrow takes long to import, and CSV needs none.
     from ...transforms.inputs.lists.hub_datasets import find_image_column

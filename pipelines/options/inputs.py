@@ -32,11 +32,13 @@ def _add_manifest_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet) or folder of tables, on disk or in a bucket, or a quoted "
+        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet, .arrow) or folder of tables, on disk or in a bucket, or a quoted "
         "glob; repeatable",
     )
     group.add_argument(
-        "--split", metavar="NAME", help="of a --manifest hf://datasets/OWNER/NAME, read the Parquet files of this split"
+        "--split",
+        metavar="NAME",
+        help="of hf://datasets/OWNER/NAME or a folder of datasets.save_to_disk, read this split only",
     )
     group.add_argument(
         "--config", metavar="NAME", help="config (subset) of that dataset (default: default, or the only)"
@@ -45,7 +47,7 @@ def _add_manifest_options(parser: argparse.ArgumentParser) -> None:
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
         (
             "--image-column",
-            "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column (default: the only "
+            "column of Parquet or Arrow with the picture as bytes or {bytes, path}; replaces --uri-column (default: the only "
             "such column, if there is no column url)",
         ),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),

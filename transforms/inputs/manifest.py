@@ -19,7 +19,7 @@ from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
-from ..io.parquet import open_parquet
+from ..io.parquet import open_table
 from ..io.uris import basename, check_uri, display_address, is_path, join_uri, name_below
 from .lists.addresses import clean_address
 from .lists.table_files import find_manifests, partitions_of
@@ -110,7 +110,7 @@ def _read_images(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
         with open_file(path) as file:
             rows = list_cells(path, file, image, columns.names(), columns.kept_types())
             if partitions := partitions_of(path):
-                there = open_parquet(path, file).schema_arrow.names
+                there = open_table(path, file).schema_arrow.names
                 added = {name: value for name, value in partitions.items() if name not in there}
                 rows = _with_partitions(rows, added, columns)
             yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name, inside=row.cell))

@@ -27,7 +27,7 @@ ANSWER_COLUMNS = {"detect": "objects", "point": "points"}
 MAX_TASKS = 200
 MAX_SLUG_CHARACTERS = 48
 # The archive or Parquet file that contains a picture, in the ``uri`` of the picture's row.
-CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet))#"
+CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet|arrow|feather))#"
 ORDER = f"regexp_extract(uri, '{CONTAINER}', 1, 'i'), filename, key"
 
 

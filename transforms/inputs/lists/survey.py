@@ -10,11 +10,12 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ...io.column_types import plain_type, stored_type, without_nulls
+from ...io.containers.location import COLUMNAR
 from ...io.containers.parquet_images import check_image_column
 from ...io.object_stores.base import Stores
 from ...io.parquet import BYTES_OF, CASTS, INT96
 from .json_types import MIXED
-from .table_files import JSON_LINES, PARQUET, kind_of
+from .table_files import JSON_LINES, kind_of
 from .tables import schema_of
 from .widening import widest
 
@@ -170,8 +171,8 @@ def _read_schemas(paths: Sequence[str], with_types: bool) -> list[tuple[str, pa.
 
 
 def _check_images(path: str, schema: pa.Schema, image: str) -> None:
-    if kind_of(path) not in PARQUET:
-        raise ValueError(f"manifest {path} is no Parquet file, so no column holds pictures: give --uri-column")
+    if kind_of(path) not in COLUMNAR:
+        raise ValueError(f"manifest {path} is no Parquet or Arrow file, so no column holds pictures: give --uri-column")
     check_image_column(path, schema, image)
 
 
