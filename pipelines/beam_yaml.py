@@ -29,7 +29,7 @@ from ..transforms.core.beam_schema import (
 from ..transforms.core.records import IGNORE_PROFILES, Annotation, Failure, check_colour_profiles
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest, manifest_columns
-from ..transforms.inputs.unmatched import first_unmatched
+from ..transforms.inputs.patterns.unmatched import first_unmatched
 from ..transforms.output.layout import SHARD_SIZE
 from ..transforms.output.reader import read_failures
 from .building.yaml import GOOD_OUTPUT, build_annotator, parse_error_output, parse_sampling, parse_tasks, parse_texts

@@ -10,12 +10,13 @@ from ...models.tasks import Query, Task
 from ...transforms.core.prompt_templates import column_template, named_columns, unescape_braces
 from ...transforms.core.records import ColourProfiles, check_colour_profiles
 from ...transforms.images.fetch import Fetcher
+from ...transforms.inputs.json_beside import check_json_columns
 from ...transforms.inputs.lists.addresses import path_hint
 from ...transforms.inputs.lists.saved_datasets import find_saved_split, is_saved_dataset
 from ...transforms.inputs.lists.table_files import is_table, list_manifests
 from ...transforms.inputs.manifest_columns import Columns, check_columns
 from ...transforms.inputs.patterns.patterns import absolute_pattern
-from ...transforms.inputs.unmatched import first_unmatched
+from ...transforms.inputs.patterns.unmatched import first_unmatched
 from ...transforms.io.containers.location import COLUMNAR
 from ...transforms.io.object_stores.base import pin_commit
 from ...transforms.io.object_stores.hub_path import PREFIX, HubPath
@@ -70,16 +71,17 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
         raise ValueError(f"input {nothing.pattern}: {hint or nothing.reason}")
     how = (Fetcher(args.allow_private_addresses), check_colour_profiles(args.colour_profiles))
     tasks: list[Task] = list(args.tasks or ())
-    if args.manifest and args.prompt_column:
+    if args.prompt_column:
         tasks.append(Query(column_template(args.prompt_column)))
     asked = with_schema(with_reasoning(tasks or [Query()], args), args)
     if not args.manifest:
         _reject_manifest_options(args)
+    if not args.manifest and not args.keep_columns and not args.prompt_column:
         return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), *how)
     manifests = _find_tables(args)
     columns = _build_columns(args, manifests, asked)
     named = named_columns(columns.tasks)
-    if named and args.inputs:
+    if named and args.inputs and manifests:
         raise ValueError(
             f"a prompt names column {named[0]}, and input {args.inputs[0]} has no columns: give manifests only"
         )
@@ -88,7 +90,7 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
 
 
 def _build_columns(args: argparse.Namespace, manifests: Sequence[str], tasks: tuple[Task, ...]) -> Columns:
-    """Return the columns of the options, after a check that the manifests have them.
+    """Return the columns of the options, after a check that the manifests have them, or the JSON beside the pictures.
 
     Raises:
         ValueError: if a column does not exist, or options conflict.
@@ -99,13 +101,15 @@ def _build_columns(args: argparse.Namespace, manifests: Sequence[str], tasks: tu
     note: tuple[str, ...] = ()
     if not args.uri_column and not args.image_column and (found := _find_image_column(manifests)):
         args.image_column, note = found, (f"the pictures are in column {found}; to choose another, add --image-column",)
-    uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
-    columns = Columns(uri, args.filename_column, tasks, image=args.image_column, root=args.root)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
     for name in keep:
         if keep.count(name) > 1:
             raise ValueError(f"--keep-columns names {name} twice: name it once")
     published = published_columns(check_output_path(args.output)) if keep and "output" in args else {}
+    if not manifests:
+        return check_json_columns(args.inputs, Columns(DEFAULT_URI_COLUMN, tasks=tasks), keep, published)
+    uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
+    columns = Columns(uri, args.filename_column, tasks, image=args.image_column, root=args.root)
     columns = check_columns(manifests, columns, keep, published=published)
     return replace(columns, notes=(*note, *columns.notes))
 
@@ -196,10 +200,7 @@ def _check_commit(given: str, now: HubPath, output: str) -> None:
 
 def _reject_manifest_options(args: argparse.Namespace) -> None:
     """Raise ValueError if an option about columns of a manifest is given."""
-    options: Sequence[str] = (
-        *("uri_column", "image_column", "filename_column", "prompt_column", "root", "keep_columns"),
-        *("split", "config"),
-    )
+    options: Sequence[str] = (*("uri_column", "image_column", "filename_column", "root", "split", "config"),)
     for option in options:
         if getattr(args, option):
             raise ValueError(f"--{option.replace('_', '-')} needs a --manifest: give one, or leave the option out")

@@ -14,7 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
-from ..core.prompt_templates import column_text, fill_templates
+from ..core.prompt_templates import column_text
 from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, list_cells
@@ -24,7 +24,7 @@ from ..io.uris import basename, check_uri, display_address, is_path, join_uri, n
 from .lists.addresses import clean_address
 from .lists.table_files import find_manifests, partitions_of
 from .lists.tables import TableRow, read_rows
-from .manifest_columns import Columns
+from .manifest_columns import Columns, with_tasks
 from .patterns.patterns import absolute_pattern
 from .root import Root, absolute_root
 
@@ -142,7 +142,7 @@ def _references(path: str, rows: Iterable[R], columns: Columns, ref_of: Callable
         except ValueError as error:
             ref = _known_ref(row, columns, ref_of) or ImageRef(place, posixpath.basename(place))
             ref = ref._replace(problem=f"{posixpath.basename(place)}: {error}")
-        yield _with_tasks(ref, row, columns, f"{posixpath.basename(place)}: ")
+        yield with_tasks(ref, row, columns, f"{posixpath.basename(place)}: ")
 
 
 def _known_ref(row: R, columns: Columns, ref_of: Callable[[R], ImageRef]) -> ImageRef | None:
@@ -203,21 +203,7 @@ def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef
     return ImageRef(uri, basename(uri))
 
 
-def _with_tasks(ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str) -> ImageRef:
-    """Return a reference with the filled-in tasks and the kept columns of its row.
-
-    A task whose prompt names an empty column gets a problem. ``place`` is the row, for its message.
-    """
-    if not columns.own_tasks():
-        return ref
-    tasks, problems = fill_templates(columns.tasks, row.values, place, ref.problem.removeprefix(place))
-    # A broken row has no values.
-    stored = dict(zip(columns.kept_types(), row.kept, strict=bool(row.kept)))
-    kept = tuple(stored.get(columns.sources.get(one.name, one.name)) for one in columns.kept)
-    return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else (), problems=problems)
-
-
 def _failed_ref(path: str, columns: Columns, why: str) -> ImageRef:
     """Return a reference to a manifest that can't be read to its end. It fails at stage ``list``."""
     name = posixpath.basename(path)
-    return _with_tasks(ImageRef(path, name, problem=f"{name}: {why}"), TableRow(0, {}), columns, f"{name}: ")
+    return with_tasks(ImageRef(path, name, problem=f"{name}: {why}"), TableRow(0, {}), columns, f"{name}: ")

@@ -86,8 +86,8 @@ class _Column:
         except ValueError as error:
             raise ValueError(f"manifest {path}: column {self.name}: {error}") from error
 
-    def describe(self, num_files: int) -> Iterator[str]:
-        """Yield lines about what is not stored as it is in the manifests."""
+    def describe(self, num_files: int, files: str = "manifests") -> Iterator[str]:
+        """Yield lines about what is not stored as it is in the files."""
         stored = without_nulls(self.kind)
         if self.mixed:
             yield f"column {self.name}: {self.mixed}; stored as {stored}"
@@ -100,7 +100,7 @@ class _Column:
             )
         if self.num_missing:
             yield (
-                f"column {self.name} is missing in {self.num_missing} of {num_files} manifests, the first of them "
+                f"column {self.name} is missing in {self.num_missing} of {num_files} {files}, the first of them "
                 f"{self.first_missing}: null is stored in their rows"
             )
 
@@ -140,6 +140,26 @@ def survey_manifests(
     if missing := {column.name: "" for column in columns if column.num_missing == len(schemas)}:
         _check_present(paths[0], schema_of(paths[0]).names, missing)
     notes = (note for column in columns for note in column.describe(len(schemas)))
+    return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, tuple(notes))
+
+
+def survey_schemas(schemas: Sequence[tuple[str, pa.Schema]], wanted: Sequence[str], files: str) -> StoredColumns:
+    """Return the types in which the columns ``wanted`` are stored, from the schemas of all files, by their paths.
+
+    Args:
+        files: what the files are called in lines for the user, such as "manifests".
+
+    Raises:
+        ValueError: if no file has one of the columns, or no type holds its values in all files.
+    """
+    columns = [_Column(name) for name in wanted]
+    for path, schema in schemas:
+        for column in columns:
+            column.add(path, schema)
+    for name in (column.name for column in columns if column.num_missing == len(schemas)):
+        there = ", ".join(sorted({each for _, schema in schemas for each in schema.names})[:MAX_NAMED])
+        raise ValueError(f"column {name}: no .json beside the pictures has this field; they have {there or 'none'}")
+    notes = (note for column in columns for note in column.describe(len(schemas), files))
     return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, tuple(notes))
 
 

@@ -145,12 +145,12 @@ def _rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.Da
         yield from _columnar_rows(path, file, columns, kept)
     elif kind in CSV:
         with DelimitedFile(path, file, kind == ".tsv") as table:
-            yield from _with_kept(_with_partitions(path, _csv_rows(table)), kept)
+            yield from with_kept(_with_partitions(path, _csv_rows(table)), kept)
     else:
-        yield from _with_kept(_with_partitions(path, _json_rows(file)), kept)
+        yield from with_kept(_with_partitions(path, _json_rows(file)), kept)
 
 
-def _with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+def with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
     """Yield rows of CSV or JSON with the values of their kept columns, or with a problem if one does not fit."""
     if not kept:
         yield from rows
