@@ -14,6 +14,7 @@ from support.data.small_outputs import publish, some_of_each
 
 from moondream_beam.transforms.dataset.export import formats, targets
 from moondream_beam.transforms.dataset.export.layouts import sidecar
+from moondream_beam.transforms.dataset.export.pictures import tars
 from moondream_beam.transforms.dataset.export.targets import (
     UNFINISHED,
     new_file,
@@ -75,13 +76,13 @@ def test_each_format_is_the_same_in_a_bucket_and_on_a_disk(kind, bucket_of, out,
 
 @pytest.mark.slow
 def test_a_webdataset_in_a_bucket_has_its_tars_and_nothing_else(bucket_of, out, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_TAR_PICTURES", 2)
+    monkeypatch.setattr(tars, "MAX_TAR_PICTURES", 2)
     root = f"{bucket_of('s3').root}/set"
     assert export("webdataset", out, root) == {formats.OTHER_FORMAT: 1}
-    tars = files(root)
-    assert sorted(tars) == ["000000.tar", "000001.tar"]
+    written = files(root)
+    assert sorted(written) == ["000000.tar", "000001.tar"]
     names = set()
-    for content in tars.values():
+    for content in written.values():
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             names |= {json.load(tar.extractfile(member))["filename"] for member in tar if member.name.endswith("json")}
     assert names == {"a.jpg", "b.png", "sub/c.jpg"}
