@@ -11,7 +11,7 @@ from functools import partial
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
 from ...transforms.dataset.export.formats import FILES, FORMATS, LAYOUTS, RESIZABLE, TEXTS, Format, only_tasks
 from ...transforms.dataset.export.layouts.placing import DEFAULT_LAYOUT, LayoutOptions
-from ...transforms.dataset.export.layouts.sidecar import ANOTHER_TEXT, NO_VALUE
+from ...transforms.dataset.export.layouts.sidecar import ANOTHER_TEXT, NO_VALUE, SAME_TEXT
 from ...transforms.dataset.export.layouts.splits import ONE_SPLIT, Splits, parse_splits, split_files
 from ...transforms.dataset.export.layouts.template import parse_fields
 from ...transforms.dataset.export.pictures.convert import Wanted
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         written = split_files(destination, _splits(args)).values() if args.to in FILES else [destination]
         done = f"{_format_selection(args.to, selection, left)} as {args.to} in {', '.join(written)}"
         # The user chose the fields of a template.
-        print(done + ("" if args.template else _format_rest(args.to, selection)))
+        print(done + ("" if args.template else _format_rest(args.to, selection)) + _format_failures(dataset))
         for line in notes:
             print(line, file=sys.stderr)
         _print_check(check)
@@ -194,7 +194,7 @@ def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
     if not tasks:
         return f"{selection.pictures} pictures, {selection.answers} answers"
     if shape in TEXTS:
-        texts = selection.pictures - left[NO_TEXT] - left[NO_VALUE] - left[ANOTHER_TEXT]
+        texts = selection.pictures - left[NO_TEXT] - left[NO_VALUE] - left[ANOTHER_TEXT] - left[SAME_TEXT]
         return f"{texts} texts written ({_format_kinds(tasks)})"
     chosen = sum(selection.answers_to[task] for task in tasks)
     kinds = _format_kinds([task for task in tasks if selection.answers_to[task]])
@@ -209,6 +209,12 @@ def _format_rest(shape: str, selection: Selection) -> str:
         return ""
     listed = _format_kinds([kind for kind in ANSWERS if kind in rest])
     return f"; {listed} have no place in it ({sum(rest.values())} of {selection.answers} chosen answers)"
+
+
+def _format_failures(dataset: Dataset) -> str:
+    """Return how many requests of the output have no answer, or "" if all have one."""
+    ((failures,),) = dataset.tuples("SELECT count(*) FROM errors")
+    return f"; {failures} requests of the output have no answer: errors/ has the reasons" if failures else ""
 
 
 def _format_kinds(tasks: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from moondream_beam.transforms.dataset.export.targets import (
     new_file,
     new_folder,
     resolve_destination,
-    write_if_absent,
+    write_text,
 )
 from moondream_beam.transforms.dataset.export.wide import Selection
 from moondream_beam.transforms.dataset.reader import Dataset
@@ -104,10 +104,9 @@ def test_an_existing_text_file_in_a_bucket_is_kept(bucket_of, out):
     bucket = bucket_of("s3")
     bucket.put("set/a.txt", b"mine")
     assert export("sidecar", out, f"{bucket.root}/set") == {sidecar.ANOTHER_TEXT: 1}
-    assert files(f"{bucket.root}/set")["a.txt"] == b"mine" and not write_if_absent(
-        f"{bucket.root}/set", "a.txt", "other"
-    )
-    assert write_if_absent(f"{bucket.root}/set", "a.txt", "mine"), "the same text again is no problem"
+    assert files(f"{bucket.root}/set")["a.txt"] == b"mine"
+    assert write_text(f"{bucket.root}/set", "a.txt", "other") == "kept"
+    assert write_text(f"{bucket.root}/set", "a.txt", "mine") == "same"
 
 
 @pytest.mark.slow
