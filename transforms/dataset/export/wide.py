@@ -26,6 +26,8 @@ ANSWER_COLUMNS = {"detect": "objects", "point": "points"}
 # Above this number, prompts differ from row to row, and a table with a column for each is useless.
 MAX_TASKS = 200
 MAX_SLUG_CHARACTERS = 48
+# The types of values that are values of JSON already.
+PLAIN_TYPES = frozenset((str, int, bool, type(None)))
 # The archive or Parquet file that contains a picture, in the ``uri`` of the picture's row.
 CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet|arrow|feather))#"
 ORDER = f"regexp_extract(uri, '{CONTAINER}', 1, 'i'), filename, key"
@@ -281,12 +283,14 @@ def _free(stem: str, taken: set[str]) -> str:
 
 def to_json_value(value: Any) -> Any:
     """Convert a value of DuckDB to a JSON value: NaN and infinity to None, datetimes to ISO 8601, others to str."""
+    # The types that most values have come first: a box has four floats.
+    kind = type(value)
+    if kind in PLAIN_TYPES:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): to_json_value(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json_value(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
     return value.isoformat() if isinstance(value, datetime) else str(value)
