@@ -130,7 +130,7 @@ def _find_tables(args: argparse.Namespace) -> list[str]:
 
     tables: list[str] = []
     for manifest in args.manifest:
-        if scheme_of(manifest) != HUB:
+        if not manifest.startswith(PREFIX):
             if args.config:
                 raise ValueError(f"--config is for hf://datasets/OWNER/NAME, not {manifest}: leave it out")
             tables.append(find_saved_split(absolute_pattern(manifest), args.split))
