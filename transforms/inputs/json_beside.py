@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ..core.kept_names import name_columns
 from ..core.prompt_templates import named_columns
-from ..core.records import ImageRef
+from ..core.records import FILES_ENDING, ImageRef
 from ..core.row_schema import OWN_COLUMNS
 from ..io.containers.location import Member, is_archive, is_compressed
 from ..io.containers.reader import ContainerReader
@@ -25,7 +25,6 @@ from ..io.files import open_file
 from ..io.object_stores.base import Stores
 from ..io.retry import FetchError, RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, scheme_of
-from .bucket_listing import FILES_ENDING
 from .lists.json_types import json_schema, parse_json
 from .lists.survey import StoredColumns, survey_schemas
 from .lists.tables import TableRow, with_kept

@@ -180,8 +180,9 @@ class ArrowFile:
             batch = _follow(header, table, HEADER)
             message = message._replace(rows=_number(header, batch, NUM_ROWS, "<q"))
             if not _slot(header, batch, COMPRESSION):
+                buffers = tuple((start, size) for start, size in _vector(header, batch, BUFFERS, PAIR))
                 counts = tuple(count for (count,) in _vector(header, batch, NUM_VARIADIC, LONG))
-                message = message._replace(buffers=tuple(_vector(header, batch, BUFFERS, PAIR)), variadic=counts)
+                message = message._replace(buffers=buffers, variadic=counts)
         return message, kind
 
     def _read(self, message: Message, wanted: Mapping[str, str] | None = None) -> bytes | bytearray:

@@ -228,6 +228,7 @@ def _values(
 def _arrays(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:
     with open_it() as file:
         try:
+            table: Any
             if isinstance(group.metadata, ArrowFile):
                 table = group.metadata.attached(file)
             else:

@@ -167,7 +167,7 @@ def _url(at: HubPath) -> str:
     return hf_hub_url(at.repository, at.path, repo_type="dataset", revision=at.revision)
 
 
-def _file(at: HubPath, uri: str) -> RepoFile | None:
+def _file(at: HubPath, uri: str) -> Any:
     """Return what the hub knows about a file, or None if there is none."""
     with _translate_errors(uri):
         if at.is_bucket:
