@@ -99,7 +99,7 @@ def _build_columns(args: argparse.Namespace, manifests: Sequence[str], tasks: tu
     if args.uri_column and args.image_column:
         raise ValueError("--uri-column and --image-column exclude each other: give one of the two")
     note: tuple[str, ...] = ()
-    if not args.uri_column and not args.image_column and (found := _find_image_column(manifests)):
+    if not args.uri_column and not args.image_column and (found := find_image_column_of(manifests)):
         args.image_column, note = found, (f"the pictures are in column {found}; to choose another, add --image-column",)
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
     for name in keep:
@@ -125,25 +125,36 @@ def _find_tables(args: argparse.Namespace) -> list[str]:
     """
     if not args.split and not args.config:
         return list(args.manifest)
-    # Imported here, because pyarrow takes long to import.
-    from ...transforms.inputs.lists.hub_datasets import find_split
-
     tables: list[str] = []
     for manifest in args.manifest:
-        if not manifest.startswith(PREFIX):
-            if args.config:
-                raise ValueError(f"--config is for hf://datasets/OWNER/NAME, not {manifest}: leave it out")
-            tables.append(find_saved_split(absolute_pattern(manifest), args.split))
-            continue
-        found = find_split(manifest, args.config, args.split)
-        if "output" in args:
+        found = find_tables(manifest, args.split, args.config)
+        if "output" in args and manifest.startswith(PREFIX):
             _check_commit(manifest, HubPath.parse(found[0]), check_output_path(args.output))
         tables += found
     args.tables = tables
     return tables
 
 
-def _find_image_column(manifests: Sequence[str]) -> str | None:
+def find_tables(manifest: str, split: str | None, config: str | None) -> list[str]:
+    """Return the manifests that a manifest with ``split`` or ``config`` stands for; without both, itself.
+
+    Raises:
+        ValueError: if there is no such config or split, or the manifest is no dataset.
+        RuntimeError: if the hub can't be reached.
+    """
+    if not split and not config:
+        return [manifest]
+    if manifest.startswith(PREFIX):
+        # Imported here, because pyarrow takes long to import.
+        from ...transforms.inputs.lists.hub_datasets import find_split
+
+        return find_split(absolute_pattern(manifest), config, split)
+    if config or not split:
+        raise ValueError(f"--config is for hf://datasets/OWNER/NAME, not {manifest}: leave it out")
+    return [find_saved_split(absolute_pattern(manifest), split)]
+
+
+def find_image_column_of(manifests: Sequence[str]) -> str | None:
     """Return the only column of pictures in the first manifest, if it is Parquet or Arrow and has no column ``url``.
 
     Raises:

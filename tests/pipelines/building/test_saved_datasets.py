@@ -8,6 +8,9 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
+from support.running.beam_runs import collect
+
+from moondream_beam.pipelines.beam_yaml import ReadManifest
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -49,3 +52,13 @@ def test_a_saved_dataset_is_an_input_and_its_pictures_are_exported(
 def test_a_split_that_is_not_there_is_refused(saved: Path, tmp_path: Path, command: Command) -> None:
     status, _, stderr = command("annotate", saved, "--split", "val", "--model", "tiny", "--output", tmp_path / "out")
     assert (status, "choose of train, test" in stderr) == (2, True)
+
+
+def test_beam_yaml_reads_a_split_and_finds_the_column_of_pictures(saved: Path) -> None:
+    rows = collect(lambda pipeline: pipeline | ReadManifest(path=str(saved), split="test", columns=["word"]))
+    assert sorted((row.word, row.uri.partition("#")[2]) for row in rows) == [
+        ("c.webp", "image/1/c.webp"),
+        ("more/d.bmp", "image/2/d.bmp"),
+    ]
+    with pytest.raises(ValueError, match="choose of train, test"):
+        ReadManifest(path=str(saved), split="val")
