@@ -60,6 +60,8 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
+@pytest.mark.slow
+@pytest.mark.spark
 def test_spark_reads_the_values_that_arrow_reads(spark: Any, output: Path, zone: None) -> None:
     spark.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
     frame = spark.read.parquet(str(output))
