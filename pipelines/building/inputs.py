@@ -77,6 +77,8 @@ def build_inputs(args: argparse.Namespace) -> Inputs:
     if not args.manifest:
         _reject_manifest_options(args)
     if not args.manifest and not args.keep_columns and not args.prompt_column:
+        if args.skip_empty_prompts:
+            raise ValueError("--skip-empty-prompts needs a --manifest, --keep-columns or --prompt-column: add one")
         return Inputs(tuple(args.inputs), (), asked, Columns(DEFAULT_URI_COLUMN), *how)
     manifests = _find_tables(args)
     columns = _build_columns(args, manifests, asked)
@@ -107,9 +109,17 @@ def _build_columns(args: argparse.Namespace, manifests: Sequence[str], tasks: tu
             raise ValueError(f"--keep-columns names {name} twice: name it once")
     published = published_columns(check_output_path(args.output)) if keep and "output" in args else {}
     if not manifests:
-        return check_json_columns(args.inputs, Columns(DEFAULT_URI_COLUMN, tasks=tasks), keep, published)
+        beside = Columns(DEFAULT_URI_COLUMN, tasks=tasks, skip_empty_prompts=args.skip_empty_prompts)
+        return check_json_columns(args.inputs, beside, keep, published)
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
-    columns = Columns(uri, args.filename_column, tasks, image=args.image_column, root=args.root)
+    columns = Columns(
+        uri,
+        args.filename_column,
+        tasks,
+        image=args.image_column,
+        root=args.root,
+        skip_empty_prompts=args.skip_empty_prompts,
+    )
     columns = check_columns(manifests, columns, keep, published=published)
     return replace(columns, notes=(*note, *columns.notes))
 
@@ -211,7 +221,6 @@ def _check_commit(given: str, now: HubPath, output: str) -> None:
 
 def _reject_manifest_options(args: argparse.Namespace) -> None:
     """Raise ValueError if an option about columns of a manifest is given."""
-    options: Sequence[str] = (*("uri_column", "image_column", "filename_column", "root", "split", "config"),)
-    for option in options:
+    for option in ("uri_column", "image_column", "filename_column", "root", "split", "config"):
         if getattr(args, option):
             raise ValueError(f"--{option.replace('_', '-')} needs a --manifest: give one, or leave the option out")

@@ -28,7 +28,7 @@ from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, scheme_of
 from .lists.json_types import json_schema, parse_json
 from .lists.survey import StoredColumns, survey_schemas
 from .lists.tables import TableRow, with_kept
-from .manifest_columns import Columns, fit_output, with_tasks
+from .manifest_columns import Columns, asked_refs, fit_output
 from .patterns.patterns import absolute_pattern, expand_pattern, list_archive, list_images
 
 JSON = ".json"
@@ -47,7 +47,10 @@ def with_columns(ref: ImageRef, columns: Columns, stores: Stores) -> Iterator[Im
     If there is no JSON beside a picture, kept columns are null. If the JSON is broken, the reference has a ``problem``.
     """
     for picture, row in _rows_in(ref, columns, stores):
-        yield picture if picture.skipped or picture.problem else _with_row(picture, row, columns)
+        if picture.skipped or picture.problem:
+            yield picture
+        else:
+            yield from _with_row(picture, row or TableRow(0, {}), columns)
 
 
 def is_json_count(ref: ImageRef) -> bool:
@@ -188,11 +191,10 @@ def _parse(name: str, content: bytes, columns: Columns | None) -> TableRow:
     return row._replace(values={each: row.values[each] for each in columns.names() if each in row.values})
 
 
-def _with_row(ref: ImageRef, row: TableRow | None, columns: Columns) -> ImageRef:
-    row = row or TableRow(0, {})
+def _with_row(ref: ImageRef, row: TableRow, columns: Columns) -> Iterator[ImageRef]:
     if row.problem:
         ref = ref._replace(problem=row.problem)
-    return with_tasks(ref, row, columns, "")
+    yield from asked_refs(ref, row, columns, ref.filename)
 
 
 def _read_file(path: str, stores: Stores) -> bytes | None:

@@ -24,7 +24,7 @@ from ..io.uris import basename, check_uri, display_address, is_path, join_uri, n
 from .lists.addresses import clean_address
 from .lists.table_files import find_manifests, partitions_of
 from .lists.tables import TableRow, read_rows
-from .manifest_columns import Columns, with_tasks
+from .manifest_columns import Columns, asked_refs, with_tasks
 from .patterns.patterns import absolute_pattern
 from .root import Root, absolute_root
 
@@ -142,7 +142,7 @@ def _references(path: str, rows: Iterable[R], columns: Columns, ref_of: Callable
         except ValueError as error:
             ref = _known_ref(row, columns, ref_of) or ImageRef(place, posixpath.basename(place))
             ref = ref._replace(problem=f"{posixpath.basename(place)}: {error}")
-        yield with_tasks(ref, row, columns, f"{posixpath.basename(place)}: ")
+        yield from asked_refs(ref, row, columns, posixpath.basename(place))
 
 
 def _known_ref(row: R, columns: Columns, ref_of: Callable[[R], ImageRef]) -> ImageRef | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from ...models.tasks import Task
 from ..core.kept_names import name_columns
-from ..core.prompt_templates import fill_templates, named_columns
-from ..core.records import ImageRef
+from ..core.prompt_templates import fill_templates, lacks_column, named_columns
+from ..core.records import ImageRef, Skipped
 from ..core.row_schema import OWN_COLUMNS
 from ..io.column_types import plain_type, stored_type, without_nulls
 from ..io.containers.parquet_images import ListedImage
@@ -23,6 +23,8 @@ from .lists.widening import widest
 from .patterns.patterns import absolute_pattern
 from .root import check_root
 
+EMPTY_PROMPT = "questions or objects whose column is empty"
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -33,7 +35,8 @@ class Columns:
     copied to the rows of the output; ``sources`` are their names in the manifest if these differ. ``notes`` are lines
     for the user about what is not kept as it is in the manifest. ``root`` is the folder, on a disk or in a bucket, that
     relative paths are relative to, in place of the folder of the manifest. Below it, a path without the extension of an
-    image names the only image whose name is the path and an extension.
+    image names the only image whose name is the path and an extension. With ``skip_empty_prompts``, a task whose prompt
+    names an empty column is left out and counted, in place of a failure.
 
     Raises:
         ValueError: if neither ``uri`` nor ``image`` is given, or both; or if ``root`` is given with ``image``.
@@ -45,6 +48,7 @@ class Columns:
     kept: tuple[pa.Field, ...] = ()
     image: str | None = None
     root: str | None = None
+    skip_empty_prompts: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -74,14 +78,32 @@ class Columns:
         return bool(self.kept or named_columns(self.tasks))
 
 
-def with_tasks(ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str) -> ImageRef:
+def asked_refs(ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str) -> Iterator[ImageRef]:
+    """Yield a reference with the tasks of its row, and one with ``skipped`` for what is left out; see ``Columns``."""
+    lacking = [task for task in columns.tasks if lacks_column(task, row.values)] if columns.skip_empty_prompts else []
+    # The values of a row that can't be read are unknown.
+    if not lacking or (row.problem and not row.values):
+        yield with_tasks(ref, row, columns, f"{place}: ")
+        return
+    left = tuple(task for task in columns.tasks if task not in lacking)
+    for number, _ in enumerate(lacking):
+        # A row of which nothing is left is counted as one input.
+        yield ImageRef(ref.uri, place, skipped=Skipped(EMPTY_PROMPT, is_input=not left and number == 0))
+    if left:
+        yield with_tasks(ref, row, columns, f"{place}: ", left)
+
+
+def with_tasks(
+    ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str, asked: tuple[Task, ...] = ()
+) -> ImageRef:
     """Return a reference with the filled-in tasks and the kept columns of its row.
 
-    A task whose prompt names an empty column gets a problem. ``place`` is the row, for its message.
+    A task whose prompt names an empty column gets a problem. ``place`` is the row, for its message. The tasks are those
+    of ``columns``, unless ``asked`` has others.
     """
     if not columns.own_tasks():
         return ref
-    tasks, problems = fill_templates(columns.tasks, row.values, place, ref.problem.removeprefix(place))
+    tasks, problems = fill_templates(asked or columns.tasks, row.values, place, ref.problem.removeprefix(place))
     # A broken row has no values.
     stored = dict(zip(columns.kept_types(), row.kept, strict=bool(row.kept)))
     kept = tuple(stored.get(columns.sources.get(one.name, one.name)) for one in columns.kept)
