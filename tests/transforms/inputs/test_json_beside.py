@@ -146,3 +146,11 @@ def test_a_prompt_names_fields_and_a_missing_one_fails_its_request_only(tmp_path
     assert [task.prompt for task in first.tasks] == ["Is it a cat?", "What is it?"]
     assert not any(first.problems)
     assert [problem is not None for problem in second.problems] == [True, False]
+
+
+def test_a_missing_field_is_skipped_on_demand(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.tar", sample(1, word="cat") | sample(2) | {"3.jpg": b""})
+    columns = check_json_columns([path], Columns("url", tasks=(Query("{word}?"),), skip_empty_prompts=True), [], {})
+    refs = list(with_columns(ImageRef(path, path), columns, Stores()))
+    assert [ref.tasks[0].prompt for ref in refs if not ref.skipped] == ["cat?"]
+    assert [ref.filename for ref in refs if ref.skipped] == ["2.jpg", "3.jpg"]
