@@ -41,6 +41,10 @@ def _add_manifest_options(parser: argparse.ArgumentParser) -> None:
         help="of hf://datasets/OWNER/NAME or a folder of datasets.save_to_disk, read this split only",
     )
     group.add_argument("--config", metavar="NAME", help="config (subset) of that dataset (default: default, or only)")
+    _add_column_options(group)
+
+
+def _add_column_options(group: argparse._ArgumentGroup) -> None:
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
         (

@@ -152,7 +152,7 @@ def test_an_existing_text_file_is_not_overwritten(export, rows, tmp_path):
     folder, left = export("sidecar", rows, "photos")
     assert (folder / "a.txt").read_text() == "mine" and left == {sidecar.ANOTHER_TEXT: 1}
     (folder / "a.txt").unlink()
-    assert not export("sidecar", rows, "photos")[1], "the same text again is no problem"
+    assert export("sidecar", rows, "photos")[1] == {sidecar.SAME_TEXT: 2}
 
 
 @pytest.mark.parametrize("format_name", ["imagefolder", "webdataset"])

@@ -1,4 +1,4 @@
-"""Rows a second of exports without pictures: python benchmarks/exporting.py [ROWS]."""
+"""Rows a second of exports without pictures: python benchmarks/outputs/exporting.py [ROWS]."""
 
 from __future__ import annotations
 
