@@ -159,9 +159,7 @@ def survey_schemas(schemas: Sequence[tuple[str, pa.Schema]], wanted: Sequence[st
     for name in (column.name for column in columns if column.num_missing == len(schemas)):
         there = ", ".join(sorted({each for _, schema in schemas for each in schema.names})[:MAX_NAMED])
         if not there:
-            raise ValueError(
-                f"column {name}: no picture has a .json file beside it: give a --manifest with this column, or leave it out"
-            )
+            raise ValueError(f"column {name}: no picture has a .json file beside it: give a --manifest that has it")
         raise ValueError(f"column {name}: no .json beside the pictures has this field; they have {there}")
     notes = (note for column in columns for note in column.describe(len(schemas), files))
     return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, tuple(notes))
