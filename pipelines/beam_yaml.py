@@ -103,7 +103,8 @@ class ReadManifest(_NamedArguments, beam.PTransform[PBegin, PCollection[Any]]):
         filename_column: column with the name of the picture; by default the last part of its URI.
         columns: columns that become fields of the rows; SOURCE=NAME gives the field another name.
         root: the folder or bucket of relative paths, by default that of the manifest; it finds names without extension.
-        split, config: of hf://datasets/OWNER/NAME, or the split of a folder of datasets.save_to_disk.
+        split: the split to read of hf://datasets/OWNER/NAME, or of a folder of datasets.save_to_disk.
+        config: the config (subset) of hf://datasets/OWNER/NAME.
 
     Raises:
         ValueError: if a file or a column does not exist, or a column cannot become a field.
@@ -127,8 +128,7 @@ class ReadManifest(_NamedArguments, beam.PTransform[PBegin, PCollection[Any]]):
         if not uri_column and not image_column:
             image_column = find_image_column_of(paths)
         # Columns need a task. This one is a placeholder: the tasks are arguments of Annotate.
-        if image_column is None:
-            uri_column = uri_column or "url"
+        uri_column = uri_column or (None if image_column else "url")
         found = manifest_columns.Columns(uri_column, filename_column, (Query(),), image=image_column, root=root)
         found = manifest_columns.check_columns(paths, found, parse_texts("columns", columns), taken=REF_SCHEMA.names)
         for note in found.notes:
