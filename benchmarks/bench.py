@@ -27,6 +27,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "pipeline": ("pipeline.py", "--pictures", "100"),
     "planning": ("planning.py", "--rows", "200000", "--done", "200000", "--files", "50000"),
     "looking": ("outputs/looking.py", "100000"),
+    "exporting": ("outputs/exporting.py", "20000"),
     "counting": ("outputs/counting.py", "200"),
     "answer_journal": ("outputs/answer_journal.py",),
     "estimating": ("estimating.py", "200", "50"),

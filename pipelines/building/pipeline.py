@@ -26,7 +26,8 @@ def read_inputs(pipeline: beam.Pipeline, inputs: Inputs) -> PCollection[Any]:
     """Return references to all pictures, of patterns and of manifests: ``ImageRef``, and ``RefColumns``."""
     refs = []
     if inputs.patterns:
-        refs.append(pipeline | "Read images" >> ReadImages(*inputs.patterns, as_columns=True))
+        columns = inputs.columns if inputs.columns.own_tasks() and not inputs.manifests else None
+        refs.append(pipeline | "Read images" >> ReadImages(*inputs.patterns, columns=columns, as_columns=True))
     if inputs.manifests:
         refs.append(pipeline | "Read manifests" >> ReadManifests(inputs.manifests, inputs.columns, as_columns=True))
     return refs[0] if len(refs) == 1 else tuple(refs) | "All inputs" >> beam.Flatten()

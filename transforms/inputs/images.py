@@ -19,6 +19,8 @@ from ..io.containers.location import is_archive
 from ..io.object_stores.base import Stores
 from ..io.uris import LOCAL, basename, scheme_of
 from .bucket_listing import PendingFolder
+from .json_beside import is_json_count, with_columns
+from .manifest_columns import Columns
 from .patterns.patterns import (
     absolute_pattern,
     expand_pattern,
@@ -46,18 +48,21 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
     become references with a ``problem``.
 
     Args:
+        columns: what to keep of the JSON file beside each picture, and the tasks that name its fields; see
+            ``check_json_columns``. None: these files are not read.
         as_columns: yield ``RefColumns`` in place of the references that these can stand for.
 
     Raises:
         ValueError: if there is no pattern, or one is invalid.
     """
 
-    def __init__(self, *patterns: str, as_columns: bool = False) -> None:
+    def __init__(self, *patterns: str, columns: Columns | None = None, as_columns: bool = False) -> None:
         super().__init__()
         self.as_columns = as_columns
         if not patterns:
             raise ValueError("no input: give a file, a folder or a glob")
         self.patterns = [absolute_pattern(pattern) for pattern in patterns]
+        self.columns = columns
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
         """Return the references: first levels are listed, then their folders in parallel, then the archives."""
@@ -73,7 +78,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
             (listed[REFS], below)
             | "All" >> beam.Flatten()
             | "Each once" >> DistinctRefs()
-            | "Look into archives" >> beam.ParDo(_ListArchive())
+            | "Look into archives" >> beam.ParDo(_ListArchive(self.columns))
         )
         return refs if self.as_columns else refs | "One by one" >> beam.FlatMap(each_ref)
 
@@ -114,13 +119,13 @@ class _ListFolder(beam.DoFn):
 
 
 class _ListArchive(beam.DoFn):
-    def __init__(self) -> None:
-        self.stores = Stores()
+    def __init__(self, columns: Columns | None) -> None:
+        self.stores, self.columns = Stores(), columns
 
     def process(self, element: ImageRef | RefColumns) -> Iterator[ImageRef | RefColumns]:
         refs: Iterable[ImageRef]
-        if isinstance(element, ImageRef):
-            refs = [element]
+        if isinstance(element, ImageRef) or self.columns:
+            refs = each_ref(element)
         else:
             is_picture = _end_as_pictures(element)
             yield element if is_picture.all() else element.take(is_picture)
@@ -130,7 +135,10 @@ class _ListArchive(beam.DoFn):
 
     def _list(self, ref: ImageRef) -> Iterator[ImageRef]:
         if ref.problem or ref.skipped:
-            yield ref
+            if not self.columns or not is_json_count(ref):
+                yield ref
+        elif self.columns and not why_unread(ref.uri):
+            yield from with_columns(ref, self.columns, self.stores)
         elif is_archive(ref.uri):
             yield from list_archive(ref, self.stores)
         else:

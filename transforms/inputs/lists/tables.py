@@ -1,24 +1,37 @@
-"""Read CSV, JSON Lines and Parquet row by row, in bounded memory."""
+"""Read CSV, JSON Lines, Parquet and Arrow row by row, in bounded memory."""
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from ...io.column_types import JsonNumber, as_text
+from ...io.containers.location import COLUMNAR
 from ...io.files import open_file
 from ...io.object_stores.base import Stores
-from ...io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet, parquet_schema
+from ...io.parquet import ROWS_PER_BATCH, batch_rows, open_table, table_schema
 from ...io.retry import FetchError
 from ...io.uris import check_utf8
-from .delimited import DelimitedFile, Record
+from .blocks.delimited import DelimitedFile
+from .blocks.lines import MAX_LINE_BYTES
 from .json_types import json_schema, parse_json
-from .lines import MAX_LINE_BYTES, PlainLines
-from .table_files import CSV, PARQUET, check_content, kind_of, partitions_of
+from .table_files import CSV, JSON_LINES, kind_of, partitions_of
+
+# The first bytes of files that have another format than their name says.
+CONTENTS = (
+    (b"PK\x03\x04", "a zip archive or a spreadsheet: unpack it, or save its sheet as CSV in UTF-8"),
+    (b"\xd0\xcf\x11\xe0", "a spreadsheet: save its sheet as CSV in UTF-8"),
+    (b"\x1f\x8b", "compressed by gzip: let its name end with .gz"),
+    (b"PAR1", "Parquet: rename it to .parquet"),
+    (b"version https://git-lfs", "a pointer of Git LFS in place of the file: run git lfs pull"),
+    (b"<!doctype html", "a web page: download the file itself"),
+    (b"<html", "a web page: download the file itself"),
+)
 
 
 class TableRow(NamedTuple):
@@ -50,108 +63,25 @@ def read_rows(path: str, columns: Sequence[str], kept: Mapping[str, pa.DataType]
     number = 0
     try:
         with open_file(path) as file:
-            for row in _rows(path, file, columns, kept or {}):
+            for row in table_rows(path, file, columns, kept or {}):
                 number = row.number
                 yield row
     except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
-        if not _is_damage(error):
+        if not is_damage(error):
             raise
-        yield _damaged(number, error)
+        yield damaged_row(number, error)
 
 
-class RowBlock(NamedTuple):
-    """Many rows without a problem.
-
-    Attributes:
-        values: the texts of one column, or null.
-        rows: returns the rows at the given places in the block.
-        last: the number of the last row.
-    """
-
-    values: pa.Array
-    rows: Callable[[Any], Iterable[TableRow]]
-    last: int
-
-
-def read_blocks(path: str, column: str) -> Iterator[RowBlock | TableRow]:
-    """Yield the rows that ``read_rows(path, [column])`` yields, many of them as blocks.
-
-    Raises:
-        OSError: if the file can't be read.
-        ValueError: if it has another format than its name says, or no valid header.
-    """
-    number = 0
-    try:
-        with open_file(path) as file:
-            for found in _blocks(path, file, column):
-                number = found.number if isinstance(found, TableRow) else found.last
-                yield found
-    except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
-        if not _is_damage(error):
-            raise
-        yield _damaged(number, error)
-
-
-def _damaged(number: int, error: Exception) -> TableRow:
+def damaged_row(number: int, error: Exception) -> TableRow:
+    """Return the row after row ``number``, with the damage of the file as its problem."""
     return TableRow(number + 1, {}, f"the file is broken from here on: {error}; replace it")
-
-
-def _blocks(path: str, file: Any, column: str) -> Iterator[RowBlock | TableRow]:
-    kind = kind_of(path)
-    if kind in PARQUET:
-        table = open_parquet(path, file)
-        if column in table.schema_arrow.names and _is_text(table.schema_arrow.field(column).type):
-            return _parquet_blocks(table, column)
-    elif kind in CSV:
-        return _csv_blocks(path, file, kind == ".tsv", column)
-    return _rows(path, file, [column], {})
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _parquet_blocks(table: Any, column: str) -> Iterator[RowBlock]:
-    number = 0
-    for batch in table.iter_batches(ROWS_PER_BATCH, columns=[column]):
-
-        def rows(places: Any, batch: pa.RecordBatch = batch, first: int = number + 1) -> Iterator[TableRow]:
-            chosen = batch_rows(batch.take(pa.array(places)), [column], {})
-            for place, row in zip(places, chosen, strict=True):
-                yield TableRow(first + int(place), row.values, row.problem)
-
-        number += len(batch)
-        yield RowBlock(batch.column(0).cast(pa.string()), rows, number)
-
-
-def _csv_blocks(path: str, file: Any, is_tsv: bool, column: str) -> Iterator[RowBlock | TableRow]:
-    partitions = partitions_of(path)
-    with DelimitedFile(path, file, is_tsv) as table:
-        header = table.header
-        if column not in header:
-            yield from _with_partitions(path, _csv_rows(table))
-            return
-
-        def row_of(number: int, fields: list[str], problem: str = "") -> TableRow:
-            return TableRow(number, {} if problem else partitions | dict(zip(header, fields, strict=True)), problem)
-
-        for block in table.blocks(header.index(column)):
-            if isinstance(block, Record):
-                yield row_of(*block)
-                continue
-
-            def rows(places: Any, block: PlainLines = block) -> Iterator[TableRow]:
-                return (row_of(block.numbers[each], block.fields(each, table.delimiter)) for each in places)
-
-            if block.lines:
-                yield RowBlock(block.values, rows, block.numbers[-1])
 
 
 def schema_of(path: str, stores: Stores | None = None, max_lines: int | None = None) -> pa.Schema:
     """Return the columns of a manifest with their types, and those of its partitions, which are text, last.
 
     All columns of CSV are text. JSON Lines are read to their end, or ``max_lines`` far; see ``json_schema``. Of
-    Parquet, only the footer is read; see ``parquet_schema``.
+    Parquet, only the footer is read; see ``table_schema``.
 
     Raises:
         OSError: if the file can't be read.
@@ -162,12 +92,30 @@ def schema_of(path: str, stores: Stores | None = None, max_lines: int | None = N
     return pa.schema([*schema, *added])
 
 
+def _check_content(path: str, file: Any) -> None:
+    """Check the first bytes of an open text or JSON file, which stays at its start.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if the bytes are those of a format in ``CONTENTS``, or of one JSON list of objects.
+    """
+    head = file.read(256)
+    file.seek(0)
+    for start, content in CONTENTS:
+        if head.lower().startswith(start.lower()):
+            raise ValueError(f"manifest {path}: its content is {content}")
+    if kind_of(path) in JSON_LINES and re.match(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:\{|$)", head):
+        raise ValueError(
+            f"manifest {path}: its content is one JSON list: write one object on each line, without a list around them"
+        )
+
+
 def _file_schema(path: str, stores: Stores | None, max_lines: int | None) -> pa.Schema:
     kind = kind_of(path)
     with open_file(path, stores) as file:
-        if kind in PARQUET:
-            return parquet_schema(open_parquet(path, file))
-        check_content(path, file)
+        if kind in COLUMNAR:
+            return table_schema(open_table(path, file))
+        _check_content(path, file)
         if kind in CSV:
             with DelimitedFile(path, file, kind == ".tsv") as table:
                 return pa.schema([(name, pa.string()) for name in table.header])
@@ -197,18 +145,19 @@ def convert(value: Any, field: pa.Field) -> Any:
     return stored
 
 
-def _rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+def table_rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+    """Yield the rows of an open file, as ``read_rows`` does. Damaged content raises an error."""
     kind = kind_of(path)
-    if kind in PARQUET:
-        yield from _parquet_rows(path, file, columns, kept)
+    if kind in COLUMNAR:
+        yield from _columnar_rows(path, file, columns, kept)
     elif kind in CSV:
         with DelimitedFile(path, file, kind == ".tsv") as table:
-            yield from _with_kept(_with_partitions(path, _csv_rows(table)), kept)
+            yield from with_kept(_with_partitions(path, _csv_rows(table)), kept)
     else:
-        yield from _with_kept(_with_partitions(path, _json_rows(file)), kept)
+        yield from with_kept(_with_partitions(path, _json_rows(file)), kept)
 
 
-def _with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+def with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
     """Yield rows of CSV or JSON with the values of their kept columns, or with a problem if one does not fit."""
     if not kept:
         yield from rows
@@ -231,11 +180,11 @@ def _undamaged(rows: Iterator[TableRow]) -> Iterator[TableRow]:
     try:
         yield from rows
     except (EOFError, zlib.error, OSError) as error:
-        if not _is_damage(error):
+        if not is_damage(error):
             raise
 
 
-def _is_damage(error: Exception) -> bool:
+def is_damage(error: Exception) -> bool:
     """Return whether an error means damaged content.
 
     An OSError of the system has an errno. Those of gzip and Arrow have none: they mean damaged content.
@@ -277,8 +226,8 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
         yield TableRow(number, values, problem)
 
 
-def _parquet_rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
-    table = open_parquet(path, file)
+def _columnar_rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+    table = open_table(path, file)
     names, wanted = table.schema_arrow.names, dict.fromkeys([*columns, *kept])
     present = [name for name in wanted if name in names]
     added = {name: value for name, value in partitions_of(path).items() if name in wanted and name not in names}

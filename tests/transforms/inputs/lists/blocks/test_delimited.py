@@ -12,8 +12,8 @@ import pandas
 import polars
 import pytest
 
-from moondream_beam.transforms.inputs.lists import delimited as module
-from moondream_beam.transforms.inputs.lists.delimited import MAX_RECORD_LINES, DelimitedFile, Record
+from moondream_beam.transforms.inputs.lists.blocks import delimited as module
+from moondream_beam.transforms.inputs.lists.blocks.delimited import MAX_RECORD_LINES, DelimitedFile, Record
 from moondream_beam.transforms.inputs.lists.tables import read_rows, schema_of
 
 CAPTIONS = [

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ...images.formats import EXTENSIONS
-from ...io.uris import LOCAL, is_utf8, scheme_of
-from .addresses import INVISIBLE
+from ....images.formats import EXTENSIONS
+from ....io.uris import LOCAL, is_utf8, scheme_of
+from ..addresses import INVISIBLE
 from .lines import MAX_LINE_BYTES, Lines, PlainLines, plain_lines
 
 # Of one tab-separated record. The limit bounds the search for a closing quote.

@@ -16,7 +16,7 @@ import pytest
 from moondream_beam.models.tasks import Caption
 from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.ref_columns import RefColumns, each_ref
-from moondream_beam.transforms.inputs.lists import lines
+from moondream_beam.transforms.inputs.lists.blocks import lines
 from moondream_beam.transforms.inputs.manifest import read_in_columns, read_manifest
 from moondream_beam.transforms.inputs.manifest_columns import Columns
 
