@@ -19,7 +19,7 @@ from apache_beam.transforms.environments import DockerEnvironment
 from apache_beam.yaml import main, yaml_provider, yaml_transform
 from PIL import Image
 from support.data.profiles import SRGB_COLUMNS, rgb_profile
-from support.servers.openai_server import chat_server
+from support.servers.chat.server import chat_server
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.beam_yaml import PROVIDERS

@@ -10,8 +10,8 @@ from support.checkpoints.families import save_checkpoint
 from support.hosted.clock import QuickClock
 from support.hosted.fixtures import use_server
 from support.hosted.server import serving
-from support.servers.openai_dialects import DIALECTS
-from support.servers.openai_server import chat_server
+from support.servers.chat.dialects import DIALECTS
+from support.servers.chat.server import chat_server
 
 from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
 from moondream_beam.models.hosted.fal.annotator import Fal
