@@ -11,6 +11,7 @@ from support.hosted.clock import QuickClock
 from support.hosted.fixtures import use_server
 from support.hosted.server import serving
 from support.servers.chat.dialects import DIALECTS
+from support.servers.chat.processes import llama_cpp_server
 from support.servers.chat.server import chat_server
 
 from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
@@ -36,16 +37,23 @@ HOSTED = {
 }
 FAMILY = "smolvlm"
 SERVERS = {f"{kind} server": kind for kind in DIALECTS}
+REAL_SERVERS = {"llama.cpp itself": llama_cpp_server}
 TASKS = {Caption: Caption("short"), Query: Query("dog"), Detect: Detect("dog", 2), Point: Point("dog", 2)}
 BRIEF = Sampling(max_tokens=4)
 
 
-@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS, FAMILY])
+@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS, *REAL_SERVERS, FAMILY])
 def annotator(request, tmp_path_factory):
     if request.param in SERVERS:
         with pytest.MonkeyPatch.context() as patch, chat_server(SERVERS[request.param]) as server:
             patch.delenv("OPENAI_API_KEY", raising=False)
             yield OpenAIServer(server.url, clock=QuickClock())
+        return
+    if request.param in REAL_SERVERS:
+        log = tmp_path_factory.mktemp("server") / "log"
+        with pytest.MonkeyPatch.context() as patch, REAL_SERVERS[request.param](log) as server:
+            patch.delenv("OPENAI_API_KEY", raising=False)
+            yield OpenAIServer(server.url)
         return
     if request.param == FAMILY:
         yield TransformersModel(

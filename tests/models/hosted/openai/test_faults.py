@@ -18,11 +18,13 @@ from moondream_beam import OpenAIServer
 from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.tasks import Answer, Query, Request, Sampling
 
+LOADING = answer(503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
+
 
 @pytest.mark.parametrize(
     "act",
     [
-        answer(503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}),
+        LOADING,
         answer(429, {"error": {"message": "slow down"}}, Retry_After="3"),
         answer(502, "<html>Bad Gateway"),
     ],
@@ -31,6 +33,29 @@ def test_a_server_that_is_not_ready_is_waited_for_without_counting_attempts(serv
     server.faults.append(Fault("chat", act, times=40))
     assert results_of(OpenAIServer(server.url, clock=clock).answer(requests(10))) == expected(10)
     assert max(server.dialect.asked.values()) == 1
+
+
+def test_a_server_that_loads_its_model_at_the_start_is_waited_for(server, clock, caplog):
+    server.faults.append(Fault("models", LOADING, times=300))
+    assert OpenAIServer(server.url, clock=clock).name == "org/model"
+    (line,) = [record.message for record in caplog.records if "Loading model" in record.message]
+    assert server.url in line and "waiting up to 600 s" in line
+
+
+def test_a_server_that_never_becomes_ready_is_refused_after_a_while(server, clock):
+    server.faults.append(Fault("models", LOADING, times=10**9))
+    started = clock.now()
+    with pytest.raises(ValueError, match=f"{server.url}.*503: Loading model: wait until the server is ready"):
+        _ = OpenAIServer(server.url, clock=clock).name
+    assert clock.now() - started == pytest.approx(600, abs=2)
+
+
+def test_a_ready_server_is_used_while_another_one_loads_its_model(server, clock, caplog):
+    with chat_server() as loading:
+        loading.faults.append(Fault("models", LOADING, times=10**9))
+        started = clock.now()
+        assert OpenAIServer([loading.url, server.url], clock=clock).name == "org/model"
+    assert clock.now() == started and f"{loading.url}/v1 answered 503" in caplog.text
 
 
 def test_a_failure_is_retried_twice_and_then_belongs_to_the_row(server, clock):
