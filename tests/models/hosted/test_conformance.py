@@ -11,7 +11,6 @@ from support.hosted.clock import QuickClock
 from support.hosted.fixtures import use_server
 from support.hosted.server import serving
 from support.servers.chat.dialects import DIALECTS
-from support.servers.chat.processes import llama_cpp_server
 from support.servers.chat.server import chat_server
 
 from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
@@ -37,12 +36,14 @@ HOSTED = {
 }
 FAMILY = "smolvlm"
 SERVERS = {f"{kind} server": kind for kind in DIALECTS}
-REAL_SERVERS = {"llama.cpp itself": llama_cpp_server}
+# Fixtures of conftest.py.
+REAL_SERVERS = ("real_llama_cpp", "real_transformers_serve")
+SLOW = pytest.param("real_transformers_serve", marks=pytest.mark.slow)
 TASKS = {Caption: Caption("short"), Query: Query("dog"), Detect: Detect("dog", 2), Point: Point("dog", 2)}
 BRIEF = Sampling(max_tokens=4)
 
 
-@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS, *REAL_SERVERS, FAMILY])
+@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS, REAL_SERVERS[0], SLOW, FAMILY])
 def annotator(request, tmp_path_factory):
     if request.param in SERVERS:
         with pytest.MonkeyPatch.context() as patch, chat_server(SERVERS[request.param]) as server:
@@ -50,10 +51,9 @@ def annotator(request, tmp_path_factory):
             yield OpenAIServer(server.url, clock=QuickClock())
         return
     if request.param in REAL_SERVERS:
-        log = tmp_path_factory.mktemp("server") / "log"
-        with pytest.MonkeyPatch.context() as patch, REAL_SERVERS[request.param](log) as server:
+        with pytest.MonkeyPatch.context() as patch:
             patch.delenv("OPENAI_API_KEY", raising=False)
-            yield OpenAIServer(server.url)
+            yield OpenAIServer(request.getfixturevalue(request.param).url)
         return
     if request.param == FAMILY:
         yield TransformersModel(

@@ -20,12 +20,6 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    with llama_cpp_server(tmp_path_factory.mktemp("llama") / "log") as server:
-        yield server
-
-
 def test_the_carried_model_is_what_its_script_makes(tmp_path):
     gguf = pytest.importorskip("gguf")
     runpy.run_path(str(GGUF / "make.py"))["make"](tmp_path)
@@ -37,8 +31,8 @@ def test_the_carried_model_is_what_its_script_makes(tmp_path):
         assert tensors[0] == tensors[1]
 
 
-def test_the_server_tells_model_and_revision(llama):
-    annotator = OpenAIServer(llama.url)
+def test_the_server_tells_model_and_revision(real_llama_cpp):
+    annotator = OpenAIServer(real_llama_cpp.url)
     assert annotator.name == "random"
     # The size that llama.cpp reports is that of the tensors.
     tensors = int(annotator.revision.removeprefix("model.gguf of ").removesuffix(" bytes"))
@@ -46,23 +40,23 @@ def test_the_server_tells_model_and_revision(llama):
     annotator.check_servers()
 
 
-def test_tokens_and_times_are_those_of_the_server(llama):
+def test_tokens_and_times_are_those_of_the_server(real_llama_cpp):
     asked = Request("a", numbered(3), Query("What?"), Sampling(max_tokens=6, temperature=0))
-    (outcome,) = OpenAIServer(llama.url).answer([asked])
+    (outcome,) = OpenAIServer(real_llama_cpp.url).answer([asked])
     assert outcome.result.finish_reason == "length" and outcome.tokens.output == 6
     assert outcome.tokens.input > 20 and outcome.timings.encode_ms > 0 and outcome.timings.generate_ms > 0
 
 
-def test_a_prompt_that_is_too_long_is_rejected_and_the_others_are_answered(llama):
+def test_a_prompt_that_is_too_long_is_rejected_and_the_others_are_answered(real_llama_cpp):
     asked = [*requests(3), Request("long", numbered(9), Query("why " * 2000))]
-    results = {outcome.id: outcome.result for outcome in OpenAIServer(llama.url).answer(asked)}
+    results = {outcome.id: outcome.result for outcome in OpenAIServer(real_llama_cpp.url).answer(asked)}
     fault = results.pop("long")
     assert fault.error == "Rejected" and "context" in fault.message
     assert len(results) == 3 and all(isinstance(result, Answer) for result in results.values())
 
 
-def test_the_server_enforces_a_schema_on_a_model_that_writes_random_characters(llama):
-    annotator = OpenAIServer(llama.url)
+def test_the_server_enforces_a_schema_on_a_model_that_writes_random_characters(real_llama_cpp):
+    annotator = OpenAIServer(real_llama_cpp.url)
     asked = [Request(f"r{number}", numbered(number), Query("When?", schema=SCHEMA)) for number in range(4)]
     first = [outcome.result.text for outcome in annotator.answer(asked)]
     assert all(set(json.loads(text)) == {"is_day", "colour"} for text in first)

@@ -22,7 +22,7 @@ import pytest
 
 from .llama_cpp import GGUF
 
-__all__ = ["GGUF", "ServerProcess", "llama_cpp_server"]
+__all__ = ["GGUF", "ServerProcess", "llama_cpp_server", "transformers_server"]
 
 TESTS = Path(__file__).parents[3]
 START_TIMEOUT_S, ANSWERS_TIMEOUT_S = 120.0, 120.0
@@ -52,6 +52,7 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self._words = [*map(str, words), str(self.port)]
         self._env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+        self._env["HF_HUB_OFFLINE"] = "1"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -129,4 +130,15 @@ def llama_cpp_server(log: Path, *options: str) -> Iterator[ServerProcess]:
     pytest.importorskip("xllamacpp", reason="the server of llama.cpp is in the package xllamacpp")
     script = Path(__file__).with_name("llama_cpp.py")
     with running(ServerProcess([sys.executable, script, *options], log, "stop processing: n_tokens")) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def transformers_server(checkpoint: Path, log: Path) -> Iterator[ServerProcess]:
+    """Run ``transformers serve`` with a checkpoint within this block. Skip the test if its packages are missing."""
+    for module in ("accelerate", "fastapi", "openai", "uvicorn"):
+        pytest.importorskip(module, reason="transformers serve needs the packages of transformers[serving]")
+    program = Path(sys.executable).with_name("transformers")
+    words = [program, "serve", checkpoint, "--host", "127.0.0.1", "--device", "cpu", "--port"]
+    with running(ServerProcess(words, log, "POST /v1/chat/completions")) as server:
         yield server
