@@ -8,8 +8,8 @@ import pytest
 from support.checkpoints.families import save_checkpoint
 from support.servers.chat.processes import ServerProcess, llama_cpp_server, transformers_server
 
-# For Qwen's kinds, transformers serve looks for the answer behind "<|im_start|>assistant". If the prompt lacks that text,
-# the answer holds the whole prompt.
+# For Qwen's kinds, transformers serve looks for the answer behind "<|im_start|>assistant". If the prompt lacks that
+# text, the answer holds the whole prompt.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
