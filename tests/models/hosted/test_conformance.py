@@ -34,7 +34,7 @@ HOSTED = {
     "cloud batch": lambda: MoondreamCloud(batch=True, batch_size=8, clock=QuickClock()),
     "fallback": lambda: Fallback(Moondream("tiny", device="cpu", batch_size=3), Fal(clock=QuickClock())),
 }
-FAMILY = "smolvlm"
+FAMILIES = ("smolvlm", "florence2")
 SERVERS = {f"{kind} server": kind for kind in DIALECTS}
 # Fixtures of conftest.py.
 REAL_SERVERS = ("real_llama_cpp", "real_transformers_serve")
@@ -43,7 +43,7 @@ TASKS = {Caption: Caption("short"), Query: Query("dog"), Detect: Detect("dog", 2
 BRIEF = Sampling(max_tokens=4)
 
 
-@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS, REAL_SERVERS[0], SLOW, FAMILY])
+@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS, REAL_SERVERS[0], SLOW, *FAMILIES])
 def annotator(request, tmp_path_factory):
     if request.param in SERVERS:
         with pytest.MonkeyPatch.context() as patch, chat_server(SERVERS[request.param]) as server:
@@ -55,10 +55,9 @@ def annotator(request, tmp_path_factory):
             patch.delenv("OPENAI_API_KEY", raising=False)
             yield OpenAIServer(request.getfixturevalue(request.param).url)
         return
-    if request.param == FAMILY:
-        yield TransformersModel(
-            str(save_checkpoint(FAMILY, tmp_path_factory.mktemp(FAMILY))), device="cpu", batch_size=3
-        )
+    if request.param in FAMILIES:
+        folder = save_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
+        yield TransformersModel(str(folder), device="cpu", batch_size=3)
         return
     if request.param in HOSTED:
         with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("api")) as server:

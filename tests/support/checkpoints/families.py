@@ -152,7 +152,7 @@ def florence2() -> Made:
         text_config={
             "model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48,
             "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-            "max_position_embeddings": 512, "decoder_start_token_id": tokenizer.eos_token_id, **special_ids(tokenizer),
+            "max_position_embeddings": 128, "decoder_start_token_id": tokenizer.eos_token_id, **special_ids(tokenizer),
         },
         vision_config={
             "depths": (1, 1, 1, 1), "embed_dim": (16, 16, 32, 32), "num_heads": (2, 2, 4, 4),
