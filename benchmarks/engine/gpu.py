@@ -31,7 +31,6 @@ from moondream_beam.models.moondream.network.crops import prepare_crops
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 SIZES = ("640x480", "378x378")
-ANSWERS = (3, 30, 96)
 
 
 class Report(dict):
@@ -61,7 +60,7 @@ def goldens(args: argparse.Namespace, report: Report) -> None:
     """Report how many rows have the ids of the reference: eager and recorded steps, float32 and the device's dtype."""
     device = choose_device(args.device)
     record = cuda_graphs(device) if device.type == "cuda" else repeat_eagerly
-    for name in ("public", *MOONDREAM_3):
+    for name in args.goldens:
         for dtype in dict.fromkeys([torch.float32, choose_dtype(args.dtype, device)]):
             golden = Golden(name, device, dtype)
             for way, recorder in (("eager", None), ("recorded", record)):
@@ -117,7 +116,7 @@ def answers(args: argparse.Namespace, report: Report) -> None:
         engine = engine_of(args, graphs=graphs)
         for size in SIZES:
             seconds_of(engine, captions(args, size, 3, min(8, args.pictures)))
-            for tokens in ANSWERS:
+            for tokens in args.tokens:
                 requests = captions(args, size, tokens)
                 took = seconds_of(engine, requests)
                 crops = len(prepare_crops(requests[0].picture, engine.config.vision).pixels_NHWC)
@@ -139,7 +138,7 @@ def slots(args: argparse.Namespace, report: Report) -> None:
     texts = {}
     for number in args.slots:
         engine = engine_of(args, number)
-        requests = captions(args, SIZES[0], ANSWERS[-1])
+        requests = captions(args, SIZES[0], args.tokens[-1])
         report[f"{number} slots"] = {"pictures/s": len(requests) / seconds_of(engine, requests)}
         few = requests[:16]
         texts[number] = [o.result.text for o in sorted(engine.answer(few), key=lambda outcome: int(outcome.id))]
@@ -169,7 +168,7 @@ def tasks(args: argparse.Namespace, report: Report) -> None:
 
 def naive(args: argparse.Namespace, report: Report) -> None:
     """Report pictures a second of the naive loop: one picture at a time over the whole context."""
-    engine, requests = engine_of(args, 1, graphs=False), captions(args, SIZES[0], ANSWERS[-1], 4)
+    engine, requests = engine_of(args, 1, graphs=False), captions(args, SIZES[0], args.tokens[-1], 4)
     clock = clock_for(engine.device)
     started = clock()
     answer_naively(engine, requests)
@@ -252,6 +251,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[3, 30, 96], help="lengths of the answers")
+    parser.add_argument("--goldens", nargs="+", default=["public", *MOONDREAM_3])
     parser.add_argument("--slots", type=int, nargs="+", default=[32, 64, 128, 256, 512])
     args = parser.parse_args()
     PARTS[args.part](args, Report(args.out))

@@ -16,6 +16,12 @@ from moondream_beam.models.moondream.network.config import MoondreamConfig, Regi
 
 PRESETS = {
     # The proportions of Moondream 2: a vision encoder of a third of the decoder, and the full vocabulary.
+    # For the test of the benchmark: its figures mean nothing.
+    "smallest": MoondreamConfig(
+        TextConfig(dim=64, ff_dim=128, n_layers=2, n_heads=1, n_kv_heads=1),
+        VisionConfig(enc_dim=72, enc_n_layers=2, enc_n_heads=1, enc_ff_dim=64, proj_inner_dim=64, proj_out_dim=64),
+        RegionConfig(dim=64, inner_dim=64),
+    ),
     "small": MoondreamConfig(
         TextConfig(dim=384, ff_dim=1536, n_layers=6, n_heads=6, n_kv_heads=6),
         VisionConfig(enc_dim=216, enc_n_layers=6, enc_n_heads=3, enc_ff_dim=808, proj_inner_dim=1536, proj_out_dim=384),

@@ -76,8 +76,31 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def from_host(numbers: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return a tensor of numbers on a device. The host does not wait for the work that the device has queued."""
-    tensor = torch.tensor(numbers, dtype=dtype)
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on a device. The host does not wait for the work that the device has queued."""
     # From pageable memory, the copy would wait for all work before it.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def from_host(numbers: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a tensor of numbers on a device. The host does not wait; see ``upload``."""
+    return upload(torch.tensor(numbers, dtype=dtype), device)
+
+
+class HostCopy:
+    """A copy of a tensor on its way to the host, which need not wait for the copy before it queues other work."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._copy, self._event = tensor, None
+        if tensor.device.type == "cuda":
+            self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._copy.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(tensor.device))
+
+    def tolist(self) -> list[list[float]]:
+        """Wait for the copy, and return its numbers."""
+        if self._event is not None:
+            self._event.synchronize()
+        found: list[list[float]] = self._copy.tolist()
+        return found

@@ -96,7 +96,14 @@ def _build_columns(args: argparse.Namespace, manifests: Sequence[str], tasks: tu
     if not args.uri_column and not args.image_column and (found := _find_image_column(manifests)):
         args.image_column, note = found, (f"the pictures are in column {found}; to choose another, add --image-column",)
     uri = args.uri_column or (None if args.image_column else DEFAULT_URI_COLUMN)
-    columns = Columns(uri, args.filename_column, tasks, image=args.image_column, root=args.root)
+    columns = Columns(
+        uri,
+        args.filename_column,
+        tasks,
+        image=args.image_column,
+        root=args.root,
+        skip_empty_prompts=args.skip_empty_prompts,
+    )
     keep = [name.strip() for name in args.keep_columns.split(",") if name.strip()]
     for name in keep:
         if keep.count(name) > 1:
@@ -189,10 +196,7 @@ def _check_commit(given: str, now: HubPath, output: str) -> None:
 
 def _reject_manifest_options(args: argparse.Namespace) -> None:
     """Raise ValueError if an option about columns of a manifest is given."""
-    options: Sequence[str] = (
-        *("uri_column", "image_column", "filename_column", "prompt_column", "root", "keep_columns"),
-        *("split", "config"),
-    )
-    for option in options:
+    columns = ("uri_column", "image_column", "filename_column", "prompt_column", "keep_columns")
+    for option in (*columns, "root", "skip_empty_prompts", "split", "config"):
         if getattr(args, option):
             raise ValueError(f"--{option.replace('_', '-')} needs a --manifest: give one, or leave the option out")

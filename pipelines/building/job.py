@@ -7,6 +7,7 @@ from typing import Any
 
 from ...models.tasks import Annotator
 from ...transforms.annotation.job import AnnotateToParquet
+from ...transforms.inputs.patterns.patterns import absolute_pattern
 from ...transforms.io.uris import display_uri, escape_non_utf8
 from ..local_runner.gpus import default_workers
 from ..options.tasks import build_sampling
@@ -50,6 +51,7 @@ def build_job(
         shard_size=args.shard_size,
         min_shards=min_shards(workers),
         retry_errors=args.retry_errors,
+        manifests=[*map(absolute_pattern, inputs.manifests)],
         retry_changed=args.retry_changed,
         dedup=args.dedup,
         max_failure_rate=args.max_failure_rate,

@@ -1,4 +1,4 @@
-"""Which log records the command prints, and how: warnings and errors, and what the engine reports about memory."""
+"""Which log records the command prints, and how: warnings, errors, and reports about memory and about kept rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import logging
 
 from ...models.moondream.names import MEMORY_LOGGER
 
+# The engine reports its memory, and the plan reports what it publishes of a run that was stopped.
+REPORTS = (MEMORY_LOGGER, f"{__package__.removesuffix('.pipelines.display')}.transforms.planning.plan")
+
 
 class ShownRecords(logging.Filter):
-    """Keep warnings, errors, and the reports of the engine's memory; of equal reports of several workers the first."""
+    """Keep warnings, errors, and the reports of ``REPORTS``; of equal reports of several workers the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,7 +22,7 @@ class ShownRecords(logging.Filter):
         if record.levelno >= logging.WARNING:
             return True
         text = record.getMessage()
-        if record.name != MEMORY_LOGGER or text in self._shown:
+        if record.name not in REPORTS or text in self._shown:
             return False
         self._shown.add(text)
         return True

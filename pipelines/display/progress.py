@@ -65,20 +65,33 @@ class TimeLeft:
         return f"{format_duration((now - first) / (rows - first_rows) * (pending - rows))} left"
 
 
+def print_done(planned: Count, stream: TextIO) -> None:
+    """Print how much is done from earlier runs, and how much is left; nothing if this is the first run."""
+    if planned.done:
+        whole = planned.done + planned.pending
+        line = (
+            f"{planned.done} of {whole} {planned.unit}, from earlier runs, are done already; {planned.pending} are left"
+        )
+        print(line, file=stream, flush=True)
+
+
 def format_rates(planned: Count, done: Summary, seconds: float) -> str:
-    """Return the rates of a run so far, such as "5.0 images/s, 100 tokens/s, 10 errors, $0.0012".
+    """Return the rates of a run so far, such as "20.0 requests/s, 5.0 pictures/s, 100 tokens/s, 10 errors, $0.0012".
+
+    The rate of pictures is left out if each picture has one request.
 
     Args:
-        planned: the images and requests of the whole run.
+        planned: the pictures and requests of the whole run.
         done: the sums over all rows so far.
         seconds: the time since the start.
     """
-    # The tasks of an image are answered at about the same time, so images are in proportion to rows.
-    pictures = done.rows * planned.pictures / max(1, planned.pending)
     seconds = max(seconds, 1e-9)
-    parts = [f"{pictures / seconds:.1f} images/s", f"{done.output_tokens / seconds:.0f} tokens/s"]
-    parts += [f"{done.failures} errors", format_bill(done.billed_units, done.usd)]
-    return ", ".join(filter(None, parts))
+    parts = [f"{done.rows / seconds:.1f} {planned.unit}/s"]
+    if planned.pictures != planned.pending:
+        # The tasks of a picture are answered at about the same time, so pictures are in proportion to rows.
+        parts.append(f"{done.rows * planned.pictures / max(1, planned.pending) / seconds:.1f} pictures/s")
+    parts += [f"{done.output_tokens / seconds:.0f} tokens/s", f"{done.failures} errors"]
+    return ", ".join(filter(None, [*parts, format_bill(done.billed_units, done.usd)]))
 
 
 def format_bill(units: float, usd: float) -> str:
@@ -98,6 +111,7 @@ def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> N
         if planned and bar is None:
             started = time.monotonic()
             time_left = TimeLeft(started)
+            print_done(planned, stream)
             bar = tqdm(total=planned.pending, file=stream, bar_format=BAR, unit=planned.unit, dynamic_ncols=True)
         if planned and bar is not None:
             bar.n = done.rows
@@ -113,8 +127,12 @@ def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> N
 def _show_lines(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> None:
     started = time.monotonic()
     time_left = TimeLeft(started)
+    is_planned = False
     while not ended.wait(LINE_INTERVAL_S):
         planned, done = notes.read()
+        if planned and not is_planned:
+            print_done(planned, stream)
+            is_planned = True
         if planned and done.rows:
             now = time.monotonic()
             rates = format_rates(planned, done, now - started)

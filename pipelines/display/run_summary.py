@@ -31,6 +31,8 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     lines += _format_errors(record, output, max_failure_rate)
     if counts["retried"]:
         lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
+    if corrected := counts.get("corrected", 0):
+        lines.append(f"removed  {corrected} rows from errors/, because their inputs are right now")
     if changed := counts.get("changed", 0):
         lines.append(f"changed  {changed} of these {_unit(record)} had rows about pictures that have changed since")
     if unread := counts.get("unread", 0):
@@ -126,7 +128,7 @@ def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: flo
     before = counts.get("failed_before", 0)
     failed = counts["failures"] + before
     if not failed:
-        return []
+        return _format_other_errors(record.get("error_rows", 0), folder)
     answers = counts["annotations"] + counts["done"] - before
     found = f"{failed} in errors/ and {answers} in data/ in all"
     found += f", {before} of the errors from earlier runs" * bool(before)
@@ -139,6 +141,19 @@ def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: flo
     if (rows := record.get("error_rows", 0)) > failed:
         lines.append(f"         (counted over all {rows} rows in errors/, also those of other requests)")
     return [*lines, f"action   {_cure(record.get('retryable_errors', failed), max(rows, failed), common)}"]
+
+
+def _format_other_errors(rows: int, folder: str) -> list[str]:
+    """Return the lines about rows in errors/ if no request of this run has one; no line if there are none."""
+    if not rows:
+        return []
+    found = (
+        f"no request of this input; the {rows} in {folder} are about other requests"
+        if rows > 1
+        else (f"no request of this input; the one in {folder} is about another request")
+    )
+    cure = "if an input was corrected, --retry-errors removes the rows about its former state"
+    return [f"errors   {found}", f"action   {cure}"]
 
 
 def _cure(retryable: int, errors: int, common: Sequence[Mapping[str, Any]]) -> str:

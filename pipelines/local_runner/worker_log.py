@@ -31,7 +31,8 @@ def log_entry(entry: beam_fn_api_pb2.LogEntry) -> None:
     """Log one record of a worker: its message, with the traceback that the worker has appended."""
     path = Path(entry.log_location.rpartition(":")[0])
     name = "apache_beam.worker"
-    if path.is_relative_to(PACKAGE):
-        root = __name__.rsplit(".", 3)[0]
-        name = ".".join((root, *path.relative_to(PACKAGE).with_suffix("").parts))
+    below = path.relative_to(PACKAGE).with_suffix("").parts if path.is_relative_to(PACKAGE) else ()
+    # The root of a checkout is the package, and it may contain the environment with all other packages.
+    if below and "site-packages" not in below:
+        name = ".".join((__name__.rsplit(".", 3)[0], *below))
     logging.getLogger(name).log(LOGENTRY_TO_LOG_LEVEL_MAP[entry.severity], "%s", entry.message)

@@ -38,9 +38,7 @@ def _add_manifest_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--split", metavar="NAME", help="of a --manifest hf://datasets/OWNER/NAME, read the Parquet files of this split"
     )
-    group.add_argument(
-        "--config", metavar="NAME", help="config (subset) of that dataset (default: default, or the only)"
-    )
+    group.add_argument("--config", metavar="NAME", help="config (subset) of that dataset (default: default, or only)")
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
         (
@@ -53,6 +51,11 @@ def _add_manifest_options(parser: argparse.ArgumentParser) -> None:
         ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),
     ):
         group.add_argument(option, metavar="FOLDER" if option == "--root" else "NAME", help=help)
+    group.add_argument(
+        "--skip-empty-prompts",
+        action="store_true",
+        help="leave out and count the prompts whose column is empty (default: they become rows in errors/)",
+    )
     group.add_argument(
         "--keep-columns",
         default="",

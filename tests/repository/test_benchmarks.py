@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--preset", "small", "--device", "cpu", "--pictures", "1", "--slots", "1", "2")
+NETWORK = ("--preset", "smallest", "--device", "cpu", "--goldens", "public")
+SMALL = (*NETWORK, "--pictures", "1", "--slots", "1", "2", "--tokens", "3", "6", "9")
 
 
 @pytest.mark.slow

@@ -46,6 +46,8 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         shard_size: the approximate number of images in a file.
         min_shards: the minimum number of files, so that each worker has work.
         retry_errors: repeat the requests that have a row in ``errors/``.
+        manifests: absolute patterns of the manifests that the references come from. With ``retry_errors``, rows in
+            ``errors/`` about their broken lines are removed once the lines are correct.
         retry_changed: repeat the requests that have a row in ``data/`` if the bytes of their image have changed since.
             Each image that has such a row is then read once more.
         dedup: annotate images of the same bytes once in the whole run. Each image is then read twice.
@@ -73,6 +75,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         shard_size: int = SHARD_SIZE,
         min_shards: int = 1,
         retry_errors: bool = False,
+        manifests: Sequence[str] = (),
         retry_changed: bool = False,
         dedup: bool = False,
         max_failure_rate: float = 0.0,
@@ -95,7 +98,9 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         check_schema(self.output, annotation_schema(columns))
         self.fetch = fetch or Fetcher()
         reads = {"dedup": self.fetch if dedup else None, "changed": self.fetch if retry_changed else None}
-        self.plan = PlanShards(self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, **reads)
+        self.plan = PlanShards(
+            self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, manifests=manifests, **reads
+        )
         self.annotate_shard = AnnotateShard(self.job, self.output, max_failure_rate, checkpoint_s, self.fetch)
         self.about = dict(about or {})
         self.hints: dict[str, Any] = {}

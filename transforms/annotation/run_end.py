@@ -26,7 +26,7 @@ from ..planning.dedup import delete_content_keys
 GRACE_S = 4.0
 NUM_COMMON_ERRORS = 3
 # Counts that a record has only if they are not 0.
-SELDOM_COUNTED = ("changed", "unread", "failed_before")
+SELDOM_COUNTED = ("changed", "unread", "failed_before", "corrected")
 
 
 def balances(count: Count, summary: Summary, row_counts: RowCounts) -> bool | None:
@@ -103,9 +103,10 @@ def _values(
     """Return what every record holds: the job, what the input held, what was done, and how long that took."""
     numbers = {name: number for name, number in count._asdict().items() if number or name not in SELDOM_COUNTED}
     skipped = numbers.pop("skipped")
-    # Errors of earlier runs count in this run, so their reasons do too.
-    has_errors = summary.failures or count.failed_before
-    kinds = count_errors(read_error_rows(output, None if count.failed_before else job.run)) if has_errors else []
+    # Errors of earlier runs count in this run, so their reasons do too. Without errors, only their number is told.
+    has_errors = bool(summary.failures or count.failed_before)
+    only_own = summary.failures and not count.failed_before
+    kinds = count_errors(read_error_rows(output, job.run if only_own else None))
     del numbers["shared"]
     return {
         "run": job.run,
@@ -113,7 +114,7 @@ def _values(
         **job_metadata(job),
         "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
         "requests": count.requests,
-        "common_errors": [kind._asdict() for kind in kinds[:NUM_COMMON_ERRORS]],
+        "common_errors": [kind._asdict() for kind in kinds[:NUM_COMMON_ERRORS]] if has_errors else [],
         "retryable_errors": sum(kind.retryable for kind in kinds),
         "error_rows": sum(kind.rows for kind in kinds),
         "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},

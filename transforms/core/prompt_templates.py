@@ -77,6 +77,15 @@ def _known_prompt(task: Task, row: Mapping[str, Any]) -> str:
     return "".join(before + (text(name) if name is not None else "") for before, name in _parse(_text(task)))
 
 
+def lacks_column(task: Task, row: Mapping[str, Any]) -> bool:
+    """Return whether a column that the prompt of a task names is missing, None or blank in ``row``."""
+    values = (row.get(name) for name in named_columns([task]))
+    return any(
+        value is None or not (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
+        for value in values
+    )
+
+
 def column_text(row: Mapping[str, Any], column: str) -> str:
     """Return a column's value in a row as text.
 

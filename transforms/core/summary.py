@@ -34,8 +34,8 @@ class Count(NamedTuple):
     an earlier run. ``inputs`` is what the input holds: the pictures listed, and the rows of manifests. ``shared`` of
     the pending rows get the answer to the request of another row. ``changed`` of the pending rows had a row whose
     picture has changed since. ``unread`` pictures could not be read to see that, so their rows were kept.
-    ``failed_before`` of the ``done`` rows are in ``errors/``, from earlier runs. ``skipped``
-    is what is left out, by kind in alphabetical order.
+    ``failed_before`` of the ``done`` rows are in ``errors/``, from earlier runs. ``corrected`` rows were removed from
+    ``errors/``, because their inputs were corrected. ``skipped`` is what is left out, by kind in alphabetical order.
     """
 
     pictures: int = 0
@@ -47,6 +47,7 @@ class Count(NamedTuple):
     changed: int = 0
     unread: int = 0
     failed_before: int = 0
+    corrected: int = 0
     skipped: tuple[SkippedCount, ...] = ()
 
     @property

@@ -129,6 +129,8 @@ def _translate_errors() -> Iterator[None]:
     # Pillow's plug-ins raise many types for broken files, SyntaxError and struct.error among them.
     except Exception as error:
         reason = plain(str(error)) or type(error).__name__
+        if "truncated" in reason.lower():
+            raise UndecodableError(f"the file is cut off: replace the file ({reason})") from error
         raise UndecodableError(f"the file can't be decoded: {reason}; replace the file") from error
 
 

@@ -28,6 +28,10 @@ MAX_DATA_URI = 4 << 20
 _DATA = re.compile(r"data:[^,;]*(?:;[^,;=]+=[^,;]*)*(;base64)?,", re.IGNORECASE)
 
 
+class EmptyFileError(ValueError):
+    """An image has no bytes."""
+
+
 class Clients:
     """The clients of one process, which keep connections and credentials. Unpickling gives fresh clients."""
 
@@ -76,7 +80,7 @@ class Fetcher:
             # Else every image of this kind would fail the same way, and be skipped until a run with --retry-errors.
             raise RunStopped(f"stopped: {error}; then run the same command again to resume") from error
         if not content:
-            raise ValueError("the file is empty: replace it")
+            raise EmptyFileError("the file is empty: replace it")
         return content
 
     def _content(self, location: Location) -> bytes:

@@ -30,7 +30,8 @@ class Columns:
     copied to the rows of the output; ``sources`` are their names in the manifest if these differ. ``notes`` are lines
     for the user about what is not kept as it is in the manifest. ``root`` is the folder, on a disk or in a bucket, that
     relative paths are relative to, in place of the folder of the manifest. Below it, a path without the extension of an
-    image names the only image whose name is the path and an extension.
+    image names the only image whose name is the path and an extension. With ``skip_empty_prompts``, a task whose prompt
+    names an empty column is left out and counted, in place of a failure.
 
     Raises:
         ValueError: if neither ``uri`` nor ``image`` is given, or both; or if ``root`` is given with ``image``.
@@ -42,6 +43,7 @@ class Columns:
     kept: tuple[pa.Field, ...] = ()
     image: str | None = None
     root: str | None = None
+    skip_empty_prompts: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

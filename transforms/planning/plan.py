@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -22,13 +22,14 @@ from ..io.uris import display_uri
 from ..monitoring.progress import ProgressFiles
 from ..output.answer_journal import publish_kept
 from ..output.locks.lock import acquire, active_runs
-from .changed import Changed, RemoveChanged
 from .completed import PackIds, other_runs_parts, short_id, split_completed
 from .dedup import KeyByContentHash, KeyedRef
 from .input_rows import rows_of
 from .locality import read_order, shard_key
 from .plain_rows import PlainRows
-from .requeue import remove_rows
+from .removal.changed import Changed, RemoveChanged
+from .removal.corrected import RemoveCorrected
+from .removal.requeue import remove_rows
 
 Shard = tuple[int, Iterable[ImageRef]]
 RETRIED = "retried"
@@ -49,7 +50,9 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
     Args:
         shard_size: the approximate number of images in a shard.
         min_shards: the minimum number of shards, if there are so many images.
-        retry_errors: requests with a row in ``errors/`` are not completed, and their rows are removed.
+        retry_errors: requests with a row in ``errors/`` are not completed, and their rows are removed. Rows about
+            inputs that were corrected since are removed too.
+        manifests: absolute patterns of the manifests that the references come from, for ``retry_errors``.
         dedup: reads all images, so that images of the same bytes get into the same shard. None: no image is read.
         changed: reads the images that have rows. Requests whose image has changed since are not completed, and their
             rows are removed. None: no image is read.
@@ -63,26 +66,28 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         min_shards: int,
         *,
         retry_errors: bool = False,
+        manifests: Sequence[str] = (),
         dedup: Fetcher | None = None,
         changed: Fetcher | None = None,
     ) -> None:
         super().__init__()
         self.job, self.output, self.shard_size, self.min_shards = job, output, shard_size, min_shards
-        self.retry_errors, self.dedup, self.changed = retry_errors, dedup, changed
+        self.retry_errors, self.manifests, self.dedup, self.changed = retry_errors, manifests, dedup, changed
 
     def expand(self, refs: PCollection[ImageRef]) -> Plan:
         """Join references and completed ids by hash bucket. Both travel in packs, which take little memory."""
         wanted = refs | "Pack references" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
         locked = refs.pipeline | "Output" >> beam.Create([self.output]) | "Lock" >> beam.Map(_lock, self.job)
-        changed = AsSingleton(self._remove_changed(locked, wanted))
-        joined = (wanted, self._completed(locked, changed)) | "Join" >> beam.CoGroupByKey()
+        removed_before = self._remove_changed(locked, wanted), self._remove_corrected(locked, wanted)
+        changed, corrected = map(AsSingleton, removed_before)
+        joined = (wanted, self._completed(locked, changed, corrected)) | "Join" >> beam.CoGroupByKey()
         drop_completed = beam.ParDo(_DropCompleted(self.job, self.retry_errors)).with_outputs(RETRIED, main="pending")
         pending = joined | "Drop completed" >> drop_completed
         counts = (
             pending["pending"]
             | "Counts of packs" >> beam.Map(lambda pair: pair[1])
             | "Count" >> beam.CombineGlobally(sum_counts)
-            | "Record plan" >> beam.Map(_record_plan, changed, self.output, self.job.run)
+            | "Record plan" >> beam.Map(_record_plan, changed, corrected, self.output, self.job.run)
         )
         removed = (
             pending[RETRIED]
@@ -111,11 +116,18 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
             return locked | "Nothing changed" >> beam.Map(lambda _: Changed())
         return locked | "Changed" >> RemoveChanged(self.job, self.output, wanted, self.changed)
 
-    def _completed(self, locked: PCollection[str], changed: AsSingleton) -> PCollection[Packed]:
-        """Read the ids in the published files of other runs, after the rows of changed images are removed."""
+    def _remove_corrected(self, locked: PCollection[str], wanted: PCollection[Packed]) -> PCollection[int]:
+        """Remove the rows about inputs that were corrected, if asked to."""
+        if not self.retry_errors:
+            return locked | "Nothing corrected" >> beam.Map(lambda _: 0)
+        return locked | "Corrected" >> RemoveCorrected(self.job, self.output, wanted, self.manifests)
+
+    def _completed(self, locked: PCollection[str], *removed: AsSingleton) -> PCollection[Packed]:
+        """Read the ids in the published files of other runs, after the rows in ``removed`` are removed."""
         return (
             locked
-            | "List parts" >> beam.FlatMap(lambda output, run, _: other_runs_parts(output, run), self.job.run, changed)
+            | "List parts"
+            >> beam.FlatMap(lambda output, run, *_: other_runs_parts(output, run), self.job.run, *removed)
             | "Spread parts" >> beam.Reshuffle()
             | "Pack ids" >> beam.ParDo(PackIds()).with_output_types(Packed)
         )
@@ -194,18 +206,19 @@ def _lock(output: str, job: Job) -> str:
     with output_errors(output):
         active = active_runs(output)
         if kept := publish_kept(output, annotation_schema(job.columns), lambda run: run not in (job.run, *active)):
-            logger.warning("%d rows that a run had kept before it was stopped are published now", kept)
+            logger.info("published %d answers that a run had kept before it was stopped", kept)
     return output
 
 
-def _record_plan(count: Count, changed: Changed, output: str, run: str) -> Count:
+def _record_plan(count: Count, changed: Changed, corrected: int, output: str, run: str) -> Count:
     """Record the count once per run. The number of shards depends on it, so a run that is planned again must reuse it.
 
     Raises:
         RunStopped: if the count cannot be written to the output.
     """
     with output_errors(output):
-        return ProgressFiles(output, run).record_plan(count._replace(changed=changed.rows, unread=changed.unread))
+        count = count._replace(changed=changed.rows, unread=changed.unread, corrected=corrected)
+        return ProgressFiles(output, run).record_plan(count)
 
 
 def _remove_failures(path_and_ids: tuple[str, Iterable[str]], output: str, run: str) -> int:

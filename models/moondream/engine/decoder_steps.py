@@ -109,7 +109,8 @@ def cuda_graphs(device: torch.device) -> Recorder:
                 # Libraries allocate their workspaces in the first run, which a capture must not do.
                 work()
             torch.cuda.current_stream(device).wait_stream(side)
-            with torch.cuda.graph(graph, pool=pool):
+            # Other threads resize pictures on the GPU meanwhile. With the default mode, that would end the capture.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 work()
 
         def replay() -> None:

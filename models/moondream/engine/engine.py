@@ -16,12 +16,13 @@ import torch
 
 from ...tasks import Fault, Outcome, Request
 from ..checkpoints.weights import Checkpoint, MoondreamModel
-from ..devices import is_out_of_memory, synchronize
+from ..devices import is_out_of_memory
 from ..network.config import MoondreamConfig
 from ..network.crops import Crops, prepare_crops
 from ..network.decoder.cache import KVCache
 from ..network.resize import resize, resize_on
 from .decoder_steps import cuda_graphs
+from .encoding import Batch, Batches
 from .jobs import Job, new_row, outcome_of
 from .memory import MAX_SLOTS, free_memory, num_prefill_rows, slots_that_fit
 from .prefixes import Prefixes, encode_prefixes
@@ -75,6 +76,7 @@ class Engine:
         self._slots: Slots | None = None
         self._owners: dict[Job, RequestStream] = {}
         self._prefixes = Prefixes()
+        self._batches = Batches(self._take_ready, lambda pictures: self._prefixes.of(pictures, self.encode), device)
 
     @property
     def config(self) -> MoondreamConfig:
@@ -154,21 +156,26 @@ class Engine:
     def _fill_slots(self) -> None:
         """Prefill and admit jobs until the slots are full, no job is ready, or a job ended with its first output."""
         while self._slots is None or (not self._slots.waiting and len(self._slots.active) < self._slots.num_slots):
-            jobs = self._take_ready(self._slots.num_prefill_rows if self._slots else num_prefill_rows(self.max_slots))
-            if not jobs:
+            may_wait = self._slots is None or not self._slots.active
+            if not (batch := self._batches.take(self._num_prefill_rows, wait=may_wait)):
                 return
-            if self._slots and self._slots.active and self._is_oversized(self._slots, jobs):
+            if self._slots and self._slots.active and self._is_oversized(self._slots, batch.jobs):
                 # A long prompt made the slots long and few. They are replaced once the answers in them have ended.
-                self._put_back(jobs)
+                self._put_back(batch.jobs)
                 return
-            slots = self._ensure_slots(jobs)
+            slots = self._ensure_slots(batch.jobs)
             # The new slots may have fewer prefill rows than the ones for which the jobs were taken.
-            self._put_back(jobs[slots.num_prefill_rows :])
-            ended = self._prefill(slots, jobs[: slots.num_prefill_rows])
+            self._put_back(batch.cut(slots.num_prefill_rows))
+            ended = self._prefill(slots, batch)
             slots.admit_waiting()
             if ended:
                 # A caller may wait for these outcomes: they go out before the next pictures are encoded.
                 return
+        self._batches.encode_ahead(self._num_prefill_rows)
+
+    @property
+    def _num_prefill_rows(self) -> int:
+        return self._slots.num_prefill_rows if self._slots else num_prefill_rows(self.max_slots)
 
     def _take_ready(self, max_jobs: int) -> list[Job]:
         """Return at most ``max_jobs`` jobs with crops, from streams in turn. Failed crops put a Fault in an outbox."""
@@ -198,7 +205,9 @@ class Engine:
             if self.batch_size is None:
                 memory = free_memory(self.device, self.config, self.max_crops_per_pass, self.dtype)
                 num_slots = min(num_slots, slots_that_fit(memory, self.config, num_positions, self.dtype))
-            self._slots = Slots(self.model, num_slots, num_prefill_rows(num_slots), num_positions, self._record)
+            num_prefill = num_prefill_rows(num_slots)
+            lags = self.device.type == "cuda"
+            self._slots = Slots(self.model, num_slots, num_prefill, num_positions, self._record, lags)
         return self._slots
 
     def _is_oversized(self, slots: Slots, jobs: Sequence[Job]) -> bool:
@@ -206,20 +215,13 @@ class Engine:
         needed = self.config.prefix_length + max(job.row.num_positions for job in [*slots.jobs, *jobs])
         return slots.num_positions > MAX_SPARE * needed
 
-    def _prefill(self, slots: Slots, jobs: list[Job]) -> list[Job]:
-        """Encode pictures and run prompts. Return the jobs that ended; their outcomes are in the outboxes."""
-        started = time.perf_counter()
-        pictures = [job.crops for job in jobs]
-        prefixes, costs = self._prefixes.of(pictures, self.encode)
-        synchronize(self.device)
+    def _prefill(self, slots: Slots, batch: Batch) -> list[Job]:
+        """Run prompts after their pictures. Return the jobs that ended; their outcomes are in the outboxes."""
+        jobs, prefixes = batch.jobs, batch.take_prefixes()
         encoded = time.perf_counter()
         ended = slots.prefill(jobs, prefixes)
         answered = time.perf_counter()
         for job in jobs:
-            job.wait_ms += 1000 * (started - job.arrived)
-            # Each picture bears a share by its number of crops; the jobs of one picture divide it evenly.
-            share = costs[job.crops] / sum(costs.values()) / pictures.count(job.crops)
-            job.encode_ms += 1000 * (encoded - started) * share
             job.generate_ms += 1000 * (answered - encoded) / len(jobs)
         for job in ended:
             self._finish(job)
@@ -267,6 +269,7 @@ class Engine:
         # The memory may have held fewer slots than the limit.
         num_slots = min(self.max_slots, self._slots.num_slots) if self._slots else self.max_slots
         jobs, self._slots = list(self._owners), None
+        self._batches.clear()
         self._prefixes.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -282,6 +285,7 @@ class Engine:
     def _abort(self, error: BaseException) -> None:
         """Drop all jobs and slots, and set ``error`` of every open stream: each ``answer`` in progress raises it."""
         self._slots = None
+        self._batches.clear()
         self._prefixes.clear()
         self._owners.clear()
         with self._condition:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..checkpoints.weights import MoondreamModel
+from ..devices import from_host, upload
 from ..network.crops import Crops, normalize
 from ..network.decoder.cache import KVCache
 from .jobs import CropsFuture
@@ -51,10 +52,10 @@ def encode_prefixes(model: MoondreamModel, pictures: Sequence[Crops], max_crops_
     features = []
     pixels_NHWC = torch.cat([torch.from_numpy(crops.pixels_NHWC) for crops in pictures])
     for part in pixels_NHWC.split(max_crops_per_pass):
-        features.append(model.vision.encode(normalize(part.to(like.device), like.dtype)))
+        features.append(model.vision.encode(normalize(upload(part, like.device), like.dtype)))
     image_BTC = model.vision.project(torch.cat(features), [crops.tiling for crops in pictures])
     opening = [config.tokenizer.bos_id, *config.tokenizer.before_image]
-    opening_BT = torch.tensor(opening, device=like.device).expand(len(pictures), -1)
+    opening_BT = from_host(opening, torch.int64, like.device).expand(len(pictures), -1)
     embeds_BTC = torch.cat([text.embed(opening_BT), image_BTC], dim=1)
     length = config.prefix_length
     prefixes = KVCache.empty(config.text, len(pictures), length, like=embeds_BTC)

@@ -15,7 +15,7 @@ from ..checkpoints.weights import MoondreamModel
 from ..devices import from_host
 from ..network.decoder.cache import KVCache
 from .decoder_steps import EagerSteps, RecordedSteps, Recorder, run_decoder
-from .decoding.outputs import decode_outputs
+from .decoding.outputs import Decoding, can_lag, decode_outputs
 from .jobs import Job
 from .memory import log_memory
 
@@ -29,6 +29,7 @@ class Slots:
     Each row has ``num_positions`` positions. The ``active`` jobs lie in the first rows without gaps, and each step
     decodes all of them. ``waiting`` are prefilled jobs with their row: a free slot is filled by a copy of that row.
     ``record``: how steps are recorded and repeated, see ``RecordedSteps``; None runs each step in its exact shape.
+    ``lags``: whether the host reads the outputs of a step while the device runs the next one; see ``step``.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Slots:
         num_prefill_rows: int,
         num_positions: int,
         record: Recorder | None = None,
+        lags: bool = False,
     ) -> None:
         self.model, self.num_slots, self.num_prefill_rows = model, num_slots, num_prefill_rows
         self.num_positions, num_rows = num_positions, num_slots + num_prefill_rows
@@ -47,6 +49,9 @@ class Slots:
         self._steps: EagerSteps | RecordedSteps = EagerSteps(model, self.cache, self.embeds_BC)
         if record is not None:
             self._steps = RecordedSteps(model, self.cache, self.embeds_BC, num_slots, record)
+        self.lags = lags
+        # The outputs of the last step that are not read yet.
+        self._last: Decoding | None = None
         self.active: list[Job] = []
         self.waiting: deque[tuple[int, Job]] = deque()
         log_memory(model, num_slots, self.cache)
@@ -82,12 +87,28 @@ class Slots:
             self.active.append(self._admit(len(self.active)))
 
     def step(self) -> list[Job]:
-        """Decode the next output of every active job, and return the jobs that ended. Waiting jobs take their slots."""
+        """Decode the next output of every active job, and return the jobs that ended. Waiting jobs take their slots.
+
+        With ``lags``, the outputs of a step may be added at the next call, while the device runs the step of that call.
+        The last step of an answer that ended is then for nothing.
+        """
         rows = [job.row for job in self.active]
+        last, self._last = self._last, None
+        may_lag = self.lags and can_lag(rows, num_unread=1 if last else 0)
+        if last and not may_lag:
+            last.read()
+            if ended := self._evict_finished():
+                return ended
+            last = None
         hidden_BC = self._steps.run([row.position for row in rows])
         for row in rows:
             row.position += 1
-        self.embeds_BC[: len(rows)] = decode_outputs(self.model, hidden_BC, rows)
+        decoding = Decoding(self.model, hidden_BC, rows)
+        if may_lag:
+            self._last = decoding
+        if reading := last if may_lag else decoding:
+            reading.read()
+        self.embeds_BC[: len(rows)] = decoding.embeds_BC
         return self._evict_finished()
 
     def _evict_finished(self) -> list[Job]:

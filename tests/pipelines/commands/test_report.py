@@ -19,6 +19,7 @@ from moondream_beam.pipelines.display.report_page.render import render
 from moondream_beam.transforms.dataset import statistics
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.images.fetch import Fetcher
+from moondream_beam.transforms.output.run_record import write_record
 
 TEN_MEGABYTES = 10_000_000
 
@@ -180,6 +181,17 @@ def test_the_page_names_a_ledger_that_does_not_balance(tmp_path):
     record(tmp_path, "one", balanced=False, pending=2, annotations=1)
     with Dataset(str(tmp_path)) as dataset:
         assert "The ledger of 1 run does not balance" in Page(render(dataset, Fetcher())).text
+
+
+def test_the_page_tells_what_the_latest_run_left_out_of_its_input(tmp_path):
+    publish(tmp_path, [annotation()])
+    written = record(tmp_path, "one", pending=1, annotations=1)
+    written["skipped"] = {"files ending in .<b>": {"count": 1200, "example": "<i>.txt"}}
+    write_record(str(tmp_path), "one", written)
+    with Dataset(str(tmp_path)) as dataset:
+        words = " ".join(Page(render(dataset, Fetcher())).text.split())
+    assert "Left out of the input of the latest run files ending in .<b>" in words
+    assert "1,200, such as <i>.txt" in words
 
 
 def test_a_run_whose_errors_were_retried_still_balances(tmp_path):

@@ -12,7 +12,9 @@ from apache_beam.runners.worker.log_handler import FnApiLogRecordHandler
 
 from moondream_beam.models.moondream.engine import memory
 from moondream_beam.pipelines.display.log_records import LineFormatter, ShownRecords
+from moondream_beam.pipelines.local_runner import worker_log
 from moondream_beam.pipelines.local_runner.worker_log import log_entry
+from moondream_beam.transforms.planning import plan
 
 REPORT = "batch size %d: weights %s"
 
@@ -44,9 +46,10 @@ def as_of_a_worker(record: logging.LogRecord) -> beam_fn_api_pb2.LogEntry:
     return entry
 
 
-def test_a_report_of_memory_is_printed_once_and_as_it_is(printed):
+@pytest.mark.parametrize("logger", [memory.logger, plan.logger], ids=["memory", "plan"])
+def test_a_report_is_printed_once_and_as_it_is(printed, logger):
     for _ in range(2):
-        memory.logger.info(REPORT, 4, "3.9 GB")
+        logger.info(REPORT, 4, "3.9 GB")
     logging.getLogger("httpx").info("GET")
     logging.getLogger("other").warning("low")
     assert printed.getvalue().splitlines() == ["batch size 4: weights 3.9 GB", "WARNING other: low"]
@@ -59,6 +62,13 @@ def test_a_record_of_a_worker_is_printed_under_its_own_module(printed):
     for record in (report, report, warning, foreign):
         log_entry(as_of_a_worker(record))
     assert printed.getvalue().splitlines() == ["batch size 4", f"WARNING {memory.__name__}: out of memory"]
+
+
+@pytest.mark.parametrize("environment", [".venv", "venv"])
+def test_a_library_in_an_environment_inside_the_checkout_is_no_module_of_the_package(caplog, environment):
+    path = worker_log.PACKAGE / environment / "lib/python3.11/site-packages/apache_beam/options/pipeline_options.py"
+    worker_log.log_entry(as_of_a_worker(logging.LogRecord("x", logging.ERROR, str(path), 7, "discarded", (), None)))
+    assert [record.name for record in caplog.records] == ["apache_beam.worker"]
 
 
 @pytest.mark.slow

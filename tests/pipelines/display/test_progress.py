@@ -16,7 +16,10 @@ from moondream_beam.transforms.monitoring.progress import ProgressFiles
 
 def test_rates_include_the_cost_in_dollars_or_in_units_or_no_cost():
     done = Summary(annotations=20, billed_units=5.5)
-    assert format_rates(Count(10, 20), done, 2.0) == "5.0 images/s, 0 tokens/s, 0 errors, 5.5 units billed"
+    assert (
+        format_rates(Count(10, 20), done, 2.0)
+        == "10.0 requests/s, 5.0 pictures/s, 0 tokens/s, 0 errors, 5.5 units billed"
+    )
     assert format_rates(Count(10, 20), done._replace(usd=0.0012), 2.0).endswith("0 errors, $0.0012")
     assert format_rates(Count(10, 20), done._replace(usd=12.5), 2.0).endswith("0 errors, $12.50")
     assert format_rates(Count(10, 20), Summary(annotations=20), 2.0).endswith("0 errors")
@@ -53,7 +56,7 @@ def test_a_terminal_gets_a_bar_that_ends_where_the_run_ended(notes):
     with show_progress(notes, terminal):
         pass
     last = terminal.getvalue().split("\r")[-1]
-    assert "100/200 requests" in last and "images/s" in last and "3 errors" in last
+    assert "100/200 requests" in last and "pictures/s" in last and "3 errors" in last
 
 
 def test_without_a_terminal_there_are_plain_lines(notes, monkeypatch):
@@ -65,6 +68,23 @@ def test_without_a_terminal_there_are_plain_lines(notes, monkeypatch):
     first = stream.getvalue().splitlines()[0]
     assert first.startswith("100 of 200 requests, ") and first.endswith(" left")
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+def test_a_run_that_goes_on_begins_with_what_is_done(notes, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.01)
+    notes.remove()
+    notes.record_plan(Count(pictures=50, pending=200, done=40))
+    line = "40 of 240 requests, from earlier runs, are done already; 200 are left"
+    terminal = Terminal()
+    with show_progress(notes, terminal):
+        pass
+    assert terminal.getvalue().splitlines()[0] == line
+    notes.record_plan(Count(pictures=50, pending=200, done=40))
+    stream = io.StringIO()
+    with show_progress(notes, stream):
+        while not stream.getvalue():
+            pass
+    assert stream.getvalue().splitlines() == [line]
 
 
 def test_without_a_terminal_a_short_run_prints_nothing(notes):
@@ -89,7 +109,10 @@ def test_the_progress_files_are_deleted_even_if_the_run_fails(notes, tmp_path):
 
 def test_rates_count_pictures_not_rows():
     half_done = Summary(annotations=90, failures=10, output_tokens=500)
-    assert format_rates(Count(pictures=50, pending=200), half_done, 5.0) == "5.0 images/s, 100 tokens/s, 10 errors"
+    assert format_rates(Count(pictures=50, pending=200), half_done, 5.0) == (
+        "20.0 requests/s, 5.0 pictures/s, 100 tokens/s, 10 errors"
+    )
+    assert format_rates(Count(200, 200), half_done, 5.0) == "20.0 requests/s, 100 tokens/s, 10 errors"
 
 
 def test_a_warning_is_a_line_of_its_own_above_the_bar():

@@ -47,6 +47,19 @@ def test_changed_and_unread_pictures_are_counted_in_lines_of_their_own():
     assert [line for line in lines if line.startswith("unread   2 pictures")]
 
 
+def test_rows_removed_from_errors_are_counted_in_a_line_of_their_own():
+    done = record(10, 0)
+    done["counts"]["corrected"] = 3
+    lines = format_summary(done, "out", 0.0).splitlines()
+    assert "removed  3 rows from errors/, because their inputs are right now" in lines
+
+
+def test_a_run_without_errors_tells_how_many_rows_of_others_stand_in_errors():
+    lines = format_summary({**record(10, 0), "error_rows": 7}, "out", 0.0).splitlines()
+    assert "errors   no request of this input; the 7 in out/errors are about other requests" in lines
+    assert [line for line in lines if line.startswith("action ") and "--retry-errors" in line]
+
+
 @pytest.mark.parametrize("outcome", [None, "written", "updated"])
 def test_a_card_of_ours_has_no_line(outcome):
     assert "card" not in format_summary({**record(10, 0), "card": outcome}, "out", 0.0)

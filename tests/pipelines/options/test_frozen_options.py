@@ -12,7 +12,7 @@ from moondream_beam.pipelines.cli import build_parser
 # A repeatable argument ends in "...", and a required option in "!".
 INPUTS = (
     "INPUT... --manifest=FILE... --uri-column=NAME --image-column=NAME --filename-column=NAME --prompt-column=NAME "
-    "--root=FOLDER --keep-columns=A,B --split=NAME --config=NAME "
+    "--root=FOLDER --keep-columns=A,B --skip-empty-prompts --split=NAME --config=NAME "
     "--allow-private-addresses --colour-profiles={ignore,srgb} "
 )
 TASKS = (

@@ -86,7 +86,8 @@ def test_a_job_goes_on_after_an_interrupt_and_a_killed_driver(cluster: Cluster, 
     assert 10 <= answered < 200 and not (out / "_temporary").exists()
 
     second = start(cluster, [*command, "--master", cluster.url], *words)
-    until(lambda: sum(kept_by_run(str(out)).values()) >= 10)
+    # The interrupted run may have left few requests.
+    until(lambda: kept_by_run(str(out)) or len(ids(out)) > answered)
     second.kill()
     second.communicate()
 

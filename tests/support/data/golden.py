@@ -142,14 +142,14 @@ class Golden:
         prompt = prompt_ids(run.task, config.templates, self.engine.tokenizer)
         return new_row(run.task, prompt, run.sampling, run.max_tokens)
 
-    def decode(self, runs, model=None, num_slots=None, record=None):
+    def decode(self, runs, model=None, num_slots=None, **options):
         """Decode these runs in ``num_slots`` slots; None: as many as there are runs. Return their rows."""
         rows = [self.row(run) for run in runs]
-        decode_rows(model or self.engine.model, rows, [self.prefix_of(run) for run in runs], num_slots, record=record)
+        decode_rows(model or self.engine.model, rows, [self.prefix_of(run) for run in runs], num_slots, **options)
         return rows
 
 
-def decode_rows(model, rows, prefixes, num_slots=None, num_prefill_rows=None, record=None):
+def decode_rows(model, rows, prefixes, num_slots=None, num_prefill_rows=None, record=None, lags=False):
     """Decode every row to its end after its prefix; return the number of active rows of each step."""
     num_slots, active = num_slots or len(rows), []
     slots = Slots(
@@ -158,6 +158,7 @@ def decode_rows(model, rows, prefixes, num_slots=None, num_prefill_rows=None, re
         num_prefill_rows or num_slots,
         max(p.keys.shape[3] + r.num_positions for r, p in zip(rows, prefixes, strict=True)),
         record,
+        lags,
     )
     queue = [
         (Job(str(number), None, None, row), prefix)

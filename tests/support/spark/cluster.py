@@ -39,7 +39,8 @@ class Cluster:
         self.folder, self.home = folder, Path(pyspark.__file__).parent
         self.port, self.page = _free_port(), _free_port()
         self.workers: list[psutil.Process] = []
-        self.master = self._start("master.Master", "--port", self.port, "--webui-port", self.page)
+        self._num_started = 0
+        self.master = self._start("master.Master", "127.0.0.1", "--port", self.port, "--webui-port", self.page)
         until(lambda: self.registered() is not None)
         for _ in range(2):
             self.add_worker()
@@ -90,16 +91,18 @@ class Cluster:
         before = self.registered() or 0
         work = self.folder / f"worker-{time.monotonic_ns()}"
         words = ("--cores", 2, "--memory", "2g", "--work-dir", work, "--webui-port", _free_port())
-        self.workers.append(self._start("worker.Worker", *words, self.url))
+        # Spark starts no speculative attempt on the host of the first one, so each worker has an address of its own.
+        self._num_started += 1
+        self.workers.append(self._start("worker.Worker", f"127.0.0.{self._num_started}", *words, self.url))
         until(lambda: (self.registered() or 0) > before)
 
     def stop(self) -> None:
         for process in (self.master, *self.workers):
             kill_tree(process)
 
-    def _start(self, name: str, *words: Any) -> psutil.Process:
+    def _start(self, name: str, host: str, *words: Any) -> psutil.Process:
         log = (self.folder / f"{name}-{time.monotonic_ns()}.log").open("wb")
-        command = [self.home / "bin" / "spark-class", f"{CLASSES}.{name}", "--host", "127.0.0.1", *words]
+        command = [self.home / "bin" / "spark-class", f"{CLASSES}.{name}", "--host", host, *words]
         options = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_WORKER_OPTS": "-Dspark.worker.timeout=15"}
         with log:
             return psutil.Popen([*map(str, command)], env={**self.environment, **options}, stdout=log, stderr=log)

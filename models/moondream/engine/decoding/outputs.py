@@ -11,30 +11,71 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ...checkpoints.weights import MoondreamModel
+from ...devices import HostCopy
 from ...network.config import TokenizerConfig
 from .row import Row
 from .sampling import NUM_CANDIDATES
 from .step import Numbers, Plan, decode
 
+# The largest share of rows for which a step may be for nothing.
+MAX_ENDING = 0.25
+
+
+class Decoding:
+    """The next outputs of rows while the device decodes them. ``embeds_BC``: the next input of each row.
+
+    ``hidden_BC`` are hidden states before the last norm, one for each row. The embeddings mean nothing for rows that
+    ended.
+    """
+
+    def __init__(self, model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> None:
+        self.rows, self._model, self._hidden_BC = list(rows), model, hidden_BC
+        self._plan = Plan.of(rows, model.config, hidden_BC.device)
+        numbers_B4, self.embeds_BC = decode(model, hidden_BC, self._plan, NUM_CANDIDATES)
+        self._numbers = HostCopy(numbers_B4)
+
+    def read(self) -> None:
+        """Wait for the outputs, and add each to the answer or the reasoning of its row. Rows that ended are left alone.
+
+        ``embeds_BC`` and ``hidden_BC`` must not have been used for the next step yet, unless ``can_lag`` is True.
+        """
+        numbers = [Numbers(*row) for row in self._numbers.tolist()]
+        if any(row.reaches for row in numbers):
+            # Seldom: a nucleus of over a thousand tokens. The same draws pick from the whole vocabulary.
+            numbers_B4, self.embeds_BC = decode(
+                self._model, self._hidden_BC, self._plan, self._model.config.text.vocab_size
+            )
+            numbers = [Numbers(*row) for row in numbers_B4.tolist()]
+        for row, decoded in zip(self.rows, numbers, strict=True):
+            if row.finish_reason is None:
+                _add_output(row, decoded, self._model.config.tokenizer)
+
+
+def can_lag(rows: Sequence[Row], num_unread: int) -> bool:
+    """Return whether the next step of rows may be queued before its ``num_unread`` outputs of earlier steps are read.
+
+    True if each row continues a text whose tokens depend on no list of earlier tokens, and no nucleus is searched. The
+    step is for nothing for a row that has ended, so False if more than ``MAX_ENDING`` of the rows are known to end.
+    """
+    ending = sum(len(row.token_ids) + num_unread >= row.max_outputs for row in rows)
+    return ending <= MAX_ENDING * len(rows) and all(
+        row.next_output == "token"
+        and row.token_ids
+        and row.sampling.repetition_penalty == 1
+        and (row.sampling.top_p >= 1 or not row.sampling.temperature)
+        for row in rows
+    )
+
 
 def decode_outputs(model: MoondreamModel, hidden_BC: Tensor, rows: Sequence[Row]) -> Tensor:
     """Decode the next output of each row from its hidden state, and add it to the answer or the reasoning of the row.
 
-    ``hidden_BC`` are hidden states before the last norm, one for each row.
-
     Returns:
         The embeddings ``[B, C]`` of the outputs: the next input of each row. They mean nothing for rows that ended.
     """
-    plan = Plan.of(rows, model.config, hidden_BC.device)
-    numbers_B4, embeds_BC = decode(model, hidden_BC, plan, NUM_CANDIDATES)
-    numbers = [Numbers(*row) for row in numbers_B4.tolist()]
-    if any(row.reaches for row in numbers):
-        # Seldom: a nucleus of over a thousand tokens. The same draws pick from the whole vocabulary.
-        numbers_B4, embeds_BC = decode(model, hidden_BC, plan, model.config.text.vocab_size)
-        numbers = [Numbers(*row) for row in numbers_B4.tolist()]
-    for row, decoded in zip(rows, numbers, strict=True):
-        _add_output(row, decoded, model.config.tokenizer)
-    return embeds_BC
+    decoding = Decoding(model, hidden_BC, rows)
+    decoding.read()
+    return decoding.embeds_BC
 
 
 def _add_output(row: Row, decoded: Numbers, special: TokenizerConfig) -> None:

@@ -32,8 +32,18 @@ def test_recorded_steps_match_the_reference(golden, num_slots):
         assert_row_equals(row, run)
 
 
+@pytest.mark.parametrize("record", [None, repeat_eagerly], ids=["eager", "recorded"])
+def test_steps_that_are_read_one_step_late_match_the_reference(golden, record):
+    runs = random.Random(1).sample(golden.runs, len(golden.runs))
+    rows = golden.decode(runs, num_slots=13, record=record, lags=True)
+    for row, run in zip(rows, runs, strict=True):
+        assert_row_equals(row, run)
+
+
 def test_recorded_steps_match_the_reference_of_moondream_3(golden3):
-    for row, run in zip(golden3.decode(golden3.runs, num_slots=7, record=repeat_eagerly), golden3.runs, strict=True):
+    for row, run in zip(
+        golden3.decode(golden3.runs, num_slots=7, record=repeat_eagerly, lags=True), golden3.runs, strict=True
+    ):
         assert_row_equals(row, run)
 
 

@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 from apache_beam.pvalue import PCollection, TaggedOutput
 from apache_beam.utils.shared import Shared
 
-from ..core.records import ImageRef, Job
-from ..core.shuffle import NUM_HASH_BUCKETS, PackBy, Packed, hash_bucket, pack, unpack_all
-from ..images.fetch import Fetcher
-from ..images.prefetch import LOAD_THREADS
-from ..output.layout import DATA, kind_of
-from ..output.reader import Reader
-from .completed import ID_BYTES, MAX_BATCH_ROWS, other_runs_parts, short_id
-from .input_rows import by_picture, rows_of
-from .locality import read_order, shard_key
+from ...core.records import ImageRef, Job
+from ...core.shuffle import NUM_HASH_BUCKETS, PackBy, Packed, hash_bucket, pack, unpack_all
+from ...images.fetch import Fetcher
+from ...images.prefetch import LOAD_THREADS
+from ...output.layout import DATA, kind_of
+from ...output.reader import Reader
+from ..completed import ID_BYTES, MAX_BATCH_ROWS, other_runs_parts, short_id
+from ..input_rows import by_picture, rows_of
+from ..locality import read_order, shard_key
 from .requeue import remove_rows
 
 # Groups of pictures outside of archives and Parquet files. One worker reads a group.

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..io.object_stores.file_systems import FileSystems
-from ..output.files import exists, open_atomic, remove
-from ..output.layout import draft_path
-from ..output.writer import COMPRESSION, COMPRESSION_LEVEL
+from ...io.object_stores.file_systems import FileSystems
+from ...output.files import exists, open_atomic, remove
+from ...output.layout import draft_path
+from ...output.writer import COMPRESSION, COMPRESSION_LEVEL
 
 MAX_BATCH_ROWS = 4096
 

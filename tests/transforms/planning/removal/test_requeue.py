@@ -10,8 +10,8 @@ from support.data.rows import failure
 
 from moondream_beam.transforms.core.row_schema import FAILURE_SCHEMA
 from moondream_beam.transforms.output.writer import ShardWriter
-from moondream_beam.transforms.planning import requeue as module
-from moondream_beam.transforms.planning.requeue import remove_rows
+from moondream_beam.transforms.planning.removal import requeue as module
+from moondream_beam.transforms.planning.removal.requeue import remove_rows
 
 
 @pytest.fixture
