@@ -63,7 +63,8 @@ def test_a_failure_is_retried_twice_and_then_belongs_to_the_row(server, clock):
     assert results_of(OpenAIServer(server.url, clock=clock).answer(requests(1))) == expected(1)
     server.faults[:] = [Fault("chat", answer(500, "Internal Server Error"), times=3)]
     (outcome,) = OpenAIServer(server.url, clock=clock).answer(requests(1))
-    assert (outcome.result.error, outcome.result.retryable) == ("Unavailable", True)
+    fault = outcome.result
+    assert (fault.error, fault.retryable, fault.attempts) == ("Unavailable", True, 3)
     assert "500: Internal Server Error" in outcome.result.message
 
 
@@ -227,6 +228,8 @@ def test_a_server_that_goes_down_in_the_middle_leaves_the_rest_to_the_other(serv
     with chat_server() as other:
         stream = OpenAIServer([other.url, server.url], clock=clock).answer(requests(60))
         first = [next(stream) for _ in range(5)]
+        # Open connections end too, as they do when a process is killed.
+        other.faults.append(Fault("chat", reset, times=10**9))
         other.shutdown()
         other.server_close()
         assert results_of([*first, *stream]) == expected(60)
