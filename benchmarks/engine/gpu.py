@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from attention import times as attention_times
 from baselines import answer_naively
 from bound import least_seconds, measure
 from engine import clock_for, noise_pictures
@@ -57,14 +58,18 @@ def versions(args: argparse.Namespace, report: Report) -> None:
 
 
 def goldens(args: argparse.Namespace, report: Report) -> None:
-    """Report how many rows have the ids of the reference: eager and recorded steps, float32 and the device's dtype."""
+    """Report how many rows have the ids of the reference: by way of running steps, float32 and the device's dtype."""
     device = choose_device(args.device)
     record = cuda_graphs(device) if device.type == "cuda" else repeat_eagerly
     for name in args.goldens:
         for dtype in dict.fromkeys([torch.float32, choose_dtype(args.dtype, device)]):
             golden = Golden(name, device, dtype)
-            for way, recorder in (("eager", None), ("recorded", record)):
-                rows = golden.decode(golden.runs, num_slots=16, record=recorder)
+            for way, recorder, lags in (
+                ("eager", None, False),
+                ("recorded", record, False),
+                ("recorded, read late", record, True),
+            ):
+                rows = golden.decode(golden.runs, num_slots=16, record=recorder, lags=lags)
                 equal = sum(
                     row.token_ids == run.wanted.get("ids", []) for row, run in zip(rows, golden.runs, strict=True)
                 )
@@ -131,6 +136,17 @@ def answers(args: argparse.Namespace, report: Report) -> None:
         del engine
     if device.type == "cuda":
         report["peak GB"] = torch.cuda.max_memory_allocated(device) / 1e9
+
+
+def attention(args: argparse.Namespace, report: Report) -> None:
+    """Report the microseconds of one layer's attention in a step by way of computing it. All answers use "as it is"."""
+    device, text = choose_device(args.device), PRESETS[args.preset].text
+    dtype = choose_dtype(args.dtype, device)
+    for rows in (args.slots[0], args.slots[-1]):
+        figures: dict[str, float | str] = {}
+        for way, took in attention_times(rows, 896, text.n_heads, text.head_dim, device, dtype):
+            figures[way] = took
+            report[f"{rows} rows of 896 positions, microseconds"] = figures
 
 
 def slots(args: argparse.Namespace, report: Report) -> None:
@@ -237,7 +253,7 @@ def _cell(figure: object) -> str:
 
 PARTS: dict[str, Callable[[argparse.Namespace, Report], None]] = {
     part.__name__: part
-    for part in (versions, goldens, checkpoint, answers, slots, tasks, naive, profile, pipeline, merge)
+    for part in (versions, goldens, checkpoint, answers, attention, slots, tasks, naive, profile, pipeline, merge)
 }
 
 

@@ -68,6 +68,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
+def is_device_lost(error: BaseException) -> bool:
+    """Return whether an error means that a GPU has failed, such that this process can't use that GPU any more.
+
+    The memory of a process on a GPU is lost with the first error of a kernel, of the driver or of the hardware (XID).
+    """
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait, without a time limit, until a GPU has run its queue, so that measured times are right. Skip a CPU."""
     if device.type == "cuda":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...models.tasks import Annotator
@@ -100,7 +102,8 @@ def run_in_group(context: SparkContext, group: str, description: str, action: Ca
 
     def run() -> None:
         try:
-            context.setJobGroup(group, description, interruptOnCancel=True)
+            with _sockets_without_timeout():
+                context.setJobGroup(group, description, interruptOnCancel=True)
             results.append(action())
         except BaseException as error:
             errors.append(error)
@@ -119,6 +122,21 @@ def run_in_group(context: SparkContext, group: str, description: str, action: Ca
             raise stopped from errors[0]
         raise errors[0]
     return results[0]
+
+
+@contextlib.contextmanager
+def _sockets_without_timeout() -> Iterator[None]:
+    """Within this block, give new sockets no time limit.
+
+    Beam's client for ``gs://`` gives a limit of 60 seconds to all sockets that the process opens afterwards. The first
+    call of a thread into Java opens one, and the call that runs a job waits in it until the job ends.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(None)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _wait(context: SparkContext, group: str, thread: threading.Thread) -> None:

@@ -21,13 +21,15 @@ def test_the_gpu_benchmark_writes_figures_of_every_part(tmp_path):
     )
     parts = json.loads((tmp_path / "results.json").read_text())
     assert set(parts) == {
-        *("versions", "goldens", "checkpoint", "answers", "slots", "tasks", "naive", "profile", "pipeline")
+        *("versions", "goldens", "checkpoint", "answers", "attention", "slots", "tasks", "naive", "profile", "pipeline")
     }, ended.stdout
     for figure in parts["goldens"].values():
         equal, total = figure.removesuffix(" rows").split(" of ")
         assert int(equal) == int(total) > 10
     assert len([name for name in parts["answers"] if "tokens" in name]) == 12
     assert all(figures["pictures/s"] > 0 for name, figures in parts["answers"].items() if "tokens" in name)
+    for figures in parts["attention"].values():
+        assert figures["as it is"] > 0 and figures["two products"] > 0
     assert parts["slots"]["same texts with every number of slots"] is True
     assert parts["pipeline"]["command, status"] == 0, parts["pipeline"]
     assert all(f"## {part}" in (tmp_path / "results.md").read_text() for part in parts)

@@ -18,9 +18,9 @@ from ..core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, Job, check
 from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
+from ..monitoring.device_errors import device_errors
 from ..monitoring.failure_limit import FailureLimit
 from ..monitoring.heartbeat import Heartbeat
-from ..monitoring.memory_errors import out_of_memory_errors
 from ..monitoring.progress_reporter import ProgressReporter
 from ..monitoring.row_counts import CountRows
 from ..output.answer_journal import OPEN_JOURNALS, AnswerJournal
@@ -173,7 +173,7 @@ class AnnotateShard(beam.DoFn):
                 begin_card(output, job.run)
             journal = AnswerJournal(writer, output, job.run, number, self.checkpoint_s)
             try:
-                with journal, out_of_memory_errors():
+                with journal, device_errors():
                     summary = self._write(journal, refs, reporter, annotator)
                 if not lock.exists():
                     raise lock_lost(output, job.run)

@@ -79,7 +79,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         wanted = refs | "Pack references" >> beam.ParDo(PackBy(ref_bucket)).with_output_types(Packed)
         locked = refs.pipeline | "Output" >> beam.Create([self.output]) | "Lock" >> beam.Map(_lock, self.job)
         removed_before = self._remove_changed(locked, wanted), self._remove_corrected(locked, wanted)
-        changed, corrected = map(AsSingleton, removed_before)
+        changed, corrected = (AsSingleton(removed) for removed in removed_before)
         joined = (wanted, self._completed(locked, changed, corrected)) | "Join" >> beam.CoGroupByKey()
         drop_completed = beam.ParDo(_DropCompleted(self.job, self.retry_errors)).with_outputs(RETRIED, main="pending")
         pending = joined | "Drop completed" >> drop_completed

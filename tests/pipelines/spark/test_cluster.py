@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,6 +95,23 @@ def test_a_known_end_of_a_job_is_one_line(error, message):
     with pytest.raises(RunStopped, match=message) as stopped:
         run_in_group(context(), "group", "a job", fail)
     assert "\n" not in str(stopped.value)
+
+
+def test_a_call_into_java_has_no_time_limit_of_another_library():
+    limits = []
+    java = SimpleNamespace(
+        setJobGroup=lambda *_, **__: limits.append(socket.getdefaulttimeout()),
+        statusTracker=lambda: None,
+        getConf=dict,
+    )
+    before = socket.getdefaulttimeout()
+    # As Beam's client for gs:// does.
+    socket.setdefaulttimeout(60)
+    try:
+        assert run_in_group(java, "group", "a job", lambda: "done") == "done"
+        assert (limits, socket.getdefaulttimeout()) == ([None], 60)
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def test_any_other_error_is_raised_as_it_is():

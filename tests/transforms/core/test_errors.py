@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from moondream_beam.transforms.core.errors import RunStopped, output_errors, stop_reason
-from moondream_beam.transforms.monitoring.memory_errors import out_of_memory_errors
+from moondream_beam.transforms.monitoring.device_errors import device_errors
 
 
 def test_stop_reason_finds_the_cause_of_another_error() -> None:
@@ -49,12 +50,20 @@ def test_an_error_of_the_output_stops_the_run() -> None:
 )
 def test_exhausted_memory_stops_the_run(error: Exception) -> None:
     message = r"no memory left\. Use fewer --workers or a smaller --batch-size, then run the same command again"
-    with pytest.raises(RunStopped, match=message), out_of_memory_errors():
+    with pytest.raises(RunStopped, match=message), device_errors():
         raise error
 
 
+def test_a_gpu_that_fails_stops_the_run_in_one_line() -> None:
+    error = torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+    message = r"GPU .*unspecified launch failure\. .*same command again"
+    with pytest.raises(RunStopped, match=message) as stopped, device_errors():
+        raise error
+    assert "\n" not in str(stopped.value) and "reported later" not in str(stopped.value)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no"), RunStopped("stopped: out of memory"), KeyError("out of memory")])
-def test_other_errors_pass_out_of_memory_errors_unchanged(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, out_of_memory_errors():
+def test_other_errors_pass_device_errors_unchanged(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, device_errors():
         raise error
     assert raised.value is error
