@@ -2,8 +2,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
+GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
+BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
-.PHONY: help demo test lint notebooks azurite corpus
+.PHONY: help demo test lint notebooks azurite prism corpus
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,6 +36,11 @@ azurite: .venv/azurite/node_modules  ## install the emulator of Azure's blob sto
 .venv/azurite/node_modules:
 	mkdir -p .venv/azurite
 	npm install --silent --prefix .venv/azurite azurite@3.35.0
+
+prism: .venv/prism/$(BEAM)/prism  ## build Prism, a runner of Beam, with Go; its tests are skipped without it
+
+.venv/prism/$(BEAM)/prism:
+	GOBIN=$(CURDIR)/.venv/prism/$(BEAM) $(GO) install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
 
 # Without build isolation, the pinned setuptools builds the package, and a repeated install needs no network.
 .venv/runtime: setup.py pyproject.toml constraints.txt

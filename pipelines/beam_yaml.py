@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection, Row
 from apache_beam.transforms.resources import parse_resource_hints
 
@@ -22,23 +21,22 @@ from ..transforms.core.beam_schema import REF_SCHEMA, AsRows, RefsToRows, RowsTo
 from ..transforms.core.records import IGNORE_PROFILES, Annotation, Failure, check_colour_profiles
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest, manifest_columns
-from ..transforms.inputs.unmatched import first_unmatched
+from ..transforms.inputs.patterns.unmatched import first_unmatched
 from ..transforms.output.layout import SHARD_SIZE
 from ..transforms.output.reader import read_failures
-from .building.yaml import GOOD_OUTPUT, build_annotator, parse_error_output, parse_sampling, parse_tasks, parse_texts
+from .building.inputs import find_image_column_of, find_tables
+from .building.yaml import (
+    GOOD_OUTPUT,
+    RECORD_SCHEMA,
+    build_annotator,
+    parse_error_output,
+    parse_sampling,
+    parse_tasks,
+    parse_texts,
+)
 from .options.suggestions import did_you_mean
 
 PROVIDERS = Path(__file__).with_name("providers.yaml")
-RECORD_SCHEMA = pa.schema(
-    [
-        *(pa.field(name, pa.string(), nullable=False) for name in ("run", "output")),
-        *(
-            pa.field(name, pa.int64(), nullable=False)
-            for name in ("inputs", "pictures", "requests", "pending", "done", "retried", "annotations", "failures")
-        ),
-        pa.field("balanced", pa.bool_(), nullable=False),
-    ]
-)
 
 
 class _NamedArguments:
@@ -92,14 +90,14 @@ class ReadManifest(_NamedArguments, beam.PTransform[PBegin, PCollection[Any]]):
     """List the pictures of manifests as rows with the fields ``uri``, ``filename``, ``problem`` and chosen columns.
 
     Args:
-        path: a .csv, .tsv, .jsonl, .ndjson or .parquet file, on disk or in a bucket, a folder or glob of these, or a
-            list.
+        path: a table, a folder or a glob of these, or a dataset of the Hugging Face hub; or a list.
         uri_column: column with the path or URL of the picture; url by default, unless there is an image_column.
-        image_column: column of a Parquet file with the picture itself, as bytes or {bytes, path}.
+        image_column: column of Parquet or Arrow with the picture, as bytes or {bytes, path}; by default the only one.
         filename_column: column with the name of the picture; by default the last part of its URI.
         columns: columns that become fields of the rows; SOURCE=NAME gives the field another name.
-        root: a folder, on disk or in a bucket, that relative paths are relative to; a name without extension finds the
-            picture of that name. By default the folder of the manifest.
+        root: the folder or bucket of relative paths, by default that of the manifest; it finds names without extension.
+        split: the split to read of hf://datasets/OWNER/NAME, or of a folder of datasets.save_to_disk.
+        config: the config (subset) of hf://datasets/OWNER/NAME.
 
     Raises:
         ValueError: if a file or a column does not exist, or a column cannot become a field.
@@ -113,14 +111,17 @@ class ReadManifest(_NamedArguments, beam.PTransform[PBegin, PCollection[Any]]):
         columns: Sequence[str] = (),
         image_column: str | None = None,
         root: str | None = None,
+        split: str | None = None,
+        config: str | None = None,
     ) -> None:
         super().__init__()
-        paths = parse_texts("path", path)
+        paths = [table for each in parse_texts("path", path) for table in find_tables(each, split, config)]
         if not paths:
             raise ValueError("path: no manifest is given; give at least one")
+        if not uri_column and not image_column:
+            image_column = find_image_column_of(paths)
         # Columns need a task. This one is a placeholder: the tasks are arguments of Annotate.
-        if image_column is None:
-            uri_column = uri_column or "url"
+        uri_column = uri_column or (None if image_column else "url")
         found = manifest_columns.Columns(uri_column, filename_column, (Query(),), image=image_column, root=root)
         found = manifest_columns.check_columns(paths, found, parse_texts("columns", columns), taken=REF_SCHEMA.names)
         for note in found.notes:

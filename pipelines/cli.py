@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -14,9 +16,12 @@ from typing import NoReturn
 from ..transforms.output.run_record import installed_version
 from .display.log_handler import AboveBarHandler
 from .display.log_records import LineFormatter, ShownRecords
-from .local_runner.signals import ExpectedExitFilter, Interrupt, interruptible
+from .local_runner.signals import MUST_EXIT, ExpectedExitFilter, Interrupt, interruptible
 from .options.commands import COMMANDS
 from .options.parser import BAD_ARGUMENTS, OneLineParser, StartupError, reject_unknown_args, startup_errors
+
+# As Python ends after an exception.
+UNEXPECTED_ERROR = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    try:
+        status = _run_interruptible(args, others)
+    except Exception:
+        if argv is not None or not MUST_EXIT.is_set():
+            raise
+        traceback.print_exc()
+        status = UNEXPECTED_ERROR
+    if argv is None and MUST_EXIT.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run_interruptible(args: argparse.Namespace, others: Sequence[str]) -> int:
+    """Run a command, and return its exit status. Print the message of a startup error or of an interrupt."""
     try:
         with interruptible():
             return _run(args, others)

@@ -21,7 +21,8 @@ def read_inputs(pipeline: beam.Pipeline, inputs: Inputs) -> PCollection[ImageRef
     """Return references to all pictures, of patterns and of manifests."""
     refs = []
     if inputs.patterns:
-        refs.append(pipeline | "Read images" >> ReadImages(*inputs.patterns))
+        columns = inputs.columns if inputs.columns.own_tasks() and not inputs.manifests else None
+        refs.append(pipeline | "Read images" >> ReadImages(*inputs.patterns, columns=columns))
     if inputs.manifests:
         refs.append(pipeline | "Read manifests" >> ReadManifests(inputs.manifests, inputs.columns))
     return refs[0] if len(refs) == 1 else tuple(refs) | "All inputs" >> beam.Flatten()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import pyarrow as pa
+
 from ...models.hosted.openai.annotator import OpenAIServer
 from ...models.moondream.annotator import Moondream
 from ...models.moondream.names import OFFICIAL
@@ -16,6 +18,17 @@ TRANSFORMERS_KEYS = ("max_pixels", "caption_prompts", "prompt_template")
 KINDS: dict[str, type[Any]] = {kind.name: kind for kind in get_args(Task)}
 # Beam YAML's name of the output for rows that are not errors.
 GOOD_OUTPUT = "good"
+# The fields of the row that AnnotateToParquet returns.
+RECORD_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string(), nullable=False) for name in ("run", "output")),
+        *(
+            pa.field(name, pa.int64(), nullable=False)
+            for name in ("inputs", "pictures", "requests", "pending", "done", "retried", "annotations", "failures")
+        ),
+        pa.field("balanced", pa.bool_(), nullable=False),
+    ]
+)
 
 
 def parse_tasks(given: Sequence[Any] | None) -> tuple[Task, ...]:

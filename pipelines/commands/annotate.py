@@ -34,6 +34,8 @@ from ..display.answers import format_answers, format_next_steps
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
 from ..local_runner.gpus import choose_gpus
+from ..local_runner.portable.dataflow import failure_reason, interrupt_message
+from ..local_runner.portable.job_service import JobService, job_service
 from ..local_runner.runner import local_runner
 from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
 from ..options.backends.hosted import extra_row_s
@@ -49,20 +51,20 @@ STOPPED_EARLY = 1
 
 
 def build(
-    pipeline: beam.Pipeline, args: argparse.Namespace, run: str, inputs: Inputs | None = None
+    pipeline: beam.Pipeline, args: argparse.Namespace, run: str, inputs: Inputs | None = None, *, here: bool = True
 ) -> AnnotateToParquet:
     """Add all steps of the job to a pipeline. Return the transform that does the job.
 
     Args:
         run: the name of the run.
         inputs: the inputs of ``args``, if they are built already.
+        here: the workers run on this machine.
 
     Raises:
         ValueError: if an option has a bad value, an input has no pictures, or the model does not exist.
         OSError: if an input cannot be read.
         RuntimeError: if a client for a bucket is not installed, or the weights cannot be downloaded.
     """
-    here = args.runner == LOCAL_RUNNER
     set_default_workers(args)
     inputs = inputs or build_inputs(args)
     annotator = build_annotator(args, threads_per_worker(args) if here else None, here=here)
@@ -101,27 +103,27 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs,
     """
     if args.engine == SPARK:
         return _run_on_spark(args, beam_arguments, inputs, show_answers)
-    local = args.runner == LOCAL_RUNNER
     with contextlib.ExitStack() as stack:
         with startup_errors():
             name = new_run_name(args)
             set_default_workers(args)
             pipeline = _new_pipeline(args, beam_arguments)
-            job, started = build(pipeline, args, name, inputs), time.time()
+            service = stack.enter_context(job_service(args.runner, pipeline.options))
+            job, started = build(pipeline, args, name, inputs, here=(here := service.works_here)), time.time()
             if is_dry_run(args, pipeline.options):
                 pipeline.run()
                 print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")
                 return 0
-            if local:
+            if service.ends_with_command:
                 stack.enter_context(run_lock(args.output, name))
             else:
                 # The workers keep the lock alive from here on, because they may outlive this process.
                 acquire(args.output, name)
-            _print_start(args)
-        if local:
+            _print_start(args, here=here)
+        if service.ends_with_command:
             stack.enter_context(show_progress(ProgressFiles(args.output, name)))
-        end = partial(end_interrupted, job.job, args.output, job.about, started) if local else None
-        if (reason := _run_pipeline(pipeline, end)) is not None:
+        end = partial(end_interrupted, job.job, args.output, job.about, started) if here else None
+        if (reason := _run_pipeline(pipeline, service, end)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
     return _finish(args, read_record(args.output, name), show_answers)
@@ -174,22 +176,30 @@ def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> be
     return beam.Pipeline(local_runner(options, args.workers, choose_gpus(args), extra_row_s(args)), options=options)
 
 
-def _run_pipeline(pipeline: beam.Pipeline, end_interrupted: Callable[[str], str] | None) -> str | None:
+def _run_pipeline(
+    pipeline: beam.Pipeline, service: JobService, end_interrupted: Callable[[str], str] | None
+) -> str | None:
     """Run the pipeline to its end. If it stops early for a known reason, return the line that says so, else None.
 
     Args:
         end_interrupted: called with the name of a signal that ends the run; returns the message for the user.
     """
+    result = None
     try:
         with unwrap_keyboard_interrupt():
-            pipeline.run().wait_until_finish()
+            result = pipeline.run()
+            result.wait_until_finish()
     except Interrupt as interrupt:
+        service.cancel(result)
+        interrupt.message = interrupt_message(result, pipeline.options) or interrupt.message
         if end_interrupted:
             interrupt.message = end_interrupted(str(interrupt))
         raise
     except Exception as error:
-        dead_workers = getattr(pipeline.runner, "dead_workers", [])
-        if (reason := stop_reason(error) or worker_loss_reason(error, dead_workers)) is None:
+        service.end_shards()
+        lost = [*filter(None, [service.failure_reason(error)]), *getattr(pipeline.runner, "dead_workers", [])]
+        reason = stop_reason(error) or failure_reason(error) or worker_loss_reason(error, lost)
+        if reason is None:
             raise
         return reason
     return None
@@ -221,9 +231,9 @@ def threads_per_worker(args: argparse.Namespace) -> int:
     return max(1, processors // args.workers)
 
 
-def _print_start(args: argparse.Namespace) -> None:
-    """Print what answers and where the rows go; for a runner elsewhere, print the warning about it, if any."""
-    if args.runner != LOCAL_RUNNER:
+def _print_start(args: argparse.Namespace, *, here: bool) -> None:
+    """Print what answers and where the rows go; for workers elsewhere, print the warning about the runner, if any."""
+    if not here:
         line = runner_warning(args.runner)
     elif args.backend == OPENAI:
         line = start_line(args)

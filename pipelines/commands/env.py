@@ -86,8 +86,8 @@ def lines(environment: Mapping[str, str], home: Path) -> Iterator[tuple[str, str
         missing = [module for module in modules if not _is_installed(module)]
         yield f"[{extra}]", f"missing: {', '.join(missing)}" if missing else "installed"
     yield "java", _first_line("java", "-version")
-    prism = shutil.which("prism") or next(iter(sorted(Path(PrismJobServer.BIN_CACHE).glob("*"))), None)
-    yield "prism", str(prism or "not found; Beam downloads it at the first use")
+    prism = next(iter(sorted(Path(PrismJobServer.BIN_CACHE).glob("*"))), None)
+    yield "prism", str(prism or "not in Beam's cache; --runner PrismRunner needs --prism_location=PATH")
     yield "credentials", "; ".join(found_credentials(environment, home)) or "none found"
     proxies = [name for name in PROXIES if environment.get(name)]
     yield "proxies", f"set: {', '.join(proxies)}" if proxies else "none set"

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
-from ...transforms.dataset.export.formats import FORMATS, LAYOUTS, RESIZABLE, TEXTS, Format, only_tasks
+from ...transforms.dataset.export.formats import FILES, FORMATS, LAYOUTS, RESIZABLE, TEXTS, Format, only_tasks
 from ...transforms.dataset.export.layouts.placing import DEFAULT_LAYOUT, LayoutOptions
-from ...transforms.dataset.export.layouts.sidecar import ANOTHER_TEXT, NO_VALUE
-from ...transforms.dataset.export.layouts.splits import ONE_SPLIT, parse_splits
+from ...transforms.dataset.export.layouts.sidecar import ANOTHER_TEXT, NO_VALUE, SAME_TEXT
+from ...transforms.dataset.export.layouts.splits import ONE_SPLIT, Splits, parse_splits, split_files
 from ...transforms.dataset.export.layouts.template import parse_fields
 from ...transforms.dataset.export.pictures.convert import Wanted
 from ...transforms.dataset.export.pictures.notes import NO_TEXT, Note, Problems
@@ -28,7 +28,7 @@ from ..options.parser import startup_errors
 PICTURE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 # The destination of an option in ``args`` -> the formats that the option is for.
 TEXT_OPTIONS = dict.fromkeys(("text_extension", "text_order", "text_lines", "template", "existing"), TEXTS)
-LAYOUT_OPTIONS = {"along": LAYOUTS, "split": LAYOUTS, "resize": RESIZABLE, "format": RESIZABLE}
+LAYOUT_OPTIONS = {"along": LAYOUTS, "split": (*RESIZABLE, *FILES), "resize": RESIZABLE, "format": RESIZABLE}
 NAMES = {"along": "--copy, --link or --no-images"}
 # Formats that are one file, and the extensions that its name may have. The first is appended to other names.
 FILE_EXTENSIONS = {"jsonl": (".jsonl", ".ndjson"), "coco": (".json",)}
@@ -57,9 +57,10 @@ def run(args: argparse.Namespace) -> int:
             selection, check = _select(dataset, args)
             notes = list(_notes(selection))
             left = export(selection, destination, Fetcher(args.allow_private_addresses))
-        done = f"{_format_selection(args.to, selection, left)} as {args.to} in {destination}"
+        written = split_files(destination, _splits(args)).values() if args.to in FILES else [destination]
+        done = f"{_format_selection(args.to, selection, left)} as {args.to} in {', '.join(written)}"
         # The user chose the fields of a template.
-        print(done + ("" if args.template else _format_rest(args.to, selection)))
+        print(done + ("" if args.template else _format_rest(args.to, selection)) + _format_failures(dataset))
         for line in notes:
             print(line, file=sys.stderr)
         _print_check(check)
@@ -109,7 +110,11 @@ def _choose_format(args: argparse.Namespace) -> Format:
         return partial(FORMATS[args.to], texts=_text_options(args))
     if args.to in RESIZABLE:
         return partial(FORMATS[args.to], options=_layout_options(args))
-    return FORMATS[args.to]
+    return partial(FORMATS[args.to], splits=_splits(args))
+
+
+def _splits(args: argparse.Namespace) -> Splits:
+    return parse_splits(args.split) if args.split is not None else ONE_SPLIT
 
 
 def _text_options(args: argparse.Namespace) -> TextOptions:
@@ -137,7 +142,7 @@ def _layout_options(args: argparse.Namespace) -> LayoutOptions:
         raise ValueError(f"--link: {args.destination} is in a bucket, which has no links: give --copy or --no-images")
     # `datasets` turns pictures upright. The file of a picture that needs no other change stays as it is for its sake.
     wanted = Wanted(args.resize, PICTURE_FORMATS.get(args.format), upright=args.to in LAYOUTS)
-    return LayoutOptions(along, wanted, parse_splits(args.split) if args.split is not None else ONE_SPLIT)
+    return LayoutOptions(along, wanted, _splits(args))
 
 
 def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, PictureCheck]:
@@ -189,7 +194,7 @@ def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
     if not tasks:
         return f"{selection.pictures} pictures, {selection.answers} answers"
     if shape in TEXTS:
-        texts = selection.pictures - left[NO_TEXT] - left[NO_VALUE] - left[ANOTHER_TEXT]
+        texts = selection.pictures - left[NO_TEXT] - left[NO_VALUE] - left[ANOTHER_TEXT] - left[SAME_TEXT]
         return f"{texts} texts written ({_format_kinds(tasks)})"
     chosen = sum(selection.answers_to[task] for task in tasks)
     kinds = _format_kinds([task for task in tasks if selection.answers_to[task]])
@@ -204,6 +209,12 @@ def _format_rest(shape: str, selection: Selection) -> str:
         return ""
     listed = _format_kinds([kind for kind in ANSWERS if kind in rest])
     return f"; {listed} have no place in it ({sum(rest.values())} of {selection.answers} chosen answers)"
+
+
+def _format_failures(dataset: Dataset) -> str:
+    """Return how many requests of the output have no answer, or "" if all have one."""
+    ((failures,),) = dataset.tuples("SELECT count(*) FROM errors")
+    return f"; {failures} requests of the output have no answer: errors/ has the reasons" if failures else ""
 
 
 def _format_kinds(tasks: Sequence[str]) -> str:

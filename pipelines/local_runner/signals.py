@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,15 @@ from ...transforms.core.errors import INTERRUPTED, RunStopped, stop_reason
 # Ctrl-C, and the signal that schedulers send to stop a process.
 INTERRUPT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+# What Beam's local runner and Prism report if a worker process is gone. The last one is a panic of Prism, if it gives
+# such a worker one more bundle.
+LOST_WORKER = re.compile(r"Channel closed prematurely|SDK worker disconnected|panic in .*send on closed channel")
+# Part of the text of every error of gRPC.
+RPC_ERROR = "of RPC that terminated with"
+
+# Set if threads may still be at work in PyTorch or gRPC when the command ends. The usual end of Python would abort
+# beneath these threads, so the process must exit without it.
+MUST_EXIT = threading.Event()
 
 # Called by the first signal, before KeyboardInterrupt is raised.
 ON_INTERRUPT: list[Callable[[], object]] = [INTERRUPTED.set]
@@ -120,7 +130,7 @@ def worker_loss_reason(error: BaseException, dead_workers: Sequence[str] = ()) -
     Returns:
         None if ``dead_workers`` is empty and ``error`` is not about a lost worker process either.
     """
-    if not dead_workers and "Channel closed prematurely" not in str(error):
+    if not dead_workers and not LOST_WORKER.search(str(error)):
         return None
     what = ", ".join(dead_workers) or "a worker process was killed or crashed (possibly out of memory)"
     return f"stopped: {what}. Committed rows are kept. Run the same command again to resume."
@@ -129,14 +139,19 @@ def worker_loss_reason(error: BaseException, dead_workers: Sequence[str] = ()) -
 class ExpectedExitFilter(logging.Filter):
     """Drop log records about failures that the command reports in one line of its own.
 
-    They are records about an interrupt, records about RunStopped, and Beam's records about a gRPC error.
+    They are records about an interrupt, records about RunStopped, and Beam's records about a worker that is gone.
+    Beam logs what a job service reports to the root logger.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return False for such a record, and True for any other."""
         error = record.exc_info[1] if record.exc_info else None
-        if is_rpc_error(error) and record.name.startswith("apache_beam."):
-            # The worker process is gone, and ``worker_loss_reason`` reports it.
+        text = f"{record.getMessage()} {error}"
+        if record.name.startswith(("apache_beam.", "root")) and (
+            INTERRUPTED.is_set() or is_rpc_error(error) or LOST_WORKER.search(text) or RPC_ERROR in text
+        ):
+            # The worker process or the job service is gone, and ``worker_loss_reason`` reports it. After a signal,
+            # bundles fail in many ways.
             return False
         expected = caused_by_interrupt(error) is not None or stop_reason(error) is not None
-        return not expected and f"{RunStopped.__name__}: " not in record.getMessage()
+        return not expected and f"{RunStopped.__name__}: " not in text

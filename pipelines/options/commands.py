@@ -173,8 +173,8 @@ def _add_layout_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         metavar="NAME=SHARE,...",
-        help=f"for {LAYOUT_FORMATS}: divide the pictures into splits, such as train=0.95,val=0.05, by a hash of their "
-        "bytes; a picture is in the same split in every run (default: all in train)",
+        help="not for sidecar and kohya: divide the pictures into splits, such as train=0.95,val=0.05, by a hash of "
+        "their bytes; a picture is in the same split in every run (default: one split)",
     )
     parser.add_argument(
         "--resize",

@@ -32,22 +32,28 @@ def _add_manifest_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet) or folder of tables, on disk or in a bucket, or a quoted "
-        "glob; repeatable",
+        help="table (.csv, .tsv, .jsonl, .ndjson, .parquet, .arrow) or folder of tables, on disk or in a bucket, or a "
+        "quoted glob; repeatable",
     )
     group.add_argument(
-        "--split", metavar="NAME", help="of a --manifest hf://datasets/OWNER/NAME, read the Parquet files of this split"
+        "--split",
+        metavar="NAME",
+        help="of hf://datasets/OWNER/NAME or a folder of datasets.save_to_disk, read this split only",
     )
     group.add_argument("--config", metavar="NAME", help="config (subset) of that dataset (default: default, or only)")
+    _add_column_options(group)
+
+
+def _add_column_options(group: argparse._ArgumentGroup) -> None:
     for option, help in (
         ("--uri-column", f"column with the path or URL of the picture (default: {DEFAULT_URI_COLUMN})"),
         (
             "--image-column",
-            "column of Parquet with the picture as bytes or {bytes, path}; replaces --uri-column (default: the only "
-            "such column, if there is no column url)",
+            "column of Parquet or Arrow with the picture as bytes or {bytes, path}; replaces --uri-column (default: "
+            "the only such column, if there is no column url)",
         ),
         ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
-        ("--prompt-column", "column with a question about the picture"),
+        ("--prompt-column", "column with a question about the picture; without a manifest, a field of its .json file"),
         ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),
     ):
         group.add_argument(option, metavar="FOLDER" if option == "--root" else "NAME", help=help)
@@ -60,7 +66,8 @@ def _add_manifest_options(parser: argparse.ArgumentParser) -> None:
         "--keep-columns",
         default="",
         metavar="A,B",
-        help="columns to copy to the rows in data/, separated by commas; SOURCE=NAME copies one under another name",
+        help="columns to copy to the rows in data/, separated by commas; SOURCE=NAME copies one under another name; "
+        "without a manifest, fields of the .json file beside each picture, in a folder or an archive",
     )
 
 

@@ -174,7 +174,7 @@ def _run_stopped(error: BaseException) -> RunStopped | None:
     if missing := re.search(r"ModuleNotFoundError: No module named '([^']+)'", text):
         return RunStopped(
             f"stopped: the executors have no Python package {missing[1]}: give them the environment of the driver, as"
-            " docs/clusters.md describes, and run the same command again"
+            " docs/clusters/spark.md describes, and run the same command again"
         )
     if "PYTHON_VERSION_MISMATCH" in text:
         return RunStopped(

@@ -16,6 +16,8 @@ from ..io.containers.location import is_archive
 from ..io.object_stores.base import Stores
 from ..io.uris import LOCAL, basename, scheme_of
 from .bucket_listing import PendingFolder
+from .json_beside import is_json_count, with_columns
+from .manifest_columns import Columns
 from .patterns.patterns import (
     absolute_pattern,
     expand_pattern,
@@ -39,15 +41,20 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
     ``skipped`` for each folder and extension. A name that does not exist, and an archive of a kind that is not read,
     become references with a ``problem``.
 
+    Args:
+        columns: what to keep of the JSON file beside each picture, and the tasks that name its fields; see
+            ``check_json_columns``. None: these files are not read.
+
     Raises:
         ValueError: if there is no pattern, or one is invalid.
     """
 
-    def __init__(self, *patterns: str) -> None:
+    def __init__(self, *patterns: str, columns: Columns | None = None) -> None:
         super().__init__()
         if not patterns:
             raise ValueError("no input: give a file, a folder or a glob")
         self.patterns = [absolute_pattern(pattern) for pattern in patterns]
+        self.columns = columns
 
     def expand(self, pbegin: PBegin) -> PCollection[ImageRef]:
         """Return the references: first levels are listed, then their folders in parallel, then the archives."""
@@ -63,7 +70,7 @@ class ReadImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
             (listed[REFS], below)
             | "All" >> beam.Flatten()
             | "Each once" >> DistinctRefs()
-            | "Look into archives" >> beam.ParDo(_ListArchive())
+            | "Look into archives" >> beam.ParDo(_ListArchive(self.columns))
         )
 
 
@@ -90,12 +97,15 @@ class _ListFolder(beam.DoFn):
 
 
 class _ListArchive(beam.DoFn):
-    def __init__(self) -> None:
-        self.stores = Stores()
+    def __init__(self, columns: Columns | None) -> None:
+        self.stores, self.columns = Stores(), columns
 
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
         if ref.problem or ref.skipped:
-            yield ref
+            if not self.columns or not is_json_count(ref):
+                yield ref
+        elif self.columns and not why_unread(ref.uri):
+            yield from with_columns(ref, self.columns, self.stores)
         elif is_archive(ref.uri):
             yield from list_archive(ref, self.stores)
         else:

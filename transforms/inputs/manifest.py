@@ -14,23 +14,21 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 
-from ...models.tasks import Task
-from ..core.prompt_templates import column_text, fill_templates, lacks_column
-from ..core.records import ImageRef, Skipped
+from ..core.prompt_templates import column_text
+from ..core.records import ImageRef
 from ..core.shuffle import DistinctRefs
 from ..io.containers.parquet_images import ListedImage, list_cells
 from ..io.files import open_file
-from ..io.parquet import open_parquet
+from ..io.parquet import open_table
 from ..io.uris import basename, check_uri, display_address, is_path, join_uri, name_below
 from .lists.addresses import clean_address
 from .lists.table_files import find_manifests, partitions_of
 from .lists.tables import TableRow, read_rows
-from .manifest_columns import Columns
+from .manifest_columns import Columns, asked_refs, with_tasks
 from .patterns.patterns import absolute_pattern
 from .root import Root, absolute_root
 
 PATHS, SKIPPED = "paths", "skipped"
-EMPTY_PROMPT = "questions or objects whose column is empty"
 
 # A URL whose parts need no check and no decoding: the checks of all other URIs would return it unchanged.
 _PLAIN_URL = re.compile(r"https?://[a-z0-9-]+(?:\.[a-z0-9-]+)+(?:/[A-Za-z0-9_.~-]+)+")
@@ -112,7 +110,7 @@ def _read_images(path: str, columns: Columns, image: str) -> Iterator[ImageRef]:
         with open_file(path) as file:
             rows = list_cells(path, file, image, columns.names(), columns.kept_types())
             if partitions := partitions_of(path):
-                there = open_parquet(path, file).schema_arrow.names
+                there = open_table(path, file).schema_arrow.names
                 added = {name: value for name, value in partitions.items() if name not in there}
                 rows = _with_partitions(rows, added, columns)
             yield from _references(path, rows, columns, lambda row: ImageRef(row.uri, row.name, inside=row.cell))
@@ -144,7 +142,7 @@ def _references(path: str, rows: Iterable[R], columns: Columns, ref_of: Callable
         except ValueError as error:
             ref = _known_ref(row, columns, ref_of) or ImageRef(place, posixpath.basename(place))
             ref = ref._replace(problem=f"{posixpath.basename(place)}: {error}")
-        yield from _asked(ref, row, columns, posixpath.basename(place))
+        yield from asked_refs(ref, row, columns, posixpath.basename(place))
 
 
 def _known_ref(row: R, columns: Columns, ref_of: Callable[[R], ImageRef]) -> ImageRef | None:
@@ -205,39 +203,7 @@ def _ref_of(values: dict[str, Any], columns: Columns, place: _Place) -> ImageRef
     return ImageRef(uri, basename(uri))
 
 
-def _asked(ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str) -> Iterator[ImageRef]:
-    """Yield a reference with the tasks of its row, and one with ``skipped`` for what is left out; see ``Columns``."""
-    lacking = [task for task in columns.tasks if lacks_column(task, row.values)] if columns.skip_empty_prompts else []
-    # The values of a row that can't be read are unknown.
-    if not lacking or not row.values:
-        yield _with_tasks(ref, row, columns, f"{place}: ")
-        return
-    left = tuple(task for task in columns.tasks if task not in lacking)
-    for number, _ in enumerate(lacking):
-        # A row of which nothing is left is counted as one input.
-        yield ImageRef(ref.uri, place, skipped=Skipped(EMPTY_PROMPT, is_input=not left and number == 0))
-    if left:
-        yield _with_tasks(ref, row, columns, f"{place}: ", left)
-
-
-def _with_tasks(
-    ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str, asked: tuple[Task, ...] = ()
-) -> ImageRef:
-    """Return a reference with the filled-in tasks and the kept columns of its row.
-
-    A task whose prompt names an empty column gets a problem. ``place`` is the row, for its message. The tasks are those
-    of ``columns``, unless ``asked`` has others.
-    """
-    if not columns.own_tasks():
-        return ref
-    tasks, problems = fill_templates(asked or columns.tasks, row.values, place, ref.problem.removeprefix(place))
-    # A broken row has no values.
-    stored = dict(zip(columns.kept_types(), row.kept, strict=bool(row.kept)))
-    kept = tuple(stored.get(columns.sources.get(one.name, one.name)) for one in columns.kept)
-    return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else (), problems=problems)
-
-
 def _failed_ref(path: str, columns: Columns, why: str) -> ImageRef:
     """Return a reference to a manifest that can't be read to its end. It fails at stage ``list``."""
     name = posixpath.basename(path)
-    return _with_tasks(ImageRef(path, name, problem=f"{name}: {why}"), TableRow(0, {}), columns, f"{name}: ")
+    return with_tasks(ImageRef(path, name, problem=f"{name}: {why}"), TableRow(0, {}), columns, f"{name}: ")

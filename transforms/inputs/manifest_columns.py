@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from ...models.tasks import Task
 from ..core.kept_names import name_columns
-from ..core.prompt_templates import named_columns
+from ..core.prompt_templates import fill_templates, lacks_column, named_columns
+from ..core.records import ImageRef, Skipped
 from ..core.row_schema import OWN_COLUMNS
 from ..io.column_types import plain_type, stored_type, without_nulls
+from ..io.containers.parquet_images import ListedImage
 from .lists.addresses import path_hint
 from .lists.survey import survey_manifests
 from .lists.table_files import list_manifests
+from .lists.tables import TableRow
 from .lists.widening import widest
 from .patterns.patterns import absolute_pattern
 from .root import check_root
+
+EMPTY_PROMPT = "questions or objects whose column is empty"
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,38 @@ class Columns:
         return bool(self.kept or named_columns(self.tasks))
 
 
+def asked_refs(ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str) -> Iterator[ImageRef]:
+    """Yield a reference with the tasks of its row, and one with ``skipped`` for what is left out; see ``Columns``."""
+    lacking = [task for task in columns.tasks if lacks_column(task, row.values)] if columns.skip_empty_prompts else []
+    # The values of a row that can't be read are unknown.
+    if not lacking or (row.problem and not row.values):
+        yield with_tasks(ref, row, columns, f"{place}: ")
+        return
+    left = tuple(task for task in columns.tasks if task not in lacking)
+    for number, _ in enumerate(lacking):
+        # A row of which nothing is left is counted as one input.
+        yield ImageRef(ref.uri, place, skipped=Skipped(EMPTY_PROMPT, is_input=not left and number == 0))
+    if left:
+        yield with_tasks(ref, row, columns, f"{place}: ", left)
+
+
+def with_tasks(
+    ref: ImageRef, row: TableRow | ListedImage, columns: Columns, place: str, asked: tuple[Task, ...] = ()
+) -> ImageRef:
+    """Return a reference with the filled-in tasks and the kept columns of its row.
+
+    A task whose prompt names an empty column gets a problem. ``place`` is the row, for its message. The tasks are those
+    of ``columns``, unless ``asked`` has others.
+    """
+    if not columns.own_tasks():
+        return ref
+    tasks, problems = fill_templates(asked or columns.tasks, row.values, place, ref.problem.removeprefix(place))
+    # A broken row has no values.
+    stored = dict(zip(columns.kept_types(), row.kept, strict=bool(row.kept)))
+    kept = tuple(stored.get(columns.sources.get(one.name, one.name)) for one in columns.kept)
+    return ref._replace(tasks=tasks, columns=(kept,) * len(tasks) if kept else (), problems=problems)
+
+
 def check_columns(
     patterns: Sequence[str],
     columns: Columns,
@@ -104,14 +141,14 @@ def check_columns(
     paths = _all_manifests(patterns)
     required = {name: _cure(name, columns) for name in columns.names()}
     survey = survey_manifests(paths, required, list(dict.fromkeys(sources)), columns.image)
-    types = _fit_output({name.name: survey.types[name.source] for name in names}, published or {})
+    types = fit_output({name.name: survey.types[name.source] for name in names}, published or {})
     kept = tuple(pa.field(name, kind) for name, kind in types.items())
     notes = (*filter(None, (name.note() for name in names)), *survey.notes)
     root = check_root(columns.root) if columns.root else None
     return replace(columns, kept=kept, sources={name.name: name.source for name in names}, notes=notes, root=root)
 
 
-def _fit_output(types: dict[str, pa.DataType], published: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+def fit_output(types: dict[str, pa.DataType], published: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
     """Return ``types``, each replaced by the type of the ``published`` rows if that is wider."""
     for name, there in published.items():
         # An older version stored other types too, such as timestamps in nanoseconds.

@@ -1,4 +1,4 @@
-"""Open Parquet files lazily, and read their rows as Python values."""
+"""Open Parquet and Arrow files lazily, and read their rows as Python values."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .column_types import fit_array, is_list
+from .containers.arrow import ArrowFile
+from .containers.location import ARROW
 from .files import MIN_READ_BYTES
 from .retry import FetchError
 
@@ -83,16 +85,20 @@ def _stored_values(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> list[
     return values
 
 
-def open_parquet(path: str, file: Any) -> Any:
-    """Return ``file``, which is open for reading, as a ``ParquetFile``. Only the footer is read now.
+def open_table(path: str, file: Any) -> Any:
+    """Return ``file``, which is open for reading, as a ``ParquetFile``, or as an ``ArrowFile`` if ``path`` ends so.
+
+    Only the footer is read now; of an Arrow file, the headers of its record batches.
 
     Args:
-        path: its name in error messages.
+        path: its name, also in error messages.
 
     Raises:
         FetchError: if an object store fails.
-        ValueError: if ``file`` is not a Parquet file or can't be read.
+        ValueError: if ``file`` is not such a file or can't be read.
     """
+    if path.lower().endswith(ARROW):
+        return ArrowFile(path, file)
     try:
         # Spark and Impala write timestamps as INT96. In nanoseconds, years after 2262 would become years before 1800.
         return pq.ParquetFile(file, buffer_size=MIN_READ_BYTES, pre_buffer=False, coerce_int96_timestamp_unit="us")
@@ -102,13 +108,15 @@ def open_parquet(path: str, file: Any) -> Any:
         raise ValueError(f"{path} is not a Parquet file: {error}; write it again, or give another file") from error
 
 
-def parquet_schema(table: Any) -> pa.Schema:
-    """Return the columns of an open ``ParquetFile`` with their Arrow types. Only the footer is read.
+def table_schema(table: Any) -> pa.Schema:
+    """Return the columns of an open ``ParquetFile`` or ``ArrowFile`` with their Arrow types. Only the footer is read.
 
     A column of type ENUM is text. A column that holds one of ``CASTS``, also inside lists and structs, has the metadata
     ``BYTES_OF`` with the name of that type. A column that holds INT96 has the metadata ``INT96``.
     """
     schema = table.schema_arrow
+    if isinstance(table, ArrowFile):
+        return schema
     for path, kind in _foreign_types(table):
         for number, field in enumerate(schema):
             # The path of a leaf is such as "a.list.element".

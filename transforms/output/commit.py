@@ -114,7 +114,7 @@ def _create_in_s3(path: str, content: bytes) -> bool:
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if status == NOT_IMPLEMENTED:
-            logger.warning("%s: this S3 service has no conditional writes (If-None-Match). See docs/clusters.md.", path)
+            logger.warning("%s: this S3 service has no conditional writes (If-None-Match). See docs/clusters.", path)
             if not exists(path):
                 client.put_object(Bucket=bucket, Key=key, Body=content)
         elif status not in (CONFLICT, PRECONDITION_FAILED):

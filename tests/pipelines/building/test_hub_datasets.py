@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from support.servers.hub import TOKEN, Hub
 
 SET = "hf://datasets/ann/pets"
@@ -208,3 +210,23 @@ def test_a_local_manifest_has_no_splits_and_two_columns_of_pictures_need_a_choic
     both.to_parquet(tmp_path / "both.parquet")
     status, _, stderr = command("annotate", "--manifest", tmp_path / "both.parquet", *words("", tmp_path / "o")[2:])
     assert (status, "--image-column left or right" in stderr) == (2, True)
+
+
+def test_the_commands_of_the_readme_lead_from_the_hub_to_a_file_for_llava(
+    hub: Hub, pictures: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (block,) = re.findall(
+        r"^```sh\n(moondream-beam annotate --manifest hf://.*?)^```", readme, re.MULTILINE | re.DOTALL
+    )
+    hub.add("datasets/ann/pets", {"data/train-00000-of-00001.parquet": table_of(pictures)})
+    monkeypatch.chdir(tmp_path)
+    first, *others = [line.split()[1:] for line in block.replace("OWNER/NAME", "ann/pets").splitlines()]
+    for given in ([*first, "--model", "tiny", "--no-report"], *others):
+        status, _, stderr = command(*given)
+        assert status == 0, stderr
+    samples = json.loads((tmp_path / "train-set" / "train.json").read_text())
+    assert len(samples) == 4 and {len(sample["conversations"]) for sample in samples} == {2}
+    for sample in samples:
+        with Image.open(tmp_path / "train-set" / sample["image"]) as image:
+            assert image.size > (1, 1)

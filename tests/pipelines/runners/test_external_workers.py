@@ -20,7 +20,7 @@ from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 pytestmark = pytest.mark.slow
 
 PICTURES, PATIENCE = 120, 120.0
-# As in docs/clusters.md.
+# As in docs/clusters/beam_runners.md.
 DRIVER = """
 import sys
 import apache_beam as beam

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,12 @@ def run(*words: str) -> None:
         raise OSError(done.stderr.strip())
 
 
+def is_listening(port: int) -> bool:
+    """Return whether a server listens at a port of this machine."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def pool_of_workers(
     folder: Path, before: Sequence[str] = (), host: str = "127.0.0.1"
@@ -71,6 +78,10 @@ def pool_of_workers(
     with open(folder / "said", "w") as said:
         process = subprocess.Popen(command, env={**os.environ, "PATH": path}, stdout=said, stderr=said)
     try:
+        # A pool on another host is behind a network that this process does not reach.
+        while not before and not is_listening(port):
+            assert process.poll() is None, (folder / "said").read_text()
+            time.sleep(0.05)
         yield f"{host}:{port}", psutil.Process(process.pid)
     finally:
         for one in [*psutil.Process(process.pid).children(recursive=True), process]:

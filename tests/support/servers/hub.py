@@ -1,6 +1,7 @@
-"""A Hugging Face Hub on loopback for the real client: models and datasets, commits, gated files, byte ranges, pushes.
+"""A Hugging Face Hub on loopback for the real client: models, datasets, buckets, gated files, byte ranges, pushes.
 
-The name of a dataset is ``datasets/OWNER/NAME``. Pushed files are stored in commits, not by LFS or Xet.
+The name of a dataset is ``datasets/OWNER/NAME``, of a bucket ``buckets/OWNER/NAME``. Pushed files are stored in
+commits, not by LFS or Xet.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from huggingface_hub import constants
+from support.servers.hub_buckets import answer_bucket
 
 TOKEN = "hf_test_token"
 # Entries in one response of a listing.
@@ -126,6 +128,7 @@ def _handler(hub):
             # Only a slash that is no part of a name is not encoded.
             name = r"(?:models/)?((?:datasets/)?[^/]+/[^/]+)"
             for action, form in (
+                (self.bucket, r"/(?:api/)?(buckets/[^/]+/[^/]+)(?:/(tree|paths-info|resolve))?(?:/(.+))?"),
                 (self.post, rf"/api/{name}/(paths-info|preupload|commit)/([^/]+)"),
                 (self.tree, rf"/api/{name}/tree/([^/]+)(?:/(.+))?"),
                 (self.info, rf"/api/{name}(?:/revision/([^/]+))?(?:/.*)?"),
@@ -149,6 +152,10 @@ def _handler(hub):
             if commit not in repository.commits:
                 return self.refuse(404, "RevisionNotFound")
             return commit
+
+        def bucket(self, name, action=None, path=None):
+            if self.find(name, "main", content=bool(action)) is not None:
+                answer_bucket(self, hub.repositories[name].commits[hub.repositories[name].refs["main"]], action, path)
 
         def info(self, name, revision=None):
             commit = self.find(name, revision or "main", content=self.path.endswith("/auth-check"))
@@ -243,6 +250,10 @@ def _handler(hub):
             headers = {"X-Repo-Commit": commit, "ETag": f'"{_sha(data)}"', "Accept-Ranges": "bytes"}
             if _is_large(path):
                 headers |= {"X-Linked-ETag": f'"{_sha(data)}"', "X-Linked-Size": str(len(data))}
+            self.send_part(path, data, headers)
+
+        def send_part(self, path, data, headers):
+            """Send a file, or the part of it that the header Range names."""
             status, body = 200, data
             if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
                 start, end = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)

@@ -42,7 +42,7 @@ def test_sums_of_sums_that_have_other_things_lose_nothing() -> None:
 
 
 def test_a_count_is_the_same_after_json() -> None:
-    count = Count(1, 2, 3, 4, 5, 6, 7, 8, 9, (SkippedCount("a", 1, "x"), SkippedCount("b", 2, "y")))
+    count = Count(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, (SkippedCount("a", 1, "x"), SkippedCount("b", 2, "y")))
     assert Count.from_json(json.loads(json.dumps(count))) == count
 
 

@@ -13,7 +13,7 @@ from moondream_beam.transforms.images.fetch import Fetcher
 from moondream_beam.transforms.inputs.bucket_listing import PendingFolder, split_glob
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.inputs.patterns.patterns import list_first_level, list_images
-from moondream_beam.transforms.inputs.unmatched import first_unmatched
+from moondream_beam.transforms.inputs.patterns.unmatched import first_unmatched
 from moondream_beam.transforms.io.object_stores.base import Stores
 from moondream_beam.transforms.io.retry import FetchError
 

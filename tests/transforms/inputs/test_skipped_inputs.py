@@ -13,7 +13,7 @@ from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.core.summary import Count, sum_counts
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.inputs.patterns.patterns import list_images
-from moondream_beam.transforms.inputs.unmatched import first_unmatched
+from moondream_beam.transforms.inputs.patterns.unmatched import first_unmatched
 
 NAMES = [
     "a.jpg",

@@ -38,6 +38,9 @@ def choose_first(dataset: Dataset, rows: str, order: str, columns: Sequence[str]
     tests = ", ".join(f"coalesce({condition}, false)" for condition in conditions)
     first = f"SELECT * FROM ({rows}) ORDER BY {order} LIMIT {NUM_INFERRED}"
     ((known,),) = dataset.tuples(f"SELECT list([{tests}]) FROM ({first})")
+    if known is None:
+        # There are no rows.
+        return []
     if all(sum(column) >= copies for column in zip(*known, strict=True)):
         return []
     # For each condition the rows that meet most of the others too, the best first.

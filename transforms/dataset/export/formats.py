@@ -1,4 +1,4 @@
-"""The export formats: sidecar, imagefolder, webdataset, coco and jsonl, and the table of all formats.
+"""The export formats: imagefolder, webdataset and jsonl, and the table of all formats.
 
 To add a format, write a function of type ``Format`` in ``layouts`` and add it to ``FORMATS``: ``moondream-beam export
 --to`` offers every name there. If the format has no place for some kinds of tasks, extend ``ONLY_TASKS``.
@@ -6,10 +6,7 @@ To add a format, write a function of type ``Format`` in ``layouts`` and add it t
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,22 +14,23 @@ from ...images.formats import FORMATS as FORMATS_READ
 from ...images.formats import extension_of
 from ...images.prefetch import Fetch
 from ..reader import literal
+from .layouts.coco import to_coco
 from .layouts.conversations import to_llava, to_messages
 from .layouts.fiftyone import to_fiftyone
 from .layouts.labelstudio import to_labelstudio
-from .layouts.placing import LayoutOptions
+from .layouts.placing import LayoutOptions, choose_split, json_text
 from .layouts.sidecar import to_kohya, to_sidecar
+from .layouts.splits import ONE_SPLIT, Splits, split_files
 from .layouts.yolo import to_yolo
 from .names import key_name, rename_fields, rename_reserved
 from .pictures.convert import READABLE, PictureFile, Wanted
 from .pictures.fetched import BYTE_RANGE, with_pictures
 from .pictures.notes import Note, Problems, count_changes
+from .pictures.tars import Tars
 from .targets import new_file, new_folder
 from .texts import text_task
 from .wide import Selection, TaskColumn
 
-# Limits of one tar file. Training tools read a tar file from front to back and shuffle whole files.
-MAX_TAR_PICTURES, MAX_TAR_BYTES = 10_000, 1 << 30
 # For formats whose readers know many file formats, and an EXIF orientation or the note ``TURNED``.
 UNCHANGED_PICTURES = LayoutOptions(wanted=Wanted())
 # Pictures of each type at the start of an export that fetches them, where some may be gone.
@@ -47,13 +45,17 @@ FIELDS_RENAMED = Note("has fields with a number after their names: in imagefolde
 Format = Callable[..., Problems]
 
 
-def to_jsonl(selection: Selection, destination: str, fetch: Fetch) -> Problems:
-    """Write a file with one JSON object on a line for each picture: the wide table of ``Selection``."""
-    columns = selection.task_columns()
-    with new_file(destination) as file:
-        for row in selection.wide(columns, first=selection.first_keys(columns)):
-            file.write(_json(row) + "\n")
-    return Problems()
+def to_jsonl(selection: Selection, destination: str, fetch: Fetch, splits: Splits = ONE_SPLIT) -> Problems:
+    """Write a file with one JSON object on a line for each picture: the wide table of ``Selection``.
+
+    If there are several splits, each has a file; see ``split_files``.
+    """
+    columns, problems = selection.task_columns(), Problems()
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(new_file(path)) for name, path in split_files(destination, splits).items()}
+        for row in selection.wide(columns, first=selection.first_keys(columns, splits=splits)):
+            files[choose_split(splits, row, problems)].write(json_text(row) + "\n")
+    return +problems
 
 
 def to_imagefolder(
@@ -62,20 +64,27 @@ def to_imagefolder(
     """Write a folder for ``datasets``: ``images/ab/KEY.jpg``, and ``metadata.jsonl`` with each picture's ``file_name``.
 
     The pictures are named by their keys, because ``datasets`` makes splits of file names that contain test or train.
-    Other columns whose names ``datasets`` reserves get a number after their names.
+    Other columns whose names ``datasets`` reserves get a number after their names. If there are several splits, each
+    has a folder with these files, and ``README.md`` names the folders: ``datasets`` knows some names of splits only.
     """
     columns, problems = selection.task_columns(), Problems()
     names = rename_reserved(selection.wide_columns(columns))
-    with new_folder(destination) as folder, folder.create("metadata.jsonl") as metadata:
-        for row, picture in _pictures(selection, columns, fetch, problems, options.wanted):
-            key = key_name(row["key"])
+    starts = dict.fromkeys(options.splits.names, "")
+    with new_folder(destination) as folder, ExitStack() as stack:
+        if len(starts) > 1:
+            starts = {split: f"{split}/" for split in starts}
+            with folder.create("README.md") as card:
+                card.write(_card(starts).encode())
+        lists = {split: stack.enter_context(folder.create(f"{starts[split]}metadata.jsonl")) for split in starts}
+        for row, picture in _pictures(selection, columns, fetch, problems, options):
+            key, split = key_name(row["key"]), choose_split(options.splits, row, problems)
             name = f"images/{key[:2]}/{key}.{picture.extension}"
-            with folder.create(name) as file:
+            with folder.create(f"{starts[split]}{name}") as file:
                 file.write(picture.content)
             fields = rename_fields(list(row.values()))
             problems[FIELDS_RENAMED] += fields != list(row.values())
             described = {names.get(column, column): value for column, value in zip(row, fields, strict=True)}
-            metadata.write((_json({"file_name": name, **described}) + "\n").encode())
+            lists[split].write((json_text({"file_name": name, **described}) + "\n").encode())
             problems.update(
                 Note(f"has its column {old} as {new}: `datasets` reserves {old}") for old, new in names.items()
             )
@@ -87,50 +96,25 @@ def to_webdataset(
 ) -> Problems:
     """Write a folder of tar files, ``000000.tar`` and so on, with ``KEY.jpg`` and ``KEY.json`` for each picture.
 
+    If there are several splits, the files of each are ``SPLIT-000000.tar`` and so on.
     All pictures have one extension, because ``datasets`` takes the columns of all samples from the first five: that of
     their format, or ``jpg`` if the formats differ.
     """
     columns, problems = selection.task_columns(), Problems()
     chosen = options.wanted.format
     extension = extension_of(chosen) if chosen else _common_extension(selection)
+    splits = options.splits
     with new_folder(destination) as folder, ExitStack() as stack:
-        tar, tars, pictures, size = None, 0, 0, 0
-        for row, picture in _pictures(selection, columns, fetch, problems, options.wanted):
-            if tar is None or pictures % MAX_TAR_PICTURES == 0 or size >= MAX_TAR_BYTES:
-                stack.close()
-                file = stack.enter_context(folder.create(f"{tars:06d}.tar"))
-                tar, size = stack.enter_context(tarfile.open(fileobj=file, mode="w|")), 0
-                tars += 1
-            pictures, size = pictures + 1, size + len(picture.content)
+        starts = {split: f"{split}-" if len(splits.names) > 1 else "" for split in splits.names}
+        tars = {split: stack.enter_context(Tars(folder, start)) for split, start in starts.items()}
+        for row, picture in _pictures(selection, columns, fetch, problems, options):
             extension = extension or picture.extension
             problems[OTHER_FORMAT] += picture.extension != extension
             problems[TURNED] += picture.turned
             key = key_name(row["key"])
-            _add(tar, f"{key}.{extension}", picture.content)
-            _add(tar, f"{key}.json", _json(row).encode())
+            members = {f"{key}.{extension}": picture.content, f"{key}.json": json_text(row).encode()}
+            tars[choose_split(splits, row, problems)].add(members)
     return +problems
-
-
-def to_coco(selection: Selection, destination: str, fetch: Fetch) -> Problems:
-    """Write a JSON file in the COCO format, with boxes in pixels. The categories are the prompts of detections.
-
-    Pictures with a detection but no box are included.
-
-    Raises:
-        ValueError: if the selection has no detection.
-    """
-    prompts = [column.prompt for column in selection.task_columns() if column.task == "detect"]
-    if not prompts:
-        raise ValueError("none of these rows is a detection, and coco needs boxes: choose another format or --where")
-    categories = {prompt: number for number, prompt in enumerate(prompts, 1)}
-    with new_file(destination) as file:
-        listed = [{"id": number, "name": prompt} for prompt, number in categories.items()]
-        file.write(f'{{"info": {{"description": "moondream-beam"}},\n"categories": {_json(listed)},\n"images": [\n')
-        _write_list(file, _coco_images(selection))
-        file.write('],\n"annotations": [\n')
-        _write_list(file, _coco_boxes(selection, categories))
-        file.write("]}\n")
-    return Problems()
 
 
 def only_tasks(name: str, selection: Selection) -> tuple[str, ...]:
@@ -155,6 +139,8 @@ FORMATS: dict[str, Format] = {
 TEXTS = ("sidecar", "kohya")
 LAYOUTS = ("llava", "messages", "yolo", "labelstudio", "fiftyone")
 RESIZABLE = ("imagefolder", "webdataset", *LAYOUTS)
+# Formats that are one file, or one for each split, and whose functions have ``splits``.
+FILES = ("jsonl", "coco")
 # Formats that have a place for some kinds of tasks only. ``only_tasks`` gives those of ``TEXTS``.
 ONLY_TASKS = {
     "coco": ("detect",),
@@ -165,49 +151,12 @@ ONLY_TASKS = {
 }
 
 
-def _coco_images(selection: Selection) -> Iterator[dict[str, Any]]:
-    query = f"""
-        SELECT row_number() OVER (ORDER BY key) AS id, min(filename) AS file_name, any_value(width) AS width,
-            any_value(height) AS height, any_value(uri) AS coco_url, key
-        FROM {selection.rows} WHERE task = 'detect' GROUP BY key ORDER BY key
-    """
-    return selection.dataset.rows(query)
-
-
-def _coco_boxes(selection: Selection, categories: dict[str, int]) -> Iterator[dict[str, Any]]:
-    query = f"""
-        SELECT dense_rank() OVER (ORDER BY key) AS image, width, height, prompt, objects
-        FROM {selection.rows} WHERE task = 'detect' ORDER BY key, prompt
-    """
-    number = 0
-    for row in selection.dataset.rows(query):
-        for box in row["objects"] or ():
-            number += 1
-            x, y = box["x_min"] * row["width"], box["y_min"] * row["height"]
-            width, height = box["x_max"] * row["width"] - x, box["y_max"] * row["height"] - y
-            yield {
-                "id": number,
-                "image_id": row["image"],
-                "category_id": categories[row["prompt"]],
-                "bbox": [round(side, 2) for side in (x, y, width, height)],
-                "area": round(width * height, 2),
-                # pycocotools draws only annotations that have this field.
-                "segmentation": [],
-                "iscrowd": 0,
-            }
-
-
-def _write_list(file: Any, values: Iterator[dict[str, Any]]) -> None:
-    for number, value in enumerate(values):
-        file.write(("," if number else "") + _json(value) + "\n")
-
-
 def _pictures(
-    selection: Selection, columns: Sequence[TaskColumn], fetch: Fetch, problems: Problems, wanted: Wanted
+    selection: Selection, columns: Sequence[TaskColumn], fetch: Fetch, problems: Problems, options: LayoutOptions
 ) -> Iterator[tuple[dict[str, Any], PictureFile]]:
     """Yield the rows whose pictures can be fetched, with their files; count the problems of the others."""
-    first = selection.first_keys(columns, FIRST_COPIES)
-    for packed in with_pictures(selection.wide(columns, BYTE_RANGE, first), fetch, len(first), wanted):
+    first = selection.first_keys(columns, FIRST_COPIES, options.splits)
+    for packed in with_pictures(selection.wide(columns, BYTE_RANGE, first), fetch, len(first), options.wanted):
         if packed.file is None:
             problems[packed.problem] += 1
         else:
@@ -230,11 +179,9 @@ def _common_extension(selection: Selection) -> str:
     return extension_of(name if not others and name in READABLE else "JPEG")
 
 
-def _add(tar: tarfile.TarFile, member: str, content: bytes) -> None:
-    info = tarfile.TarInfo(member)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+def _card(starts: Mapping[str, str]) -> str:
+    """Return a dataset card that names the folder of each split."""
+    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    for split, start in starts.items():
+        lines += [f"  - split: {split}", f'    path: "{start}**"']
+    return "\n".join([*lines, "---", ""])

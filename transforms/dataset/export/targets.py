@@ -23,7 +23,7 @@ CLIENTS = ("apache_beam.", "botocore.", "google.", "azure.", "requests.", "urlli
 
 # What to do with a text file that exists with other content, and what was done.
 Existing = Literal["keep", "add", "replace"]
-Outcome = Literal["", "kept", "added", "replaced"]
+Outcome = Literal["", "same", "kept", "added", "replaced"]
 
 
 class Folder(Protocol):
@@ -87,31 +87,6 @@ def new_folder(folder: str) -> Iterator[Folder]:
         yield created
 
 
-def write_if_absent(folder: str, name: str, text: str) -> bool:
-    """Write a UTF-8 text file below a folder if no file of that name exists.
-
-    Returns:
-        True if the file now holds this text; False if a file with other content was there, which stays unchanged.
-
-    Raises:
-        OSError: if the file cannot be read or written.
-    """
-    with _translate_errors():
-        path = FileSystems.join(folder, *name.split("/"))
-        if is_local(folder):
-            make_folder(FileSystems.split(path)[0])
-            with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                return True
-            return os.path.isfile(path) and Path(path).read_bytes() == text.encode()
-        if exists(path):
-            with FileSystems.open(path, compression_type="uncompressed") as existing:
-                return bool(existing.read() == text.encode())
-        with _create(path) as new:
-            new.write(text.encode())
-        return True
-
-
 def write_text(folder: str, name: str, text: str, existing: Existing = "keep") -> Outcome:
     """Write lines of text to a UTF-8 file below a folder.
 
@@ -119,32 +94,51 @@ def write_text(folder: str, name: str, text: str, existing: Existing = "keep") -
     as its only content (``replace``). A file that is not UTF-8 is kept if ``existing`` is ``add``.
 
     Returns:
-        "kept", "added" or "replaced" if a file with other content existed; an empty text if none did.
+        "kept", "added" or "replaced" if a file with other content existed; "same" if a file had all lines already; an
+        empty text if there was none.
 
     Raises:
         OSError: if the file cannot be read or written.
     """
-    if write_if_absent(folder, name, text):
-        return ""
-    path = FileSystems.join(folder, *name.split("/"))
-    if existing == "keep" or (is_local(path) and not os.path.isfile(path)):
-        return "kept"
+    path, content = FileSystems.join(folder, *name.split("/")), text.encode()
     with _translate_errors():
-        content = text.encode()
+        if _create_if_absent(path, content):
+            return ""
+        if is_local(path) and not os.path.isfile(path):
+            return "kept"
+        with FileSystems.open(path, compression_type="uncompressed") as file:
+            before = file.read()
+        if before == content:
+            return "same"
+        if existing == "keep":
+            return "kept"
         if existing == "add":
-            with FileSystems.open(path, compression_type="uncompressed") as file:
-                before = file.read()
             if not _is_utf8(before):
                 return "kept"
             known = set(before.removeprefix(BOM_UTF8).splitlines())
             lines = [line for line in content.splitlines(keepends=True) if line.rstrip(b"\n") not in known]
             if not lines:
-                return ""
+                return "same"
             newline = b"" if before.endswith(b"\n") or not before else b"\n"
             content = before + newline + b"".join(lines)
         # Not named like the file, whose name may have the greatest length already.
         write_atomic(path, content, FileSystems.join(FileSystems.split(path)[0], f"{uuid.uuid4().hex}.part"))
     return "added" if existing == "add" else "replaced"
+
+
+def _create_if_absent(path: str, content: bytes) -> bool:
+    """Write a file if there is none of that name, and return whether it was written."""
+    if is_local(path):
+        make_folder(FileSystems.split(path)[0])
+        with contextlib.suppress(FileExistsError), open(path, "xb") as file:
+            file.write(content)
+            return True
+        return False
+    if exists(path):
+        return False
+    with _create(path) as new:
+        new.write(content)
+    return True
 
 
 class _LocalFolder:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ...images.formats import EXTENSIONS
-from ...io.uris import unescape_non_utf8, unescape_path
+from ...io.uris import escape_non_utf8, unescape_non_utf8, unescape_path
 from ..reader import identifier, literal
 from .targets import Existing
-from .wide import Selection, name_below
+from .wide import CONTAINER, Selection
 
 MAX_PROMPTS_SHOWN = 10
 _EXTENSION = re.compile(r"\.[A-Za-z0-9_-]{1,20}")
@@ -94,9 +94,21 @@ def texts_query(
         SELECT key, filename, uri, texts{"".join(f", {name}" for name in more)},
             count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
         FROM (
-            SELECT key, {name_below(destination)} AS filename, arg_max(uri, created_at) AS uri{computed},
+            SELECT key, {_name_below(destination)} AS filename, arg_max(uri, created_at) AS uri{computed},
                 list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY {rank}, prompt)
                     FILTER (WHERE task = '{task}' AND trim(caption) != '') AS texts
             FROM {selection.rows} GROUP BY key)
         ORDER BY filename, key
     """
+
+
+def _name_below(folder: str) -> str:
+    """Return an SQL expression, over the rows of a picture, for its name: its path below ``folder`` if it lies there.
+
+    Else it is the first of its file names. A picture in an archive or a Parquet file has no path of its own.
+    """
+    start = literal(escape_non_utf8(f"{folder.rstrip('/')}/"))
+    return f"""
+        CASE WHEN starts_with(any_value(uri), {start}) AND NOT contains(any_value(uri), '/../')
+            AND NOT regexp_matches(any_value(uri), '{CONTAINER}', 'i')
+        THEN substr(any_value(uri), length({start}) + 1) ELSE min(filename) END"""

@@ -14,10 +14,10 @@ import duckdb
 
 from ....models.tasks import Query
 from ...core.row_schema import ANNOTATION_SCHEMA
-from ...io.uris import escape_non_utf8
 from ...output.run_record import read_records
 from ..reader import Dataset, identifier, literal
 from .first_rows import choose_first
+from .layouts.splits import ONE_SPLIT, Splits
 from .structured import FieldColumn, field_columns, field_values, find_schema, schemas_of
 
 PICTURE_COLUMNS = ("key", "filename", "uri", "sha256", "width", "height")
@@ -26,8 +26,10 @@ ANSWER_COLUMNS = {"detect": "objects", "point": "points"}
 # Above this number, prompts differ from row to row, and a table with a column for each is useless.
 MAX_TASKS = 200
 MAX_SLUG_CHARACTERS = 48
+# The types of values that are values of JSON already.
+PLAIN_TYPES = frozenset((str, int, bool, type(None)))
 # The archive or Parquet file that contains a picture, in the ``uri`` of the picture's row.
-CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet))#"
+CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet|arrow|feather))#"
 ORDER = f"regexp_extract(uri, '{CONTAINER}', 1, 'i'), filename, key"
 
 
@@ -189,10 +191,16 @@ class Selection:
                 values |= field_values(values[column.column], column.fields) if column.fields else {}
             yield values
 
-    def first_keys(self, columns: Sequence[TaskColumn], copies: int = 1) -> list[str]:
-        """Return the keys for ``first`` of ``wide`` with which readers infer the right types; see ``choose_first``."""
+    def first_keys(self, columns: Sequence[TaskColumn], copies: int = 1, splits: Splits = ONE_SPLIT) -> list[str]:
+        """Return the keys for ``first`` of ``wide`` with which readers infer the right types; see ``choose_first``.
+
+        Each split is a file or folder of its own, and has such keys.
+        """
         names = [*(column.column for column in columns), *self.manifest_columns()]
-        return choose_first(self.dataset, self._wide_query(columns), ORDER, names, copies)
+        rows = self._wide_query(columns)
+        parts = [f"SELECT * FROM ({rows}) WHERE {splits.sql()} = {literal(name)}" for name in splits.names]
+        queries = parts if len(parts) > 1 else [rows]
+        return [key for query in queries for key in choose_first(self.dataset, query, ORDER, names, copies)]
 
     def wide_columns(self, columns: Sequence[TaskColumn]) -> list[str]:
         """Return the names of the columns of ``wide`` without ``extra``."""
@@ -217,18 +225,6 @@ def _runs(dataset: Dataset) -> str:
     """Return the runs of an output as an SQL list, in the order of their last answers."""
     runs = dataset.tuples("SELECT run FROM answers GROUP BY run ORDER BY max(created_at), run")
     return f"[{', '.join(literal(run) for (run,) in runs)}]"
-
-
-def name_below(folder: str) -> str:
-    """Return an SQL expression, over the rows of a picture, for its name: its path below ``folder`` if it lies there.
-
-    Else it is the first of its file names. A picture in an archive or a Parquet file has no path of its own.
-    """
-    start = literal(escape_non_utf8(f"{folder.rstrip('/')}/"))
-    return f"""
-        CASE WHEN starts_with(any_value(uri), {start}) AND NOT contains(any_value(uri), '/../')
-            AND NOT regexp_matches(any_value(uri), '{CONTAINER}', 'i')
-        THEN substr(any_value(uri), length({start}) + 1) ELSE min(filename) END"""
 
 
 def _checked_count(dataset: Dataset, rows: str, where: str) -> int:
@@ -287,12 +283,14 @@ def _free(stem: str, taken: set[str]) -> str:
 
 def to_json_value(value: Any) -> Any:
     """Convert a value of DuckDB to a JSON value: NaN and infinity to None, datetimes to ISO 8601, others to str."""
+    # The types that most values have come first: a box has four floats.
+    kind = type(value)
+    if kind in PLAIN_TYPES:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): to_json_value(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json_value(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
     return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from ...io.column_types import is_bytes
-from ...io.containers.location import PARQUET
+from ...io.containers.location import COLUMNAR, PARQUET
 from ...io.containers.parquet_images import BYTES
 from ...io.files import open_file
 from ...io.object_stores.base import Stores, pin_commit
 from ...io.object_stores.hub_path import HubPath
-from ...io.parquet import open_parquet
+from ...io.parquet import open_table
 from ...io.retry import FetchError, RetryPolicy
 from ..bucket_listing import GlobLister, PendingFolder
 
@@ -76,23 +76,23 @@ def find_split(dataset: str, config: str | None, split: str | None) -> list[str]
 
 
 def find_image_column(path: str, unless: str) -> str | None:
-    """Return the name of the column with the pictures of a Parquet file.
+    """Return the name of the column with the pictures of a Parquet or Arrow file.
 
     It is the one with the feature ``Image`` of `datasets`. Without features, it is the one with a struct that has
     ``bytes``.
 
     Returns:
-        None if there is no such column, the file has a column ``unless``, or it is not a Parquet file.
+        None if there is no such column, the file has a column ``unless``, or it is no such file.
 
     Raises:
         ValueError: if there are several such columns.
         OSError: if it can't be read.
     """
-    if not path.lower().endswith(PARQUET):
+    if not path.lower().endswith(COLUMNAR):
         return None
     with open_file(path) as file:
         try:
-            schema = open_parquet(path, file).schema_arrow
+            schema = open_table(path, file).schema_arrow
         except ValueError:
             return None
     if unless in schema.names:

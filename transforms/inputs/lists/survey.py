@@ -10,11 +10,12 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ...io.column_types import plain_type, stored_type, without_nulls
+from ...io.containers.location import COLUMNAR
 from ...io.containers.parquet_images import check_image_column
 from ...io.object_stores.base import Stores
 from ...io.parquet import BYTES_OF, CASTS, INT96
 from .json_types import MIXED
-from .table_files import JSON_LINES, PARQUET, kind_of
+from .table_files import JSON_LINES, kind_of
 from .tables import schema_of
 from .widening import widest
 
@@ -85,8 +86,8 @@ class _Column:
         except ValueError as error:
             raise ValueError(f"manifest {path}: column {self.name}: {error}") from error
 
-    def describe(self, num_files: int) -> Iterator[str]:
-        """Yield lines about what is not stored as it is in the manifests."""
+    def describe(self, num_files: int, files: str = "manifests") -> Iterator[str]:
+        """Yield lines about what is not stored as it is in the files."""
         stored = without_nulls(self.kind)
         if self.mixed:
             yield f"column {self.name}: {self.mixed}; stored as {stored}"
@@ -99,7 +100,7 @@ class _Column:
             )
         if self.num_missing:
             yield (
-                f"column {self.name} is missing in {self.num_missing} of {num_files} manifests, the first of them "
+                f"column {self.name} is missing in {self.num_missing} of {num_files} {files}, the first of them "
                 f"{self.first_missing}: null is stored in their rows"
             )
 
@@ -142,6 +143,28 @@ def survey_manifests(
     return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, tuple(notes))
 
 
+def survey_schemas(schemas: Sequence[tuple[str, pa.Schema]], wanted: Sequence[str], files: str) -> StoredColumns:
+    """Return the types in which the columns ``wanted`` are stored, from the schemas of all files, by their paths.
+
+    Args:
+        files: what the files are called in lines for the user, such as "manifests".
+
+    Raises:
+        ValueError: if no file has one of the columns, or no type holds its values in all files.
+    """
+    columns = [_Column(name) for name in wanted]
+    for path, schema in schemas:
+        for column in columns:
+            column.add(path, schema)
+    for name in (column.name for column in columns if column.num_missing == len(schemas)):
+        there = ", ".join(sorted({each for _, schema in schemas for each in schema.names})[:MAX_NAMED])
+        if not there:
+            raise ValueError(f"column {name}: no picture has a .json file beside it: give a --manifest that has it")
+        raise ValueError(f"column {name}: no .json beside the pictures has this field; they have {there}")
+    notes = (note for column in columns for note in column.describe(len(schemas), files))
+    return StoredColumns({column.name: without_nulls(column.kind) for column in columns}, tuple(notes))
+
+
 def _read_schemas(paths: Sequence[str], with_types: bool) -> list[tuple[str, pa.Schema]]:
     """Return the schema of each manifest, in order. Without types, JSON Lines are left out after the first such file.
 
@@ -170,8 +193,8 @@ def _read_schemas(paths: Sequence[str], with_types: bool) -> list[tuple[str, pa.
 
 
 def _check_images(path: str, schema: pa.Schema, image: str) -> None:
-    if kind_of(path) not in PARQUET:
-        raise ValueError(f"manifest {path} is no Parquet file, so no column holds pictures: give --uri-column")
+    if kind_of(path) not in COLUMNAR:
+        raise ValueError(f"manifest {path} is no Parquet or Arrow file, so no column holds pictures: give --uri-column")
     check_image_column(path, schema, image)
 
 

@@ -7,19 +7,20 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 from urllib.parse import unquote
 
 from ...core.records import UNLISTED, ImageRef
+from ...io.containers.location import COLUMNAR
 from ...io.object_stores.base import Stores
 from ...io.retry import FetchError, RetryPolicy
 from ...io.uris import HUB, LOCAL, OBJECT_STORE_SCHEMES, scheme_of
 from ..bucket_listing import GlobLister, OtherFiles, PendingFolder
 from ..disk_listing import list_glob
 from ..patterns.patterns import expand_pattern
+from .saved_datasets import STATE, check_complete
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
-KINDS = CSV + JSON_LINES + PARQUET
+KINDS = CSV + JSON_LINES + COLUMNAR
 CURES = {
     (".xlsx", ".xlsm", ".xls", ".ods", ".numbers"): "this is a spreadsheet: save its sheet as CSV in UTF-8",
     (".zip", ".7z", ".rar", ".tar", ".tgz"): "this is an archive: unpack it, and give the table inside",
@@ -27,18 +28,8 @@ CURES = {
     (".json",): "write one JSON object on each line, without a list around them, and name the file .jsonl",
     (".txt", ".tab", ".dat"): "if its first line names the columns, rename it to .csv or .tsv",
     (".pq", ".parq"): "rename it to .parquet",
-    (".arrow", ".feather", ".orc", ".avro", ".db", ".sqlite", ".pkl"): "write the table as Parquet",
+    (".orc", ".avro", ".db", ".sqlite", ".pkl"): "write the table as Parquet",
 }
-# The first bytes of files that have another format than their name says.
-CONTENTS = (
-    (b"PK\x03\x04", "a zip archive or a spreadsheet: unpack it, or save its sheet as CSV in UTF-8"),
-    (b"\xd0\xcf\x11\xe0", "a spreadsheet: save its sheet as CSV in UTF-8"),
-    (b"\x1f\x8b", "compressed by gzip: let its name end with .gz"),
-    (b"PAR1", "Parquet: rename it to .parquet"),
-    (b"version https://git-lfs", "a pointer of Git LFS in place of the file: run git lfs pull"),
-    (b"<!doctype html", "a web page: download the file itself"),
-    (b"<html", "a web page: download the file itself"),
-)
 ICEBERG = "metadata"
 # The folder beside or above the files of a table that only its own library knows to read, what such a table is called,
 # and how its rows are written to plain Parquet.
@@ -48,8 +39,12 @@ TABLE_FORMATS = {
     ".hoodie": ("a Hudi table", "spark.read.format('hudi').load(TABLE).write.parquet(FOLDER)"),
     "_spark_metadata": ("the output of a stream of Spark", "spark.read.parquet(TABLE).write.parquet(FOLDER)"),
 }
-# What Spark, Hadoop, Dask and Databricks write beside the parts of a table.
-_BOOKKEEPING = re.compile(r"_SUCCESS|_(?:common_)?metadata|_(?:committed|started)_\d+|.*\.crc")
+# What Spark, Hadoop, Dask and Databricks write beside the parts of a table; and what `datasets` writes beside its Arrow
+# files, with the results of `map` and `filter`, which have the rows of the dataset again.
+_BOOKKEEPING = re.compile(
+    r"_SUCCESS|_(?:common_)?metadata|_(?:committed|started)_\d+|.*\.crc|state\.json|dataset_(?:info|dict)\.json"
+    r"|cache-[0-9a-f]{16}(?:_\d{5}_of_\d{5})?\.arrow"
+)
 # Written by Hive for a null.
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
@@ -58,11 +53,11 @@ def kind_of(path: str) -> str:
     """Return the extension of a table in lower case, such as ``.csv`` for ``A.CSV.gz``.
 
     Raises:
-        ValueError: if the extension is not in ``KINDS``, or the file is compressed Parquet.
+        ValueError: if the extension is not in ``KINDS``, or the file is compressed Parquet or Arrow.
     """
     stem = path[:-3] if path.lower().endswith(".gz") else path
     kind = posixpath.splitext(stem)[1].lower()
-    if kind not in KINDS or (kind in PARQUET and stem != path):
+    if kind not in KINDS or (kind in COLUMNAR and stem != path):
         last = posixpath.splitext(path)[1].lower()
         cure = next((cure for endings, cure in CURES.items() if last in endings), "rename or convert it")
         raise ValueError(f"manifest {path}: its name ends with none of {', '.join(KINDS)}: {cure}")
@@ -75,24 +70,6 @@ def is_table(path: str) -> bool:
         return bool(kind_of(path))
     except ValueError:
         return False
-
-
-def check_content(path: str, file: Any) -> None:
-    """Check the first bytes of an open text or JSON file, which stays at its start.
-
-    Raises:
-        OSError: if the file can't be read.
-        ValueError: if the bytes are those of a format in ``CONTENTS``, or of one JSON list of objects.
-    """
-    head = file.read(256)
-    file.seek(0)
-    for start, content in CONTENTS:
-        if head.lower().startswith(start.lower()):
-            raise ValueError(f"manifest {path}: its content is {content}")
-    if kind_of(path) in JSON_LINES and re.match(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:\{|$)", head):
-        raise ValueError(
-            f"manifest {path}: its content is one JSON list: write one object on each line, without a list around them"
-        )
 
 
 def list_manifests(pattern: str) -> Iterator[str]:
@@ -125,16 +102,17 @@ def list_tables(pattern: str) -> Iterator[str | ImageRef]:
     whose name or folder begins with ``_``, become references with ``skipped``.
 
     Raises:
-        ValueError: if a name does not end like that of a table, the pattern is neither a path nor in a bucket, or a
-            file belongs to a table of ``TABLE_FORMATS``.
+        ValueError: if a name does not end like that of a table, the pattern is neither a path nor in a bucket, a file
+            belongs to a table of ``TABLE_FORMATS``, or a file of a saved dataset is missing.
         OSError: if a folder or bucket can't be listed.
     """
     if scheme_of(pattern) not in (LOCAL, *OBJECT_STORE_SCHEMES):
         raise ValueError(f"manifest {pattern}: give a local path, or a URI with {', '.join(OBJECT_STORE_SCHEMES)}")
     tables: list[str] = []
-    others = OtherFiles()
+    others, states = OtherFiles(), []
     for path, root in _BucketFiles().find(pattern) if scheme_of(pattern) != LOCAL else _find_local(pattern):
         name = path[len(root) :]
+        states += [path] * (posixpath.basename(path) == STATE)
         parts = name.split("/")
         if root and (any(part.startswith(".") for part in parts) or _is_bookkeeping(name)):
             continue
@@ -144,6 +122,7 @@ def list_tables(pattern: str) -> Iterator[str | ImageRef]:
         kind_of(path)
         tables.append(path)
     tables = sorted(set(tables))
+    check_complete(states, tables)
     _refuse_table_formats([pattern, *_folders_above(path for path in tables if kind_of(path) in PARQUET)])
     yield from tables
     yield from others.refs()

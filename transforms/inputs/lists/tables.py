@@ -1,7 +1,8 @@
-"""Read CSV, JSON Lines and Parquet row by row, in bounded memory."""
+"""Read CSV, JSON Lines, Parquet and Arrow row by row, in bounded memory."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -10,14 +11,26 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ...io.column_types import JsonNumber, as_text
+from ...io.containers.location import COLUMNAR
 from ...io.files import open_file
 from ...io.object_stores.base import Stores
-from ...io.parquet import ROWS_PER_BATCH, batch_rows, open_parquet, parquet_schema
+from ...io.parquet import ROWS_PER_BATCH, batch_rows, open_table, table_schema
 from ...io.retry import FetchError
 from ...io.uris import check_utf8
 from .delimited import MAX_LINE_BYTES, DelimitedFile
 from .json_types import json_schema, parse_json
-from .table_files import CSV, PARQUET, check_content, kind_of, partitions_of
+from .table_files import CSV, JSON_LINES, kind_of, partitions_of
+
+# The first bytes of files that have another format than their name says.
+CONTENTS = (
+    (b"PK\x03\x04", "a zip archive or a spreadsheet: unpack it, or save its sheet as CSV in UTF-8"),
+    (b"\xd0\xcf\x11\xe0", "a spreadsheet: save its sheet as CSV in UTF-8"),
+    (b"\x1f\x8b", "compressed by gzip: let its name end with .gz"),
+    (b"PAR1", "Parquet: rename it to .parquet"),
+    (b"version https://git-lfs", "a pointer of Git LFS in place of the file: run git lfs pull"),
+    (b"<!doctype html", "a web page: download the file itself"),
+    (b"<html", "a web page: download the file itself"),
+)
 
 
 class TableRow(NamedTuple):
@@ -62,7 +75,7 @@ def schema_of(path: str, stores: Stores | None = None, max_lines: int | None = N
     """Return the columns of a manifest with their types, and those of its partitions, which are text, last.
 
     All columns of CSV are text. JSON Lines are read to their end, or ``max_lines`` far; see ``json_schema``. Of
-    Parquet, only the footer is read; see ``parquet_schema``.
+    Parquet, only the footer is read; see ``table_schema``.
 
     Raises:
         OSError: if the file can't be read.
@@ -73,12 +86,30 @@ def schema_of(path: str, stores: Stores | None = None, max_lines: int | None = N
     return pa.schema([*schema, *added])
 
 
+def _check_content(path: str, file: Any) -> None:
+    """Check the first bytes of an open text or JSON file, which stays at its start.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if the bytes are those of a format in ``CONTENTS``, or of one JSON list of objects.
+    """
+    head = file.read(256)
+    file.seek(0)
+    for start, content in CONTENTS:
+        if head.lower().startswith(start.lower()):
+            raise ValueError(f"manifest {path}: its content is {content}")
+    if kind_of(path) in JSON_LINES and re.match(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:\{|$)", head):
+        raise ValueError(
+            f"manifest {path}: its content is one JSON list: write one object on each line, without a list around them"
+        )
+
+
 def _file_schema(path: str, stores: Stores | None, max_lines: int | None) -> pa.Schema:
     kind = kind_of(path)
     with open_file(path, stores) as file:
-        if kind in PARQUET:
-            return parquet_schema(open_parquet(path, file))
-        check_content(path, file)
+        if kind in COLUMNAR:
+            return table_schema(open_table(path, file))
+        _check_content(path, file)
         if kind in CSV:
             with DelimitedFile(path, file, kind == ".tsv") as table:
                 return pa.schema([(name, pa.string()) for name in table.header])
@@ -110,16 +141,16 @@ def convert(value: Any, field: pa.Field) -> Any:
 
 def _rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
     kind = kind_of(path)
-    if kind in PARQUET:
-        yield from _parquet_rows(path, file, columns, kept)
+    if kind in COLUMNAR:
+        yield from _columnar_rows(path, file, columns, kept)
     elif kind in CSV:
         with DelimitedFile(path, file, kind == ".tsv") as table:
-            yield from _with_kept(_with_partitions(path, _csv_rows(table)), kept)
+            yield from with_kept(_with_partitions(path, _csv_rows(table)), kept)
     else:
-        yield from _with_kept(_with_partitions(path, _json_rows(file)), kept)
+        yield from with_kept(_with_partitions(path, _json_rows(file)), kept)
 
 
-def _with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+def with_kept(rows: Iterable[TableRow], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
     """Yield rows of CSV or JSON with the values of their kept columns, or with a problem if one does not fit."""
     if not kept:
         yield from rows
@@ -188,8 +219,8 @@ def _json_rows(file: Any) -> Iterator[TableRow]:
         yield TableRow(number, values, problem)
 
 
-def _parquet_rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
-    table = open_parquet(path, file)
+def _columnar_rows(path: str, file: Any, columns: Sequence[str], kept: Mapping[str, pa.DataType]) -> Iterator[TableRow]:
+    table = open_table(path, file)
     names, wanted = table.schema_arrow.names, dict.fromkeys([*columns, *kept])
     present = [name for name in wanted if name in names]
     added = {name: value for name, value in partitions_of(path).items() if name in wanted and name not in names}

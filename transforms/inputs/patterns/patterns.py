@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 
 from ...core.records import ImageRef, as_picture
 from ...images.formats import EXTENSIONS
@@ -41,15 +42,23 @@ UNREAD_ARCHIVES = {
 }
 
 
-def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageRef]:
+def list_archive(
+    ref: ImageRef, stores: Stores | None = None, beside: tuple[str, Callable[[Member], None]] | None = None
+) -> Iterator[ImageRef]:
     """Yield the images in a tar archive, and what is skipped there.
 
     A member that can't be read becomes a reference with a ``problem``. If the archive is broken or can't be read, the
     last reference is ``ref`` with a ``problem``.
+
+    Args:
+        beside: an extension, and a function that is called with each member that has it. These are not skipped.
     """
     others, has_pictures = OtherFiles(), False
     try:
-        for found in list_members(ref.uri, EXTENSIONS, stores):
+        for found in list_members(ref.uri, EXTENSIONS | {beside[0]} if beside else EXTENSIONS, stores):
+            if beside and isinstance(found, Member) and _has_extension(found.name, beside[0]):
+                beside[1](found)
+                continue
             if isinstance(found, Member):
                 yield ImageRef(found.uri, found.name, inside=found)
             elif found.problem:
@@ -65,6 +74,11 @@ def list_archive(ref: ImageRef, stores: Stores | None = None) -> Iterator[ImageR
     if not has_pictures:
         others.add(ref.uri, ref.filename, NO_PICTURE)
     yield from others.refs()
+
+
+def _has_extension(member: str, extension: str) -> bool:
+    """Return whether a member of an archive has an extension. "#2" follows the name of the second of a name."""
+    return re.search(rf"{re.escape(extension)}(?:#\d+)?$", member, re.IGNORECASE) is not None
 
 
 def absolute_pattern(pattern: str) -> str:

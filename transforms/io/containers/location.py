@@ -1,4 +1,4 @@
-"""Where an image lies inside an archive or a Parquet file, and how rows name that place."""
+"""Where an image lies inside an archive or a file of columns, and how rows name that place."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from ..uris import LOCAL, OBJECT_STORE_SCHEMES, scheme_of
 
 PLAIN, COMPRESSED = (".tar",), (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 PARQUET = ".parquet"
+# Files of columns, whose cells can hold pictures. Arrow files are those of `datasets.save_to_disk`.
+ARROW = (".arrow", ".feather")
+COLUMNAR = (PARQUET, *ARROW)
 # Stands in the URI of a row between the container and the name of the image inside it.
 SEPARATOR = "#"
 # The end of a message about a container that changed between listing and reading.
@@ -100,7 +103,7 @@ def _split(uri: str) -> tuple[str, str]:
         at = uri.find(SEPARATOR)
         while at >= 0:
             container, name = uri[:at], uri[at + len(SEPARATOR) :]
-            if is_archive(container) or (container.lower().endswith(PARQUET) and _CELL_NAME.match(name)):
+            if is_archive(container) or (container.lower().endswith(COLUMNAR) and _CELL_NAME.match(name)):
                 return container, name
             at = uri.find(SEPARATOR, at + 1)
     return "", ""

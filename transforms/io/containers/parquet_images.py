@@ -1,4 +1,4 @@
-"""Images in a column of a Parquet file: binary, or struct<bytes, path>, which is what ``datasets`` writes."""
+"""Images in a column of a Parquet or Arrow file: binary, or struct<bytes, path>, which is what ``datasets`` writes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ import pyarrow.parquet as pq
 
 from ..block_cache import BLOCK_BYTES
 from ..column_types import is_bytes, is_text
-from ..parquet import ROWS_PER_BATCH, ParquetRow, batch_rows, open_parquet
+from ..parquet import ROWS_PER_BATCH, ParquetRow, batch_rows, open_table
 from ..retry import FetchError, too_large
+from .arrow import ArrowFile
 from .location import RETRY, ImageCell, cell_uri
 
 BYTES, PATH = "bytes", "path"
+COLUMN_GONE = f"column {{!r}} is gone: the file in the URI has changed since it was listed{RETRY}"
 
 
 class Footer(NamedTuple):
-    """The metadata of a Parquet file. ``starts``: how many rows precede each row group, and last the total of rows."""
+    """The metadata of a file, for an Arrow file the ``ArrowFile``, which is closed.
+
+    ``starts``: how many rows precede each row group or record batch, and last the total of rows.
+    """
 
     metadata: Any
     starts: tuple[int, ...]
@@ -30,7 +35,8 @@ class Footer(NamedTuple):
 
 class RowGroup(NamedTuple):
     """A row group, and how its images are read: column ``leaf``, ``at_once`` rows in a step (up to ``BLOCK_BYTES``),
-    in requests of ``buffer`` bytes. ``number`` counts from 0. ``rows`` is the number of rows in the group."""
+    in requests of ``buffer`` bytes. ``number`` counts from 0. ``rows`` is the number of rows in the group. For an Arrow
+    file, this is a record batch, and ``buffer`` is not used."""
 
     metadata: Any
     number: int
@@ -69,14 +75,12 @@ def list_cells(
         OSError: if the file can't be read.
         ValueError: if it is no Parquet file, or ``column`` is missing or can't hold images.
     """
-    table = open_parquet(path, file)
+    table = open_table(path, file)
     kind = check_image_column(path, table.schema_arrow, column)
-    groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    groups = _group_rows(table)
     # Else a file of a kilobyte could claim a billion rows.
     if sum(groups) > file.seek(0, io.SEEK_END):
-        raise ValueError(
-            f"manifest {path}: this is no Parquet file: its footer claims more rows than bytes; write it again"
-        )
+        raise ValueError(f"manifest {path}: its footer claims more rows than bytes: write it again")
     has_path = pa.types.is_struct(kind) and any(field.name == PATH and is_text(field.type) for field in kind)
     plain = [*others, *[column] * has_path]
     there = [name for name in dict.fromkeys([*others, *(kept or {})]) if name in table.schema_arrow.names]
@@ -110,15 +114,15 @@ def check_image_column(path: str, schema: pa.Schema, column: str) -> pa.DataType
 
 
 def read_footer(path: str, file: Any) -> Footer:
-    """Return the footer of an open Parquet file. ``path`` is for messages.
+    """Return the footer of an open Parquet or Arrow file. ``path`` is for messages.
 
     Raises:
         OSError: if the file can't be read.
-        ValueError: if it is no Parquet file.
+        ValueError: if it is no such file.
     """
-    metadata = open_parquet(path, file).metadata
-    rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-    return Footer(metadata, tuple(accumulate(rows, initial=0)))
+    table = open_table(path, file)
+    metadata = table.attached(None) if isinstance(table, ArrowFile) else table.metadata
+    return Footer(metadata, tuple(accumulate(_group_rows(table), initial=0)))
 
 
 def find_row(footer: Footer, number: int) -> tuple[int, int]:
@@ -128,7 +132,7 @@ def find_row(footer: Footer, number: int) -> tuple[int, int]:
         ValueError: if the file has no row of that number, which is counted from 1.
     """
     if not 0 < number <= footer.starts[-1]:
-        raise ValueError(f"row {number} is gone: the Parquet file in the URI is shorter than when it was listed{RETRY}")
+        raise ValueError(f"row {number} is gone: the file in the URI is shorter than when it was listed{RETRY}")
     group = bisect_right(footer.starts, number - 1) - 1
     return group, number - 1 - footer.starts[group]
 
@@ -139,6 +143,8 @@ def row_group(footer: Footer, number: int, column: str) -> RowGroup:
     Raises:
         ValueError: if the file has no such column.
     """
+    if isinstance(footer.metadata, ArrowFile):
+        return _record_batch(footer.metadata, number, column)
     group = footer.metadata.row_group(number)
     chunks = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     for leaf in (f"{column}.{BYTES}", column):
@@ -146,7 +152,16 @@ def row_group(footer: Footer, number: int, column: str) -> RowGroup:
             at_once = BLOCK_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)
             buffer = min(BLOCK_BYTES, max(1, chunk.total_compressed_size))
             return RowGroup(footer.metadata, number, leaf, group.num_rows, max(1, min(ROWS_PER_BATCH, at_once)), buffer)
-    raise ValueError(f"column {column!r} is gone: the Parquet file in the URI has changed since it was listed{RETRY}")
+    raise ValueError(COLUMN_GONE.format(column))
+
+
+def _record_batch(table: ArrowFile, number: int, column: str) -> RowGroup:
+    if column not in table.schema_arrow.names:
+        raise ValueError(COLUMN_GONE.format(column))
+    batch = table.batches[number]
+    leaf = f"{column}.{BYTES}" if pa.types.is_struct(table.schema_arrow.field(column).type) else column
+    at_once = BLOCK_BYTES * batch.rows // max(1, batch.body)
+    return RowGroup(table, number, leaf, batch.rows, max(1, min(ROWS_PER_BATCH, at_once)), 0)
 
 
 def read_cells(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Iterator[pa.Array]:
@@ -163,7 +178,7 @@ def read_cells(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Iter
         if len(array) != min(left, group.at_once):
             # Arrow cuts a batch where its bytes pass 2 GiB. Later rows would then be counted from a wrong start.
             raise ValueError(
-                "rows of the Parquet file can't be read at once: write it again with smaller pictures or row groups"
+                "rows of the file can't be read at once: write it again with smaller pictures or row groups"
             )
         left -= len(array)
         if left <= 0:
@@ -192,6 +207,13 @@ def image_bytes(value: Any, limit: int) -> bytes:
     return bytes(content.to_pybytes())
 
 
+def _group_rows(table: Any) -> list[int]:
+    """Return the number of rows of each row group of an open ``ParquetFile``, or of each batch of an ``ArrowFile``."""
+    if isinstance(table, ArrowFile):
+        return table.group_rows
+    return [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+
+
 def _values(
     table: Any, group: int, rows: int, leaves: list[str], columns: list[str], kept: Mapping[str, pa.DataType]
 ) -> Iterator[ParquetRow]:
@@ -206,11 +228,15 @@ def _values(
 def _arrays(group: RowGroup, column: str, open_it: Callable[[], Any]) -> Generator[pa.Array, None, None]:
     with open_it() as file:
         try:
-            table = pq.ParquetFile(file, metadata=group.metadata, buffer_size=group.buffer, pre_buffer=False)
+            table: Any
+            if isinstance(group.metadata, ArrowFile):
+                table = group.metadata.attached(file)
+            else:
+                table = pq.ParquetFile(file, metadata=group.metadata, buffer_size=group.buffer, pre_buffer=False)
             wanted = {"row_groups": [group.number], "columns": [group.leaf]}
             for batch in table.iter_batches(group.at_once, **wanted, use_threads=False):
                 yield batch.column(column)
         except FetchError:
             raise
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise ValueError(f"the Parquet file in the URI is broken: {error}; write it again") from error
+            raise ValueError(f"the file in the URI is broken: {error}; write it again") from error

@@ -70,7 +70,7 @@ class ContainerReader:
         rows = stream.chunk(chunk)
         if rows is None or row >= len(rows):
             raise ValueError(
-                f"row {cell.number} is gone: the Parquet file in the URI is shorter than when it was listed{RETRY}"
+                f"row {cell.number} is gone: the file in the URI is shorter than when it was listed{RETRY}"
             )
         return image_bytes(rows[row], limit)
 

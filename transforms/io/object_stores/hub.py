@@ -1,4 +1,4 @@
-"""Read and list files of datasets on the Hugging Face hub, ``hf://datasets/OWNER/NAME[@REVISION]/PATH``.
+"""Read and list files on the Hugging Face hub: ``hf://datasets/OWNER/NAME[@REVISION]/PATH`` and ``hf://buckets/...``.
 
 The client is huggingface_hub, and the hub is ``HF_ENDPOINT``, by default https://huggingface.co.
 """
@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
-from huggingface_hub import HfApi, RepoFile, constants, hf_hub_url
+from huggingface_hub import HfApi, RepoFile, constants, errors, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -45,29 +46,37 @@ from .hub_path import FORM, HubPath
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LISTING = "listing"
+# A client before buckets has no such error.
+BucketNotFoundError = getattr(errors, "BucketNotFoundError", RepositoryNotFoundError)
 
 
 def pin_commit(uri: str) -> str:
     """Return a URI with the commit that its revision is now, so that later commits do not change what is read.
 
-    A URI with a commit is returned without a request.
+    A URI with a commit is returned without a request. A bucket has no commits: its URI is returned unchanged.
 
     Raises:
-        ValueError: if the URI has another form, or the dataset or the revision does not exist or is not accessible.
+        ValueError: if the URI has another form; if the dataset, the revision or the bucket does not exist or is not
+            accessible; or if the client is too old for buckets.
         RuntimeError: if the hub can't be reached.
     """
     found = HubPath.parse(uri)
     if _COMMIT.fullmatch(found.revision):
         return uri
-    api, where = hub_api(), f"{constants.ENDPOINT}/datasets/{found.repository}"
+    if found.is_bucket and not hasattr(HfApi, "list_bucket_tree"):
+        raise ValueError(f"{uri}: the installed huggingface_hub knows no buckets: pip install -U huggingface_hub")
+    api, where = hub_api(), f"{constants.ENDPOINT}/{'buckets' if found.is_bucket else 'datasets'}/{found.repository}"
     try:
+        if found.is_bucket:
+            api.bucket_info(found.repository)
+            return uri
         commit = api.dataset_info(found.repository, revision=found.revision, expand=["sha"]).sha
         api.auth_check(found.repository, repo_type="dataset")
     except GatedRepoError as error:
         raise ValueError(f"{uri}: access is restricted; ask for access on {where}, then set HF_TOKEN") from error
     except RevisionNotFoundError as error:
         raise ValueError(f"{uri}: {where} has no revision {found.revision}; choose another after the @") from error
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, BucketNotFoundError) as error:
         raise ValueError(f"{uri}: no {where}; check the name, or set HF_TOKEN if it is private") from error
     except HFValidationError as error:
         raise ValueError(f"{uri} names no dataset of the Hugging Face hub: {FORM}") from error
@@ -102,7 +111,7 @@ class Hub:
         if byte_range:
             headers["Range"] = f"bytes={byte_range[0]}-{sum(byte_range) - 1}"
         with _translate_errors(uri):
-            url = hf_hub_url(at.repository, at.path, repo_type="dataset", revision=at.revision)
+            url = _url(at)
             # The client retries in http_backoff only. RetryPolicy retries here, and counts the attempts for the row.
             with get_session().stream("GET", url, headers=headers, timeout=READ_TIMEOUT_S) as response:
                 hf_raise_for_status(response)
@@ -144,9 +153,26 @@ class Hub:
 open_store = Hub
 
 
-def _file(at: HubPath, uri: str) -> RepoFile | None:
+def _check_bucket(at: HubPath, uri: str) -> None:
+    if not hasattr(HfApi, "list_bucket_tree"):
+        raise HFValidationError(
+            f"{uri}: the installed huggingface_hub knows no buckets: pip install -U huggingface_hub"
+        )
+    hub_api().bucket_info(at.repository)
+
+
+def _url(at: HubPath) -> str:
+    if at.is_bucket:
+        return f"{constants.ENDPOINT}/buckets/{at.repository}/resolve/{quote(at.path)}"
+    return hf_hub_url(at.repository, at.path, repo_type="dataset", revision=at.revision)
+
+
+def _file(at: HubPath, uri: str) -> Any:
     """Return what the hub knows about a file, or None if there is none."""
     with _translate_errors(uri):
+        if at.is_bucket:
+            listed = list(hub_api().get_bucket_paths_info(at.repository, [at.path]))
+            return next((each for each in listed if each.type == "file" and each.path == at.path), None)
         found = hub_api().get_paths_info(at.repository, [at.path], revision=at.revision, repo_type="dataset")
     return next((each for each in found if isinstance(each, RepoFile) and each.path == at.path), None)
 
@@ -157,6 +183,9 @@ def _tree(at: HubPath, folder: str, recursive: bool, uri: str) -> Iterator[Entry
     The spelling of dataset and revision is that of ``uri``.
     """
     root = uri[: len(uri) - len(at.path)]
+    if at.is_bucket:
+        yield from _bucket_tree(at, folder, recursive, root)
+        return
     try:
         with _translate_errors(uri):
             for each in hub_api().list_repo_tree(
@@ -168,6 +197,23 @@ def _tree(at: HubPath, folder: str, recursive: bool, uri: str) -> Iterator[Entry
     except FetchError as error:
         if not isinstance(error.__cause__, EntryNotFoundError):
             raise
+
+
+def _bucket_tree(at: HubPath, folder: str, recursive: bool, root: str) -> Iterator[Entry]:
+    """Yield entries of a bucket as ``_tree`` does. ``root`` is the URI of the bucket with a slash.
+
+    All files below the folder are listed: the hub takes a folder for the beginning of names, and leaves out folders.
+    """
+    start, seen = f"{folder}/" if folder else "", set()
+    with _translate_errors(root):
+        for each in hub_api().list_bucket_tree(at.repository, folder or None, recursive=True):
+            if each.type != "file" or not each.path.startswith(start):
+                continue
+            child, slash, _ = each.path[len(start) :].partition("/")
+            name = each.path if recursive or not slash else f"{start}{child}/"
+            if name not in seen:
+                seen.update([name] if name.endswith("/") else [])
+                yield Entry(f"{root}{name}", name.endswith("/"))
 
 
 @contextlib.contextmanager
@@ -182,8 +228,10 @@ def _translate_errors(uri: str) -> Iterator[None]:
     except GatedRepoError as error:
         where = f"{constants.ENDPOINT}/datasets/{HubPath.parse(uri).repository}"
         raise permission_denied(f"{uri}: access is restricted; ask for access on {where}, then set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise permission_denied(f"{uri}: no such dataset; check the name, or set HF_TOKEN if it is private") from error
+    except (RepositoryNotFoundError, BucketNotFoundError) as error:
+        raise permission_denied(
+            f"{uri}: no such dataset or bucket; check the name, or set HF_TOKEN if it is private"
+        ) from error
     except HfHubHTTPError as error:
         headers = error.response.headers
         limit = parse_ratelimit_headers(headers)

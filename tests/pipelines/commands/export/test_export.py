@@ -14,6 +14,8 @@ from moondream_beam.pipelines.commands import export
 from moondream_beam.pipelines.options import commands
 from moondream_beam.transforms.dataset.export import formats
 
+UNANSWERED = "; 2 requests of the output have no answer: errors/ has the reasons"
+
 
 @pytest.fixture
 def out(tmp_path):
@@ -23,7 +25,7 @@ def out(tmp_path):
 def test_it_prints_counts_format_and_destination(out, tmp_path, command):
     status, stdout, stderr = command("export", out, "--to", "jsonl", tmp_path / "rows.jsonl", "--drop-suspicious")
     assert (status, stderr) == (0, "")
-    assert stdout == f"3 pictures, 12 answers as jsonl in {tmp_path}/rows.jsonl\n"
+    assert stdout == f"3 pictures, 12 answers as jsonl in {tmp_path}/rows.jsonl{UNANSWERED}\n"
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
 
 
@@ -53,13 +55,27 @@ def test_it_prints_counts_format_and_destination(out, tmp_path, command):
 )
 def test_a_format_for_one_kind_of_task_names_what_has_no_place_in_it(shape, where, line, out, tmp_path, command):
     stdout = command("export", out, "--to", shape, tmp_path / "new", "--where", where)[1]
-    assert stdout == line.format(new=tmp_path / "new") + "\n"
+    assert stdout == line.format(new=tmp_path / "new") + f"{UNANSWERED}\n"
 
 
 def test_a_text_that_is_kept_is_not_counted_as_written(out, tmp_path, command):
     (tmp_path / "photos" / "a.txt").write_text("mine\n")
     _, stdout, _ = command("export", out, "--to", "sidecar", tmp_path / "photos", "--drop-suspicious")
     assert stdout.startswith("2 texts written (captions)")
+
+
+def test_a_second_export_writes_no_text_and_says_so(out, tmp_path, command):
+    words = ("export", out, "--to", "sidecar", tmp_path / "texts", "--drop-suspicious")
+    assert command(*words)[1].startswith("3 texts written (captions)")
+    for more in ((), ("--existing", "add"), ("--existing", "replace")):
+        status, stdout, stderr = command(*words, *more)
+        assert (status, stdout[:24]) == (0, "0 texts written (caption")
+        assert stderr == "note on 3 of the pictures: each has its text file already, with the same text\n"
+
+
+def test_an_output_without_failures_has_no_line_about_them(tmp_path, command):
+    out = publish(tmp_path / "whole", draw_row(tmp_path / "photos", "a.jpg"))
+    assert command("export", out, "--to", "jsonl", tmp_path / "rows")[1].count(";") == 0
 
 
 @pytest.mark.parametrize(
@@ -149,7 +165,7 @@ def test_unreadable_rows_are_one_line_of_error(out, tmp_path, command):
             "leave one of them out",
         ),
         (("OUT", "--to", "sidecar", "new", "--template", "caption"), "'{caption}, {tags}'"),
-        (("OUT", "--to", "coco", "new", "--split", "train=1"), "--split is for --to llava, messages, yolo"),
+        (("OUT", "--to", "sidecar", "new", "--split", "train=1"), "--split is for --to imagefolder, webdataset"),
         (("OUT", "--to", "imagefolder", "new", "--link"), "--link or --no-images is for --to llava"),
         (("OUT", "--to", "jsonl", "new", "--resize", "8"), "--resize is for --to imagefolder, webdataset, llava"),
         (("OUT", "--to", "llava", "new", "--resize", "0"), "--resize 0"),

@@ -25,6 +25,7 @@ from moondream_beam.transforms.core.records import ImageRef
 from moondream_beam.transforms.dataset.export import formats
 from moondream_beam.transforms.dataset.export.layouts import sidecar
 from moondream_beam.transforms.dataset.export.names import key_name
+from moondream_beam.transforms.dataset.export.pictures import tars
 from moondream_beam.transforms.dataset.export.pictures.fetched import UNKEPT
 from moondream_beam.transforms.inputs.patterns.patterns import list_archive
 
@@ -44,14 +45,14 @@ def test_datasets_loads_an_imagefolder(export, rows, tmp_path):
 
 
 def test_webdataset_reads_its_tars(export, rows, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_TAR_PICTURES", 2)
+    monkeypatch.setattr(tars, "MAX_TAR_PICTURES", 2)
     folder, left = export("webdataset", rows)
-    tars = sorted(str(path) for path in folder.iterdir())
-    assert left == {formats.OTHER_FORMAT: 1} and [Path(tar).name for tar in tars] == ["000000.tar", "000001.tar"]
+    names = sorted(str(path) for path in folder.iterdir())
+    assert left == {formats.OTHER_FORMAT: 1} and [Path(tar).name for tar in names] == ["000000.tar", "000001.tar"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         # It leaves its tars to the garbage collector.
-        samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("pil"))
+        samples = list(webdataset.WebDataset(names, shardshuffle=False).decode("pil"))
         gc.collect()
     assert {(s["json"]["filename"], s["json"]["caption_normal"]) for s in samples} == {
         (name, f"A picture named {name}.") for name in ("a.jpg", "b.png", "sub/c.jpg")
@@ -151,7 +152,7 @@ def test_an_existing_text_file_is_not_overwritten(export, rows, tmp_path):
     folder, left = export("sidecar", rows, "photos")
     assert (folder / "a.txt").read_text() == "mine" and left == {sidecar.ANOTHER_TEXT: 1}
     (folder / "a.txt").unlink()
-    assert not export("sidecar", rows, "photos")[1], "the same text again is no problem"
+    assert export("sidecar", rows, "photos")[1] == {sidecar.SAME_TEXT: 2}
 
 
 @pytest.mark.parametrize("format_name", ["imagefolder", "webdataset"])
@@ -227,7 +228,7 @@ def test_a_failure_leaves_nothing_half_done(format_name, export, rows, tmp_path,
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(formats.json, "dumps", fail)
+    monkeypatch.setattr(json, "dumps", fail)
     with pytest.raises(OSError, match="disk full"):
         export(format_name, rows)
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "out"}

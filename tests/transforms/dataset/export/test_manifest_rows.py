@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import duckdb
 import pyarrow as pa
 import pytest
 from PIL import Image
+from support.data.outputs import publish as publish_rows
 from support.data.rows import NOW, annotation
 
 from moondream_beam.models.tasks import Box
@@ -157,3 +160,23 @@ def test_the_names_of_a_later_run_count(publish: Publish) -> None:
         plain._replace(id="2", filename="b.jpg", run="two", created_at=NOW + timedelta(hours=1)),
     )
     assert selection.dataset.tuples(f"SELECT filename FROM {selection.rows}") == [("b.jpg",)]
+
+
+def test_a_row_for_each_sku_as_docs_outputs_says(publish: Publish, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "outputs.md").read_text()
+    (recipe,) = re.findall(r"^```text\n(SELECT sku.*?)^```", page, re.MULTILINE | re.DOTALL)
+    kept = (pa.field("sku", pa.string()),)
+    rows = [
+        row(tmp_path, name, 0, None, **{"columns": (sku,), **values})._replace(id=f"{sku}{values}")
+        for name, sku, question in (("a.png", "s1", "Is it red?"), ("b.png", "s2", "Is it round?"))
+        for values in (
+            {"task": "caption", "prompt": "short", "caption": f"picture {sku}"},
+            {"task": "query", "prompt": question, "caption": f"answer {sku}"},
+        )
+    ]
+    publish_rows(tmp_path / "out", rows[:-1], kept)
+    found = duckdb.sql(recipe.replace("out/data", f"{tmp_path}/out/data")).fetchall()
+    assert [line[:1] + line[2:] for line in found] == [
+        ("s1", "picture s1", "Is it red?", "answer s1"),
+        ("s2", "picture s2", None, None),
+    ]

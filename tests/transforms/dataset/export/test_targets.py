@@ -14,12 +14,13 @@ from support.data.small_outputs import publish, some_of_each
 
 from moondream_beam.transforms.dataset.export import formats, targets
 from moondream_beam.transforms.dataset.export.layouts import sidecar
+from moondream_beam.transforms.dataset.export.pictures import tars
 from moondream_beam.transforms.dataset.export.targets import (
     UNFINISHED,
     new_file,
     new_folder,
     resolve_destination,
-    write_if_absent,
+    write_text,
 )
 from moondream_beam.transforms.dataset.export.wide import Selection
 from moondream_beam.transforms.dataset.reader import Dataset
@@ -75,13 +76,13 @@ def test_each_format_is_the_same_in_a_bucket_and_on_a_disk(kind, bucket_of, out,
 
 @pytest.mark.slow
 def test_a_webdataset_in_a_bucket_has_its_tars_and_nothing_else(bucket_of, out, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_TAR_PICTURES", 2)
+    monkeypatch.setattr(tars, "MAX_TAR_PICTURES", 2)
     root = f"{bucket_of('s3').root}/set"
     assert export("webdataset", out, root) == {formats.OTHER_FORMAT: 1}
-    tars = files(root)
-    assert sorted(tars) == ["000000.tar", "000001.tar"]
+    written = files(root)
+    assert sorted(written) == ["000000.tar", "000001.tar"]
     names = set()
-    for content in tars.values():
+    for content in written.values():
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             names |= {json.load(tar.extractfile(member))["filename"] for member in tar if member.name.endswith("json")}
     assert names == {"a.jpg", "b.png", "sub/c.jpg"}
@@ -103,10 +104,9 @@ def test_an_existing_text_file_in_a_bucket_is_kept(bucket_of, out):
     bucket = bucket_of("s3")
     bucket.put("set/a.txt", b"mine")
     assert export("sidecar", out, f"{bucket.root}/set") == {sidecar.ANOTHER_TEXT: 1}
-    assert files(f"{bucket.root}/set")["a.txt"] == b"mine" and not write_if_absent(
-        f"{bucket.root}/set", "a.txt", "other"
-    )
-    assert write_if_absent(f"{bucket.root}/set", "a.txt", "mine"), "the same text again is no problem"
+    assert files(f"{bucket.root}/set")["a.txt"] == b"mine"
+    assert write_text(f"{bucket.root}/set", "a.txt", "other") == "kept"
+    assert write_text(f"{bucket.root}/set", "a.txt", "mine") == "same"
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ def test_an_empty_folder_and_a_folder_matched_by_a_glob_are_refused(tmp_path: Pa
         ("a.json", "one JSON object on each line"),
         ("a.txt", "rename it to .csv or .tsv"),
         ("a.pq", "rename it to .parquet"),
-        ("a.feather", "write the table as Parquet"),
+        ("a.orc", "write the table as Parquet"),
         ("a.other", "rename or convert it"),
     ],
 )

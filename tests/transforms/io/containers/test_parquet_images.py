@@ -135,7 +135,7 @@ def test_a_column_that_can_not_hold_images_is_refused(tmp_path: Path, column: st
 
 def test_an_image_column_in_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image\nx\n")
-    with pytest.raises(ValueError, match="is no Parquet file"):
+    with pytest.raises(ValueError, match="is no Parquet or Arrow file"):
         check_columns([f"{tmp_path}/a.csv"], Columns(image="image"), [])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 from support.servers.hub import TOKEN, Hub
 
 from moondream_beam.transforms.images.fetch import Fetcher
@@ -136,7 +137,8 @@ def test_a_private_dataset_needs_the_token_which_nothing_shows(
         "hf://datasets/pets",
         "hf://datasets/ann/p*s/a.jpg",
         "hf://datasets/ann/pets@/a.jpg",
-        "hf://buckets/ann/pets/a.jpg",
+        "hf://buckets/ann/pets@main/a.jpg",
+        "hf://buckets/ann/none/a.jpg",
         "hf://datasets/ann/p ts/a.jpg",
         f"{SET}@none/a.jpg",
         "hf://datasets/ann/none/a.jpg",
@@ -157,3 +159,25 @@ def test_a_hub_that_fails_is_named_with_its_status(hub: Hub) -> None:
 def test_a_dataset_is_no_output(hub: Hub) -> None:
     with pytest.raises(ValueError, match="moondream-beam push"):
         check_output_path(SET)
+
+
+def test_a_bucket_is_listed_and_read_and_has_no_commit(hub: Hub) -> None:
+    hub.add("buckets/ann/photos", FILES | {"trainer/x.jpg": b""})
+    bucket = "hf://buckets/ann/photos"
+    assert absolute_pattern(f"{bucket}/train") == f"{bucket}/train"
+    assert listed(f"{bucket}/train") == ["train/a.jpg", "train/b b#%.jpg", "train/deep/c.png"]
+    assert listed(f"{bucket}/*/*.jpg") == ["train/a.jpg", "train/b b#%.jpg", "trainer/x.jpg", "val/d.jpg"]
+    assert listed(f"{bucket}/none/*.jpg") == []
+    assert Fetcher()(f"{bucket}/train/b b#%.jpg") == FILES["train/b b#%.jpg"]
+    with open_file(f"{bucket}/top.jpg") as file:
+        file.seek(-5, 2)
+        assert file.read() == FILES["top.jpg"][-5:]
+    with pytest.raises(FetchError) as caught:
+        Fetcher()(f"{bucket}/none.jpg")
+    assert caught.value.fault.error == "FileNotFoundError"
+
+
+def test_a_client_before_buckets_is_named_with_the_cure(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(HfApi, "list_bucket_tree")
+    with pytest.raises(ValueError, match="pip install -U huggingface_hub"):
+        pin_commit("hf://buckets/ann/photos")

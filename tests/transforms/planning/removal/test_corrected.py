@@ -14,8 +14,8 @@ from support.running.beam_runs import collect
 from moondream_beam.models.tasks import Caption, Query
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
 from moondream_beam.transforms.inputs.images import ReadImages
-from moondream_beam.transforms.inputs.manifest import EMPTY_PROMPT, ReadManifests
-from moondream_beam.transforms.inputs.manifest_columns import Columns
+from moondream_beam.transforms.inputs.manifest import ReadManifests
+from moondream_beam.transforms.inputs.manifest_columns import EMPTY_PROMPT, Columns
 
 TASKS = (Caption(), Query("{question}"))
 BROKEN = "url,question\n0.png,What?\n1.png,\n,Where?\n"

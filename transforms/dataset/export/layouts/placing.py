@@ -88,7 +88,7 @@ def place(
         for row in rows:
             problems[IN_CONTAINER] += bool(container_of(row["uri"]))
             kept = {name: value for name, value in row.items() if name not in BYTE_RANGE}
-            yield Placed(kept, _counted(options.splits, row, problems), row["filename"])
+            yield Placed(kept, choose_split(options.splits, row, problems), row["filename"])
         return
     wanted = options.wanted if options.along == "copy" else UNCHANGED
     for row, file, problem in with_pictures(rows, fetch, wanted=wanted):
@@ -97,7 +97,7 @@ def place(
         if file is None or problem:
             problems[problem] += 1
             continue
-        split, key = _counted(options.splits, row, problems), key_name(row["key"])
+        split, key = choose_split(options.splits, row, problems), key_name(row["key"])
         name = f"{images}/{split}/{key[:2]}/{key}.{file.extension}"
         if options.along == "link":
             folder.link(name, path_of(relocate(row["uri"], None, None).uri))
@@ -146,8 +146,8 @@ def json_bytes(value: Any) -> bytes:
     return json_text(value).encode()
 
 
-def _counted(splits: Splits, row: dict[str, Any], problems: Problems) -> str:
-    """Return the split of a row's picture. Count the pictures of each split if there are several."""
+def choose_split(splits: Splits, row: dict[str, Any], problems: Problems) -> str:
+    """Return the split of a row's picture. Count the pictures of each split in ``problems`` if there are several."""
     split = splits.choose(row)
     if len(splits.names) > 1:
         problems[Note(f"is in the split {split}")] += 1

@@ -26,7 +26,9 @@ CANT_SHARE_NAME = (
 )
 SHARES_NAME = Note("shares its name with another picture: the name of its text file contains its key")
 # By the outcome of ``write_text``.
+SAME_TEXT = Note("has its text file already, with the same text")
 EXISTED = {
+    "same": SAME_TEXT,
     "kept": ANOTHER_TEXT,
     "added": Note("has new lines at the end of its text file"),
     "replaced": Note("has a new text in place of another"),

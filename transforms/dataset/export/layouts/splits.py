@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -32,8 +33,30 @@ class Splits(NamedTuple):
         # The sum of the shares may be a little less than 1.
         return self.names[min(bisect_right(list(accumulate(self.shares)), place), len(self.names) - 1)]
 
+    def sql(self) -> str:
+        """Return the SQL expression of DuckDB for what ``choose`` returns for a row.
+
+        Where the hash is at the border of two splits by less than the precision of a float, the two may differ.
+        """
+        hexadecimal = "left(sha256('split ' || coalesce(nullif(sha256, ''), key)), 16)"
+        ends = [min(int(end * _TOTAL), _TOTAL - 1) for end in accumulate(self.shares)]
+        cases = zip(ends[:-1], self.names, strict=False)
+        whens = "".join(f"WHEN {hexadecimal} < '{end:016x}' THEN '{name}' " for end, name in cases)
+        return f"CASE {whens}ELSE '{self.names[-1]}' END" if whens else f"'{self.names[-1]}'"
+
 
 ONE_SPLIT = Splits()
+
+
+def split_files(path: str, splits: Splits) -> dict[str, str]:
+    """Return the path of each split's file by split: ``rows-train.jsonl`` for ``rows.jsonl``; the path itself for one.
+
+    The name of a file has an extension.
+    """
+    if len(splits.names) == 1:
+        return {splits.names[0]: path}
+    stem, extension = os.path.splitext(path)
+    return {name: f"{stem}-{name}{extension}" for name in splits.names}
 
 
 def parse_splits(text: str) -> Splits:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
+import duckdb
+import pyarrow
 import pytest
 
-from moondream_beam.transforms.dataset.export.layouts.splits import ONE_SPLIT, Splits, parse_splits
+from moondream_beam.transforms.dataset.export.layouts.splits import ONE_SPLIT, Splits, parse_splits, split_files
 
 ROWS = [{"key": f"k{number}", "sha256": hashlib.sha256(b"%d" % number).hexdigest()} for number in range(10_000)]
 
@@ -46,3 +48,17 @@ def test_without_the_option_all_is_train():
 def test_a_bad_text_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match="--split .*train=0.95,val=0.05"):
         parse_splits(text)
+
+
+def test_sql_chooses_the_same_split():
+    splits = parse_splits("train=0.8,val=0.15,test=0.05")
+    listed = pyarrow.Table.from_pylist(ROWS[:2000])
+    found = duckdb.sql(f"SELECT {splits.sql()} FROM listed").fetchall()
+    assert found == [(splits.choose(row),) for row in ROWS[:2000]] and listed
+    assert duckdb.sql(f"SELECT {ONE_SPLIT.sql()} FROM listed LIMIT 1").fetchall() == [("train",)]
+
+
+def test_one_file_has_a_name_for_each_split():
+    assert split_files("/a.b/rows.jsonl", ONE_SPLIT) == {"train": "/a.b/rows.jsonl"}
+    named = {"train": "/a.b/rows-train.jsonl", "val": "/a.b/rows-val.jsonl"}
+    assert split_files("/a.b/rows.jsonl", parse_splits("train=0.5,val=0.5")) == named

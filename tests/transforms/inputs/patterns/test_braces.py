@@ -16,7 +16,7 @@ from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.inputs.lists.table_files import list_manifests
 from moondream_beam.transforms.inputs.patterns import braces
 from moondream_beam.transforms.inputs.patterns.braces import expand_braces
-from moondream_beam.transforms.inputs.unmatched import first_unmatched
+from moondream_beam.transforms.inputs.patterns.unmatched import first_unmatched
 
 PATTERNS = [
     "set-{000000..000009}.tar",

@@ -12,7 +12,7 @@ from support.running.beam_runs import collect
 
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.inputs.patterns.patterns import absolute_pattern
-from moondream_beam.transforms.inputs.unmatched import first_unmatched
+from moondream_beam.transforms.inputs.patterns.unmatched import first_unmatched
 from moondream_beam.transforms.output.files import absolute
 
 

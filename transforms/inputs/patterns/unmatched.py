@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..core.records import ImageRef
-from ..core.summary import Count, SkippedCount, sum_counts
-from ..io.containers.location import is_archive
-from ..io.object_stores.base import Stores
-from ..io.uris import LOCAL, scheme_of
-from .bucket_listing import TAR_IN_FOLDER, PendingFolder
-from .disk_listing import split_local_glob
-from .patterns.patterns import (
+from ...core.records import ImageRef
+from ...core.summary import Count, SkippedCount, sum_counts
+from ...io.containers.location import is_archive
+from ...io.object_stores.base import Stores
+from ...io.uris import LOCAL, scheme_of
+from ..bucket_listing import TAR_IN_FOLDER, PendingFolder
+from ..disk_listing import split_local_glob
+from .patterns import (
     NO_PICTURE,
     absolute_pattern,
     expand_pattern,

@@ -1,4 +1,4 @@
-"""Time to count the rows of a run's committed files: ``python benchmarks/counting.py 1000`` for 1,000 files.
+"""Time to count the rows of a run's committed files: ``python benchmarks/outputs/counting.py 1000`` for 1,000 files.
 
 Each file has a thousand rows. The files are on a local disk.
 """
