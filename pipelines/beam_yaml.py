@@ -17,14 +17,7 @@ from apache_beam.transforms.resources import parse_resource_hints
 
 from ..models.tasks import Query
 from ..transforms.annotation import annotate, job
-from ..transforms.core.beam_schema import (
-    REF_SCHEMA,
-    AsRows,
-    RefsToRows,
-    RowsToRefs,
-    build_task_spec,
-    row_type,
-)
+from ..transforms.core.beam_schema import REF_SCHEMA, AsRows, RefsToRows, RowsToRefs, build_task_spec, row_type
 from ..transforms.core.records import IGNORE_PROFILES, Annotation, Failure, check_colour_profiles
 from ..transforms.images.fetch import Fetcher
 from ..transforms.inputs import images, manifest, manifest_columns
@@ -158,12 +151,13 @@ class _AnnotatingTransform(_NamedArguments, beam.PTransform[PCollection[Any], An
         colour_profiles: str = IGNORE_PROFILES,
         error_handling: Mapping[str, str] | None = None,
         openai: Mapping[str, Any] | None = None,
+        transformers: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.tasks, self.keep = parse_tasks(tasks), parse_texts("keep_fields", keep_fields)
         self.errors = parse_error_output(error_handling)
         how = {"device": device, "dtype": dtype, "batch_size": batch_size}
-        self.annotator = build_annotator(model, revision, tokenizer, how, openai)
+        self.annotator = build_annotator(model, revision, tokenizer, how, openai, transformers)
         self.sampling, self.fetch = parse_sampling(sampling), Fetcher(allow_private_addresses)
         self.colour_profiles = check_colour_profiles(colour_profiles)
 
@@ -191,6 +185,8 @@ class Annotate(_AnnotatingTransform):
         openai: {base_url: URL or a list of URLs} of vision servers that answer instead. The mapping may have
             api_key_env, max_pixels, caption_prompts, timeout_s, prices and max_cost too. Then model is the server's
             name of the model, revision its version for the rows, and batch_size the number of requests in flight.
+        transformers: {} for a model of the library transformers, which answers instead. The mapping may have
+            max_pixels, caption_prompts and prompt_template. Then model is a folder or a name on the hub.
 
     Raises:
         ValueError: if an argument has a bad value, or ``error_handling`` is missing.

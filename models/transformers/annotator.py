@@ -17,8 +17,9 @@ from ..hosted.http.images import oversamples_area
 from ..hosted.openai.annotator import MAX_PIXELS, all_caption_prompts, changed_settings, short_digest
 from ..moondream.devices import choose_device, choose_dtype
 from ..moondream.names import check_device
-from ..tasks import Caption, Outcome, Query, Request, Size, Task
+from ..tasks import Caption, Detect, Outcome, Query, Request, Size, Task
 from .checkpoint import Files
+from .florence import MODEL_TYPE
 from .prompts import check_template
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ MODULES = ("transformers", "torchvision")
 
 
 class TransformersModel:
-    """An ``AutoModelForImageTextToText`` of transformers as an Annotator: captions and queries.
+    """An ``AutoModelForImageTextToText`` of transformers as an Annotator: captions, queries, and boxes of Florence-2.
 
-    Such models are Qwen2.5-VL, SmolVLM, LLaVA, Gemma 3, PaliGemma and InternVL. The weights must be safetensors. Code
-    of the repository is not run. The constructor identifies the checkpoint; the first ``answer`` loads the weights. A
-    pickle holds no weights.
+    Such models are Qwen2.5-VL, SmolVLM, LLaVA, Gemma 3, PaliGemma, InternVL and Florence-2. The weights must be
+    safetensors. Code of the repository is not run. The constructor identifies the checkpoint; the first ``answer``
+    loads the weights. A pickle holds no weights.
 
     Args:
         model: a repository on the Hugging Face hub, or a folder.
@@ -53,8 +54,6 @@ class TransformersModel:
         ValueError: if an argument has a bad value, there is no such model, or it has no safetensors.
         RuntimeError: if the hub cannot be reached.
     """
-
-    tasks: frozenset[type[Task]] = frozenset({Caption, Query})
 
     def __init__(
         self,
@@ -79,6 +78,10 @@ class TransformersModel:
         self.caption_prompts = all_caption_prompts(caption_prompts)
         self.name = os.path.expanduser(model)
         self._files = Files.find(self.name, revision)
+        self._is_florence = self._files.model_type() == MODEL_TYPE
+        self.tasks: frozenset[type[Task]] = frozenset({Caption, Query, *([Detect] if self._is_florence else [])})
+        if self._is_florence and prompt_template is not None:
+            raise ValueError(f"prompt template {prompt_template!r}: Florence-2 has task tokens instead: leave it out")
         self.device, self.max_pixels, self.prompt_template = device, max_pixels, prompt_template
         self._dtype, self._batch_size, self._threads = dtype, batch_size, threads
         self._loaded: LoadedModel | None = None
@@ -172,7 +175,7 @@ class TransformersModel:
     def _prompts(self) -> Prompts:
         from .model import Prompts
 
-        return Prompts(self.caption_prompts, self.prompt_template, self.max_pixels)
+        return Prompts(self.caption_prompts, self.prompt_template, self.max_pixels, self._is_florence)
 
 
 def require_extra() -> None:

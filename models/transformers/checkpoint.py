@@ -60,6 +60,15 @@ class Files:
             raise RuntimeError(f"model {self.name}: the folder is not on this worker; copy it there, or use the hub")
         return Path(self.name)
 
+    def model_type(self) -> str:
+        """Return the family that the configuration names; "" if it names none.
+
+        Raises:
+            ValueError, RuntimeError: as ``fetch_small``, or if the configuration is not JSON.
+        """
+        config = self.fetch_small() / CONFIG_FILE
+        return str(read_json(config).get("model_type", "")) if config.is_file() else ""
+
     def fetch(self) -> Path:
         """Return the folder with all files. Download them first unless they are here.
 

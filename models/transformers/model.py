@@ -12,7 +12,8 @@ import torch
 
 from ..hosted.http.images import shrink_area
 from ..moondream.devices import is_out_of_memory, synchronize
-from ..tasks import Answer, Caption, Fault, Outcome, Query, Request, Timings, Tokens
+from ..tasks import Answer, Caption, Detect, Fault, Outcome, Query, Request, Sampling, Task, Timings, Tokens
+from . import florence
 from .decoding import Row, RowLimits, RowSampler, cut_answer
 from .loading import end_ids
 from .prompts import format_prompt
@@ -21,11 +22,15 @@ log = logging.getLogger(__name__)
 
 
 class Prompts(NamedTuple):
-    """How requests become prompts. ``template``: of the user; None for the chat template of the checkpoint."""
+    """How requests become prompts. ``template``: of the user; None for the chat template of the checkpoint.
+
+    ``is_florence``: whether the model has task tokens in place of a template.
+    """
 
     captions: Mapping[str, str]
     template: str | None
     max_pixels: int
+    is_florence: bool
 
     def text_of(self, processor: Any, request: Request) -> str:
         """Return the text of a request, with the marks of the picture.
@@ -34,6 +39,8 @@ class Prompts(NamedTuple):
             ValueError: if the task is neither a caption nor a query without reasoning, or there is no template.
         """
         task = request.task
+        if self.is_florence:
+            return florence.prompt_of(task, self.captions)
         if not isinstance(task, Caption | Query):
             raise ValueError(f"the transformers backend does not support the task {task.name}: use --backend local")
         if isinstance(task, Query) and task.reasoning:
@@ -63,8 +70,10 @@ class LoadedModel:
     ends: frozenset[int] = field(init=False)
     backend: str = field(init=False)
     context: int | None = field(init=False)
+    is_encoder_decoder: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        self.is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
         self.ends = end_ids(self.model.generation_config.eos_token_id, self.processor.tokenizer)
         self.backend = f"transformers/{self.device.type}/{str(self.model.dtype).removeprefix('torch.')}"
         text_config = self.model.config.get_text_config(decoder=True)
@@ -99,7 +108,7 @@ class LoadedModel:
 
     @staticmethod
     def _length(each: Prepared) -> tuple[int, int, int]:
-        budget = each.request.sampling.budget(each.request.task)
+        budget = _budget(each.request)
         return budget, each.picture.width * each.picture.height, len(each.text)
 
     def _answer_batch(self, batch: Sequence[Prepared]) -> Iterator[Outcome]:
@@ -152,10 +161,9 @@ class LoadedModel:
         started = time.monotonic()
         inputs, lengths = self._inputs(batch)
         encoded = time.monotonic()
-        encoder_decoder = bool(self.model.config.is_encoder_decoder)
-        start = 1 if encoder_decoder else inputs["input_ids"].shape[1]
+        start, given = self._starts(inputs)
         rows = [
-            Row(each.request.id, each.request.sampling, self._limit(each.request, 1 if encoder_decoder else length))
+            Row(each.request.id, _sampling(each.request), self._limit(each.request, length, start))
             for each, length in zip(batch, lengths, strict=True)
         ]
         fitting = [place for place, row in enumerate(rows) if row.max_tokens > 0]
@@ -163,7 +171,7 @@ class LoadedModel:
             return self._without_long(batch, lengths, fitting)
         sequences = self.model.generate(
             **inputs,
-            max_new_tokens=max(row.max_tokens for row in rows),
+            max_new_tokens=max(row.max_tokens for row in rows) + start - given,
             logits_processor=[RowSampler(rows, start, self.device)],
             stopping_criteria=[RowLimits(rows, start, self.device)],
         )
@@ -173,7 +181,11 @@ class LoadedModel:
         encode_ms, generate_ms = (1000 * seconds / len(batch) for seconds in (encoded - started, ended - encoded))
         return [
             self._outcome(
-                row, ids, Tokens(input=length), Timings(1000 * (started - each.pulled), encode_ms, generate_ms)
+                each.request.task,
+                row,
+                ids,
+                Tokens(input=length),
+                Timings(1000 * (started - each.pulled), encode_ms, generate_ms),
             )
             for each, row, length, ids in zip(batch, rows, lengths, answers, strict=True)
         ]
@@ -189,8 +201,9 @@ class LoadedModel:
             images=[[each.picture] for each in batch],
             return_tensors="pt",
             padding=True,
-            # Some processors pad on the right, and a decoder would then go on from padding.
-            padding_side="left",
+            # Some processors pad on the right, and a decoder would then go on from padding. An encoder numbers the
+            # places from the left end, so its prompts must begin there.
+            padding_side="right" if self.is_encoder_decoder else "left",
             **({"add_special_tokens": False} if has_bos else {}),
         )
         lengths = inputs["attention_mask"].sum(1).tolist()
@@ -198,10 +211,27 @@ class LoadedModel:
         inputs.pop("labels", None)
         return dict(inputs.to(self.device, self.model.dtype)), lengths
 
-    def _limit(self, request: Request, used: int) -> int:
-        """Return the limit on new tokens: that of the request, or what the context of the model leaves."""
-        budget = request.sampling.budget(request.task)
-        return budget if self.context is None else min(budget, self.context - used)
+    def _starts(self, inputs: Mapping[str, Any]) -> tuple[int, int]:
+        """Return how many tokens precede each answer in the sequences of ``generate``, and how many are its input.
+
+        An encoder-decoder begins with a start token. Florence-2 and BART force a second one, which is generated.
+        """
+        if not self.is_encoder_decoder:
+            length = int(inputs["input_ids"].shape[1])
+            return length, length
+        return 1 + (self.model.generation_config.forced_bos_token_id is not None), 1
+
+    def _limit(self, request: Request, length: int, start: int) -> int:
+        """Return the limit on new tokens: that of the request, or what the context of the model leaves.
+
+        ``length``: of the prompt. An encoder-decoder has a context for the prompt and one for the answer, of one size.
+        """
+        budget = _budget(request)
+        if self.context is None:
+            return budget
+        if self.is_encoder_decoder:
+            return min(budget, self.context - start) if length <= self.context else 0
+        return min(budget, self.context - length)
 
     def _without_long(self, batch: Sequence[Prepared], lengths: Sequence[int], fitting: list[int]) -> list[Outcome]:
         """Return faults for the prompts that fill the context, and the outcomes of the others."""
@@ -222,12 +252,34 @@ class LoadedModel:
         ]
         return outcomes + (self._run([batch[place] for place in fitting]) if fitting else [])
 
-    def _outcome(self, row: Row, ids: Sequence[int], tokens: Tokens, timings: Timings) -> Outcome:
+    def _outcome(self, task: Task, row: Row, ids: Sequence[int], tokens: Tokens, timings: Timings) -> Outcome:
         kept, reason = cut_answer(ids, self.ends, row.max_tokens)
-        text = self.processor.tokenizer.decode(kept, skip_special_tokens=True).strip()
-        result: Answer | Fault = Answer(reason, text=text)
-        if not text:
+        result: Answer | Fault
+        if isinstance(task, Detect):
+            boxes = florence.boxes_in(florence.decode(kept, self.processor.tokenizer))
+            reason = "length" if len(boxes) > task.max_objects else reason
+            result = Answer(reason, objects=tuple(boxes[: task.max_objects]))
+        elif text := self._text_of(kept):
+            result = Answer(reason, text=text)
+        else:
             cure = "raise --max-tokens" if reason == "length" else "check the prompt and --prompt-template"
             message = f"the model gave an empty answer, finish reason {reason}: {cure}, and run again with "
             result = Fault("EmptyAnswer", message + "--retry-errors", retryable=True)
         return Outcome(row.seed, result, self.backend, timings, replace(tokens, output=len(kept)))
+
+    def _text_of(self, ids: Sequence[int]) -> str:
+        tokenizer = self.processor.tokenizer
+        if self.prompts.is_florence:
+            return florence.decode(ids, tokenizer)
+        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def _budget(request: Request) -> int:
+    """Return the limit on the tokens of an answer. That of boxes follows from their number."""
+    task = request.task
+    return task.max_objects * florence.TOKENS_PER_BOX if isinstance(task, Detect) else request.sampling.budget(task)
+
+
+def _sampling(request: Request) -> Sampling:
+    """Return how the tokens of an answer are sampled. Those of boxes are always the most likely."""
+    return Sampling(temperature=0.0) if isinstance(request.task, Detect) else request.sampling

@@ -14,6 +14,7 @@ from ...models.tasks import DEFAULT_SAMPLING, Annotator, Query, Sampling, Task
 from ..options.tasks import BYTE_ORDER_MARK, split_objects
 
 SERVER_KEYS = ("base_url", "api_key_env", "max_pixels", "caption_prompts", "timeout_s", "prices", "max_cost")
+TRANSFORMERS_KEYS = ("max_pixels", "caption_prompts", "prompt_template")
 KINDS: dict[str, type[Any]] = {kind.name: kind for kind in get_args(Task)}
 # Beam YAML's name of the output for rows that are not errors.
 GOOD_OUTPUT = "good"
@@ -67,15 +68,22 @@ def build_annotator(
     tokenizer: str | None,
     how: Mapping[str, Any],
     openai: Mapping[str, Any] | None,
+    transformers: Mapping[str, Any] | None,
 ) -> Annotator:
-    """Return the vision servers of ``openai``, or the local engine if ``openai`` is None.
+    """Return the vision servers of ``openai``, the model of ``transformers``, or the local engine if both are None.
 
     Args:
         how: ``device``, ``dtype`` and ``batch_size`` of the engine. Servers use ``batch_size`` only.
 
     Raises:
-        ValueError: if an argument has a bad value.
+        ValueError: if an argument has a bad value, or does not belong to what answers.
     """
+    if openai is not None and transformers is not None:
+        raise ValueError("openai and transformers: give one of them")
+    if tokenizer is not None and (openai is not None or transformers is not None):
+        raise ValueError(f"tokenizer {tokenizer}: only Moondream's own engine takes one: leave it out")
+    if transformers is not None:
+        return parse_transformers(transformers, model, revision, how)
     if openai is not None:
         return parse_server(openai, model, revision, how["batch_size"])
     return Moondream(model or OFFICIAL, revision, tokenizer, **how)
@@ -102,6 +110,34 @@ def parse_server(
     except TypeError as error:
         # A text in place of a number.
         raise ValueError(f"openai: {error}: give numbers without quotes") from error
+
+
+def parse_transformers(
+    given: Mapping[str, Any], model: str | None, revision: str | None, how: Mapping[str, Any]
+) -> Annotator:
+    """Return the model of transformers of a mapping such as ``{max_pixels: 500000}``, checked.
+
+    Args:
+        how: ``device``, ``dtype`` and ``batch_size``; None for the default batch size.
+
+    Raises:
+        ValueError: if ``given`` is not a mapping, a key is unknown, the model is missing, or a value is bad.
+        RuntimeError: if the hub cannot be reached, or the device does not exist here.
+    """
+    from ...models.transformers.annotator import TransformersModel
+
+    if not isinstance(given, Mapping) or set(given) - set(TRANSFORMERS_KEYS):
+        raise ValueError(f"transformers: give a mapping, and if wanted {', '.join(TRANSFORMERS_KEYS)} in it")
+    if model is None:
+        raise ValueError("transformers: give model as well, a folder or OWNER/NAME on the hub")
+    options = {**given, **{name: value for name, value in how.items() if value is not None}}
+    try:
+        annotator = TransformersModel(model, revision, **options)
+    except TypeError as error:
+        # A text in place of a number.
+        raise ValueError(f"transformers: {error}: give numbers without quotes") from error
+    annotator.check()
+    return annotator
 
 
 def parse_error_output(given: Mapping[str, str] | None) -> str | None:

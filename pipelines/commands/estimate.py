@@ -19,6 +19,8 @@ from ..building.pipeline import read_inputs
 from ..display.formatting import format_count, format_duration, format_number, format_percent, format_table, format_usd
 from ..local_runner.runner import local_runner
 from ..options.backends.hosted import LOCAL
+from ..options.backends.openai import OPENAI
+from ..options.backends.transformers import TRANSFORMERS
 from ..options.commands import CLOUD, FAL, HERE
 from ..options.parser import startup_errors
 from ..options.tasks import build_sampling
@@ -92,9 +94,11 @@ def list_estimates(sampled: Sample, measured: SampleResult, prices: Prices) -> I
         usd = measured.usd / measured.pictures * sampled.pictures
     elif HERE in prices:
         usd = prices[HERE][0] * seconds / 3600
-    is_local = not measured.backend or measured.backend.startswith(LOCAL)
+    is_local = not measured.backend or measured.backend.startswith((LOCAL, TRANSFORMERS))
     name = f"here, {measured.backend or 'no answer'}" if is_local else measured.backend
-    yield Estimate(name, seconds, usd, "measured")
+    is_free_server = usd is None and measured.backend.startswith(OPENAI)
+    note = "measured; if this server is paid, give --price IN/OUT" if is_free_server else "measured"
+    yield Estimate(name, seconds, usd, note)
     answers = measured.rows - measured.failures
     if not answers:
         return

@@ -18,8 +18,9 @@ import yaml
 from apache_beam.transforms.environments import DockerEnvironment
 from apache_beam.yaml import main, yaml_provider, yaml_transform
 from PIL import Image
+from support.checkpoints.families import save_checkpoint
 from support.data.profiles import SRGB_COLUMNS, rgb_profile
-from support.servers.openai_server import chat_server
+from support.servers.chat.server import chat_server
 
 from moondream_beam.models.tiny.scenes import TEST_SEEDS, draw
 from moondream_beam.pipelines.beam_yaml import PROVIDERS
@@ -112,6 +113,16 @@ def test_a_vision_server_answers_in_place_of_the_engine():
         rows, errors = annotate(IMAGES, model="org/model", openai={"base_url": server.url, "max_pixels": 9000})
     assert len(rows) == 4 and {row["backend"] for row in rows} == {"openai/ollama/org/model"}
     assert {row["revision"] for row in rows} == {"0123abcd; max_pixels 9000"}
+    assert [row["stage"] for row in errors] == ["decode"]
+
+
+def test_a_model_of_transformers_answers_in_place_of_the_engine(tmp_path):
+    (tmp_path / "model").mkdir()
+    folder = str(save_checkpoint("florence2", tmp_path / "model"))
+    options = {"device": "cpu", "sampling": {"max_tokens": 4}, "transformers": {"max_pixels": 9000}}
+    rows, errors = annotate(IMAGES, model=folder, **options)
+    assert len(rows) == 4 and {row["backend"] for row in rows} == {"transformers/cpu/float32"}
+    assert all(row["revision"].endswith("; max_pixels 9000") for row in rows)
     assert [row["stage"] for row in errors] == ["decode"]
 
 
@@ -253,6 +264,11 @@ def test_a_name_that_is_no_utf_8_is_a_row_among_the_errors():
         ({"openai": {"url": "http://x"}}, "openai: give a mapping with base_url"),
         ({"openai": {"base_url": "x"}}, "base URL x: give an http"),
         ({"openai": {"base_url": "http://x", "max_pixels": "9"}}, "give numbers without quotes"),
+        ({"transformers": {}, "model": None}, "transformers: give model as well"),
+        ({"transformers": {"pixels": 9}}, "transformers: give a mapping, and if wanted max_pixels"),
+        ({"transformers": {}, "model": "./nowhere"}, "no such folder"),
+        ({"transformers": {}, "openai": {"base_url": "http://x"}}, "openai and transformers: give one of them"),
+        ({"transformers": {}, "tokenizer": "x.json"}, "tokenizer x.json: only Moondream's own engine"),
         ({"colour_profiles": "p3"}, "colour profiles 'p3': give ignore or srgb"),
     ],
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...tasks import Fault
+from ..http.errors import one_line
 from ..service import Item, Settings
 
 
@@ -14,7 +15,8 @@ class Batch:
     """Items for one job. It may be sent at ``due`` or later; ``ready_at`` is when it was complete.
 
     ``failed_submits``: how often its submission failed. ``failed_jobs``: how often an accepted job of it failed.
-    ``last_fault``: the fault of the latest failure. Times are in seconds of the clock.
+    ``attempts``: how often either happened to its items, also in larger batches. ``last_fault``: the fault of the
+    latest failure. Times are in seconds of the clock.
     """
 
     items: Sequence[Item]
@@ -22,7 +24,15 @@ class Batch:
     ready_at: float
     failed_submits: int = 0
     failed_jobs: int = 0
+    attempts: int = 0
     last_fault: Fault | None = None
+
+    def record_failure(self, error: Exception, *, is_attempt: bool = True) -> Fault:
+        """Return an ``Unavailable`` fault about an error, and keep the fault. Count an attempt if it is one."""
+        self.attempts += is_attempt
+        message = f"{one_line(error)}; run again with --retry-errors"
+        self.last_fault = Fault("Unavailable", message, retryable=True, attempts=max(1, self.attempts))
+        return self.last_fault
 
     def halves(self) -> tuple[Batch, Batch]:
         """Return both halves, the first one longer if the count is odd. Each has at most one failed job.

@@ -14,7 +14,6 @@ from ..http.errors import (
     RejectedError,
     ThrottledError,
     UnavailableError,
-    one_line,
 )
 from ..http.images import Encoder
 from .batching import Batch, Batcher
@@ -233,17 +232,18 @@ class Dispatcher:
         if isinstance(error, RejectedError):
             self.results.reject(list(batch.items), error)
             return
-        batch.last_fault = Fault("Unavailable", f"{one_line(error)}; run again with --retry-errors", retryable=True)
         if isinstance(error, ThrottledError):
+            batch.record_failure(error, is_attempt=False)
             limiter.on_throttled(error.retry_after)
             self.batcher.schedule(batch, now)
             return
         assert isinstance(error, NotSentError | UnavailableError), error
         limiter.on_failure()
         batch.failed_submits += 1
+        fault = batch.record_failure(error)
         is_final = isinstance(error, UnavailableError) and not error.retryable
         if batch.failed_submits >= MAX_SUBMITS or is_final:
-            self.results.fail(batch.items, batch.last_fault)
+            self.results.fail(batch.items, fault)
         else:
             self.batcher.schedule(batch, now + retry_delay(batch.failed_submits))
 

@@ -18,7 +18,6 @@ from ..http.errors import (
     RejectedError,
     ThrottledError,
     UnavailableError,
-    one_line,
 )
 from ..payment.journal import Entry
 from ..service import Item, JobResult
@@ -217,14 +216,14 @@ class InFlightJobs:
         """Schedule a failed job again; after ``max_resubmits`` failures its halves. A single item then gets a fault."""
         batch = job.to_resend()
         batch.failed_jobs += 1
-        batch.last_fault = Fault("Unavailable", f"{one_line(error)}; run again with --retry-errors", retryable=True)
+        fault = batch.record_failure(error)
         if retryable and batch.failed_jobs <= self.state.service.max_resubmits:
             self.results.batcher.schedule(batch, self.state.clock.now() + retry_delay(batch.failed_jobs))
         elif len(batch.items) > 1:
             # A single picture may make the API fail. Halves find it.
             self.results.resend(batch, split=True)
         else:
-            self.results.fail(batch.items, batch.last_fault, job.entry.job)
+            self.results.fail(batch.items, fault, job.entry.job)
 
     def _cancel_overdue(self, job: InFlightJob) -> None:
         """Cancel a job after ``deadline_s``, and add a ``Timeout`` fault for each item unless it has ended by now."""

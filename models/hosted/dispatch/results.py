@@ -100,8 +100,10 @@ class ResultHandler:
     def mismatched(self, batch: Batch, error: MismatchedAnswerError) -> None:
         """Schedule the halves of a batch whose answer did not match. A single item fails after ``MAX_MISMATCHES``."""
         batch.failed_jobs += 1
+        batch.attempts += 1
         if len(batch.items) == 1 and batch.failed_jobs >= MAX_MISMATCHES:
-            self.fail(batch.items, Fault("MismatchedAnswer", one_line(error), retryable=True))
+            fault = Fault("MismatchedAnswer", one_line(error), retryable=True, attempts=batch.attempts)
+            self.fail(batch.items, fault)
         else:
             self.resend(batch, split=True)
 

@@ -131,7 +131,7 @@ class OpenAIServer(HostedAnnotator):
 
             clients = self._connect()
             try:
-                self._info, warnings = discover_all(clients, self._given_model)
+                self._info, warnings = discover_all(clients, self._given_model, self._clock)
             finally:
                 for client in clients:
                     client.close()

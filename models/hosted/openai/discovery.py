@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..http.errors import AccountError, CallError
-from .transport import ServerClient
+from ..dispatch.rate_limiter import Clock
+from ..http.errors import AccountError, CallError, one_line
+from .transport import BusyError, ServerClient
+
+log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 # Kinds by ``owned_by`` of their models.
@@ -30,6 +34,8 @@ REJECTS_LONG_PROMPTS = ("vllm", "sglang", "lmdeploy", "llama.cpp")
 # Kinds that ignore ``response_format`` silently.
 IGNORES_SCHEMAS = ("transformers",)
 MAX_NAMES = 5
+# How long the start of a command waits for a server that loads its model. Large weights take minutes.
+LOADING_S = 600
 
 
 class ServerInfo(NamedTuple):
@@ -123,21 +129,28 @@ def _ollama_entry(client: ServerClient, path: str, model: str) -> dict[str, Any]
     return found[0] if found else {}
 
 
-def discover_all(clients: list[ServerClient], model: str | None) -> tuple[ServerInfo, list[str]]:
+def discover_all(clients: Sequence[ServerClient], model: str | None, clock: Clock) -> tuple[ServerInfo, list[str]]:
     """Return what the servers tell, and a warning for each server that can't be reached.
+
+    If no server answers, and one is not ready, wait up to ``LOADING_S`` seconds: it may be loading its model.
 
     Raises:
         ValueError: if no server can be reached, one refuses the key, or they have different models or revisions.
     """
-    infos: dict[str, ServerInfo] = {}
-    warnings: list[str] = []
-    for client in clients:
-        try:
-            infos[client.url] = discover(client, model)
-        except CallError as error:
-            warnings.append(f"{error}: start it, or leave it out")
-        except AccountError as error:
-            raise ValueError(str(error)) from error
+    infos, failures = _discover_each(clients, model)
+    end, is_logged = clock.now() + LOADING_S, False
+    while not infos and (busy := _busy(failures)) is not None and clock.now() < end:
+        if not is_logged:
+            log.warning("%s; waiting up to %d s until a server is ready", one_line(str(busy)), LOADING_S)
+            is_logged = True
+        clock.sleep(1.0)
+        infos, failures = _discover_each(clients, model)
+    warnings = [
+        f"{error}: wait until the server is ready, or leave it out"
+        if isinstance(error, BusyError)
+        else f"{error}: start it, or leave it out"
+        for error in failures
+    ]
     if not infos:
         raise ValueError("; ".join(warnings))
     (first_url, first), *others = infos.items()
@@ -148,3 +161,25 @@ def discover_all(clients: list[ServerClient], model: str | None) -> tuple[Server
                 f"{first.model}, revision {first.revision}, at {first.kind}: give servers with the same model"
             )
     return first, warnings
+
+
+def _busy(failures: Sequence[CallError]) -> BusyError | None:
+    return next((error for error in failures if isinstance(error, BusyError)), None)
+
+
+def _discover_each(clients: Sequence[ServerClient], model: str | None) -> tuple[dict[str, ServerInfo], list[CallError]]:
+    """Return what each server that answers tells, by URL, and the errors of the others.
+
+    Raises:
+        ValueError: if a server refuses the key, or as ``discover``.
+    """
+    infos: dict[str, ServerInfo] = {}
+    failures: list[CallError] = []
+    for client in clients:
+        try:
+            infos[client.url] = discover(client, model)
+        except CallError as error:
+            failures.append(error)
+        except AccountError as error:
+            raise ValueError(str(error)) from error
+    return infos, failures

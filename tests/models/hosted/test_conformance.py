@@ -10,8 +10,8 @@ from support.checkpoints.families import save_checkpoint
 from support.hosted.clock import QuickClock
 from support.hosted.fixtures import use_server
 from support.hosted.server import serving
-from support.servers.openai_dialects import DIALECTS
-from support.servers.openai_server import chat_server
+from support.servers.chat.dialects import DIALECTS
+from support.servers.chat.server import chat_server
 
 from moondream_beam.models.hosted.cloud.annotator import MoondreamCloud
 from moondream_beam.models.hosted.fal.annotator import Fal
@@ -34,23 +34,30 @@ HOSTED = {
     "cloud batch": lambda: MoondreamCloud(batch=True, batch_size=8, clock=QuickClock()),
     "fallback": lambda: Fallback(Moondream("tiny", device="cpu", batch_size=3), Fal(clock=QuickClock())),
 }
-FAMILY = "smolvlm"
+FAMILIES = ("smolvlm", "florence2")
 SERVERS = {f"{kind} server": kind for kind in DIALECTS}
+# Fixtures of conftest.py.
+REAL_SERVERS = ("real_llama_cpp", "real_transformers_serve")
+SLOW = pytest.param("real_transformers_serve", marks=pytest.mark.slow)
 TASKS = {Caption: Caption("short"), Query: Query("dog"), Detect: Detect("dog", 2), Point: Point("dog", 2)}
 BRIEF = Sampling(max_tokens=4)
 
 
-@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS, FAMILY])
+@pytest.fixture(scope="module", params=[*ANNOTATORS, *HOSTED, *SERVERS, REAL_SERVERS[0], SLOW, *FAMILIES])
 def annotator(request, tmp_path_factory):
     if request.param in SERVERS:
         with pytest.MonkeyPatch.context() as patch, chat_server(SERVERS[request.param]) as server:
             patch.delenv("OPENAI_API_KEY", raising=False)
             yield OpenAIServer(server.url, clock=QuickClock())
         return
-    if request.param == FAMILY:
-        yield TransformersModel(
-            str(save_checkpoint(FAMILY, tmp_path_factory.mktemp(FAMILY))), device="cpu", batch_size=3
-        )
+    if request.param in REAL_SERVERS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("OPENAI_API_KEY", raising=False)
+            yield OpenAIServer(request.getfixturevalue(request.param).url)
+        return
+    if request.param in FAMILIES:
+        folder = save_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
+        yield TransformersModel(str(folder), device="cpu", batch_size=3)
         return
     if request.param in HOSTED:
         with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("api")) as server:

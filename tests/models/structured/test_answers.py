@@ -6,7 +6,7 @@ import json
 
 import pytest
 from support.hosted.pictures import numbered
-from support.servers.openai_server import chat_server
+from support.servers.chat.server import chat_server
 
 from moondream_beam import MoondreamCloud, OpenAIServer
 from moondream_beam.models.structured.answers import COLLECTED_REQUESTS, answer_structured

@@ -66,15 +66,14 @@ def test_each_row_stops_at_its_own_limit(checkpoint):
 def test_an_end_token_stops_a_row_and_is_not_part_of_the_answer(checkpoint, tmp_path):
     family, folder = checkpoint
     picture = mixed_requests()[0].picture
-    request = Request("row", picture, Query("What colour?"), Sampling(12, temperature=0))
+    request = Request("row", picture, Query("What colour?"), Sampling(12, temperature=1.0))
     loaded = model_of(checkpoint).load()
     (free,) = loaded.answer([(request, 0.0)])
-    ids = loaded.processor.tokenizer(free.result.text, add_special_tokens=False)["input_ids"]
-    # The configuration of a checkpoint may name several end tokens.
-    loaded.model.generation_config.eos_token_id = [*loaded.model.generation_config.eos_token_id, *set(range(256))]
+    # The configuration of a checkpoint may name several end tokens: here every other one.
+    loaded.model.generation_config.eos_token_id = list(range(1, len(loaded.processor.tokenizer), 2))
     loaded.ends = frozenset(loaded.model.generation_config.eos_token_id)
     (ended,) = loaded.answer([(request, 0.0)])
-    assert ids and ended.tokens.output < free.tokens.output
+    assert ended.tokens.output < free.tokens.output
 
 
 def test_fewer_pixels_give_no_longer_prompts(checkpoint):
@@ -95,9 +94,10 @@ def test_missing_weights_are_refused_rather_than_made_up(checkpoint, tmp_path):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
-    name = next(name for name in weights if name.endswith("mlp.up_proj.weight"))
+    # The last layers of the decoder, in all families but Florence-2 and in Florence-2.
+    name = [name for name in weights if name.endswith(("mlp.up_proj.weight", "fc1.weight"))][-1]
     del weights[name]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="weights are missing or have another shape, such as .*up_proj"):
+    with pytest.raises(ValueError, match="weights are missing or have another shape, such as .*(up_proj|fc1)"):
         model_of((family, tmp_path)).load()
     assert json.loads((folder / "config.json").read_text())

@@ -28,6 +28,14 @@ def test_a_bill_of_the_sample_is_scaled():
     assert estimated(MEASURED._replace(usd=0.1))["here, local/cpu/float32"].usd == pytest.approx(500)
 
 
+def test_a_server_without_prices_asks_for_them_and_a_model_of_transformers_is_here():
+    server = "openai/llama.cpp/qwen"
+    free, paid = (estimated(MEASURED._replace(usd=usd, backend=server))[server] for usd in (0.0, 0.1))
+    assert (free.usd, free.note) == (None, "measured; if this server is paid, give --price IN/OUT")
+    assert (paid.usd, paid.note) == (pytest.approx(500), "measured")
+    assert "here, transformers/cpu/float32" in estimated(MEASURED._replace(backend="transformers/cpu/float32"))
+
+
 def test_an_api_is_estimated_by_its_prices():
     assert cloud_usd(100) == pytest.approx(1500 * 0.3e-6 + 100e-6)
     assert estimated()["Moondream Cloud"].usd == pytest.approx(2_000_000 * cloud_usd(30))

@@ -93,6 +93,8 @@ def test_help_and_words_that_the_parser_refuses_import_nothing_heavy(tmp_path: P
         (["--device", "gpu"], "device gpu"),
         (["--temperature", "-1"], "temperature -1"),
         (["--slice", "4/4"], "slice 4/4"),
+        (["--backend", "transformers", "--price", "1/2"], "--price"),
+        (["--prompt-template", "{prompt}"], "--prompt-template"),
         (["--gpu", "nvidia-l4"], "--gpu"),
         (["--webhook", "https://a.example"], "--webhook"),
         (["--quary", "What?"], "--quary"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from support.hosted.pictures import numbered
-from support.servers.openai_server import chat_server
+from support.servers.chat.server import chat_server
 
 from moondream_beam.models.tasks import Query
 from moondream_beam.pipelines.building.yaml import parse_tasks

@@ -145,8 +145,30 @@ def internvl() -> Made:
     return config, hf.InternVLProcessor(images, tokenizer, videos, 4, chat_template("<IMG_CONTEXT>"))
 
 
+def florence2() -> Made:
+    locations = {f"loc_{number}": f"<loc_{number}>" for number in range(1000)}
+    tokenizer = byte_tokenizer(image_token="<image>", poly="<poly>", end_poly="</poly>", **locations)
+    config = hf.Florence2Config(
+        text_config={
+            "model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+            "max_position_embeddings": 128, "decoder_start_token_id": tokenizer.eos_token_id, **special_ids(tokenizer),
+        },
+        vision_config={
+            "depths": (1, 1, 1, 1), "embed_dim": (16, 16, 32, 32), "num_heads": (2, 2, 4, 4),
+            "num_groups": (2, 2, 4, 4), "window_size": 4, "projection_dim": 32,
+        },
+        image_token_id=tokenizer.image_token_id,
+    )  # fmt: skip
+    images = hf.CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
+    # 4 places, and one for the mean of all.
+    images.image_seq_length = 5
+    parsed = {"description_with_bboxes_or_polygons": {}}
+    return config, hf.Florence2Processor(images, tokenizer, post_processor_config=parsed)
+
+
 FAMILIES: dict[str, Callable[[], Made]] = {
-    each.__name__: each for each in (qwen2_5_vl, smolvlm, idefics3, llava, gemma3, paligemma, internvl)
+    each.__name__: each for each in (qwen2_5_vl, smolvlm, idefics3, llava, gemma3, paligemma, internvl, florence2)
 }
 # PaliGemma has no chat template.
 TEMPLATES = {"paligemma": "<image>{prompt}"}
@@ -164,6 +186,10 @@ def save_checkpoint(family: str, folder: Path) -> Path:
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
                 torch.nn.init.normal_(weight, std=0.05 if "embed" in name else 0.3)
+    if config.is_encoder_decoder:
+        # As Florence-2 has it: the second token of each answer is forced.
+        model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
+        model.generation_config.forced_eos_token_id = config.text_config.eos_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["model_type"] == config.model_type

@@ -13,25 +13,14 @@ from PIL import Image
 from support.hosted.faults import Fault, answer
 from support.hosted.pictures import number_of_data_uri, numbered
 from support.hosted.queries import expected, requests, results_of
-from support.servers.openai_dialects import DIALECTS
-from support.servers.openai_server import chat_server
+from support.servers.chat.dialects import DIALECTS
+from support.servers.chat.server import chat_server
 
 from moondream_beam import OpenAIServer
 from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.tasks import Caption, Query, Request, Sampling
 
 KEY = "sk-test-secret-0123456789"
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def server():
-    with chat_server() as server:
-        yield server
 
 
 def test_every_kind_of_server_answers_each_picture_with_its_own_answer(clock):

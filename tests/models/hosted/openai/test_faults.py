@@ -11,31 +11,20 @@ import pytest
 from support.hosted.faults import Fault, answer, changed, ends_early, garbled, reset, reset_in_the_middle, silent
 from support.hosted.pictures import number_of_data_uri, numbered
 from support.hosted.queries import expected, requests, results_of
-from support.servers.openai_dialects import DIALECTS
-from support.servers.openai_server import chat_server
+from support.servers.chat.dialects import DIALECTS
+from support.servers.chat.server import chat_server
 
 from moondream_beam import OpenAIServer
 from moondream_beam.models.hosted.http.errors import AccountError
 from moondream_beam.models.tasks import Answer, Query, Request, Sampling
 
-KEY = "sk-test-secret-0123456789"
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def server():
-    with chat_server() as server:
-        yield server
+LOADING = answer(503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
 
 
 @pytest.mark.parametrize(
     "act",
     [
-        answer(503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}),
+        LOADING,
         answer(429, {"error": {"message": "slow down"}}, Retry_After="3"),
         answer(502, "<html>Bad Gateway"),
     ],
@@ -46,12 +35,36 @@ def test_a_server_that_is_not_ready_is_waited_for_without_counting_attempts(serv
     assert max(server.dialect.asked.values()) == 1
 
 
+def test_a_server_that_loads_its_model_at_the_start_is_waited_for(server, clock, caplog):
+    server.faults.append(Fault("models", LOADING, times=300))
+    assert OpenAIServer(server.url, clock=clock).name == "org/model"
+    (line,) = [record.message for record in caplog.records if "Loading model" in record.message]
+    assert server.url in line and "waiting up to 600 s" in line
+
+
+def test_a_server_that_never_becomes_ready_is_refused_after_a_while(server, clock):
+    server.faults.append(Fault("models", LOADING, times=10**9))
+    started = clock.now()
+    with pytest.raises(ValueError, match=f"{server.url}.*503: Loading model: wait until the server is ready"):
+        _ = OpenAIServer(server.url, clock=clock).name
+    assert clock.now() - started == pytest.approx(600, abs=2)
+
+
+def test_a_ready_server_is_used_while_another_one_loads_its_model(server, clock, caplog):
+    with chat_server() as loading:
+        loading.faults.append(Fault("models", LOADING, times=10**9))
+        started = clock.now()
+        assert OpenAIServer([loading.url, server.url], clock=clock).name == "org/model"
+    assert clock.now() == started and f"{loading.url}/v1 answered 503" in caplog.text
+
+
 def test_a_failure_is_retried_twice_and_then_belongs_to_the_row(server, clock):
     server.faults.append(Fault("chat", answer(500, "Internal Server Error"), times=2))
     assert results_of(OpenAIServer(server.url, clock=clock).answer(requests(1))) == expected(1)
     server.faults[:] = [Fault("chat", answer(500, "Internal Server Error"), times=3)]
     (outcome,) = OpenAIServer(server.url, clock=clock).answer(requests(1))
-    assert (outcome.result.error, outcome.result.retryable) == ("Unavailable", True)
+    fault = outcome.result
+    assert (fault.error, fault.retryable, fault.attempts) == ("Unavailable", True, 3)
     assert "500: Internal Server Error" in outcome.result.message
 
 
@@ -173,17 +186,17 @@ def test_a_server_that_knows_the_other_token_limit_gets_that(clock):
 
 
 def test_a_request_has_a_time_limit_and_a_hung_server_is_tested_before_reuse(server, clock, caplog):
-    server.faults.append(Fault("chat", silent(5.0), times=1))
-    annotator = OpenAIServer(server.url, timeout_s=0.5, clock=clock)
+    server.faults.append(Fault("chat", silent(60.0), times=1))
+    annotator = OpenAIServer(server.url, timeout_s=2.0, clock=clock)
     assert results_of(annotator.answer(requests(3))) == expected(3)
-    assert "no answer within 0.5 s" in caplog.text
+    assert "no answer within 2 s" in caplog.text
     assert ("Name the colours of this picture.", None) not in server.dialect.asked
     assert any(text.startswith("Name the colours") for text, _ in server.dialect.asked)
 
 
 def test_a_request_that_always_hangs_becomes_a_fault(server, clock):
-    server.faults.append(Fault("chat", silent(5.0), times=9, where=lambda call: poisoned(call, 1)))
-    annotator = OpenAIServer(server.url, timeout_s=0.4, clock=clock)
+    server.faults.append(Fault("chat", silent(60.0), times=9, where=lambda call: poisoned(call, 1)))
+    annotator = OpenAIServer(server.url, timeout_s=2.0, clock=clock)
     assert results_of(annotator.answer(requests(3))) == {**expected(3), 1: "Unavailable"}
 
 
@@ -215,6 +228,8 @@ def test_a_server_that_goes_down_in_the_middle_leaves_the_rest_to_the_other(serv
     with chat_server() as other:
         stream = OpenAIServer([other.url, server.url], clock=clock).answer(requests(60))
         first = [next(stream) for _ in range(5)]
+        # Open connections end too, as they do when a process is killed.
+        other.faults.append(Fault("chat", reset, times=10**9))
         other.shutdown()
         other.server_close()
         assert results_of([*first, *stream]) == expected(60)

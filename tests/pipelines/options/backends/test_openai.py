@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.hosted.faults import Fault, answer
 from support.hosted.pictures import numbered
-from support.servers.openai_server import chat_server
+from support.servers.chat.server import chat_server
 
 
 @pytest.fixture(autouse=True)

@@ -49,6 +49,21 @@ def test_captions_and_queries_have_rows_and_a_second_run_asks_nothing(pictures, 
     assert status == 0 and sorted((tmp_path / "out" / "data").iterdir()) == files
 
 
+@pytest.mark.slow
+def test_florence_finds_boxes(pictures, tmp_path, command):
+    (tmp_path / "model").mkdir()
+    folder = save_checkpoint("florence2", tmp_path / "model")
+    words = (*TRANSFORMERS, "--model", folder, "--detect", "dog", "--output", tmp_path / "out")
+    status, stdout, _ = command("annotate", pictures, *words)
+    assert status == 0 and "3 requests = 3 in data/ + 0 in errors/: balances" in stdout
+    written = rows(tmp_path / "out")
+    assert {(row["task"], row["prompt"], row["backend"]) for row in written} == {
+        ("detect", "dog", "transformers/cpu/float32")
+    }
+    boxes = [box for row in written for box in row["objects"]]
+    assert boxes and all(0 < box["x_min"] <= box["x_max"] < 1 for box in boxes)
+
+
 @pytest.mark.parametrize(
     "words, cure",
     [

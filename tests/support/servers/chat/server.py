@@ -1,4 +1,4 @@
-"""A vision server on loopback, in one of the dialects of openai_dialects.py, with faults."""
+"""A vision server on loopback, in one of the dialects of dialects.py, with faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from support.hosted.faults import Fault
 from support.hosted.server import Exchange
 
-from .openai_dialects import DIALECTS, Dialect
+from .dialects import DIALECTS, Dialect
 
 
 class ChatExchange(Exchange):
