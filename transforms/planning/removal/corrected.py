@@ -6,6 +6,8 @@ So the corrected request gets a row of its own, and the old row in ``errors/`` w
 
 from __future__ import annotations
 
+import posixpath
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ from ..input_rows import by_picture, rows_of
 from .requeue import remove_rows
 
 STAGE = "list"
+_NOTHING = re.compile(r"(?!)")
 
 
 class ListFailure(NamedTuple):
@@ -33,6 +36,7 @@ class ListFailure(NamedTuple):
     id: str
     task: str
     uri: str
+    message: str
     path: str
 
 
@@ -40,7 +44,7 @@ class RemoveCorrected(beam.PTransform[PCollection[str], PCollection[int]]):
     """Remove the rows of ``errors/`` about inputs that were corrected, and yield their number.
 
     The input is the path of the output, once it is locked. Removed are rows of stage ``list`` that the job no longer
-    makes, if it has the same task on the same picture, or reads the manifest whose line the row names.
+    makes, if it asks the same task of the same picture, or reads the manifest whose line the row names.
 
     Args:
         refs: packs of references by hash bucket.
@@ -78,7 +82,7 @@ class _ReadFailures(beam.DoFn):
 
     def process(self, path: str) -> Iterator[ListFailure]:
         with self._reader.open(path) as file:
-            columns = ["key", "id", "task", "uri", "stage"]
+            columns = ["key", "id", "task", "uri", "message", "stage"]
             for batch in pq.ParquetFile(file).iter_batches(MAX_BATCH_ROWS, columns=columns):
                 for row in batch.to_pylist():
                     if row.pop("stage") == STAGE:
@@ -92,7 +96,7 @@ class _FindCorrected(beam.DoFn):
         self.job, self.manifests = job, manifests
 
     def start_bundle(self) -> None:
-        self._places: set[str] | None = None
+        self._manifest_lines: tuple[re.Pattern[str], re.Pattern[str]] | None = None
 
     def process(self, group: tuple[int, tuple[Iterable[bytes], Iterable[bytes]]]) -> Iterator[tuple[str, str]]:
         _, (packs, failure_packs) = group
@@ -103,19 +107,26 @@ class _FindCorrected(beam.DoFn):
         wanted = {refs[0].key: rows_of(refs, self.job)[1] for refs in by_picture(packs) if refs[0].key in keys}
         for failure in failures:
             rows = wanted.get(failure.key, {})
-            same_task = any(row.task.name == failure.task for row in rows.values())
-            if failure.id not in rows and (same_task or (not rows and self._is_read(failure.uri))):
+            # A request of another model has another id, and its row is as broken.
+            still_broken = any(row.problem for row in rows.values() if row.task.name == failure.task)
+            if failure.id in rows or still_broken:
+                continue
+            if any(row.task.name == failure.task for row in rows.values()) or self._is_read(failure):
                 yield failure.path, failure.id
 
-    def _is_read(self, uri: str) -> bool:
-        """Return whether a URI names a line of a manifest of this run, such as ``list.csv#4``."""
-        path, mark, line = uri.rpartition("#")
-        if not (mark and line.isdecimal() and self.manifests):
-            return False
-        if self._places is None:
-            found = (path for pattern in self.manifests for path in list_manifests(pattern))
-            self._places = {display_uri(path) for path in found}
-        return path in self._places
+    def _is_read(self, failure: ListFailure) -> bool:
+        """Return whether a failure is about a line of a manifest of this run: its URI or its message names the line."""
+        if self._manifest_lines is None:
+            paths = [path for pattern in self.manifests for path in list_manifests(pattern)]
+            urls, names = map(display_uri, paths), map(posixpath.basename, paths)
+            self._manifest_lines = (_lines_of(urls, "$"), _lines_of(names, ": ")) if paths else (_NOTHING, _NOTHING)
+        of_uri, of_message = self._manifest_lines
+        return bool(of_uri.match(failure.uri) or of_message.match(failure.message))
+
+
+def _lines_of(names: Iterable[str], end: str) -> re.Pattern[str]:
+    """Return a pattern of a line of one of these manifests, such as ``list.csv#4``, followed by ``end``."""
+    return re.compile(f"(?:{'|'.join(map(re.escape, names))})#[0-9]+{end}")
 
 
 def _list_errors(output: str, run: str) -> list[str]:

@@ -29,11 +29,13 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def annotate(folder: Path, text: str, name: str = "list.csv", *, skip: bool = False, **options: Any) -> dict[str, Any]:
+def annotate(
+    folder: Path, text: str, name: str = "list.csv", *, skip: bool = False, tasks=TASKS, by=None, **options: Any
+) -> dict[str, Any]:
     path = folder / name
     path.write_text(text)
-    columns = Columns("url", tasks=TASKS, skip_empty_prompts=skip)
-    job = AnnotateToParquet(TASKS, Echo(), str(folder / "out"), manifests=[str(path)], **options)
+    columns = Columns("url", tasks=tasks, skip_empty_prompts=skip)
+    job = AnnotateToParquet(tasks, by or Echo(), str(folder / "out"), manifests=[str(path)], **options)
     (record,) = collect(lambda pipeline: pipeline | ReadManifests([str(path)], columns) | job)
     assert record["balanced"]
     return record
@@ -74,6 +76,26 @@ def test_a_row_that_was_taken_out_of_the_manifest_leaves_no_row_in_errors(pictur
     annotate(pictures, BROKEN)
     record = annotate(pictures, "".join(BROKEN.splitlines(keepends=True)[:3]), retry_errors=True)
     assert record["counts"]["corrected"] == 2 and failures(pictures) == LEFT[:1]
+
+
+def test_questions_that_may_be_empty_now_leave_no_row_in_errors(pictures):
+    annotate(pictures, BROKEN)
+    record = annotate(pictures, BROKEN.replace("\n,", "\n2.png,"), skip=True, retry_errors=True)
+    assert record["counts"]["corrected"] == 3 and failures(pictures) == []
+
+
+def test_a_picture_of_which_nothing_is_asked_any_more_leaves_no_row_in_errors(pictures):
+    tasks = (Query("{question}"),)
+    annotate(pictures, BROKEN, tasks=tasks)
+    assert failures(pictures) == [("1.png", "query"), ("list.csv#4", "query")]
+    record = annotate(pictures, BROKEN, tasks=tasks, skip=True, retry_errors=True)
+    assert record["counts"]["corrected"] == 1 and failures(pictures) == [("list.csv#4", "query")]
+
+
+def test_rows_of_another_model_stay_while_the_input_is_broken(pictures):
+    annotate(pictures, BROKEN)
+    record = annotate(pictures, BROKEN, by=Echo(name="other"), retry_errors=True)
+    assert "corrected" not in record["counts"] and failures(pictures) == sorted(LEFT * 2)
 
 
 def test_failures_of_other_inputs_stay(pictures):
