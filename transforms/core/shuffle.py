@@ -138,7 +138,8 @@ class ColumnsPacker:
         Args:
             numbers: the number of the group of each reference.
         """
-        self._parts.append((refs, numbers))
+        if refs.num_rows:
+            self._parts.append((refs, numbers))
         self._held += refs.num_rows
         return self.flush() if self._held >= MAX_BUFFERED_ROWS else ()
 
