@@ -60,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
         written = split_files(destination, _splits(args)).values() if args.to in FILES else [destination]
         done = f"{_format_selection(args.to, selection, left)} as {args.to} in {', '.join(written)}"
         # The user chose the fields of a template.
+        missing = sum(pictures for reason, pictures in left.items() if not isinstance(reason, Note))
+        if missing and _has_pictures(args):
+            done += f"; of these, the answers of {missing} {'picture' if missing == 1 else 'pictures'} are not in it"
         print(done + ("" if args.template else _format_rest(args.to, selection)) + _format_failures(dataset))
         for line in notes:
             print(line, file=sys.stderr)

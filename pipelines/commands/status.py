@@ -28,7 +28,10 @@ def run(args: argparse.Namespace) -> int:
         watch = OutputStatus(args.output)
         runs = watch.poll()
         if not runs and args.watch is None:
-            raise ValueError(f"{args.output}: there is no run; give the folder that annotate writes to")
+            raise ValueError(
+                f"{args.output}: there is no run; give the folder that annotate writes to. If it is this one, its run"
+                " was stopped before it asked anything: run annotate again"
+            )
     if args.watch is None:
         print("\n".join(format_runs(runs)))
         return 0

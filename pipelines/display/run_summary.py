@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     if counts["retried"]:
         lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
     if corrected := counts.get("corrected", 0):
-        lines.append(f"removed  {corrected} rows from errors/, because their inputs are right now")
+        lines.append(f"removed  {corrected} rows from errors/, because their inputs were corrected")
     if changed := counts.get("changed", 0):
         lines.append(f"changed  {changed} of these {_unit(record)} had rows about pictures that have changed since")
     if unread := counts.get("unread", 0):
@@ -132,15 +133,24 @@ def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: flo
     answers = counts["annotations"] + counts["done"] - before
     found = f"{failed} in errors/ and {answers} in data/ in all"
     found += f", {before} of the errors from earlier runs" * bool(before)
+    if (others := record.get("error_rows", 0) - failed) > 0:
+        found += f"; {others} more in errors/ about other requests"
     above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
     lines = [f"errors   {found}{above}; each row in {folder} gives its reason"]
     common = record.get("common_errors", [])
     for error in common:
-        message = error["message"] if len(error["message"]) <= MAX_MESSAGE else f"{error['message'][:MAX_MESSAGE]}..."
-        lines.append(f"         {error['rows']} x {message}, such as {error['example']}")
-    if (rows := record.get("error_rows", 0)) > failed:
+        place, message = _split_place(error["message"])
+        message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
+        lines.append(f"         {error['rows']} x {message}, such as {place or error['example']}")
+    if (rows := record.get("counted_error_rows", 0)) > failed:
         lines.append(f"         (counted over all {rows} rows in errors/, also those of other requests)")
     return [*lines, f"action   {_cure(record.get('retryable_errors', failed), max(rows, failed), common)}"]
+
+
+def _split_place(message: str) -> tuple[str, str]:
+    """Return the line of a manifest that a message begins with, such as ``list.csv#4``, or "", and the rest of it."""
+    found = re.fullmatch(r"(\S+#[0-9]+): (.*)", message, re.DOTALL)
+    return (found[1], found[2]) if found else ("", message)
 
 
 def _format_other_errors(rows: int, folder: str) -> list[str]:

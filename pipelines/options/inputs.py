@@ -52,7 +52,10 @@ def _add_column_options(group: argparse._ArgumentGroup) -> None:
             "column of Parquet or Arrow with the picture as bytes or {bytes, path}; replaces --uri-column (default: "
             "the only such column, if there is no column url)",
         ),
-        ("--filename-column", "column with the name of the picture (default: the last part of its URI)"),
+        (
+            "--filename-column",
+            "column with the name of the picture (default: its path below the manifest, or URL's end)",
+        ),
         ("--prompt-column", "column with a question about the picture; without a manifest, a field of its .json file"),
         ("--root", "folder or bucket of relative paths (default: that of the manifest); finds names without extension"),
     ):

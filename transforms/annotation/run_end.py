@@ -18,7 +18,7 @@ from ..monitoring.row_counts import RowCounts, count_rows, list_run_files
 from ..output.answer_journal import OPEN_JOURNALS, publish_kept
 from ..output.dataset_card import write_card
 from ..output.locks.lock import release
-from ..output.reader import count_errors, read_error_rows
+from ..output.reader import count_errors, num_error_rows, read_error_rows
 from ..output.run_record import job_metadata, write_record
 from ..planning.dedup import delete_content_keys
 
@@ -103,10 +103,9 @@ def _values(
     """Return what every record holds: the job, what the input held, what was done, and how long that took."""
     numbers = {name: number for name, number in count._asdict().items() if number or name not in SELDOM_COUNTED}
     skipped = numbers.pop("skipped")
-    # Errors of earlier runs count in this run, so their reasons do too. Without errors, only their number is told.
-    has_errors = bool(summary.failures or count.failed_before)
-    only_own = summary.failures and not count.failed_before
-    kinds = count_errors(read_error_rows(output, job.run if only_own else None))
+    # Errors of earlier runs count in this run, so their reasons do too.
+    has_errors = summary.failures or count.failed_before
+    kinds = count_errors(read_error_rows(output, None if count.failed_before else job.run)) if has_errors else []
     del numbers["shared"]
     return {
         "run": job.run,
@@ -114,9 +113,10 @@ def _values(
         **job_metadata(job),
         "counts": {**numbers, "annotations": summary.annotations, "failures": summary.failures},
         "requests": count.requests,
-        "common_errors": [kind._asdict() for kind in kinds[:NUM_COMMON_ERRORS]] if has_errors else [],
+        "common_errors": [kind._asdict() for kind in kinds[:NUM_COMMON_ERRORS]],
         "retryable_errors": sum(kind.retryable for kind in kinds),
-        "error_rows": sum(kind.rows for kind in kinds),
+        "counted_error_rows": sum(kind.rows for kind in kinds),
+        "error_rows": num_error_rows(output),
         "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
         "published": row_counts._asdict(),
         "totals": {name: getattr(summary, name) for name in summary._fields[2:]},

@@ -179,7 +179,7 @@ def _cure(name: str, columns: Columns) -> str:
     """Return the end of the message about a manifest without the column ``name``, from the use of the column."""
     if name == columns.uri:
         # The name may be the default, which the user did not give.
-        return ": name its URI column"
+        return ": name its column of paths or URLs with --uri-column"
     if name in named_columns(columns.tasks):
         return ": correct the prompt, and write {{ and }} for braces that are not around a column"
     return ""

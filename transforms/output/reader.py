@@ -99,6 +99,12 @@ def read_error_rows(output: str, run: str | None = None) -> Iterator[ErrorRow]:
                 yield from (ErrorRow(*row) for *row, owner in zip(*columns, strict=True) if run in (None, owner))
 
 
+def num_error_rows(output: str) -> int:
+    """Return the number of rows in ``errors/``, from the footers of the files."""
+    reader = Reader()
+    return sum(read_footer(path, reader).rows for path in glob_files(FileSystems.join(output, ERRORS, "*.parquet")))
+
+
 class ErrorKind(NamedTuple):
     """Failures whose messages differ in numbers and in the name of the picture only.
 

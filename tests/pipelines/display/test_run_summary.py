@@ -51,7 +51,20 @@ def test_rows_removed_from_errors_are_counted_in_a_line_of_their_own():
     done = record(10, 0)
     done["counts"]["corrected"] = 3
     lines = format_summary(done, "out", 0.0).splitlines()
-    assert "removed  3 rows from errors/, because their inputs are right now" in lines
+    assert "removed  3 rows from errors/, because their inputs were corrected" in lines
+
+
+def test_rows_of_other_requests_in_errors_are_counted_beside_those_of_this_run():
+    lines = format_summary({**record(8, 2), "error_rows": 5}, "out", 0.0).splitlines()
+    assert [line for line in lines if line.startswith("errors ") and "; 3 more in errors/ about other requests" in line]
+    assert "more in errors/" not in format_summary({**record(8, 2), "error_rows": 2}, "out", 0.0)
+
+
+def test_a_message_about_a_line_of_a_manifest_gives_that_line_as_the_example():
+    message = "list.csv#4: column question is empty: fill it in"
+    common = [{"rows": 3, "message": message, "example": "a.jpg", "retryable": 0}]
+    lines = format_summary({**record(7, 3), "common_errors": common}, "out", 0.0).splitlines()
+    assert "         3 x column question is empty: fill it in, such as list.csv#4" in lines
 
 
 def test_a_run_without_errors_tells_how_many_rows_of_others_stand_in_errors():
@@ -236,5 +249,5 @@ def test_the_line_below_the_messages_is_what_to_do(retryable, message, cure):
 
 def test_messages_that_are_counted_over_rows_of_other_requests_too_are_told_so():
     common = [{"rows": 7, "message": "HTTP 404", "example": "a.jpg", "retryable": 0}]
-    failed = {**record(8, 2), "retryable_errors": 0, "error_rows": 7, "common_errors": common}
+    failed = {**record(8, 2), "retryable_errors": 0, "counted_error_rows": 7, "common_errors": common}
     assert "over all 7 rows in errors/" in format_summary(failed, "out", 0.0)

@@ -169,7 +169,10 @@ def test_names_without_extension_are_found_in_the_root(listed: Path, tmp_path: P
     [
         (("--manifest", "{list}", "--uri-column", "file", "--query", "{what}?"), "no column 'what'"),
         (("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "what"), "no column 'what'"),
-        (("--manifest", "{list}"), "no column 'url'; it has 'file', 'thing', 'split': name its URI column"),
+        (
+            ("--manifest", "{list}"),
+            "no column 'url'; it has 'file', 'thing', 'split': name its column of paths or URLs with --uri-column",
+        ),
         (
             ("--manifest", "{list}", "--uri-column", "file", "--keep-columns", "split,thing, split"),
             "--keep-columns names split twice",
