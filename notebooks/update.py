@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,20 @@ def run(path: Path) -> Any:
 def comparable(notebook: Any) -> list[list[tuple[str, str]]]:
     """Return the outputs of each code cell as pairs of a kind and a text without what differs from run to run.
 
-    Of a picture, the text is its kind only, because another version of a library may compress it differently.
+    Of a picture, the text is its kind only, because another version of a library may compress it differently. Texts of
+    one stream are joined, because the kernel divides a stream at moments of its own.
     """
-    return [
-        [pair for output in cell.outputs for pair in _pairs(output)]
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    ]
+    return [_joined(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _joined(outputs: Sequence[Any]) -> list[tuple[str, str]]:
+    joined: list[tuple[str, str]] = []
+    for kind, text in (pair for output in outputs for pair in _pairs(output)):
+        if joined and joined[-1][0] == kind and kind in ("stdout", "stderr"):
+            joined[-1] = kind, joined[-1][1] + text
+        else:
+            joined.append((kind, text))
+    return joined
 
 
 def _pairs(output: Any) -> list[tuple[str, str]]:
