@@ -21,9 +21,9 @@ from ..core.records import FILES_ENDING, ImageRef
 from ..core.row_schema import OWN_COLUMNS
 from ..io.containers.location import Member, is_archive, is_compressed
 from ..io.containers.reader import ContainerReader
-from ..io.files import open_file
+from ..io.files import open_file, read_if_there
 from ..io.object_stores.base import Stores
-from ..io.retry import FetchError, RetryPolicy
+from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, scheme_of
 from .lists.json_types import json_schema, parse_json
 from .lists.survey import StoredColumns, survey_schemas
@@ -134,7 +134,11 @@ def _rows_in(ref: ImageRef, columns: Columns | None, stores: Stores) -> Rows:
 def _row_of(ref: ImageRef, columns: Columns | None, stores: Stores) -> Rows:
     """Yield the picture of a reference with the row of the JSON file beside it."""
     path, _ = posixpath.splitext(ref.uri)
-    content = _read_file(path + JSON, stores) if scheme_of(ref.uri) in (LOCAL, *OBJECT_STORE_SCHEMES) else None
+    content = (
+        read_if_there(path + JSON, MAX_JSON_BYTES, stores)
+        if scheme_of(ref.uri) in (LOCAL, *OBJECT_STORE_SCHEMES)
+        else None
+    )
     yield ref, None if content is None else _parse(basename(path + JSON), content, columns)
 
 
@@ -195,20 +199,6 @@ def _with_row(ref: ImageRef, row: TableRow, columns: Columns) -> Iterator[ImageR
     if row.problem:
         ref = ref._replace(problem=row.problem)
     yield from asked_refs(ref, row, columns, ref.filename)
-
-
-def _read_file(path: str, stores: Stores) -> bytes | None:
-    """Return the content of a JSON file; None if there is no such file."""
-    try:
-        with open_file(path, stores) as file:
-            content: bytes = file.read(MAX_JSON_BYTES)
-            return content
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except FetchError as error:
-        if error.fault.retryable:
-            raise
-        return None
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from .block_cache import BLOCK_BYTES, MAX_SKIP_BYTES, ReadRange
 from .object_stores.base import Stores
-from .retry import RetryPolicy
+from .retry import FetchError, RetryPolicy
 from .uris import OBJECT_STORE_SCHEMES, path_of, scheme_of
 
 # The first request, and the first after a jump, asks for this much. Each sequential one doubles it, up to a block.
@@ -38,6 +38,24 @@ def open_file(
     raw = RandomAccessFile(ahead, lambda: retry_policy.call(lambda _: store.size(path)))
     file = io.BufferedReader(raw, MIN_READ_BYTES)
     return gzip.open(file) if is_gzip else file
+
+
+def read_if_there(path: str, max_bytes: int, stores: Stores | None = None) -> bytes | None:
+    """Return the first ``max_bytes`` bytes of a file or an object; None if there is none, or it is refused for ever.
+
+    Raises:
+        OSError: if it can't be read now, such as while a server is busy.
+    """
+    try:
+        with open_file(path, stores) as file:
+            content: bytes = file.read(max_bytes)
+            return content
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except FetchError as error:
+        if error.fault.retryable:
+            raise
+        return None
 
 
 class ReadAhead:

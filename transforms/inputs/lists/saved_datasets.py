@@ -8,11 +8,11 @@ import posixpath
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from ...io.files import open_file
-from ...io.retry import FetchError
+from ...io.files import read_if_there
 from ...io.uris import LOCAL, scheme_of
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
+MAX_JSON_BYTES = 16 << 20
 
 
 def is_saved_dataset(folder: str) -> bool:
@@ -29,7 +29,7 @@ def find_saved_split(folder: str, split: str) -> str:
     """
     folder = folder.rstrip("/")
     if (several := _read_json(f"{folder}/{SPLITS}")) is not None:
-        names = several.get("splits") or []
+        names = [name for name in _listed(several, "splits") if isinstance(name, str)]
         if split in names:
             return f"{folder}/{split}"
     elif (state := _read_json(f"{folder}/{STATE}")) is not None:
@@ -57,23 +57,23 @@ def check_complete(states: Iterable[str], tables: Collection[str]) -> None:
     """
     there = set(tables)
     for path in states:
-        for file in (_read_json(path) or {}).get("_data_files") or ():
-            wanted = f"{posixpath.dirname(path)}/{file['filename']}" if isinstance(file, dict) else ""
-            if wanted and wanted not in there:
+        files = _listed(_read_json(path) or {}, "_data_files")
+        for name in (file.get("filename") for file in files if isinstance(file, dict)):
+            wanted = f"{posixpath.dirname(path)}/{name}"
+            if name and wanted not in there:
                 raise ValueError(f"manifest {wanted}: {path} names this file, which is missing: save the dataset again")
+
+
+def _listed(values: dict[str, Any], name: str) -> list[Any]:
+    """Return a value that is a list; [] for all else, since another program may have written the file."""
+    found = values.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _read_json(path: str) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is no such file, or it holds something else."""
     try:
-        with open_file(path) as file:
-            content = json.loads(file.read())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except FetchError as error:
-        if error.fault.retryable:
-            raise
-        return None
+        content = json.loads(read_if_there(path, MAX_JSON_BYTES) or b"")
     except ValueError:
         return None
     return content if isinstance(content, dict) else None

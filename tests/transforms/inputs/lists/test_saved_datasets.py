@@ -50,3 +50,17 @@ def test_a_split_is_a_folder(tmp_path: Path, saved: Path) -> None:
     with pytest.raises(ValueError, match="leave out --split"):
         find_saved_split(str(tmp_path), "train")
     assert [is_saved_dataset(str(each)) for each in (splits, splits / "test", saved, tmp_path)] == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize(
+    "state", ["[]", "{", "{}", '{"_data_files": 3}', '{"_data_files": ["a"]}', '{"_data_files": [{}]}']
+)
+def test_a_state_of_another_program_is_passed_over(saved: Path, state: str) -> None:
+    (saved / "state.json").write_text(state)
+    assert len(names(saved)) == 2
+
+
+def test_splits_that_are_no_list_of_names_are_none(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": "train"}')
+    with pytest.raises(ValueError, match="no such split"):
+        find_saved_split(str(tmp_path), "rain")
