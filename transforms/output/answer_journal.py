@@ -178,7 +178,7 @@ def publish_kept(output: str, schema: pa.Schema, is_dead: Callable[[str], bool])
         is_dead: returns whether a run of this name has ended.
 
     Returns:
-        The number of rows that were published.
+        The number of rows that were published by this call. A commit that two processes complete counts in neither.
     """
     published = 0
     for (run, shard), paths in sorted(_files(output).items()):

@@ -75,7 +75,8 @@ def start(cluster: Cluster, program: list[Any], *words: Any) -> subprocess.Popen
 def test_a_job_goes_on_after_an_interrupt_and_a_killed_driver(cluster: Cluster, pictures: Path, tmp_path: Path):
     out = tmp_path / "out"
     words = [pictures, "--output", out, "--model", "tiny", "--caption", "short", "--shard-size", 50, "--no-report"]
-    words += ["--checkpoint-every", 0.2]
+    # One answer at a time, so that a shard takes seconds on any machine.
+    words += ["--checkpoint-every", 0.2, "--batch-size", 1]
     command = [sys.executable, "-m", "moondream_beam.pipelines.cli", "annotate", "--engine", "spark"]
     first = start(cluster, [*command, "--master", cluster.url], *words)
     until(lambda: sum(kept_by_run(str(out)).values()) >= 10)

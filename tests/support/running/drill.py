@@ -26,6 +26,8 @@ SLACK_S, DELAYS, MEASURE_INTERVAL_S = 0.5, 5.0, 0.5
 # A bucket stays locked for so long after a kill.
 LEASE = {"LEASE_S": 1.0, "RENEWAL_INTERVAL_S": 0.25}
 BUSY, HAS_ERRORS = 2, 1
+# A store that takes longer than this to publish after SIGTERM may cost the answers since the last checkpoint.
+PUBLISH_S = 10.0
 # How long a command may take until its next request.
 PATIENCE = 300.0
 
@@ -77,12 +79,14 @@ class Drill:
         now = time.monotonic()
         if number == signal.SIGKILL:
             os.killpg(process, number)
-            since = now - CHECKPOINT_S - SLACK_S - DELAYS * self._longest_write_s
-            self.may_be_lost += sum(at > since for at in self._asked_at()[before:])
         else:
             os.kill(process, number)
-        self.may_be_lost += BATCH * self.workers
         assert self.launcher.ended(process) in (-number, 128 + number, HAS_ERRORS), self.launcher.said()
+        if number == signal.SIGKILL or time.monotonic() - now > PUBLISH_S:
+            since = now - CHECKPOINT_S - SLACK_S - DELAYS * self._longest_write_s
+            self.may_be_lost += sum(at > since for at in self._asked_at()[before:])
+        # A second batch may be asked before the signal is handled.
+        self.may_be_lost += 2 * BATCH * self.workers
 
     def start(self, *more: object) -> int:
         """Start the command, and return the id of its process group."""
