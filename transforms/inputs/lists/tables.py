@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -21,6 +21,8 @@ from .blocks.delimited import DelimitedFile
 from .blocks.lines import MAX_LINE_BYTES
 from .json_types import json_schema, parse_json
 from .table_files import CSV, JSON_LINES, kind_of, partitions_of
+
+T = TypeVar("T")
 
 # The first bytes of files that have another format than their name says.
 CONTENTS = (
@@ -60,21 +62,29 @@ def read_rows(path: str, columns: Sequence[str], kept: Mapping[str, pa.DataType]
         OSError: if the file can't be read.
         ValueError: if it has another format than its name says, or no valid header.
     """
+
+    def read() -> Iterator[TableRow]:
+        with open_file(path) as file:
+            yield from table_rows(path, file, columns, kept or {})
+
+    return until_damage(read(), lambda row: row.number)
+
+
+def until_damage(rows: Iterable[T], number_of: Callable[[T], int]) -> Iterator[T | TableRow]:
+    """Yield ``rows``. If they end with damaged content, yield one more row with that as its problem.
+
+    Args:
+        number_of: returns the number of the last row in an element.
+    """
     number = 0
     try:
-        with open_file(path) as file:
-            for row in table_rows(path, file, columns, kept or {}):
-                number = row.number
-                yield row
+        for row in rows:
+            number = number_of(row)
+            yield row
     except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
         if not is_damage(error):
             raise
-        yield damaged_row(number, error)
-
-
-def damaged_row(number: int, error: Exception) -> TableRow:
-    """Return the row after row ``number``, with the damage of the file as its problem."""
-    return TableRow(number + 1, {}, f"the file is broken from here on: {error}; replace it")
+        yield TableRow(number + 1, {}, f"the file is broken from here on: {error}; replace it")
 
 
 def schema_of(path: str, stores: Stores | None = None, max_lines: int | None = None) -> pa.Schema:

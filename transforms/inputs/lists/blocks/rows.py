@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from ....io.containers.location import COLUMNAR
 from ....io.files import open_file
 from ....io.parquet import ROWS_PER_BATCH, batch_rows, open_table
 from ..table_files import CSV, kind_of, partitions_of
-from ..tables import TableRow, damaged_row, is_damage, table_rows
+from ..tables import TableRow, table_rows, until_damage
 from .delimited import DelimitedFile, Record
 from .lines import PlainLines
 
@@ -38,16 +37,12 @@ def read_blocks(path: str, column: str) -> Iterator[RowBlock | TableRow]:
         OSError: if the file can't be read.
         ValueError: if it has another format than its name says, or no valid header.
     """
-    number = 0
-    try:
+
+    def read() -> Iterator[RowBlock | TableRow]:
         with open_file(path) as file:
-            for found in _blocks(path, file, column):
-                number = found.number if isinstance(found, TableRow) else found.last
-                yield found
-    except (EOFError, zlib.error, pa.ArrowInvalid, OSError) as error:
-        if not is_damage(error):
-            raise
-        yield damaged_row(number, error)
+            yield from _blocks(path, file, column)
+
+    return until_damage(read(), lambda found: found.number if isinstance(found, TableRow) else found.last)
 
 
 def _blocks(path: str, file: Any, column: str) -> Iterator[RowBlock | TableRow]:
