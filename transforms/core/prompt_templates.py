@@ -79,11 +79,7 @@ def _known_prompt(task: Task, row: Mapping[str, Any]) -> str:
 
 def lacks_column(task: Task, row: Mapping[str, Any]) -> bool:
     """Return whether a column that the prompt of a task names is missing, None or blank in ``row``."""
-    values = (row.get(name) for name in named_columns([task]))
-    return any(
-        value is None or not (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
-        for value in values
-    )
+    return not all(_text_in(row, name) for name in named_columns([task]))
 
 
 def column_text(row: Mapping[str, Any], column: str) -> str:
@@ -92,13 +88,18 @@ def column_text(row: Mapping[str, Any], column: str) -> str:
     Raises:
         ValueError: if the value is missing, None, blank or not UTF-8.
     """
+    if not (text := _text_in(row, column)):
+        raise ValueError(f"column {column} is empty: fill it in")
+    return check_utf8(text, column)
+
+
+def _text_in(row: Mapping[str, Any], column: str) -> str:
+    """Return a column's value in a row as text, which may not be UTF-8; "" if it is missing, None or blank."""
     value = row.get(column)
     if isinstance(value, bytes):
         # Some writers of Parquet leave out the mark that bytes are text.
         value = value.decode(errors="surrogateescape")
-    if value is None or not str(value).strip():
-        raise ValueError(f"column {column} is empty: fill it in")
-    return check_utf8(str(value), column)
+    return "" if value is None or not str(value).strip() else str(value)
 
 
 def column_template(column: str) -> str:
