@@ -42,7 +42,7 @@ from .locality import read_order, shard_key
 from .plain_rows import PlainRows
 from .removal.changed import Changed, RemoveChanged
 from .removal.corrected import RemoveCorrected
-from .removal.requeue import remove_rows
+from .removal.requeue import remove_group
 
 Shard = tuple[int, Iterable[ImageRef]]
 RETRIED = "retried"
@@ -105,7 +105,7 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], Plan]):
         removed = (
             pending[RETRIED]
             | "By file" >> beam.GroupByKey()
-            | "Remove failures" >> beam.Map(_remove_failures, self.output, self.job.run)
+            | "Remove failures" >> beam.Map(remove_group, self.output, self.job.run)
             | "Count removed" >> beam.CombineGlobally(sum)
         )
         keyed = pending["pending"] | "References" >> beam.Map(lambda pair: pair[0]).with_output_types(Packed)
@@ -241,10 +241,6 @@ def _record_plan(count: Count, changed: Changed, corrected: int, output: str, ru
     with output_errors(output):
         count = count._replace(changed=changed.rows, unread=changed.unread, corrected=corrected)
         return ProgressFiles(output, run).record_plan(count)
-
-
-def _remove_failures(path_and_ids: tuple[str, Iterable[str]], output: str, run: str) -> int:
-    return remove_rows(*path_and_ids, output, run)
 
 
 def _number_of_keyed(keyed: KeyedRef) -> int:

@@ -25,7 +25,7 @@ from ...output.reader import Reader
 from ..completed import ID_BYTES, MAX_BATCH_ROWS, other_runs_parts, short_id
 from ..input_rows import by_picture, rows_of
 from ..locality import read_order, shard_key
-from .requeue import remove_rows
+from .requeue import remove_group
 
 # Groups of pictures outside of archives and Parquet files. One worker reads a group.
 NUM_GROUPS = 256
@@ -170,7 +170,7 @@ def _digest_of(ref: ImageRef, fetch: Fetcher) -> bytes | None:
 
 
 def _remove(path_and_ids: tuple[str, Iterable[str]], output: str, run: str) -> Changed:
-    return Changed(rows=remove_rows(*path_and_ids, output, run))
+    return Changed(rows=remove_group(path_and_ids, output, run))
 
 
 def _sum_changed(parts: Iterable[Changed]) -> Changed:

@@ -23,7 +23,7 @@ from ...output.layout import ERRORS, kind_of
 from ...output.reader import Reader
 from ..completed import MAX_BATCH_ROWS, other_runs_parts
 from ..input_rows import by_picture, rows_of
-from .requeue import remove_rows
+from .requeue import remove_group
 
 STAGE = "list"
 _NOTHING = re.compile(r"(?!)")
@@ -69,7 +69,7 @@ class RemoveCorrected(beam.PTransform[PCollection[str], PCollection[int]]):
             | "Join failures" >> beam.CoGroupByKey()
             | "Corrected" >> beam.ParDo(_FindCorrected(self.job, self.manifests))
             | "Failures by file" >> beam.GroupByKey()
-            | "Remove corrected" >> beam.Map(_remove, self.output, self.job.run)
+            | "Remove corrected" >> beam.Map(remove_group, self.output, self.job.run)
             | "Sum corrected" >> beam.CombineGlobally(sum)
         )
 
@@ -131,10 +131,6 @@ def _lines_of(names: Iterable[str], end: str) -> re.Pattern[str]:
 
 def _list_errors(output: str, run: str) -> list[str]:
     return [path for path in other_runs_parts(output, run) if kind_of(path) == ERRORS]
-
-
-def _remove(path_and_ids: tuple[str, Iterable[str]], output: str, run: str) -> int:
-    return remove_rows(*path_and_ids, output, run)
 
 
 def _bucket_of(failure: ListFailure) -> int:

@@ -53,3 +53,8 @@ def remove_rows(path: str, ids: Iterable[str], output: str, run: str) -> int:
                 if kept.num_rows:
                     writer.write_batch(kept)
     return removed
+
+
+def remove_group(path_and_ids: tuple[str, Iterable[str]], output: str, run: str) -> int:
+    """Call ``remove_rows`` with one element of ids that are grouped by their file."""
+    return remove_rows(*path_and_ids, output, run)
