@@ -101,8 +101,8 @@ def read_error_rows(output: str, run: str | None = None) -> Iterator[ErrorRow]:
 
 def num_error_rows(output: str) -> int:
     """Return the number of rows in ``errors/``, from the footers of the files."""
-    reader = Reader()
-    return sum(read_footer(path, reader).rows for path in glob_files(FileSystems.join(output, ERRORS, "*.parquet")))
+    reader, paths = Reader(), glob_files(FileSystems.join(output, ERRORS, "*.parquet"))
+    return sum(footer.rows for footer in read_footers(paths, lambda path: read_footer(path, reader)))
 
 
 class ErrorKind(NamedTuple):
