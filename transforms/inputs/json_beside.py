@@ -21,7 +21,7 @@ from ..core.records import FILES_ENDING, ImageRef
 from ..core.row_schema import OWN_COLUMNS
 from ..io.containers.location import Member, is_archive, is_compressed
 from ..io.containers.reader import ContainerReader
-from ..io.files import open_file, read_if_there
+from ..io.files import MAX_JSON_BYTES, open_file, read_if_there
 from ..io.object_stores.base import Stores
 from ..io.retry import RetryPolicy
 from ..io.uris import LOCAL, OBJECT_STORE_SCHEMES, basename, scheme_of
@@ -32,8 +32,6 @@ from .manifest_columns import Columns, asked_refs, fit_output
 from .patterns.patterns import absolute_pattern, expand_pattern, list_archive, list_images
 
 JSON = ".json"
-# A JSON file beside a picture is small. A larger one is something else.
-MAX_JSON_BYTES = 16 << 20
 # Archives, or groups of NUM_FILES files, whose JSON is read at the same time.
 THREADS, NUM_FILES = 16, 1000
 NO_JSON = "pictures without a .json beside them"

@@ -15,6 +15,9 @@ from .uris import OBJECT_STORE_SCHEMES, path_of, scheme_of
 # The first request, and the first after a jump, asks for this much. Each sequential one doubles it, up to a block.
 MIN_READ_BYTES = 64 << 10
 
+# Of a JSON file that describes other files. Such a file is small, and a larger one is something else.
+MAX_JSON_BYTES = 16 << 20
+
 
 def open_file(
     path: str, stores: Stores | None = None, retry_policy: RetryPolicy | None = None, *, decompress: bool = True

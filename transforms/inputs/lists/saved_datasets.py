@@ -8,11 +8,10 @@ import posixpath
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from ...io.files import read_if_there
+from ...io.files import MAX_JSON_BYTES, read_if_there
 from ...io.uris import LOCAL, scheme_of
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
-MAX_JSON_BYTES = 16 << 20
 
 
 def is_saved_dataset(folder: str) -> bool:
