@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 from PIL import Image
 
@@ -15,6 +16,14 @@ def numbered(number: int, size: tuple[int, int] | None = None) -> Image.Image:
     small = Image.new("L", (SIDE, SIDE))
     small.putdata([255 * (number >> bit & 1) for bit in range(SIDE * SIDE)])
     return small.resize(size or (SIDE * BLOCK, SIDE * BLOCK), Image.Resampling.NEAREST).convert("RGB")
+
+
+def save_numbered(folder: Path, count: int) -> Path:
+    """Save ``count`` pictures as NUMBER.png in a folder, which is made if need be, and return the folder."""
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        numbered(number).save(folder / f"{number}.png")
+    return folder
 
 
 def number_of(content: bytes) -> int:

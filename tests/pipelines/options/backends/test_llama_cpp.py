@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.hosted.pictures import numbered
+from support.hosted.pictures import numbered, save_numbered
 from support.servers.chat.processes import llama_cpp_server
 
 from moondream_beam import OpenAIServer, Query
@@ -26,10 +26,7 @@ def no_key(monkeypatch):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(COUNT):
-        numbered(number).save(folder / f"{number}.png")
-    return folder
+    return save_numbered(tmp_path_factory.mktemp("photos"), COUNT)
 
 
 def rows(out: Path) -> list[dict[str, Any]]:

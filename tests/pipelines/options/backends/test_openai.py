@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.hosted.faults import Fault, answer
-from support.hosted.pictures import numbered
+from support.hosted.pictures import save_numbered
 from support.servers.chat.server import chat_server
 
 
@@ -20,10 +20,7 @@ def no_key(monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    (folder := tmp_path / "photos").mkdir()
-    for number in range(12):
-        numbered(number).save(folder / f"{number}.png")
-    return folder
+    return save_numbered(tmp_path / "photos", 12)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.hosted.pictures import numbered
+from support.hosted.pictures import save_numbered
 from support.servers.chat.mixed_faults import ERRORS, PROBE, mixed_faults
 from support.servers.chat.server import chat_server
 
@@ -19,10 +19,7 @@ COUNT, POISON = 100, {7, 50}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(COUNT):
-        numbered(number).save(folder / f"{number}.png")
-    return folder
+    return save_numbered(tmp_path_factory.mktemp("photos"), COUNT)
 
 
 @pytest.fixture(autouse=True)
