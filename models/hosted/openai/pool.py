@@ -47,15 +47,17 @@ class ServerPool:
         self._is_closing = False
         self._lock = threading.Lock()
 
-    def acquire(self, jpeg: bytes) -> Server:
+    def acquire(self, jpeg: bytes, avoid: Server | None = None) -> Server:
         """Return a server for a request about this picture. ``release`` must follow.
+
+        ``avoid``: is chosen only if no other server may be used now.
 
         Raises:
             ThrottledError: if no server may be used now. Its ``retry_after`` is the shortest wait, if that is known.
         """
         while True:
             with self._lock:
-                server = self._choose(jpeg)
+                server = self._choose(jpeg, avoid)
                 server.in_flight += 1
                 if not server.is_suspect:
                     self._last = (jpeg, server)
@@ -119,7 +121,7 @@ class ServerPool:
             for server in self.servers:
                 server.client.close()
 
-    def _choose(self, jpeg: bytes) -> Server:
+    def _choose(self, jpeg: bytes, avoid: Server | None) -> Server:
         if self._is_closing:
             raise ThrottledError("the stream has ended")
         now = self._clock.now()
@@ -129,6 +131,7 @@ class ServerPool:
             names = ", ".join(server.client.url for server in self.servers)
             # The wait is infinite while the only server is tested.
             raise ThrottledError(f"no server answers at {names}", wait if math.isfinite(wait) else None)
+        ready = [server for server in ready if server is not avoid] or ready
         if self._last is not None and self._last[0] is jpeg and self._last[1] in ready:
             return self._last[1]
         return min(ready, key=lambda server: server.in_flight)

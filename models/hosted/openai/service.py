@@ -101,13 +101,16 @@ class ChatService(CallService):
             RejectedError: if the item is to blame.
             AccountError: if a server refuses the key, or rejects all requests.
         """
+        lost_by = None
         while True:
-            server = pool.acquire(item.jpeg)
+            # A server that has died breaks all its connections, each at its next request.
+            server = pool.acquire(item.jpeg, avoid=lost_by)
             try:
                 result = self._ask(server.client, item)
             except NotSentError as error:
                 pool.on_down(server, str(error), is_busy=isinstance(error, BusyError))
             except LostAnswerError as error:
+                lost_by = server
                 if timed_out := isinstance(error, TimedOutError):
                     pool.on_down(server, str(error), is_suspect=True)
                 self._on_lost(item, error, MAX_TIMED_OUT if timed_out else MAX_BROKEN)

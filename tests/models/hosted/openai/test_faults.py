@@ -236,6 +236,12 @@ def test_a_server_that_goes_down_in_the_middle_leaves_the_rest_to_the_other(serv
     assert "1 other servers answer" in caplog.text
 
 
+def test_a_request_whose_connection_breaks_goes_to_another_server(server, clock):
+    with chat_server() as other:
+        other.faults.append(Fault("chat", reset, times=10**9))
+        assert results_of(OpenAIServer([other.url, server.url], clock=clock).answer(requests(60))) == expected(60)
+
+
 def test_a_stream_that_is_closed_early_does_not_wait_for_calls_in_flight(server):
     hung = threading.Event()
 
