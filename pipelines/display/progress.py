@@ -12,6 +12,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from ...transforms.core.summary import Count, Summary
+from ...transforms.monitoring.bucket_progress import BucketProgress
 from ...transforms.monitoring.progress import ProgressFiles
 from .formatting import format_duration
 
@@ -26,13 +27,16 @@ MIN_ROWS_FOR_ESTIMATE = 10
 def show_progress(notes: ProgressFiles, stream: TextIO | None = None) -> Iterator[None]:
     """Within this block, show the progress of the run that writes the files ``notes``. Afterwards, delete the files.
 
+    Of an output in a bucket, the published files and the journal of answers show the progress.
+
     Args:
         stream: where to print; standard error by default.
     """
     stream = stream or sys.stderr
     ended = threading.Event()
     target = _show_bar if stream.isatty() else _show_lines
-    watcher = threading.Thread(target=target, args=(notes, ended, stream), name="progress", daemon=True)
+    files = notes if notes.folder else BucketProgress(notes)
+    watcher = threading.Thread(target=target, args=(files, ended, stream), name="progress", daemon=True)
     watcher.start()
     try:
         yield
@@ -75,7 +79,7 @@ def print_done(planned: Count, stream: TextIO) -> None:
         print(line, file=stream, flush=True)
 
 
-def format_rates(planned: Count, done: Summary, seconds: float) -> str:
+def format_rates(planned: Count, done: Summary, seconds: float, *, has_tokens: bool = True) -> str:
     """Return the rates of a run so far, such as "20.0 requests/s, 5.0 pictures/s, 100 tokens/s, 10 errors, $0.0012".
 
     The rate of pictures is left out if each picture has one request.
@@ -84,13 +88,16 @@ def format_rates(planned: Count, done: Summary, seconds: float) -> str:
         planned: the pictures and requests of the whole run.
         done: the sums over all rows so far.
         seconds: the time since the start.
+        has_tokens: the tokens of the rows so far are known. Of an output in a bucket they are not.
     """
     seconds = max(seconds, 1e-9)
     parts = [f"{done.rows / seconds:.1f} {planned.unit}/s"]
     if planned.pictures != planned.pending:
         # The tasks of a picture are answered at about the same time, so pictures are in proportion to rows.
         parts.append(f"{done.rows * planned.pictures / max(1, planned.pending) / seconds:.1f} pictures/s")
-    parts += [f"{done.output_tokens / seconds:.0f} tokens/s", f"{done.failures} errors"]
+    if has_tokens:
+        parts.append(f"{done.output_tokens / seconds:.0f} tokens/s")
+    parts.append(f"{done.failures} errors")
     return ", ".join(filter(None, [*parts, format_bill(done.billed_units, done.usd)]))
 
 
@@ -101,12 +108,15 @@ def format_bill(units: float, usd: float) -> str:
     return f"{units:g} units billed" if units else ""
 
 
-def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> None:
+def _show_bar(notes: ProgressFiles | BucketProgress, ended: threading.Event, stream: TextIO) -> None:
     started = time.monotonic()
     time_left = TimeLeft(started)
     bar: tqdm[None] | None = None
+    has_tokens = isinstance(notes, ProgressFiles)
+    # A look at a bucket takes several requests.
+    interval = POLL_INTERVAL_S if has_tokens else LINE_INTERVAL_S
     while True:
-        last = ended.wait(POLL_INTERVAL_S)
+        last = ended.wait(interval)
         planned, done = notes.read()
         if planned and bar is None:
             started = time.monotonic()
@@ -117,17 +127,17 @@ def _show_bar(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> N
             bar.n = done.rows
             now = time.monotonic()
             left = time_left.describe(done.rows, planned.pending, now)
-            bar.set_postfix_str(f"{left}, {format_rates(planned, done, now - started)}")
+            bar.set_postfix_str(f"{left}, {format_rates(planned, done, now - started, has_tokens=has_tokens)}")
         if last:
             break
     if bar is not None:
         bar.close()
 
 
-def _show_lines(notes: ProgressFiles, ended: threading.Event, stream: TextIO) -> None:
+def _show_lines(notes: ProgressFiles | BucketProgress, ended: threading.Event, stream: TextIO) -> None:
     started = time.monotonic()
     time_left = TimeLeft(started)
-    is_planned = False
+    is_planned, has_tokens = False, isinstance(notes, ProgressFiles)
     while not ended.wait(LINE_INTERVAL_S):
         planned, done = notes.read()
         if planned and not is_planned:
@@ -135,7 +145,7 @@ def _show_lines(notes: ProgressFiles, ended: threading.Event, stream: TextIO) ->
             is_planned = True
         if planned and done.rows:
             now = time.monotonic()
-            rates = format_rates(planned, done, now - started)
+            rates = format_rates(planned, done, now - started, has_tokens=has_tokens)
             left = time_left.describe(done.rows, planned.pending, now)
             line = f"{done.rows} of {planned.pending} {planned.unit}, {rates}, {left}"
             print(line, file=stream, flush=True)

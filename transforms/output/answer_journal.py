@@ -26,7 +26,7 @@ from ..io.object_stores.file_systems import FileSystems
 from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 from .dataset_card import update_card
 from .files import glob_files, remove, write_atomic
-from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path
+from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path, run_answers_glob
 from .writer import ShardWriter
 
 logger = logging.getLogger(__name__)
@@ -200,6 +200,16 @@ def kept_by_run(output: str) -> dict[str, int]:
     for path in glob_files(all_answers_glob(output)):
         if name := _name(path):
             counts[name.run] += name.rows
+    return dict(counts)
+
+
+def kept_by_shard(output: str, run: str) -> dict[int, int]:
+    """Return the number of rows in the files of a run's journal, by shard."""
+    counts: dict[int, int] = defaultdict(int)
+    for path in glob_files(run_answers_glob(output, run)):
+        # The glob also matches runs whose names begin with the name of this one.
+        if (name := _name(path)) and name.run == run:
+            counts[name.shard] += name.rows
     return dict(counts)
 
 

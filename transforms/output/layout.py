@@ -206,6 +206,12 @@ def answers_glob(output: str, run: str, shard: int) -> str:
     return _temporary(output, f"part-{run}-{shard:05d}.answers-*")
 
 
+def run_answers_glob(output: str, run: str) -> str:
+    """Return a glob for the files of the answer journal of a run. It also matches those of runs whose names begin with
+    ``run`` and a dash."""
+    return _temporary(output, f"part-{run}-*.answers-*")
+
+
 def all_answers_glob(output: str) -> str:
     """Return a glob for the files of the answer journal of all shards of all runs."""
     return _temporary(output, "part-*.answers-*")
