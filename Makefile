@@ -5,10 +5,10 @@ INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
 GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
-.PHONY: help demo test lint bench notebooks azurite prism corpus
+.PHONY: help demo test lint bench notebooks azurite prism corpus spark35
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/runtime  ## draw pictures, annotate them with the tiny model and write a report
 	$(BIN)/moondream-beam demo
@@ -44,6 +44,11 @@ prism: .venv/prism/$(BEAM)/prism  ## build Prism, a runner of Beam, with Go; its
 
 .venv/prism/$(BEAM)/prism:
 	GOBIN=$(CURDIR)/.venv/prism/$(BEAM) $(GO) install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
+
+# Of constraints.txt, only the version of PySpark does not apply. PySpark 4 stays in .venv.
+spark35: .venv/test  ## run the tests of Spark, slow ones included, on PySpark 3.5 (needs Java 17)
+	test -d .venv/spark35/pyspark || $(BIN)/python -m pip install -qq --target .venv/spark35 pyspark==3.5.9
+	PYTHONPATH=.venv/spark35 $(BIN)/pytest -m spark -p no:xdist
 
 # Without build isolation, the pinned setuptools builds the package, and a repeated install needs no network.
 .venv/runtime: setup.py pyproject.toml constraints.txt

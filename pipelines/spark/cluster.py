@@ -87,11 +87,18 @@ def check_gpus(context: SparkContext, annotator: Annotator) -> bool:
     return device.startswith("cuda") and not is_local(context)
 
 
-def run_in_group(context: SparkContext, group: str, description: str, action: Callable[[], T]) -> T:
+def run_in_group(
+    context: SparkContext,
+    group: str,
+    description: str,
+    action: Callable[[], T],
+    stop: Callable[[], object] = lambda: None,
+    stop_s: float = 0.0,
+) -> T:
     """Run an action of Spark in a thread of its own, and return what the action returns.
 
-    If no executor has begun a task after ``EXECUTOR_WAIT_S``, log that. If this thread is interrupted, cancel the
-    jobs of the action.
+    If no executor has begun a task after ``EXECUTOR_WAIT_S``, log that. If this thread is interrupted, call ``stop``,
+    give the action ``stop_s`` seconds to end, and cancel its jobs.
 
     Raises:
         RunStopped: if the job failed for a reason that is known to end runs.
@@ -114,7 +121,11 @@ def run_in_group(context: SparkContext, group: str, description: str, action: Ca
     try:
         _wait(context, group, thread)
     except BaseException:
-        context.cancelJobGroup(group)
+        stop()
+        thread.join(stop_s)
+        # Java may be gone: a terminal interrupts all of its processes, and spark-submit is one of Java.
+        with contextlib.suppress(Exception):
+            context.cancelJobGroup(group)
         thread.join(EXECUTOR_WAIT_S)
         raise
     if errors:

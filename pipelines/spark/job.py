@@ -22,6 +22,7 @@ from ...transforms.planning.limit import LimitPictures
 from ..building.inputs import build_inputs
 from ..building.job import min_shards
 from ..building.pipeline import read_inputs
+from ..local_runner.signals import interruptible
 from ..options.inputs import add_input_options
 from ..options.job import SPARK
 from ..options.tasks import add_task_options
@@ -64,6 +65,7 @@ def annotate_on_spark(
     Raises:
         ValueError: if an argument is bad, an input matches no picture, or another run writes to the output.
         RunStopped: if the run stopped early. The same call resumes it.
+        KeyboardInterrupt: at SIGINT or SIGTERM in the main thread, once what is answered is published.
     """
     options = {"min_shards": min_shards(tasks_at_once(context_of(spark))), "about": {"engine": SPARK}, **options}
     with tempfile.TemporaryDirectory(prefix="moondream-beam-") as folder:
@@ -72,7 +74,9 @@ def annotate_on_spark(
         else:
             read = _read_inputs(inputs, tasks, output, manifest, path_column, keep_columns)
         job = AnnotateToParquet(read.tasks, annotator, output, columns=read.kept, **options)
-        return run_job(spark, job, lambda pipeline: _limited(read.add_inputs(pipeline), limit), beam_options)
+        # The handler of SIGINT of PySpark kills all tasks at once, and their last answers would be lost.
+        with interruptible():
+            return run_job(spark, job, lambda pipeline: _limited(read.add_inputs(pipeline), limit), beam_options)
 
 
 class _Read(NamedTuple):

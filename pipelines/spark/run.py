@@ -8,6 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ..display.progress import show_progress
 from ..local_runner.runner import local_runner
 from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt
 from .cluster import check_gpus, context_of, run_in_group
+from .stop import STOP_S, request_stop, withdraw_stop
 from .worker import ShardTask, annotator_digest
 
 # Spark ends the Python worker of an attempt that it no longer needs within some seconds. Until then the attempt holds
@@ -70,7 +72,9 @@ def run_job(spark: Any, job: AnnotateToParquet, add_inputs: AddInputs, options: 
             def annotate() -> list[Summary]:
                 return context.parallelize(shards, len(shards)).mapPartitions(task).collect() if shards else []
 
-            summary = sum_summaries(run_in_group(context, f"moondream-beam {run}", f"annotate into {output}", annotate))
+            names = f"moondream-beam {run}", f"annotate into {output}"
+            stop = partial(request_stop, output, run)
+            summary = sum_summaries(run_in_group(context, *names, annotate, stop, STOP_S))
             row_counts = count_run(output, run, RetryPolicy())
             record = record_run(summary, count, row_counts, job.job, output, job.about, started)
         delete_temporary_files(output, run)
@@ -103,7 +107,9 @@ def _ends(job: AnnotateToParquet, lock: RunLock) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         message = "interrupted: run the same command again to resume, once Spark has ended its tasks"
-        if wait_alone(lock, ATTEMPTS_END_S):
+        alone = wait_alone(lock, ATTEMPTS_END_S)
+        withdraw_stop(job.output, job.job.run)
+        if alone:
             cause = str(interrupt) or signal.SIGINT.name
             message = end_interrupted(job.job, job.output, job.about, started, cause)
         if isinstance(interrupt, Interrupt):

@@ -12,12 +12,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from ...models.tasks import Annotator
 from ...transforms.annotation.job import AnnotateShard
-from ...transforms.core.errors import RunStopped
+from ...transforms.core.errors import INTERRUPTED, RunStopped
 from ...transforms.core.shuffle import unpack_all
 from ...transforms.core.summary import Count, Summary
 from ...transforms.io.object_stores.file_systems import beam_file_systems
 from ..local_runner.gpus import VISIBLE_DEVICES
 from .cluster import GPU_CURE
+from .stop import stop_on_request
 
 GPU = "gpu"
 # The annotator of this process, by its digest. The process gets the next task of the same job, and of later jobs of the
@@ -77,10 +78,16 @@ class ShardTask:
     options: tuple[str, ...] = ()
 
     def __call__(self, shards: Iterable[tuple[int, bytes]]) -> Iterator[Summary]:
-        """Annotate and publish each shard, a number and a pack of references. Yield the sums over its rows."""
+        """Annotate and publish each shard, a number and a pack of references. Yield the sums over its rows.
+
+        After ``request_stop``, keep what is answered and yield nothing.
+        """
         beam_file_systems().set_options(PipelineOptions(list(self.options)))
         use_assigned_gpu(self.needs_gpu)
         job = self.step.job
         self.step.job = job._replace(annotator=loaded_annotator(job.annotator, self.digest))
-        for number, packed in shards:
-            yield from self.step.process((number, list(unpack_all([packed]))), Count())
+        with stop_on_request(self.step.output, job.run):
+            for number, packed in shards:
+                if INTERRUPTED.is_set():
+                    return
+                yield from self.step.process((number, list(unpack_all([packed]))), Count())

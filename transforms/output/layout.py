@@ -36,7 +36,7 @@ _TEMPORARY_PART = re.compile(
 )
 _ANSWERS = re.compile(r"part-(.+)-(\d{5,})\.answers-[0-9a-f]{32}-\d+-(\d+)", re.ASCII)
 _TEMPORARY_FILE = re.compile(
-    r"(.+)\.(?:lock|progress|plan(?:-[0-9a-f]{32})?|content-keys-[0-9a-f-]+|draft-[^/]+)", re.ASCII
+    r"(.+)\.(?:lock|progress|(?:plan|stop)(?:-[0-9a-f]{32})?|content-keys-[0-9a-f-]+|draft-[^/]+)", re.ASCII
 )
 _DRAFT_WITHOUT_RUN = re.compile(r"draft-(\d+)-[0-9a-f]{32}", re.ASCII)
 
@@ -156,6 +156,11 @@ def progress_folder(output: str, run: str) -> str:
 def plan_path(output: str, run: str) -> str:
     """Return the path of the file that says how much a run has to do, for an output in a bucket."""
     return _temporary(output, f"{run}.plan")
+
+
+def stop_path(output: str, run: str) -> str:
+    """Return the path of the file that asks the workers of a run to keep their answers and to end."""
+    return _temporary(output, f"{run}.stop")
 
 
 def content_keys_prefix(output: str, run: str) -> str:

@@ -17,7 +17,9 @@ from support.spark.held import Held, asked, held
 
 from moondream_beam import Caption
 from moondream_beam.pipelines.spark import annotate_on_spark, submit
+from moondream_beam.transforms.monitoring.status import OutputStatus
 from moondream_beam.transforms.output.answer_journal import kept_by_run
+from moondream_beam.transforms.output.run_record import read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
 DRIVER = Path(__file__).parents[2] / "support" / "spark" / "driver.py"
@@ -62,6 +64,30 @@ def test_a_task_that_always_fails_is_tried_as_often_as_spark_allows(spark: Any, 
     assert (record["counts"]["annotations"], record["balanced"]) == (1, True)
 
 
+def test_sigterm_of_a_program_keeps_what_the_tasks_have_answered(cluster: Cluster, pictures: Path, tmp_path: Path):
+    notes, out = tmp_path / "notes", tmp_path / "out"
+    notes.mkdir()
+    order = {
+        "master": cluster.url,
+        "configuration": cluster.configuration,
+        "annotator": {"folder": str(notes), "hold_after": 10},
+        "paths": [str(pictures), str(out)],
+        "options": {"shard_size": 50},
+    }
+    driver = subprocess.Popen([sys.executable, DRIVER, json.dumps(order)], env=cluster.environment)
+    until(lambda: len(held(notes)) == 2)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(PATIENCE) != 0
+    (record,) = read_records(str(out))
+    assert record["interrupted"] == "SIGTERM" and record["left"] == 200 - len(ids(out))
+    assert len(ids(out)) >= 20 and not (out / "_temporary").exists()
+
+
+def rows_of_run(out: Path) -> int:
+    """Return how many rows the run at work in an output has, published or not."""
+    return sum(run.rows for run in OutputStatus(str(out)).poll() if run.state == "running")
+
+
 def start(cluster: Cluster, program: list[Any], *words: Any) -> subprocess.Popen[str]:
     """Start the command with the configuration of the cluster."""
     configuration = [word for name, value in cluster.configuration.items() for word in ("--conf", f"{name}={value}")]
@@ -75,11 +101,11 @@ def start(cluster: Cluster, program: list[Any], *words: Any) -> subprocess.Popen
 def test_a_job_goes_on_after_an_interrupt_and_a_killed_driver(cluster: Cluster, pictures: Path, tmp_path: Path):
     out = tmp_path / "out"
     words = [pictures, "--output", out, "--model", "tiny", "--caption", "short", "--shard-size", 50, "--no-report"]
-    # One answer at a time, so that a shard takes seconds on any machine.
-    words += ["--checkpoint-every", 0.2, "--batch-size", 1]
+    # One answer at a time, so that a shard takes seconds on any machine. The first checkpoint is after a minute.
+    words += ["--batch-size", 1]
     command = [sys.executable, "-m", "moondream_beam.pipelines.cli", "annotate", "--engine", "spark"]
     first = start(cluster, [*command, "--master", cluster.url], *words)
-    until(lambda: sum(kept_by_run(str(out)).values()) >= 10)
+    until(lambda: rows_of_run(out) >= 10)
     first.send_signal(signal.SIGINT)
     message = first.communicate(timeout=PATIENCE)[1]
     assert first.returncode == 130 and "run the same command again to go on" in message, message
@@ -88,9 +114,11 @@ def test_a_job_goes_on_after_an_interrupt_and_a_killed_driver(cluster: Cluster, 
 
     second = start(cluster, [*command, "--master", cluster.url], *words)
     # The interrupted run may have left few requests.
-    until(lambda: kept_by_run(str(out)) or len(ids(out)) > answered)
+    until(lambda: rows_of_run(out) >= 10 or len(ids(out)) > answered)
     second.kill()
     second.communicate()
+    # The Python workers keep their answers when their executors end.
+    until(lambda: kept_by_run(str(out)) or len(ids(out)) > answered)
 
     program = [cluster.home / "bin" / "spark-submit", submit.__file__]
     # spark-submit needs its own options before the program, and those of the command behind it.

@@ -56,7 +56,8 @@ class Cluster:
             **os.environ,
             "SPARK_HOME": str(self.home),
             "SPARK_LOCAL_IP": "127.0.0.1",
-            "PYTHONPATH": f"{ROOT / '.venv' / 'house'}:{ROOT / 'tests'}",
+            # The variable of this process may name another version of PySpark.
+            "PYTHONPATH": f"{ROOT / '.venv' / 'house'}:{ROOT / 'tests'}:{os.environ.get('PYTHONPATH', '')}",
             "PYSPARK_PYTHON": sys.executable,
             "PYTHONDONTWRITEBYTECODE": "1",
         }

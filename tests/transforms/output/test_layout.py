@@ -102,6 +102,7 @@ def test_every_temporary_file_of_a_run_names_its_run(run):
         layout.lock_path("out", run),
         layout.progress_folder("out", run),
         layout.plan_path("out", run),
+        layout.stop_path("out", run),
         numbered,
         layout.unpublished_part_path("out", run, 7),
         layout.commit_path("out", run, 7),
@@ -110,6 +111,7 @@ def test_every_temporary_file_of_a_run_names_its_run(run):
         # The drafts of files that are created exclusively.
         f"{numbered}-{unique}",
         f"{layout.plan_path('out', run)}-{unique}",
+        f"{layout.stop_path('out', run)}-{unique}",
         f"{layout.commit_path('out', run, 7)}-{unique}",
     ]
     for folder, name in map(os.path.split, paths):
