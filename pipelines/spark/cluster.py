@@ -106,6 +106,8 @@ def run_in_group(
     """
     results: list[T] = []
     errors: list[BaseException] = []
+    # Not Thread.join: if a signal interrupts it, Python takes the thread for ended, and later joins return at once.
+    ended = threading.Event()
 
     def run() -> None:
         try:
@@ -114,19 +116,20 @@ def run_in_group(
             results.append(action())
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
     # A daemon, because the call into Java returns only when the job ends.
-    thread = threading.Thread(target=run, name=group, daemon=True)
-    thread.start()
+    threading.Thread(target=run, name=group, daemon=True).start()
     try:
-        _wait(context, group, thread)
+        _wait(context, group, ended)
     except BaseException:
         stop()
-        thread.join(stop_s)
+        ended.wait(stop_s)
         # Java may be gone: a terminal interrupts all of its processes, and spark-submit is one of Java.
         with contextlib.suppress(Exception):
             context.cancelJobGroup(group)
-        thread.join(EXECUTOR_WAIT_S)
+        ended.wait(EXECUTOR_WAIT_S)
         raise
     if errors:
         if stopped := _run_stopped(errors[0]):
@@ -150,11 +153,10 @@ def _sockets_without_timeout() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _wait(context: SparkContext, group: str, thread: threading.Thread) -> None:
-    """Wait for the thread, and warn once if no task has begun within ``EXECUTOR_WAIT_S``."""
+def _wait(context: SparkContext, group: str, ended: threading.Event) -> None:
+    """Wait until the action has ended, and warn once if no task has begun within ``EXECUTOR_WAIT_S``."""
     began, has_begun = time.monotonic(), False
-    while thread.is_alive():
-        thread.join(POLL_S)
+    while not ended.wait(POLL_S):
         if has_begun or time.monotonic() - began < EXECUTOR_WAIT_S:
             continue
         if not (has_begun := has_begun_a_task(context, group)):

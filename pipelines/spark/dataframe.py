@@ -155,11 +155,8 @@ def _batch(rows: Sequence[Row], kept: _Kept) -> pa.RecordBatch:
     """Return rows as one batch: the answers, then the failures."""
     answers = [row._replace(columns=()) for row in rows if isinstance(row, Annotation)]
     failures = [row._replace(columns=()) for row in rows if isinstance(row, Failure)]
-    tables = [
-        _as_rows(DATA, to_table(answers, ANNOTATION_SCHEMA)),
-        _as_rows(ERRORS, to_table(failures, FAILURE_SCHEMA)),
-    ]
-    whole = pa.concat_tables(tables)
+    kinds = (DATA, answers, ANNOTATION_SCHEMA), (ERRORS, failures, FAILURE_SCHEMA)
+    whole = pa.concat_tables([_as_rows(kind, to_table(some, schema)) for kind, some, schema in kinds if some])
     values = [*(kept.take(row.id) for row in answers), *(kept.take(row.id) for row in failures)]
     for place, (name, type) in enumerate(zip(kept.names, kept.types, strict=True)):
         whole = whole.append_column(name, pa.array([each[place] for each in values], type))

@@ -33,7 +33,9 @@ class RowQueue:
         with self._changed:
             if not self._is_closed:
                 self._rows.append(row)
-                self._changed.notify_all()
+                if len(self._rows) == 1:
+                    # The consumer waits only while there is no row.
+                    self._changed.notify_all()
 
     def wait_for_room(self) -> None:
         """Block until fewer than ``MAX_READY_ROWS`` rows wait.
@@ -73,7 +75,9 @@ class RowQueue:
                 if not self._rows:
                     break
                 row = self._rows.popleft()
-                self._changed.notify_all()
+                if len(self._rows) == MAX_READY_ROWS - 1:
+                    # Producers wait only while there are more rows.
+                    self._changed.notify_all()
             yield row
         if self._errors:
             # Popped: a reference from this frame to the error would be a cycle and keep the traceback's pictures alive.

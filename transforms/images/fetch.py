@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
+import stat
 import threading
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -119,7 +120,7 @@ def read_file(path: str) -> bytes:
         OSError: if it can't be read.
         ValueError: if it is a named pipe, or larger than ``MAX_FILE_BYTES``.
     """
-    if Path(path).is_fifo():
+    if "\0" not in path and stat.S_ISFIFO(os.stat(path).st_mode):
         # open() would block until another process writes to the pipe.
         raise ValueError("this is a named pipe: give a regular file")
     with open(path, "rb") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from hashlib import sha256
@@ -125,8 +125,7 @@ def prefetch(
                     )
                 if not under_way:
                     return
-                ready = wait(under_way, return_when=FIRST_COMPLETED).done
-                future = next(future for future in under_way if future in ready)
+                future = _first_ready(under_way)
                 under_way.remove(future)
                 loaded = future.result()
                 if isinstance(loaded, Loaded):
@@ -137,6 +136,16 @@ def prefetch(
             room.close()
             for future in under_way:
                 future.cancel()
+
+
+def _first_ready(under_way: Sequence[Future[Loaded | LoadFailure]]) -> Future[Loaded | LoadFailure]:
+    """Return the first future that has ended. Wait if none has."""
+    while True:
+        for future in under_way:
+            if future.done():
+                return future
+        # A wait takes all locks of the futures, which is most of the time for images that fail at once.
+        wait(under_way, return_when=FIRST_COMPLETED)
 
 
 def _load_and_report(
