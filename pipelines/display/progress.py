@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ...transforms.core.summary import Count, Summary
+from ...transforms.core.summary import Count, Summary, counted
 from ...transforms.monitoring.bucket_progress import BucketProgress
 from ...transforms.monitoring.progress import ProgressFiles
 from .formatting import format_duration
@@ -97,7 +97,7 @@ def format_rates(planned: Count, done: Summary, seconds: float, *, has_tokens: b
         parts.append(f"{done.rows * planned.pictures / max(1, planned.pending) / seconds:.1f} pictures/s")
     if has_tokens:
         parts.append(f"{done.output_tokens / seconds:.0f} tokens/s")
-    parts.append(f"{done.failures} errors")
+    parts.append(counted(done.failures, "errors"))
     return ", ".join(filter(None, [*parts, format_bill(done.billed_units, done.usd)]))
 
 
