@@ -45,10 +45,11 @@ prism: .venv/prism/$(BEAM)/prism  ## build Prism, a runner of Beam, with Go; its
 .venv/prism/$(BEAM)/prism:
 	GOBIN=$(CURDIR)/.venv/prism/$(BEAM) $(GO) install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
 
-# PySpark 4 stays in .venv. PySpark 3.5 leaves sockets of failed jobs to the garbage collector.
+# PySpark 4 stays in .venv. PySpark 3.5 leaves sockets of failed jobs to the garbage collector, and uses distutils.
 spark35: .venv/test  ## run the tests of Spark, slow ones included, on PySpark 3.5 (needs Java 17)
 	test -d .venv/spark35/pyspark || $(BIN)/python -m pip install -qq --target .venv/spark35 pyspark==3.5.9
-	PYTHONPATH=.venv/spark35 $(BIN)/pytest -m spark -p no:xdist -W 'ignore:unclosed <socket:ResourceWarning'
+	PYTHONPATH=.venv/spark35 $(BIN)/pytest -m spark -p no:xdist \
+		-W 'ignore:unclosed <socket:ResourceWarning' -W 'ignore:distutils Version classes:DeprecationWarning'
 
 # Without build isolation, the pinned setuptools builds the package, and a repeated install needs no network.
 .venv/runtime: setup.py pyproject.toml constraints.txt

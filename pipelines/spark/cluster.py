@@ -120,8 +120,9 @@ def run_in_group(
             ended.set()
 
     # A daemon, because the call into Java returns only when the job ends.
-    threading.Thread(target=run, name=group, daemon=True).start()
+    thread = threading.Thread(target=run, name=group, daemon=True)
     try:
+        thread.start()
         _wait(context, group, ended)
     except BaseException:
         stop()

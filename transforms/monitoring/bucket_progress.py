@@ -11,7 +11,7 @@ from ..io.object_stores.file_systems import FileSystems
 from ..output.answer_journal import kept_by_shard
 from ..output.files import exists
 from ..output.layout import DATA, part_name, record_path
-from ..output.reader import PartFooter, Reader, read_footer, read_footers
+from ..output.reader import PartFooter, read_footer, read_footers
 from ..output.run_record import read_record
 from .progress import ProgressFiles, counts_of
 from .row_counts import list_run_files
@@ -27,7 +27,6 @@ class BucketProgress:
         self.output, self.run, self._files = files.output, files.run, files
         self._planned: Count | None = None
         self._footers: dict[str, PartFooter] = {}
-        self._reader = Reader()
         self._last: tuple[Count | None, Summary] = None, Summary()
 
     def read(self) -> tuple[Count | None, Summary]:
@@ -53,7 +52,7 @@ class BucketProgress:
         # Listed before the published files: a shard that is published in between does not count twice.
         kept = kept_by_shard(self.output, self.run)
         new = [path for path in list_run_files(self.output, self.run) if path not in self._footers]
-        footers = read_footers(new, lambda path: read_footer(path, self._reader))
+        footers = read_footers(new, read_footer)
         self._footers.update(zip(new, footers, strict=True))
         names = {FileSystems.split(path)[1] for path in self._footers}
         data = sum(footer.rows for footer in self._footers.values() if footer.kind == DATA)

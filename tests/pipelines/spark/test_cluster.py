@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 from support.data.echo import Echo
 
 from moondream_beam import Moondream
+from moondream_beam.pipelines.local_runner.signals import Interrupt, interruptible
+from moondream_beam.pipelines.spark import cluster
 from moondream_beam.pipelines.spark.cluster import TASK_GPUS, check_gpus, run_in_group
 from moondream_beam.pipelines.spark.submit import with_engine
 from moondream_beam.pipelines.spark.worker import annotator_digest, loaded_annotator, use_assigned_gpu
@@ -112,6 +117,46 @@ def test_a_call_into_java_has_no_time_limit_of_another_library():
         assert (limits, socket.getdefaulttimeout()) == ([None], 60)
     finally:
         socket.setdefaulttimeout(before)
+
+
+@pytest.mark.parametrize(("conf", "named"), [({}, "free cores"), ({TASK_GPUS: "1"}, "1 GPU")])
+def test_a_wait_for_the_first_executor_is_reported_once(monkeypatch, caplog, conf, named):
+    monkeypatch.setattr(cluster, "EXECUTOR_WAIT_S", 0.05)
+    monkeypatch.setattr(cluster, "POLL_S", 0.01)
+    waiting = context(**conf)
+    waiting.statusTracker = lambda: SimpleNamespace(getJobIdsForGroup=lambda group: [], getJobInfo=lambda job: None)
+    told = threading.Event()
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.set()
+
+    handler = Told()
+    cluster.logger.addHandler(handler)
+    try:
+        assert run_in_group(waiting, "group", "a job", lambda: told.wait(60)), "nothing was logged while the job waited"
+    finally:
+        cluster.logger.removeHandler(handler)
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "no executor" in message and named in message
+
+
+def test_an_interrupt_asks_the_job_to_stop_and_gives_it_time(monkeypatch):
+    monkeypatch.setattr(cluster, "POLL_S", 60.0)
+    ended, order = threading.Event(), []
+    java = context()
+    java.cancelJobGroup = lambda group: order.append(f"cancelled, ended: {ended.is_set()}")
+
+    def job() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        assert asked.wait(60)
+        time.sleep(0.2)
+        ended.set()
+
+    asked = threading.Event()
+    with pytest.raises(Interrupt), interruptible():
+        run_in_group(java, "group", "a job", job, lambda: asked.set() or order.append("asked"), 60.0)
+    assert order == ["asked", "cancelled, ended: True"]
 
 
 def test_any_other_error_is_raised_as_it_is():
