@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from string import Formatter
 from typing import Any
 
@@ -113,6 +114,8 @@ def column_template(column: str) -> str:
     return "{" + column + "}"
 
 
+# The prompts of a job are few, and each row of a list needs them.
+@lru_cache(maxsize=256)
 def _parse(text: str) -> Sequence[tuple[str, str | None]]:
     """Return pairs of literal text and the column named after it without spaces around, None if there is none."""
     cure = "write {{ and }} for a brace that is not around a column"
@@ -123,7 +126,7 @@ def _parse(text: str) -> Sequence[tuple[str, str | None]]:
     for _, name, format_spec, conversion in found:
         if name is not None and (not name.strip() or format_spec or conversion):
             raise ValueError(f"prompt {text!r}: write only the name of a column between braces, and {cure}")
-    return [(before, name and name.strip()) for before, name, _, _ in found]
+    return tuple((before, name and name.strip()) for before, name, _, _ in found)
 
 
 def _text(task: Task) -> str:
