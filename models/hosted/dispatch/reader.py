@@ -37,7 +37,7 @@ class RequestReader:
     """The requests of one stream, in order, each with its picture as JPEG.
 
     A thread pulls ``requests``. Consecutive requests about one picture share one encoding and one JPEG.
-    ``changed``: is notified when ``pop`` has a result for a dispatcher that waits in ``wait``.
+    ``changed``: is notified when a call has ended, and when ``pop`` has a result for a dispatcher that is in ``wait``.
     """
 
     def __init__(self, state: SharedState, requests: Iterable[Request]) -> None:
@@ -119,10 +119,9 @@ class RequestReader:
     def _run(self) -> None:
         try:
             self._read()
-        except BudgetClosed:
-            pass
-        except BaseException as error:  # The caller's iterator raised it: ``pop`` raises it in the caller's thread.
-            self._errors.append(error)
+        except BaseException as error:  # ``pop`` raises an error of the caller's iterator in the caller's thread.
+            if not self._is_closed:
+                self._errors.append(error)
         self._is_exhausted = True
         self._notify()
 
