@@ -85,12 +85,16 @@ class Dispatcher:
         return min(max(seconds, MIN_SLEEP_S), MAX_SLEEP_S)
 
     def _poll(self) -> bool:
-        """Poll the jobs that are due. Return whether there were any."""
-        try:
-            return self.in_flight.poll()
-        except AccountError as error:
-            self._on_account_error(error)
-            return True
+        """Poll the jobs that are due, and send a batch after each. Return whether there were any."""
+        due = self.in_flight.due()
+        for job in due:
+            try:
+                self.in_flight.poll(job)
+            except AccountError as error:
+                self._on_account_error(error)
+            # The place of a job that has ended must not stay empty while the answers of others are parsed.
+            self._send()
+        return bool(due)
 
     def _send(self) -> bool:
         """Send the next batch if one is due and limiter and budget allow it. Return whether anything changed."""
