@@ -16,7 +16,8 @@ from ...tasks import Fault, Outcome, Request
 from ..service import EndedCalls, Item
 from .results import SharedState
 
-# Requests that wait for the dispatcher. The calls of a server may all end at once, and each is then replaced at once.
+# Requests that wait for the dispatcher, at most as many as are in flight, because all calls may end at once. With more,
+# an interrupted run would wait for more answers.
 REQUESTS_AHEAD = 32
 # Pixels of the pictures that wait for an encoder: 512 MiB in Pillow's 4 bytes a pixel.
 PIXELS_AHEAD = 128 << 20
@@ -43,6 +44,7 @@ class RequestReader:
     def __init__(self, state: SharedState, requests: Iterable[Request]) -> None:
         self.changed = state.service.ended or EndedCalls()
         self._state, self._requests = state, requests
+        self._max_ahead = min(REQUESTS_AHEAD, state.limiter.max_in_flight * state.service.max_items)
         self._inbox: deque[ReadRequest] = deque()
         self._has_room = threading.Condition()
         self._pixels = PixelBudget(PIXELS_AHEAD)
@@ -162,9 +164,9 @@ class RequestReader:
         self._notify()
 
     def _append(self, read: ReadRequest) -> bool:
-        """Block until fewer than ``REQUESTS_AHEAD`` requests wait, and append one. Return False if closed."""
+        """Block until fewer than ``_max_ahead`` requests wait, and append one. Return False if closed."""
         with self._has_room:
-            self._has_room.wait_for(lambda: self._is_closed or len(self._inbox) < REQUESTS_AHEAD)
+            self._has_room.wait_for(lambda: self._is_closed or len(self._inbox) < self._max_ahead)
             if not self._is_closed:
                 self._inbox.append(read)
             return not self._is_closed
