@@ -65,7 +65,12 @@ def pin_gpu(worker: str, gpus: Sequence[str], environment: dict[str, str] | os._
     Call this before PyTorch initializes CUDA.
 
     Args:
-        worker: the name of the worker, such as ``worker_1``. Worker N gets GPU N, modulo the number of GPUs.
+        worker: the name of the worker, such as ``worker_1``.
     """
     if gpus:
-        environment[VISIBLE_DEVICES] = gpus[int(worker.rpartition("_")[2]) % len(gpus)]
+        environment[VISIBLE_DEVICES] = gpu_of(worker, gpus)
+
+
+def gpu_of(worker: str, gpus: Sequence[str]) -> str:
+    """Return the GPU of a worker such as ``worker_1``. Worker N has GPU N, modulo the number of GPUs."""
+    return gpus[int(worker.rpartition("_")[2]) % len(gpus)]

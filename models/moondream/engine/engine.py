@@ -16,7 +16,7 @@ import torch
 
 from ...tasks import Fault, Outcome, Request
 from ..checkpoints.weights import Checkpoint, MoondreamModel
-from ..devices import is_out_of_memory
+from ..devices import is_device_lost, is_out_of_memory
 from ..network.config import MoondreamConfig
 from ..network.crops import Crops, prepare_crops
 from ..network.decoder.cache import KVCache
@@ -188,6 +188,9 @@ class Engine:
             self._owners.update(dict.fromkeys(taken, stream))
             for job in taken:
                 if error := job.crops.exception():
+                    if is_device_lost(error):
+                        # A GPU resizes pictures. After such an error it answers nothing, whatever the picture.
+                        raise error
                     self._fail(job, Fault.of(error, retryable=is_out_of_memory(error)))
                 else:
                     jobs.append(job)
