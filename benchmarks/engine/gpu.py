@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from attention import same_ids
 from attention import times as attention_times
 from baselines import answer_naively
 from bound import least_seconds, measure
@@ -25,10 +26,11 @@ from presets import PRESETS, write_checkpoint
 from support.data.golden import MOONDREAM_3, Golden
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
-from moondream_beam.models.moondream.devices import choose_device, choose_dtype
+from moondream_beam.models.moondream.devices import Recorder, choose_device, choose_dtype
 from moondream_beam.models.moondream.engine.decoder_steps import cuda_graphs, repeat_eagerly
 from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.network.crops import prepare_crops
+from moondream_beam.models.moondream.network.decoder.attention_choice import MAX_ROWS, fastest, measure_ways
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 SIZES = ("640x480", "378x378")
@@ -60,7 +62,7 @@ def versions(args: argparse.Namespace, report: Report) -> None:
 def goldens(args: argparse.Namespace, report: Report) -> None:
     """Report how many rows have the ids of the reference: by way of running steps, float32 and the device's dtype."""
     device = choose_device(args.device)
-    record = cuda_graphs(device) if device.type == "cuda" else repeat_eagerly
+    record = recorder_of(device)
     for name in args.goldens:
         for dtype in dict.fromkeys([torch.float32, choose_dtype(args.dtype, device)]):
             golden = Golden(name, device, dtype)
@@ -74,6 +76,11 @@ def goldens(args: argparse.Namespace, report: Report) -> None:
                     row.token_ids == run.wanted.get("ids", []) for row, run in zip(rows, golden.runs, strict=True)
                 )
                 report[f"{name}, {dtype}, {way}"] = f"{equal} of {len(rows)} rows"
+
+
+def recorder_of(device: torch.device) -> Recorder:
+    """Return CUDA graphs on a GPU, and their eager twin on a CPU."""
+    return cuda_graphs(device) if device.type == "cuda" else repeat_eagerly
 
 
 def checkpoint(args: argparse.Namespace, report: Report) -> None:
@@ -139,11 +146,18 @@ def answers(args: argparse.Namespace, report: Report) -> None:
 
 
 def attention(args: argparse.Namespace, report: Report) -> None:
-    """Report the microseconds of one layer's attention in a step by way of computing it. All answers use "as it is"."""
+    """Report the microseconds of one layer's attention in a step by way of computing it, and which way is chosen.
+
+    Each way that the engine may choose decodes the first golden, too.
+    """
     device, text = choose_device(args.device), PRESETS[args.preset].text
     dtype = choose_dtype(args.dtype, device)
+    record = recorder_of(device)
+    figures = measure_ways(engine_of(args, 1).model.text, min(args.slots[-1], MAX_ROWS), record)
+    report["as the engine measures, microseconds"], report["chosen"] = figures, fastest(figures)
+    report["same ids as sdpa"] = dict(same_ids(Golden(args.goldens[0], device, dtype), record))
     for rows in (args.slots[0], args.slots[-1]):
-        figures: dict[str, float | str] = {}
+        figures = {}
         for way, took in attention_times(rows, 896, text.n_heads, text.head_dim, device, dtype):
             figures[way] = took
             report[f"{rows} rows of 896 positions, microseconds"] = figures

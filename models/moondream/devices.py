@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,6 +17,8 @@ class DeviceMissing(RuntimeError):
     """This machine has no device of that name, or has it no longer."""
 
 
+# Takes work on fixed tensors, and returns a function that repeats the work.
+Recorder = Callable[[Callable[[], None]], Callable[[], object]]
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.weights import MoondreamModel
-from ..devices import from_host
+from ..devices import Recorder, from_host
 from ..network.decoder.cache import KVCache
-from .decoder_steps import EagerSteps, RecordedSteps, Recorder, run_decoder
+from .decoder_steps import EagerSteps, RecordedSteps, run_decoder
 from .decoding.outputs import Decoding, can_lag, decode_outputs
 from .jobs import Job
 from .memory import log_memory
