@@ -30,7 +30,8 @@ from moondream_beam.models.moondream.devices import Recorder, choose_device, cho
 from moondream_beam.models.moondream.engine.decoder_steps import cuda_graphs, repeat_eagerly
 from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.network.crops import prepare_crops
-from moondream_beam.models.moondream.network.decoder.attention_choice import MAX_ROWS, fastest, measure_ways
+from moondream_beam.models.moondream.network.decoder import attention_choice
+from moondream_beam.models.moondream.network.decoder.cache import KVCache
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 SIZES = ("640x480", "378x378")
@@ -153,8 +154,8 @@ def attention(args: argparse.Namespace, report: Report) -> None:
     device, text = choose_device(args.device), PRESETS[args.preset].text
     dtype = choose_dtype(args.dtype, device)
     record = recorder_of(device)
-    figures = measure_ways(engine_of(args, 1).model.text, min(args.slots[-1], MAX_ROWS), record)
-    report["as the engine measures, microseconds"], report["chosen"] = figures, fastest(figures)
+    figures = attention_choice.measure_ways(engine_of(args, 1).model.text, args.slots[0], record)
+    report["as the engine measures, microseconds"], report["chosen"] = figures, attention_choice.fastest(figures)
     report["same ids as sdpa"] = dict(same_ids(Golden(args.goldens[0], device, dtype), record))
     for rows in (args.slots[0], args.slots[-1]):
         figures = {}
@@ -177,7 +178,7 @@ def slots(args: argparse.Namespace, report: Report) -> None:
 
 
 def tasks(args: argparse.Namespace, report: Report) -> None:
-    """Report the time of four tasks a picture relative to one."""
+    """Report the time of four tasks a picture relative to one, and the time of one copy of an image prefix."""
     engine, brief = engine_of(args), Sampling(temperature=0, max_tokens=16)
     pictures = noise_pictures(args.pictures, SIZES[0])
     four = (Caption("short"), Query("What is there?"), Detect("dog", 5), Point("dog", 8))
@@ -194,6 +195,12 @@ def tasks(args: argparse.Namespace, report: Report) -> None:
     seconds_of(engine, one[:8])
     alone = seconds_of(engine, one)
     report["four tasks relative to one"] = seconds_of(engine, more) / alone
+    with torch.inference_mode():
+        prefix = engine.encode([prepare_crops(pictures[0], engine.config.vision)])
+        cache = KVCache.empty(engine.config.text, 2, prefix.num_positions, prefix.heads)
+        took = attention_choice.microseconds(lambda: cache.copy_from(prefix, [1], prefix.num_positions), engine.device)
+    report["copy of a prefix, microseconds"] = took
+    report["copies, share of four tasks"] = len(more) * took / 1e6 / (alone * report["four tasks relative to one"])
 
 
 def naive(args: argparse.Namespace, report: Report) -> None:

@@ -40,6 +40,7 @@ def test_the_gpu_benchmark_writes_figures_of_every_part(tmp_path):
     # A CPU has no such kernel, and its error costs this way only.
     assert timed["varlen"].startswith("NotImplementedError")
     assert attention["2 rows of 896 positions, microseconds"]["math"] > 0
+    assert parts["tasks"]["copy of a prefix, microseconds"] > 0 and parts["tasks"]["copies, share of four tasks"] > 0
     assert parts["slots"]["same texts with every number of slots"] is True
     assert parts["pipeline"]["command, status"] == 0, parts["pipeline"]
     assert all(f"## {part}" in (tmp_path / "results.md").read_text() for part in parts)
