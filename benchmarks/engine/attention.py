@@ -6,7 +6,7 @@ The rows of a step see different numbers of positions. Letters of the shapes: B 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from support.data.golden import Golden
@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moondream_beam.models.moondream.devices import Recorder
+from moondream_beam.models.moondream.network.decoder import attention_choice
 from moondream_beam.models.moondream.network.decoder.attention import WAYS, sdpa
+from moondream_beam.models.moondream.network.decoder.text import Text
 
 NUM_REPEATS = 20
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH}
@@ -47,6 +49,18 @@ def times(
             yield way, 1e6 * _seconds(attend, device)
         except Exception as error:
             yield way, f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+def figures(text: Text, golden: Golden, slots: Sequence[int], record: Recorder) -> Iterator[tuple[str, object]]:
+    """Yield the figures of ``gpu.py attention``, by name."""
+    device, config = golden.device, text.config
+    measured = attention_choice.measure_ways(text, slots[0], record)
+    yield "as the engine measures, microseconds", measured
+    yield "chosen", attention_choice.fastest(measured)
+    yield "same ids as sdpa", dict(same_ids(golden, record))
+    for rows in (slots[0], slots[-1]):
+        others = dict(times(rows, 896, config.n_heads, config.head_dim, device, golden.dtype))
+        yield f"{rows} rows of 896 positions, microseconds", others
 
 
 def same_ids(golden: Golden, record: Recorder) -> Iterator[tuple[str, str]]:

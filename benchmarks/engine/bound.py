@@ -17,8 +17,11 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
+from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.network.config import MoondreamConfig
 from moondream_beam.models.moondream.network.crops import prepare_crops
+from moondream_beam.models.moondream.network.decoder.attention_choice import microseconds
+from moondream_beam.models.moondream.network.decoder.cache import KVCache
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,14 @@ def copy_bytes(config: MoondreamConfig, itemsize: int) -> int:
     """Return the bytes that one copy of an image prefix reads and writes."""
     text = config.text
     return 2 * 2 * text.n_layers * text.n_kv_heads * text.head_dim * config.prefix_length * itemsize
+
+
+def copy_microseconds(engine: Engine) -> float:
+    """Return the measured time of one copy of an image prefix."""
+    like, length = engine.model.text.wte, engine.config.prefix_length
+    with torch.inference_mode():
+        cache, prefix = (KVCache.empty(engine.config.text, rows, length, like) for rows in (2, 1))
+        return microseconds(lambda: cache.copy_from(prefix, [1], length), engine.device)
 
 
 def main() -> None:

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from attention import same_ids
-from attention import times as attention_times
+from attention import figures as attention_figures
 from baselines import answer_naively
-from bound import least_seconds, measure
+from bound import copy_microseconds, least_seconds, measure
 from engine import clock_for, noise_pictures
+from moondream3 import FULL, SMALL
+from moondream3 import figures as moondream3_figures
 from presets import PRESETS, write_checkpoint
 from support.data.golden import MOONDREAM_3, Golden
 
@@ -30,8 +31,6 @@ from moondream_beam.models.moondream.devices import Recorder, choose_device, cho
 from moondream_beam.models.moondream.engine.decoder_steps import cuda_graphs, repeat_eagerly
 from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.network.crops import prepare_crops
-from moondream_beam.models.moondream.network.decoder import attention_choice
-from moondream_beam.models.moondream.network.decoder.cache import KVCache
 from moondream_beam.models.tasks import Caption, Detect, Point, Query, Request, Sampling
 
 SIZES = ("640x480", "378x378")
@@ -151,17 +150,10 @@ def attention(args: argparse.Namespace, report: Report) -> None:
 
     Each way that the engine may choose decodes the first golden, too.
     """
-    device, text = choose_device(args.device), PRESETS[args.preset].text
-    dtype = choose_dtype(args.dtype, device)
-    record = recorder_of(device)
-    figures = attention_choice.measure_ways(engine_of(args, 1).model.text, args.slots[0], record)
-    report["as the engine measures, microseconds"], report["chosen"] = figures, attention_choice.fastest(figures)
-    report["same ids as sdpa"] = dict(same_ids(Golden(args.goldens[0], device, dtype), record))
-    for rows in (args.slots[0], args.slots[-1]):
-        figures = {}
-        for way, took in attention_times(rows, 896, text.n_heads, text.head_dim, device, dtype):
-            figures[way] = took
-            report[f"{rows} rows of 896 positions, microseconds"] = figures
+    device = choose_device(args.device)
+    golden = Golden(args.goldens[0], device, choose_dtype(args.dtype, device))
+    for name, figure in attention_figures(engine_of(args, 1).model.text, golden, args.slots, recorder_of(device)):
+        report[name] = figure
 
 
 def slots(args: argparse.Namespace, report: Report) -> None:
@@ -195,11 +187,7 @@ def tasks(args: argparse.Namespace, report: Report) -> None:
     seconds_of(engine, one[:8])
     alone = seconds_of(engine, one)
     report["four tasks relative to one"] = seconds_of(engine, more) / alone
-    with torch.inference_mode():
-        prefix = engine.encode([prepare_crops(pictures[0], engine.config.vision)])
-        cache = KVCache.empty(engine.config.text, 2, prefix.num_positions, prefix.heads)
-        took = attention_choice.microseconds(lambda: cache.copy_from(prefix, [1], prefix.num_positions), engine.device)
-    report["copy of a prefix, microseconds"] = took
+    took = report["copy of a prefix, microseconds"] = copy_microseconds(engine)
     report["copies, share of four tasks"] = len(more) * took / 1e6 / (alone * report["four tasks relative to one"])
 
 
@@ -210,6 +198,14 @@ def naive(args: argparse.Namespace, report: Report) -> None:
     started = clock()
     answer_naively(engine, requests)
     report["naive loop, pictures/s"] = len(requests) / (clock() - started)
+
+
+def moondream3(args: argparse.Namespace, report: Report) -> None:
+    """Report pictures a second of Moondream 3 with random weights, and its prefill by both ways to run experts."""
+    device, config = choose_device(args.device), FULL if args.preset == "moondream2" else SMALL
+    requests = captions(args, SIZES[0], 30, min(64, args.pictures))
+    for name, figure in moondream3_figures(config, device, choose_dtype(args.dtype, device), requests):
+        report[name] = figure
 
 
 def profile(args: argparse.Namespace, report: Report) -> None:
@@ -274,7 +270,9 @@ def _cell(figure: object) -> str:
 
 PARTS: dict[str, Callable[[argparse.Namespace, Report], None]] = {
     part.__name__: part
-    for part in (versions, goldens, checkpoint, answers, attention, slots, tasks, naive, profile, pipeline, merge)
+    for part in (
+        *(versions, goldens, checkpoint, answers, attention, slots, tasks, naive, moondream3, profile, pipeline, merge),
+    )
 }
 
 

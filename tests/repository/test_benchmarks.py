@@ -26,7 +26,19 @@ def test_the_gpu_benchmark_writes_figures_of_every_part(tmp_path):
     )
     parts = json.loads((tmp_path / "results.json").read_text())
     assert set(parts) == {
-        *("versions", "goldens", "checkpoint", "answers", "attention", "slots", "tasks", "naive", "profile", "pipeline")
+        *(
+            "versions",
+            "goldens",
+            "checkpoint",
+            "answers",
+            "attention",
+            "slots",
+            "tasks",
+            "naive",
+            "moondream3",
+            "profile",
+            "pipeline",
+        )
     }, ended.stdout
     for figure in parts["goldens"].values():
         equal, total = figure.removesuffix(" rows").split(" of ")
@@ -41,6 +53,8 @@ def test_the_gpu_benchmark_writes_figures_of_every_part(tmp_path):
     assert timed["varlen"].startswith("NotImplementedError")
     assert attention["2 rows of 896 positions, microseconds"]["math"] > 0
     assert parts["tasks"]["copy of a prefix, microseconds"] > 0 and parts["tasks"]["copies, share of four tasks"] > 0
+    assert parts["moondream3"]["pictures/s"] > 0
+    assert parts["moondream3"]["prefill of a picture, experts by loop, ms"] > 0
     assert parts["slots"]["same texts with every number of slots"] is True
     assert parts["pipeline"]["command, status"] == 0, parts["pipeline"]
     assert all(f"## {part}" in (tmp_path / "results.md").read_text() for part in parts)
