@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -69,6 +69,16 @@ def pin_gpu(worker: str, gpus: Sequence[str], environment: dict[str, str] | os._
     """
     if gpus:
         environment[VISIBLE_DEVICES] = gpu_of(worker, gpus)
+
+
+def cores_of(worker: str, workers: int, cores: Collection[int]) -> set[int]:
+    """Return the share of the processors of one of ``workers`` processes: neighbours, and others for each process.
+
+    Returns:
+        All of them if there are fewer than processes.
+    """
+    size, number = len(cores) // workers, int(worker.rpartition("_")[2]) % workers
+    return set(sorted(cores)[number * size : (number + 1) * size]) or set(cores)
 
 
 def gpu_of(worker: str, gpus: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from google.protobuf import json_format, text_format
 
 from ...transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
 from .control_connection import RefusableConnection
-from .gpus import gpu_of
+from .gpus import cores_of, gpu_of
 from .signals import INTERRUPT_SIGNALS, ON_INTERRUPT
 from .worker_log import WorkerLog
 
@@ -174,9 +175,9 @@ class Worker(GrpcWorkerHandler):
         # Ctrl-C reaches every process of a terminal. The new process inherits the block, and ignores the signals later.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT_SIGNALS)
         try:
-            self.process = subprocess.Popen(
-                [*self.pool.command, *self.pool.gpus], env=environment, pass_fds=[write_end]
-            )
+            with self._pinned():
+                command = [*self.pool.command, *self.pool.gpus]
+                self.process = subprocess.Popen(command, env=environment, pass_fds=[write_end])
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(write_end)
@@ -205,6 +206,23 @@ class Worker(GrpcWorkerHandler):
     def stop_worker(self) -> None:
         """Wait until the process has ended, without a time limit and without ending the process: ``close`` ends it."""
         self._watcher.join()
+
+    @contextlib.contextmanager
+    def _pinned(self) -> Iterator[None]:
+        """Within this block, a new process gets its share of the processors, if each process has its own GPU.
+
+        The number of its threads depends on its processors. Without GPUs, a process may use those of one that waits.
+        """
+        if not (self.pool.gpus and hasattr(os, "sched_setaffinity")):
+            yield
+            return
+        # Of this thread only.
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores_of(self.worker_id, self.pool.workers, cores))
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, cores)
 
     def _interrupt(self) -> None:
         """Have the process keep what it has answered, and end."""

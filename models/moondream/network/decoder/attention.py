@@ -114,7 +114,7 @@ def varlen(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, layer: int, visible: 
     cache, pages = visible.cache, visible.pages
     assert cache is not None and pages is not None
     keys, values = cache.heads[layer].transpose(1, 2).chunk(2, dim=2)
-    out_BHD: Tensor = varlen_attn(
+    out_BHD = varlen_attn(
         q_BHTD[:, :, 0],
         keys,
         values,
@@ -126,6 +126,7 @@ def varlen(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, layer: int, visible: 
         seqused_k=pages.lengths,
         block_table=pages.table,
     )
+    assert isinstance(out_BHD, Tensor)
     return out_BHD[:, :, None]
 
 
