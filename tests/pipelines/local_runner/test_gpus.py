@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from moondream_beam.pipelines.building.models import build_annotator
 from moondream_beam.pipelines.local_runner.gpus import (
     assign_gpus,
     choose_gpus,
@@ -18,6 +20,7 @@ from moondream_beam.pipelines.local_runner.gpus import (
     visible_gpus,
 )
 from moondream_beam.pipelines.local_runner.runner import local_runner
+from moondream_beam.pipelines.options.commands import add_annotate_options
 
 
 @pytest.mark.parametrize(
@@ -97,3 +100,12 @@ def test_the_environment_of_each_worker_names_its_gpu(tmp_path):
     assert len(lines) == 2
     here = os.sched_getaffinity(0)
     assert len({line.split(" ", 2)[1] for line in lines}) == min(2, len(here))
+
+
+@pytest.mark.parametrize(("workers", "device"), [("2", "cuda"), ("1", "auto")])
+def test_a_process_with_a_gpu_of_its_own_does_not_fall_back_to_a_cpu(workers, device, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    parser = argparse.ArgumentParser()
+    add_annotate_options(parser)
+    args = parser.parse_args(["photos", "--output", "out", "--model", "tiny", "--workers", workers])
+    assert build_annotator(args, 1, here=True).device == device
