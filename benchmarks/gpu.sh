@@ -4,7 +4,7 @@
 # Each part has a time limit of its own, so that a failure costs only that part. LIMIT_FACTOR multiplies the limits, for a
 # slow device. PYTHON is the interpreter, python3 by default. The results go to $OUT (default:
 # gpu-results): results.json, and results.md with the same figures as tables. Needs PyTorch, Pillow, safetensors,
-# tokenizers and the hub's client. The part "pipeline" needs the whole package and is left out without it.
+# tokenizers, psutil and the hub's client. The part "pipeline" needs the whole package and is left out without it.
 set -u
 cd "$(dirname "$0")/.."
 out=${OUT:-gpu-results}

@@ -26,8 +26,8 @@ _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else o
 LOAD_THREADS = max(8, min(_CORES, 32))
 # Images in flight or waiting for the consumer: enough for the next batch to be ready when the current one ends.
 PICTURES_AHEAD = 2 * LOAD_THREADS
-# Pixels of those, such as 16 images of 16 megapixels. Pillow takes 4 bytes a pixel, 1 GiB in all, and up to 4 times that
-# while it converts an image.
+# Pixels of those, such as 16 images of 16 megapixels. Pillow takes 4 bytes a pixel, 1 GiB in all, and up to 4 times
+# that while it converts an image.
 PIXELS_AHEAD = 256 << 20
 
 
