@@ -203,7 +203,7 @@ def naive(args: argparse.Namespace, report: Report) -> None:
 def moondream3(args: argparse.Namespace, report: Report) -> None:
     """Report pictures a second of Moondream 3 with random weights, and its prefill by both ways to run experts."""
     device, config = choose_device(args.device), FULL if args.preset == "moondream2" else SMALL
-    requests = captions(args, SIZES[0], 30, min(64, args.pictures))
+    requests = captions(args, SIZES[0], args.tokens[len(args.tokens) // 2], min(64, args.pictures))
     for name, figure in moondream3_figures(config, device, choose_dtype(args.dtype, device), requests):
         report[name] = figure
 
