@@ -105,7 +105,7 @@ def time_prefill(text: Text, rounds: int) -> dict[str, list[float]]:
     clock, prefill, device = clock_for(text.wte.device), prefill_of(text), text.wte.device
     found: dict[str, list[float]] = {"chosen": [], "loop": []}
     with torch.inference_mode():
-        for _ in range(1 + rounds):
+        for _ in range(rounds + 1):
             for way, times in found.items():
                 use_loop(text, way == "loop")
                 synchronize(device)
@@ -129,7 +129,7 @@ def figures(
     started = clock_for(device)()
     assert len(list(engine.answer(requests))) == len(requests)
     yield "pictures/s", len(requests) / (clock_for(device)() - started)
-    for way, times in time_prefill(engine.model.text, 2).items():
+    for way, times in time_prefill(engine.model.text, 1).items():
         yield f"prefill of a picture, experts by {way}, ms", median(times)
     if device.type == "cuda":
         yield "peak GB", torch.cuda.max_memory_allocated(device) / 1e9
