@@ -14,7 +14,6 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -175,9 +174,7 @@ class Worker(GrpcWorkerHandler):
         # Ctrl-C reaches every process of a terminal. The new process inherits the block, and ignores the signals later.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT_SIGNALS)
         try:
-            with self._pinned():
-                command = [*self.pool.command, *self.pool.gpus]
-                self.process = subprocess.Popen(command, env=environment, pass_fds=[write_end])
+            self.process = self._popen(environment, write_end)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(write_end)
@@ -207,22 +204,21 @@ class Worker(GrpcWorkerHandler):
         """Wait until the process has ended, without a time limit and without ending the process: ``close`` ends it."""
         self._watcher.join()
 
-    @contextlib.contextmanager
-    def _pinned(self) -> Iterator[None]:
-        """Within this block, a new process gets its share of the processors, if each process has its own GPU.
+    def _popen(self, environment: dict[str, str], write_end: int) -> subprocess.Popen[bytes]:
+        """Start the process. If each process has its own GPU, this one gets its share of the processors, too.
 
         The number of its threads depends on its processors. Without GPUs, a process may use those of one that waits.
         """
-        if not (self.pool.gpus and hasattr(os, "sched_setaffinity")):
-            yield
-            return
-        # Of this thread only.
-        cores = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cores_of(self.worker_id, self.pool.workers, cores))
+        command, cores = [*self.pool.command, *self.pool.gpus], None
+        if self.pool.gpus and hasattr(os, "sched_setaffinity"):
+            # Of this thread only, and the new process inherits it.
+            cores = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, cores_of(self.worker_id, self.pool.workers, cores))
         try:
-            yield
+            return subprocess.Popen(command, env=environment, pass_fds=[write_end])
         finally:
-            os.sched_setaffinity(0, cores)
+            if cores is not None:
+                os.sched_setaffinity(0, cores)
 
     def _interrupt(self) -> None:
         """Have the process keep what it has answered, and end."""
