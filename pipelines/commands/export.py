@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from ...transforms.core.summary import counted
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
 from ...transforms.dataset.export.formats import FILES, FORMATS, LAYOUTS, RESIZABLE, TEXTS, Format, only_tasks
 from ...transforms.dataset.export.layouts.placing import DEFAULT_LAYOUT, LayoutOptions
@@ -79,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
 def _notes(selection: Selection) -> Iterator[str]:
     """Yield a line about the rows of the selection that are not exported, for each reason."""
     if selection.older:
-        yield f"left out {selection.older} rows that have a later answer to the same question"
+        yield f"left out {counted(selection.older, 'rows')}, because the same question has a later answer"
     if selection.repeated:
         yield (
-            f"note: {selection.repeated} rows have the same answer and columns as another row, because rows of the "
-            "manifest are equal; each answer is exported once"
+            f"note: {counted(selection.repeated, 'rows')} with the same answer and columns as another row, because "
+            "rows of the manifest are equal; each answer is exported once"
         )
 
 
@@ -173,7 +174,7 @@ def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, Pict
 def _print_check(check: PictureCheck) -> None:
     """Print how many rows the check of the pictures has left out, and how many pictures it could not read, if any."""
     if check.rows:
-        about = f"{check.rows} rows about {check.pictures} pictures that have changed since"
+        about = f"{counted(check.rows, 'rows')} about {counted(check.pictures, 'pictures')} changed since then"
         print(f"left out {about}: {ASK_AGAIN}", file=sys.stderr)
     if check.unread:
         unread = "each could not be read, so nothing shows whether it has changed; its rows were exported"
@@ -195,13 +196,13 @@ def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
     """Return what was exported, such as "4 pictures, 13 answers" or "26 texts written (captions)"."""
     tasks = only_tasks(shape, selection)
     if not tasks:
-        return f"{selection.pictures} pictures, {selection.answers} answers"
+        return f"{counted(selection.pictures, 'pictures')}, {counted(selection.answers, 'answers')}"
     if shape in TEXTS:
         texts = selection.pictures - left[NO_TEXT] - left[NO_VALUE] - left[ANOTHER_TEXT] - left[SAME_TEXT]
-        return f"{texts} texts written ({_format_kinds(tasks)})"
+        return f"{counted(texts, 'texts')} written ({_format_kinds(tasks)})"
     chosen = sum(selection.answers_to[task] for task in tasks)
     kinds = _format_kinds([task for task in tasks if selection.answers_to[task]])
-    return f"{chosen} {'detections' if tasks == ('detect',) else 'answers'} written ({kinds})"
+    return f"{counted(chosen, 'detections' if tasks == ('detect',) else 'answers')} written ({kinds})"
 
 
 def _format_rest(shape: str, selection: Selection) -> str:
@@ -217,7 +218,11 @@ def _format_rest(shape: str, selection: Selection) -> str:
 def _format_failures(dataset: Dataset) -> str:
     """Return how many requests of the output have no answer, or "" if all have one."""
     ((failures,),) = dataset.tuples("SELECT count(*) FROM errors")
-    return f"; {failures} requests of the output have no answer: errors/ has the reasons" if failures else ""
+    return (
+        f"; without an answer: {counted(failures, 'requests')} of the output, errors/ has the reasons"
+        if failures
+        else ""
+    )
 
 
 def _format_kinds(tasks: Sequence[str]) -> str:

@@ -78,7 +78,7 @@ def _schema(parts: Sequence[Part]) -> pa.Schema:
     schemas = []
     for part in parts:
         if part.name.startswith(f"{DATA}/"):
-            with FileSystems.open(part.path, compression_type="uncompressed") as file:
+            with FileSystems.open(part.path) as file:
                 schemas.append(pq.read_schema(file).remove_metadata())
     return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
 
@@ -87,7 +87,7 @@ def _read(path: str) -> bytes:
     """Return the content of a file, or nothing if there is none."""
     if not exists(path):
         return b""
-    with FileSystems.open(path, compression_type="uncompressed") as file:
+    with FileSystems.open(path) as file:
         content: bytes = file.read()
     return content
 

@@ -61,7 +61,7 @@ def _is_replaceable(path: str) -> bool:
         return False
     if not exists(path):
         return True
-    with FileSystems.open(path, compression_type="uncompressed") as file:
+    with FileSystems.open(path) as file:
         *lines, last = file.read().splitlines(keepends=True) or [b""]
     match = _SEAL.fullmatch(last)
     return match is not None and match[1].decode() == hashlib.sha256(b"".join(lines)).hexdigest()

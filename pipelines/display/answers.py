@@ -55,7 +55,7 @@ def _first_answers(output: str, run: str) -> list[tuple[str, str, str, str]]:
         sorted(glob_files(FileSystems.join(output, DATA, names))) for names in (run_parts(run), "*.parquet")
     )
     for path in dict.fromkeys([*own, *all_parts]):
-        with FileSystems.open(path, compression_type="uncompressed") as file:
+        with FileSystems.open(path) as file:
             batches = pq.ParquetFile(file).iter_batches(NUM_SORTED_ROWS, columns=READ_COLUMNS)
             rows = next(batches, None)
         if rows is not None and rows.num_rows:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ...transforms.core.summary import Count, Summary
+from ...transforms.core.summary import Count, Summary, counted
 from ...transforms.monitoring.progress import ProgressFiles
 from .formatting import format_duration
 
@@ -90,7 +90,7 @@ def format_rates(planned: Count, done: Summary, seconds: float) -> str:
     if planned.pictures != planned.pending:
         # The tasks of a picture are answered at about the same time, so pictures are in proportion to rows.
         parts.append(f"{done.rows * planned.pictures / max(1, planned.pending) / seconds:.1f} pictures/s")
-    parts += [f"{done.output_tokens / seconds:.0f} tokens/s", f"{done.failures} errors"]
+    parts += [f"{done.output_tokens / seconds:.0f} tokens/s", f"{counted(done.failures, 'errors')}"]
     return ", ".join(filter(None, [*parts, format_bill(done.billed_units, done.usd)]))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...transforms.core.records import FILES_ENDING, UNLISTED, WITHOUT_ENDING
+from ...transforms.core.summary import counted
 from ...transforms.io.object_stores.file_systems import FileSystems
 from ...transforms.output.layout import CARD_NAME, record_path
 from .progress import format_bill
@@ -33,7 +34,7 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     if counts["retried"]:
         lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
     if corrected := counts.get("corrected", 0):
-        lines.append(f"removed  {corrected} rows from errors/, because their inputs were corrected")
+        lines.append(f"removed  {counted(corrected, 'rows')} from errors/, because their inputs were corrected")
     if changed := counts.get("changed", 0):
         lines.append(f"changed  {changed} of these {_unit(record)} had rows about pictures that have changed since")
     if unread := counts.get("unread", 0):
@@ -46,7 +47,7 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
         named = "rows are there" if record.get("options", {}).get("manifest") else "requests had their rows"
         lines.append(f"done     {counts['done']} more {named} from earlier runs, in data/ or errors/")
     if pictures:
-        pace = f"{pictures} pictures in {seconds:.1f} s, {pictures / seconds:.1f} a second"
+        pace = f"{counted(pictures, 'pictures')} in {seconds:.1f} s, {pictures / seconds:.1f} a second"
         lines.append(f"pace     {pace}, including the start of the workers")
     totals = record.get("totals", {})
     if bill := format_bill(totals.get("billed_units", 0.0), totals.get("usd", 0.0)):
@@ -86,8 +87,7 @@ def _format_endings(skipped: Mapping[str, Mapping[str, Any]]) -> str:
     named = [f"{each['count']} {kind.removeprefix(FILES_ENDING).removeprefix('files ')}" for kind, each in ordered]
     more = len(named) - MAX_ENDINGS
     shown = ", ".join(named[:MAX_ENDINGS]) + f" and {more} more endings" * (more > 0)
-    count = sum(each["count"] for each in skipped.values())
-    files = "1 other file" if count == 1 else f"{count} other files"
+    files = counted(sum(each["count"] for each in skipped.values()), "other files")
     return f"; {files}: {shown} (such as {ordered[0][1]['example']})"
 
 
@@ -105,17 +105,17 @@ def _format_ledger(record: Mapping[str, Any], output: str) -> list[str]:
     counts, found, run = record["counts"], record["published"], record["run"]
     pending, reported = counts["pending"], counts["annotations"] + counts["failures"]
     split = f"{counts['annotations']} in data/ + {counts['failures']} in errors/"
-    planned = f"{pending} requests"
+    planned = counted(pending, "requests")
     if _unit(record) == "rows":
-        planned = f"{record['requests']} requests for {pending} rows"
+        planned = f"{counted(record['requests'], 'requests')} for {counted(pending, 'rows')}"
     if record["balanced"]:
         return [f"ledger   {planned} = {split}: balances"]
-    lines = [f"ledger   {planned}, {reported} rows reported by the workers: {split}"]
+    lines = [f"ledger   {planned}, {counted(reported, 'rows')} reported by the workers: {split}"]
     if record["balanced"] is None:
         unequal = "" if pending == reported else f"; the report of the workers {OUT_OF_BALANCE}"
         lines.append(f"files    COULD NOT BE COUNTED: {found['count_error']}{unequal}")
         return [*lines, f"action   committed rows are kept; to count them, run: moondream-beam status {output}"]
-    files = f"{found['data']} in data/ + {found['errors']} in errors/, in {found['files']} files"
+    files = f"{found['data']} in data/ + {found['errors']} in errors/, in {counted(found['files'], 'files')}"
     lines.append(f"files    {files}: {OUT_OF_BALANCE}")
     if found["data"] + found["errors"] > min(pending, reported):
         names = f"part-{run}-* in data/ and errors/ of {output}"
@@ -143,7 +143,7 @@ def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: flo
         message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
         lines.append(f"         {error['rows']} x {message}, such as {place or error['example']}")
     if (rows := record.get("counted_error_rows", 0)) > failed:
-        lines.append(f"         (counted over all {rows} rows in errors/, also those of other requests)")
+        lines.append(f"         (counted over all {counted(rows, 'rows')} in errors/, also those of other requests)")
     return [*lines, f"action   {_cure(record.get('retryable_errors', failed), max(rows, failed), common)}"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.errors import output_errors
 from ..core.records import Job
 from ..core.row_schema import annotation_schema
-from ..core.summary import Count, Summary
+from ..core.summary import Count, Summary, counted
 from ..io.retry import RetryPolicy
 from ..monitoring.progress import ProgressFiles
 from ..monitoring.row_counts import RowCounts, count_rows, list_run_files
@@ -86,9 +86,10 @@ def end_interrupted(job: Job, output: str, about: Mapping[str, Any], started: fl
         left = planned.pending - summary.rows
         values = _values(job, output, planned, summary, found, about, started)
         _end(job, output, {**values, "balanced": left >= 0, "interrupted": cause, "left": left})
-    errors = f" and {found.errors} errors" * bool(found.errors)
-    kept = f"interrupted: {found.data} answers{errors} are in {output}"
-    return f"{kept}; {left} {planned.unit} are left: run the same command again to go on"
+    errors = f" and {counted(found.errors, 'errors')}" * bool(found.errors)
+    kept = f"{counted(found.data, 'answers')}{errors} {'is' if found.data + found.errors == 1 else 'are'} in {output}"
+    rest = f"{counted(left, planned.unit)} {'is' if left == 1 else 'are'} left"
+    return f"interrupted: {kept}; {rest}: run the same command again to go on"
 
 
 def _values(

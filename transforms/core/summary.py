@@ -19,6 +19,15 @@ BILLED_COLUMNS = ("hosted",)
 OTHER = "other things"
 
 
+def counted(number: int, unit: str) -> str:
+    """Return a number with its unit, such as "1 picture" or "2 pictures".
+
+    Args:
+        unit: the plural, such as "pictures". Its last letter is the s that the singular lacks.
+    """
+    return f"{number} {unit[:-1] if number == 1 else unit}"
+
+
 class SkippedCount(NamedTuple):
     """How many things of one kind the input holds that are left out, and the name of one of them."""
 

@@ -249,7 +249,7 @@ class BeamFiles(AbstractFileSystem):  # type: ignore[misc]
             raise PermissionError(
                 f"{path}: mode {mode} is not supported, this file system only reads; open the file with rb"
             )
-        return _CloseOnDelete(FileSystems.open(self._strip_protocol(path), compression_type="uncompressed"))
+        return _CloseOnDelete(FileSystems.open(self._strip_protocol(path)))
 
     def modified(self, path: str) -> datetime:
         """Return a constant, because committed files do not change."""

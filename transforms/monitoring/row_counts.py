@@ -14,7 +14,7 @@ from ..io.object_stores.file_systems import FileSystems
 from ..io.retry import FetchError, RetryPolicy
 from ..output.layout import DATA, run_of_part, run_parts
 from ..output.locks.lock import keep_alive
-from ..output.reader import PartFooter, Reader, published, read_footer, read_footers
+from ..output.reader import PartFooter, published, read_footer, read_footers
 
 # Files that one call of a worker counts.
 MAX_FILES = 256
@@ -65,10 +65,9 @@ def list_run_files(output: str, run: str) -> list[str]:
 
 def count_rows(paths: Sequence[str], retry_policy: RetryPolicy) -> RowCounts:
     """Count the rows of published files. If a file cannot be read, retry, then return only a ``count_error``."""
-    reader = Reader()
 
     def read(path: str) -> PartFooter:
-        return _retry(lambda: read_footer(path, reader), path, retry_policy)
+        return _retry(lambda: read_footer(path), path, retry_policy)
 
     try:
         footers = read_footers(paths, read)

@@ -15,7 +15,7 @@ from ..output.answer_journal import kept_by_run
 from ..output.files import absolute
 from ..output.layout import ALL_PARTS, DATA, ERRORS, Slice, run_of_part, started_at
 from ..output.locks.lock import active_runs, begun_runs
-from ..output.reader import PartFooter, Reader, published, read_footer, read_footers
+from ..output.reader import PartFooter, published, read_footer, read_footers
 from ..output.run_record import read_records, retried_answers, retried_errors
 from .progress import ProgressFiles, counts_of
 
@@ -104,7 +104,6 @@ class OutputStatus:
     def __init__(self, output: str) -> None:
         self.output = absolute(output)
         self._footers: dict[str, PartFooter] = {}
-        self._reader = Reader()
 
     def poll(self) -> list[RunStatus]:
         """Return the present status of all runs that have a lock, a record or a published file, sorted by name."""
@@ -132,7 +131,7 @@ class OutputStatus:
         # --retry-errors deletes files of errors/.
         self._footers = {path: footer for path, footer in self._footers.items() if path in set(paths)}
         new = [path for path in paths if path not in self._footers and run_of_part(FileSystems.split(path)[1])]
-        footers = read_footers(new, lambda path: read_footer(path, self._reader))
+        footers = read_footers(new, read_footer)
         self._footers.update(zip(new, footers, strict=True))
         return list(self._footers.values())
 

@@ -110,7 +110,7 @@ class AnswerJournal:
     def _write(self, path: str, content: bytes) -> None:
         if scheme_of(path) in OBJECT_STORE_SCHEMES and scheme_of(path) != "hdfs":
             # An object appears once it is complete. A rename would take several requests more. HDFS has files.
-            with FileSystems.create(path, compression_type="uncompressed") as file:
+            with FileSystems.create(path) as file:
                 file.write(content)
         else:
             write_atomic(path, content, draft_path(self.output, self.run))
@@ -230,7 +230,7 @@ def _read(paths: Iterable[str], schema: pa.Schema) -> KeptRows:
     tables: list[list[pa.Table]] = [[schema.empty_table()], [failure_schema(kept_fields(schema)).empty_table()]]
     for path in paths:
         try:
-            with FileSystems.open(path, compression_type="uncompressed") as file:
+            with FileSystems.open(path) as file:
                 content = pa.BufferReader(file.read())
             read = [pa.ipc.open_stream(content).read_all().cast(each[0].schema) for each in tables]
         except Exception as error:

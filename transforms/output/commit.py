@@ -47,7 +47,7 @@ def read_exclusive(path: str) -> bytes | None:
     if not exists(path):
         return None
     try:
-        with FileSystems.open(path, compression_type="uncompressed") as file:
+        with FileSystems.open(path) as file:
             content: bytes = file.read()
     except Exception:
         if exists(path):

@@ -132,7 +132,7 @@ def _read(output: str) -> str | None:
         return None
     if not exists(path):
         return ""
-    with FileSystems.open(path, compression_type="uncompressed") as file:
+    with FileSystems.open(path) as file:
         content: bytes = file.read()
     # An empty file is not ours.
     return content.decode("utf-8", "surrogateescape") or "\n"

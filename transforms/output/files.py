@@ -63,7 +63,7 @@ def open_atomic(path: str, draft: str) -> Iterator[IO[bytes]]:
             yield local
         return
     try:
-        with FileSystems.create(draft, compression_type="uncompressed") as file:
+        with FileSystems.create(draft) as file:
             yield file
         move(draft, path)
     except BaseException:

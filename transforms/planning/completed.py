@@ -18,7 +18,7 @@ from ..core.records import KEY_DIGITS
 from ..core.shuffle import NUM_HASH_BUCKETS, Packed, pack, unpack_all
 from ..io.object_stores.file_systems import FileSystems
 from ..output.layout import ERRORS, can_run_together, kind_of, run_of_part
-from ..output.reader import Reader, published
+from ..output.reader import published
 
 # An id is 32 bytes, written as 64 hex digits. Only the first 12 bytes go through the shuffle, because ids do not
 # compress. With 3 billion ids on both sides, the probability of a collision inside one of 4,096 buckets is about 3e-14.
@@ -66,10 +66,6 @@ class PackIds(beam.DoFn):
     Ids in ``errors/`` are packed with the path of their file, so that the rows can be counted and removed.
     """
 
-    def setup(self) -> None:
-        """Create the reader of this worker."""
-        self._reader = Reader()
-
     def start_bundle(self) -> None:
         """Begin without ids."""
         # By file: the hash buckets of images, and their short ids. The file is empty for rows in ``data/``.
@@ -82,7 +78,7 @@ class PackIds(beam.DoFn):
         If ``MAX_HELD_IDS`` or more ids are held, yield them in packs and hold none. ``finish_bundle`` yields the rest.
         """
         found = self._found.setdefault(path if kind_of(path) == ERRORS else "", [])
-        for keys, row_ids in read_ids(path, self._reader):
+        for keys, row_ids in read_ids(path):
             found.append(bucketed_ids(keys, row_ids))
             self._held += len(keys)
             if self._held >= MAX_HELD_IDS:
@@ -211,8 +207,8 @@ def other_runs_parts(output: str, run: str) -> list[str]:
     ]
 
 
-def read_ids(path: str, reader: Reader) -> Iterator[tuple[pa.Array, pa.Array]]:
+def read_ids(path: str) -> Iterator[tuple[pa.Array, pa.Array]]:
     """Yield the image keys and the ids of a published file's rows, in batches of at most ``MAX_BATCH_ROWS`` rows."""
-    with reader.open(path) as file:
+    with FileSystems.open(path) as file:
         for batch in pq.ParquetFile(file).iter_batches(MAX_BATCH_ROWS, columns=["key", "id"]):
             yield batch["key"], batch["id"]

@@ -19,6 +19,11 @@ from support.servers.object_stores import make_bucket, s3_server
 
 pytestmark = pytest.mark.slow
 
+# After so many requests of a run a signal is sent. All runs of a drill have 2,000 requests together.
+KILLS = (0, 0, 20, 50, *[100] * 2, *[150] * 2, *[200] * 3, *[250] * 2, *[300] * 3, *[350] * 2, *[400] * 2)
+STOPS = (0, 0, 20, 50, 60, 80, 90, *[100] * 4, *[110] * 2, *[120] * 3, 130, 140, *[150] * 2)
+KILLS_OF_A_SLICE = (0, 20, 60, 90, 120, *[150] * 2, 180, *[200] * 2)
+
 
 @pytest.fixture(scope="module")
 def launcher_and_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Launcher, str]]:
@@ -49,12 +54,12 @@ def new_drill(launcher_and_bucket: tuple[Launcher, str], tmp_path: Path) -> Call
 @pytest.mark.parametrize(
     ("place", "workers", "number", "pictures", "rate", "moments"),
     [
-        pytest.param("disk", 1, SIGKILL, 125, 200, (0, 0, 20, 100, 150, 150, 250, 400, 600), id="kill"),
-        pytest.param("s3", 1, SIGKILL, 60, 125, (0, 50, 300, 450), id="kill-bucket"),
-        pytest.param("disk", 2, SIGKILL, 40, 125, (100, 400), id="kill-two-workers"),
-        pytest.param("disk", 1, SIGTERM, 60, 250, (0, 100, 300, 400), id="term"),
-        pytest.param("s3", 1, SIGTERM, 30, 250, (300,), id="term-bucket"),
+        pytest.param("disk", 1, SIGKILL, 125, 100, KILLS, id="kill"),
+        pytest.param("disk", 2, SIGKILL, 125, 100, KILLS, id="kill-two-workers"),
+        pytest.param("s3", 1, SIGKILL, 125, 100, KILLS, id="kill-bucket"),
+        pytest.param("disk", 1, SIGTERM, 125, 200, STOPS, id="term"),
         pytest.param("disk", 2, SIGTERM, 30, 250, (150,), id="term-two-workers"),
+        pytest.param("s3", 1, SIGTERM, 30, 250, (300,), id="term-bucket"),
     ],
 )
 def test_no_row_is_missing_or_double_and_few_requests_are_made_twice(
@@ -75,11 +80,11 @@ def test_no_row_is_missing_or_double_and_few_requests_are_made_twice(
 
 def test_slices_keep_their_answers_while_other_slices_begin_and_end(new_drill: Callable[..., Drill]) -> None:
     # The paths of the pictures decide how many of them a slice has, and more are asked before a signal arrives.
-    drill = new_drill("disk", 60, 40)
+    drill = new_drill("disk", 125, 100)
     one, other = (("--slice", f"{number}/2") for number in (0, 1))
-    for after in drill.moments(30, 60):
+    for after in drill.moments(*KILLS_OF_A_SLICE):
         drill.end(SIGKILL, after, *one)
-    for after in drill.moments(30, 60):
+    for after in drill.moments(*KILLS_OF_A_SLICE):
         drill.end(SIGKILL, after, *other)
     drill.finish(*one)
     drill.finish(*other)

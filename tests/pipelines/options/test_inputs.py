@@ -103,7 +103,7 @@ def test_a_widened_column_is_named_at_the_start_and_a_later_run_fits_into_it(
     status, _, stderr = command(*words(out, *both, *rest))
     assert status == 0 and "column score: int64 in " in stderr and "stored as double" in stderr
     status, stdout, stderr = command(*words(out, "--manifest", pictures / "three.parquet", *rest))
-    assert status == 0 and "1 requests = " in stdout and "score" not in stderr
+    assert status == 0 and "1 request = " in stdout and "score" not in stderr
 
 
 def test_pictures_and_a_manifest_can_be_combined(listed: Path, tmp_path: Path, command: Command) -> None:
@@ -150,7 +150,7 @@ def test_a_limit_is_of_pictures_and_the_first_line_says_what_it_leaves_out(
     assert first.startswith(
         "input    9 rows of manifests; left out: 6 x pictures or rows of manifests beyond --limit 1"
     )
-    assert second.startswith("ledger   1 requests for 3 rows = ")
+    assert second.startswith("ledger   1 request for 3 rows = ")
 
 
 def test_names_without_extension_are_found_in_the_root(listed: Path, tmp_path: Path, command: Command) -> None:

@@ -139,7 +139,7 @@ def test_a_footer_is_read_once(out, monkeypatch):
     publish(out, annotation(id="new"), run=RUN, shard=3)
     read = []
     read_footer = status.read_footer
-    monkeypatch.setattr(status, "read_footer", lambda path, reader: read.append(path) or read_footer(path, reader))
+    monkeypatch.setattr(status, "read_footer", lambda path: read.append(path) or read_footer(path))
     assert output.poll()[0].annotations == 5
     assert [path.rsplit("-", 1)[1] for path in read] == ["00003.parquet"]
 

@@ -106,7 +106,7 @@ def write_text(folder: str, name: str, text: str, existing: Existing = "keep") -
             return ""
         if is_local(path) and not os.path.isfile(path):
             return "kept"
-        with FileSystems.open(path, compression_type="uncompressed") as file:
+        with FileSystems.open(path) as file:
             before = file.read()
         if before == content:
             return "same"
@@ -212,7 +212,7 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _create(path: str) -> IO[bytes]:
-    file: IO[bytes] = FileSystems.create(path, compression_type="uncompressed")
+    file: IO[bytes] = FileSystems.create(path)
     return file
 
 

@@ -59,12 +59,12 @@ def stage_batches(parts: list[Part], folder: Path, fetch: Fetch | None, left: Co
         target = folder / part.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if fetch and part.name.startswith(f"{DATA}/"):
-            with FileSystems.open(part.path, compression_type="uncompressed") as file:
+            with FileSystems.open(part.path) as file:
                 _embed(file, target, fetch, left)
         elif is_local(part.path):
             os.symlink(part.path, target)
         else:
-            with FileSystems.open(part.path, compression_type="uncompressed") as file, open(target, "wb") as copy:
+            with FileSystems.open(part.path) as file, open(target, "wb") as copy:
                 shutil.copyfileobj(file, copy)
         names.append(part.name)
         size += 0 if target.is_symlink() else target.stat().st_size

@@ -6,6 +6,7 @@ which takes a second and more to import.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -21,21 +22,18 @@ def beam_file_systems() -> Any:
     """Return Beam's class ``FileSystems``, which knows Beam's options for credentials and endpoints."""
     from apache_beam.io.filesystems import FileSystems as BeamFileSystems
 
+    # The client of S3 is an extra.
+    with contextlib.suppress(ModuleNotFoundError):
+        from . import beam_s3
+
+        beam_s3.share_clients()
     return BeamFileSystems
-
-
-@cache
-def beam_s3_client() -> Any:
-    """Return Beam's class ``S3IO``."""
-    from apache_beam.io.aws.s3io import S3IO
-
-    return S3IO
 
 
 class FileSystems:
     """The methods of Beam's ``FileSystems`` that outputs need. Paths are local, or URLs that Beam can write to.
 
-    Local files are never compressed or decompressed. Errors are OSErrors; for a path in a bucket they are those of
+    Files are never compressed or decompressed. Errors are OSErrors; for a path in a bucket they are those of
     Beam, such as BeamIOError, and of its clients.
     """
 
@@ -68,15 +66,15 @@ class FileSystems:
         return float(_of(path).last_updated(path) if _of(path) else os.path.getmtime(path))
 
     @staticmethod
-    def open(path: str, **options: Any) -> Any:
-        """Open a file for reading bytes. ``options`` are those of Beam, for a path in a bucket."""
-        return _of(path).open(path, **options) if _of(path) else open(path, "rb")
+    def open(path: str) -> Any:
+        """Open a file for reading bytes."""
+        return _of(path).open(path, compression_type="uncompressed") if _of(path) else open(path, "rb")
 
     @staticmethod
-    def create(path: str, **options: Any) -> Any:
-        """Open a new file for writing bytes, and make its folders. ``options`` are those of Beam, for a bucket."""
+    def create(path: str) -> Any:
+        """Open a new file for writing bytes, and make its folders."""
         if _of(path):
-            return _of(path).create(path, **options)
+            return _of(path).create(path, compression_type="uncompressed")
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         return open(path, "wb")  # noqa: SIM115
 

@@ -20,8 +20,8 @@ from ...core.records import ImageRef, Job
 from ...core.shuffle import NUM_HASH_BUCKETS, PackBy, Packed, hash_bucket, pack, unpack_all
 from ...images.fetch import Fetcher
 from ...images.prefetch import LOAD_THREADS
+from ...io.object_stores.file_systems import FileSystems
 from ...output.layout import DATA, kind_of
-from ...output.reader import Reader
 from ..completed import ID_BYTES, MAX_BATCH_ROWS, other_runs_parts, short_id
 from ..input_rows import by_picture, rows_of
 from ..locality import read_order, shard_key
@@ -90,11 +90,8 @@ class RemoveChanged(beam.PTransform[PCollection[str], PCollection[Changed]]):
 class _ReadRows(beam.DoFn):
     """Yield a ``PublishedRow`` for each row of a published file."""
 
-    def setup(self) -> None:
-        self._reader = Reader()
-
     def process(self, path: str) -> Iterator[PublishedRow]:
-        with self._reader.open(path) as file:
+        with FileSystems.open(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(MAX_BATCH_ROWS, columns=["key", "id", "sha256"]):
                 for row in batch.to_pylist():
                     try:

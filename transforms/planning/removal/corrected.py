@@ -18,9 +18,9 @@ from apache_beam.pvalue import PCollection
 from ...core.records import Job
 from ...core.shuffle import PackBy, Packed, hash_bucket, unpack_all
 from ...inputs.lists.table_files import list_manifests
+from ...io.object_stores.file_systems import FileSystems
 from ...io.uris import display_uri
 from ...output.layout import ERRORS, kind_of
-from ...output.reader import Reader
 from ..completed import MAX_BATCH_ROWS, other_runs_parts
 from ..input_rows import by_picture, rows_of
 from .requeue import remove_group
@@ -77,11 +77,8 @@ class RemoveCorrected(beam.PTransform[PCollection[str], PCollection[int]]):
 class _ReadFailures(beam.DoFn):
     """Yield the rows of stage ``list`` in a published file of ``errors/``."""
 
-    def setup(self) -> None:
-        self._reader = Reader()
-
     def process(self, path: str) -> Iterator[ListFailure]:
-        with self._reader.open(path) as file:
+        with FileSystems.open(path) as file:
             columns = ["key", "id", "task", "uri", "message", "stage"]
             for batch in pq.ParquetFile(file).iter_batches(MAX_BATCH_ROWS, columns=columns):
                 for row in batch.to_pylist():

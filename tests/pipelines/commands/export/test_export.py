@@ -14,7 +14,7 @@ from moondream_beam.pipelines.commands import export
 from moondream_beam.pipelines.options import commands
 from moondream_beam.transforms.dataset.export import formats
 
-UNANSWERED = "; 2 requests of the output have no answer: errors/ has the reasons"
+UNANSWERED = "; without an answer: 2 requests of the output, errors/ has the reasons"
 
 
 @pytest.fixture

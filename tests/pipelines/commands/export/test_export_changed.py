@@ -63,7 +63,7 @@ def test_a_changed_picture_is_left_out_of_each_format_and_counted(to, out, tmp_p
     status, _, stderr = command("export", out, "--to", to, tmp_path / "there")
     assert exported(to, tmp_path / "there") == {"a.png", "c.png"}
     assert status == 1 and "changed since" in stderr
-    assert "1 of the pictures" in stderr if to in ("imagefolder", "webdataset") else "2 rows about 1 pictures" in stderr
+    assert "1 of the pictures" in stderr if to in ("imagefolder", "webdataset") else "2 rows about 1 picture " in stderr
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -79,7 +79,7 @@ def test_an_answer_from_before_the_picture_was_replaced_is_not_paired_with_a_lat
     publish(out, *old, new, other, run="two")
     where = "filename = 'd.png' AND (task != 'detect' OR id = 'new')"
     status, _, stderr = command("export", out, "--to", to, tmp_path / "there", "--where", where)
-    assert "1 rows about 1 pictures that have changed since" in stderr and "--retry-changed" in stderr
+    assert "1 row about 1 picture changed since then" in stderr and "--retry-changed" in stderr
     assert status == 1
     found = "".join(path.read_bytes().decode("latin-1") for path in (tmp_path / "there").rglob("*") if path.is_file())
     path = tmp_path / "there"
@@ -138,7 +138,7 @@ def test_changed_members_of_an_archive_are_left_out(tmp_path, photos, command):
     ]
     publish(tmp_path / "out", members[0], members[1]._replace(sha256="0" * 64), annotation(uri="data:,x"))
     status, _, stderr = command("export", tmp_path / "out", "--to", "jsonl", tmp_path / "there")
-    assert status == 1 and "1 rows about 1 pictures" in stderr and "could not be read" not in stderr
+    assert status == 1 and "1 row about 1 picture" in stderr and "could not be read" not in stderr
     assert exported("jsonl", tmp_path / "there") == {"a.png", "a.jpg"}
 
 
@@ -146,4 +146,4 @@ def test_equal_rows_of_a_manifest_are_told_as_such(tmp_path, photos, command):
     row = draw_row(photos, "a.png", id="first")
     publish(tmp_path / "out", row, row._replace(id="equal", created_at=NOW + timedelta(seconds=1)))
     status, _, stderr = command("export", tmp_path / "out", "--to", "jsonl", tmp_path / "there")
-    assert status == 0 and stderr.startswith("note: 1 rows") and "manifest" in stderr and "later answer" not in stderr
+    assert status == 0 and stderr.startswith("note: 1 row ") and "manifest" in stderr and "later answer" not in stderr
