@@ -104,8 +104,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs,
     """
     if args.engine == SPARK:
         return _run_on_spark(args, beam_arguments, inputs, show_answers)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(inspect_once())
+    with inspect_once(), contextlib.ExitStack() as stack:
         with startup_errors():
             name = new_run_name(args)
             set_default_workers(args)
