@@ -1,4 +1,4 @@
-"""The attention of a decoding step by ways that PyTorch offers, for ``gpu.py attention``.
+"""The attention of a decoding step by different ways, for ``gpu.py attention``.
 
 The rows of a step see different numbers of positions. Letters of the shapes: B rows, H heads, S positions, D channels.
 """
@@ -6,12 +6,18 @@ The rows of a step see different numbers of positions. Letters of the shapes: B 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from support.data.golden import Golden
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from moondream_beam.models.moondream.devices import Recorder
+from moondream_beam.models.moondream.network.decoder import attention_choice
+from moondream_beam.models.moondream.network.decoder.attention import WAYS, sdpa
+from moondream_beam.models.moondream.network.decoder.text import Text
 
 NUM_REPEATS = 20
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH}
@@ -20,7 +26,7 @@ BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIE
 def times(
     num_rows: int, num_positions: int, num_heads: int, head_dim: int, device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, float | str]]:
-    """Yield the microseconds of one layer's attention by way, or the first line of its error.
+    """Yield the microseconds of one layer's attention by ways that the engine does not offer, or the error of a way.
 
     "flash without mask" reads every row to its end, so it is the least time of a kernel without masks.
     """
@@ -31,11 +37,9 @@ def times(
     lengths_B = torch.randint(num_positions * 3 // 4, num_positions, (num_rows,), generator=noise).to(device)
     mask_B11S = (torch.arange(num_positions, device=device) < lengths_B[:, None])[:, None, None]
     ways: dict[str, Callable[[], Tensor]] = {
-        "as it is": lambda: F.scaled_dot_product_attention(q_BH1D, k_BHSD, v_BHSD, mask_B11S),
         "flash without mask": _with("flash", lambda: F.scaled_dot_product_attention(q_BH1D, k_BHSD, v_BHSD)),
         "efficient": _with("efficient", lambda: F.scaled_dot_product_attention(q_BH1D, k_BHSD, v_BHSD, mask_B11S)),
         "math": _with("math", lambda: F.scaled_dot_product_attention(q_BH1D, k_BHSD, v_BHSD, mask_B11S)),
-        "two products": lambda: _by_products(q_BH1D, k_BHSD, v_BHSD, mask_B11S),
     }
     if device.type == "cuda":
         # Its kernel is compiled, so that a CPU would need a compiler of C++.
@@ -47,18 +51,37 @@ def times(
             yield way, f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
+def figures(text: Text, golden: Golden, slots: Sequence[int], record: Recorder) -> Iterator[tuple[str, object]]:
+    """Yield the figures of ``gpu.py attention``, by name."""
+    device, config = golden.device, text.config
+    measured = attention_choice.measure_ways(text, slots[0], record)
+    yield "as the engine measures, microseconds", measured
+    yield "chosen", attention_choice.fastest(measured)
+    yield "same ids as sdpa", dict(same_ids(golden, record))
+    for rows in (slots[0], slots[-1]):
+        others = dict(times(rows, 896, config.n_heads, config.head_dim, device, golden.dtype))
+        yield f"{rows} rows of 896 positions, microseconds", others
+
+
+def same_ids(golden: Golden, record: Recorder) -> Iterator[tuple[str, str]]:
+    """Yield how many of 16 rows of a golden have the ids of ``sdpa``, by each way that the engine may choose."""
+    text, wanted = golden.engine.model.text, []
+    for way, attend in {"sdpa": sdpa, **WAYS}.items():
+        text.step_attention = attend
+        try:
+            found = [row.token_ids for row in golden.decode(golden.runs[:16], num_slots=16, record=record)]
+            wanted = wanted or found
+            yield way, f"{sum(map(list.__eq__, found, wanted))} of {len(found)} rows"
+        except Exception as error:
+            yield way, f"{type(error).__name__}: {str(error)[:120]}"
+
+
 def _with(backend: str, attend: Callable[[], Tensor]) -> Callable[[], Tensor]:
     def limited() -> Tensor:
         with sdpa_kernel(BACKENDS[backend]):
             return attend()
 
     return limited
-
-
-def _by_products(q_BH1D: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, mask_B11S: Tensor) -> Tensor:
-    """Return the attention by two products and a softmax in float32."""
-    scores_BH1S = (q_BH1D @ k_BHSD.transpose(2, 3)).float() * q_BH1D.shape[-1] ** -0.5
-    return scores_BH1S.masked_fill(~mask_B11S, -torch.inf).softmax(-1).to(v_BHSD.dtype) @ v_BHSD
 
 
 def _flex(q_BH1D: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, lengths_B: Tensor) -> Callable[[], Tensor]:

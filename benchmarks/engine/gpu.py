@@ -17,15 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from attention import times as attention_times
+from attention import figures as attention_figures
 from baselines import answer_naively
-from bound import least_seconds, measure
+from bound import copy_microseconds, least_seconds, measure
 from engine import clock_for, noise_pictures
+from moondream3 import FULL, SMALL
+from moondream3 import figures as moondream3_figures
 from presets import PRESETS, write_checkpoint
 from support.data.golden import MOONDREAM_3, Golden
 
 from moondream_beam.models.moondream.checkpoints.weights import Checkpoint
-from moondream_beam.models.moondream.devices import choose_device, choose_dtype
+from moondream_beam.models.moondream.devices import Recorder, choose_device, choose_dtype
 from moondream_beam.models.moondream.engine.decoder_steps import cuda_graphs, repeat_eagerly
 from moondream_beam.models.moondream.engine.engine import Engine
 from moondream_beam.models.moondream.network.crops import prepare_crops
@@ -60,7 +62,7 @@ def versions(args: argparse.Namespace, report: Report) -> None:
 def goldens(args: argparse.Namespace, report: Report) -> None:
     """Report how many rows have the ids of the reference: by way of running steps, float32 and the device's dtype."""
     device = choose_device(args.device)
-    record = cuda_graphs(device) if device.type == "cuda" else repeat_eagerly
+    record = recorder_of(device)
     for name in args.goldens:
         for dtype in dict.fromkeys([torch.float32, choose_dtype(args.dtype, device)]):
             golden = Golden(name, device, dtype)
@@ -74,6 +76,11 @@ def goldens(args: argparse.Namespace, report: Report) -> None:
                     row.token_ids == run.wanted.get("ids", []) for row, run in zip(rows, golden.runs, strict=True)
                 )
                 report[f"{name}, {dtype}, {way}"] = f"{equal} of {len(rows)} rows"
+
+
+def recorder_of(device: torch.device) -> Recorder:
+    """Return CUDA graphs on a GPU, and their eager twin on a CPU."""
+    return cuda_graphs(device) if device.type == "cuda" else repeat_eagerly
 
 
 def checkpoint(args: argparse.Namespace, report: Report) -> None:
@@ -139,14 +146,14 @@ def answers(args: argparse.Namespace, report: Report) -> None:
 
 
 def attention(args: argparse.Namespace, report: Report) -> None:
-    """Report the microseconds of one layer's attention in a step by way of computing it. All answers use "as it is"."""
-    device, text = choose_device(args.device), PRESETS[args.preset].text
-    dtype = choose_dtype(args.dtype, device)
-    for rows in (args.slots[0], args.slots[-1]):
-        figures: dict[str, float | str] = {}
-        for way, took in attention_times(rows, 896, text.n_heads, text.head_dim, device, dtype):
-            figures[way] = took
-            report[f"{rows} rows of 896 positions, microseconds"] = figures
+    """Report the microseconds of one layer's attention in a step by way of computing it, and which way is chosen.
+
+    Each way that the engine may choose decodes the first golden, too.
+    """
+    device = choose_device(args.device)
+    golden = Golden(args.goldens[0], device, choose_dtype(args.dtype, device))
+    for name, figure in attention_figures(engine_of(args, 1).model.text, golden, args.slots, recorder_of(device)):
+        report[name] = figure
 
 
 def slots(args: argparse.Namespace, report: Report) -> None:
@@ -163,7 +170,7 @@ def slots(args: argparse.Namespace, report: Report) -> None:
 
 
 def tasks(args: argparse.Namespace, report: Report) -> None:
-    """Report the time of four tasks a picture relative to one."""
+    """Report the time of four tasks a picture relative to one, and the time of one copy of an image prefix."""
     engine, brief = engine_of(args), Sampling(temperature=0, max_tokens=16)
     pictures = noise_pictures(args.pictures, SIZES[0])
     four = (Caption("short"), Query("What is there?"), Detect("dog", 5), Point("dog", 8))
@@ -180,6 +187,8 @@ def tasks(args: argparse.Namespace, report: Report) -> None:
     seconds_of(engine, one[:8])
     alone = seconds_of(engine, one)
     report["four tasks relative to one"] = seconds_of(engine, more) / alone
+    took = report["copy of a prefix, microseconds"] = copy_microseconds(engine)
+    report["copies, share of four tasks"] = len(more) * took / 1e6 / (alone * report["four tasks relative to one"])
 
 
 def naive(args: argparse.Namespace, report: Report) -> None:
@@ -189,6 +198,14 @@ def naive(args: argparse.Namespace, report: Report) -> None:
     started = clock()
     answer_naively(engine, requests)
     report["naive loop, pictures/s"] = len(requests) / (clock() - started)
+
+
+def moondream3(args: argparse.Namespace, report: Report) -> None:
+    """Report pictures a second of Moondream 3 with random weights, and its prefill by both ways to run experts."""
+    device, config = choose_device(args.device), FULL if args.preset == "moondream2" else SMALL
+    requests = captions(args, SIZES[0], args.tokens[len(args.tokens) // 2], min(64, args.pictures))
+    for name, figure in moondream3_figures(config, device, choose_dtype(args.dtype, device), requests):
+        report[name] = figure
 
 
 def profile(args: argparse.Namespace, report: Report) -> None:
@@ -253,7 +270,9 @@ def _cell(figure: object) -> str:
 
 PARTS: dict[str, Callable[[argparse.Namespace, Report], None]] = {
     part.__name__: part
-    for part in (versions, goldens, checkpoint, answers, attention, slots, tasks, naive, profile, pipeline, merge)
+    for part in (
+        *(versions, goldens, checkpoint, answers, attention, slots, tasks, naive, moondream3, profile, pipeline, merge),
+    )
 }
 
 

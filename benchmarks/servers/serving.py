@@ -1,28 +1,31 @@
-"""Measure how much of a vision server's capacity is used, and the CPU time of a request, against a bare httpx loop.
+"""Measure how much of a vision server's capacity is used, and the CPU time of a request, against bare httpx loops.
 
-The server runs in a process of its own, takes 100 ms for a request, and serves 32 at once. The bare loop has a thread
-for each request in flight. Its picture is encoded before the clock starts. The annotator encodes each picture; the CPU
-time of that is measured apart and subtracted. Run ``python benchmarks/servers/serving.py [REQUESTS]``.
+The server runs in a process of its own, takes 100 ms for a request, and serves 32 at once. A bare loop has a thread for
+each request in flight. The first one sends one body, made before the clock starts. The second one encodes each picture
+in its threads, as the annotator does in threads of its own. The CPU time to encode a picture is measured apart.
+
+Run ``python benchmarks/servers/serving.py [REQUESTS [IN_FLIGHT]]``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
 from PIL import Image
 
 from moondream_beam import OpenAIServer, Query
-from moondream_beam.models.hosted.http.images import encode
-from moondream_beam.models.hosted.openai.protocol import request_body
-from moondream_beam.models.hosted.service import Settings
+from moondream_beam.models.hosted.http.images import JPEG_QUALITY, encode
 from moondream_beam.models.tasks import Request
 
 AT_ONCE, SECONDS = 32, 0.1
@@ -51,7 +54,7 @@ async def _serve(port: Any) -> None:
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(connection, "127.0.0.1", 0, backlog=256)
+    server = await asyncio.start_server(connection, "127.0.0.1", 0, backlog=256, limit=1 << 20)
     port.send(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
@@ -68,23 +71,37 @@ def timed(work: Callable[[], None], count: int) -> tuple[float, float]:
     return count / (time.perf_counter() - started), 1000 * (time.process_time() - cpu) / count
 
 
-def bare(url: str, jpeg: bytes, count: int) -> None:
-    """Send the requests from ``AT_ONCE`` threads, and parse the answers."""
-    body = request_body("m", "What?", jpeg, Settings(64, 0.2, 1.0, 1.0), "max_tokens", 1, None)
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE)
-    with httpx.Client(limits=limits, timeout=60) as client, ThreadPoolExecutor(AT_ONCE) as pool:
-        for answer in pool.map(lambda _: client.post(f"{url}/v1/chat/completions", json=body).json(), range(count)):
+def bare(url: str, in_flight: int, bodies: Iterable[Callable[[], dict[str, Any]]]) -> None:
+    """Send the bodies from ``in_flight`` threads, which make them, and parse the answers."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=in_flight)
+    with httpx.Client(limits=limits, timeout=60) as client, ThreadPoolExecutor(in_flight) as pool:
+
+        def ask(make: Callable[[], dict[str, Any]]) -> Any:
+            return client.post(f"{url}/v1/chat/completions", json=make()).json()
+
+        for answer in pool.map(ask, bodies):
             assert answer["usage"]["completion_tokens"] == 2
 
 
-def ours(url: str, pictures: list[Image.Image]) -> None:
+def body_about(picture: Image.Image) -> dict[str, Any]:
+    """Return the body that the annotator sends about a picture, made as most scripts would make it."""
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    url = "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What?"}]
+    message = {"role": "user", "content": content}
+    return {"model": "m", "messages": [message], "max_tokens": 64, "temperature": 0.2, "seed": 1}
+
+
+def ours(url: str, in_flight: int, pictures: list[Image.Image]) -> None:
     """Ask through the annotator."""
     requests = (Request(f"r{number}", picture, Query("What?")) for number, picture in enumerate(pictures))
-    assert all(outcome.result.text for outcome in OpenAIServer(url, concurrency=AT_ONCE).answer(requests))
+    annotator = OpenAIServer(url, "m", revision="1", concurrency=in_flight)
+    assert all(outcome.result.text for outcome in annotator.answer(requests))
 
 
-def main(count: int) -> None:
-    """Measure three times each, in turns, and print the best of each."""
+def main(count: int, in_flight: int) -> None:
+    """Measure each three times, in turns, and print the best of each."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe()
     process = context.Process(target=serve, args=(send,), daemon=True)
@@ -92,19 +109,23 @@ def main(count: int) -> None:
     url = f"http://127.0.0.1:{receive.recv()}"
     noise = Image.effect_noise(SIZE, 40).convert("RGB")
     pictures = [noise.copy() for _ in range(count)]
-    jpeg = encode(noise)
+    body = body_about(noise)
     _, encoding = timed(lambda: [encode(picture) for picture in pictures] and None, count)
-    turns = []
-    for _ in range(3):
-        turns.append((timed(lambda: bare(url, jpeg, count), count), timed(lambda: ours(url, pictures), count)))
+    ways: dict[str, Callable[[], None]] = {
+        "bare httpx, one body": lambda: bare(url, in_flight, [lambda: body] * count),
+        "bare httpx, encodes": lambda: bare(url, in_flight, [partial(body_about, picture) for picture in pictures]),
+        "OpenAIServer": lambda: ours(url, in_flight, pictures),
+    }
+    turns = [{name: timed(work, count) for name, work in ways.items()} for _ in range(3)]
     process.kill()
-    best_bare, best_ours = max(turn[0] for turn in turns), max(turn[1] for turn in turns)
-    capacity, rest = AT_ONCE / SECONDS, best_ours[1] - encoding
-    print(f"server        {capacity:.0f} requests a second, {len(jpeg) / 1000:.0f} kB a picture")
-    print(f"bare httpx    {best_bare[0]:.0f} a second, {best_bare[1]:.2f} ms of CPU a request")
-    print(f"OpenAIServer  {best_ours[0]:.0f} a second, {rest:.2f} ms of CPU a request, {encoding:.2f} ms to encode it")
-    print(f"              {best_ours[0] / capacity:.1%} of the server, {best_ours[0] / best_bare[0]:.1%} of bare httpx")
+    print(f"the server takes {AT_ONCE / SECONDS:.0f} requests a second; {in_flight} are in flight")
+    print(f"{encoding:.2f} ms of CPU to encode a picture")
+    for name in ways:
+        each_second, cpu_ms = max(turn[name] for turn in turns)
+        share = each_second / (AT_ONCE / SECONDS)
+        print(f"{name:20}  {each_second:.0f} a second, {share:.1%} of the server, {cpu_ms:.2f} ms of CPU a request")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
+    given = [int(word) for word in sys.argv[1:]]
+    main(*given, *(2000, AT_ONCE)[len(given) :])

@@ -18,7 +18,7 @@ from .dispatch.dispatcher import Dispatcher
 from .dispatch.rate_limiter import Clock, RateLimiter
 from .dispatch.results import SharedState
 from .http.errors import AccountError
-from .http.images import MAX_SIDE, MIN_OVERSAMPLING, Encoder, encode, shrink_sides
+from .http.images import MAX_SIDE, MIN_OVERSAMPLING, encode, shrink_sides
 from .payment.budget import Budget
 from .payment.journal import Journal, Store
 from .service import Item, Service
@@ -182,17 +182,17 @@ class HostedAnnotator:
             )
         return key
 
-    def _prepare(self, request: Request, to_jpeg: Encoder) -> Item:
-        """Return the item for a request.
+    def _prepare(self, request: Request) -> Item:
+        """Return the item for a request, without the JPEG of its picture.
 
         Raises:
-            ValueError: if the API does not support the task or its reasoning, or the picture can't be encoded.
+            ValueError: if the API does not support the task or its reasoning.
         """
         if type(request.task) not in self.tasks:
             raise ValueError(f"{self.api} does not support the task {request.task.name}: use another backend")
         if not supports(self, request.task):
             raise ValueError(f"{self.api} is not asked for a reasoning: ask without it, or use --backend local")
-        return Item.from_request(request, self._clock.now(), to_jpeg, self.send_urls)
+        return Item.from_request(request, self._clock.now(), self.send_urls)
 
     def _service(self, key: str) -> Service:
         raise NotImplementedError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from ..tasks import Answer, Fault, Request, Task, Timings, Tokens
-from .http.images import Encoder, data_uri, public_url
+from .http.images import data_uri, public_url
 
 
 class Settings(NamedTuple):
@@ -22,7 +22,7 @@ class Settings(NamedTuple):
 
 @dataclass(eq=False)
 class Item:
-    """One request as an API gets it. The picture is either ``jpeg``, or at ``url`` if ``jpeg`` is empty.
+    """One request as an API gets it. The picture is at ``url``, or ``jpeg`` if there is no URL.
 
     ``arrived`` and ``sent``: when the request came in, and when its job was accepted, in seconds of the clock.
     ``units`` and ``usd``: 1/n of the bill of each job of n requests that contained this one, summed. ``estimated``:
@@ -33,9 +33,9 @@ class Item:
     id: str
     task: Task
     settings: Settings
-    jpeg: bytes
     url: str | None
     arrived: float
+    jpeg: bytes = b""
     sent: float = 0.0
     units: float = 0.0
     usd: float = 0.0
@@ -43,17 +43,15 @@ class Item:
     uploaded: str | None = None
 
     @classmethod
-    def from_request(cls, request: Request, now: float, to_jpeg: Encoder, send_urls: bool) -> Item:
-        """Return the item for a request that arrived at ``now``. With ``send_urls`` a public URL replaces the JPEG.
+    def from_request(cls, request: Request, now: float, send_urls: bool) -> Item:
+        """Return the item for a request that arrived at ``now``, without ``jpeg``.
 
-        Raises:
-            ValueError: if the picture is not RGB or has no pixels.
+        With ``send_urls`` a public URL of the picture is in ``url``.
         """
         drawn = request.sampling
         numbers = map(float, (drawn.temperature, drawn.top_p, drawn.repetition_penalty))
         settings = Settings(drawn.budget(request.task), *numbers)
-        url = public_url(request.uri) if send_urls else None
-        return cls(request.id, request.task, settings, b"" if url else to_jpeg(request.picture), url, now)
+        return cls(request.id, request.task, settings, public_url(request.uri) if send_urls else None, now)
 
     def was_sent_as(self, text: str) -> bool:
         """Return whether ``text`` is the URL or data URI under which the API got the picture."""
@@ -86,7 +84,10 @@ class Reply(NamedTuple):
 
 
 class EndedCalls:
-    """The jobs that have ended in this process and were not polled since. ``count`` grows with each ended job."""
+    """The jobs that have ended in this process and were not polled since.
+
+    ``count`` grows with each ended job and each call of ``notify``.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -100,6 +101,12 @@ class EndedCalls:
         """Add a job, and wake all threads in ``wait``."""
         with self._changed:
             self._jobs.add(job)
+            self.count += 1
+            self._changed.notify_all()
+
+    def notify(self) -> None:
+        """Wake all threads in ``wait``, although no job has ended."""
+        with self._changed:
             self.count += 1
             self._changed.notify_all()
 

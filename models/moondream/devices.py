@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -13,6 +13,12 @@ class DeviceTooSmall(RuntimeError):
     """The free memory of a device does not hold the weights. The message says what would."""
 
 
+class DeviceMissing(RuntimeError):
+    """This machine has no device of that name, or has it no longer."""
+
+
+# Takes work on fixed tensors, and returns a function that repeats the work.
+Recorder = Callable[[Callable[[], None]], Callable[[], object]]
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
@@ -21,19 +27,19 @@ def choose_device(device: str) -> torch.device:
 
     Raises:
         ValueError: if ``check_device`` refuses the name.
-        RuntimeError: if this machine has no such device.
+        DeviceMissing: if this machine has no such device.
     """
     check_device(device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     chosen = torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {device}: this machine has no CUDA device that PyTorch can use; choose cpu")
+        raise DeviceMissing(f"device {device}: this machine has no CUDA device that PyTorch can use; choose cpu")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise RuntimeError(f"device {device}: this machine has {count} CUDA devices; choose cuda:N with N < {count}")
+        raise DeviceMissing(f"device {device}: this machine has {count} CUDA devices; choose cuda:N with N < {count}")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise RuntimeError(f"device {device}: this machine has no Metal device; choose cpu")
+        raise DeviceMissing(f"device {device}: this machine has no Metal device; choose cpu")
     return chosen
 
 

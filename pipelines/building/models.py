@@ -7,6 +7,7 @@ import argparse
 from ...models.moondream.annotator import Moondream
 from ...models.moondream.names import OFFICIAL
 from ...models.tasks import Annotator
+from ..local_runner.gpus import choose_gpus
 from ..options.backends.hosted import check_hosted
 from ..options.backends.transformers import TRANSFORMERS, transformers_options
 from .hosted import build_hosted, with_fallback
@@ -32,7 +33,7 @@ def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool
         args.model or OFFICIAL,
         args.revision,
         args.tokenizer,
-        device=args.device,
+        device=_device(args, here),
         dtype=args.dtype,
         batch_size=args.batch_size,
         threads=threads,
@@ -47,12 +48,18 @@ def build_annotator(args: argparse.Namespace, threads: int | None, *, here: bool
     return with_fallback(args, engine)
 
 
+def _device(args: argparse.Namespace, here: bool) -> str:
+    """Return the device of each process. A process with a GPU of its own must not use a CPU if the GPU is gone."""
+    return "cuda" if here and choose_gpus(args) else str(args.device)
+
+
 def _build_transformers(args: argparse.Namespace, threads: int | None, here: bool) -> Annotator:
     """Return the annotator of ``--backend transformers``. If the workers run on this machine, check and fetch it."""
     # It imports the client of the hub, which takes 0.2 seconds.
     from ...models.transformers.annotator import TransformersModel
 
-    model = TransformersModel(args.model, args.revision, threads=threads, **transformers_options(args))
+    options = {**transformers_options(args), "device": _device(args, here)}
+    model = TransformersModel(args.model, args.revision, threads=threads, **options)
     if here:
         model.check()
         model.fetch()

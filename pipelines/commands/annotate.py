@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,12 +18,13 @@ from ...models.moondream.devices import choose_device
 from ...models.moondream.names import OFFICIAL
 from ...models.tiny import NOTE
 from ...transforms.annotation.job import AnnotateToParquet
-from ...transforms.annotation.run_end import end_interrupted
+from ...transforms.annotation.run_end import SHARDS_LEFT, end_interrupted
 from ...transforms.core.errors import RunStopped, stop_reason
 from ...transforms.core.records import ImageRef
+from ...transforms.monitoring.device_errors import no_device_left
 from ...transforms.monitoring.progress import ProgressFiles
 from ...transforms.output.locks.lock import OutputLockedError, acquire, run_lock
-from ...transforms.output.run_record import read_record
+from ...transforms.output.run_record import DEVICE_FAILURES, read_record
 from ...transforms.planning.limit import LimitPictures
 from ..building.inputs import Inputs, build_inputs
 from ..building.job import build_job, set_default_workers
@@ -37,7 +37,7 @@ from ..local_runner.dofn_specs import inspect_once
 from ..local_runner.gpus import choose_gpus
 from ..local_runner.portable.dataflow import failure_reason, interrupt_message
 from ..local_runner.portable.job_service import JobService, job_service
-from ..local_runner.runner import local_runner
+from ..local_runner.runner import LocalRunner, local_runner
 from ..local_runner.signals import Interrupt, unwrap_keyboard_interrupt, worker_loss_reason
 from ..options.backends.hosted import extra_row_s
 from ..options.backends.openai import OPENAI, start_line
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs,
             set_default_workers(args)
             pipeline = _new_pipeline(args, beam_arguments)
             service = stack.enter_context(job_service(args.runner, pipeline.options))
-            job, started = build(pipeline, args, name, inputs, here=(here := service.works_here)), time.time()
+            job = build(pipeline, args, name, inputs, here=(here := service.works_here))
             if is_dry_run(args, pipeline.options):
                 pipeline.run()
                 print("dry run: the job was built for Dataflow; nothing was started, and nothing was written")
@@ -123,8 +123,8 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs,
             _print_start(args, here=here)
         if service.ends_with_command:
             stack.enter_context(show_progress(ProgressFiles(args.output, name)))
-        end = partial(end_interrupted, job.job, args.output, job.about, started) if here else None
-        if (reason := _run_pipeline(pipeline, service, end)) is not None:
+        read = partial(_read_refs, inputs=inputs, args=args)
+        if (reason := _run_shards(pipeline, job, read, service)) is not None:
             print(f"moondream-beam annotate: {reason}", file=sys.stderr)
             return STOPPED_EARLY
     return _finish(args, read_record(args.output, name), show_answers)
@@ -175,6 +175,29 @@ def _new_pipeline(args: argparse.Namespace, beam_arguments: Sequence[str]) -> be
     if args.runner != LOCAL_RUNNER:
         return beam.Pipeline(args.runner, options=options)
     return beam.Pipeline(local_runner(options, args.workers, choose_gpus(args), extra_row_s(args)), options=options)
+
+
+def _run_shards(
+    pipeline: beam.Pipeline,
+    job: AnnotateToParquet,
+    read_refs: Callable[[beam.Pipeline], PCollection[ImageRef]],
+    service: JobService,
+) -> str | None:
+    """Run the pipeline as ``_run_pipeline`` does. If devices failed, plan the run again over the other workers.
+
+    The run keeps its name, and so its shards: those that are published are skipped, and answers that are kept are taken
+    up. The record names the failures.
+    """
+    end = partial(end_interrupted, job.job, job.output, job.about, job.started) if service.works_here else None
+    while (reason := _run_pipeline(pipeline, service, end)) == SHARDS_LEFT:
+        assert isinstance(pipeline.runner, LocalRunner)
+        failures = job.about.setdefault(DEVICE_FAILURES, {})
+        failures.update(pipeline.runner.device_failures)
+        if (runner := pipeline.runner.without_failed_devices(pipeline.options)) is None:
+            return no_device_left(failures)
+        pipeline = beam.Pipeline(runner, options=pipeline.options)
+        read_refs(pipeline) | "Annotate" >> job
+    return reason
 
 
 def _run_pipeline(

@@ -10,6 +10,7 @@ from ...transforms.core.records import FILES_ENDING, UNLISTED, WITHOUT_ENDING
 from ...transforms.core.summary import counted
 from ...transforms.io.object_stores.file_systems import FileSystems
 from ...transforms.output.layout import CARD_NAME, record_path
+from ...transforms.output.run_record import DEVICE_FAILURES
 from .progress import format_bill
 
 OUT_OF_BALANCE = "DOES NOT BALANCE"
@@ -31,6 +32,8 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
     pictures = counts["pictures"]
     lines = [*_format_input(record), *_format_ledger(record, output)]
     lines += _format_errors(record, output, max_failure_rate)
+    for worker, reason in record.get(DEVICE_FAILURES, {}).items():
+        lines.append(f"device   {worker} FAILED: {reason}; other workers did its shards")
     if counts["retried"]:
         lines.append(f"retried  {counts['retried']} of these {_unit(record)} had failed in an earlier run")
     if corrected := counts.get("corrected", 0):

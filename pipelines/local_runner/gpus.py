@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -65,7 +65,22 @@ def pin_gpu(worker: str, gpus: Sequence[str], environment: dict[str, str] | os._
     Call this before PyTorch initializes CUDA.
 
     Args:
-        worker: the name of the worker, such as ``worker_1``. Worker N gets GPU N, modulo the number of GPUs.
+        worker: the name of the worker, such as ``worker_1``.
     """
     if gpus:
-        environment[VISIBLE_DEVICES] = gpus[int(worker.rpartition("_")[2]) % len(gpus)]
+        environment[VISIBLE_DEVICES] = gpu_of(worker, gpus)
+
+
+def cores_of(worker: str, workers: int, cores: Collection[int]) -> set[int]:
+    """Return the share of the processors of one of ``workers`` processes: neighbours, and others for each process.
+
+    Returns:
+        All of them if there are fewer than processes.
+    """
+    size, number = len(cores) // workers, int(worker.rpartition("_")[2]) % workers
+    return set(sorted(cores)[number * size : (number + 1) * size]) or set(cores)
+
+
+def gpu_of(worker: str, gpus: Sequence[str]) -> str:
+    """Return the GPU of a worker such as ``worker_1``. Worker N has GPU N, modulo the number of GPUs."""
+    return gpus[int(worker.rpartition("_")[2]) % len(gpus)]

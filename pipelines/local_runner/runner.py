@@ -27,6 +27,20 @@ class LocalRunner(FnApiRunner):
         environment = pool.environment() if pool else EmbeddedPythonEnvironment.default()
         super().__init__(default_environment=environment, provision_info=info)
         self.dead_workers = pool.dead_workers if pool else []
+        self.device_failures = pool.device_failures if pool else {}
+        self._worker_pool = pool
+
+    def without_failed_devices(self, options: PipelineOptions) -> LocalRunner | None:
+        """Return a runner for the same options over the workers of the pool whose device has not failed.
+
+        Returns:
+            None if no device has failed, no worker is left, or there is no pool.
+        """
+        pool = self._worker_pool.without_failed_devices() if self._worker_pool and self.device_failures else None
+        if pool is None:
+            return None
+        options.view_as(DirectOptions).direct_num_workers = pool.workers
+        return LocalRunner(options, pool)
 
 
 def local_runner(
@@ -40,5 +54,5 @@ def local_runner(
         extra_row_s: seconds that a row may take beyond the usual limits before its worker process counts as hung.
     """
     options.view_as(DirectOptions).direct_num_workers = workers
-    command = [sys.executable, "-m", f"{__package__}.worker", *gpus]
-    return LocalRunner(options, WorkerPool(command, extra_row_s) if workers > 1 else None)
+    command = [sys.executable, "-m", f"{__package__}.worker"]
+    return LocalRunner(options, WorkerPool(command, extra_row_s, workers, tuple(gpus)) if workers > 1 else None)

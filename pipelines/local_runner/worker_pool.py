@@ -27,6 +27,7 @@ from google.protobuf import json_format, text_format
 
 from ...transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
 from .control_connection import RefusableConnection
+from .gpus import cores_of, gpu_of
 from .signals import INTERRUPT_SIGNALS, ON_INTERRUPT
 from .worker_log import WorkerLog
 
@@ -47,19 +48,33 @@ class WorkerPool:
     """The worker processes of one run.
 
     Attributes:
-        command: the program and arguments that start one process.
+        command: the program and arguments that start one process. The names of ``gpus`` are appended.
         extra_row_s: seconds that a row may take in addition to FIRST_ROW_TIMEOUT_S and ROW_TIMEOUT_S.
+        workers: the number of processes.
+        gpus: one GPU for each process; empty: all of them see all GPUs.
         dead_workers: a phrase for each process that died or hung, such as "worker_1 ended with status 3".
+        device_failures: why a device failed, by process, such as "worker_1 (GPU 3)".
+        failed_gpus: the GPUs among them.
     """
 
     command: list[str]
     extra_row_s: float = 0.0
+    workers: int = 1
+    gpus: tuple[str, ...] = ()
     dead_workers: list[str] = field(default_factory=list)
+    device_failures: dict[str, str] = field(default_factory=dict)
+    failed_gpus: set[str] = field(default_factory=set)
 
     def environment(self) -> SubprocessSDKEnvironment:
         """Return the Beam environment whose workers are processes of this pool, and register it with Beam."""
         WorkerHandler.register_environment(f"{URN}/{id(self)}", bytes)(partial(Worker, self))
         return _PoolEnvironment.from_command_string(f"{URN}/{id(self)}")
+
+    def without_failed_devices(self) -> WorkerPool | None:
+        """Return a pool of the processes and GPUs whose device has not failed; None if no process is left."""
+        left = self.workers - len(self.device_failures)
+        gpus = tuple(gpu for gpu in self.gpus if gpu not in self.failed_gpus)
+        return WorkerPool(self.command, self.extra_row_s, left, gpus) if left else None
 
 
 class _PoolEnvironment(SubprocessSDKEnvironment):
@@ -78,6 +93,7 @@ class LivenessMonitor:
 
     Attributes:
         has_started: whether the process has sent anything.
+        device_failure: why the device of the process failed; None if the process has reported no failure.
     """
 
     def __init__(self, extra_row_s: float = 0.0) -> None:
@@ -86,6 +102,7 @@ class LivenessMonitor:
         self._shard: int | None = None
         self._rows = 0
         self.has_started = self._has_rows = False
+        self.device_failure: str | None = None
         self._rest = b""
 
     def poll(self, received: bytes) -> None:
@@ -96,14 +113,19 @@ class LivenessMonitor:
 
         Args:
             received: empty, or lines. An empty line is a heartbeat. ``[shard, rows]`` in JSON is a report: the number
-                of the shard (null: none) and its rows so far. The last line may be incomplete.
+                of the shard (null: none) and its rows so far. A JSON string is a failure of the device. The last line
+                may be incomplete.
         """
         self._without_heartbeat_s = 0.0 if received else self._without_heartbeat_s + POLL_INTERVAL_S
         self.has_started |= bool(received)
         self._without_row_s += POLL_INTERVAL_S
         *lines, self._rest = (self._rest + received).split(b"\n")
         for line in filter(None, lines):
-            self._shard, self._rows = json.loads(line)
+            report = json.loads(line)
+            if isinstance(report, str):
+                self.device_failure = report
+                continue
+            self._shard, self._rows = report
             self._has_rows |= self._rows > 0
             self._without_row_s = 0.0
 
@@ -152,7 +174,7 @@ class Worker(GrpcWorkerHandler):
         # Ctrl-C reaches every process of a terminal. The new process inherits the block, and ignores the signals later.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT_SIGNALS)
         try:
-            self.process = subprocess.Popen(self.pool.command, env=environment, pass_fds=[write_end])
+            self.process = self._popen(environment, write_end)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(write_end)
@@ -181,6 +203,22 @@ class Worker(GrpcWorkerHandler):
     def stop_worker(self) -> None:
         """Wait until the process has ended, without a time limit and without ending the process: ``close`` ends it."""
         self._watcher.join()
+
+    def _popen(self, environment: dict[str, str], write_end: int) -> subprocess.Popen[bytes]:
+        """Start the process. If each process has its own GPU, this one gets its share of the processors, too.
+
+        The number of its threads depends on its processors. Without GPUs, a process may use those of one that waits.
+        """
+        command, cores = [*self.pool.command, *self.pool.gpus], None
+        if self.pool.gpus and hasattr(os, "sched_setaffinity"):
+            # Of this thread only, and the new process inherits it.
+            cores = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, cores_of(self.worker_id, self.pool.workers, cores))
+        try:
+            return subprocess.Popen(command, env=environment, pass_fds=[write_end])
+        finally:
+            if cores is not None:
+                os.sched_setaffinity(0, cores)
 
     def _interrupt(self) -> None:
         """Have the process keep what it has answered, and end."""
@@ -213,10 +251,21 @@ class Worker(GrpcWorkerHandler):
         readable, _, _ = select.select([self._pipe], [], [], POLL_INTERVAL_S)
         received = os.read(self._pipe, 1 << 16) if readable else b""
         self.monitor.poll(received)
+        self._mark_device_failure()
         if readable and not received:
             # The process has closed its end of the pipe and is about to exit. Without the wait this is a busy loop.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(POLL_INTERVAL_S)
+
+    def _mark_device_failure(self) -> None:
+        """Add a failure that the process has reported to the pool, and log it, once."""
+        reason, gpu = self.monitor.device_failure, gpu_of(self.worker_id, self.pool.gpus) if self.pool.gpus else ""
+        name = f"{self.worker_id} (GPU {gpu})" if gpu else self.worker_id
+        if reason is None or name in self.pool.device_failures:
+            return
+        self.pool.failed_gpus.add(gpu)
+        self.pool.device_failures[name] = reason
+        logger.warning("%s: its device failed: %s; its shards are left to other workers; nothing to do", name, reason)
 
     def _mark_dead(self, what: str) -> None:
         """Add "worker_1 ``what``" to ``pool.dead_workers``, log it, and refuse Beam's requests to the process."""

@@ -26,15 +26,35 @@ def test_the_gpu_benchmark_writes_figures_of_every_part(tmp_path):
     )
     parts = json.loads((tmp_path / "results.json").read_text())
     assert set(parts) == {
-        *("versions", "goldens", "checkpoint", "answers", "attention", "slots", "tasks", "naive", "profile", "pipeline")
+        *(
+            "versions",
+            "goldens",
+            "checkpoint",
+            "answers",
+            "attention",
+            "slots",
+            "tasks",
+            "naive",
+            "moondream3",
+            "profile",
+            "pipeline",
+        )
     }, ended.stdout
     for figure in parts["goldens"].values():
         equal, total = figure.removesuffix(" rows").split(" of ")
         assert int(equal) == int(total) > 10
     assert len([name for name in parts["answers"] if "tokens" in name]) == 12
     assert all(figures["pictures/s"] > 0 for name, figures in parts["answers"].items() if "tokens" in name)
-    for figures in parts["attention"].values():
-        assert figures["as it is"] > 0 and figures["two products"] > 0
+    attention = parts["attention"]
+    timed = attention["as the engine measures, microseconds"]
+    assert timed["sdpa"] > 0 and timed["products"] > 0 and attention["chosen"] in timed
+    assert attention["same ids as sdpa"]["products"] == attention["same ids as sdpa"]["sdpa"]
+    # A CPU has no such kernel, and its error costs this way only.
+    assert timed["varlen"].startswith("NotImplementedError")
+    assert attention["2 rows of 896 positions, microseconds"]["math"] > 0
+    assert parts["tasks"]["copy of a prefix, microseconds"] > 0 and parts["tasks"]["copies, share of four tasks"] > 0
+    assert parts["moondream3"]["pictures/s"] > 0
+    assert parts["moondream3"]["prefill of a picture, experts by loop, ms"] > 0
     assert parts["slots"]["same texts with every number of slots"] is True
     assert parts["pipeline"]["command, status"] == 0, parts["pipeline"]
     assert all(f"## {part}" in (tmp_path / "results.md").read_text() for part in parts)

@@ -18,7 +18,7 @@ from ..core.records import IGNORE_PROFILES, ColourProfiles, ImageRef, Job, check
 from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary, sum_summaries
 from ..images.fetch import Fetcher
-from ..monitoring.device_errors import device_errors
+from ..monitoring.device_errors import device_errors, device_failure
 from ..monitoring.failure_limit import FailureLimit
 from ..monitoring.heartbeat import Heartbeat
 from ..monitoring.progress_reporter import ProgressReporter
@@ -102,7 +102,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
             self.job, self.output, shard_size, min_shards, retry_errors=retry_errors, manifests=manifests, **reads
         )
         self.annotate_shard = AnnotateShard(self.job, self.output, max_failure_rate, checkpoint_s, self.fetch)
-        self.about = dict(about or {})
+        self.about, self.started = dict(about or {}), time.time()
         self.hints: dict[str, Any] = {}
 
     def with_resource_hints(self, **hints: Any) -> AnnotateToParquet:
@@ -126,11 +126,14 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         )
         row_counts = summary | "Count what is published" >> CountRows(self.output, self.job.run)
         sides = (AsSingleton(plan.counts), AsSingleton(row_counts))
-        return summary | "Record" >> beam.Map(record_run, *sides, self.job, self.output, self.about, time.time())
+        return summary | "Record" >> beam.Map(record_run, *sides, self.job, self.output, self.about, self.started)
 
 
 class AnnotateShard(beam.DoFn):
-    """Annotate one shard, write its rows and publish its files. The output is the sums over its rows."""
+    """Annotate one shard, write its rows and publish its files. The output is the sums over its rows.
+
+    A worker process of this machine whose device fails leaves this shard and all later ones to others.
+    """
 
     def __init__(
         self,
@@ -143,6 +146,7 @@ class AnnotateShard(beam.DoFn):
         self.job, self.output, self.fetch = job, output, fetch or Fetcher()
         self.max_failure_rate, self.checkpoint_s = max_failure_rate, checkpoint_s
         self._shared, self._shared_fetch = Shared(), Shared()
+        self._device_failed = False
 
     def setup(self) -> None:
         """Share the annotator and the clients with the other copies of this step in this process."""
@@ -154,18 +158,17 @@ class AnnotateShard(beam.DoFn):
 
         Raises:
             RunStopped: if the run must stop: the lock is gone, too many rows failed, the output cannot be written, the
-                API refuses the account, or this process has no memory left.
+                API refuses the account, or this process has no memory or no device left.
         """
         number, refs = shard
         job, output = self.job, self.output
         with OPEN_JOURNALS.shard(), worker_lock(output, job.run) as lock, Heartbeat().working_on(number) as heartbeat:
             writer = ShardWriter(output, job.run, number, job.columns)
             with output_errors(output):
-                recovered = writer.recover_commit()
-                if recovered:
+                if recovered := writer.recover_commit():
                     _update_card(output, job.run)
-            if recovered:
-                yield writer.published_summary()
+            if recovered or self._device_failed:
+                yield writer.published_summary() if recovered else Summary(shards_left=1)
                 return
             reporter = ProgressReporter(output, job.run, heartbeat)
             annotator = RecordingAnnotator(job.annotator, scope_of(job.run, number))
@@ -184,10 +187,23 @@ class AnnotateShard(beam.DoFn):
                     _update_card(output, job.run)
                     journal.delete()
                     reporter.report(number, summary, published=True)
-            except BaseException:
+            except BaseException as error:
                 writer.discard()
-                raise
+                if not self._leaves_shards(error, heartbeat):
+                    raise
+                summary = Summary(shards_left=1)
         yield summary
+
+    def _leaves_shards(self, error: BaseException, heartbeat: Heartbeat) -> bool:
+        """Return whether the device of this worker has failed, and the process that started it may use others.
+
+        Without such a process, the runner repeats the shard elsewhere, or the run ends.
+        """
+        reason = device_failure(error) if heartbeat.is_watched else None
+        if reason is not None:
+            self._device_failed = True
+            heartbeat.report_device_failure(reason)
+        return reason is not None
 
     def _write(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ..core.errors import output_errors
+from ..core.errors import RunStopped, output_errors
 from ..core.records import Job
 from ..core.row_schema import annotation_schema
 from ..core.summary import Count, Summary, counted
@@ -25,6 +25,8 @@ from ..planning.dedup import delete_content_keys
 # Seconds that requests in flight get after a signal. Schedulers kill a process 30 seconds after their signal.
 GRACE_S = 4.0
 NUM_COMMON_ERRORS = 3
+# The command that started the workers replaces this message, or plans the run again without the failed devices.
+SHARDS_LEFT = "stopped: the device of a worker failed and its shards are left. Run the same command again to resume."
 # Counts that a record has only if they are not 0.
 SELDOM_COUNTED = ("changed", "unread", "failed_before", "corrected")
 
@@ -53,8 +55,13 @@ def record_run(
     """Write and return the record of a run, and write the dataset card. Then delete the run's temporary files and lock.
 
     Args:
-        started: when the pipeline was built, in seconds since 1970.
+        started: when the run began, in seconds since 1970.
+
+    Raises:
+        RunStopped: if shards are left, because the device of a worker failed; or if the output cannot be written.
     """
+    if summary.shards_left:
+        raise RunStopped(SHARDS_LEFT)
     with output_errors(output):
         values = _values(job, output, count, summary, row_counts, about, started)
         balanced = balances(count, summary, row_counts)
@@ -120,7 +127,7 @@ def _values(
         "error_rows": num_error_rows(output),
         "skipped": {each.kind: {"count": each.count, "example": each.example} for each in skipped},
         "published": row_counts._asdict(),
-        "totals": {name: getattr(summary, name) for name in summary._fields[2:]},
+        "totals": {name: getattr(summary, name) for name in summary._fields[2:] if name != "shards_left"},
         "started_at": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - started, 3),
     }

@@ -87,7 +87,10 @@ class Count(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Sums over rows: rows by kind, tokens, milliseconds, and what hosted APIs billed: units and US dollars."""
+    """Sums over rows: rows by kind, tokens, milliseconds, and what hosted APIs billed: units and US dollars.
+
+    ``shards_left``: shards without a row here, because the device of their worker failed before they were published.
+    """
 
     annotations: int = 0
     failures: int = 0
@@ -97,6 +100,7 @@ class Summary(NamedTuple):
     generate_ms: float = 0.0
     billed_units: float = 0.0
     usd: float = 0.0
+    shards_left: int = 0
 
     @property
     def rows(self) -> int:

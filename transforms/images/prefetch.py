@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,11 +20,14 @@ from .decode import Enough, decode_pixels, open_image, reduce_jpeg
 
 Fetch = Callable[[Location], bytes]
 
-LOAD_THREADS = 8
+# A scheduler such as Slurm may allow this process to use only some of the processors.
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# Threads that wait for the network need no processor, and those that decode need one each.
+LOAD_THREADS = max(8, min(_CORES, 32))
 # Images in flight or waiting for the consumer: enough for the next batch to be ready when the current one ends.
-PICTURES_AHEAD = 16
-# Pixels of those: 16 images of 16 megapixels. Pillow takes 4 bytes a pixel, 1 GiB in all, and up to 4 times that while
-# it converts an image.
+PICTURES_AHEAD = 2 * LOAD_THREADS
+# Pixels of those, such as 16 images of 16 megapixels. Pillow takes 4 bytes a pixel, 1 GiB in all, and up to 4 times
+# that while it converts an image.
 PIXELS_AHEAD = 256 << 20
 
 

@@ -20,6 +20,8 @@ from types import FrameType
 
 PIPE = "MOONDREAM_BEAM_PULSE"
 BEAT_SECONDS = 1.0
+# Characters. JSON may write each as six bytes, and a pipe takes 4096 bytes at once.
+MAX_REASON = 600
 # A process exits with this status if it could not get SPARE_BYTES for BEATS_WITHOUT beats, or if the start of a thread
 # took BEATS_TO_START beats. A thread without memory for its start never runs, and Python waits for it without end.
 OUT_OF_MEMORY = errno.ENOMEM
@@ -57,6 +59,19 @@ class Heartbeat:
         """Write the JSON line ``[shard, rows]``: the shard of this process, or None, and its number of rows so far."""
         if self._pipe >= 0:
             self._write(json.dumps([shard, rows]))
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether another process has started this one and reads its heartbeat."""
+        return self._pipe >= 0
+
+    def report_device_failure(self, reason: str) -> None:
+        """Write the reason as a JSON string. It is one line, and is cut to MAX_REASON characters.
+
+        A longer line could be mixed with the lines of other threads.
+        """
+        if self._pipe >= 0:
+            self._write(json.dumps(reason[:MAX_REASON]))
 
     def _beat(self, on_disconnect: Callable[[], object]) -> None:
         """Write a line per beat, and exit with ``OUT_OF_MEMORY`` when the process has no memory left."""

@@ -13,6 +13,8 @@ from ..io.object_stores.file_systems import FileSystems
 from .files import glob_files, write_atomic
 from .layout import draft_path, record_path
 
+# The key of a record for the failures of devices, by worker process. Other workers have done the shards.
+DEVICE_FAILURES = "device_failures"
 PACKAGES = ("moondream-beam", "apache-beam", "torch", "pillow", "pyarrow", "tokenizers")
 
 

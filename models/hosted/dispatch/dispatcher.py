@@ -15,10 +15,11 @@ from ..http.errors import (
     ThrottledError,
     UnavailableError,
 )
-from ..http.images import Encoder
+from ..service import Item
 from .batching import Batch, Batcher
 from .in_flight import InFlightJobs
 from .rate_limiter import retry_delay
+from .reader import RequestReader
 from .results import ResultHandler, SharedState
 
 # How long a request may wait while the API accepts no jobs.
@@ -33,11 +34,11 @@ class Dispatcher:
     """Sends one stream of requests through an API. ``scope`` is the journal's scope of its jobs."""
 
     def __init__(self, state: SharedState, requests: Iterable[Request], scope: str = "") -> None:
-        self.state, self.requests, self.scope = state, iter(requests), scope
+        self.state, self.scope = state, scope
+        self.reader = RequestReader(state, requests)
         self.batcher = Batcher(state.service.max_items, state.service.max_bytes)
         self.results = ResultHandler(state, self.batcher)
         self.in_flight = InFlightJobs(state, self.results)
-        self.to_jpeg = Encoder(state.encode)
         self.is_exhausted = False
         self.account_error: AccountError | None = None
         self.drain_until = 0.0
@@ -50,10 +51,10 @@ class Dispatcher:
         """
         self.state.journal.refresh()
         outcomes = self.results.outcomes
+        self.reader.start()
         try:
             while not self._is_done():
-                ended = self.state.service.ended
-                seen = ended.count if ended is not None else 0
+                seen = self.reader.changed.count
                 progressed = self._poll()
                 progressed = self._send() or progressed
                 while outcomes:
@@ -61,9 +62,12 @@ class Dispatcher:
                     yield outcomes.popleft()
                 if self.account_error and (not self.in_flight.jobs or self.state.clock.now() > self.drain_until):
                     raise self.account_error
-                if not progressed:
-                    self.state.clock.wait(ended, seen, self._sleep_s())
+                if not progressed and self._wants_request():
+                    self.reader.wait(seen, self._sleep_s())
+                elif not progressed:
+                    self.state.clock.wait(self.state.service.ended, seen, self._sleep_s())
         finally:
+            self.reader.close()
             self.in_flight.close()
 
     def _is_done(self) -> bool:
@@ -81,25 +85,25 @@ class Dispatcher:
         return min(max(seconds, MIN_SLEEP_S), MAX_SLEEP_S)
 
     def _poll(self) -> bool:
-        """Poll the jobs that are due. Return whether there were any."""
-        try:
-            return self.in_flight.poll()
-        except AccountError as error:
-            self._on_account_error(error)
-            return True
+        """Poll the jobs that are due, and send a batch after each. Return whether there were any."""
+        due = self.in_flight.due()
+        for job in due:
+            try:
+                self.in_flight.poll(job)
+            except AccountError as error:
+                self._on_account_error(error)
+            # The place of a job that has ended must not stay empty while the answers of others are parsed.
+            self._send()
+        return bool(due)
 
     def _send(self) -> bool:
         """Send the next batch if one is due and limiter and budget allow it. Return whether anything changed."""
         state, batcher = self.state, self.batcher
         if self.account_error:
             return False
-        is_blocked = state.limiter.wait_s() > 0
-        is_hopeless = is_blocked and state.limiter.failing_s() > MAX_WAIT_S
-        progressed = False
-        if not batcher.has_due(state.clock.now()) and (is_hopeless or state.limiter.can_acquire):
-            progressed = self._fill()
-        if is_blocked:
-            progressed = self._expire(is_hopeless) or progressed
+        progressed = self._wants_request() and self._fill()
+        if state.limiter.wait_s() > 0:
+            progressed = self._expire() or progressed
         batch = batcher.pop(state.clock.now())
         if batch is None:
             return progressed
@@ -108,31 +112,43 @@ class Dispatcher:
             return progressed
         return self._submit_within_budget(batch) or progressed
 
+    def _is_hopeless(self) -> bool:
+        """Return whether the API has accepted no job for ``MAX_WAIT_S``, so that all requests get a fault."""
+        return self.state.limiter.wait_s() > 0 and self.state.limiter.failing_s() > MAX_WAIT_S
+
+    def _wants_request(self) -> bool:
+        """Return whether a request could be sent now, or gets a fault at once, and no batch is due."""
+        if self.is_exhausted or self.account_error or self.batcher.has_due(self.state.clock.now()):
+            return False
+        return self.state.limiter.can_acquire or self._is_hopeless()
+
     def _fill(self) -> bool:
-        """Read requests into ``batcher`` until a batch, an outcome or a poll is due. Return whether any was read."""
+        """Add the requests that are ready to ``batcher`` until a batch, an outcome or a poll is due.
+
+        Return whether there was any, or the end of all requests.
+        """
         progressed = False
         while not self.is_exhausted and not self.batcher.has_due(self.state.clock.now()):
-            request = next(self.requests, None)
+            read = self.reader.pop()
+            if read is None and not self.reader.is_over:
+                break
             progressed = True
-            if request is None:
+            if read is None:
                 self.is_exhausted = True
                 self.batcher.flush(self.state.clock.now())
+            elif isinstance(read, Outcome):
+                self.results.outcomes.append(read)
             else:
-                self._admit(request)
+                self._admit(read)
             if self.results.outcomes or self.in_flight.next_poll() <= self.state.clock.now():
                 break
         return progressed
 
-    def _admit(self, request: Request) -> None:
-        """Add a request to ``batcher``, unless the journal has a job for it: then use or await that job's answer.
+    def _admit(self, item: Item) -> None:
+        """Add an item to ``batcher``, unless the journal has a job for it: then use or await that job's answer.
 
-        A request that can't be prepared, or whose answer is lost, gets an outcome with a fault.
+        An item whose answer is lost gets an outcome with a fault.
         """
-        try:
-            item = self.state.prepare(request, self.to_jpeg)
-        except Exception as error:  # Pillow raises many types for a picture that is damaged.
-            self.results.outcomes.append(Outcome(request.id, Fault.of(error), self.state.service.backend))
-            return
         if self.in_flight.attach(item):
             return
         entry = self.state.journal.find(item.id, self.scope)
@@ -153,9 +169,9 @@ class Dispatcher:
         else:
             self.in_flight.resume(entry, item)
 
-    def _expire(self, is_hopeless: bool) -> bool:
-        """Add faults for the batches that waited for ``MAX_WAIT_S``, or all if ``is_hopeless``. Return if any did."""
-        batches = self.batcher.expired(self.state.clock.now() - (0.0 if is_hopeless else MAX_WAIT_S))
+    def _expire(self) -> bool:
+        """Add faults for batches that waited for ``MAX_WAIT_S``, or for all if ``_is_hopeless``. Return if any did."""
+        batches = self.batcher.expired(self.state.clock.now() - (0.0 if self._is_hopeless() else MAX_WAIT_S))
         for batch in batches:
             message = (
                 f"{self.state.service.backend} accepted no jobs for {MAX_WAIT_S / 60:.0f} minutes: "

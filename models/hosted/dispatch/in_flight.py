@@ -91,17 +91,10 @@ class InFlightJobs:
         """Return when the next job is to be polled, in seconds of the clock; infinity if there is no job."""
         return min((job.poll_at for job in self.jobs), default=float("inf"))
 
-    def poll(self) -> bool:
-        """Poll the jobs whose time has come or that have ended. Return whether there were any.
-
-        Raises:
-            AccountError: if the API refuses the account.
-        """
+    def due(self) -> list[InFlightJob]:
+        """Return the jobs that are to be polled now, because their time has come or they have ended."""
         ended, now = self.state.service.ended, self.state.clock.now()
-        due = [job for job in self.jobs if job.poll_at <= now or (ended is not None and job.entry.job in ended)]
-        for job in due:
-            self._poll_job(job)
-        return bool(due)
+        return [job for job in self.jobs if job.poll_at <= now or (ended is not None and job.entry.job in ended)]
 
     def close(self) -> None:
         """Remove all jobs, cancel those that this stream sent, and release their journal entries for a later stream.
@@ -117,7 +110,7 @@ class InFlightJobs:
                     self._record_result(job, result)
             self._finish(job)
 
-    def _poll_job(self, job: InFlightJob) -> None:
+    def poll(self, job: InFlightJob) -> None:
         """Poll one job: complete it if it has ended, schedule the next poll if it runs, cancel it after the deadline.
 
         Raises:

@@ -11,7 +11,6 @@ from PIL.Image import Image
 
 from ...tasks import Fault, Outcome, Request
 from ..http.errors import MismatchedAnswerError, RejectedError, one_line
-from ..http.images import Encoder
 from ..payment.billing import Billing
 from ..payment.budget import Budget
 from ..payment.journal import Entry, Journal
@@ -26,14 +25,17 @@ DOWNLOAD_ERRORS = ("file_download_error",)
 
 
 class SharedState(NamedTuple):
-    """What all streams of a process share. ``prepare`` makes the item of a request, ``encode`` a JPEG of a picture."""
+    """What all streams of a process share.
+
+    ``prepare`` makes the item of a request, without its JPEG. ``encode`` makes a JPEG of a picture.
+    """
 
     service: Service
     limiter: RateLimiter
     budget: Budget
     journal: Journal
     clock: Clock
-    prepare: Callable[[Request, Encoder], Item]
+    prepare: Callable[[Request], Item]
     encode: Callable[[Image], bytes]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
+import os
+import sys
+import tempfile
 from collections.abc import Callable
+from typing import IO
 
 from PIL import Image
 
@@ -18,6 +21,7 @@ MAX_SIDE = 1536
 MIN_OVERSAMPLING = 2
 JPEG_QUALITY = 90
 MAX_URL_CHARS = 2048
+JPEG_DATA_URI = "data:image/jpeg;base64,"
 
 
 def encode(picture: Image.Image, shrink: Callable[[Image.Image], Image.Image] | None = None) -> bytes:
@@ -33,9 +37,11 @@ def encode(picture: Image.Image, shrink: Callable[[Image.Image], Image.Image] | 
         raise ValueError(f"the picture has mode {picture.mode}: convert it to RGB first")
     if 0 in picture.size:
         raise ValueError("the picture has no pixels: remove it from the input")
-    buffer = io.BytesIO()
-    (shrink or shrink_sides)(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
+    # Pillow releases the GIL while it writes to a file descriptor, and holds the GIL while it writes into a BytesIO.
+    with _file_in_memory() as file:
+        (shrink or shrink_sides)(picture).save(file, "JPEG", quality=JPEG_QUALITY)
+        file.seek(0)
+        return file.read()
 
 
 def shrink_sides(picture: Image.Image) -> Image.Image:
@@ -60,30 +66,16 @@ def _scaled(picture: Image.Image, scale: float) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-class Encoder:
-    """Keeps the JPEG of the last picture, because requests about one picture follow each other.
-
-    ``encode``: returns a picture as JPEG.
-    """
-
-    def __init__(self, encode: Callable[[Image.Image], bytes] = encode) -> None:
-        self._encode = encode
-        self._last: tuple[Image.Image, bytes] | None = None
-
-    def __call__(self, picture: Image.Image) -> bytes:
-        """Return the picture as JPEG; the same bytes object if it is the picture of the last call.
-
-        Raises:
-            ValueError: if the picture has no pixels or is not RGB.
-        """
-        if self._last is None or self._last[0] is not picture:
-            self._last = (picture, self._encode(picture))
-        return self._last[1]
+def _file_in_memory() -> IO[bytes]:
+    """Return an empty file without a name: in memory on Linux, in the folder for temporary files on other systems."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("jpeg"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def data_uri(jpeg: bytes) -> str:
     """Return JPEG bytes as a ``data:image/jpeg;base64,`` URI."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    return JPEG_DATA_URI + base64.b64encode(jpeg).decode()
 
 
 def public_url(uri: str | None) -> str | None:

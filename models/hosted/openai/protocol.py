@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 from ...tasks import Answer, Fault, Timings, Tokens
-from ..http.images import data_uri
+from ..http.images import JPEG_DATA_URI
 from ..service import Reply, Settings
 
 # The names of the field that limits the tokens of an answer. Ollama knows the first only, new models at OpenAI the
@@ -29,34 +30,41 @@ class ChatAnswer(NamedTuple):
     tokens: Tokens | None
 
 
-def request_body(
-    model: str, text: str, jpeg: bytes | None, settings: Settings, max_field: str, seed: int, schema: str | None
-) -> dict[str, Any]:
-    """Return the JSON body of a request. The picture comes first, so that prompts about it share a prefix.
+def request_fields(model: str, settings: Settings, max_field: str, seed: int, schema: str | None) -> dict[str, Any]:
+    """Return the fields of a request beside its messages.
 
     Fields with a neutral value are left out, because transformers serve rejects fields that it does not know.
 
     Args:
-        jpeg: the picture; None for a request without one.
         max_field: one of ``MAX_FIELDS``.
         schema: the JSON schema, as text, that the server is to enforce; None for none.
     """
-    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    if jpeg is not None:
-        content.insert(0, {"type": "image_url", "image_url": {"url": data_uri(jpeg)}})
-    body: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": content}],
         max_field: settings.max_tokens,
         "temperature": settings.temperature,
         "seed": seed,
     }
     if settings.top_p < 1:
-        body["top_p"] = settings.top_p
+        fields["top_p"] = settings.top_p
     if schema is not None:
         described = {"name": "answer", "schema": json.loads(schema)}
-        body["response_format"] = {"type": "json_schema", "json_schema": described}
-    return body
+        fields["response_format"] = {"type": "json_schema", "json_schema": described}
+    return fields
+
+
+def request_body(fields: Mapping[str, Any], text: str, jpeg: bytes | None) -> bytes:
+    """Return the JSON body of a request about a picture, or about a text alone if ``jpeg`` is None.
+
+    The picture comes first, so that prompts about it share a prefix.
+    """
+    head, question = json.dumps(fields)[:-1].encode(), json.dumps({"type": "text", "text": text}).encode()
+    parts = [head, b', "messages": [{"role": "user", "content": [', question, b"]}]}"]
+    if jpeg is not None:
+        # json.dumps would look at each character of the picture, which takes longer than all of the rest.
+        picture = b'{"type": "image_url", "image_url": {"url": "%b' % JPEG_DATA_URI.encode()
+        parts[2:2] = [picture, base64.b64encode(jpeg), b'"}}, ']
+    return b"".join(parts)
 
 
 def seed_of(request_id: str) -> int:

@@ -19,7 +19,7 @@ from ..service import Item, JobResult, Reply, Settings
 from .discovery import IGNORES_SCHEMAS, PENALTY_FIELDS, ServerInfo
 from .pool import ServerPool
 from .probe import Prober
-from .protocol import MAX_FIELDS, other_max_field, parse_tokens, reply_to, request_body, seed_of
+from .protocol import MAX_FIELDS, other_max_field, parse_tokens, reply_to, request_body, request_fields, seed_of
 from .transport import BusyError, ServerClient, TimedOutError
 
 log = logging.getLogger(__name__)
@@ -175,18 +175,18 @@ class ChatService(CallService):
     ) -> dict[str, Any]:
         """Return the answer of a server as JSON. If the server asks for the other name of the token limit, use that."""
         field = self._max_field
-        body = request_body(self.info.model, text, jpeg, settings, field, seed, schema)
+        fields = request_fields(self.info.model, settings, field, seed, schema)
         if settings.repetition_penalty != 1:
-            body[PENALTY_FIELDS[self.info.kind]] = settings.repetition_penalty
+            fields[PENALTY_FIELDS[self.info.kind]] = settings.repetition_penalty
         try:
-            return client.chat(body, limit_s)
+            return client.chat(request_body(fields, text, jpeg), limit_s)
         except RejectedError as error:
             other = other_max_field(field, str(error))
             if other is None:
                 raise
         self._max_field = other
-        body[other] = body.pop(field)
-        return client.chat(body, limit_s)
+        fields[other] = fields.pop(field)
+        return client.chat(request_body(fields, text, jpeg), limit_s)
 
     def _on_lost(self, item: Item, error: LostAnswerError, most: int) -> None:
         """Count a lost answer. Return if the item may be sent again.

@@ -77,8 +77,10 @@ class ServerClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(transport=transport, headers=headers)
 
-    def chat(self, body: Mapping[str, Any], limit_s: float | None = None) -> dict[str, Any]:
+    def chat(self, body: bytes, limit_s: float | None = None) -> dict[str, Any]:
         """Return the JSON object of a chat completion, within the time limit or within ``limit_s`` if that is less.
+
+        ``body``: the JSON of the request.
 
         Raises:
             TimedOutError: if there is no answer within that time.
@@ -86,8 +88,11 @@ class ServerClient:
             AccountError: if the server refuses the key, or has no such model.
         """
         extensions = {"phase": "submit", **({"limit_s": limit_s} if limit_s else {})}
+        headers = {"Content-Type": "application/json"}
         try:
-            response = self._client.post(f"{self.url}/chat/completions", json=body, extensions=extensions)
+            response = self._client.post(
+                f"{self.url}/chat/completions", content=body, headers=headers, extensions=extensions
+            )
         except LostAnswerError as error:
             if isinstance(error.__cause__, httpx.TimeoutException):
                 raise TimedOutError(f"{self.name} gave no answer within {limit_s or self.timeout_s:g} s") from error

@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.weights import MoondreamModel
-from ..devices import from_host
+from ..devices import Recorder, from_host
 from ..network.decoder.cache import KVCache
-
-# Takes work on fixed tensors, and returns a function that repeats it.
-Recorder = Callable[[Callable[[], None]], Callable[[], object]]
 
 # Steps of up to this many rows are rounded up to a power of 2, all others to a multiple of it.
 ROW_BUCKET = 16

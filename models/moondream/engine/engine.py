@@ -16,9 +16,10 @@ import torch
 
 from ...tasks import Fault, Outcome, Request
 from ..checkpoints.weights import Checkpoint, MoondreamModel
-from ..devices import is_out_of_memory
+from ..devices import is_device_lost, is_out_of_memory
 from ..network.config import MoondreamConfig
 from ..network.crops import Crops, prepare_crops
+from ..network.decoder.attention_choice import choose_attention
 from ..network.decoder.cache import KVCache
 from ..network.resize import resize, resize_on
 from .decoder_steps import cuda_graphs
@@ -63,6 +64,7 @@ class Engine:
         self._record = cuda_graphs(device) if graphs and device.type == "cuda" else None
         if device.type == "cuda" and not graphs:
             self.backend += "/no-graphs"
+        self.backend += choose_attention(self.model.text, batch_size or MAX_SLOTS, self._record)
         self.max_crops_per_pass = MAX_CROPS_PER_CPU_PASS if device.type == "cpu" else MAX_CROPS_PER_PASS
         self.max_slots = batch_size or MAX_SLOTS
         # Restored after a request that does not fit even alone: the requests after it may fit.
@@ -188,6 +190,9 @@ class Engine:
             self._owners.update(dict.fromkeys(taken, stream))
             for job in taken:
                 if error := job.crops.exception():
+                    if is_device_lost(error):
+                        # A GPU resizes pictures. After such an error it answers nothing, whatever the picture.
+                        raise error
                     self._fail(job, Fault.of(error, retryable=is_out_of_memory(error)))
                 else:
                     jobs.append(job)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.weights import MoondreamModel
-from ..devices import from_host
+from ..devices import Recorder, from_host
 from ..network.decoder.cache import KVCache
-from .decoder_steps import EagerSteps, RecordedSteps, Recorder, run_decoder
+from .decoder_steps import EagerSteps, RecordedSteps, run_decoder
 from .decoding.outputs import Decoding, can_lag, decode_outputs
 from .jobs import Job
 from .memory import log_memory
@@ -27,7 +27,8 @@ class Slots:
     """A KV cache of ``num_slots`` rows to decode in and ``num_prefill_rows`` rows after them, and their jobs.
 
     Each row has ``num_positions`` positions. The ``active`` jobs lie in the first rows without gaps, and each step
-    decodes all of them. ``waiting`` are prefilled jobs with their row: a free slot is filled by a copy of that row.
+    decodes all of them. Prompts are prefilled in free slots if there are enough. ``waiting`` are jobs that were
+    prefilled in other rows, with their row: a free slot is filled by a copy of that row.
     ``record``: how steps are recorded and repeated, see ``RecordedSteps``; None runs each step in its exact shape.
     ``lags``: whether the host reads the outputs of a step while the device runs the next one; see ``step``.
     """
@@ -67,9 +68,11 @@ class Slots:
         There are at most ``num_prefill_rows`` jobs. Each prefix is a cache of one row. No job may be waiting.
 
         Returns:
-            The jobs that ended with their first output. All others are added to ``waiting``.
+            The jobs that ended with their first output. All others are added to ``active`` or ``waiting``.
         """
-        first = self.num_slots
+        # Of the copies of a prefix, the one from a prefill row to a slot is spared.
+        fits = len(self.active) + len(jobs) <= self.num_slots
+        first = len(self.active) if fits else self.num_slots
         cache = self.cache.slice_rows(first, first + len(jobs))
         for index, prefix in enumerate(prefixes):
             cache.copy_from(prefix, [index], prefix.num_positions)
@@ -78,6 +81,9 @@ class Slots:
         for job, start in zip(jobs, starts, strict=True):
             job.row.position = start + len(job.row.prompt)
         self.embeds_BC[first : first + len(jobs)] = decode_outputs(self.model, hidden_BC, [job.row for job in jobs])
+        if fits:
+            self.active.extend(jobs)
+            return self._evict_finished()
         self.waiting.extend((first + index, job) for index, job in enumerate(jobs) if not job.row.finish_reason)
         return [job for job in jobs if job.row.finish_reason]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from types import SimpleNamespace
 
@@ -9,8 +10,17 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from moondream_beam.pipelines.local_runner.gpus import assign_gpus, choose_gpus, default_workers, pin_gpu, visible_gpus
+from moondream_beam.pipelines.building.models import build_annotator
+from moondream_beam.pipelines.local_runner.gpus import (
+    assign_gpus,
+    choose_gpus,
+    cores_of,
+    default_workers,
+    pin_gpu,
+    visible_gpus,
+)
 from moondream_beam.pipelines.local_runner.runner import local_runner
+from moondream_beam.pipelines.options.commands import add_annotate_options
 
 
 @pytest.mark.parametrize(
@@ -35,6 +45,12 @@ def test_each_process_has_a_gpu_of_its_own():
     for number, environment in enumerate(environments):
         pin_gpu(f"worker_{number}", ("3", "5"), environment)
     assert environments == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+
+
+def test_each_process_with_a_gpu_has_its_share_of_the_processors():
+    shares = [cores_of(f"worker_{number}", 3, range(10, 18)) for number in (3, 4, 5)]
+    assert shares == [{10, 11}, {12, 13}, {14, 15}]
+    assert cores_of("worker_2", 3, {4, 5}) == {4, 5}
 
 
 def test_more_processes_than_gpus_are_refused_with_the_cure():
@@ -70,7 +86,7 @@ def test_without_workers_there_is_one_process_for_each_gpu(options, gpus, worker
 
 
 def describe_worker(_: int) -> str:
-    return f"{os.environ['WORKER_ID']} {os.environ['CUDA_VISIBLE_DEVICES']}"
+    return f"{os.environ['WORKER_ID']} {min(os.sched_getaffinity(0))} {os.environ['CUDA_VISIBLE_DEVICES']}"
 
 
 @pytest.mark.slow
@@ -80,5 +96,16 @@ def test_the_environment_of_each_worker_names_its_gpu(tmp_path):
         output = pipeline | beam.Create(range(8)) | beam.Reshuffle() | beam.Map(describe_worker)
         _ = output | beam.io.WriteToText(str(tmp_path / "output"), shard_name_template="")
     lines = set((tmp_path / "output").read_text().splitlines())
-    assert {line.split(" ", 1)[1] for line in lines} == {"3", "GPU-5 a"}
+    assert {line.split(" ", 2)[2] for line in lines} == {"3", "GPU-5 a"}
     assert len(lines) == 2
+    here = os.sched_getaffinity(0)
+    assert len({line.split(" ", 2)[1] for line in lines}) == min(2, len(here))
+
+
+@pytest.mark.parametrize(("workers", "device"), [("2", "cuda"), ("1", "auto")])
+def test_a_process_with_a_gpu_of_its_own_does_not_fall_back_to_a_cpu(workers, device, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    parser = argparse.ArgumentParser()
+    add_annotate_options(parser)
+    args = parser.parse_args(["photos", "--output", "out", "--model", "tiny", "--workers", workers])
+    assert build_annotator(args, 1, here=True).device == device

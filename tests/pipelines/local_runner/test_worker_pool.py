@@ -79,3 +79,19 @@ def test_workers_that_never_start_end_the_run(code, end):
     with pytest.raises(RuntimeError, match=end):
         pipeline.run()
     assert len(runner.dead_workers) == 2 and all(end in what for what in runner.dead_workers)
+
+
+def test_a_failure_of_the_device_is_no_row():
+    monitor = LivenessMonitor()
+    assert after(monitor, 1, b'[3, 1]\n"CUDA error: x"\n') is None
+    assert monitor.device_failure == "CUDA error: x" and monitor.position == " in shard 3 after 1 rows"
+
+
+def test_a_pool_without_its_failed_devices_has_the_other_gpus():
+    pool = WorkerPool(["x"], 1.0, 3, ("0", "GPU-5", "7"))
+    pool.device_failures["worker_1 (GPU GPU-5)"] = "gone"
+    pool.failed_gpus.add("GPU-5")
+    left = pool.without_failed_devices()
+    assert left is not None and (left.workers, left.gpus, left.device_failures) == (2, ("0", "7"), {})
+    pool.device_failures.update({"worker_0 (GPU 0)": "gone", "worker_2 (GPU 7)": "gone"})
+    assert pool.without_failed_devices() is None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar
 
+import torch
 from PIL import Image
 
 from moondream_beam.models.tasks import (
@@ -104,6 +105,26 @@ class Paced(Echo):
             for request in batch:
                 yield Outcome(request.id, reply(request), "paced", TIMINGS, TOKENS)
         os.close(log)
+
+
+@dataclass(frozen=True)
+class OnFailingDevices(Paced):
+    """Paced, but the devices of the first ``failing`` worker processes fail after ``fails_after`` requests of theirs.
+
+    The error is PyTorch's for a kernel that failed. With ``fails_after`` 0 it is that for weights that do not fit.
+    """
+
+    failing: int = 0
+    fails_after: int = 0
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        if int(os.environ.get("WORKER_ID", "worker_99").rpartition("_")[2]) >= self.failing:
+            yield from super().answer(requests)
+            return
+        yield from super().answer(islice(requests, self.fails_after))
+        if not self.fails_after:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
 
 
 def reply(request: Request) -> Answer:

@@ -59,7 +59,8 @@ class Launcher:
             limits: ``largest_file`` is the maximum size of a file in bytes. ``hold_after`` stops a process with SIGSTOP
                 after so many requests, so that a test does not depend on speed. A name in capitals replaces the
                 constant of that name in worker_pool.py or lock_file.py. With ``rate``, ``Paced`` answers instead of a
-                model, also in worker processes: so many answers a second, in batches of ``batch``.
+                model, also in worker processes: so many answers a second, in batches of ``batch``. ``failing`` and
+                ``fails_after`` are those of ``OnFailingDevices``.
         """
         return self._ask([[str(word) for word in words], str(self.log), limits])
 
@@ -110,7 +111,7 @@ def _beside(log: str) -> Path:
 
 def serve() -> None:
     """Execute each line of standard input."""
-    from support.data.echo import Paced
+    from support.data.echo import OnFailingDevices, Paced
 
     from moondream_beam.models.moondream.annotator import Moondream
     from moondream_beam.pipelines.cli import main
@@ -151,7 +152,9 @@ def serve() -> None:
 
             Moondream.answer = lambda self, requests: real(self, noted(requests))  # type: ignore[method-assign]
             if "rate" in limits:
-                paced = Paced(log=log, rate=limits["rate"], batch_size=int(limits["batch"]))
+                failing = {name: limits[name] for name in ("failing", "fails_after") if name in limits}
+                kind = OnFailingDevices if failing else Paced
+                paced = kind(log=log, rate=limits["rate"], batch_size=int(limits["batch"]), **failing)
                 annotate.build_annotator = lambda *_, paced=paced, **__: paced  # type: ignore[misc]
             status = main(words)
             sys.stdout.flush()

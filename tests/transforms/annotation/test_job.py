@@ -197,7 +197,7 @@ def test_a_second_attempt_at_a_published_shard_returns_its_sums(photos: Path, ou
     (first,) = shard(out, refs)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
     (second,) = shard(out, refs, by=Echo(dies_on=("normal",)))
-    assert second == first == (20, 4, 140, 60, 40.0, 60.0, 0.0, 0.0)
+    assert second == first == (20, 4, 140, 60, 40.0, 60.0, 0.0, 0.0, 0)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")} == before
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moondream_beam.models.moondream.devices import DeviceMissing, DeviceTooSmall
 from moondream_beam.transforms.core.errors import RunStopped, output_errors, stop_reason
-from moondream_beam.transforms.monitoring.device_errors import device_errors
+from moondream_beam.transforms.monitoring.device_errors import device_errors, device_failure
 
 
 def test_stop_reason_finds_the_cause_of_another_error() -> None:
@@ -60,6 +61,25 @@ def test_a_gpu_that_fails_stops_the_run_in_one_line() -> None:
     with pytest.raises(RunStopped, match=message) as stopped, device_errors():
         raise error
     assert "\n" not in str(stopped.value) and "reported later" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal access\nmore"), "CUDA error: an illegal access"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory"),
+        (DeviceTooSmall("model x: cuda has 1.0 GB free"), "model x: cuda has 1.0 GB free"),
+        (DeviceMissing("device cuda: none"), "device cuda: none"),
+        # All workers of a machine share its main memory.
+        (MemoryError(), None),
+        (RuntimeError("can't start new thread"), None),
+    ],
+)
+def test_only_a_device_that_failed_is_a_reason_to_use_others(error: Exception, reason: str | None) -> None:
+    with pytest.raises(RunStopped) as stopped, device_errors():
+        raise error
+    assert device_failure(stopped.value) == reason
+    assert device_failure(RunStopped("stopped: the disk is full")) is None and device_failure(error) is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), RunStopped("stopped: out of memory"), KeyError("out of memory")])

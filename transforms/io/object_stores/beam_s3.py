@@ -44,9 +44,10 @@ class SharedSession:
             return _clients[key][1]
 
 
-_BOTO3 = boto3_client.boto3
+_MODULE: Any = boto3_client
+_BOTO3: Any = _MODULE.boto3
 
 
 def share_clients() -> None:
     """Let Beam take its clients from ``SharedSession``."""
-    boto3_client.boto3 = SimpleNamespace(session=SimpleNamespace(Session=SharedSession))
+    _MODULE.boto3 = SimpleNamespace(session=SimpleNamespace(Session=SharedSession))

@@ -1,7 +1,6 @@
-"""The KV cache that many sequences share, and what all blocks of one pass of the decoder share.
+"""The KV cache that many sequences share.
 
-Letters of the shapes: B rows, T new tokens, S cached positions, H heads of keys, D channels of a head, R half of the
-rotated channels.
+Letters of the shapes: B rows, S cached positions, H heads of keys, D channels of a head.
 """
 
 from __future__ import annotations
@@ -54,30 +53,3 @@ class KVCache(NamedTuple):
         """Return a cache of zeros, with the device and the dtype of ``like``."""
         shape = (config.n_layers, num_rows, 2 * config.n_kv_heads, num_positions, config.head_dim)
         return cls(like.new_zeros(shape))
-
-
-class Step(NamedTuple):
-    """What all blocks of one pass share.
-
-    ``angles_BT3R``: the rows of the rotary table. ``mask_B1TS``: what is added to the scores of a token: 0 where the
-    token attends and minus infinity elsewhere; None: the tokens attend everywhere. ``rows_B1``: the row numbers 0 to
-    B-1. ``num_visible``: S, the cached positions that the pass reads.
-    """
-
-    angles_BT3R: Tensor
-    mask_B1TS: Tensor | None
-    positions_BT: Tensor
-    cache: KVCache | None
-    rows_B1: Tensor
-    num_visible: int
-
-    def append(self, kv_BTHD: Tensor, layer: int) -> Tensor:
-        """Write the heads of keys and values, ``[B, T, 2 * H, D]``, to ``positions_BT`` of the cache.
-
-        Returns:
-            The first ``num_visible`` positions of the rows, ``[B, 2 * H, S, D]``.
-        """
-        assert self.cache is not None
-        heads_BHSD = self.cache.heads[layer]
-        heads_BHSD[self.rows_B1, :, self.positions_BT] = kv_BTHD
-        return heads_BHSD[:, :, : self.num_visible]

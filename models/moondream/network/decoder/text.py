@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from ..config import TextConfig
 from ..layers import MLP, AttentionWeights
-from .cache import KVCache, Step
+from .attention import Attention, Step, Visible, sdpa, varlen
+from .cache import KVCache
 from .experts import Experts
 from .fused import FusedWeights
 from .rotary import rotary_table, rotate_in_place
@@ -81,11 +82,9 @@ class TextBlock(nn.Module):
         """Return what each token attends to, ``[B, T, C]``, before its projection. ``qkv_BTC`` is overwritten."""
         n_heads, n_kv_heads = self.config.n_heads, self.config.n_kv_heads
         q_BTHD, kv_BTHD = self.rotate_qkv(qkv_BTC, step).split([n_heads, 2 * n_kv_heads], dim=2)
-        kv_BHSD = kv_BTHD.transpose(1, 2) if step.cache is None else step.append(kv_BTHD, layer)
+        kv_BHSD = kv_BTHD.transpose(1, 2) if step.visible.cache is None else step.append(kv_BTHD, layer)
         k_BHSD, v_BHSD = kv_BHSD.chunk(2, dim=1)
-        attended_BHTD = F.scaled_dot_product_attention(
-            q_BTHD.transpose(1, 2), k_BHSD, v_BHSD, attn_mask=step.mask_B1TS, enable_gqa=n_heads != n_kv_heads
-        )
+        attended_BHTD = step.attention(q_BTHD.transpose(1, 2), k_BHSD, v_BHSD, layer, step.visible)
         return attended_BHTD.transpose(1, 2).flatten(2)
 
     def rotate_qkv(self, qkv_BTC: Tensor, step: Step) -> Tensor:
@@ -96,7 +95,7 @@ class TextBlock(nn.Module):
         n_heads, n_kv_heads = self.config.n_heads, self.config.n_kv_heads
         qkv_BTHD = qkv_BTC.unflatten(-1, (-1, self.config.head_dim))
         if self.config.tau:
-            q_factor, v_factor = self.attn.tau(qkv_BTC, step.positions_BT)
+            q_factor, v_factor = self.attn.tau(qkv_BTC, step.visible.positions_BT)
             qkv_BTHD[:, :, :n_heads].mul_(q_factor)
             qkv_BTHD[:, :, n_heads + n_kv_heads :].mul_(v_factor)
         rotate_in_place(qkv_BTHD[:, :, : n_heads + n_kv_heads], step.angles_BT3R)
@@ -104,7 +103,10 @@ class TextBlock(nn.Module):
 
 
 class Text(nn.Module):
-    """The decoder: token embeddings, the blocks, and the head over the vocabulary."""
+    """The decoder: token embeddings, the blocks, and the head over the vocabulary.
+
+    ``step_attention``: the attention of passes with one token a row, a cache and a mask. All others take ``sdpa``.
+    """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -113,6 +115,7 @@ class Text(nn.Module):
         self.blocks = nn.ModuleList(TextBlock(config, layer) for layer in range(config.n_layers))
         self.post_ln = nn.LayerNorm(config.dim)
         self.lm_head = nn.Linear(config.dim, config.vocab_size)
+        self.step_attention: Attention = sdpa
         self._rotary_tables: dict[torch.device, Tensor] = {}
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -155,7 +158,11 @@ class Text(nn.Module):
             mask_B1TS = torch.zeros_like(mask_B1TS, dtype=embeds_BTC.dtype).masked_fill(~mask_B1TS, -torch.inf)
         rows_B1 = torch.arange(len(embeds_BTC), device=embeds_BTC.device)[:, None]
         angles_BT3R = self._rotary_table(positions_BT.device)[positions_BT]
-        return Step(angles_BT3R, mask_B1TS, positions_BT, cache, rows_B1, num_visible)
+        is_step = embeds_BTC.shape[1] == 1 and cache is not None and mask_B1TS is not None
+        visible = Visible(mask_B1TS, num_visible, positions_BT, cache)
+        if is_step and self.step_attention is varlen:
+            visible = visible.with_pages()
+        return Step(angles_BT3R, visible, rows_B1, self.step_attention if is_step else sdpa)
 
     def _rotary_table(self, device: torch.device) -> Tensor:
         """Return the rotary table of all positions of the context, which is made once for each device."""

@@ -378,7 +378,7 @@ def test_the_error_for_an_invalid_header_does_not_quote_the_header(api):
 
 def test_an_unsendable_job_does_not_get_the_id_of_the_job_before(api):
     queue = FalQueue(FalClient(key=api.fal.key), MODELS[0], 4, None, None)
-    item = Item("r1", Query("Why?"), Settings(64, 0.0, 0.9, 1.0), encode(numbered(1)), None, 0.0)
+    item = Item("r1", Query("Why?"), Settings(64, 0.0, 0.9, 1.0), None, 0.0, encode(numbered(1)))
     queue.submit([item])
     with pytest.raises(RejectedError, match=r"can't send the job \(ValueError\): check --webhook"):
         queue.submit([replace(item, settings=item.settings._replace(top_p=float("nan")))])

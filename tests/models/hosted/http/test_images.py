@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support.hosted.pictures import number_of, numbered
 
-from moondream_beam.models.hosted.http.images import MAX_SIDE, Encoder, encode, public_url
+from moondream_beam.models.hosted.http.images import MAX_SIDE, encode, public_url
 
 
 def test_a_large_picture_is_scaled_down_in_proportion():
@@ -28,12 +28,6 @@ def test_a_picture_one_pixel_high_keeps_that_pixel():
 def test_a_picture_that_is_empty_or_not_rgb_is_a_value_error(picture):
     with pytest.raises(ValueError, match="picture"):
         encode(picture)
-
-
-def test_the_encoder_keeps_the_last_picture():
-    encoder, picture = Encoder(), numbered(1)
-    assert encoder(picture) is encoder(picture)
-    assert encoder(numbered(2)) != encoder(picture)
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,16 @@ def test_a_memory_error_while_crops_are_made_is_a_retryable_fault(moondream):
     assert found == {"much": Fault("MemoryError", "MemoryError", retryable=True)}
 
 
+def test_a_device_that_fails_while_it_resizes_is_no_fault_of_the_picture(toy_folder, toy_pictures, monkeypatch):
+    def fail(*_):
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    # In the place of the function that resizes on a GPU.
+    monkeypatch.setattr(engine, "resize", fail)
+    with pytest.raises(torch.AcceleratorError):
+        list(load(toy_folder).answer([Request("a", toy_pictures[0], Caption())]))
+
+
 def test_a_batch_of_only_bad_requests_gives_only_faults(moondream, toy_pictures):
     grey = toy_pictures[0].convert("L")
     found = answers(moondream, [Request(str(number), grey, Caption()) for number in range(3)])

@@ -225,6 +225,18 @@ def test_shuffled_batches_equal_each_row_without_a_cache(scene, expected, size):
         assert scene.decode([scene.asked[index] for index in part]) == [expected[index] for index in part]
 
 
+@pytest.mark.parametrize(("num_slots", "copies"), [(2, 0), (1, 1)])
+def test_an_answer_is_copied_to_its_slot_only_if_no_slot_was_free_at_its_prompt(
+    scene, expected, monkeypatch, num_slots, copies
+):
+    made, copy_row = [], KVCache.copy_row
+    monkeypatch.setattr(KVCache, "copy_row", lambda self, *args: made.append(args) or copy_row(self, *args))
+    # Two equal answers end together, so that none has to fill the gap of another one.
+    asked = [next(each for each, (ids, *_) in zip(scene.asked, expected, strict=True) if len(ids) > 3)] * 2
+    first, second = scene.decode(asked, num_slots=num_slots)
+    assert first == second and len(made) == copies
+
+
 @pytest.mark.parametrize("num_slots, num_prefill_rows", [(1, 1), (2, 3), (7, 2), (30, 30)])
 def test_rows_in_reused_slots_equal_each_row_without_a_cache(scene, expected, num_slots, num_prefill_rows):
     order = random.Random(num_slots).sample(range(len(expected)), len(expected))

@@ -50,6 +50,21 @@ def test_a_server_answers_and_a_second_run_asks_nothing(photos, out, command):
     assert all(row["input_tokens"] > 0 and row["timings"]["generate_ms"] == 7.0 for row in rows(out))
 
 
+def test_several_servers_share_the_load_with_a_key_and_small_pictures(photos, out, command, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-test-0123456789")
+    with chat_server(key="sk-test-0123456789") as one, chat_server(key="sk-test-0123456789") as two:
+        urls = [word for server in (one, two) for word in ("--base-url", server.url)]
+        words = (*urls, "--base-url", "http://127.0.0.1:9", "--api-key-env", "MY_KEY", "--max-pixels", "1000")
+        status, _, stderr = command(
+            "annotate", photos, "--backend", "openai", *words, "--query", "What?", "--output", out
+        )
+        assert status == 0 and "http://127.0.0.1:9/v1 can't be reached" in stderr and "sk-test" not in stderr
+        asked = [{number for text, number in server.dialect.asked if text == "What?"} for server in (one, two)]
+    assert asked[0] and asked[1] and asked[0] | asked[1] == set(range(12))
+    assert {row["filename"]: row["caption"] for row in rows(out)} == {f"{n}.png": f"What? | {n}" for n in range(12)}
+    assert {row["revision"] for row in rows(out)} == {"/weights/v3; max_pixels 1000"}
+
+
 def test_prices_make_a_bill(photos, out, command):
     with chat_server() as server:
         words = ("--backend", "openai", "--base-url", server.url, "--price", "100/200", "--query", "What?")

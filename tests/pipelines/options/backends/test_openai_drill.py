@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.hosted.pictures import save_numbered
+from support.servers.chat.dialects import DIALECTS
 from support.servers.chat.mixed_faults import ERRORS, PROBE, mixed_faults
 from support.servers.chat.server import chat_server
 
@@ -35,8 +36,7 @@ def rows(out: Path, kind: str) -> list[dict[str, Any]]:
     return pa.concat_tables(map(pq.read_table, paths)).to_pylist() if paths else []
 
 
-# The command starts and plans for seconds. tests/models/hosted/openai/test_drill.py has the other kinds of servers.
-@pytest.mark.parametrize("kind", ["vllm", "ollama", "transformers"])
+@pytest.mark.parametrize("kind", DIALECTS)
 def test_the_ledger_balances_and_a_second_run_asks_nothing(photos, tmp_path, command, kind):
     out = tmp_path / "out"
     with chat_server(kind, poison=POISON) as server:
