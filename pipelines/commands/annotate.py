@@ -33,6 +33,7 @@ from ..building.pipeline import is_dry_run, keep_slice, read_inputs
 from ..display.answers import format_answers, format_next_steps
 from ..display.progress import show_progress
 from ..display.run_summary import exit_status, format_summary
+from ..local_runner.dofn_specs import inspect_once
 from ..local_runner.gpus import choose_gpus
 from ..local_runner.portable.dataflow import failure_reason, interrupt_message
 from ..local_runner.portable.job_service import JobService, job_service
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str], inputs: Inputs,
     """
     if args.engine == SPARK:
         return _run_on_spark(args, beam_arguments, inputs, show_answers)
-    with contextlib.ExitStack() as stack:
+    with inspect_once(), contextlib.ExitStack() as stack:
         with startup_errors():
             name = new_run_name(args)
             set_default_workers(args)

@@ -208,8 +208,8 @@ def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
 def _format_rest(shape: str, selection: Selection) -> str:
     """Return which of the chosen answers are not in an export, or "" if all are in it."""
     tasks = only_tasks(shape, selection)
-    rest = {kind: count for kind, count in selection.answers_to.items() if count and tasks and kind not in tasks}
-    if not rest:
+    rest = {kind: count for kind, count in selection.answers_to.items() if kind not in tasks} if tasks else {}
+    if not any(rest.values()):
         return ""
     listed = _format_kinds([kind for kind in ANSWERS if kind in rest])
     return f"; {listed} have no place in it ({sum(rest.values())} of {selection.answers} chosen answers)"

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from ...models.tasks import Size
 from ..core.records import ImageRef
 from ..images.prefetch import Fetch, Loaded, LoadFailure, prefetch
 from ..images.refetch import NotKeptError, relocate
@@ -22,6 +23,8 @@ NUM_RANDOM_PICTURES, NUM_FLAGGED_PICTURES, NUM_FAILED_PICTURES = 36, 8, 24
 FAILED = "with errors"
 ROWS_OF_A_PICTURE = 6
 THUMBNAIL_SIDE, THUMBNAIL_BYTES, THUMBNAIL_QUALITIES = 360, 24_000, (80, 60, 40, 20)
+# The longer side of a reduced JPEG has at least this many times the pixels of the thumbnail's.
+THUMBNAIL_SCALE = 2
 # Random pictures are found in their first rows by key. If a picture has more rows than this, fewer pictures are found.
 MAX_ROWS_OF_A_PICTURE = 64
 # Problems of a thumbnail.
@@ -138,12 +141,17 @@ def add_thumbnails(pictures: Iterable[GalleryRow], fetch: Fetch) -> None:
             by_ref.setdefault(ref, []).append(picture)
         except NotKeptError:
             picture.problem = UNKEPT
-    for loaded in prefetch(sorted(by_ref, key=lambda ref: (ref.uri, ref.byte_range)), fetch):
+    for loaded in prefetch(sorted(by_ref, key=lambda ref: (ref.uri, ref.byte_range)), fetch, is_enough):
         small = thumbnail(loaded.picture) if isinstance(loaded, Loaded) else None
         for picture in by_ref[loaded.ref]:
             picture.thumbnail, picture.problem = small, _problem(loaded, picture)
             if isinstance(loaded, Loaded) and not picture.sha256:
                 picture.width, picture.height = loaded.size
+
+
+def is_enough(size: Size, reduced: Size) -> bool:
+    """Return whether a JPEG of this reduced size makes the thumbnail of the full one. Decoding it takes a fraction."""
+    return max(reduced) >= THUMBNAIL_SCALE * THUMBNAIL_SIDE
 
 
 def _problem(loaded: Loaded | LoadFailure, picture: GalleryRow) -> str:

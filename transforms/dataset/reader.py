@@ -25,6 +25,9 @@ from .quality import FLAG_COLUMNS, define_flags
 PROTOCOL = "beam"
 # Rows that DuckDB hands over at a time.
 NUM_FETCHED_ROWS = 1024
+# Bytes above which DuckDB writes intermediate results to the temporary folder. By default, DuckDB takes 80 % of the
+# main memory. With this limit, exports and reports of 10,000,000 rows stay below 2 GiB.
+MEMORY_LIMIT = 1280 << 20
 SCHEMAS = {"data": ANNOTATION_SCHEMA, "errors": FAILURE_SCHEMA}
 # Views without the manifest's columns, and their tables.
 OWN_VIEWS = {"answers": "data", "failures": "errors"}
@@ -61,6 +64,8 @@ class Dataset:
         # By default, DuckDB writes what does not fit into memory below the current folder.
         spill = os.path.join(tempfile.gettempdir(), f"moondream-beam-report-{os.getpid()}")
         self.database.execute(f"SET temp_directory = {literal(spill)}")
+        if self.tuples("SELECT parse_formatted_bytes(current_setting('memory_limit'))")[0][0] > MEMORY_LIMIT:
+            self.database.execute(f"SET memory_limit = '{MEMORY_LIMIT} bytes'")
         if not is_local(self.output):
             self.database.register_filesystem(BeamFiles())
         for kind, files in parts.items():
@@ -116,7 +121,7 @@ class Dataset:
 
     def materialize_flags(self) -> None:
         """Compute the view ``flags`` once and keep the result as a table, because a report queries ``flags`` often."""
-        self.database.execute("CREATE OR REPLACE TEMP TABLE flags AS FROM main.flags")
+        self.tuples("CREATE OR REPLACE TEMP TABLE flags AS FROM main.flags")
 
     def columns(self, table: str) -> list[str]:
         """Return the names of a table's columns. Columns that came from a manifest come last."""
@@ -129,14 +134,39 @@ class Dataset:
 
     def tuples(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Return all rows of a query as a list. ``values`` replace the query's question marks."""
-        return self.database.execute(query, list(values)).fetchall()
+        first = self._begin(self.database, query, values)
+        return [*first, *self.database.fetchall()] if len(first) == NUM_FETCHED_ROWS else first
 
     def rows(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
         """Yield the rows of a query as dicts, in bounded memory. Several iterators may be open at the same time."""
-        found = self.database.cursor().execute(query, list(values))
-        names = [column[0] for column in found.description or ()]
-        while batch := found.fetchmany(NUM_FETCHED_ROWS):
+        cursor = self.database.cursor()
+        batch = self._begin(cursor, query, values)
+        names = [column[0] for column in cursor.description or ()]
+        while batch:
             yield from (dict(zip(names, row, strict=True)) for row in batch)
+            batch = cursor.fetchmany(NUM_FETCHED_ROWS)
+
+    def stream(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query as tuples, like ``rows``."""
+        cursor = self.database.cursor()
+        batch = self._begin(cursor, query, ())
+        while batch:
+            yield from batch
+            batch = cursor.fetchmany(NUM_FETCHED_ROWS)
+
+    def _begin(
+        self, connection: duckdb.DuckDBPyConnection, query: str, values: tuple[object, ...]
+    ) -> list[tuple[Any, ...]]:
+        """Execute a query, and return its first rows, up to ``NUM_FETCHED_ROWS``.
+
+        A query that does not fit into ``MEMORY_LIMIT``, such as one with long lists, which DuckDB cannot write to disk,
+        is executed again with DuckDB's own limit. All later queries have that limit too.
+        """
+        try:
+            return connection.execute(query, list(values)).fetchmany(NUM_FETCHED_ROWS)
+        except duckdb.OutOfMemoryException:
+            self.database.execute("RESET memory_limit")
+            return connection.execute(query, list(values)).fetchmany(NUM_FETCHED_ROWS)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of the finished runs, ordered by their start. Skip files that are not records."""

@@ -7,7 +7,7 @@ import tarfile
 from hashlib import sha256
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 from support.data.outputs import publish, troubled
 from support.data.rows import annotation, failure
 
@@ -62,6 +62,17 @@ def test_a_thumbnail_is_a_small_jpeg(size):
     small = Image.open(io.BytesIO(gallery.thumbnail(Image.effect_noise(size, 200).convert("RGB"))))
     assert small.format == "JPEG" and max(small.size) <= gallery.THUMBNAIL_SIDE
     assert max(size) > gallery.THUMBNAIL_SIDE or small.size == size
+
+
+def test_a_large_jpeg_is_decoded_at_a_reduced_size_and_has_the_same_thumbnail(tmp_path):
+    assert gallery.is_enough((4000, 3000), (1000, 750)) and not gallery.is_enough((4000, 3000), (500, 375))
+    whole = Image.radial_gradient("L").resize((1600, 1200)).convert("RGB")
+    whole.save(tmp_path / "a.jpg", quality=95)
+    content = (tmp_path / "a.jpg").read_bytes()
+    picture = looked_at(shown(tmp_path / "a.jpg", sha256(content).hexdigest()))
+    small, full = (Image.open(io.BytesIO(file)) for file in (picture.thumbnail, gallery.thumbnail(whole)))
+    assert small.size == full.size == (360, 270) and picture.problem == ""
+    assert ImageStat.Stat(ImageChops.difference(small, full)).mean < [2, 2, 2]
 
 
 def test_a_thumbnail_keeps_to_its_bytes():

@@ -10,6 +10,7 @@ import pytest
 from support.data.outputs import publish, record
 from support.data.rows import annotation, failure
 
+from moondream_beam.transforms.dataset import reader
 from moondream_beam.transforms.dataset.reader import NUM_FETCHED_ROWS, Dataset, identifier, literal
 
 
@@ -82,3 +83,29 @@ def test_rows_in_a_bucket_are_read(kind, bucket_of):
     with Dataset(output) as dataset:
         assert dataset.tuples("SELECT id FROM data ORDER BY id") == [("a",), ("b",)]
         assert dataset.tuples("SELECT message FROM errors") == [("gone",)]
+
+
+def limit_of(dataset):
+    ((limit,),) = dataset.tuples("SELECT parse_formatted_bytes(current_setting('memory_limit'))")
+    return limit
+
+
+def test_a_query_above_the_memory_limit_is_written_to_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "MEMORY_LIMIT", 64 << 20)
+    publish(tmp_path, [annotation()])
+    with Dataset(str(tmp_path)) as dataset:
+        limit = limit_of(dataset)
+        texts = "SELECT repeat('a', 1000) || range AS text FROM range(200000)"
+        assert dataset.tuples(f"SELECT count(*) FROM (SELECT text FROM ({texts}) GROUP BY text)") == [(200_000,)]
+        assert limit_of(dataset) == limit <= 64 << 20
+
+
+@pytest.mark.parametrize("how", ["tuples", "stream", "rows"])
+def test_a_query_that_cannot_be_written_to_disk_gets_more_memory(how, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "MEMORY_LIMIT", 64 << 20)
+    publish(tmp_path, [annotation()])
+    with Dataset(str(tmp_path)) as dataset:
+        query = "SELECT len(list(repeat('a', 1000) || range)) AS number FROM range(100000)"
+        (row,) = list(getattr(dataset, how)(query))
+        assert dict(row) == {"number": 100_000} if how == "rows" else row == (100_000,)
+        assert limit_of(dataset) > 64 << 20

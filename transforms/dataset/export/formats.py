@@ -53,8 +53,8 @@ def to_jsonl(selection: Selection, destination: str, fetch: Fetch, splits: Split
     columns, problems = selection.task_columns(), Problems()
     with ExitStack() as stack:
         files = {name: stack.enter_context(new_file(path)) for name, path in split_files(destination, splits).items()}
-        for row in selection.wide(columns, first=selection.first_keys(columns, splits=splits)):
-            files[choose_split(splits, row, problems)].write(json_text(row) + "\n")
+        for picture, line in selection.wide_lines(columns, selection.first_keys(columns, splits=splits)):
+            files[choose_split(splits, picture, problems)].write(line)
     return +problems
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,9 +14,11 @@ from ....models.tasks import Query
 from ...core.row_schema import ANNOTATION_SCHEMA
 from ...output.run_record import read_records
 from ..reader import Dataset, identifier, literal
-from .first_rows import choose_first
+from .json_columns.first_rows import choose_first
+from .json_columns.lines import json_lines
+from .json_columns.structured import FieldColumn, field_columns, field_values, find_schema, schemas_of
+from .json_columns.values import to_json_value
 from .layouts.splits import ONE_SPLIT, Splits
-from .structured import FieldColumn, field_columns, field_values, find_schema, schemas_of
 
 PICTURE_COLUMNS = ("key", "filename", "uri", "sha256", "width", "height")
 # Columns of ``data/`` that hold the answer; those of the other tasks are in ``caption``.
@@ -26,8 +26,6 @@ ANSWER_COLUMNS = {"detect": "objects", "point": "points"}
 # Above this number, prompts differ from row to row, and a table with a column for each is useless.
 MAX_TASKS = 200
 MAX_SLUG_CHARACTERS = 48
-# The types of values that are values of JSON already.
-PLAIN_TYPES = frozenset((str, int, bool, type(None)))
 # The archive or Parquet file that contains a picture, in the ``uri`` of the picture's row.
 CONTAINER = r"^(.*?[.](?:tar(?:[.][a-z0-9]+)?|tgz|tbz2|txz|parquet|arrow|feather))#"
 ORDER = f"regexp_extract(uri, '{CONTAINER}', 1, 'i'), filename, key"
@@ -68,7 +66,8 @@ class Selection:
         self.latest = f"({self._matching} QUALIFY {first})"
         self.count_again()
         # The window takes most of the time of a query, and nearly always each task has one row.
-        if self._num_distinct("key, task, prompt") == self.matching:
+        self._is_distinct = self._num_distinct("key, task, prompt") == self.matching
+        if self._is_distinct:
             self.latest = f"({self._matching})"
 
     def count_again(self) -> None:
@@ -113,8 +112,10 @@ class Selection:
     @cached_property
     def _counts(self) -> tuple[int, int, int, int]:
         """The number of selected rows, of their pictures, of distinct questions, and of distinct answers to these."""
+        (counts,) = self.dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.latest}")
+        if self._is_distinct:
+            return (*counts, self.matching, self.matching)
         question = ", ".join(["key, task, prompt", *map(identifier, self.listed_columns)])
-        (counts,) = self.dataset.tuples(f"SELECT count(*), count(DISTINCT key) FROM {self.rows}")
         return (*counts, self._num_distinct(question), self._num_distinct(f"{question}, run, caption, objects, points"))
 
     def _num_distinct(self, columns: str) -> int:
@@ -186,12 +187,18 @@ class Selection:
         ``first`` come first, in this order. Then come pictures in files of their own, by file name. Those in archives
         and Parquet files follow, grouped by container, so that the fetcher reads each container once.
         """
-        lead = f"coalesce(list_position([{', '.join(map(literal, first))}], key), {len(first) + 1}), " if first else ""
-        for row in self.dataset.rows(f"SELECT * FROM ({self._wide_query(columns, extra)}) ORDER BY {lead}{ORDER}"):
+        for row in self.dataset.rows(f"SELECT * FROM ({self._wide_query(columns, extra)}) ORDER BY {_order(first)}"):
             values = {column: to_json_value(value) for column, value in row.items()}
             for column in columns:
                 values |= field_values(values[column.column], column.fields) if column.fields else {}
             yield values
+
+    def wide_lines(
+        self, columns: Sequence[TaskColumn], first: Sequence[str] = ()
+    ) -> Iterator[tuple[dict[str, str], str]]:
+        """Yield ``key`` and ``sha256`` of each picture, and its dict of ``wide`` as a line; see ``json_lines``."""
+        fields = {column.column: column.fields for column in columns if column.fields}
+        return json_lines(self.dataset, self._wide_query(columns), _order(first), fields)
 
     def first_keys(self, columns: Sequence[TaskColumn], copies: int = 1, splits: Splits = ONE_SPLIT) -> list[str]:
         """Return the keys for ``first`` of ``wide`` with which readers infer the right types; see ``choose_first``.
@@ -221,6 +228,12 @@ class Selection:
         # min(), because two runs with different roots give the same picture different file names.
         chosen = ", ".join(["key", "min(filename) AS filename", *picture, *answers, *kept])
         return f"SELECT {chosen} FROM {self.rows} GROUP BY key"
+
+
+def _order(first: Sequence[str]) -> str:
+    """Return the SQL order of the pictures in ``wide``."""
+    lead = f"coalesce(list_position([{', '.join(map(literal, first))}], key), {len(first) + 1}), " if first else ""
+    return lead + ORDER
 
 
 def _runs(dataset: Dataset) -> str:
@@ -281,18 +294,3 @@ def _free(stem: str, taken: set[str]) -> str:
         column = f"{stem}_{number}"
     taken.add(column.casefold())
     return column
-
-
-def to_json_value(value: Any) -> Any:
-    """Convert a value of DuckDB to a JSON value: NaN and infinity to None, datetimes to ISO 8601, others to str."""
-    # The types that most values have come first: a box has four floats.
-    kind = type(value)
-    if kind in PLAIN_TYPES:
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): to_json_value(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json_value(inner) for inner in value]
-    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -223,7 +223,7 @@ def test_existing_files_are_not_overwritten(format_name, export, rows, tmp_path)
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("format_name", ["imagefolder", "webdataset", "jsonl"])
+@pytest.mark.parametrize("format_name", ["imagefolder", "webdataset"])
 def test_a_failure_leaves_nothing_half_done(format_name, export, rows, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")

@@ -11,7 +11,8 @@ from support.data.rows import NOW, annotation
 from support.data.small_outputs import publish
 
 from moondream_beam.transforms.dataset.export import wide
-from moondream_beam.transforms.dataset.export.wide import Selection, to_json_value
+from moondream_beam.transforms.dataset.export.json_columns.values import to_json_value
+from moondream_beam.transforms.dataset.export.wide import Selection
 from moondream_beam.transforms.dataset.reader import Dataset
 from moondream_beam.transforms.output.writer import ShardWriter
 

@@ -12,12 +12,13 @@ from ....images.refetch import relocate
 from ....io.containers.location import container_of
 from ....io.uris import LOCAL, path_of, scheme_of
 from ...reader import literal
+from ..json_columns.values import to_json_value
 from ..names import key_name
 from ..pictures.convert import UNCHANGED, PictureFile, Wanted
 from ..pictures.fetched import BYTE_RANGE, with_pictures
 from ..pictures.notes import Note, Problems, count_changes
 from ..targets import Folder
-from ..wide import ORDER, PICTURE_COLUMNS, Selection, to_json_value
+from ..wide import ORDER, PICTURE_COLUMNS, Selection
 from .splits import ONE_SPLIT, Splits
 
 Along = Literal["copy", "link", "no"]

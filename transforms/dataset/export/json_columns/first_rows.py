@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from ..reader import Dataset, identifier, literal
+from ...reader import Dataset, identifier, literal
+from .values import FLOATS
 
 # The smallest number of rows from which a known reader infers types: NUM_EXAMPLES_FOR_FEATURES_INFERENCE of `datasets`.
 NUM_INFERRED = 5
-FLOATS = ("float", "double")
 
 
 def choose_first(dataset: Dataset, rows: str, order: str, columns: Sequence[str], copies: int = 1) -> list[str]:
@@ -36,11 +36,13 @@ def choose_first(dataset: Dataset, rows: str, order: str, columns: Sequence[str]
     if not conditions:
         return []
     tests = ", ".join(f"coalesce({condition}, false)" for condition in conditions)
-    first = f"SELECT * FROM ({rows}) ORDER BY {order} LIMIT {NUM_INFERRED}"
-    ((known,),) = dataset.tuples(f"SELECT list([{tests}]) FROM ({first})")
-    if known is None:
-        # There are no rows.
+    # The keys alone first: DuckDB reads then no other column of the other pictures.
+    keys = [
+        literal(key) for (key,) in dataset.tuples(f"SELECT key FROM ({rows}) ORDER BY {order} LIMIT {NUM_INFERRED}")
+    ]
+    if not keys:
         return []
+    ((known,),) = dataset.tuples(f"SELECT list([{tests}]) FROM ({rows}) WHERE key IN ({', '.join(keys)})")
     if all(sum(column) >= copies for column in zip(*known, strict=True)):
         return []
     # For each condition the rows that meet most of the others too, the best first.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ....models.structured.schema import fields_of
+from .....models.structured.schema import fields_of
 
 
 class FieldColumn(NamedTuple):

@@ -1,0 +1,1 @@
+"""The columns of an export as JSON: their values, their types for readers, and the fields of structured answers."""
