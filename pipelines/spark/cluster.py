@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ...models.tasks import Annotator
 from ...transforms.core.errors import RunStopped, stop_reason
@@ -104,39 +104,50 @@ def run_in_group(
         RunStopped: if the job failed for a reason that is known to end runs.
         Exception: any other error of the action.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
-    # Not Thread.join: if a signal interrupts it, Python takes the thread for ended, and later joins return at once.
-    ended = threading.Event()
-
-    def run() -> None:
-        try:
-            with _sockets_without_timeout():
-                context.setJobGroup(group, description, interruptOnCancel=True)
-            results.append(action())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            ended.set()
-
-    # A daemon, because the call into Java returns only when the job ends.
-    thread = threading.Thread(target=run, name=group, daemon=True)
+    running = _Action(context, group, description, action)
     try:
-        thread.start()
-        _wait(context, group, ended)
+        running.start()
+        _wait(context, group, running.ended)
     except BaseException:
         stop()
-        ended.wait(stop_s)
+        running.ended.wait(stop_s)
         # Java may be gone: a terminal interrupts all of its processes, and spark-submit is one of Java.
         with contextlib.suppress(Exception):
             context.cancelJobGroup(group)
-        ended.wait(EXECUTOR_WAIT_S)
+        running.ended.wait(EXECUTOR_WAIT_S)
         raise
-    if errors:
-        if stopped := _run_stopped(errors[0]):
-            raise stopped from errors[0]
-        raise errors[0]
-    return results[0]
+    if running.error is None:
+        return cast(T, running.result)
+    if stopped := _run_stopped(running.error):
+        raise stopped from running.error
+    raise running.error
+
+
+class _Action(threading.Thread):
+    """A thread that runs an action of Spark in a group of jobs, and keeps what it returns or raises.
+
+    ``ended``: set at its end. It takes the place of ``join``: if a signal interrupts ``join``, Python takes the thread
+    for ended, and later calls return at once.
+    """
+
+    def __init__(self, context: SparkContext, group: str, description: str, action: Callable[[], object]) -> None:
+        # A daemon, because the call into Java returns only when the job ends.
+        super().__init__(name=group, daemon=True)
+        self.result: object = None
+        self.error: BaseException | None = None
+        self.ended = threading.Event()
+        self._context, self._description, self._action = context, description, action
+
+    def run(self) -> None:
+        """Run the action."""
+        try:
+            with _sockets_without_timeout():
+                self._context.setJobGroup(self.name, self._description, interruptOnCancel=True)
+            self.result = self._action()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ended.set()
 
 
 @contextlib.contextmanager

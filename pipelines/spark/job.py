@@ -51,8 +51,7 @@ def annotate_on_spark(
 ) -> dict[str, Any]:
     """Annotate pictures into a folder of Parquet files on a Spark cluster, and return the record of the run.
 
-    Requests that have a row in the output already are skipped. Driver and executors must all reach the pictures and
-    the output.
+    Requests that have a row in the output already are skipped. Driver and executors need the pictures and the output.
 
     Args:
         inputs: a file, folder, glob or URL, or a list of these; or a DataFrame with a row for each picture; or None.
@@ -74,8 +73,7 @@ def annotate_on_spark(
         else:
             read = _read_inputs(inputs, tasks, output, manifest, path_column, keep_columns)
         job = AnnotateToParquet(read.tasks, annotator, output, columns=read.kept, **options)
-        # The handler of SIGINT of PySpark kills all tasks at once, and their last answers would be lost.
-        with interruptible():
+        with interruptible():  # PySpark kills all tasks at SIGINT, and their last answers would be lost.
             return run_job(spark, job, lambda pipeline: _limited(read.add_inputs(pipeline), limit), beam_options)
 
 
