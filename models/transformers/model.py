@@ -262,9 +262,8 @@ class LoadedModel:
         elif text := self._text_of(kept):
             result = Answer(reason, text=text)
         else:
-            cure = "raise --max-tokens" if reason == "length" else "check the prompt and --prompt-template"
-            message = f"the model gave an empty answer, finish reason {reason}: {cure}, and run again with "
-            result = Fault("EmptyAnswer", message + "--retry-errors", retryable=True)
+            cure = "raise --max-tokens" if reason == "length" else "change the prompt or --temperature"
+            result = Fault("EmptyAnswer", f"the model gave an empty answer, finish reason {reason}: {cure}")
         return Outcome(row.seed, result, self.backend, timings, replace(tokens, output=len(kept)))
 
     def _text_of(self, ids: Sequence[int]) -> str:

@@ -59,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
             notes = list(_notes(selection))
             left = export(selection, destination, Fetcher(args.allow_private_addresses))
         written = split_files(destination, _splits(args)).values() if args.to in FILES else [destination]
-        done = f"{_format_selection(args.to, selection, left)} as {args.to} in {', '.join(written)}"
         # The user chose the fields of a template.
         missing = sum(pictures for reason, pictures in left.items() if not isinstance(reason, Note))
+        verb = "chosen" if missing and _has_pictures(args) else "written"
+        done = f"{_format_selection(args.to, selection, left, verb)} as {args.to} in {', '.join(written)}"
         if missing and _has_pictures(args):
             done += f"; of these, the answers of {missing} {'picture' if missing == 1 else 'pictures'} are not in it"
         print(done + ("" if args.template else _format_rest(args.to, selection)) + _format_failures(dataset))
@@ -192,7 +193,7 @@ def _with_extension(destination: str, shape: str) -> str:
     return destination + extensions[0]
 
 
-def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
+def _format_selection(shape: str, selection: Selection, left: Problems, verb: str) -> str:
     """Return what was exported, such as "4 pictures, 13 answers" or "26 texts written (captions)"."""
     tasks = only_tasks(shape, selection)
     if not tasks:
@@ -202,7 +203,7 @@ def _format_selection(shape: str, selection: Selection, left: Problems) -> str:
         return f"{counted(texts, 'texts')} written ({_format_kinds(tasks)})"
     chosen = sum(selection.answers_to[task] for task in tasks)
     kinds = _format_kinds([task for task in tasks if selection.answers_to[task]])
-    return f"{counted(chosen, 'detections' if tasks == ('detect',) else 'answers')} written ({kinds})"
+    return f"{counted(chosen, 'answers')} {verb} ({kinds})"
 
 
 def _format_rest(shape: str, selection: Selection) -> str:

@@ -95,13 +95,13 @@ def format_run(run: RunStatus, now: datetime) -> str:
     if run.planned:
         done = f"{run.rows:,} of {run.planned.pending:,} {run.planned.unit}"
         done += f" ({format_percent(run.rows, run.planned.pending)})" if run.planned.pending else ""
-    parts = [f"{run.state}: {done}", f"{run.failures:,} errors"]
+    parts = [f"{run.state}: {done}", f"{run.failures:,} {'error' if run.failures == 1 else 'errors'}"]
     if run.in_flight:
         parts.append(f"{run.in_flight:,} in flight")
     if run.kept:
         parts.append(f"{run.kept:,} rows kept for the next run")
     if run.num_retried:
-        parts.append(f"{run.num_retried:,} errors retried by later runs")
+        parts.append(f"{run.num_retried:,} {'error' if run.num_retried == 1 else 'errors'} retried by later runs")
     if run.num_changed:
         parts.append(f"{run.num_changed:,} answers asked again by later runs")
     if run.record and not run.record.get("balanced", True):

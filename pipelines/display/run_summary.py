@@ -53,6 +53,9 @@ def format_summary(record: Mapping[str, Any], output: str, max_failure_rate: flo
         pace = f"{counted(pictures, 'pictures')} in {seconds:.1f} s, {pictures / seconds:.1f} a second"
         lines.append(f"pace     {pace}, including the start of the workers")
     totals = record.get("totals", {})
+    if cut_off := totals.get("cut_off", 0):
+        found = f"{counted(cut_off, 'answers')} (finish_reason is length)"
+        lines.append(f"cut off  {found}: for whole texts, raise --max-tokens")
     if bill := format_bill(totals.get("billed_units", 0.0), totals.get("usd", 0.0)):
         lines.append(f"bill     {bill}")
     lines += _format_card(record.get("card"), output)
@@ -138,7 +141,11 @@ def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: flo
     found += f", {before} of the errors from earlier runs" * bool(before)
     if (others := record.get("error_rows", 0) - failed) > 0:
         found += f"; {others} more in errors/ about other requests"
-    above = f", more than --max-failure-rate {max_failure_rate:g} allows" * _too_many(counts, max_failure_rate)
+    above = ""
+    if _too_many(counts, max_failure_rate):
+        if failed / max(1, failed + answers) <= max_failure_rate:
+            above = f"; this run asked for {counted(counts['pending'], 'rows')}, and {counts['failures']} failed"
+        above += f", more than --max-failure-rate {max_failure_rate:g} allows"
     lines = [f"errors   {found}{above}; each row in {folder} gives its reason"]
     common = record.get("common_errors", [])
     for error in common:

@@ -34,7 +34,10 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         help="approximate number of pictures in each output file (default: %(default)s)",
     )
     job.add_argument(
-        "--limit", type=int, metavar="N", help="annotate only N pictures, the same ones in every run (default: all)"
+        "--limit",
+        type=int,
+        metavar="N",
+        help="annotate only N pictures, chosen by a hash of their names: the same ones in every run (default: all)",
     )
     job.add_argument(
         "--checkpoint-every",

@@ -100,7 +100,8 @@ def check_tasks(tasks: Sequence[Task], annotator: Annotator) -> None:
             raise ValueError(f"{task.name} {task.prompt!r} is given twice: give each task once")
         if type(task) not in annotator.tasks:
             supported = ", ".join(sorted(kind.name for kind in annotator.tasks))
-            raise ValueError(f"{annotator.name} can't be asked to {task.name}: give {supported}")
+            model = f"the model {annotator.name}"
+            raise ValueError(f"{model} can't be asked to {task.name}, only for {supported}: leave the others out")
         if not supports(annotator, task):
             raise ValueError(f"{annotator.name} does not reason: ask without reasoning, or choose another model")
         if not is_utf8(task.prompt):

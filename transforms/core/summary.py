@@ -14,7 +14,7 @@ from .records import UNLISTED, Annotation, ImageRef, Row
 
 # Kinds of skipped things that are counted separately. A folder may have a million files with endings of their own.
 MAX_SKIPPED_KINDS = 100
-SUMMED_COLUMNS = ("input_tokens", "output_tokens", "timings", "hosted")
+SUMMED_COLUMNS = ("input_tokens", "output_tokens", "timings", "hosted", "finish_reason")
 BILLED_COLUMNS = ("hosted",)
 OTHER = "other things"
 
@@ -89,6 +89,7 @@ class Count(NamedTuple):
 class Summary(NamedTuple):
     """Sums over rows: rows by kind, tokens, milliseconds, and what hosted APIs billed: units and US dollars.
 
+    ``cut_off``: answers that ended at a limit of tokens or objects.
     ``shards_left``: shards without a row here, because the device of their worker failed before they were published.
     """
 
@@ -101,6 +102,7 @@ class Summary(NamedTuple):
     billed_units: float = 0.0
     usd: float = 0.0
     shards_left: int = 0
+    cut_off: int = 0
 
     @property
     def rows(self) -> int:
@@ -122,6 +124,7 @@ class Summary(NamedTuple):
             generate_ms=self.generate_ms + row.timings.generate_ms,
             billed_units=billed_units,
             usd=usd,
+            cut_off=self.cut_off + (row.finish_reason == "length"),
         )
 
     @classmethod
@@ -138,6 +141,7 @@ class Summary(NamedTuple):
             output_tokens=total("output_tokens"),
             encode_ms=total("timings.encode_ms"),
             generate_ms=total("timings.generate_ms"),
+            cut_off=pc.sum(pc.equal(table["finish_reason"], "length"), min_count=0).as_py(),
             **_billed(table),
         )
 

@@ -148,7 +148,7 @@ def discover_all(clients: Sequence[ServerClient], model: str | None, clock: Cloc
     warnings = [
         f"{error}: wait until the server is ready, or leave it out"
         if isinstance(error, BusyError)
-        else f"{error}: start it, or leave it out"
+        else f"{error}: check the address, and start the server"
         for error in failures
     ]
     if not infos:

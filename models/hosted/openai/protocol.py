@@ -168,9 +168,10 @@ def _result_of(parsed: ChatAnswer, name: str, fewest_tokens: int, context: int |
         )
         return Fault("CutPrompt", message, retryable=True)
     if not (text := parsed.text.strip()):
-        cure = "raise --max-tokens" if parsed.finish_reason == "length" else "check that the model answers"
-        message = f"{name} gave an empty answer, finish reason {parsed.finish_reason}: {cure}, and run again with "
-        return Fault("EmptyAnswer", message + "--retry-errors", retryable=True)
+        # The seed of a request is fixed, so the same request usually ends alike.
+        cure = "raise --max-tokens" if parsed.finish_reason == "length" else "change the prompt or --temperature"
+        message = f"{name} gave an empty answer, finish reason {parsed.finish_reason}: {cure}"
+        return Fault("EmptyAnswer", message)
     if parsed.finish_reason == "content_filter":
         return Fault(
             "Rejected", f"{name} stopped the answer by its content filter: use another server for this picture"

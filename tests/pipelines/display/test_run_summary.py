@@ -251,3 +251,14 @@ def test_messages_that_are_counted_over_rows_of_other_requests_too_are_told_so()
     common = [{"rows": 7, "message": "HTTP 404", "example": "a.jpg", "retryable": 0}]
     failed = {**record(8, 2), "retryable_errors": 0, "counted_error_rows": 7, "common_errors": common}
     assert "over all 7 rows in errors/" in format_summary(failed, "out", 0.0)
+
+
+def test_answers_that_end_at_a_limit_are_counted_in_a_line_of_their_own():
+    lines = format_summary({**record(10, 0), "totals": {"cut_off": 3}}, "out", 0.0).splitlines()
+    assert "cut off  3 answers (finish_reason is length): for whole texts, raise --max-tokens" in lines
+
+
+def test_a_run_with_too_many_failures_of_its_own_is_told_by_its_own_numbers():
+    lines = format_summary(record(0, 10, done=90), "out", 0.5).splitlines()
+    (errors,) = [line for line in lines if line.startswith("errors ")]
+    assert "this run asked for 10 rows, and 10 failed, more than --max-failure-rate 0.5 allows" in errors

@@ -377,7 +377,7 @@ def test_what_tasks_share_is_parted_among_them_and_a_total_is_time_on_the_clock(
     [
         ([], Echo(), "no task"),
         ([Caption(), Query("a"), Caption("normal")], Echo(), "caption 'normal' is given twice"),
-        ([Caption(), Detect("dog")], Deaf(), "echo can't be asked to detect: give caption"),
+        ([Caption(), Detect("dog")], Deaf(), "echo can't be asked to detect, only for caption"),
         ([Query("caf\udce9")], Echo(), "write it in UTF-8"),
         ([Detect("\ud800")], Echo(), "write it in UTF-8"),
     ],

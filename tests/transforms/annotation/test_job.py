@@ -109,6 +109,7 @@ def test_every_task_on_every_image_has_one_row_in_data_or_in_errors(photos: Path
         "encode_ms": 40.0,
         "generate_ms": 60.0,
         **paid,
+        "cut_off": 0,
     }
     assert (record["model"], record["revision"], record["run"]) == ("echo", "1", "one")
     assert record["tasks"] == [{"task": "caption", "prompt": "normal"}, {"task": "detect", "prompt": "dog"}]
@@ -197,7 +198,7 @@ def test_a_second_attempt_at_a_published_shard_returns_its_sums(photos: Path, ou
     (first,) = shard(out, refs)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
     (second,) = shard(out, refs, by=Echo(dies_on=("normal",)))
-    assert second == first == (20, 4, 140, 60, 40.0, 60.0, 0.0, 0.0, 0)
+    assert second == first == (20, 4, 140, 60, 40.0, 60.0, 0.0, 0.0, 0, 0)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")} == before
 
 

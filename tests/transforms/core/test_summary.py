@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+from support.data.rows import annotation
+
 from moondream_beam.transforms.core.records import UNLISTED, ImageRef, Skipped
-from moondream_beam.transforms.core.summary import MAX_SKIPPED_KINDS, OTHER, Count, SkippedCount, sum_counts
+from moondream_beam.transforms.core.row_schema import annotation_schema
+from moondream_beam.transforms.core.summary import MAX_SKIPPED_KINDS, OTHER, Count, SkippedCount, Summary, sum_counts
 
 
 def left_out(kind: str, count: int, example: str) -> Count:
@@ -66,3 +70,10 @@ def test_names_that_are_not_utf8_are_counted_with_escapes() -> None:
     ref = ImageRef("/p/*.t\udce9", "caf\udce9.t\udce9", skipped=Skipped("files ending in .t\udce9"))
     (found,) = Count.of_skipped(ref).skipped
     assert found == SkippedCount("files ending in .t\\udce9", 1, "caf\\udce9.t\\udce9")
+
+
+def test_answers_that_end_at_a_limit_are_counted() -> None:
+    whole, cut = annotation(), annotation(finish_reason="length")
+    assert Summary().plus(whole).plus(cut).plus(cut).cut_off == 2
+    table = pa.Table.from_pylist([row._asdict() for row in (whole, cut)], annotation_schema(()))
+    assert Summary.from_annotations(table).cut_off == 1

@@ -223,9 +223,9 @@ def test_the_published_summary_is_the_sum_over_the_rows(out: Path, rows: Rows) -
     writer.add(failure(hosted=Billing("job", 1.5, None, False, None)))
     writer.add(annotation(hosted=Billing("job", 100.0, 0.25, True, "{}")))
     writer.publish()
-    assert writer.published_summary() == (301, 4, 2107, 903, 602.0, 1204.0, 101.5, 0.25, 0)
+    assert writer.published_summary() == (301, 4, 2107, 903, 602.0, 1204.0, 101.5, 0.25, 0, 0)
     ShardWriter(str(out), "one", 1).publish()
-    assert ShardWriter(str(out), "one", 1).published_summary() == (0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0)
+    assert ShardWriter(str(out), "one", 1).published_summary() == (0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0)
 
 
 def test_an_output_whose_errors_lack_a_kept_column_is_refused_with_the_folder_to_delete(out: Path, rows: Rows) -> None:

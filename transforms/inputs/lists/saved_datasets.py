@@ -37,8 +37,8 @@ def find_saved_split(folder: str, split: str) -> str:
             return folder
     else:
         raise ValueError(
-            f"--split {split}: manifest {folder} is no dataset of the Hugging Face hub, and no folder of "
-            "datasets.save_to_disk: leave out --split"
+            f"--split {split}: manifest {folder} is no folder of datasets.save_to_disk: leave out --split, or name a "
+            "dataset of the Hugging Face hub as hf://datasets/OWNER/NAME"
         )
     raise ValueError(f"--split {split}: {folder} has no such split: choose of {', '.join(names) or 'none'}")
 

@@ -77,7 +77,7 @@ def pin_commit(uri: str) -> str:
     except RevisionNotFoundError as error:
         raise ValueError(f"{uri}: {where} has no revision {found.revision}; choose another after the @") from error
     except (RepositoryNotFoundError, BucketNotFoundError) as error:
-        raise ValueError(f"{uri}: no {where}; check the name, or set HF_TOKEN if it is private") from error
+        raise ValueError(f"{uri}: {where} does not exist; check the name, or set HF_TOKEN if it is private") from error
     except HFValidationError as error:
         raise ValueError(f"{uri} names no dataset of the Hugging Face hub: {FORM}") from error
     except Exception as error:  # The client passes on any error of its HTTP library.

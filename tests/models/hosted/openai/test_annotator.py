@@ -144,7 +144,7 @@ def test_servers_with_different_models_are_refused(server):
 def test_no_server_at_all_is_one_line():
     with chat_server() as dead:
         url = dead.url
-    with pytest.raises(ValueError, match=f"{url}.* can't be reached.*start it"):
+    with pytest.raises(ValueError, match=f"{url}.* can't be reached.*check the address, and start the server"):
         _ = OpenAIServer(url).name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import accumulate
 
 import pytest
 import torch
@@ -93,8 +94,8 @@ def test_the_next_pictures_are_encoded_while_answers_are_decoded(toy_folder, toy
     asked = [Request(str(n), picture.copy(), Caption(), WARM) for n, picture in enumerate(toy_pictures * 4)]
     found = answers(load(toy_folder, batch_size=2), asked)
     assert len(found) == len(asked) and not any(isinstance(answer, Fault) for answer in found.values())
-    # Two encodings fill the two slots. The third begins before one of these is free.
-    assert events[: events.index("ended")] == ["encode"] * 3
+    # Two pictures fill the two slots. Of all later ones, at least one is encoded before a slot is free.
+    assert max(accumulate(1 if event == "encode" else -1 for event in events)) > 2
 
 
 def test_a_closed_stream_frees_the_pictures_that_were_encoded_ahead(toy_folder, requests, expected):

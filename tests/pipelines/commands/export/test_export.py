@@ -47,10 +47,10 @@ def test_it_prints_counts_format_and_destination(out, tmp_path, command):
         (
             "coco",
             "task != 'point'",
-            "3 detections written (boxes) as coco in {new}.json; captions and answers have no place in it "
+            "3 answers written (boxes) as coco in {new}.json; captions and answers have no place in it "
             "(7 of 10 chosen answers)",
         ),
-        ("coco", "task = 'detect'", "3 detections written (boxes) as coco in {new}.json"),
+        ("coco", "task = 'detect'", "3 answers written (boxes) as coco in {new}.json"),
     ],
 )
 def test_a_format_for_one_kind_of_task_names_what_has_no_place_in_it(shape, where, line, out, tmp_path, command):

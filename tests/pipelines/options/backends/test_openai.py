@@ -127,8 +127,8 @@ def test_bad_options_are_one_line_with_the_cure(photos, out, command, words, cur
 @pytest.mark.parametrize(
     "kind, words, cure",
     [
-        ("vllm", ("--detect", "dog"), "can't be asked to detect: give caption, query"),
-        ("vllm", ("--point", "dog"), "can't be asked to point: give caption, query"),
+        ("vllm", ("--detect", "dog"), "can't be asked to detect, only for caption, query"),
+        ("vllm", ("--point", "dog"), "can't be asked to point, only for caption, query"),
         ("vllm", ("--query", "Why?", "--reasoning"), "does not reason"),
         ("ollama", ("--query", "Why?", "--repetition-penalty", "1.3"), "kind ollama, which has no such option"),
         ("vllm", ("--query", "Why?", "--model", "mine", "--revision", "1"), "The model `mine` does not exist"),

@@ -68,8 +68,14 @@ def test_florence_finds_boxes(pictures, tmp_path, command):
     "words, cure",
     [
         (TRANSFORMERS, "--backend transformers needs a model: add --model with a folder"),
-        ((*TRANSFORMERS, "--model", "CHECKPOINT", "--detect", "dog"), "can't be asked to detect: give caption, query"),
-        ((*TRANSFORMERS, "--model", "CHECKPOINT", "--point", "dog"), "can't be asked to point: give caption, query"),
+        (
+            (*TRANSFORMERS, "--model", "CHECKPOINT", "--detect", "dog"),
+            "can't be asked to detect, only for caption",
+        ),
+        (
+            (*TRANSFORMERS, "--model", "CHECKPOINT", "--point", "dog"),
+            "can't be asked to point, only for caption",
+        ),
         ((*TRANSFORMERS, "--model", "CHECKPOINT", "--send-urls"), "--send-urls is not for --backend transformers"),
         ((*TRANSFORMERS, "--model", "CHECKPOINT", "--prompt-template", "x"), "put {prompt} where the prompt belongs"),
         ((*TRANSFORMERS, "--model", "CHECKPOINT", "--max-pixels", "0"), "max pixels 0: give 1 or more"),

@@ -131,7 +131,7 @@ def test_a_text_lies_beside_its_picture_if_the_picture_lies_in_the_folder(publis
     listed = [there[0]._replace(filename="0.jpg"), there[1]._replace(filename="../photos/s2/0.jpg")]
     archived = there[2]._replace(filename="x.jpg")
     selection = publish(*listed, archived, row(tmp_path / "elsewhere", "y.jpg", 1, None))
-    assert not formats.FORMATS["sidecar"](selection, str(photos), Fetcher())
+    assert formats.FORMATS["sidecar"](selection, str(photos), Fetcher()) == {sidecar.IN_CONTAINER: 1}
     found = {path.relative_to(photos).as_posix() for path in photos.rglob("*.txt")}
     assert found == {"s1/0.txt", "s2/0.txt", "x.txt", "y.txt"}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ....images.prefetch import Fetch
 from ....images.refetch import relocate
+from ....io.containers.location import container_of
 from ....io.uris import path_of
 from ..names import is_named_like, key_name, relative_name
 from ..pictures.notes import NO_TEXT, Note, Problems
@@ -26,6 +27,7 @@ CANT_SHARE_NAME = (
 )
 SHARES_NAME = Note("shares its name with another picture: the name of its text file contains its key")
 # By the outcome of ``write_text``.
+IN_CONTAINER = Note("lies in an archive or a Parquet file, so no picture is beside its text: unpack it there")
 SAME_TEXT = Note("has its text file already, with the same text")
 EXISTED = {
     "same": SAME_TEXT,
@@ -105,6 +107,7 @@ def _write_texts(
         problems[CANT_SHARE_NAME] += bool(filename) and not row["shares"] and not is_named_like(path, filename)
         if outcome := write_text(destination, path.as_posix(), "\n".join(lines) + "\n", texts.existing):
             problems[EXISTED[outcome]] += 1
+        problems[IN_CONTAINER] += bool(container_of(row["uri"]))
         yield row, lines
 
 
