@@ -152,7 +152,7 @@ class OutputStatus:
             annotations,
             failures,
             progress.read_plan() if record is None else counts_of(record)[0],
-            started_at(run) or first if state == "running" else first,
+            first if record else started_at(run) or first,
             max((footer.last for footer in footers if footer.last), default=None),
             record,
             kept,

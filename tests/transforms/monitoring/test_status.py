@@ -123,7 +123,8 @@ def test_the_progress_files_of_a_running_run_are_read_once_a_poll(out, monkeypat
 def test_a_run_that_was_killed_has_stopped_at_its_last_row(out):
     (run,) = OutputStatus(str(out)).poll()
     assert (run.state, run.rows, run.planned, run.last) == ("stopped", 5, None, NOW + timedelta(seconds=12))
-    assert run.rate(NOW) == 5 / 12
+    # By its name the run began at 03:04:00, and the first row came 5.678 seconds later.
+    assert run.rate(NOW) == 5 / (12 + 5.678)
 
 
 def test_a_run_that_has_ended_has_the_plan_and_the_time_of_its_record(out):
