@@ -73,7 +73,9 @@ JSON_READERS = {
         duckdb.sql(f"SELECT * FROM read_json('{path}', sample_size = 5)").to_arrow_table().to_pylist()
     ),
     "pandas": lambda path: pandas.read_json(path, lines=True).to_dict("records"),
-    "pyarrow": lambda path: pyarrow.json.read_json(path, pyarrow.json.ReadOptions(block_size=4096)).to_pylist(),
+    "pyarrow": lambda path: pyarrow.json.read_json(
+        path, pyarrow.json.ReadOptions(use_threads=False, block_size=4096)
+    ).to_pylist(),
 }
 
 
