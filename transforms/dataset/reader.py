@@ -139,19 +139,22 @@ class Dataset:
 
     def rows(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
         """Yield the rows of a query as dicts, in bounded memory. Several iterators may be open at the same time."""
+        for names, batch in self._batches(query, values):
+            for row in batch:
+                yield dict(zip(names, row, strict=True))
+
+    def stream(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query as tuples, like ``rows``."""
+        for _, batch in self._batches(query, ()):
+            yield from batch
+
+    def _batches(self, query: str, values: tuple[object, ...]) -> Iterator[tuple[list[str], list[tuple[Any, ...]]]]:
+        """Yield the names of the columns and up to ``NUM_FETCHED_ROWS`` rows, until there are no more."""
         cursor = self.database.cursor()
         batch = self._begin(cursor, query, values)
         names = [column[0] for column in cursor.description or ()]
         while batch:
-            yield from (dict(zip(names, row, strict=True)) for row in batch)
-            batch = cursor.fetchmany(NUM_FETCHED_ROWS)
-
-    def stream(self, query: str) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query as tuples, like ``rows``."""
-        cursor = self.database.cursor()
-        batch = self._begin(cursor, query, ())
-        while batch:
-            yield from batch
+            yield names, batch
             batch = cursor.fetchmany(NUM_FETCHED_ROWS)
 
     def _begin(
