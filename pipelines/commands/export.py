@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         verb = "chosen" if missing and _has_pictures(args) else "written"
         done = f"{_format_selection(args.to, selection, left, verb)} as {args.to} in {', '.join(written)}"
         if missing and _has_pictures(args):
-            done += f"; of these, the answers of {missing} {'picture' if missing == 1 else 'pictures'} are not in it"
+            done += f"; of these, the answers of {counted(missing, 'pictures')} are not in it"
         print(done + ("" if args.template else _format_rest(args.to, selection)) + _format_failures(dataset))
         for line in notes:
             print(line, file=sys.stderr)
@@ -219,11 +219,9 @@ def _format_rest(shape: str, selection: Selection) -> str:
 def _format_failures(dataset: Dataset) -> str:
     """Return how many requests of the output have no answer, or "" if all have one."""
     ((failures,),) = dataset.tuples("SELECT count(*) FROM errors")
-    return (
-        f"; without an answer: {counted(failures, 'requests')} of the output, errors/ has the reasons"
-        if failures
-        else ""
-    )
+    if not failures:
+        return ""
+    return f"; without an answer: {counted(failures, 'requests')} of the output, errors/ has the reasons"
 
 
 def _format_kinds(tasks: Sequence[str]) -> str:

@@ -143,7 +143,7 @@ def _format_errors(record: Mapping[str, Any], output: str, max_failure_rate: flo
         found += f"; {others} more in errors/ about other requests"
     above = ""
     if _too_many(counts, max_failure_rate):
-        if failed / max(1, failed + answers) <= max_failure_rate:
+        if _failure_rates(counts)[1] <= max_failure_rate:
             above = f"; this run asked for {counted(counts['pending'], 'rows')}, and {counts['failures']} failed"
         above += f", more than --max-failure-rate {max_failure_rate:g} allows"
     lines = [f"errors   {found}{above}; each row in {folder} gives its reason"]
@@ -224,9 +224,13 @@ def _is_complete(record: Mapping[str, Any]) -> bool:
 
 def _too_many(counts: Mapping[str, int], max_failure_rate: float) -> bool:
     """Return whether too large a share failed, of what this run asked or of all that the input asks for."""
+    return max(_failure_rates(counts)) > max_failure_rate
+
+
+def _failure_rates(counts: Mapping[str, int]) -> tuple[float, float]:
+    """Return the share that failed of what this run asked, and the share of all that the input asks for."""
     before, done = counts.get("failed_before", 0), counts.get("done", 0)
-    rates = (
+    return (
         counts["failures"] / max(1, counts["pending"]),
         (counts["failures"] + before) / max(1, counts["pending"] + done),
     )
-    return max(rates) > max_failure_rate

@@ -6,6 +6,8 @@ take hours. A shard that is tried again would count twice. The journal of answer
 
 from __future__ import annotations
 
+import contextlib
+
 from ..core.summary import Count, Summary
 from ..io.object_stores.file_systems import FileSystems
 from ..output.answer_journal import kept_by_shard
@@ -36,11 +38,9 @@ class BucketProgress:
         count is None if it is not recorded yet. Once the run has ended, both are those of its record. If the bucket
         cannot be read, both are those of the call before: a display must not end a run.
         """
-        try:
+        # Each client of a store has errors of its own. The steps that need the bucket report them.
+        with contextlib.suppress(Exception):
             self._last = self._read()
-        except Exception:
-            # Each client of a store has errors of its own. The steps that need the bucket report them.
-            return self._last
         return self._last
 
     def _read(self) -> tuple[Count | None, Summary]:
