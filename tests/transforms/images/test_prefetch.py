@@ -209,9 +209,9 @@ def test_threads_that_wait_for_the_budget_end_when_the_consumer_stops(large_ones
 def test_waiting_for_the_budget_is_not_part_of_decode_ms(large_ones: list[ImageRef]) -> None:
     loaded = prefetch(large_ones[:6], fetch)
     times = [next(loaded).decode_ms]
-    time.sleep(1)
+    time.sleep(3)
     times += [one.decode_ms for one in loaded]
-    assert max(times) < 900
+    assert max(times) < 2900
 
 
 def test_large_photographs_pass_the_real_limit_together(tmp_path: Path) -> None:
