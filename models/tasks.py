@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 from PIL.Image import Image
@@ -264,6 +265,7 @@ class Annotator(Protocol):
         """Yield one outcome for every request, in any order. The ``result`` of a bad request is a ``Fault``."""
 
 
+@lru_cache(1024)
 def task_digest(task: Task) -> str:
     """Return a task as JSON with sorted keys. Request ids contain this text, so its format must not change.
 

@@ -25,6 +25,7 @@ ESCAPED_COLUMN = "_metadata.file_path"
 PATH, CONTENT = "moondream_beam path", "moondream_beam content"
 _AZURE = re.compile(r"(?:abfss?|wasbs?)://([^@/]+)@([^./]+)\.[^/]+/(.*)", re.DOTALL)
 _NO_CONTENT = "column {} is empty: fill it in with the bytes of a picture"
+_NO_PATH = "column {} is empty: fill it in with the path or the URL of a picture"
 
 
 class Content(str):
@@ -139,8 +140,10 @@ def refs_of(batch: pa.RecordBatch, source: Source) -> Iterator[tuple[ImageRef, t
         row = SimpleNamespace(**values)
         row.uri = path and uri_of(path, escaped=escaped)
         row.problem = None
-        if source.content:
-            row.problem = None if content else _NO_CONTENT.format(source.content)
+        if source.content and not content:
+            row.problem = _NO_CONTENT.format(source.content)
+        elif source.path and not path:
+            row.problem = _NO_PATH.format(source.path)
         if source.path is None and content:
             # Rows show a ``data:`` URI by a digest of its content.
             row.uri = f"data:,{sha256(content).hexdigest()}"
@@ -193,7 +196,15 @@ def _column(name: str) -> Any:
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    # Row by row, so that the bytes of one picture only are in memory twice.
-    columns = list(zip(batch.schema.names, batch.columns, strict=True))
-    for number in range(batch.num_rows):
-        yield {name: column[number].as_py() for name, column in columns}
+    # The bytes of one picture only are in memory twice.
+    names = batch.schema.names
+    columns = [
+        _values(column) if name == CONTENT else column.to_pylist()
+        for name, column in zip(names, batch.columns, strict=True)
+    ]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _values(column: pa.Array) -> Iterator[Any]:
+    return (value.as_py() for value in column)

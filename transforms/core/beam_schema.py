@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple, Optional
 
 import apache_beam as beam
@@ -60,9 +61,9 @@ class TaskSpec(NamedTuple):
     sources: tuple[str, ...] = ()
 
     @property
-    def named_fields(self) -> list[str]:
+    def named_fields(self) -> tuple[str, ...]:
         """The fields that the prompts name, each once."""
-        return named_columns(self.tasks)
+        return _named_fields(self.tasks)
 
     @property
     def kept_fields(self) -> Sequence[str]:
@@ -72,6 +73,12 @@ class TaskSpec(NamedTuple):
     def job_tasks(self) -> tuple[Task, ...]:
         """Return the tasks for the job. If no prompt names a field, ``{{`` and ``}}`` become single braces."""
         return self.tasks if self.named_fields else tuple(map(unescape_braces, self.tasks))
+
+
+@lru_cache
+def _named_fields(tasks: tuple[Task, ...]) -> tuple[str, ...]:
+    # Asked for each row.
+    return tuple(named_columns(tasks))
 
 
 def build_task_spec(rows: PCollection[Any], tasks: Sequence[Task], keep: Sequence[str]) -> TaskSpec:

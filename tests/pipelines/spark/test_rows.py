@@ -65,8 +65,8 @@ def test_prompts_are_filled_in_and_columns_are_kept():
 
 @pytest.mark.parametrize("path", [None, "", "ftp://host/a.png"])
 def test_a_row_without_a_usable_path_fails_alone(path):
-    bad, good = refs(Source((Query(),), "path", None), **{PATH: pa.array([path, "/a.png"], pa.string())})
-    assert bad.problem and not good.problem
+    bad, good = refs(Source((Query(),), "photo", None), **{PATH: pa.array([path, "/a.png"], pa.string())})
+    assert ("ftp:// is not supported" if path else "column photo is empty") in bad.problem and not good.problem
 
 
 def test_bytes_are_handed_out_once():
