@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -28,7 +30,7 @@ from ...transforms.images.fetch import Fetcher
 from ...transforms.output.layout import DATA, ERRORS
 from .cluster import check_gpus, context_of, device_of
 from .rows import Content, Source, build_source, refs_of, select
-from .worker import annotator_digest, loaded_annotator, use_assigned_gpu
+from .worker import annotator_digest, frozen_afterwards, loaded_annotator, loaded_fetcher, use_assigned_gpu
 
 KIND = "kind"
 SPARK_TIME = pa.timestamp("us", tz="UTC")
@@ -50,6 +52,7 @@ def _row_schema() -> pa.Schema:
 
 
 ROW_SCHEMA = _row_schema()
+_ROW_TYPES = [(field.name, field.type) for field in ROW_SCHEMA]
 
 
 def annotate(
@@ -107,12 +110,11 @@ class Asking:
         use_assigned_gpu(self.needs_gpu)
         job = self.job._replace(annotator=loaded_annotator(self.job.annotator, self.digest))
         kept = _Kept(self.source)
-        rows = annotate_for(job, self._refs(batches, kept), self._read)
-        try:
+        fetch = loaded_fetcher(self.fetch)
+        rows = annotate_for(job, self._refs(batches, kept), partial(_read, fetch))
+        with frozen_afterwards(), contextlib.closing(rows):
             while some := list(islice(rows, BATCH_ROWS)):
                 yield _batch(some, kept)
-        finally:
-            rows.close()  # type: ignore[attr-defined]
 
     def _refs(self, batches: Iterable[pa.RecordBatch], kept: _Kept) -> Iterator[ImageRef]:
         for batch in batches:
@@ -123,8 +125,9 @@ class Asking:
                         kept.put(self.job.row_id(ref, row), values)
                 yield ref
 
-    def _read(self, location: Location) -> bytes:
-        return location.take() if isinstance(location, Content) else self.fetch(location)
+
+def _read(fetch: Fetcher, location: Location) -> bytes:
+    return location.take() if isinstance(location, Content) else fetch(location)
 
 
 class _Kept:
@@ -156,23 +159,27 @@ def _batch(rows: Sequence[Row], kept: _Kept) -> pa.RecordBatch:
     answers = [row._replace(columns=()) for row in rows if isinstance(row, Annotation)]
     failures = [row._replace(columns=()) for row in rows if isinstance(row, Failure)]
     kinds = (DATA, answers, ANNOTATION_SCHEMA), (ERRORS, failures, FAILURE_SCHEMA)
-    whole = pa.concat_tables([_as_rows(kind, to_table(some, schema)) for kind, some, schema in kinds if some])
+    batches = [_as_rows(kind, to_table(some, schema)) for kind, some, schema in kinds if some]
+    whole = batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    if not kept.names:
+        return whole
     values = [*(kept.take(row.id) for row in answers), *(kept.take(row.id) for row in failures)]
-    for place, (name, type) in enumerate(zip(kept.names, kept.types, strict=True)):
-        whole = whole.append_column(name, pa.array([each[place] for each in values], type))
-    return whole.combine_chunks().to_batches()[0]
+    columns = [pa.array(column, type) for column, type in zip(zip(*values, strict=True), kept.types, strict=True)]
+    return pa.RecordBatch.from_arrays([*whole.columns, *columns], [*ROW_SCHEMA.names, *kept.names])
 
 
-def _as_rows(kind: str, table: pa.Table) -> pa.Table:
-    """Return a table with the columns of ``ROW_SCHEMA``. Those that ``table`` lacks are null."""
-    columns = [pa.array([kind] * table.num_rows, pa.string())]
-    for field in list(ROW_SCHEMA)[1:]:
-        if field.name not in table.schema.names:
-            columns.append(pa.nulls(table.num_rows, field.type))
-        else:
-            column = table[field.name]
-            columns.append(column if column.type == field.type else column.cast(field.type))
-    return pa.table(columns, schema=ROW_SCHEMA)
+def _as_rows(kind: str, table: pa.Table) -> pa.RecordBatch:
+    """Return a batch with the columns of ``ROW_SCHEMA``. Those that ``table`` lacks are null."""
+    (batch,) = table.to_batches()
+    given = dict(zip(batch.schema.names, batch.columns, strict=True))
+    given[KIND] = pa.array([kind] * batch.num_rows, pa.string())
+    columns = []
+    for name, type in _ROW_TYPES:
+        column = given.get(name)
+        if column is None:
+            column = pa.nulls(batch.num_rows, type)
+        columns.append(column if column.type == type else column.cast(type))
+    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
 
 
 def _spark_schema(selected: Any, source: Source) -> Any:

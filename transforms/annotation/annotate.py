@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -69,7 +69,7 @@ def annotate(
     yield from annotate_for(Job(tuple(tasks), annotator, sampling, run, colour_profiles=profiles), refs, fetch)
 
 
-def annotate_for(job: Job, refs: Iterable[ImageRef], fetch: Fetch | None = None) -> Iterator[Row]:
+def annotate_for(job: Job, refs: Iterable[ImageRef], fetch: Fetch | None = None) -> Generator[Row, None, None]:
     """Yield the rows that a job makes of the pictures, as ``annotate`` does."""
     rows = RowQueue()
     pending = PendingRequests(job, rows)
