@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-# It runs the others; one needs a server that the tests start, and one Java. Of engine/, most programs are for a GPU.
-NOT_IN_BENCH = {"bench.py", "servers/object_stores.py", "servers/spark_workers.py"}
+# It runs the others; one needs a server that the tests start, and two Java. Of engine/, most programs are for a GPU.
+NOT_IN_BENCH = {"bench.py", "servers/object_stores.py", "servers/spark_rows.py", "servers/spark_workers.py"}
 NETWORK = ("--preset", "smallest", "--device", "cpu", "--goldens", "public")
 SMALL = (*NETWORK, "--pictures", "1", "--slots", "1", "2", "--tokens", "3", "6", "9")
 
