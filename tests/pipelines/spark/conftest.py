@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from support.spark.cluster import Cluster, spark_cluster
 
 from moondream_beam.models.tiny.scenes import draw
@@ -42,4 +43,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw(number).image.resize((48, 36)).save(folder / f"{number:03}.png")
     (folder / "003.png").write_bytes(b"no picture")
     (folder / "100.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def many_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 2,000 small pictures of different sizes. Two files are no pictures."""
+    folder = tmp_path_factory.mktemp("many pictures")
+    for number in range(2000):
+        Image.new("RGB", (8 + number % 50, 8 + number // 50)).save(folder / f"{number:04}.png")
+    (folder / "0003.png").write_bytes(b"no picture")
+    (folder / "1000.png").write_bytes(b"")
     return folder

@@ -32,15 +32,15 @@ SPECULATION = {
 }
 
 
-def test_the_loser_of_a_speculation_leaves_nothing_behind(cluster: Cluster, pictures: Path, tmp_path: Path):
+def test_the_loser_of_a_speculation_leaves_nothing_behind(cluster: Cluster, many_pictures: Path, tmp_path: Path):
     notes, out = tmp_path / "notes", tmp_path / "out"
     notes.mkdir()
     order = {
         "master": cluster.url,
         "configuration": {**cluster.configuration, **SPECULATION},
         "annotator": {"folder": str(notes), "hold_after": 10, "once": True},
-        "paths": [str(pictures), str(out)],
-        "options": {"shard_size": 50, "checkpoint_s": 0.2},
+        "paths": [str(many_pictures), str(out)],
+        "options": {"shard_size": 200, "checkpoint_s": 0.2},
     }
     done = subprocess.run(
         [sys.executable, DRIVER, json.dumps(order)], env=cluster.environment, capture_output=True, text=True
@@ -49,7 +49,7 @@ def test_the_loser_of_a_speculation_leaves_nothing_behind(cluster: Cluster, pict
     record = json.loads(done.stdout)
     # The file "go" was never there: only another attempt can have ended the shard of the process that holds.
     assert len(held(notes)) == 1
-    assert record["balanced"] is True and len(ids(out)) == 200
+    assert record["balanced"] is True and len(ids(out)) == 2000
     assert not (out / "_temporary").exists()
 
 
@@ -64,22 +64,22 @@ def test_a_task_that_always_fails_is_tried_as_often_as_spark_allows(spark: Any, 
     assert (record["counts"]["annotations"], record["balanced"]) == (1, True)
 
 
-def test_sigterm_of_a_program_keeps_what_the_tasks_have_answered(cluster: Cluster, pictures: Path, tmp_path: Path):
+def test_sigterm_of_a_program_keeps_what_the_tasks_have_answered(cluster: Cluster, many_pictures: Path, tmp_path: Path):
     notes, out = tmp_path / "notes", tmp_path / "out"
     notes.mkdir()
     order = {
         "master": cluster.url,
         "configuration": cluster.configuration,
         "annotator": {"folder": str(notes), "hold_after": 10},
-        "paths": [str(pictures), str(out)],
-        "options": {"shard_size": 50},
+        "paths": [str(many_pictures), str(out)],
+        "options": {"shard_size": 200},
     }
     driver = subprocess.Popen([sys.executable, DRIVER, json.dumps(order)], env=cluster.environment)
     until(lambda: len(held(notes)) == 2)
     driver.send_signal(signal.SIGTERM)
     assert driver.wait(PATIENCE) != 0
     (record,) = read_records(str(out))
-    assert record["interrupted"] == "SIGTERM" and record["left"] == 200 - len(ids(out))
+    assert record["interrupted"] == "SIGTERM" and record["left"] == 2000 - len(ids(out))
     assert len(ids(out)) >= 20 and not (out / "_temporary").exists()
 
 

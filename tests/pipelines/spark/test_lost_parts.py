@@ -11,42 +11,55 @@ from typing import Any
 import psutil
 import pytest
 from support.running.output_ids import ids
-from support.spark.cluster import Cluster, until
+from support.spark.cluster import PATIENCE, Cluster, until
 from support.spark.held import Held, asked, held
 
 from moondream_beam import Caption
-from moondream_beam.pipelines.spark import annotate_on_spark
+from moondream_beam.pipelines.spark import annotate, annotate_on_spark
 from moondream_beam.transforms.output.answer_journal import kept_by_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
-REQUESTS, SHARD_SIZE = 200, 50
+REQUESTS, BROKEN = 2000, 2
+Kill = Callable[[psutil.Process], None]
 
 
-def run_and_kill(spark: Any, pictures: Path, tmp_path: Path, kill: Callable[[psutil.Process], None]) -> dict[str, Any]:
-    """Run a job, and call ``kill`` with a Python worker that is in the middle of a shard. Return the record."""
-    notes, out = tmp_path / "notes", tmp_path / "out"
-    notes.mkdir()
-    annotator = Held(folder=str(notes), hold_after=20)
-    records: list[dict[str, Any]] = []
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """Make the folder in which annotators note what they are asked."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return folder
 
-    def job() -> None:
-        options = {"shard_size": SHARD_SIZE, "checkpoint_s": 0.2}
-        records.append(annotate_on_spark(spark, str(pictures), [Caption()], annotator, str(out), **options))
 
+def run_and_kill(notes: Path, job: Callable[[], None], kill: Kill, is_begun: Callable[[], bool] = lambda: True) -> None:
+    """Run a job, and call ``kill`` with a Python worker that is in the middle of a task. Then let others go on."""
     thread = threading.Thread(target=job)
     thread.start()
-    # A checkpoint has the answers of the worker by then.
-    (worker, *_) = until(lambda: len(held(notes)) == 2 and sum(kept_by_run(str(out)).values()) >= 40 and held(notes))
-    kill(psutil.Process(worker))
+    (number, *_) = until(lambda: len(held(notes)) == 2 and is_begun() and held(notes))
+    worker = psutil.Process(number)
+    kill(worker)
+    # An executor ends a moment after its worker of the cluster. Until then its Python worker would go on, too.
+    worker.wait(PATIENCE)
     (notes / "go").touch()
     thread.join()
+
+
+def annotate_and_kill(spark: Any, pictures: Path, notes: Path, kill: Kill) -> None:
+    """Run the resumable job, kill a part of the cluster once a checkpoint has 40 answers, and check the output."""
+    out, records = notes.parent / "out", []
+
+    def job() -> None:
+        options = {"shard_size": 200, "checkpoint_s": 0.2}
+        annotator = Held(folder=str(notes), hold_after=20)
+        records.append(annotate_on_spark(spark, str(pictures), [Caption()], annotator, str(out), **options))
+
+    run_and_kill(notes, job, kill, lambda: sum(kept_by_run(str(out)).values()) >= 40)
     (record,) = records
-    assert record["balanced"] is True and record["counts"]["failures"] == 2
+    assert record["balanced"] is True and record["counts"]["failures"] == BROKEN
     assert len(ids(out)) == REQUESTS
     # What a checkpoint had was not asked again. A batch of Echo is in flight when the worker dies.
-    assert REQUESTS - 2 <= len(asked(notes)) <= REQUESTS - 2 + 3 * Held.batch_size
+    assert REQUESTS - BROKEN <= len(asked(notes)) <= REQUESTS - BROKEN + 3 * Held.batch_size
     assert not (out / "_temporary").exists()
-    return record
 
 
 def executor_of(worker: psutil.Process) -> psutil.Process:
@@ -54,15 +67,10 @@ def executor_of(worker: psutil.Process) -> psutil.Process:
     return next(parent for parent in worker.parents() if parent.name() == "java")
 
 
-def test_a_killed_python_worker(spark, pictures, tmp_path):
-    run_and_kill(spark, pictures, tmp_path, psutil.Process.kill)
+@pytest.fixture
+def kill_node(cluster: Cluster) -> Any:
+    """Return a function that kills the worker of the cluster above a Python worker. Another one starts at the end."""
 
-
-def test_a_killed_executor(spark, pictures, tmp_path):
-    run_and_kill(spark, pictures, tmp_path, lambda worker: executor_of(worker).kill())
-
-
-def test_a_killed_worker_of_the_cluster(cluster: Cluster, spark, pictures, tmp_path):
     def kill(worker: psutil.Process) -> None:
         above = executor_of(worker).parents()
         (node,) = (process for process in cluster.workers if process in above)
@@ -70,5 +78,36 @@ def test_a_killed_worker_of_the_cluster(cluster: Cluster, spark, pictures, tmp_p
         node.wait()
         cluster.workers.remove(node)
 
-    run_and_kill(spark, pictures, tmp_path, kill)
+    yield kill
     cluster.add_worker()
+
+
+def test_a_killed_python_worker(spark, many_pictures, notes):
+    annotate_and_kill(spark, many_pictures, notes, psutil.Process.kill)
+
+
+def test_a_killed_executor(spark, many_pictures, notes):
+    annotate_and_kill(spark, many_pictures, notes, lambda worker: executor_of(worker).kill())
+
+
+def test_a_killed_worker_of_the_cluster(spark, many_pictures, notes, kill_node):
+    annotate_and_kill(spark, many_pictures, notes, kill_node)
+
+
+def test_a_stage_of_the_transform_that_is_tried_again(spark, many_pictures, notes, kill_node, tmp_path):
+    context, out = spark.sparkContext, str(tmp_path / "out")
+    paths = spark.createDataFrame([(str(path),) for path in sorted(many_pictures.iterdir())], "path string")
+
+    def job() -> None:
+        context.setJobGroup("stages", "a stage is tried again")
+        rows = annotate(paths.repartition(8), [Caption()], Held(folder=str(notes), hold_after=20), path_column="path")
+        rows.write.parquet(out)
+
+    # The files of the shuffle are lost with the worker. So the stage that wrote them is tried again.
+    run_and_kill(notes, job, kill_node)
+    tracker = context.statusTracker()
+    stages = {stage for job in tracker.getJobIdsForGroup("stages") for stage in tracker.getJobInfo(job).stageIds}
+    assert any(info.currentAttemptId for info in map(tracker.getStageInfo, stages) if info)
+    rows = spark.read.parquet(out).select("id", "kind").collect()
+    assert len(rows) == len({row.id for row in rows}) == REQUESTS
+    assert sum(row.kind == "errors" for row in rows) == BROKEN
