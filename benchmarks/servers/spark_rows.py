@@ -100,7 +100,8 @@ def run(df: Any) -> None:
 
 def worker_of_this_process() -> psutil.Process:
     """Return the Python worker, whose parent is PySpark's daemon."""
-    below = [process for process in psutil.Process().children(recursive=True) if "pyspark.daemon" in process.cmdline()]
+    alive = (each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE)
+    below = [process for process in alive if "pyspark.daemon" in process.cmdline()]
     ids = {process.pid for process in below}
     (worker,) = (process for process in below if process.ppid() in ids)
     return worker
