@@ -28,7 +28,7 @@ class RowQueue:
     def put(self, row: Row) -> None:
         """Append a row without blocking, even beyond ``MAX_READY_ROWS``; drop the row after ``close``.
 
-        Load threads call only this method. Python joins them at exit, so a blocked one would keep the process alive.
+        Load threads call only this method. The end of a stream waits for them, so a blocked one would block it.
         """
         with self._changed:
             if not self._is_closed:
