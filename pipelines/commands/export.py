@@ -12,11 +12,11 @@ from ...transforms.core.summary import counted
 from ...transforms.dataset.changed import PictureCheck, leave_out_changed
 from ...transforms.dataset.export.formats import FILES, FORMATS, LAYOUTS, RESIZABLE, TEXTS, Format, only_tasks
 from ...transforms.dataset.export.layouts.placing import DEFAULT_LAYOUT, LayoutOptions
-from ...transforms.dataset.export.layouts.sidecar import ANOTHER_TEXT, NO_VALUE, SAME_TEXT
+from ...transforms.dataset.export.layouts.sidecar import CANT_SHARE_NAME, NO_FILE, SAME_TEXT
 from ...transforms.dataset.export.layouts.splits import ONE_SPLIT, Splits, parse_splits, split_files
 from ...transforms.dataset.export.layouts.template import parse_fields
 from ...transforms.dataset.export.pictures.convert import Wanted
-from ...transforms.dataset.export.pictures.notes import NO_TEXT, Note, Problems
+from ...transforms.dataset.export.pictures.notes import Note, Problems
 from ...transforms.dataset.export.targets import resolve_destination
 from ...transforms.dataset.export.texts import TextOptions, checked_extension
 from ...transforms.dataset.export.wide import Selection
@@ -29,7 +29,12 @@ from ..options.parser import startup_errors
 PICTURE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 # The destination of an option in ``args`` -> the formats that the option is for.
 TEXT_OPTIONS = dict.fromkeys(("text_extension", "text_order", "text_lines", "template", "existing"), TEXTS)
-LAYOUT_OPTIONS = {"along": LAYOUTS, "split": (*RESIZABLE, *FILES), "resize": RESIZABLE, "format": RESIZABLE}
+LAYOUT_OPTIONS = {
+    "along": (*LAYOUTS, *TEXTS),
+    "split": (*RESIZABLE, *FILES),
+    "resize": (*RESIZABLE, *TEXTS),
+    "format": (*RESIZABLE, *TEXTS),
+}
 NAMES = {"along": "--copy, --link or --no-images"}
 # Formats that are one file, and the extensions that its name may have. The first is appended to other names.
 FILE_EXTENSIONS = {"jsonl": (".jsonl", ".ndjson"), "coco": (".json",)}
@@ -61,9 +66,10 @@ def run(args: argparse.Namespace) -> int:
         written = split_files(destination, _splits(args)).values() if args.to in FILES else [destination]
         # The user chose the fields of a template.
         missing = sum(pictures for reason, pictures in left.items() if not isinstance(reason, Note))
-        verb = "chosen" if missing and _has_pictures(args) else "written"
+        is_chosen = bool(missing) and args.to in RESIZABLE and _has_pictures(args)
+        verb = "chosen" if is_chosen else "written"
         done = f"{_format_selection(args.to, selection, left, verb)} as {args.to} in {', '.join(written)}"
-        if missing and _has_pictures(args):
+        if is_chosen:
             done += f"; of these, the answers of {counted(missing, 'pictures')} are not in it"
         print(done + ("" if args.template else _format_rest(args.to, selection)) + _format_failures(dataset))
         for line in notes:
@@ -98,7 +104,7 @@ def _format_lists(columns: Sequence[str]) -> str:
 
 def _has_pictures(args: argparse.Namespace) -> bool:
     """Return whether the export holds the pictures themselves, or links to them."""
-    return args.to in RESIZABLE and args.along != "no"
+    return args.along == "copy" if args.to in TEXTS else args.to in RESIZABLE and args.along != "no"
 
 
 def _choose_format(args: argparse.Namespace) -> Format:
@@ -129,14 +135,17 @@ def _text_options(args: argparse.Namespace) -> TextOptions:
         parse_fields(args.template)
         if args.text_lines:
             raise ValueError("--text-lines is not for --template, which gives one line: leave one of them out")
+    if args.along in ("link", "no"):
+        raise ValueError(f"{NAMES['along']}: for --to {args.to} give --copy, or none of these")
+    if not args.along and (args.resize or args.format):
+        raise ValueError("--resize and --format change copies of the pictures: leave them out, or give --copy")
     existing, only_first = args.existing or default.existing, args.text_lines == "first"
-    return TextOptions(extension, tuple(args.text_order or ()), existing, args.template or "", only_first)
+    copies = _wanted(args) if args.along else None
+    return TextOptions(extension, tuple(args.text_order or ()), existing, args.template or "", only_first, copies)
 
 
 def _layout_options(args: argparse.Namespace) -> LayoutOptions:
-    if args.resize is not None and args.resize < 1:
-        raise ValueError(f"--resize {args.resize}: give a number of pixels from 1")
-    along = args.along or DEFAULT_LAYOUT.along
+    wanted, along = _wanted(args), args.along or DEFAULT_LAYOUT.along
     if along == "no" and args.to == "yolo":
         raise ValueError(
             "--no-images is not for --to yolo, whose readers find labels by pictures: give --copy or --link"
@@ -145,9 +154,15 @@ def _layout_options(args: argparse.Namespace) -> LayoutOptions:
         raise ValueError("--resize and --format change copies of the pictures: leave them out, or give --copy")
     if along == "link" and not is_local(args.destination):
         raise ValueError(f"--link: {args.destination} is in a bucket, which has no links: give --copy or --no-images")
-    # `datasets` turns pictures upright. The file of a picture that needs no other change stays as it is for its sake.
-    wanted = Wanted(args.resize, PICTURE_FORMATS.get(args.format), upright=args.to in LAYOUTS)
     return LayoutOptions(along, wanted, _splits(args))
+
+
+def _wanted(args: argparse.Namespace) -> Wanted:
+    """Return what is asked of each copy of a picture."""
+    if args.resize is not None and args.resize < 1:
+        raise ValueError(f"--resize {args.resize}: give a number of pixels from 1")
+    # `datasets` turns pictures upright. The file of a picture that needs no other change stays as it is for its sake.
+    return Wanted(args.resize, PICTURE_FORMATS.get(args.format), upright=args.to in (*LAYOUTS, *TEXTS))
 
 
 def _select(dataset: Dataset, args: argparse.Namespace) -> tuple[Selection, PictureCheck]:
@@ -199,7 +214,8 @@ def _format_selection(shape: str, selection: Selection, left: Problems, verb: st
     if not tasks:
         return f"{counted(selection.pictures, 'pictures')}, {counted(selection.answers, 'answers')}"
     if shape in TEXTS:
-        texts = selection.pictures - left[NO_TEXT] - left[NO_VALUE] - left[ANOTHER_TEXT] - left[SAME_TEXT]
+        without = {reason for reason in left if not isinstance(reason, Note)} - {CANT_SHARE_NAME, NO_FILE}
+        texts = selection.pictures - left[SAME_TEXT] - sum(left[reason] for reason in without)
         return f"{counted(texts, 'texts')} written ({_format_kinds(tasks)})"
     chosen = sum(selection.answers_to[task] for task in tasks)
     kinds = _format_kinds([task for task in tasks if selection.answers_to[task]])

@@ -163,7 +163,7 @@ def _add_layout_options(parser: argparse.ArgumentParser) -> None:
     """Add the options about the pictures of an export."""
     along = parser.add_mutually_exclusive_group()
     for option, value, what in (
-        ("--copy", "copy", "write copies of the pictures, upright (default)"),
+        ("--copy", "copy", "write copies of the pictures, upright (default); for sidecar and kohya too, beside texts"),
         ("--link", "link", "write symbolic links to the pictures, which must be files on this disk"),
         ("--no-images", "no", "write no pictures, and name each by its path below the input"),
     ):

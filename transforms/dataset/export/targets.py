@@ -126,6 +126,29 @@ def write_text(folder: str, name: str, text: str, existing: Existing = "keep") -
     return "added" if existing == "add" else "replaced"
 
 
+def write_once(folder: str, name: str, content: bytes) -> bool:
+    """Write a file below a folder, unless there is one.
+
+    Returns:
+        False if a file with other content is there, which is kept; else True.
+
+    Raises:
+        OSError: if the file cannot be read or written.
+    """
+    path = FileSystems.join(folder, *name.split("/"))
+    with _translate_errors():
+        if exists(path):
+            if is_local(path) and not os.path.isfile(path):
+                return False
+            with FileSystems.open(path) as file:
+                return bool(file.read(len(content) + 1) == content)
+        if is_local(path):
+            make_folder(FileSystems.split(path)[0])
+        # A part of a picture would be taken for another picture by the next export.
+        write_atomic(path, content, FileSystems.join(FileSystems.split(path)[0], f"{uuid.uuid4().hex}.part"))
+        return True
+
+
 def _create_if_absent(path: str, content: bytes) -> bool:
     """Write a file if there is none of that name, and return whether it was written."""
     if is_local(path):

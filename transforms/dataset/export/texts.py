@@ -10,10 +10,14 @@ from typing import NamedTuple
 from ...images.formats import EXTENSIONS
 from ...io.uris import escape_non_utf8, unescape_non_utf8, unescape_path
 from ..reader import identifier, literal
+from .pictures.convert import Wanted
+from .pictures.fetched import BYTE_RANGE
 from .targets import Existing
 from .wide import CONTAINER, Selection
 
 MAX_PROMPTS_SHOWN = 10
+# Columns that a picture's file is fetched and checked by.
+FILE_COLUMNS = ("sha256", "width", "height", *BYTE_RANGE)
 _EXTENSION = re.compile(r"\.[A-Za-z0-9_-]{1,20}")
 
 
@@ -26,6 +30,7 @@ class TextOptions(NamedTuple):
         existing: what happens to a file that exists with other content; see ``write_text``.
         template: the only line of each file, such as ``{caption}, {tags}``. Empty: the texts are the lines.
         only_first: write the first text of each picture only.
+        copies: what is asked of a copy of each picture, beside its text. None: no pictures are written.
     """
 
     extension: str = ".txt"
@@ -33,6 +38,7 @@ class TextOptions(NamedTuple):
     existing: Existing = "keep"
     template: str = ""
     only_first: bool = False
+    copies: Wanted | None = None
 
 
 DEFAULT_TEXTS = TextOptions()
@@ -66,19 +72,44 @@ def name_on_disk(folder: str, filename: str) -> str:
 
 
 def texts_query(
-    selection: Selection, destination: str, order: Sequence[str] = (), fields: Mapping[str, str] | None = None
+    selection: Selection,
+    destination: str,
+    order: Sequence[str] = (),
+    fields: Mapping[str, str] | None = None,
+    *,
+    has_files: bool = False,
 ) -> str:
-    """Return an SQL query for ``key``, ``filename``, ``uri``, ``texts`` and ``shares`` of each picture.
+    """Return an SQL query for ``key``, ``filename``, ``uri``, ``lies_below``, ``texts`` and ``shares`` of each picture.
 
     ``texts`` is a list of its captions, or of its answers if the selection has no captions. ``shares`` is true if
-    another picture's name differs only in extension or case. The texts of a picture are sorted by the positions of
-    their prompts in ``order``, and those of other prompts follow, sorted by prompt. ``fields`` are more columns: a
-    name, which gets ``field_`` before it, and an SQL expression over the rows of a picture.
+    another picture's name differs only in extension or case, and ``lies_below`` if the picture lies below
+    ``destination``. The texts of a picture are sorted by the positions of their prompts in ``order``, and those of
+    other prompts follow, sorted by prompt. ``fields`` are more columns: a name, which gets ``field_`` before it, and an
+    SQL expression over the rows of a picture. With ``has_files``, the ``FILE_COLUMNS`` are there too.
 
     Raises:
         ValueError: if ``order`` has a prompt that no selected text answers.
     """
-    task = text_task(selection)
+    task, start = text_task(selection), literal(escape_non_utf8(f"{destination.rstrip('/')}/"))
+    _check_order(selection, task, order)
+    rank = f"coalesce(list_position([{', '.join(map(literal, order))}], prompt), {len(order) + 1})" if order else "1"
+    more = {identifier(f"field_{name}"): expression for name, expression in (fields or {}).items()}
+    more |= {name: f"arg_max({name}, created_at)" for name in (FILE_COLUMNS if has_files else ())}
+    computed = "".join(f", {expression} AS {name}" for name, expression in more.items())
+    return f"""
+        SELECT key, filename, uri, lies_below, texts{"".join(f", {name}" for name in more)},
+            count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
+        FROM (
+            SELECT key, {_name_below(start)} AS filename, arg_max(uri, created_at) AS uri,
+                {_lies_below(start)} AS lies_below{computed},
+                list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY {rank}, prompt)
+                    FILTER (WHERE task = '{task}' AND trim(caption) != '') AS texts
+            FROM {selection.rows} GROUP BY key)
+        ORDER BY filename, key
+    """
+
+
+def _check_order(selection: Selection, task: str, order: Sequence[str]) -> None:
     asked = f"SELECT DISTINCT prompt FROM {selection.rows} WHERE task = {literal(task)} ORDER BY prompt"
     prompts = [prompt for (prompt,) in selection.dataset.tuples(asked)]
     for prompt in order:
@@ -87,28 +118,21 @@ def texts_query(
             raise ValueError(
                 f"--text-order {prompt}: no chosen {task} has this prompt; the prompts are {known or 'none'}"
             )
-    rank = f"coalesce(list_position([{', '.join(map(literal, order))}], prompt), {len(order) + 1})" if order else "1"
-    more = {identifier(f"field_{name}"): expression for name, expression in (fields or {}).items()}
-    computed = "".join(f", {expression} AS {name}" for name, expression in more.items())
-    return f"""
-        SELECT key, filename, uri, texts{"".join(f", {name}" for name in more)},
-            count(*) OVER (PARTITION BY lower(regexp_replace(filename, '\\.[^./]*$', ''))) > 1 AS shares
-        FROM (
-            SELECT key, {_name_below(destination)} AS filename, arg_max(uri, created_at) AS uri{computed},
-                list(trim(regexp_replace(caption, '\\s+', ' ', 'g')) ORDER BY {rank}, prompt)
-                    FILTER (WHERE task = '{task}' AND trim(caption) != '') AS texts
-            FROM {selection.rows} GROUP BY key)
-        ORDER BY filename, key
+
+
+def _name_below(start: str) -> str:
+    """Return an SQL expression, over the rows of a picture, for its name: its path below a folder if it lies there.
+
+    Else it is the first of its file names. ``start`` is the path of the folder with a slash, as SQL.
     """
+    rest = f"substr(any_value(uri), length({start}) + 1)"
+    return f"CASE WHEN {_lies_below(start)} THEN {rest} ELSE min(filename) END"
 
 
-def _name_below(folder: str) -> str:
-    """Return an SQL expression, over the rows of a picture, for its name: its path below ``folder`` if it lies there.
+def _lies_below(start: str) -> str:
+    """Return an SQL expression for whether a picture lies below a folder.
 
-    Else it is the first of its file names. A picture in an archive or a Parquet file has no path of its own.
+    A picture in an archive or a Parquet file has no path of its own.
     """
-    start = literal(escape_non_utf8(f"{folder.rstrip('/')}/"))
-    return f"""
-        CASE WHEN starts_with(any_value(uri), {start}) AND NOT contains(any_value(uri), '/../')
-            AND NOT regexp_matches(any_value(uri), '{CONTAINER}', 'i')
-        THEN substr(any_value(uri), length({start}) + 1) ELSE min(filename) END"""
+    return f"""(starts_with(any_value(uri), {start}) AND NOT contains(any_value(uri), '/../')
+            AND NOT regexp_matches(any_value(uri), '{CONTAINER}', 'i'))"""

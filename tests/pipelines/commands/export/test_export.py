@@ -133,6 +133,14 @@ def test_a_text_file_that_exists_is_reported_with_the_options(out, tmp_path, com
     assert status == 1 and "--existing add or --existing replace" in stderr and len(stderr.splitlines()) == 1
 
 
+def test_pictures_are_copied_beside_their_texts(out, tmp_path, command):
+    status, stdout, stderr = command("export", out, "--to", "sidecar", tmp_path / "new", "--copy", "--format", "png")
+    assert status == 1 and stdout.startswith("3 texts written (captions)") and "each has no text" in stderr
+    assert "are not in it" not in stdout
+    texts = {path.stem for path in (tmp_path / "new").rglob("*.txt")}
+    assert texts and texts == {path.stem for path in (tmp_path / "new").rglob("*.png")}
+
+
 def test_a_condition_chooses_rows(out, tmp_path, command):
     where = "task = 'detect' AND filename LIKE '%.png'"
     status, _, _ = command("export", out, "--to", "coco", tmp_path / "coco.json", "--where", where)
@@ -169,6 +177,9 @@ def test_unreadable_rows_are_one_line_of_error(out, tmp_path, command):
         (("OUT", "--to", "imagefolder", "new", "--link"), "--link or --no-images is for --to llava"),
         (("OUT", "--to", "jsonl", "new", "--resize", "8"), "--resize is for --to imagefolder, webdataset, llava"),
         (("OUT", "--to", "llava", "new", "--resize", "0"), "--resize 0"),
+        (("OUT", "--to", "sidecar", "new", "--resize", "8"), "or give --copy"),
+        (("OUT", "--to", "sidecar", "new", "--copy", "--resize", "0"), "--resize 0"),
+        (("OUT", "--to", "kohya", "new", "--link"), "for --to kohya give --copy"),
         (("OUT", "--to", "llava", "new", "--link", "--format", "jpg"), "or give --copy"),
         (("OUT", "--to", "llava", "s3://bucket/new", "--link"), "give --copy or --no-images"),
         (("OUT", "--to", "llava", "new", "--split", "train=0.5"), "train=0.95,val=0.05"),
