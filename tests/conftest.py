@@ -46,3 +46,19 @@ sys.addaudithook(refuse_the_network)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the quick tests before the slow ones, in one run with one closing line."""
     items.sort(key=lambda item: "slow" in item.keywords)
+
+
+@pytest.fixture
+def memory_peak() -> Iterator[Callable[[], int]]:
+    """Return a function: the peak of Python's memory in bytes, above that held at its last call or the start."""
+    tracemalloc.start()
+    held = 0
+
+    def grown() -> int:
+        nonlocal held
+        before, (held, peak) = held, tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        return peak - before
+
+    yield grown
+    tracemalloc.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,22 +15,6 @@ from support.servers.object_stores import SERVERS, Bucket, make_bucket
 from moondream_beam.transforms.core.records import Annotation, Failure
 from moondream_beam.transforms.io import block_cache, files
 from moondream_beam.transforms.io.containers import compression, forward_stream, parquet_images, reader
-
-
-@pytest.fixture
-def memory_peak() -> Iterator[Callable[[], int]]:
-    """Return a function: the peak of Python's memory in bytes, above that held at its last call or the start."""
-    tracemalloc.start()
-    held = 0
-
-    def grown() -> int:
-        nonlocal held
-        before, (held, peak) = held, tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        return peak - before
-
-    yield grown
-    tracemalloc.stop()
 
 
 @pytest.fixture
