@@ -100,7 +100,7 @@ def test_after_an_external_worker_was_killed_the_same_job_adds_what_is_missing(w
     assert 0 < len(ids(out)) < PICTURES
     while (again := start(workers, photos, out)).wait() != 0:
         # The other worker may still be working on its shard, and hold the lock.
-        assert "is at work there" in again.communicate()[1] and time.monotonic() < end
+        assert "is writing to it. Wait until it ends" in again.communicate()[1] and time.monotonic() < end
     again.communicate()
     assert len(ids(out)) == PICTURES
     assert not (out / "_temporary").exists() or not list((out / "_temporary").glob("*.lock"))
