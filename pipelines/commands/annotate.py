@@ -212,10 +212,11 @@ def _run_pipeline(
     try:
         with unwrap_keyboard_interrupt():
             result = pipeline.run()
+            service.keep_job_server()
             result.wait_until_finish()
     except Interrupt as interrupt:
-        service.cancel(result)
-        interrupt.message = interrupt_message(result, pipeline.options) or interrupt.message
+        message = service.cancel(result) or interrupt_message(result, pipeline.options)
+        interrupt.message = message or interrupt.message
         if end_interrupted:
             interrupt.message = end_interrupted(str(interrupt))
         raise

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 from ...transforms.core.errors import INTERRUPTED, RunStopped, stop_reason
 
@@ -69,6 +70,19 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     for callback in ON_INTERRUPT:
         callback()
     raise Interrupt(number)
+
+
+def handle_sigint_again() -> Any:
+    """Within ``interruptible``, handle SIGINT as at its start if another handler has replaced that of this module.
+
+    Returns:
+        The other handler, or None if there was no other one.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is _interrupt or signal.getsignal(signal.SIGTERM) is not _interrupt:
+        return None
+    signal.signal(signal.SIGINT, _interrupt)
+    return handler
 
 
 @contextlib.contextmanager

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, PortableOptions
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    FlinkRunnerOptions,
+    PipelineOptions,
+    PortableOptions,
+    SparkRunnerOptions,
+)
+from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
+from apache_beam.runners.portability.job_server import StopOnExitJobServer
 from apache_beam.runners.portability.portable_runner import PipelineResult
+from apache_beam.runners.portability.spark_runner import LOCAL_MASTER_PATTERN
 from apache_beam.runners.worker import sdk_worker
 
 from ....transforms.annotation.run_end import GRACE_S
 from ....transforms.core.errors import INTERRUPTED
 from ....transforms.output.answer_journal import OPEN_JOURNALS
 from ...options.job import LOCAL_RUNNER
-from ..signals import MUST_EXIT, is_rpc_error, no_grpc_tracebacks
+from ..signals import MUST_EXIT, handle_sigint_again, is_rpc_error, no_grpc_tracebacks
 from .prism import Prism, is_listening, running_prism
 
 EMBEDDED, LOOPBACK, EXTERNAL = "embed", "LOOPBACK", "EXTERNAL"
@@ -32,6 +42,7 @@ class JobService:
         prism: the process of Prism, if this process has started it.
         endpoint: the address of a service that runs elsewhere; empty if there is none.
         is_embedded: whether Beam's own service runs the job in threads of this process.
+        job_server: the process of a job server in Java, if Beam has started one for the job.
     """
 
     works_here: bool
@@ -39,6 +50,7 @@ class JobService:
     prism: Prism | None = None
     endpoint: str = ""
     is_embedded: bool = False
+    job_server: StopOnExitJobServer | None = None
 
     @property
     def ends_with_command(self) -> bool:
@@ -55,19 +67,49 @@ class JobService:
             return f"the job service at {self.endpoint} is gone"
         return self.prism.failure_reason(END_TIMEOUT_S if is_rpc_error(error) else 0.0) if self.prism else None
 
-    def cancel(self, result: Any) -> None:
+    def keep_job_server(self) -> None:
+        """After Beam has started a job server in Java, handle SIGINT here, and stop the server only at the end.
+
+        Beam's handler of SIGINT stops the server first. Then nothing could cancel the job on a cluster any more.
+        """
+        server = getattr(handle_sigint_again(), "__self__", None)
+        if isinstance(server, StopOnExitJobServer):
+            self.job_server = server
+
+    def cancel(self, result: Any) -> str | None:
         """Have the job service end the job of an interrupted run.
 
         Args:
             result: what the runner returned for the job, or None if it has returned nothing yet.
+
+        Returns:
+            The message for the user, or None if the job ends with this process.
         """
         if self.in_threads or self.is_embedded:
             # Beam's own service cannot cancel a job. Its threads would go on until the job is done.
             MUST_EXIT.set()
         elif isinstance(result, PipelineResult) and self.prism is None:
-            # A service that is gone has no job any more.
-            with contextlib.suppress(Exception):
+            # At its usual end, Python would wait for gRPC's streams of the job: seconds, or until the job is done.
+            MUST_EXIT.set()
+            try:
                 result.cancel()
+            except Exception as error:
+                cause = self.failure_reason(error) or type(error).__name__
+                return (
+                    f"interrupted: the job could not be cancelled ({cause}), and may go on. End the job at the job"
+                    " service, then run the same command again to resume."
+                )
+            return (
+                "interrupted: the job service was asked to cancel the job. When the workers of the job have ended, run"
+                " the same command again to resume."
+            )
+        return None
+
+    def stop_job_server(self) -> None:
+        """Stop the job server in Java, if Beam has started one. If the process must exit, Beam would not stop it."""
+        self.keep_job_server()
+        if self.job_server:
+            self.job_server.stop()
 
     def end_shards(self) -> None:
         """After an error, end the shards that are at work in threads of this process, and keep their answers."""
@@ -92,6 +134,7 @@ def job_service(runner: str, options: PipelineOptions) -> Iterator[JobService]:
         if runner != LOCAL_RUNNER:
             # When Prism ends, threads of Beam end with an error of gRPC.
             stack.enter_context(no_grpc_tracebacks())
+            stack.callback(service.stop_job_server)
             # As in worker.py: Beam prints the traceback of each failed bundle. The command reports it in one line.
             setattr(sdk_worker, "print", _print_nothing)  # noqa: B010
         service.is_embedded = portable.job_endpoint == EMBEDDED
@@ -113,15 +156,25 @@ def job_service(runner: str, options: PipelineOptions) -> Iterator[JobService]:
 def works_here(runner: str, options: PipelineOptions) -> bool:
     """Return whether bundles run in this process: on the local runner, and with ``--environment_type=LOOPBACK``.
 
-    Prism has that environment by default.
+    Prism has that environment by default, and so have Flink and Spark without a cluster.
     """
     if runner == LOCAL_RUNNER:
         return True
     if options.view_as(DebugOptions).lookup_experiment("use_loopback_process_worker"):
         return False
     portable = options.view_as(PortableOptions)
-    default = LOOPBACK if is_prism(runner) and not portable.output_executable_path else ""
-    return (portable.environment_type or default).upper() == LOOPBACK
+    is_default = _is_loopback_by_default(runner, options) and not portable.output_executable_path
+    return (portable.environment_type or (LOOPBACK if is_default else "")).upper() == LOOPBACK
+
+
+def _is_loopback_by_default(runner: str, options: PipelineOptions) -> bool:
+    """Return whether a runner of Beam's sets LOOPBACK if there is no ``--environment_type``."""
+    name = runner.lower().rpartition(".")[2].removesuffix("runner")
+    if name == "flink":
+        return options.view_as(FlinkRunnerOptions).flink_master in MAGIC_HOST_NAMES
+    if name == "spark":
+        return re.match(LOCAL_MASTER_PATTERN, options.view_as(SparkRunnerOptions).spark_master_url) is not None
+    return is_prism(runner)
 
 
 def is_prism(runner: str) -> bool:

@@ -21,7 +21,12 @@ from moondream_beam.pipelines.local_runner.portable.job_service import works_her
         ("PortableRunner", ("--job_endpoint=embed",), False),
         ("PortableRunner", ("--job_endpoint=embed", "--environment_type=LOOPBACK"), True),
         ("DataflowRunner", (), False),
-        ("FlinkRunner", ("--environment_type=loopback",), True),
+        ("FlinkRunner", ("--flink_master=host:8081", "--environment_type=loopback"), True),
+        ("FlinkRunner", ("--flink_master=[local]",), True),
+        ("FlinkRunner", ("--flink_master=host:8081",), False),
+        ("FlinkRunner", ("--environment_type=DOCKER",), False),
+        ("SparkRunner", ("--spark_master_url=local[2]",), True),
+        ("SparkRunner", ("--spark_master_url=spark://host:7077",), False),
     ],
 )
 def test_work_is_done_in_this_process_on_the_local_runner_and_in_loopback_environments(runner, options, expected):

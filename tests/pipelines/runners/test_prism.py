@@ -19,7 +19,7 @@ from apache_beam.runners.portability.prism_runner import PrismJobServer
 from support.running.drill import draw_pictures
 from support.running.launcher import Launcher
 from support.running.output_ids import ids
-from support.running.prism import PATIENCE, PrismRun, prism_program
+from support.running.prism import PATIENCE, CommandRun, prism_program
 
 PICTURES, BROKEN = 60, 3
 TASKS = ("--query", "Is it red?", "--query", "Is it blue?")
@@ -106,8 +106,8 @@ def finish(launcher: Launcher, words: tuple[Any, ...], out: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_job_publishes_its_answers_ends_in_one_line_and_resumes(tmp_path, words, launcher, number):
     out = tmp_path / "out"
-    run = PrismRun(out, *words)
-    prism = run.until_at_work()
+    run = CommandRun(out, *words)
+    (prism,) = run.until_at_work()
     os.kill(run.process.pid, number)
     status, lines = run.ended()
     assert status == 128 + number, lines
@@ -124,8 +124,9 @@ def test_an_interrupted_job_publishes_its_answers_ends_in_one_line_and_resumes(t
 @pytest.mark.prism
 def test_a_killed_prism_ends_the_job_in_one_line_that_names_it(tmp_path, words, launcher):
     out = tmp_path / "out"
-    run = PrismRun(out, *words)
-    run.until_at_work().kill()
+    run = CommandRun(out, *words)
+    (prism,) = run.until_at_work()
+    prism.kill()
     status, lines = run.ended()
     assert status == 1, lines
     assert lines[-1] == (

@@ -1,4 +1,4 @@
-"""Prism for tests: the program that ``make prism`` builds, and the command on it in a process of its own."""
+"""Prism for tests: the program that ``make prism`` builds. And the command in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ def prism_program() -> Path:
     return PROGRAM
 
 
-class PrismRun:
-    """The command on Prism in a process of its own. It exits as in a shell, which a forked command does not."""
+class CommandRun:
+    """The command in a process of its own. It exits as in a shell, which a forked command does not."""
 
     def __init__(self, out: Path, *words: Any) -> None:
         self.out = out
         command = [sys.executable, "-m", "moondream_beam.pipelines.cli", *map(str, words)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def until_at_work(self) -> psutil.Process:
-        """Wait until a shard has its first rows. Return the process of Prism."""
+    def until_at_work(self) -> list[psutil.Process]:
+        """Wait until a shard has its first rows. Return the processes that the command has started, such as Prism."""
         end = time.monotonic() + PATIENCE
         while not list(self.out.glob("_temporary/*.progress/*")):
             assert self.process.poll() is None and time.monotonic() < end, self.process.communicate()
             time.sleep(0.01)
-        (prism,) = psutil.Process(self.process.pid).children()
-        return prism
+        return psutil.Process(self.process.pid).children()
 
     def ended(self) -> tuple[int, list[str]]:
         """Wait for the end. Return the exit status and the lines on standard error."""
