@@ -21,7 +21,7 @@ from support.running.launcher import Launcher
 from support.running.output_ids import ids
 from support.running.prism import PATIENCE, CommandRun, prism_program
 
-PICTURES, BROKEN = 60, 3
+PICTURES, BROKEN = 30, 3
 TASKS = ("--query", "Is it red?", "--query", "Is it blue?")
 ROWS = (PICTURES + BROKEN) * 2
 # An own pipeline with Annotate, one in Beam YAML, and one with RunInference, on one Prism after another.
@@ -86,9 +86,9 @@ def launcher(forks: Launcher, tmp_path: Path) -> Launcher:
 
 @pytest.fixture
 def words(photos: Path, tmp_path: Path) -> tuple[Any, ...]:
-    """Return the arguments to annotate all pictures on Prism, in shards of about 8."""
+    """Return the arguments to annotate all pictures on Prism, in shards of about 4."""
     where = ("--runner", "PrismRunner", f"--prism_location={prism_program()}")
-    options = ("--model", "tiny", "--shard-size", 8, "--max-failure-rate", 0.5, "--no-report")
+    options = ("--model", "tiny", "--shard-size", 4, "--max-failure-rate", 0.5, "--no-report")
     return ("annotate", photos, "--output", tmp_path / "out", *options, *TASKS, *where)
 
 
@@ -116,8 +116,7 @@ def test_an_interrupted_job_publishes_its_answers_ends_in_one_line_and_resumes(t
     assert not [line for line in lines if "WARNING" in line or "Really" in line or "Traceback" in line], lines
     assert not prism.is_running()
     assert ids(out)
-    if number == signal.SIGINT:
-        finish(launcher, words, out)
+    finish(launcher, words, out)
 
 
 @pytest.mark.slow
@@ -139,7 +138,9 @@ def test_a_killed_prism_ends_the_job_in_one_line_that_names_it(tmp_path, words, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("service", [pytest.param("prism", marks=pytest.mark.prism), "embedded"])
-def test_a_killed_worker_of_a_pool_ends_the_job_in_one_line(tmp_path, words, pool, launcher, service):
+def test_a_killed_worker_of_a_pool_ends_the_job_in_one_line_and_the_same_command_resumes(
+    tmp_path, words, pool, launcher, service
+):
     (address, process), out = pool, tmp_path / "out"
     if service == "embedded":
         words = (*words[:-3], "--runner", "PortableRunner", "--job_endpoint=embed")
@@ -155,9 +156,13 @@ def test_a_killed_worker_of_a_pool_ends_the_job_in_one_line(tmp_path, words, poo
     worker.kill()
     assert launcher.ended(command) == 1
     said = launcher.said()
-    assert said.count("stopped: a worker process was killed or crashed (possibly out of memory)") == 1
+    assert [line for line in said.splitlines() if "stopped" in line] == [
+        "moondream-beam annotate: stopped: a worker process was killed or crashed (possibly out of memory). Committed rows"
+        " are kept. Run the same command again to resume."
+    ]
     assert "ERROR" not in said and "Traceback" not in said
     assert not any(one.is_running() for one in started)
+    finish(launcher, words, out)
 
 
 @pytest.mark.slow
