@@ -157,8 +157,8 @@ def test_a_killed_worker_of_a_pool_ends_the_job_in_one_line_and_the_same_command
     assert launcher.ended(command) == 1
     said = launcher.said()
     assert [line for line in said.splitlines() if "stopped" in line] == [
-        "moondream-beam annotate: stopped: a worker process was killed or crashed (possibly out of memory). Committed rows"
-        " are kept. Run the same command again to resume."
+        "moondream-beam annotate: stopped: a worker process was killed or crashed (possibly out of memory). Committed"
+        " rows are kept. Run the same command again to resume."
     ]
     assert "ERROR" not in said and "Traceback" not in said
     assert not any(one.is_running() for one in started)
@@ -176,6 +176,9 @@ def test_own_pipelines_run_on_prism(photos, tmp_path):
     command = [sys.executable, tmp_path / "own.py", prism_program(), few, tmp_path]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout
+    # Beam warns that it starts and stops Prism. The package adds no warning, and no error is printed.
+    words = ("ERROR", "Traceback", "Fatal Python error", "WARNING:moondream_beam")
+    assert not [line for line in done.stdout.splitlines() if any(word in line for word in words)], done.stdout
 
     def lines(name: str) -> list[str]:
         (path,) = tmp_path.glob(f"{name}-*")
