@@ -108,7 +108,7 @@ def test_a_job_goes_on_after_an_interrupt_and_a_killed_driver(cluster: Cluster, 
     until(lambda: rows_of_run(out) >= 10)
     first.send_signal(signal.SIGINT)
     message = first.communicate(timeout=PATIENCE)[1]
-    assert first.returncode == 130 and "run the same command again to go on" in message, message
+    assert first.returncode == 130 and "run the same command again to resume" in message, message
     answered = len(ids(out))
     assert 10 <= answered < 200 and not (out / "_temporary").exists()
 
