@@ -18,8 +18,9 @@ demo: .venv/runtime  ## draw pictures, annotate them with the tiny model and wri
 	@echo '    moondream-beam annotate photos --output out'
 	@echo 'The last command downloads Moondream 2 (4 GB) first. It uses all GPUs; a CPU works too, but slowly.'
 
+# Three processes keep two cores busy, because many slow tests wait. Each takes up to 2.5 GB of memory.
 test: .venv/test  ## run all tests in parallel, the quick ones first
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4
+	$(BIN)/pytest --numprocesses 3
 
 corpus: .venv/corpus  ## fetch Pillow's test pictures; a test is skipped without them
 

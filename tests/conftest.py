@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any
 

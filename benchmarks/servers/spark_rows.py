@@ -3,6 +3,9 @@
 ``python benchmarks/servers/spark_rows.py --rows 100000``. The rows are paths of files that do not exist, and bytes of
 small pictures with a short answer each. One Python worker does all. A row costs the difference between many rows and
 few. Its memory is flat if the peak after many rows is that after few. Java is left out. Needs Java 17.
+
+Then ``limit(5)`` is put on the result for 1,000 pictures, with short answers and with long ones. The pictures that were
+asked are counted.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,10 +32,13 @@ FEW = 1000
 
 
 class Constant:
-    """Gives each picture the same caption."""
+    """Gives each picture the same caption of ``length`` characters, and a byte of the file ``log`` for each."""
 
     name, revision = "constant", "1"
     tasks: ClassVar[frozenset[type[Task]]] = frozenset({Caption})
+
+    def __init__(self, length: int = 10, log: str = os.devnull) -> None:
+        self.length, self.log = length, log
 
     def accepts_reduced(self, size: Size, reduced: Size) -> bool:
         """Return False: pictures keep their size."""
@@ -39,8 +46,10 @@ class Constant:
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Yield an answer for each request."""
-        for request in requests:
-            yield Outcome(request.id, Answer("stop", "A picture."), "constant")
+        with open(self.log, "ab", buffering=0) as log:
+            for request in requests:
+                log.write(b".")
+                yield Outcome(request.id, Answer("stop", "x" * self.length), "constant")
 
 
 def main() -> None:
@@ -62,6 +71,10 @@ def main() -> None:
         whole = cpu_s(worker) - again - (again - few)
         print(f"| {name} | {1e6 * whole / (args.rows - FEW):.0f} | {peak} | {peak_mib(worker)} |")
         session.stop()
+    session = session_of_one_task()
+    for length in (10, 100_000):
+        num_asked = asked_for_five(session, length)
+        print(f"limit(5), answers of {length:,} characters: {num_asked} of {FEW:,} pictures were asked")
 
 
 def session_of_one_task() -> Any:
@@ -89,6 +102,20 @@ def pictures(session: Any, count: int) -> Any:
     file = io.BytesIO()
     Image.new("RGB", (64, 48), "teal").save(file, "JPEG")
     return missing_files(session, count).select("path", lit(file.getvalue()).alias("content"))
+
+
+def asked_for_five(session: Any, length: int) -> int:
+    """Return how many pictures are asked if a reader wants five rows of the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(FEW):
+            # All different, because equal pictures share an answer.
+            Image.new("RGB", (8 + number % 50, 8 + number // 50)).save(Path(folder, f"{number}.png"))
+        paths = session.createDataFrame([(str(path),) for path in Path(folder).glob("*.png")], "path string").coalesce(
+            1
+        )
+        log = Path(folder, "log")
+        annotate(paths, [Caption()], Constant(length, str(log)), path_column="path").limit(5).collect()
+        return log.stat().st_size
 
 
 def run(df: Any) -> None:

@@ -137,9 +137,10 @@ def _run_on_spark(args: argparse.Namespace, beam_arguments: Sequence[str], input
             beam_options(args, beam_arguments)
             name = new_run_name(args)
             # Only now, because the start of Java takes seconds.
-            from ..spark.run import run_job
+            from ..spark.run import check_client_options, run_job
             from ..spark.session import spark_session
 
+            check_client_options(beam_arguments)
             session = stack.enter_context(spark_session(args.master))
             annotator = build_annotator(args, session.task_cpus, here=False)
             job = build_job(args, inputs, annotator, name, session.tasks_at_once)

@@ -54,8 +54,15 @@ def task_cpus(context: SparkContext) -> int:
 
 
 def tasks_at_once(context: SparkContext) -> int:
-    """Return the number of tasks that the executors of now can run at the same time, at least 1."""
-    return max(1, context.defaultParallelism // task_cpus(context))
+    """Return the number of tasks that can run at the same time, at least 1.
+
+    It counts the executors of now, or those that the configuration asks for if these are more: executors register some
+    seconds after the start of an application.
+    """
+    conf = context.getConf()
+    executors = int(conf.get("spark.executor.instances", "0") or 0) * int(conf.get("spark.executor.cores", "1") or 1)
+    cores = max(context.defaultParallelism, executors, int(conf.get("spark.cores.max", "0") or 0))
+    return max(1, cores // task_cpus(context))
 
 
 def device_of(annotator: Annotator) -> str:

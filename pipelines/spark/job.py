@@ -28,7 +28,7 @@ from ..options.job import SPARK
 from ..options.tasks import add_task_options
 from .cluster import context_of, tasks_at_once
 from .rows import Source, arrow_types, build_source, refs_of, select
-from .run import AddInputs, run_job
+from .run import AddInputs, check_client_options, run_job
 
 PACKED = "packed"
 
@@ -66,6 +66,7 @@ def annotate_on_spark(
         RunStopped: if the run stopped early. The same call resumes it.
         KeyboardInterrupt: at SIGINT or SIGTERM in the main thread, once what is answered is published.
     """
+    check_client_options(beam_options)
     options = {"min_shards": min_shards(tasks_at_once(context_of(spark))), "about": {"engine": SPARK}, **options}
     with tempfile.TemporaryDirectory(prefix="moondream-beam-") as folder:
         if hasattr(inputs, "mapInArrow"):

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import (
+    AzureOptions,
+    GoogleCloudOptions,
+    HadoopFileSystemOptions,
+    PipelineOptions,
+    S3Options,
+)
 from apache_beam.pvalue import PCollection
 
 from ...transforms.annotation.job import AnnotateToParquet
@@ -39,9 +45,28 @@ from .worker import ShardTask, annotator_digest
 # the lock, and it may write.
 ATTEMPTS_END_S = 30.0
 
+# The options of Beam that the clients of buckets read.
+CLIENT_OPTIONS = (AzureOptions, GoogleCloudOptions, HadoopFileSystemOptions, S3Options)
+
 AddInputs = Callable[[beam.Pipeline], PCollection[ImageRef]]
 
 logger = logging.getLogger(__name__)
+
+
+def check_client_options(words: Sequence[str]) -> None:
+    """Check that Beam's options, as words of a command line, are all for the clients of buckets.
+
+    Raises:
+        ValueError: if one is for Beam's runners or workers, such as --dry_run. Spark would ignore it.
+    """
+    options = PipelineOptions(list(words))
+    ignored = options.get_all_options(drop_default=True)
+    for kind in CLIENT_OPTIONS:
+        for name in options.view_as(kind).get_all_options(drop_default=True, current_only=True):
+            ignored.pop(name, None)
+    if ignored:
+        name = next(iter(ignored))
+        raise ValueError(f"--{name} is an option for Beam's runners, which Spark would ignore: leave it out")
 
 
 def run_job(spark: Any, job: AnnotateToParquet, add_inputs: AddInputs, options: Sequence[str] = ()) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,8 @@ PAGES = [
     for folder in ("*.md", "docs/**/*.md", "models/**/*.md")
     for path in sorted(ROOT.glob(folder))
 ]
-FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
+# Fences within lists are indented.
+FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -46,7 +48,7 @@ def blocks(page: str) -> Iterator[Block]:
     """The fenced blocks of a page."""
     text = (ROOT / page).read_text()
     for fence in FENCE.finditer(text):
-        yield Block(page, text[: fence.start(2)].count("\n") + 1, fence[1].strip(), fence[2])
+        yield Block(page, text[: fence.start(2)].count("\n") + 1, fence[1].strip(), textwrap.dedent(fence[2]))
 
 
 def commands(script: str) -> Iterator[list[str]]:

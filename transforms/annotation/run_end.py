@@ -96,7 +96,7 @@ def end_interrupted(job: Job, output: str, about: Mapping[str, Any], started: fl
     errors = f" and {counted(found.errors, 'errors')}" * bool(found.errors)
     kept = f"{counted(found.data, 'answers')}{errors} {'is' if found.data + found.errors == 1 else 'are'} in {output}"
     rest = f"{counted(left, planned.unit)} {'is' if left == 1 else 'are'} left"
-    return f"interrupted: {kept}; {rest}: run the same command again to go on"
+    return f"interrupted: {kept}; {rest}: run the same command again to resume"
 
 
 def _values(

@@ -16,6 +16,8 @@ import pytest
         (("--engine", "spark", "--backend", "fal", "--max-cost", 2), ("--max-cost", "--engine spark")),
         (("--engine", "spark", "--gpu", "nvidia-l4"), ("--gpu", "spark.executor.resource.gpu.amount")),
         (("--engine", "spark", "--worker-memory", "16GB"), ("--worker-memory", "spark.executor.memory")),
+        (("--engine", "spark", "--dry_run=True"), ("--dry_run", "Spark", "leave it out")),
+        (("--engine", "spark", "--job_endpoint=localhost:1"), ("--job_endpoint", "Spark")),
         (("--engine", "flink"), ("--engine", "spark")),
     ],
 )

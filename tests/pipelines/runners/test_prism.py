@@ -111,7 +111,7 @@ def test_an_interrupted_job_publishes_its_answers_ends_in_one_line_and_resumes(t
     os.kill(run.process.pid, number)
     status, lines = run.ended()
     assert status == 128 + number, lines
-    assert lines[-1].startswith("interrupted: ") and lines[-1].endswith(": run the same command again to go on")
+    assert lines[-1].startswith("interrupted: ") and lines[-1].endswith(": run the same command again to resume")
     # What is above that is what the command prints on the local runner too: no warning, and no traceback.
     assert not [line for line in lines if "WARNING" in line or "Really" in line or "Traceback" in line], lines
     assert not prism.is_running()

@@ -27,7 +27,8 @@ def spark(cluster: Cluster) -> Iterator[Any]:
     from pyspark.sql import SparkSession
 
     os.environ.update({name: cluster.environment[name] for name in ("SPARK_LOCAL_IP", "PYSPARK_PYTHON")})
-    builder = SparkSession.builder.master(cluster.url).appName("drills")
+    warehouse = str(cluster.folder / "warehouse")
+    builder = SparkSession.builder.master(cluster.url).appName("drills").config("spark.sql.warehouse.dir", warehouse)
     for name, value in cluster.configuration.items():
         builder = builder.config(name, value)
     session = builder.getOrCreate()

@@ -13,16 +13,14 @@ import pyarrow.dataset as ds
 import pytest
 from support.running.output_ids import ids
 from support.spark.cluster import PATIENCE, Cluster, until
-from support.spark.held import Held, asked, held
+from support.spark.held import DRIVER, Held, asked, held
 
 from moondream_beam import Caption
 from moondream_beam.pipelines.spark import annotate_on_spark, submit
 from moondream_beam.transforms.monitoring.status import OutputStatus
-from moondream_beam.transforms.output.answer_journal import kept_by_run
 from moondream_beam.transforms.output.run_record import read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
-DRIVER = Path(__file__).parents[2] / "support" / "spark" / "driver.py"
 SPECULATION = {
     "spark.speculation": "true",
     "spark.speculation.interval": "100ms",
@@ -51,6 +49,23 @@ def test_the_loser_of_a_speculation_leaves_nothing_behind(cluster: Cluster, many
     assert len(held(notes)) == 1
     assert record["balanced"] is True and len(ids(out)) == 2000
     assert not (out / "_temporary").exists()
+
+
+def test_each_task_uses_the_gpu_that_spark_gives_its_executor(cluster: Cluster, pictures: Path, tmp_path: Path):
+    gpus = {f"spark.{owner}.resource.gpu.amount": "1" for owner in ("executor", "task")}
+    order = {
+        "master": cluster.url,
+        "configuration": {**cluster.configuration, **gpus},
+        "annotator": {"folder": str(tmp_path)},
+        "paths": [str(pictures), str(tmp_path / "out")],
+        "options": {"shard_size": 50},
+    }
+    done = subprocess.run(
+        [sys.executable, DRIVER, json.dumps(order)], env=cluster.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and json.loads(done.stdout)["balanced"] is True, done.stderr
+    assert "each task waits for an executor with a free GPU" in done.stderr
+    assert {path.read_text() for path in tmp_path.glob("*.gpus")} == {"5", "6"}
 
 
 def test_a_task_that_always_fails_is_tried_as_often_as_spark_allows(spark: Any, pictures: Path, tmp_path: Path):
@@ -98,7 +113,7 @@ def start(cluster: Cluster, program: list[Any], *words: Any) -> subprocess.Popen
     )
 
 
-def test_a_job_goes_on_after_an_interrupt_and_a_killed_driver(cluster: Cluster, pictures: Path, tmp_path: Path):
+def test_a_job_is_resumed_after_an_interrupt(cluster: Cluster, pictures: Path, tmp_path: Path):
     out = tmp_path / "out"
     words = [pictures, "--output", out, "--model", "tiny", "--caption", "short", "--shard-size", 50, "--no-report"]
     # One answer at a time, so that a shard takes seconds on any machine. The first checkpoint is after a minute.
@@ -108,23 +123,15 @@ def test_a_job_goes_on_after_an_interrupt_and_a_killed_driver(cluster: Cluster, 
     until(lambda: rows_of_run(out) >= 10)
     first.send_signal(signal.SIGINT)
     message = first.communicate(timeout=PATIENCE)[1]
-    assert first.returncode == 130 and "run the same command again to go on" in message, message
+    assert first.returncode == 130 and "run the same command again to resume" in message, message
     answered = len(ids(out))
     assert 10 <= answered < 200 and not (out / "_temporary").exists()
 
-    second = start(cluster, [*command, "--master", cluster.url], *words)
-    # The interrupted run may have left few requests.
-    until(lambda: rows_of_run(out) >= 10 or len(ids(out)) > answered)
-    second.kill()
-    second.communicate()
-    # The Python workers keep their answers when their executors end.
-    until(lambda: kept_by_run(str(out)) or len(ids(out)) > answered)
-
     program = [cluster.home / "bin" / "spark-submit", submit.__file__]
     # spark-submit needs its own options before the program, and those of the command behind it.
-    third = start(cluster, program, "annotate", *words)
-    printed, message = third.communicate(timeout=PATIENCE)
-    assert third.returncode == 1, message
+    second = start(cluster, program, "annotate", *words)
+    printed, message = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 1, message
     assert ": balances" in printed and "2 in errors/" in printed
     assert len(ids(out)) == 200
     assert ds.dataset(out / "errors", format="parquet").count_rows() == 2

@@ -16,7 +16,7 @@ from support.data.echo import Echo
 from moondream_beam import Moondream
 from moondream_beam.pipelines.local_runner.signals import Interrupt, interruptible
 from moondream_beam.pipelines.spark import cluster
-from moondream_beam.pipelines.spark.cluster import TASK_GPUS, check_gpus, run_in_group
+from moondream_beam.pipelines.spark.cluster import TASK_GPUS, check_gpus, run_in_group, tasks_at_once
 from moondream_beam.pipelines.spark.submit import with_engine
 from moondream_beam.transforms.core.errors import RunStopped
 
@@ -103,6 +103,24 @@ def test_a_call_into_java_has_no_time_limit_of_another_library():
         assert (limits, socket.getdefaulttimeout()) == ([None], 60)
     finally:
         socket.setdefaulttimeout(before)
+
+
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
+        ({}, 2),
+        ({"spark.task.cpus": "2"}, 1),
+        ({"spark.task.cpus": "4"}, 1),
+        ({"spark.cores.max": "16", "spark.task.cpus": "4"}, 4),
+        ({"spark.executor.instances": "4", "spark.executor.cores": "8", "spark.task.cpus": "8"}, 4),
+        ({"spark.executor.instances": "3"}, 3),
+    ],
+)
+def test_tasks_at_once_are_those_of_the_executors_that_are_asked_for(conf, expected):
+    asked_for = context(**conf)
+    # No executor has registered yet: Spark takes two cores for granted.
+    asked_for.defaultParallelism = 2
+    assert tasks_at_once(asked_for) == expected
 
 
 @pytest.mark.parametrize(("conf", "named"), [({}, "free cores"), ({TASK_GPUS: "1"}, "1 GPU")])

@@ -76,6 +76,31 @@ def test_a_dataframe_is_an_input_of_the_resumable_job(spark, files, tmp_path):
     assert (again["counts"]["done"], again["counts"]["pending"]) == (3, 0)
 
 
+def test_a_table_of_the_catalog_is_an_input(spark, files, tmp_path):
+    files.select("path", "length").write.option("path", str(tmp_path / "table")).saveAsTable("photos")
+    try:
+        table, out = spark.table("photos"), str(tmp_path / "out")
+        record = annotate_on_spark(spark, table, [Caption()], Echo(), out, keep_columns=["length"])
+    finally:
+        spark.sql("DROP TABLE photos")
+    assert record["balanced"] and (record["counts"]["annotations"], record["counts"]["failures"]) == (7, 1)
+
+
+def test_a_manifest_with_equal_pictures_is_annotated_and_errors_are_asked_again(spark, odd_names, tmp_path):
+    copy, manifest = tmp_path / "copy.png", tmp_path / "photos.csv"
+    copy.write_bytes((odd_names / "a b.png").read_bytes())
+    manifest.write_text("url,label\n" + "".join(f"{path},x\n" for path in (copy, *sorted(odd_names.iterdir()))))
+    options: dict[str, Any] = {"manifest": str(manifest), "keep_columns": ["label"], "dedup": True}
+    size, out = (48, 36), str(tmp_path / "out")
+    first = annotate_on_spark(spark, None, [Caption()], Echo(faults_on=(size,)), out, **options)
+    assert first["balanced"] and (first["counts"]["annotations"], first["counts"]["failures"]) == (0, 9)
+    again = annotate_on_spark(spark, None, [Caption()], Echo(), out, retry_errors=True, **options)
+    assert again["balanced"] and (again["counts"]["annotations"], again["counts"]["failures"]) == (8, 1)
+    # The eighth answer is a copy, because two pictures are equal.
+    tokens = ds.dataset(tmp_path / "out" / "data", format="parquet").to_table()["output_tokens"].to_pylist()
+    assert sorted(tokens) == [0, *[3] * 7]
+
+
 def test_columns_that_are_missing_or_of_another_type_are_named(files):
     for columns, message in (
         ({}, "path_column"),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.dataset as ds
 import pytest
 from support.running.output_ids import ids
 from support.spark.cluster import PATIENCE, Cluster, until
-from support.spark.held import Held, asked, held
+from support.spark.held import DRIVER, Held, asked, held
 
 from moondream_beam import Caption
 from moondream_beam.pipelines.spark import annotate, annotate_on_spark
@@ -55,8 +59,14 @@ def annotate_and_kill(spark: Any, pictures: Path, notes: Path, kill: Kill) -> No
 
     run_and_kill(notes, job, kill, lambda: sum(kept_by_run(str(out)).values()) >= 40)
     (record,) = records
-    assert record["balanced"] is True and record["counts"]["failures"] == BROKEN
-    assert len(ids(out)) == REQUESTS
+    check(record, notes)
+
+
+def check(record: dict[str, Any], notes: Path) -> None:
+    """Check that each request has one row, and that only those in flight were asked twice."""
+    out = notes.parent / "out"
+    assert record["balanced"] is True and len(ids(out)) == REQUESTS
+    assert ds.dataset(out / "errors", format="parquet").count_rows() == BROKEN
     # What a checkpoint had was not asked again. A batch of Echo is in flight when the worker dies.
     assert REQUESTS - BROKEN <= len(asked(notes)) <= REQUESTS - BROKEN + 3 * Held.batch_size
     assert not (out / "_temporary").exists()
@@ -92,6 +102,29 @@ def test_a_killed_executor(spark, many_pictures, notes):
 
 def test_a_killed_worker_of_the_cluster(spark, many_pictures, notes, kill_node):
     annotate_and_kill(spark, many_pictures, notes, kill_node)
+
+
+def test_a_killed_driver(cluster: Cluster, many_pictures: Path, notes: Path):
+    out = notes.parent / "out"
+    order = {
+        "master": cluster.url,
+        "configuration": cluster.configuration,
+        "annotator": {"folder": str(notes), "hold_after": 20},
+        "paths": [str(many_pictures), str(out)],
+        "options": {"shard_size": 200, "checkpoint_s": 0.2},
+    }
+    command = [sys.executable, DRIVER, json.dumps(order)]
+    driver = subprocess.Popen(command, env=cluster.environment)
+    until(lambda: len(held(notes)) == 2 and sum(kept_by_run(str(out)).values()) >= 40)
+    workers = [psutil.Process(number) for number in held(notes)]
+    driver.kill()
+    driver.wait()
+    for worker in workers:
+        worker.wait(PATIENCE)
+    (notes / "go").touch()
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    check(json.loads(done.stdout), notes)
 
 
 def test_a_stage_of_the_transform_that_is_tried_again(spark, many_pictures, notes, kill_node, tmp_path):

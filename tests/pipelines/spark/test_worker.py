@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
+from pyspark import TaskContext
 from support.data.echo import Echo
 
 from moondream_beam import Moondream
+from moondream_beam.pipelines.spark import worker
 from moondream_beam.pipelines.spark.worker import (
     annotator_digest,
     frozen_afterwards,
@@ -44,6 +48,21 @@ def model(device: str) -> Moondream:
 def test_a_task_without_its_gpu_stops_the_run():
     with pytest.raises(RunStopped, match="GPU"):
         use_assigned_gpu(True)
+
+
+def test_the_gpu_of_the_first_task_is_kept_for_the_model(monkeypatch):
+    def assign(*addresses: str) -> None:
+        resources = {"gpu": SimpleNamespace(addresses=list(addresses))}
+        monkeypatch.setattr(TaskContext, "_taskContext", SimpleNamespace(resources=lambda: resources))
+        use_assigned_gpu(True)
+
+    monkeypatch.setattr(worker, "_LOADED", {})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assign("3")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    loaded_annotator(model("cuda"), "a digest")
+    assign("4")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_the_annotator_of_the_last_task_is_kept():

@@ -1,4 +1,7 @@
-"""A standalone cluster of Spark on loopback, from the jars of pyspark: a master and two workers of two cores each."""
+"""A standalone cluster of Spark on loopback, from the jars of pyspark: a master, and two workers with two cores each.
+
+Each worker says that it has one GPU, whose number is that of the worker plus 4.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +97,25 @@ class Cluster:
         words = ("--cores", 2, "--memory", "2g", "--work-dir", work, "--webui-port", _free_port())
         # Spark starts no speculative attempt on the host of the first one, so each worker has an address of its own.
         self._num_started += 1
-        self.workers.append(self._start("worker.Worker", f"127.0.0.{self._num_started}", *words, self.url))
+        script = self.folder / f"gpus-{self._num_started}.sh"
+        script.write_text(f"""#!/bin/sh\necho '{{"name": "gpu", "addresses": ["{self._num_started + 4}"]}}'\n""")
+        script.chmod(0o755)
+        gpus = {"amount": "1", "discoveryScript": script}
+        options = [f"-Dspark.worker.resource.gpu.{name}={value}" for name, value in gpus.items()]
+        host = f"127.0.0.{self._num_started}"
+        self.workers.append(self._start("worker.Worker", host, *words, self.url, options=options))
         until(lambda: (self.registered() or 0) > before)
 
     def stop(self) -> None:
         for process in (self.master, *self.workers):
             kill_tree(process)
 
-    def _start(self, name: str, host: str, *words: Any) -> psutil.Process:
+    def _start(self, name: str, host: str, *words: Any, options: Sequence[str] = ()) -> psutil.Process:
         log = (self.folder / f"{name}-{time.monotonic_ns()}.log").open("wb")
         command = [self.home / "bin" / "spark-class", f"{CLASSES}.{name}", "--host", host, *words]
-        options = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_WORKER_OPTS": "-Dspark.worker.timeout=15"}
+        more = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_WORKER_OPTS": " ".join(["-Dspark.worker.timeout=15", *options])}
         with log:
-            return psutil.Popen([*map(str, command)], env={**self.environment, **options}, stdout=log, stderr=log)
+            return psutil.Popen([*map(str, command)], env={**self.environment, **more}, stdout=log, stderr=log)
 
 
 def kill_tree(process: psutil.Process) -> None:

@@ -13,14 +13,17 @@ from support.data.echo import Echo
 from moondream_beam.models.tasks import Outcome, Request
 
 PATIENCE = 400.0
+# The program that runs a job with ``Held`` on a cluster.
+DRIVER = Path(__file__).with_name("driver.py")
 
 
 @dataclass(frozen=True)
 class Held(Echo):
     """Answers as ``Echo`` does, and appends the id of each request to a file of the process in ``folder``.
 
-    After ``hold_after`` answers of one call, the process writes a file ``PID.held`` and waits until there is a file
-    ``go``. ``once``: only the first process that comes there waits.
+    The GPUs that the process may see are in a file ``PID.gpus``. After ``hold_after`` answers of one call, the process
+    writes a file ``PID.held`` and waits until there is a file ``go``. ``once``: only the first process that comes there
+    waits.
     """
 
     folder: str = ""
@@ -28,6 +31,7 @@ class Held(Echo):
     once: bool = False
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        Path(self.folder, f"{os.getpid()}.gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         for number, outcome in enumerate(super().answer(self._logged(requests))):
             if number == self.hold_after:
                 self._hold()
