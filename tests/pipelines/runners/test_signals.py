@@ -85,7 +85,7 @@ def finish(launcher: Launcher, out: Path, words: tuple[Any, ...]) -> None:
 def test_sigterm_publishes_the_answers_of_an_embedded_job_and_the_same_command_resumes(tmp_path, words, forks):
     out, words = tmp_path / "out", (*words, *EMBEDDED, LOOPBACK)
     line = interrupt(out, words, signal.SIGTERM)
-    assert line.startswith("interrupted: ") and line.endswith(": run the same command again to go on")
+    assert line.startswith("interrupted: ") and line.endswith(": run the same command again to resume")
     assert 0 < len(ids(out)) < ROWS
     finish(forks, out, words)
 
