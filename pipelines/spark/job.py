@@ -66,8 +66,7 @@ def annotate_on_spark(
         RunStopped: if the run stopped early. The same call resumes it.
         KeyboardInterrupt: at SIGINT or SIGTERM in the main thread, once what is answered is published.
     """
-    check_client_options(beam_options)
-    options = {"min_shards": min_shards(tasks_at_once(context_of(spark))), "about": {"engine": SPARK}, **options}
+    options = {**_defaults(spark, beam_options), **options}
     with tempfile.TemporaryDirectory(prefix="moondream-beam-") as folder:
         if hasattr(inputs, "mapInArrow"):
             read = _read_dataframe(inputs, tasks, path_column or "path", keep_columns, folder)
@@ -76,6 +75,12 @@ def annotate_on_spark(
         job = AnnotateToParquet(read.tasks, annotator, output, columns=read.kept, **options)
         with interruptible():  # PySpark kills all tasks at SIGINT, and their last answers would be lost.
             return run_job(spark, job, lambda pipeline: _limited(read.add_inputs(pipeline), limit), beam_options)
+
+
+def _defaults(spark: Any, beam_options: Sequence[str]) -> dict[str, Any]:
+    """Check the options of Beam, and return the arguments that the job has if they are not given."""
+    check_client_options(beam_options)
+    return {"min_shards": min_shards(tasks_at_once(context_of(spark))), "about": {"engine": SPARK}}
 
 
 class _Read(NamedTuple):
