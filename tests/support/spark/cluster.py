@@ -1,6 +1,6 @@
 """A standalone cluster of Spark on loopback, from the jars of pyspark: a master, and two workers with two cores each.
 
-Each worker says that it has one GPU, whose number is that of the worker plus 4.
+Each worker claims one GPU, with a number of its own.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Cluster:
         self.folder, self.home = folder, Path(pyspark.__file__).parent
         self.port, self.page = _free_port(), _free_port()
         self.workers: list[psutil.Process] = []
+        # The number of the GPU that each worker claims, by its process.
+        self._gpus: dict[int, str] = {}
         self._num_started = 0
         self.master = self._start("master.Master", "127.0.0.1", "--port", self.port, "--webui-port", self.page)
         until(lambda: self.registered() is not None)
@@ -51,6 +53,11 @@ class Cluster:
     @property
     def url(self) -> str:
         return f"spark://127.0.0.1:{self.port}"
+
+    @property
+    def gpus(self) -> set[str]:
+        """The numbers of the GPUs that the workers claim."""
+        return {self._gpus[worker.pid] for worker in self.workers}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -98,12 +105,14 @@ class Cluster:
         # Spark starts no speculative attempt on the host of the first one, so each worker has an address of its own.
         self._num_started += 1
         script = self.folder / f"gpus-{self._num_started}.sh"
-        script.write_text(f"""#!/bin/sh\necho '{{"name": "gpu", "addresses": ["{self._num_started + 4}"]}}'\n""")
+        gpu = str(self._num_started + 4)
+        script.write_text(f"""#!/bin/sh\necho '{{"name": "gpu", "addresses": ["{gpu}"]}}'\n""")
         script.chmod(0o755)
-        gpus = {"amount": "1", "discoveryScript": script}
-        options = [f"-Dspark.worker.resource.gpu.{name}={value}" for name, value in gpus.items()]
+        claims = {"amount": "1", "discoveryScript": script}
+        options = [f"-Dspark.worker.resource.gpu.{name}={value}" for name, value in claims.items()]
         host = f"127.0.0.{self._num_started}"
         self.workers.append(self._start("worker.Worker", host, *words, self.url, options=options))
+        self._gpus[self.workers[-1].pid] = gpu
         until(lambda: (self.registered() or 0) > before)
 
     def stop(self) -> None:
