@@ -1,4 +1,4 @@
-"""A standalone cluster of Spark on loopback, from the jars of pyspark: a master, and two workers with two cores each.
+"""A standalone cluster of Spark on loopback, from the jars of pyspark: a master, and two workers with four cores each.
 
 Each worker claims one GPU, with a number of its own.
 """
@@ -101,7 +101,9 @@ class Cluster:
         """Start a worker, and wait until the master knows it."""
         before = self.registered() or 0
         work = self.folder / f"worker-{time.monotonic_ns()}"
-        words = ("--cores", 2, "--memory", "2g", "--work-dir", work, "--webui-port", _free_port())
+        # Two applications of two executors run at the same time. Each needs a free core on each worker, also after one
+        # of the workers was killed: else both of its executors are on one host.
+        words = ("--cores", 4, "--memory", "2g", "--work-dir", work, "--webui-port", _free_port())
         # Spark starts no speculative attempt on the host of the first one, so each worker has an address of its own.
         self._num_started += 1
         script = self.folder / f"gpus-{self._num_started}.sh"
