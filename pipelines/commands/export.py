@@ -137,8 +137,7 @@ def _text_options(args: argparse.Namespace) -> TextOptions:
             raise ValueError("--text-lines is not for --template, which gives one line: leave one of them out")
     if args.along in ("link", "no"):
         raise ValueError(f"{NAMES['along']}: for --to {args.to} give --copy, or none of these")
-    if not args.along and (args.resize or args.format):
-        raise ValueError("--resize and --format change copies of the pictures: leave them out, or give --copy")
+    _check_changes(args, args.along)
     existing, only_first = args.existing or default.existing, args.text_lines == "first"
     copies = _wanted(args) if args.along else None
     return TextOptions(extension, tuple(args.text_order or ()), existing, args.template or "", only_first, copies)
@@ -150,11 +149,16 @@ def _layout_options(args: argparse.Namespace) -> LayoutOptions:
         raise ValueError(
             "--no-images is not for --to yolo, whose readers find labels by pictures: give --copy or --link"
         )
-    if along != "copy" and (args.resize or args.format):
-        raise ValueError("--resize and --format change copies of the pictures: leave them out, or give --copy")
+    _check_changes(args, along)
     if along == "link" and not is_local(args.destination):
         raise ValueError(f"--link: {args.destination} is in a bucket, which has no links: give --copy or --no-images")
     return LayoutOptions(along, wanted, _splits(args))
+
+
+def _check_changes(args: argparse.Namespace, along: str | None) -> None:
+    """Raise ValueError if copies are to be changed and none is made."""
+    if along != "copy" and (args.resize or args.format):
+        raise ValueError("--resize and --format change copies of the pictures: leave them out, or give --copy")
 
 
 def _wanted(args: argparse.Namespace) -> Wanted:
