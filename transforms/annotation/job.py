@@ -53,7 +53,7 @@ class AnnotateToParquet(beam.PTransform[PCollection[ImageRef], PCollection[dict[
         dedup: annotate images of the same bytes once in the whole run. Each image is then read twice.
         checkpoint_s: seconds between two checkpoints: a crash loses at most the answers of that time.
         max_failure_rate: stop the run early if a larger share of its rows are failures; 0 means no limit.
-        run: a new name for this run; by default the present time and four random hex digits.
+        run: a new name for this run; by default the present time.
         about: values that are copied into the record of the run.
         columns: the columns of a manifest that references have and rows keep.
         fetch: reads images; by default ``Fetcher()``.

@@ -71,8 +71,13 @@ class Slice(NamedTuple):
 
 
 def new_run_name() -> str:
-    """Return a name for a run: the present time, and four random hex digits in case two runs begin in one second."""
-    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
+    """Return a name for a run: the present second, and four hex digits for the time within it.
+
+    Names are in the order in which the runs began, also within a second. Reports and exports look for the latest run.
+    Runs of one output at one moment have different names all the same: they are slices, whose names have a number.
+    """
+    now = datetime.now(timezone.utc)
+    return f"{now:%Y%m%dT%H%M%S}-{(now.microsecond << 16) // 1_000_000:04x}"
 
 
 def started_at(run: str) -> datetime | None:

@@ -94,6 +94,14 @@ def test_a_part_names_its_run(run):
         assert not any(fnmatchcase(name, pattern) for pattern in layout.shard_parts(run, 1234567))
 
 
+def test_names_of_runs_within_a_second_are_in_the_order_of_their_beginnings():
+    names = []
+    for _ in range(50):
+        names.append(layout.new_run_name())
+        time.sleep(0.0005)
+    assert names == sorted(set(names)), "the latest run of two within a second was not the one with the later name"
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_every_temporary_file_of_a_run_names_its_run(run):
     numbered = f"{layout.content_keys_prefix('out', run)}3"
