@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ def spark(cluster: Cluster) -> Iterator[Any]:
     for name, value in cluster.configuration.items():
         builder = builder.config(name, value)
     session = builder.getOrCreate()
+    # Its connections report at INFO that they close, when the tests' output is closed already.
+    logging.getLogger("py4j").setLevel(logging.WARNING)
     yield session
     session.stop()
 
