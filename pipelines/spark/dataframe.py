@@ -156,8 +156,10 @@ class _Kept:
 
 def _batch(rows: Sequence[Row], kept: _Kept) -> pa.RecordBatch:
     """Return rows as one batch: the answers, then the failures."""
-    answers = [row._replace(columns=()) for row in rows if isinstance(row, Annotation)]
-    failures = [row._replace(columns=()) for row in rows if isinstance(row, Failure)]
+    if kept.names:
+        rows = [row._replace(columns=()) for row in rows]
+    answers = [row for row in rows if isinstance(row, Annotation)]
+    failures = [row for row in rows if isinstance(row, Failure)]
     kinds = (DATA, answers, ANNOTATION_SCHEMA), (ERRORS, failures, FAILURE_SCHEMA)
     batches = [_as_rows(kind, to_table(some, schema)) for kind, some, schema in kinds if some]
     whole = batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]

@@ -43,6 +43,9 @@ class RowQueue:
         Raises:
             RowsClosed: if the consumer has closed the queue.
         """
+        if len(self._rows) < MAX_READY_ROWS and not self._is_closed:
+            # Most of the time, and twice a row. The lock would cost more than the rest of this method.
+            return
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or len(self._rows) < MAX_READY_ROWS)
             if self._is_closed:

@@ -110,14 +110,17 @@ def _num_own(schema: pa.Schema) -> int:
 
 def to_table(rows: list[Any], schema: pa.Schema) -> pa.Table:
     """Return rows, all Annotations or all Failures, as an Arrow table with this schema."""
-    no_columns = (None,) * (len(schema) - _num_own(schema))
-    rows = [(*row[:-1], *(row.columns or no_columns)) for row in rows]
-    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
+    if rows:
+        no_columns = (None,) * (len(schema) - _num_own(schema))
+        *own, kept = zip(*rows, strict=True)
+        columns = [*own, *zip(*(values or no_columns for values in kept), strict=True)]
+    else:
+        columns = [()] * len(schema)
     arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _array(column: list[Any], kind: pa.DataType) -> pa.Array:
+def _array(column: Sequence[Any], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(column, kind)
     except UnicodeEncodeError:
