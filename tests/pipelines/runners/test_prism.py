@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +67,6 @@ pipeline:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_pictures(tmp_path_factory.mktemp("prism") / "photos", PICTURES, BROKEN)
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    """Yield one launcher for all tests. Each test begins a log of its own."""
-    launcher = Launcher(tmp_path_factory.mktemp("prism") / "asked")
-    yield launcher
-    launcher.close()
 
 
 @pytest.fixture

@@ -34,13 +34,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    launcher = Launcher(tmp_path_factory.mktemp("signals") / "asked")
-    yield launcher
-    launcher.close()
-
-
-@pytest.fixture(scope="module")
 def external(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Start a pool of workers for all tests. Yield the options to use it."""
     with pool_of_workers(tmp_path_factory.mktemp("pool")) as (address, _):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tarfile
 from pathlib import Path
 
 from PIL import Image
@@ -53,6 +54,15 @@ def row_of(path: Path, name: str, **values: object) -> Row:
 def with_digest(row: Row) -> Row:
     """Return a row with the digest that its picture's file has."""
     return row._replace(sha256=hashlib.sha256(Path(row.uri).read_bytes()).hexdigest())
+
+
+def in_archive(row: Row, archive: Path) -> Row:
+    """Write the image of a row into a new archive, and return the row with the place of the image there."""
+    with tarfile.open(archive, "w") as tar:
+        tar.add(row.uri, row.filename)
+    with tarfile.open(archive) as tar:
+        (member,) = tar.getmembers()
+    return row._replace(uri=f"{archive}#{row.filename}", byte_offset=member.offset_data, byte_size=member.size)
 
 
 def some_of_each(folder: Path) -> list[Row]:

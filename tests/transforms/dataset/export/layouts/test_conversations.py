@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 
 import datasets
 import pytest
 from PIL import Image
-from support.data.small_outputs import draw_row, with_digest
+from support.data.small_outputs import draw_row, in_archive, with_digest
 
 from moondream_beam.transforms.dataset.export.layouts.conversations import HAS_MARKER, SOME_EMPTY
 from moondream_beam.transforms.dataset.export.layouts.placing import (
@@ -106,12 +105,7 @@ def test_a_linked_picture_is_the_file_itself_and_its_orientation_is_told(export,
 
 
 def test_a_picture_in_an_archive_cannot_be_linked_and_its_name_is_told(export, rows, tmp_path):
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        tar.add(rows[0].uri, "a.jpg")
-    with tarfile.open(tmp_path / "a.tar") as tar:
-        (member,) = tar.getmembers()
-        place = {"byte_offset": member.offset_data, "byte_size": member.size}
-    row = rows[0]._replace(uri=f"{tmp_path}/a.tar#a.jpg", **place)
+    row = in_archive(rows[0], tmp_path / "a.tar")
     folder, left = export("llava", [row], "linked", options=LINK)
     assert left == {CANT_LINK: 1} and json.loads((folder / "train.json").read_text()) == []
     folder, left = export("llava", [row], "named", options=NO_IMAGES)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.data.small_outputs import draw_row, with_digest
+from support.data.small_outputs import draw_row, in_archive, with_digest
 
 from moondream_beam.transforms.dataset.export.layouts.sidecar import (
     ANOTHER_PICTURE,
@@ -46,12 +45,7 @@ def test_each_picture_has_a_copy_of_the_same_name_beside_its_text(export, captio
 
 
 def test_a_picture_in_an_archive_has_a_copy_that_kohya_finds(export, captions, tmp_path):
-    with tarfile.open(tmp_path / "set.tar", "w") as tar:
-        tar.add(captions[0].uri, "a.jpg")
-    with tarfile.open(tmp_path / "set.tar") as tar:
-        (member,) = tar.getmembers()
-        place = {"byte_offset": member.offset_data, "byte_size": member.size}
-    row = captions[0]._replace(uri=f"{tmp_path}/set.tar#a.jpg", **place)
+    row = in_archive(captions[0], tmp_path / "set.tar")
     folder, left = export("kohya", [row], texts=COPIES)
     assert not left and files_of(folder) == {"a.jpg", "a.txt", METADATA}
     assert json.loads((folder / METADATA).read_text()) == {str(folder / "a.jpg"): {"caption": "This is a.jpg."}}
