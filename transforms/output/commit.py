@@ -49,6 +49,9 @@ def read_exclusive(path: str) -> bytes | None:
     try:
         with FileSystems.open(path) as file:
             content: bytes = file.read()
+    except FileNotFoundError:
+        # Deleted meanwhile, even if there is a new one by now. Clients of buckets have errors of their own.
+        return None
     except Exception:
         if exists(path):
             raise

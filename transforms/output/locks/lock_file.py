@@ -26,6 +26,7 @@ except ImportError:  # On Windows a local disk is treated like a bucket.
 
 LEASE_S = 120.0
 RENEWAL_INTERVAL_S = LEASE_S / 4
+RENEWAL_TIMEOUT_S = 10.0
 
 
 class RunLock(Protocol):
@@ -160,7 +161,7 @@ class ObjectLock:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._released = threading.Event()
+        self._released, self._renewing = threading.Event(), threading.Lock()
 
     def acquire(self, new: bool = False) -> bool:
         """Write the object, and start a thread that rewrites it until ``release``.
@@ -199,8 +200,13 @@ class ObjectLock:
         return True
 
     def release(self) -> None:
-        """Stop rewriting the object in this process."""
+        """Stop rewriting the object in this process. Wait up to ``RENEWAL_TIMEOUT_S`` for the renewal under way.
+
+        Otherwise that renewal could write the object once more after it was deleted, and block the next run.
+        """
         self._released.set()
+        if self._renewing.acquire(timeout=RENEWAL_TIMEOUT_S):
+            self._renewing.release()
 
     def remove(self) -> None:
         """Delete the object. Other processes of the run notice before they publish, and stop."""
@@ -212,8 +218,8 @@ class ObjectLock:
         while not released.wait(RENEWAL_INTERVAL_S):
             # If the bucket is unreachable now, the next renewal may succeed. A deleted object is never written again:
             # another run has broken the lock.
-            with contextlib.suppress(Exception):
-                if self.exists():
+            with contextlib.suppress(Exception), self._renewing:
+                if not released.is_set() and self.exists():
                     self._write()
 
     def _write(self) -> None:

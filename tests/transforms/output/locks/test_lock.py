@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from moondream_beam.transforms.core.errors import RunStopped
+from moondream_beam.transforms.output.files import exists
 from moondream_beam.transforms.output.locks import lock, lock_file
 from moondream_beam.transforms.output.locks.lock import OutputLockedError, acquire, release, run_lock, worker_lock
 from moondream_beam.transforms.output.locks.lock_file import ObjectLock
@@ -172,17 +174,17 @@ def test_an_output_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use locks as in a bucket, where a lock expires after a second and a half."""
+    """Use locks as in a bucket, where a lock expires after four seconds."""
     monkeypatch.setattr(lock, "HAS_FILE_LOCKS", False)
     monkeypatch.setattr(lock, "RETRY_DELAY_S", 0.01)
-    monkeypatch.setattr(lock_file, "LEASE_S", 1.5)
+    monkeypatch.setattr(lock_file, "LEASE_S", 4.0)
     monkeypatch.setattr(lock_file, "RENEWAL_INTERVAL_S", 0.2)
 
 
 @pytest.mark.usefixtures("no_locks")
 def test_in_a_bucket_a_lock_is_held_while_the_run_renews_it(out: str) -> None:
     with run_lock(out, "one"):
-        end = time.monotonic() + 2
+        end = time.monotonic() + 5
         while time.monotonic() < end:
             with pytest.raises(OutputLockedError, match="its lock expires after 120 seconds"):
                 acquire(out, "two")
@@ -206,6 +208,28 @@ def test_in_a_bucket_a_lock_that_is_not_renewed_expires_and_cannot_be_renewed(ou
     assert left(out) == ["_temporary", "_temporary/two.lock"]
     with pytest.raises(RunStopped), worker_lock(out, "one"):
         pass
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_lock_that_is_removed_during_its_renewal_stays_removed(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def slow_exists(path: str) -> bool:
+        found = exists(path)
+        if threading.current_thread().name == "lock":
+            has_begun.set()
+            may_end.wait(60)
+        return found
+
+    monkeypatch.setattr(lock_file, "exists", slow_exists)
+    removed = ObjectLock(str(Path(out, "_temporary", "one.lock")))
+    removed.acquire(new=True)
+    (renewing,) = (each for each in threading.enumerate() if each.name == "lock")
+    assert has_begun.wait(60)
+    threading.Timer(0.3, may_end.set).start()
+    removed.remove()
+    renewing.join()
+    assert not exists(removed.path)
 
 
 @pytest.mark.usefixtures("no_locks")
