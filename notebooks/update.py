@@ -20,8 +20,8 @@ TIMEOUT_S = 600
 # What differs from run to run, and what stands in its place in a comparison.
 VARIABLE = (
     (r"/tmp/[\w./-]*?(?=/(?:out|pictures|train|set|circles|new)\b)|/tmp/tmp\w+", "FOLDER"),
-    (r"\d{8}T\d{6}-[0-9a-f]{4}", "RUN"),
-    (r"\b\d[\d.]* (?=s\b|a second|ms\b|GB|MB)", "N "),
+    (r"\d{8}T\d{6}-[0-9a-f]{8}", "RUN"),
+    (r"\b(?:\d+ min )?\d[\d.]* (?=s\b|a second|ms\b|GB|MB)", "N "),
     (r"\b0x[0-9a-f]+", "ADDRESS"),
 )
 

@@ -44,6 +44,8 @@ def test_what_differs_from_run_to_run_is_not_compared():
         cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("stream", name="stdout", text=text)])
         return update.comparable(nbformat.v4.new_notebook(cells=[cell]))
 
-    one = stream("pace 3 pictures in 2.5 s, 1.2 a second\nrecord /tmp/tmpab/out/runs/20261129T150339-36f5.json")
-    two = stream("pace 3 pictures in 12 s, 0.2 a second\nrecord /tmp/tmpcd/out/runs/20271129T150339-a6f5.json")
+    one = stream("pace 3 pictures in 2.5 s, 1.2 a second\nrecord /tmp/tmpab/out/runs/20261129T150339-36f5c81e.json")
+    two = stream(
+        "pace 3 pictures in 1 min 12 s, 0.2 a second\nrecord /tmp/tmpcd/out/runs/20271129T150339-a6f5c81e.json"
+    )
     assert one == two != stream("pace 4 pictures in 2.5 s, 1.2 a second\nrecord FOLDER/out/runs/RUN.json")

@@ -8,8 +8,8 @@
     _temporary/                               files of runs and commands that have not ended
 
 The name of each file in ``_temporary`` contains its run. The name of a run contains its slice, for example
-``20260101T000000-abcd-3of16``. A run can therefore tell from the names alone which files it may delete. No file there
-has an extension of Parquet or JSON, because readers that search all folders take such files for rows.
+``20260101T000000-89abcdef-3of16``. A run can therefore tell from the names alone which files it may delete. No file
+there has an extension of Parquet or JSON, because readers that search all folders take such files for rows.
 """
 
 from __future__ import annotations
@@ -71,17 +71,17 @@ class Slice(NamedTuple):
 
 
 def new_run_name() -> str:
-    """Return a name for a run: the present second, and four hex digits for the time within it.
+    """Return a name for a run: the present second, four hex digits for the time within it, and four random ones.
 
-    Names are in the order in which the runs began, also within a second. Reports and exports look for the latest run.
-    Runs of one output at one moment have different names all the same: they are slices, whose names have a number.
+    Names are in the order in which the runs began, also within a second: reports and exports look for the latest run.
+    Two runs that begin at one moment have different names, because runs of one name share the lock of the output.
     """
     now = datetime.now(timezone.utc)
-    return f"{now:%Y%m%dT%H%M%S}-{(now.microsecond << 16) // 1_000_000:04x}"
+    return f"{now:%Y%m%dT%H%M%S}-{(now.microsecond << 16) // 1_000_000:04x}{uuid.uuid4().hex[:4]}"
 
 
 def started_at(run: str) -> datetime | None:
-    """Return the time in the name of a run, such as ``20260101T000000-abcd``, or None if the name has no time."""
+    """Return the time in the name of a run, such as ``20260101T000000-89abcdef``, or None if the name has no time."""
     match = re.match(r"\d{8}T\d{6}", run, re.ASCII)
     return datetime.strptime(match[0], "%Y%m%dT%H%M%S").replace(tzinfo=timezone.utc) if match else None
 
