@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners.worker.log_handler import LOGENTRY_TO_LOG_LEVEL_MAP
+from apache_beam.utils import thread_pool_executor
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -36,3 +38,12 @@ def log_entry(entry: beam_fn_api_pb2.LogEntry) -> None:
     if below and "site-packages" not in below:
         name = ".".join((__name__.rsplit(".", 3)[0], *below))
     logging.getLogger(name).log(LOGENTRY_TO_LOG_LEVEL_MAP[entry.severity], "%s", entry.message)
+
+
+def start_log_server() -> tuple[Any, int]:
+    """Start a server that logs the records of a worker here. Return the server and its port."""
+    server = grpc.server(thread_pool_executor.shared_unbounded_instance())
+    port = server.add_insecure_port("localhost:0")
+    beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(WorkerLog(), server)
+    server.start()
+    return server, port

@@ -19,17 +19,16 @@ from functools import partial
 from typing import Any
 
 import grpc
-from apache_beam.portability.api import beam_fn_api_pb2_grpc, endpoints_pb2
+from apache_beam.portability.api import endpoints_pb2
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
-from apache_beam.utils import thread_pool_executor
 from google.protobuf import json_format, text_format
 
 from ...transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
 from .control_connection import RefusableConnection
 from .gpus import cores_of, gpu_of
 from .signals import INTERRUPT_SIGNALS, ON_INTERRUPT
-from .worker_log import WorkerLog
+from .worker_log import start_log_server
 
 URN = "moondream_beam:env:process:v1"
 POLL_INTERVAL_S = 1.0
@@ -39,6 +38,8 @@ STARTUP_TIMEOUT_S, HEARTBEAT_TIMEOUT_S = 1800.0, 300.0
 FIRST_ROW_TIMEOUT_S, ROW_TIMEOUT_S = 6 * 3600.0, 2 * 3600.0
 # How long a process may take to exit once the run is over.
 SHUTDOWN_TIMEOUT_S = 30.0
+# The ends of a process that got SIGTERM: before and after it handles the signal.
+_SIGTERM_STATUS = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class Worker(GrpcWorkerHandler):
 
     def start_worker(self) -> None:
         """Start the process, and a thread that watches it."""
-        log_server, log_port = _log_server()
+        log_server, log_port = start_log_server()
         self._pipe, write_end = os.pipe()
         options = self.provision_info.provision_info.pipeline_options
         environment = {
@@ -240,7 +241,11 @@ class Worker(GrpcWorkerHandler):
                 if reason:
                     self._mark_dead(f"{reason}, and was killed")
                 self.process.kill()
-        if not reason and not self._closing.is_set():
+        # What the process wrote between the last poll and its end, such as its position.
+        self._poll_pipe()
+        # SIGTERM to a process group reaches this process too, whose main thread may handle it a moment later.
+        asked = self._closing.wait(POLL_INTERVAL_S if self.process.returncode in _SIGTERM_STATUS else 0.0)
+        if not reason and not asked:
             self._mark_dead(f"{_exit_reason(self.process.returncode)}{self.monitor.position}")
         ON_INTERRUPT.remove(self._interrupt)
         os.close(self._pipe)
@@ -289,12 +294,3 @@ def _exit_reason(status: int) -> str:
 
 def _descriptor(address: str) -> str:
     return text_format.MessageToString(endpoints_pb2.ApiServiceDescriptor(url=address))
-
-
-def _log_server() -> tuple[Any, int]:
-    """Start a server that passes the log records of a process on to this process. Return the server and its port."""
-    server = grpc.server(thread_pool_executor.shared_unbounded_instance())
-    port = server.add_insecure_port("localhost:0")
-    beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(WorkerLog(), server)
-    server.start()
-    return server, port
