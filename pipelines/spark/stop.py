@@ -24,7 +24,7 @@ from ...transforms.output.layout import stop_path
 POLL_S = 1.0
 # Seconds in which all Python workers have kept their answers after the file was created: a look, the time for requests
 # in flight, and the time to write the answers.
-STOP_S = POLL_S + GRACE_S + 3.0
+STOP_S = POLL_S + GRACE_S + 5.0
 
 
 def request_stop(output: str, run: str) -> None:
