@@ -174,7 +174,8 @@ def test_a_worker_that_runs_out_of_memory_ends_the_command(tmp_path, gated, laun
     process = launcher.start(*words, HEARTBEAT_TIMEOUT_S=20)
     worker = gate.waiter(process)
     # Allocations fail from now on, as in a full container whose kernel kills no process.
-    limit = worker.memory_info().vms
+    # Below what it has, because memory that it frees would allow another allocation.
+    limit = worker.memory_info().vms // 2
     worker.rlimit(psutil.RLIMIT_AS, (limit, limit))
     began = time.monotonic()
     # The gate stays closed until then: with the memory that it has, the worker could finish its rows.

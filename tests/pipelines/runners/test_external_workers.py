@@ -98,6 +98,7 @@ def test_after_an_external_worker_was_killed_the_same_job_adds_what_is_missing(w
     job.communicate(timeout=PATIENCE)
     assert job.returncode != 0
     assert 0 < len(ids(out)) < PICTURES
+    end = time.monotonic() + 2 * PATIENCE
     while (again := start(workers, photos, out)).wait() != 0:
         # The other worker may still be working on its shard, and hold the lock.
         assert "is writing to it. Wait until it ends" in again.communicate()[1] and time.monotonic() < end

@@ -18,7 +18,7 @@ from support.running.worker_pools import pool_of_workers
 from support.servers.job_server import java_launcher, job_service
 
 pytestmark = pytest.mark.slow
-PICTURES, BROKEN = 16, 1
+PICTURES, BROKEN = 60, 1
 ROWS = PICTURES + BROKEN
 LOOPBACK = "--environment_type=LOOPBACK"
 EMBEDDED = ("--runner", "PortableRunner", "--job_endpoint=embed")

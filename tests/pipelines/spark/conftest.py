@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.spark.cluster import Cluster, spark_cluster
+from support.spark.cluster import Cluster, spark_cluster, until
 
 from moondream_beam.models.tiny.scenes import draw
 
@@ -35,6 +35,9 @@ def spark(cluster: Cluster) -> Iterator[Any]:
     session = builder.getOrCreate()
     # Its connections report at INFO that they close, when the tests' output is closed already.
     logging.getLogger("py4j").setLevel(logging.WARNING)
+    # The first of two executors to register would get all tasks of a short job. The driver counts as an executor.
+    tracker = session.sparkContext._jsc.sc().statusTracker()
+    until(lambda: len(tracker.getExecutorInfos()) == 3)
     yield session
     session.stop()
 

@@ -116,6 +116,8 @@ class Server(ThreadingHTTPServer):
     """The server. ``faults``: the faults to inject. ``fal`` and ``cloud``: the APIs and what they recorded."""
 
     daemon_threads = True
+    # A client whose connection finds the queue full tries again after a second.
+    request_queue_size = 128
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Exchange)

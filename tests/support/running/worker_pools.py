@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from support.ports import free_port
 
 ADDRESSES = {"driver": "10.77.0.1", "pool": "10.77.0.2"}
+# What a pool says once it takes requests.
+STARTED = "Started worker pool servicer"
 # Each host has its own name, and resolves the name of the other.
 RUN = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
 
@@ -70,8 +73,7 @@ def pool_of_workers(
     folder: Path, before: Sequence[str] = (), host: str = "127.0.0.1"
 ) -> Iterator[tuple[str, psutil.Process]]:
     """Run a pool of workers while the block runs. Yield its address and its process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     # The pool starts the first program named python on the path.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [*before, sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
@@ -79,7 +81,7 @@ def pool_of_workers(
         process = subprocess.Popen(command, env={**os.environ, "PATH": path}, stdout=said, stderr=said)
     try:
         # A pool on another host is behind a network that this process does not reach.
-        while not before and not is_listening(port):
+        while not ((before and STARTED in (folder / "said").read_text()) or (not before and is_listening(port))):
             assert process.poll() is None, (folder / "said").read_text()
             time.sleep(0.05)
         yield f"{host}:{port}", psutil.Process(process.pid)

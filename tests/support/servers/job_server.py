@@ -24,8 +24,10 @@ from apache_beam.runners.portability.local_job_service import LocalJobServicer
 @contextlib.contextmanager
 def job_service(notes: Path) -> Iterator[str]:
     """Run the program while the block runs. Yield its address. What it notes is appended to ``notes``."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    # This file is also a program, which does not find the other files of the tests.
+    from support.ports import free_port
+
+    port = free_port()
     with open(f"{notes}.said", "w") as said:
         command = [sys.executable, __file__, str(notes), f"--job-port={port}"]
         process = subprocess.Popen(command, stdout=said, stderr=said)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import sys
 import time
 import urllib.request
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from support.ports import free_port
 from support.spark.session import need_java
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +40,7 @@ class Cluster:
         import pyspark
 
         self.folder, self.home = folder, Path(pyspark.__file__).parent
-        self.port, self.page = _free_port(), _free_port()
+        self.port, self.page = free_port(), free_port()
         self.workers: list[psutil.Process] = []
         # The number of the GPU that each worker claims, by its process.
         self._gpus: dict[int, str] = {}
@@ -103,7 +103,7 @@ class Cluster:
         work = self.folder / f"worker-{time.monotonic_ns()}"
         # Two applications of two executors run at the same time. Each needs a free core on each worker, also after one
         # of the workers was killed: else both of its executors are on one host.
-        words = ("--cores", 4, "--memory", "2g", "--work-dir", work, "--webui-port", _free_port())
+        words = ("--cores", 4, "--memory", "2g", "--work-dir", work, "--webui-port", free_port())
         # Spark starts no speculative attempt on the host of the first one, so each worker has an address of its own.
         self._num_started += 1
         script = self.folder / f"gpus-{self._num_started}.sh"
@@ -150,9 +150,3 @@ def spark_cluster(folder: Path) -> Iterator[Cluster]:
     finally:
         if cluster is not None:
             cluster.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])

@@ -33,7 +33,7 @@ def all_at_once(path: str) -> list[bytes | None]:
     together = Barrier(AT_ONCE)
 
     def attempt(number: int) -> bytes | None:
-        together.wait(10)
+        together.wait(60)
         return create_exclusive(path, str(number).encode())
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -98,7 +98,7 @@ def refuse_second_creation(bucket: Bucket, name: str) -> Rule:
         if "ifGenerationMatch=0" not in path:
             return None
         with turn:
-            end = time.monotonic() + 10
+            end = time.monotonic() + 60
             while under_way and not blob.exists() and time.monotonic() < end:
                 time.sleep(0.01)
             if blob.exists():
@@ -133,7 +133,7 @@ def test_of_several_attempts_at_a_shard_in_a_bucket_one_is_published(
         writer = ShardWriter(out, "run", 0)
         for number in range(3):
             writer.add(failure(id=str(number)) if number < failed else annotation(id=str(number)))
-        together.wait(10)
+        together.wait(60)
         return writer.publish()
 
     with ThreadPoolExecutor(3) as pool:

@@ -122,8 +122,8 @@ def test_an_answer_with_an_error_of_null_is_an_answer(api, cloud):
 
 
 def test_a_call_that_times_out_is_a_lost_answer(api, cloud, monkeypatch):
-    monkeypatch.setitem(transport.TIMEOUT_S, "submit", 0.3)
-    api.faults.append(Fault("query", silent(5.0), before=False, times=1))
+    monkeypatch.setitem(transport.TIMEOUT_S, "submit", 2.0)
+    api.faults.append(Fault("query", silent(60.0), before=False, times=1))
     assert list(results_of(cloud.answer(requests(3))).values()).count("LostAnswer") == 1
     assert sum(api.cloud.asked.values()) == 3
 

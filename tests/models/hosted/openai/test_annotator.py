@@ -13,6 +13,7 @@ from PIL import Image
 from support.hosted.faults import Fault, answer
 from support.hosted.pictures import number_of_data_uri, numbered
 from support.hosted.queries import expected, requests, results_of
+from support.ports import refusing_port
 from support.servers.chat.dialects import DIALECTS
 from support.servers.chat.server import chat_server
 
@@ -142,10 +143,10 @@ def test_servers_with_different_models_are_refused(server):
 
 
 def test_no_server_at_all_is_one_line():
-    with chat_server() as dead:
-        url = dead.url
-    with pytest.raises(ValueError, match=f"{url}.* can't be reached.*check the address, and start the server"):
-        _ = OpenAIServer(url).name
+    with refusing_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        with pytest.raises(ValueError, match=f"{url}.* can't be reached.*check the address, and start the server"):
+            _ = OpenAIServer(url).name
 
 
 def test_several_models_need_a_name(server):

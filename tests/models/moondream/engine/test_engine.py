@@ -280,11 +280,14 @@ def test_requests_that_share_an_encoding_divide_its_time(toy_folder, toy_picture
     monkeypatch.setattr(Engine, "encode", lambda self, crops: time.sleep(0.5) or encode(self, crops))
     asked = [Request(str(n), toy_pictures[1], Caption(), WARM) for n in range(8)]
     spent = [outcome.timings.encode_ms for outcome in load(toy_folder, batch_size=4).answer(asked)]
-    assert 500 <= sum(spent) < 1000
+    # Without sharing it would be 4,000 and more.
+    assert 500 <= sum(spent) < 2000
 
 
-def test_wait_ms_is_larger_for_a_request_that_waits_longer(toy_folder, toy_pictures):
-    """With one slot, the last request waits for all others."""
+def test_wait_ms_is_larger_for_a_request_that_waits_longer(toy_folder, toy_pictures, monkeypatch):
+    """With one slot, a request waits for the steps of the one before. The first waits for none."""
+    step = Slots.step
+    monkeypatch.setattr(Slots, "step", lambda self: time.sleep(0.05) or step(self))
     asked = [Request(str(n), toy_pictures[0], Caption(), WARM) for n in range(12)]
     waits = {outcome.id: outcome.timings.wait_ms for outcome in load(toy_folder, batch_size=1).answer(asked)}
     assert waits["11"] > waits["0"] >= 0

@@ -73,7 +73,7 @@ def test_the_inbox_holds_at_most_jobs_ahead_jobs(open_stream, gated_crops):
     pulled = []
     found = open_stream((pulled.append(n) or Request(str(n), red(), Caption()) for n in range(100)), jobs_ahead=3)
     gated_crops.permits.release(100)
-    eventually(lambda: len(found.inbox) == 3 and found.is_ready)
+    eventually(lambda: len(found.inbox) == 3 and found.is_ready and len(pulled) == 4)
     time.sleep(0.05)
     assert len(found.inbox) == 3 and len(pulled) == 4
     found.take(2)

@@ -50,7 +50,9 @@ def test_a_server_that_is_killed_twice_loses_nothing_and_mixes_up_nothing(photos
         with server.killed_after(before + 30, before + 65):
             status, stdout, stderr = command(*words)
         assert status == 0 and f"{COUNT} requests = {COUNT} in data/ + 0 in errors/: balances" in stdout
-        assert stderr.count("no other server answers: its requests wait") == stderr.count("answers again") == 2
+        # An answer that was on its way during a kill counts as a sign of life, so there can be more of both lines.
+        num_lost = stderr.count("no other server answers: its requests wait")
+        assert num_lost == stderr.count("answers again") and num_lost >= 2
         written = rows(out)
         assert {row["filename"]: row["caption"] for row in written} == expected and len(written) == COUNT
         assert {row["backend"] for row in written} == {"openai/llama.cpp/random"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from support.ports import free_port
 
 from .llama_cpp import GGUF
 
@@ -26,17 +26,6 @@ __all__ = ["GGUF", "ServerProcess", "llama_cpp_server", "transformers_server"]
 
 TESTS = Path(__file__).parents[3]
 START_TIMEOUT_S, ANSWERS_TIMEOUT_S = 120.0, 120.0
-# Linux gives other ports to clients, and to servers that ask for any. A client could take the port of a killed server.
-PORTS = range(20_000, 32_000)
-
-
-def free_port() -> int:
-    """Return a port that no server listens on."""
-    for port in random.sample(PORTS, 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError(f"100 ports of {PORTS} are taken")
 
 
 class ServerProcess:

@@ -23,6 +23,9 @@ class ChatExchange(Exchange):
     def handle_call(self) -> None:
         operation = "chat" if self.command == "POST" else "models"
         self.body = self.read_body()
+        if operation == "models":
+            self.answer(operation)
+            return
         with self.server.lock:
             self.server.in_flight += 1
             self.server.max_in_flight = max(self.server.max_in_flight, self.server.in_flight)
@@ -56,7 +59,7 @@ class ChatExchange(Exchange):
 
 
 class ChatServer(ThreadingHTTPServer):
-    """The server. ``max_in_flight``: the most requests that were in work at one time."""
+    """The server. ``max_in_flight``: the most questions that were in work at one time."""
 
     daemon_threads = True
     request_queue_size = 128
