@@ -137,10 +137,14 @@ class FileLock:
             return True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            action()
+            # Another process may have deleted the file meanwhile, and a third may have made a new one.
+            if os.path.samestat(os.stat(self.path), os.fstat(file)):
+                action()
             return True
         except BlockingIOError:
             return False
+        except FileNotFoundError:
+            return True
         finally:
             os.close(file)
 
@@ -181,7 +185,8 @@ class ObjectLock:
 
     def is_locked(self) -> bool:
         """Return whether the object was written within ``LEASE_S``, by the clock of this machine."""
-        return self.exists() and time.time() - FileSystems.last_updated(self.path) < LEASE_S
+        written = self._written_at()
+        return written is not None and time.time() - written < LEASE_S
 
     def hold_alone(self) -> bool:
         """Return True: the object does not show which processes rewrite it."""
@@ -192,9 +197,10 @@ class ObjectLock:
 
         Both times are from the clock of the bucket, so that clocks of machines do not matter.
         """
-        if not self.exists():
+        written = self._written_at()
+        if written is None:
             return True
-        if FileSystems.last_updated(reference.path) - FileSystems.last_updated(self.path) < LEASE_S:
+        if FileSystems.last_updated(reference.path) - written < LEASE_S:
             return False
         FileSystems.delete([self.path])
         return True
@@ -213,6 +219,18 @@ class ObjectLock:
         self.release()
         if self.exists():
             FileSystems.delete([self.path])
+
+    def _written_at(self) -> float | None:
+        """Return when the object was written, in seconds since 1970, or None if there is none."""
+        if not self.exists():
+            return None
+        try:
+            return float(FileSystems.last_updated(self.path))
+        except Exception:
+            # Its run may have ended meanwhile. Each client of a bucket has errors of its own.
+            if self.exists():
+                raise
+            return None
 
     def _renew(self, released: threading.Event) -> None:
         while not released.wait(RENEWAL_INTERVAL_S):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from moondream_beam.transforms.core.errors import RunStopped
+from moondream_beam.transforms.io.object_stores.file_systems import FileSystems
 from moondream_beam.transforms.output.files import exists
 from moondream_beam.transforms.output.locks import lock, lock_file
 from moondream_beam.transforms.output.locks.lock import OutputLockedError, acquire, release, run_lock, worker_lock
-from moondream_beam.transforms.output.locks.lock_file import ObjectLock
+from moondream_beam.transforms.output.locks.lock_file import FileLock, ObjectLock
 
 PATIENCE = 30.0
 HOLDER = """
@@ -230,6 +232,48 @@ def test_a_lock_that_is_removed_during_its_renewal_stays_removed(out: str, monke
     removed.remove()
     renewing.join()
     assert not exists(removed.path)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_stale_lock_that_another_process_breaks_at_the_same_time_is_no_error(
+    out: str, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    path = Path(out, "_temporary", "one.lock")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    flock = fcntl.flock
+
+    def broken_meanwhile(file: int, operation: int) -> None:
+        path.unlink()
+        if again:
+            path.write_text("of a new run")
+        flock(file, operation)
+
+    monkeypatch.setattr(lock_file.fcntl, "flock", broken_meanwhile)
+    stale = FileLock(str(path))
+    assert stale.break_if_stale(stale)
+    assert path.exists() is again
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_in_a_bucket_a_lock_that_its_run_removes_during_a_look_is_not_held(
+    out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ObjectLock(str(Path(out, "_temporary", "two.lock")))
+    own.acquire(new=True)
+    seen = ObjectLock(str(Path(out, "_temporary", "one.lock")))
+
+    def removed_meanwhile(path: str) -> float:
+        Path(seen.path).unlink(missing_ok=True)
+        return FileSystems.last_updated(path)
+
+    looks = type("Looks", (lock_file.FileSystems,), {"last_updated": staticmethod(removed_meanwhile)})
+    monkeypatch.setattr(lock_file, "FileSystems", looks)
+    Path(seen.path).touch()
+    assert not seen.is_locked()
+    Path(seen.path).touch()
+    assert seen.break_if_stale(own)
+    own.remove()
 
 
 @pytest.mark.usefixtures("no_locks")
