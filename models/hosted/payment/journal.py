@@ -197,6 +197,11 @@ class Journal:
             for entry in found.values():
                 if entry.name in self._in_flight or not entry.is_visible_to(scope):
                     continue
+                # Another process may have removed requests of the same job, or all of them.
+                now = self._load(entry.name) if self.store else entry
+                if now is None:
+                    continue
+                entry = now
                 self._unindex(entry.name)
                 entry.request_ids = [None if each in written else each for each in entry.request_ids]
                 if any(entry.request_ids):

@@ -91,6 +91,20 @@ def test_written_rows_are_removed_from_the_journal_and_the_empty_folder_too(api,
     assert not folder.exists() and not fal._state.journal._entries
 
 
+def test_two_processes_remove_their_shares_of_one_job(api, new, folder):
+    list(new().answer(requests(4)))
+    one, other = (Journal("fal/moondream", LocalStore(str(folder))) for _ in range(2))
+    for journal in (one, other):
+        journal.endpoint = entries(folder)[0]["endpoint"]
+        journal.refresh()
+    one.remove(["r0", "r1"])
+    other.remove(["r2"])
+    assert entries(folder)[0]["request_ids"] == [None, None, None, "r3"]
+    one.remove(["r3"])
+    other.remove(["r3"])
+    assert not folder.exists()
+
+
 def test_a_job_that_the_account_was_refused_for_leaves_no_entry(api, new, folder):
     api.faults.append(Fault("submit", answer(401, "{}"), times=1))
     with pytest.raises(AccountError):
