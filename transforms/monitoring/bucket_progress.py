@@ -57,5 +57,5 @@ class BucketProgress:
         names = {FileSystems.split(path)[1] for path in self._footers}
         data = sum(footer.rows for footer in self._footers.values() if footer.kind == DATA)
         errors = sum(footer.rows for footer in self._footers.values()) - data
-        waiting = sum(rows for shard, rows in kept.items() if part_name(self.run, shard) not in names)
+        waiting = sum(rows for of, rows in kept.items() if part_name(*of) not in names)
         return self._planned, Summary(annotations=data + waiting, failures=errors)

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from ..core.summary import Count, Summary
 from ..io.object_stores.file_systems import FileSystems
-from ..output.answer_journal import kept_by_run
+from ..output.answer_journal import kept_by_shard
 from ..output.files import absolute
-from ..output.layout import ALL_PARTS, DATA, ERRORS, Slice, run_of_part, started_at
+from ..output.layout import ALL_PARTS, DATA, ERRORS, Slice, part_name, run_of_part, started_at
 from ..output.locks.lock import active_runs, begun_runs
 from ..output.reader import PartFooter, published, read_footer, read_footers
 from ..output.run_record import read_records, retried_answers, retried_errors
@@ -108,18 +108,27 @@ class OutputStatus:
     def poll(self) -> list[RunStatus]:
         """Return the present status of all runs that have a lock, a record or a published file, sorted by name."""
         # In this order, because a run publishes its files, then writes its record, then releases its lock. In another
-        # order a run that ends meanwhile would be reported as stopped.
+        # order a run that ends meanwhile would be reported as stopped, and rows that are published counted twice.
         begun, active = set(begun_runs(self.output)), set(active_runs(self.output))
         records = {record["run"]: record for record in read_records(self.output)}
-        kept = kept_by_run(self.output)
+        kept = kept_by_shard(self.output)
         footers = self._read_footers()
+        # The journal of a shard is deleted a moment after the shard is published.
+        names = {FileSystems.split(path)[1] for path in self._footers}
+        kept = {of: rows for of, rows in kept.items() if part_name(*of) not in names}
         # A command that is refused deletes its lock file at once. The file of a run that was killed stays.
         begun &= set(begun_runs(self.output))
         runs = [
             self._status(
-                run, active, records.get(run), [footer for footer in footers if footer.run == run], kept.get(run, 0)
+                run,
+                active,
+                records.get(run),
+                [footer for footer in footers if footer.run == run],
+                sum(rows for (of, _), rows in kept.items() if of == run),
             )
-            for run in sorted(begun | active | records.keys() | kept.keys() | {footer.run for footer in footers})
+            for run in sorted(
+                begun | active | records.keys() | {of for of, _ in kept} | {footer.run for footer in footers}
+            )
         ]
         return [
             run._replace(was_resumed=any(later.has_job_of(run) for later in runs[index + 1 :]))

@@ -25,7 +25,7 @@ from ..core.row_schema import annotation_schema, failure_schema, kept_fields
 from ..io.object_stores.file_systems import FileSystems
 from ..io.uris import OBJECT_STORE_SCHEMES, scheme_of
 from .dataset_card import update_card
-from .files import glob_files, remove, write_atomic
+from .files import exists, glob_files, remove, write_atomic
 from .layout import AnswerFile, all_answers_glob, answers_glob, answers_path, draft_path, run_answers_glob
 from .writer import ShardWriter
 
@@ -194,22 +194,13 @@ def publish_kept(output: str, schema: pa.Schema, is_dead: Callable[[str], bool])
     return published
 
 
-def kept_by_run(output: str) -> dict[str, int]:
-    """Return the number of rows in the files of the journal, by run."""
-    counts: dict[str, int] = defaultdict(int)
-    for path in glob_files(all_answers_glob(output)):
-        if name := _name(path):
-            counts[name.run] += name.rows
-    return dict(counts)
-
-
-def kept_by_shard(output: str, run: str) -> dict[int, int]:
-    """Return the number of rows in the files of a run's journal, by shard."""
-    counts: dict[int, int] = defaultdict(int)
-    for path in glob_files(run_answers_glob(output, run)):
+def kept_by_shard(output: str, run: str | None = None) -> dict[tuple[str, int], int]:
+    """Return the number of rows in the files of the journal, by run and shard: of one run, or of all."""
+    counts: dict[tuple[str, int], int] = defaultdict(int)
+    for path in glob_files(run_answers_glob(output, run) if run else all_answers_glob(output)):
         # The glob also matches runs whose names begin with the name of this one.
-        if (name := _name(path)) and name.run == run:
-            counts[name.shard] += name.rows
+        if (name := _name(path)) and run in (None, name.run):
+            counts[name.run, name.shard] += name.rows
     return dict(counts)
 
 
@@ -244,6 +235,9 @@ def _read(paths: Iterable[str], schema: pa.Schema) -> KeptRows:
                 content = pa.BufferReader(file.read())
             read = [pa.ipc.open_stream(content).read_all().cast(each[0].schema) for each in tables]
         except Exception as error:
+            if not exists(path):
+                # Another slice has published these rows meanwhile.
+                continue
             name, reason = _name(path), " ".join(str(error).split())
             logger.warning(
                 "%s can't be read, so its %s answers are asked again: %s", path, name.rows if name else "", reason

@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pyarrow.dataset as ds
 import pytest
+from support.data.outputs import kept_by_run
 from support.running.output_ids import ids
 from support.spark.cluster import PATIENCE, Cluster, until
 from support.spark.held import DRIVER, Held, asked, held
 
 from moondream_beam import Caption
 from moondream_beam.pipelines.spark import annotate, annotate_on_spark
-from moondream_beam.transforms.output.answer_journal import kept_by_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
 REQUESTS, BROKEN = 2000, 2

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.data.outputs import kept_by_run
 from support.data.rows import annotation
 from support.spark.cluster import ROOT, until
 
 from moondream_beam.pipelines.spark import stop
 from moondream_beam.pipelines.spark.stop import request_stop, stop_on_request, withdraw_stop
 from moondream_beam.transforms.core.errors import INTERRUPTED, RunStopped
-from moondream_beam.transforms.output.answer_journal import OPEN_JOURNALS, AnswerJournal, kept_by_run
+from moondream_beam.transforms.output.answer_journal import OPEN_JOURNALS, AnswerJournal
 from moondream_beam.transforms.output.writer import ShardWriter
 
 WORKER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.data.rows import NOW, annotation, failure
 from moondream_beam import Box, Spot
 from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.core.records import Annotation, Failure, RowTimings
+from moondream_beam.transforms.output.answer_journal import kept_by_shard
 from moondream_beam.transforms.output.run_record import write_record
 from moondream_beam.transforms.output.writer import ShardWriter
 
@@ -106,3 +108,11 @@ def troubled(folder: Path) -> Path:
     failures = sum(isinstance(row, Failure) for row in rows)
     record(output, rows[0].run, pictures=45, pending=len(rows), annotations=len(rows) - failures, failures=failures)
     return output
+
+
+def kept_by_run(output: str) -> dict[str, int]:
+    """Return the number of rows in the journals of an output, by run."""
+    rows: Counter[str] = Counter()
+    for (run, _), number in kept_by_shard(output).items():
+        rows[run] += number
+    return dict(rows)

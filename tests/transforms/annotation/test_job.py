@@ -15,6 +15,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 from support.data.echo import Deaf, Echo
+from support.data.outputs import kept_by_run
 from support.running.beam_runs import collect
 
 from moondream_beam.models.tasks import Caption, Detect, Query, Sampling, Task
@@ -27,7 +28,6 @@ from moondream_beam.transforms.core.summary import Count, Summary
 from moondream_beam.transforms.inputs.images import ReadImages
 from moondream_beam.transforms.inputs.patterns.patterns import list_images
 from moondream_beam.transforms.monitoring.progress_reporter import NAMESPACE
-from moondream_beam.transforms.output.answer_journal import kept_by_run
 from moondream_beam.transforms.output.locks.lock import acquire
 from moondream_beam.transforms.output.run_record import read_record
 from moondream_beam.transforms.planning.plan import shard_of

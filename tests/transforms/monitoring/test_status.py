@@ -63,6 +63,13 @@ def test_of_a_run_that_was_killed_the_kept_rows_are_counted_and_those_that_are_l
     assert (run.state, run.annotations, run.failures, run.rows, run.kept, run.in_flight) == ("stopped", 4, 1, 8, 3, 0)
 
 
+def test_rows_of_a_shard_whose_journal_is_not_deleted_yet_count_once(out):
+    keep(out, 3)
+    publish(out, *(annotation(id=f"kept{index}") for index in range(3)), run=RUN, shard=9)
+    (run,) = OutputStatus(str(out)).poll()
+    assert (run.annotations, run.kept, run.rows) == (7, 0, 8)
+
+
 def test_a_run_that_has_kept_rows_only_is_listed(tmp_path):
     keep(tmp_path, 2)
     (run,) = OutputStatus(str(tmp_path)).poll()

@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystems import FileSystems
+from support.data.outputs import kept_by_run
 from support.data.rows import annotation, failure
 from support.servers.object_stores import Bucket
 
 from moondream_beam.models.hosted.payment.billing import Billing
 from moondream_beam.transforms.core.row_schema import ANNOTATION_SCHEMA, annotation_schema
-from moondream_beam.transforms.output.answer_journal import OPEN_JOURNALS, AnswerJournal, kept_by_run, publish_kept
+from moondream_beam.transforms.output import answer_journal
+from moondream_beam.transforms.output.answer_journal import OPEN_JOURNALS, AnswerJournal, publish_kept
 from moondream_beam.transforms.output.files import glob_files
 from moondream_beam.transforms.output.locks.lock import acquire
 from moondream_beam.transforms.output.writer import ShardWriter
@@ -115,6 +117,21 @@ def test_a_later_run_publishes_what_a_dead_run_has_kept(out: str, rows: Rows) ->
     assert kept_by_run(out) == {"two": 1}
     assert publish_kept(out, ANNOTATION_SCHEMA, lambda run: run == "one") == 0
     assert ids(out) == ["a0", "a1", "a2", "f", "second"]
+
+
+def test_files_that_another_slice_has_published_meanwhile_are_no_news(
+    out: str, rows: Rows, caplog, monkeypatch
+) -> None:
+    keep(out, *rows(3))
+
+    def delete_and_open(path: str) -> object:
+        FileSystems.delete([path])
+        return FileSystems.open(path)
+
+    gone = type("Gone", (answer_journal.FileSystems,), {"open": staticmethod(delete_and_open)})
+    monkeypatch.setattr(answer_journal, "FileSystems", gone)
+    assert publish_kept(out, ANNOTATION_SCHEMA, is_dead) == 0
+    assert not caplog.text
 
 
 def test_rows_of_a_shard_that_is_published_are_not_published_again(out: str, rows: Rows) -> None:
