@@ -17,6 +17,8 @@ from ..monitoring.progress import ProgressFiles
 from ..monitoring.row_counts import RowCounts, count_rows, list_run_files
 from ..output.answer_journal import OPEN_JOURNALS, publish_kept
 from ..output.dataset_card import write_card
+from ..output.files import exists
+from ..output.layout import record_path
 from ..output.locks.lock import release
 from ..output.reader import count_errors, num_error_rows, read_error_rows
 from ..output.run_record import job_metadata, write_record
@@ -86,6 +88,8 @@ def end_interrupted(job: Job, output: str, about: Mapping[str, Any], started: fl
         OPEN_JOURNALS.flush(GRACE_S)
         publish_kept(output, annotation_schema(job.columns), lambda run: run == job.run)
         progress = ProgressFiles(output, job.run)
+        if exists(record_path(output, job.run)):
+            return f"interrupted after the run had ended: all its rows are in {output}"
         if (planned := progress.read_plan()) is None:
             return "interrupted before any request; run the same command again"
         found = count_rows(list_run_files(output, job.run), RetryPolicy())

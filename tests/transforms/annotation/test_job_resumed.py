@@ -20,6 +20,7 @@ from support.running.beam_runs import collect
 from moondream_beam.models.tasks import Caption, Detect, Outcome, Query, Request, Sampling
 from moondream_beam.transforms.annotation import job as module
 from moondream_beam.transforms.annotation.job import AnnotateToParquet
+from moondream_beam.transforms.annotation.run_end import end_interrupted
 from moondream_beam.transforms.core import errors
 from moondream_beam.transforms.core.errors import stop_reason
 from moondream_beam.transforms.core.summary import Count, Summary
@@ -284,3 +285,11 @@ def test_a_run_stops_if_another_run_breaks_its_lock(photos: Path, out: Path, mon
     with pytest.raises(Exception, match="run .* has no lock in"):
         run(photos, out)
     assert not list(out.glob("*/*.parquet"))
+
+
+def test_a_signal_after_the_end_of_a_run_leaves_its_record_and_says_that_it_has_ended(photos: Path, out: Path) -> None:
+    job = AnnotateToParquet(TASKS, Echo(), str(out), run="one")
+    (record,) = collect(lambda pipeline: pipeline | ReadImages(str(photos)) | job)
+    message = end_interrupted(job.job, job.output, {}, job.started, "SIGINT")
+    assert message == f"interrupted after the run had ended: all its rows are in {out}"
+    assert read_records(str(out)) == [record]
