@@ -29,6 +29,8 @@ MUST_EXIT = threading.Event()
 
 # Called by the first signal, before KeyboardInterrupt is raised.
 ON_INTERRUPT: list[Callable[[], object]] = [INTERRUPTED.set]
+# The signals that wait for the end of ``interrupts_held``; None outside of it.
+_HELD: list[list[int] | None] = [None]
 
 
 class Interrupt(KeyboardInterrupt):
@@ -64,10 +66,33 @@ def interruptible() -> Iterator[None]:
         INTERRUPTED.clear()
 
 
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Within this block, hold signals that ``interruptible`` handles, and handle the first of them at its end.
+
+    An exception in the middle of ``Popen`` would leave a process that nobody knows. To block the signals would not do,
+    because the system then gives them to another thread, and Python calls the handler in the main thread all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = _HELD[0] = list[int]()
+    try:
+        yield
+    finally:
+        _HELD[0] = None
+        if held:
+            _interrupt(held[0], None)
+
+
 def _interrupt(number: int, _: FrameType | None) -> None:
+    if (held := _HELD[0]) is not None:
+        held.append(number)
+        return
     if INTERRUPTED.is_set():
         os._exit(128 + number)
-    for callback in ON_INTERRUPT:
+    # A copy, because the threads that watch worker processes shorten the list.
+    for callback in tuple(ON_INTERRUPT):
         callback()
     raise Interrupt(number)
 

@@ -27,7 +27,7 @@ from google.protobuf import json_format, text_format
 from ...transforms.monitoring.heartbeat import OUT_OF_MEMORY, PIPE
 from .control_connection import RefusableConnection
 from .gpus import cores_of, gpu_of
-from .signals import INTERRUPT_SIGNALS, ON_INTERRUPT
+from .signals import INTERRUPT_SIGNALS, ON_INTERRUPT, interrupts_held
 from .worker_log import start_log_server
 
 URN = "moondream_beam:env:process:v1"
@@ -161,6 +161,10 @@ class Worker(GrpcWorkerHandler):
 
     def start_worker(self) -> None:
         """Start the process, and a thread that watches it."""
+        with interrupts_held():
+            self._start()
+
+    def _start(self) -> None:
         log_server, log_port = start_log_server()
         self._pipe, write_end = os.pipe()
         options = self.provision_info.provision_info.pipeline_options
@@ -190,11 +194,8 @@ class Worker(GrpcWorkerHandler):
         """
         self._closing.set()
         if not self.control_conn.has_response():
-            # The request to exit would not reach a process that has not connected, or that is at its first shard. After
-            # SIGTERM the process keeps the answers of that shard. Before the first heartbeat it imports its modules,
-            # and would handle SIGTERM only after that.
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGTERM if self.monitor.has_started else signal.SIGKILL)
+            # The request to exit would not reach a process that has not connected, or that is at its first shard.
+            self._send_end()
         try:
             super().close()
         except grpc.RpcError:
@@ -224,13 +225,17 @@ class Worker(GrpcWorkerHandler):
     def _interrupt(self) -> None:
         """Have the process keep what it has answered, and end."""
         self._closing.set()
+        self._send_end()
+
+    def _send_end(self) -> None:
+        # Before its first heartbeat the process imports its modules, and would handle SIGTERM only after that.
         with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
+            self.process.send_signal(signal.SIGTERM if self.monitor.has_started else signal.SIGKILL)
 
     def _watch(self, log_server: Any) -> None:
-        """Poll the pipe until the process has ended. Kill it if it hangs, or SHUTDOWN_TIMEOUT_S after ``close``.
+        """Poll the pipe until the process ends. Kill it if it hangs, or SHUTDOWN_TIMEOUT_S after ``close``.
 
-        Call ``_mark_dead`` if the process hung, or ended before ``close``.
+        Call ``_mark_dead`` if it hung, or ended before ``close``.
         """
         reason, closing_s = None, 0.0
         while self.process.poll() is None:
@@ -241,8 +246,7 @@ class Worker(GrpcWorkerHandler):
                 if reason:
                     self._mark_dead(f"{reason}, and was killed")
                 self.process.kill()
-        # What the process wrote between the last poll and its end, such as its position.
-        self._poll_pipe()
+        self._poll_pipe()  # What the process wrote just before its end, such as its position.
         # SIGTERM to a process group reaches this process too, whose main thread may handle it a moment later.
         asked = self._closing.wait(POLL_INTERVAL_S if self.process.returncode in _SIGTERM_STATUS else 0.0)
         if not reason and not asked:

@@ -19,6 +19,7 @@ from apache_beam.runners.portability.prism_runner import GITHUB_TAG_PREFIX, Pris
 from apache_beam.utils.subprocess_server import pick_port
 
 from ....transforms.output.run_record import installed_version
+from ..signals import interrupts_held
 
 GO_PACKAGE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
 START_TIMEOUT_S, STOP_TIMEOUT_S, POLL_INTERVAL_S = 60.0, 5.0, 0.05
@@ -50,6 +51,15 @@ class Prism:
         self._show_all = log_level != DEFAULT_LOG_LEVEL
         command = [program, f"--job_port={port}", f"--log_level={log_level if self._show_all else 'warn'}"]
         command += ["--log_kind=json", "--serve_http=false", f"--idle_shutdown_timeout={IDLE_TIMEOUT}"]
+        with interrupts_held():
+            self._start(program, command)
+        try:
+            self._wait_until_ready(program, port)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, program: str, command: list[str]) -> None:
         try:
             # A session of its own: Ctrl-C reaches every process of a terminal, and this process stops Prism itself.
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -63,11 +73,6 @@ class Prism:
             raise RuntimeError(f"{program} cannot be run as Prism: {error.strerror}: {_cure()}") from error
         self._reader = threading.Thread(target=self._read, name="prism", daemon=True)
         self._reader.start()
-        try:
-            self._wait_until_ready(program, port)
-        except BaseException:
-            self.stop()
-            raise
 
     def failure_reason(self, wait_s: float = 0.0) -> str | None:
         """Return how the process ended, such as "Prism was killed by signal 9", or None while it runs.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from functools import partial
 
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from moondream_beam.pipelines.local_runner.runner import LocalRunner
+from moondream_beam.pipelines.local_runner.signals import ON_INTERRUPT, Interrupt, interruptible, interrupts_held
 from moondream_beam.pipelines.local_runner.worker_pool import (
     FIRST_ROW_TIMEOUT_S,
     HEARTBEAT_TIMEOUT_S,
@@ -95,3 +98,30 @@ def test_a_pool_without_its_failed_devices_has_the_other_gpus():
     assert left is not None and (left.workers, left.gpus, left.device_failures) == (2, ("0", "7"), {})
     pool.device_failures.update({"worker_0 (GPU 0)": "gone", "worker_2 (GPU 7)": "gone"})
     assert pool.without_failed_devices() is None
+
+
+def test_a_signal_while_a_process_is_started_waits_until_the_process_is_known():
+    steps = list[str]()
+    with pytest.raises(Interrupt, match="SIGTERM"), interruptible():
+        with interrupts_held():
+            signal.raise_signal(signal.SIGTERM)
+            steps.append("started")
+        steps.append("not interrupted")
+    assert steps == ["started"]
+
+
+def test_every_process_is_told_of_a_signal_although_another_ends_at_that_moment():
+    told = list[int]()
+
+    def ends() -> None:
+        told.append(1)
+        ON_INTERRUPT.remove(ends)
+
+    also = partial(told.append, 2)
+    ON_INTERRUPT.extend([ends, also])
+    try:
+        with pytest.raises(Interrupt), interruptible():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        ON_INTERRUPT.remove(also)
+    assert told == [1, 2]
