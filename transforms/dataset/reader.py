@@ -188,7 +188,10 @@ def duckdb_errors(output: str) -> Iterator[None]:
     except duckdb.Error as error:
         # Only the first line: the others quote the query.
         problem = str(error).splitlines()[0]
-        raise ValueError(f"{output} can't be read: {problem}; restore or remove the file, and run again") from error
+        raise ValueError(
+            f"{output} can't be read: {problem}; restore or remove the file, or wait for the run that deletes it, and"
+            " run again"
+        ) from error
 
 
 def literal(text: str) -> str:

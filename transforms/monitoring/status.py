@@ -1,16 +1,20 @@
 """Find out how far the runs of an output are, from its published files, progress files, locks and records.
 
-Only the footer of a published file is read, and each footer is read once.
+Only the footer of a published file is read, and each footer is read once. In a bucket, rows of earlier runs that a run
+removes to retry them are seen by a new ``OutputStatus`` only.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from ..core.summary import Count, Summary
 from ..io.object_stores.file_systems import FileSystems
+from ..io.uris import LOCAL, scheme_of
 from ..output.answer_journal import kept_by_shard
 from ..output.files import absolute
 from ..output.layout import ALL_PARTS, DATA, ERRORS, Slice, part_name, run_of_part, started_at
@@ -103,7 +107,8 @@ class OutputStatus:
 
     def __init__(self, output: str) -> None:
         self.output = absolute(output)
-        self._footers: dict[str, PartFooter] = {}
+        # By path and time of writing.
+        self._footers: dict[tuple[str, int], PartFooter] = {}
 
     def poll(self) -> list[RunStatus]:
         """Return the present status of all runs that have a lock, a record or a published file, sorted by name."""
@@ -114,7 +119,7 @@ class OutputStatus:
         kept = kept_by_shard(self.output)
         footers = self._read_footers()
         # The journal of a shard is deleted a moment after the shard is published.
-        names = {FileSystems.split(path)[1] for path in self._footers}
+        names = {FileSystems.split(path)[1] for path, _ in self._footers}
         kept = {of: rows for of, rows in kept.items() if part_name(*of) not in names}
         # A command that is refused deletes its lock file at once. The file of a run that was killed stays.
         begun &= set(begun_runs(self.output))
@@ -136,11 +141,12 @@ class OutputStatus:
         ]
 
     def _read_footers(self) -> list[PartFooter]:
-        paths = published(self.output, ALL_PARTS)
-        # --retry-errors deletes files of errors/.
-        self._footers = {path: footer for path, footer in self._footers.items() if path in set(paths)}
-        new = [path for path in paths if path not in self._footers and run_of_part(FileSystems.split(path)[1])]
-        footers = read_footers(new, read_footer)
+        paths = (path for path in published(self.output, ALL_PARTS) if run_of_part(FileSystems.split(path)[1]))
+        # --retry-errors deletes files of errors/, and replaces those of which rows are left.
+        files = {(path, _written_ns(path)) for path in paths}
+        self._footers = {file: footer for file, footer in self._footers.items() if file in files}
+        new = sorted(files - self._footers.keys())
+        footers = read_footers([path for path, _ in new], read_footer)
         self._footers.update(zip(new, footers, strict=True))
         return list(self._footers.values())
 
@@ -168,6 +174,15 @@ class OutputStatus:
             max(0, reported.rows - annotations - failures),
             in_flight,
         )
+
+
+def _written_ns(path: str) -> int:
+    """Return when a local file was written, or 0 if it is in a bucket, where that would be a request a file."""
+    if scheme_of(path) != LOCAL:
+        return 0
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(path).st_mtime_ns
+    return 0
 
 
 def _job_of(record: Mapping[str, Any]) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from support.data.rows import NOW, annotation, failure
 from support.data.small_outputs import publish
@@ -157,6 +158,17 @@ def test_a_deleted_file_is_not_counted(out):
     output.poll()
     next(out.glob("errors/part-2*.parquet")).unlink()
     assert output.poll()[0].failures == 0
+
+
+def test_a_file_of_which_rows_were_removed_is_read_again(out):
+    output = OutputStatus(str(out))
+    output.poll()
+    (path,) = out.glob("data/part-*-00001.parquet")
+    table = pq.read_table(path)
+    # As a run replaces a file, at the same path.
+    pq.write_table(table.slice(1), path.with_name("draft"))
+    path.with_name("draft").rename(path)
+    assert output.poll()[0].annotations == 3
 
 
 def test_a_run_is_active_while_it_holds_its_lock(tmp_path):
