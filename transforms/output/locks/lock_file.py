@@ -131,22 +131,23 @@ class FileLock:
         Returns:
             False if another process has locked the file; True, without a call, if there is no file.
         """
-        try:
-            file = os.open(self.path, os.O_RDWR)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another process may have deleted the file meanwhile, and a third may have made a new one.
-            if os.path.samestat(os.stat(self.path), os.fstat(file)):
-                action()
-            return True
-        except BlockingIOError:
-            return False
-        except FileNotFoundError:
-            return True
-        finally:
-            os.close(file)
+        while True:
+            try:
+                file = os.open(self.path, os.O_RDWR)
+            except FileNotFoundError:
+                return True
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Another process may have deleted the file meanwhile, and its run may have made a new one.
+                if os.path.samestat(os.stat(self.path), os.fstat(file)):
+                    action()
+                    return True
+            except BlockingIOError:
+                return False
+            except FileNotFoundError:
+                return True
+            finally:
+                os.close(file)
 
     def release(self) -> None:
         """Unlock the file for this process, if it is locked. Other processes keep their locks, and the file stays."""

@@ -234,25 +234,27 @@ def test_a_lock_that_is_removed_during_its_renewal_stays_removed(out: str, monke
     assert not exists(removed.path)
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("is_made_anew", [False, True])
 def test_a_stale_lock_that_another_process_breaks_at_the_same_time_is_no_error(
-    out: str, monkeypatch: pytest.MonkeyPatch, again: bool
+    out: str, monkeypatch: pytest.MonkeyPatch, is_made_anew: bool
 ) -> None:
-    path = Path(out, "_temporary", "one.lock")
+    path, flock = Path(out, "_temporary", "one.lock"), fcntl.flock
     path.parent.mkdir(parents=True)
     path.touch()
-    flock = fcntl.flock
+    with (path.parent / "new").open("w") as new:
+        flock(new, fcntl.LOCK_SH)
 
-    def broken_meanwhile(file: int, operation: int) -> None:
-        path.unlink()
-        if again:
-            path.write_text("of a new run")
-        flock(file, operation)
+        def broken_meanwhile(file: int, operation: int) -> None:
+            monkeypatch.undo()
+            path.unlink()
+            if is_made_anew:
+                (path.parent / "new").rename(path)
+            flock(file, operation)
 
-    monkeypatch.setattr(lock_file.fcntl, "flock", broken_meanwhile)
-    stale = FileLock(str(path))
-    assert stale.break_if_stale(stale)
-    assert path.exists() is again
+        monkeypatch.setattr(lock_file.fcntl, "flock", broken_meanwhile)
+        stale = FileLock(str(path))
+        assert stale.break_if_stale(stale) is not is_made_anew
+        assert path.exists() is is_made_anew
 
 
 @pytest.mark.usefixtures("no_locks")
