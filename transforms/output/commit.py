@@ -44,19 +44,19 @@ def read_exclusive(path: str) -> bytes | None:
     """Return the content of a file that ``create_exclusive`` wrote, or None if there is none."""
     if scheme_of(path) == LOCAL:
         path = os.path.join(path, CONTENT_NAME)
-    if not exists(path):
-        return None
-    try:
-        with FileSystems.open(path) as file:
-            content: bytes = file.read()
-    except FileNotFoundError:
-        # Deleted meanwhile, even if there is a new one by now. Clients of buckets have errors of their own.
-        return None
-    except Exception:
-        if exists(path):
-            raise
-        return None
-    return content
+    # The file may be deleted and created anew between a look and a read, so a first failure is no error.
+    for is_last in (False, True):
+        if not exists(path):
+            return None
+        try:
+            with FileSystems.open(path) as file:
+                content: bytes = file.read()
+            return content
+        # Each client of a bucket has errors of its own.
+        except Exception:
+            if is_last and exists(path):
+                raise
+    return None
 
 
 def delete_exclusive(path: str) -> None:

@@ -170,7 +170,8 @@ def test_too_many_failures_end_the_command_early_with_one_line(tmp_path, launche
     said = launcher.said()
     assert said.count("more than --max-failure-rate") == 1
     assert "Traceback" not in said and "ERROR" not in said
-    assert 100 <= len(ids(out)) < 400
+    # The rows that were counted when the run stopped, of which those on their way are asked again.
+    assert 90 <= len(ids(out)) < 400
     assert not (out / "runs").exists()
     assert launcher.run(*words) == 1
     assert len(ids(out)) == 400
