@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -116,24 +117,19 @@ class OutputStatus:
         # order a run that ends meanwhile would be reported as stopped, and rows that are published counted twice.
         begun, active = set(begun_runs(self.output)), set(active_runs(self.output))
         records = {record["run"]: record for record in read_records(self.output)}
-        kept = kept_by_shard(self.output)
+        in_journals = kept_by_shard(self.output)
         footers = self._read_footers()
         # The journal of a shard is deleted a moment after the shard is published.
         names = {FileSystems.split(path)[1] for path, _ in self._footers}
-        kept = {of: rows for of, rows in kept.items() if part_name(*of) not in names}
+        kept: Counter[str] = Counter()
+        for (run, shard), rows in in_journals.items():
+            if part_name(run, shard) not in names:
+                kept[run] += rows
         # A command that is refused deletes its lock file at once. The file of a run that was killed stays.
         begun &= set(begun_runs(self.output))
         runs = [
-            self._status(
-                run,
-                active,
-                records.get(run),
-                [footer for footer in footers if footer.run == run],
-                sum(rows for (of, _), rows in kept.items() if of == run),
-            )
-            for run in sorted(
-                begun | active | records.keys() | {of for of, _ in kept} | {footer.run for footer in footers}
-            )
+            self._status(run, active, records.get(run), [footer for footer in footers if footer.run == run], kept[run])
+            for run in sorted(begun | active | records.keys() | kept.keys() | {footer.run for footer in footers})
         ]
         return [
             run._replace(was_resumed=any(later.has_job_of(run) for later in runs[index + 1 :]))

@@ -93,10 +93,9 @@ def test_written_rows_are_removed_from_the_journal_and_the_empty_folder_too(api,
 
 def test_two_processes_remove_their_shares_of_one_job(api, new, folder):
     list(new().answer(requests(4)))
-    one, other = (Journal("fal/moondream", LocalStore(str(folder))) for _ in range(2))
-    for journal in (one, other):
-        journal.endpoint = entries(folder)[0]["endpoint"]
-        journal.refresh()
+    one, other = (Journal(entries(folder)[0]["endpoint"], LocalStore(str(folder))) for _ in range(2))
+    one.refresh()
+    other.refresh()
     one.remove(["r0", "r1"])
     other.remove(["r2"])
     assert entries(folder)[0]["request_ids"] == [None, None, None, "r3"]

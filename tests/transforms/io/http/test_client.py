@@ -13,6 +13,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from support.ports import refusing_port
 from support.servers.web_requests import LIMIT, QUICK, fault, in_turn, ok, read, status
 from support.servers.web_server import Handler, serving
 
@@ -92,9 +93,8 @@ def test_an_error_that_is_not_retryable_is_requested_once(code: int, error: str)
 
 
 def test_a_closed_port_is_a_retryable_connection_error() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        found = fault(f"http://127.0.0.1:{free.getsockname()[1]}/a.jpg")
+    with refusing_port() as port:
+        found = fault(f"http://127.0.0.1:{port}/a.jpg")
     assert (found.error, found.retryable, found.attempts) == ("ConnectionError", True, 3)
 
 
